@@ -1,0 +1,203 @@
+// Backend: the operations that models are written in, with their shapes and
+// mathematics. One implementation per kind of device; models, sampler and
+// server know only this file.
+//
+// Memory. Activations, states and packed weights live in memory of the back
+// end (Buffer); on a CPU that is host memory. All of it is taken when a model
+// is loaded, none during a step.
+//
+// Rows. A step runs a ragged batch: the tokens of all rows are concatenated
+// without padding, `Rows` says where each row lies and which state slot it
+// reads and writes. A row of one token (decode) and a row of many (prefill)
+// take the same path and give the same bits.
+//
+// Batch invariance. Every output element of every operation depends only on
+// its own row's inputs and is computed in one fixed order of operations,
+// whatever the other rows are, however a row is cut into steps and however
+// many threads run. Products are summed over k in ascending order.
+//
+// Threads. Engine thread only: one caller at a time. Operations are
+// asynchronous on a device with a queue; Synchronize() waits for them.
+// Operations have no failure that a caller could handle: wrong shapes are bugs
+// (ENGRAM_CHECK), device faults are reported by Synchronize().
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/tensor.h"
+
+namespace engram {
+
+// Memory of a back end; freed with the object. 64-byte aligned, zeroed.
+class Buffer {
+ public:
+  virtual ~Buffer() = default;
+  virtual void* data() = 0;
+  virtual const void* data() const = 0;
+  virtual size_t bytes() const = 0;
+
+  float* floats() { return static_cast<float*>(data()); }
+  const float* floats() const { return static_cast<const float*>(data()); }
+};
+
+// A matrix [outputs, inputs] laid out for MatMul in whatever format the back
+// end chose; opaque to models.
+class PackedWeight {
+ public:
+  virtual ~PackedWeight() = default;
+  virtual int64_t outputs() const = 0;
+  virtual int64_t inputs() const = 0;
+  virtual size_t bytes() const = 0;
+};
+
+enum class WeightFormat { kFloat32 };
+
+// One sequence's share of a step.
+struct Row {
+  int slot = 0;    // its state
+  int offset = 0;  // first of its tokens in the concatenation
+  int tokens = 0;  // >= 1
+};
+using Rows = absl::Span<const Row>;
+
+enum class Activation { kNone, kSilu };
+enum class NormKind { kRms, kLayer };
+
+struct NormWeights {
+  NormKind kind = NormKind::kRms;
+  const float* weight = nullptr;  // [d_model]
+  const float* bias = nullptr;    // [d_model], kLayer only
+  float epsilon = 1e-5f;
+};
+
+struct MatMulOptions {
+  const float* bias = nullptr;  // [outputs]
+  Activation activation = Activation::kNone;
+  // y += result instead of y = result; added after bias and activation.
+  bool accumulate = false;
+};
+
+// A matrix of activations: `stride` floats from one token to the next, so that
+// a part of a wider matrix needs no copy.
+struct ConstMatrix {
+  const float* data = nullptr;
+  int64_t stride = 0;
+};
+struct Matrix {
+  float* data = nullptr;
+  int64_t stride = 0;
+  operator ConstMatrix() const { return {data, stride}; }
+};
+
+struct SelectiveScanArguments {
+  int64_t d_inner = 0;
+  int64_t d_state = 0;
+  ConstMatrix x;         // [tokens, d_inner] after convolution and SiLU
+  ConstMatrix dt;        // [tokens, d_inner] before bias and softplus
+  ConstMatrix b;         // [tokens, d_state]
+  ConstMatrix c;         // [tokens, d_state]
+  ConstMatrix z;         // [tokens, d_inner] gate
+  const float* dt_bias;  // [d_inner]
+  const float* a;        // [d_state, d_inner], -exp(A_log) transposed
+  const float* d;        // [d_inner]
+  // In and out: [slots, d_state, d_inner] of one layer; the scan of a row
+  // starts from its slot and leaves its last state there.
+  float* ssm_state;
+  Matrix y;  // [tokens, d_inner] out, gated; may be the same as x
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string name() const = 0;  // "cpu", "cuda"
+
+  // --- Memory. All pointers below are of this back end unless "host" is said.
+  virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;
+  virtual void CopyToHost(void* host, const void* source, size_t bytes) = 0;
+  virtual void CopyFromHost(void* target, const void* host, size_t bytes) = 0;
+  virtual void Copy(void* target, const void* source, size_t bytes) = 0;
+  virtual void Zero(void* target, size_t bytes) = 0;
+  // Waits for everything above and below; INTERNAL if the device failed.
+  virtual absl::Status Synchronize() = 0;
+
+  // Lays out `weight` [outputs, inputs] (host memory) for MatMul.
+  virtual absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(
+      const Tensor& weight, WeightFormat format) = 0;
+
+  // --- Operations.
+
+  // residual[t] = table[ids[t]], widened to float.
+  //   table     [vocab, d_model] in, packed (any format)
+  //   ids       [tokens] in, host, each in [0, vocab)
+  //   residual  [tokens, d_model] out
+  virtual void Embed(const PackedWeight& table, absl::Span<const int32_t> ids,
+                     float* residual) = 0;
+
+  // normed = Norm(residual), float32 statistics. RmsNorm: x / sqrt(mean(x²) +
+  // eps) * weight. LayerNorm subtracts the mean first and adds the bias. The
+  // sum before it is MatMul's `accumulate`, which spares a pass over memory.
+  //   residual  [tokens, d_model] in
+  //   normed    [tokens, d_model] out
+  virtual void Norm(const NormWeights& norm, int64_t tokens, int64_t d_model,
+                    const float* residual, float* normed) = 0;
+
+  // y = activation(x Wᵀ + bias), or added to y.
+  //   x  [tokens, inputs] in
+  //   y  [tokens, outputs] out
+  virtual void MatMul(const PackedWeight& weight, int64_t tokens, ConstMatrix x,
+                      const MatMulOptions& options, Matrix y) = 0;
+
+  // Depthwise causal convolution over each row's tokens, then SiLU:
+  // y_t = silu(bias + Σ_j weight[j] x_{t-(d_conv-1)+j}); tokens before the row
+  // come from its slot, and its last d_conv-1 inputs are left there.
+  //   x           [tokens, channels] in
+  //   weight      [d_conv, channels] in; the last tap is the current token's
+  //   bias        [channels] in, or nullptr
+  //   conv_state  [slots, d_conv-1, channels] in and out, oldest first
+  //   y           [tokens, channels] out, not x
+  // Source: Mamba, arXiv 2312.00752, section 3.4.
+  virtual void CausalConv1d(Rows rows, int64_t channels, int64_t d_conv,
+                            ConstMatrix x, const float* weight,
+                            const float* bias, float* conv_state,
+                            Matrix y) = 0;
+
+  // Mamba's selective scan with its gate, per channel e and state n:
+  //   Δ = softplus(dt + dt_bias)
+  //   h = exp(Δ a[n]) h + Δ b[n] x
+  //   y = (Σ_n c[n] h[n] + d x) silu(z)
+  // softplus(v) = log1p(exp(v)), v itself above 20.
+  // Source: Mamba, arXiv 2312.00752, Algorithm 2.
+  virtual void SelectiveScan(Rows rows,
+                             const SelectiveScanArguments& arguments) = 0;
+
+  // target[i] = source[indices[i]], rows of `width` floats.
+  //   indices  host
+  virtual void Gather(ConstMatrix source, absl::Span<const int32_t> indices,
+                      int64_t width, Matrix target) = 0;
+
+  // finite[i] (host) = whether all of row i of x [rows, width] is finite.
+  // Waits for the result.
+  virtual void AllFinite(ConstMatrix x, int64_t rows, int64_t width,
+                         absl::Span<uint8_t> finite) = 0;
+};
+
+enum class BackendKind { kAuto, kCpu, kCuda };
+
+struct BackendOptions {
+  BackendKind kind = BackendKind::kAuto;
+  int threads = 0;  // CPU threads; 0: one per core
+};
+
+// kAuto takes CUDA if this build has it and a device answers, else the CPU.
+// FAILED_PRECONDITION if kCuda is asked for and cannot be had, with the reason.
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(
+    const BackendOptions& options);
+
+}  // namespace engram

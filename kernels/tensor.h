@@ -1,0 +1,33 @@
+// Tensor: a non-owning view of row-major data in host memory, as a checkpoint
+// holds it. Only weights travel as Tensors; activations are plain float*.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace engram {
+
+enum class DataType { kFloat32, kBFloat16, kFloat16 };
+
+// Bytes of one element.
+size_t DataTypeBytes(DataType type);
+// "F32", "BF16", "F16": the names that safetensors uses.
+const char* DataTypeName(DataType type);
+
+struct Tensor {
+  DataType type = DataType::kFloat32;
+  std::vector<int64_t> shape;
+  const void* data = nullptr;  // may be unaligned; little-endian
+
+  int64_t elements() const;
+};
+
+// "[24, 1536]".
+std::string ShapeToString(const std::vector<int64_t>& shape);
+
+// The elements widened to float32, exactly, in their row-major order.
+std::vector<float> WidenToFloat32(const Tensor& tensor);
+
+}  // namespace engram

@@ -1,0 +1,63 @@
+// Model: a state-space language model that runs steps over slots of states.
+//
+// Engine thread only, after loading. A model owns its weights, its StatePool
+// and its work buffers, all taken at load; a step allocates nothing on the
+// device.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "model/batch.h"
+#include "model/state_pool.h"
+
+namespace engram {
+
+struct ModelInfo {
+  std::string family;           // "mamba"
+  int64_t parameters = 0;
+  int64_t vocabulary_size = 0;  // columns of logits; ids must be below
+  int64_t layers = 0;
+  size_t state_bytes = 0;       // of one session
+  size_t kv_bytes_per_token = 0;  // 0 unless the model has attention layers
+  std::string weight_format;    // "f32"
+  std::string backend;          // "cpu"
+  std::string weight_hash;      // 32 hexadecimal digits, over all tensors
+};
+
+struct ModelLimits {
+  int slots = 64;
+  int max_batch_tokens = 512;  // tokens of one step
+  int max_logits_rows = 128;   // rows of logits of one step
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  virtual const ModelInfo& info() const = 0;
+  virtual const ModelLimits& limits() const = 0;
+  virtual StatePool& states() = 0;
+
+  // Feeds every row's tokens into its slot and returns the logits asked for.
+  // REQUIRES: rows, tokens and logits within limits(); distinct taken slots.
+  // INTERNAL if the device failed: the model is then not to be used again.
+  virtual absl::StatusOr<StepResult> Step(const Batch& batch) = 0;
+};
+
+// Loads a model folder (config.json, safetensors) of whatever family it holds.
+// `known_ids`: the ids that the tokenizer can produce are [0, known_ids);
+// logits of ids at or above it are -infinity; 0: all ids are known.
+// DATA_LOSS: a damaged file, a tensor that is missing or has another shape;
+// UNIMPLEMENTED: an architecture or setting that Engram does not have;
+// NOT_FOUND: no such folder or file. The message names file, tensor, found and
+// expected.
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(const std::string& folder,
+                                                 Backend* backend,
+                                                 const ModelLimits& limits,
+                                                 int64_t known_ids);
+
+}  // namespace engram

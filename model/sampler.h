@@ -1,0 +1,88 @@
+// Sampler: one row of logits to one token.
+//
+// The order is fixed: logit_bias, repetition penalty, presence and frequency
+// penalties; at temperature 0 the largest logit wins (the lowest id on ties);
+// else / temperature, top_k, top_p, min_p, softmax in float32, and a draw by
+// inverse CDF over ids in ascending order. The draw is counter-based: it
+// depends on the seed and on the index of the token in its sequence and on
+// nothing else, so a turn that is repeated gives the same tokens whatever it
+// was batched with.
+//
+// Thread-compatible: no state but scratch memory; one per engine thread.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+
+namespace engram {
+
+struct SamplingParameters {
+  float temperature = 0;         // 0: greedy; at most 100
+  int32_t top_k = 0;             // 0: off; ties with the k-th survive
+  float top_p = 1;               // (0, 1]; 1: off
+  float min_p = 0;               // [0, 1]; 0: off
+  float repetition_penalty = 1;  // (0, 100]; 1: off
+  float presence_penalty = 0;    // [-100, 100]
+  float frequency_penalty = 0;   // [-100, 100]
+  std::map<int32_t, float> logit_bias;  // id to [-100, 100]
+  uint64_t seed = 0;
+};
+
+// INVALID_ARGUMENT with the field's name, its value and its limits.
+absl::Status Validate(const SamplingParameters& parameters, int64_t ids);
+
+// One bit per vocabulary entry: which tokens a session has read or said.
+class TokenSet {
+ public:
+  explicit TokenSet(int64_t ids = 0) : words_((ids + 63) / 64) {}
+  void Insert(int32_t id) { words_[id >> 6] |= uint64_t{1} << (id & 63); }
+  bool Contains(int32_t id) const {
+    return (words_[id >> 6] >> (id & 63)) & 1;
+  }
+  size_t bytes() const { return words_.size() * sizeof(uint64_t); }
+
+ private:
+  std::vector<uint64_t> words_;
+};
+
+struct LogProbability {
+  int32_t id = 0;
+  float value = 0;  // natural logarithm
+};
+
+// log softmax of raw `logits` (before bias, penalties, temperature, filters)
+// at `id`; sums in double.
+float LogProbabilityOf(absl::Span<const float> logits, int32_t id);
+// The `count` largest, best first, ties by lowest id.
+std::vector<LogProbability> TopLogProbabilities(absl::Span<const float> logits,
+                                                int count);
+
+// Uniform in [0, 1) for the token at `index` of the sequence:
+// Philox4x32-10 (Salmon et al. 2011), key = seed (low word first), counter =
+// index (low word first, upper two words 0),
+// u = ((x0 << 32 | x1) >> 11) * 2^-53.
+double UniformAt(uint64_t seed, uint64_t index);
+
+class Sampler {
+ public:
+  explicit Sampler(int64_t vocabulary_size);
+
+  // `logits`     [vocabulary_size] raw, -infinity where masked
+  // `index`      of the token to be sampled in its whole sequence
+  // `seen`       for the repetition penalty; may be nullptr if it is 1
+  // `generated`  this turn's tokens with counts, for presence and frequency
+  int32_t Sample(absl::Span<const float> logits,
+                 const SamplingParameters& parameters, uint64_t index,
+                 const TokenSet* seen,
+                 const std::map<int32_t, int32_t>& generated);
+
+ private:
+  std::vector<float> scores_;
+  std::vector<int32_t> order_;
+};
+
+}  // namespace engram

@@ -1,0 +1,75 @@
+// StatePool: the recurrent states of all slots of one model, allocated once.
+//
+// A state is a list of components, e.g. Mamba's conv_state and ssm_state of
+// every layer. Each component lies as [layer][slot][floats], so that one layer
+// of all slots is one array for the kernels; a slot's pieces are gathered into
+// one block of bytes for RAM, store and file.
+//
+// Engine thread only. The pool knows nothing of sessions: who holds a slot is
+// the engine's affair.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+
+namespace engram {
+
+struct StateComponent {
+  std::string name;    // "conv_state", "ssm_state", "last_hidden"
+  int64_t layers = 0;  // 1 for what the model has once
+  std::vector<int64_t> shape;  // of one layer's share, row-major
+
+  int64_t floats() const;  // product of shape
+};
+
+class StatePool {
+ public:
+  // `backend` must outlive the pool. RESOURCE_EXHAUSTED if memory is short,
+  // with the bytes asked for.
+  static absl::StatusOr<std::unique_ptr<StatePool>> Create(
+      Backend* backend, std::vector<StateComponent> components, int slots);
+
+  int slots() const { return slots_; }
+  int free_slots() const { return static_cast<int>(free_.size()); }
+  // Bytes of one state: what a session costs.
+  size_t state_bytes() const { return state_bytes_; }
+  const std::vector<StateComponent>& components() const { return components_; }
+
+  // A slot that is all zeros, as at the start of a sequence; -1 if none is
+  // free.
+  int Take();
+  // A slot whose content is not set yet: the caller fills it by Copy or
+  // Restore before use; -1 if none is free.
+  int TakeForOverwrite();
+  // REQUIRES: taken.
+  void Free(int slot);
+
+  void CopySlot(int target, int source);
+  // The whole state as one block of state_bytes(): components in order, each
+  // [layers][shape]. `block` is host memory.
+  void Save(int slot, void* block) const;
+  void Restore(int slot, const void* block);
+
+  // [slots, shape] of one layer of a component; for the model's kernels.
+  float* Layer(int component, int64_t layer);
+
+ private:
+  StatePool(Backend* backend, std::vector<StateComponent> components,
+            int slots);
+
+  Backend* const backend_;
+  const std::vector<StateComponent> components_;
+  const int slots_;
+  size_t state_bytes_ = 0;
+  std::vector<std::unique_ptr<Buffer>> buffers_;  // per component
+  std::vector<int> free_;
+  std::vector<bool> taken_;
+};
+
+}  // namespace engram
