@@ -21,8 +21,8 @@
 namespace engram {
 
 struct StateComponent {
-  std::string name;    // "conv_state", "ssm_state", "last_hidden"
-  int64_t layers = 0;  // 1 for what the model has once
+  std::string name;            // "conv_state", "ssm_state", "last_hidden"
+  int64_t layers = 0;          // 1 for what the model has once
   std::vector<int64_t> shape;  // of one layer's share, row-major
 
   int64_t floats() const;  // product of shape
@@ -49,7 +49,11 @@ class StatePool {
   int TakeForOverwrite();
   // REQUIRES: taken.
   void Free(int slot);
+  bool IsTaken(int slot) const {
+    return slot >= 0 && slot < slots_ && taken_[slot];
+  }
 
+  // The slots named below must be taken.
   void CopySlot(int target, int source);
   // The whole state as one block of state_bytes(): components in order, each
   // [layers][shape]. `block` is host memory.
@@ -62,6 +66,8 @@ class StatePool {
  private:
   StatePool(Backend* backend, std::vector<StateComponent> components,
             int slots);
+  // One slot's share of one layer of a component.
+  float* Piece(int component, int64_t layer, int slot) const;
 
   Backend* const backend_;
   const std::vector<StateComponent> components_;

@@ -1,0 +1,382 @@
+#include "model/model_config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/status.h"
+#include "model/strict_json.h"
+#include "nlohmann/json.hpp"
+
+namespace engram {
+namespace {
+
+using nlohmann::json;
+
+constexpr size_t kFileBytesMax = 16 << 20;
+
+// Bounds of every number: far above any model there is, and small enough that
+// products of any three of them fit in 64 bits.
+constexpr int64_t kLayersMax = 1024;
+constexpr int64_t kWidthMax = 1 << 16;       // d_model, dt_rank
+constexpr int64_t kInnerWidthMax = 1 << 20;  // d_inner
+constexpr int64_t kVocabMax = 1 << 24;
+constexpr int64_t kStateMax = 4096;       // d_state
+constexpr int64_t kConvolutionMax = 256;  // d_conv
+constexpr int64_t kPaddingMax = 1 << 16;  // pad_vocab_size_multiple
+constexpr double kExpandMin = 1e-3;
+constexpr double kExpandMax = 64;
+constexpr double kEpsilonMin = 1e-12;  // a float that is not 0
+
+constexpr char kSupported[] =
+    "supported: Mamba (model_type \"mamba\", or the state-spaces layout with "
+    "ssm_cfg.layer \"Mamba1\")";
+
+// Python writes Infinity and NaN bare, which is not JSON. They are turned into
+// the form that newer transformers write, {"__float__": "Infinity"}, outside
+// of strings only.
+std::string WrapBareNonFinite(std::string_view text) {
+  std::string wrapped;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size();) {
+    size_t length = 1;
+    bool bare = false;
+    if (in_string) {
+      if (text[i] == '\\' && i + 1 < text.size()) length = 2;
+    } else {
+      for (std::string_view word : {"-Infinity", "Infinity", "NaN"}) {
+        if (text.substr(i, word.size()) != word) continue;
+        length = word.size();
+        bare = true;
+        break;
+      }
+    }
+    if (text[i] == '"') in_string = !in_string;
+    const std::string_view piece = text.substr(i, length);
+    if (bare) {
+      wrapped.append("{\"__float__\": \"").append(piece).append("\"}");
+    } else {
+      wrapped.append(piece);
+    }
+    i += length;
+  }
+  return wrapped;
+}
+
+// A JSON value for an error message, on one line and not too long.
+std::string Shown(const json& value) {
+  const std::string text =
+      value.dump(-1, ' ', true, json::error_handler_t::replace);
+  constexpr size_t kShownBytes = 100;
+  if (text.size() <= kShownBytes) return text;
+  return absl::StrCat(text.substr(0, kShownBytes), "...");
+}
+
+// One JSON object whose fields are read with checks; errors carry the file and
+// the field. Null is the same as missing, as it is for the Python classes.
+class Fields {
+ public:
+  // `object` must be an object and outlive this.
+  Fields(std::string file, const json& object)
+      : file_(std::move(file)), object_(object) {}
+
+  const json* Find(const char* name) const {
+    const auto found = object_.find(name);
+    if (found == object_.end() || found->is_null()) return nullptr;
+    return &*found;
+  }
+
+  // Whether the field is there, null included.
+  bool Names(const char* name) const { return object_.contains(name); }
+
+  absl::Status Bad(const char* name, const std::string& expected) const {
+    return absl::DataLossError(absl::StrCat(
+        file_, ": ", name, " is ", ShownField(name), ", expected ", expected));
+  }
+
+  absl::Status Unsupported(const char* name, const char* supported) const {
+    return absl::UnimplementedError(absl::StrCat(file_, ": ", name, " is ",
+                                                 ShownField(name),
+                                                 "; supported: ", supported));
+  }
+
+  // An integer in [low, high]; `missing` if the field is not there, and without
+  // one the field is required.
+  absl::StatusOr<int64_t> Integer(const char* name, int64_t low, int64_t high,
+                                  std::optional<int64_t> missing) const {
+    const json* value = Find(name);
+    if (value == nullptr) {
+      if (missing.has_value()) return *missing;
+      return absl::DataLossError(
+          absl::StrCat(file_, ": ", name, " is missing"));
+    }
+    const bool fits = value->is_number_integer() &&
+                      !(value->is_number_unsigned() &&
+                        value->get<uint64_t>() >
+                            uint64_t{std::numeric_limits<int64_t>::max()}) &&
+                      value->get<int64_t>() >= low &&
+                      value->get<int64_t>() <= high;
+    if (fits) return value->get<int64_t>();
+    return Bad(name, absl::StrCat("an integer from ", low, " to ", high));
+  }
+
+  // A number in [low, high], where low is above 0; `missing` if it is not
+  // there.
+  absl::StatusOr<double> Number(const char* name, double low, double high,
+                                double missing) const {
+    const json* value = Find(name);
+    if (value == nullptr) return missing;
+    const double number = value->is_number() ? value->get<double>() : 0;
+    if (number >= low && number <= high) return number;
+    return Bad(name, absl::StrCat("a number from ", low, " to ", high));
+  }
+
+  // A boolean, or nothing if it is not there.
+  absl::StatusOr<std::optional<bool>> Boolean(const char* name) const {
+    const json* value = Find(name);
+    if (value == nullptr) return std::optional<bool>();
+    if (!value->is_boolean()) return Bad(name, "true or false");
+    return std::optional<bool>(value->get<bool>());
+  }
+
+  // A token id, a list of them, or nothing if it is not there.
+  absl::StatusOr<std::vector<int32_t>> TokenIds(const char* name,
+                                                int64_t vocab) const {
+    std::vector<int32_t> ids;
+    const json* value = Find(name);
+    if (value == nullptr) return ids;
+    const json list = value->is_array() ? *value : json::array({*value});
+    for (const json& id : list) {
+      const bool fits = id.is_number_unsigned() &&
+                        id.get<uint64_t>() < static_cast<uint64_t>(vocab);
+      if (!fits) {
+        return Bad(name, absl::StrCat("token ids from 0 to ", vocab - 1));
+      }
+      ids.push_back(id.get<int32_t>());
+    }
+    return ids;
+  }
+
+ private:
+  std::string ShownField(const char* name) const {
+    const json* value = Find(name);
+    return value == nullptr ? "missing" : Shown(*value);
+  }
+
+  const std::string file_;
+  const json& object_;
+};
+
+// "auto" and a missing field mean ceil(d_model / 16).
+absl::StatusOr<int64_t> ReadDtRank(const Fields& fields, const char* name,
+                                   int64_t d_model) {
+  const json* value = fields.Find(name);
+  if (value != nullptr && value->is_string()) {
+    if (*value != "auto") return fields.Bad(name, "\"auto\" or an integer");
+  } else if (value != nullptr) {
+    return fields.Integer(name, 1, kWidthMax, std::nullopt);
+  }
+  return (d_model + 15) / 16;
+}
+
+// expand may be a fraction; the product is cut, not rounded.
+absl::StatusOr<int64_t> ReadInnerWidth(const Fields& fields, int64_t d_model) {
+  ENGRAM_ASSIGN_OR_RETURN(const double expand,
+                          fields.Number("expand", kExpandMin, kExpandMax, 2));
+  const auto d_inner = static_cast<int64_t>(expand * d_model);
+  if (d_inner < 1 || d_inner > kInnerWidthMax) {
+    return fields.Bad(
+        "expand", absl::StrCat("a d_inner from 1 to ", kInnerWidthMax, ", not ",
+                               d_inner));
+  }
+  return d_inner;
+}
+
+// The layout of Hugging Face. Never reads its field d_inner, which is wrong in
+// some published files.
+absl::StatusOr<ModelConfig> ReadHuggingFace(const Fields& fields) {
+  ModelConfig config;
+  const json* activation = fields.Find("hidden_act");
+  if (activation != nullptr && *activation != "silu") {
+    return fields.Unsupported("hidden_act", "\"silu\"");
+  }
+  ENGRAM_ASSIGN_OR_RETURN(config.vocab,
+                          fields.Integer("vocab_size", 1, kVocabMax, 50280));
+  ENGRAM_ASSIGN_OR_RETURN(config.d_model,
+                          fields.Integer("hidden_size", 1, kWidthMax, 768));
+  ENGRAM_ASSIGN_OR_RETURN(
+      config.layers, fields.Integer("num_hidden_layers", 1, kLayersMax, 32));
+  ENGRAM_ASSIGN_OR_RETURN(config.d_state,
+                          fields.Integer("state_size", 1, kStateMax, 16));
+  ENGRAM_ASSIGN_OR_RETURN(config.d_conv,
+                          fields.Integer("conv_kernel", 2, kConvolutionMax, 4));
+  ENGRAM_ASSIGN_OR_RETURN(config.d_inner,
+                          ReadInnerWidth(fields, config.d_model));
+  ENGRAM_ASSIGN_OR_RETURN(config.dt_rank,
+                          ReadDtRank(fields, "time_step_rank", config.d_model));
+  ENGRAM_ASSIGN_OR_RETURN(
+      config.norm_epsilon,
+      fields.Number("layer_norm_epsilon", kEpsilonMin, 1, 1e-5));
+  ENGRAM_ASSIGN_OR_RETURN(config.projection_bias, fields.Boolean("use_bias"));
+  ENGRAM_ASSIGN_OR_RETURN(config.convolution_bias,
+                          fields.Boolean("use_conv_bias"));
+  ENGRAM_ASSIGN_OR_RETURN(const std::optional<bool> tied,
+                          fields.Boolean("tie_word_embeddings"));
+  config.tied = tied.value_or(true);
+  return config;
+}
+
+// Settings of the original layout that change the mathematics.
+absl::Status RefuseUnsupported(const Fields& fields, const Fields& mixer) {
+  const json* layer = mixer.Find("layer");
+  if (layer != nullptr && *layer != "Mamba1") {
+    return mixer.Unsupported("layer", "\"Mamba1\"");
+  }
+  const json* intermediate = fields.Find("d_intermediate");
+  if (intermediate != nullptr && *intermediate != 0) {
+    return fields.Unsupported("d_intermediate", "0");
+  }
+  const json* attention = fields.Find("attn_layer_idx");
+  if (attention != nullptr && *attention != json::array()) {
+    return fields.Unsupported("attn_layer_idx", "[]");
+  }
+  const json* rms_norm = fields.Find("rms_norm");
+  if (rms_norm != nullptr && *rms_norm != true) {
+    return fields.Unsupported("rms_norm", "true");
+  }
+  return absl::OkStatus();
+}
+
+// The original layout: its vocab_size does not count the padding, its norms
+// have no epsilon to set, and ssm_cfg overrides the mixer's numbers.
+absl::StatusOr<ModelConfig> ReadStateSpaces(const Fields& fields,
+                                            const std::string& file) {
+  ModelConfig config;
+  const json none = json::object();
+  const json* ssm = fields.Find("ssm_cfg");
+  if (ssm == nullptr) ssm = &none;
+  if (!ssm->is_object()) return fields.Bad("ssm_cfg", "an object");
+  const Fields mixer(absl::StrCat(file, ": ssm_cfg"), *ssm);
+  ENGRAM_RETURN_IF_ERROR(RefuseUnsupported(fields, mixer));
+
+  ENGRAM_ASSIGN_OR_RETURN(
+      const int64_t ids,
+      fields.Integer("vocab_size", 1, kVocabMax, std::nullopt));
+  ENGRAM_ASSIGN_OR_RETURN(
+      const int64_t multiple,
+      fields.Integer("pad_vocab_size_multiple", 1, kPaddingMax, 8));
+  config.vocab = (ids + multiple - 1) / multiple * multiple;
+  ENGRAM_ASSIGN_OR_RETURN(
+      config.d_model, fields.Integer("d_model", 1, kWidthMax, std::nullopt));
+  ENGRAM_ASSIGN_OR_RETURN(
+      config.layers, fields.Integer("n_layer", 1, kLayersMax, std::nullopt));
+  ENGRAM_ASSIGN_OR_RETURN(config.d_state,
+                          mixer.Integer("d_state", 1, kStateMax, 16));
+  ENGRAM_ASSIGN_OR_RETURN(config.d_conv,
+                          mixer.Integer("d_conv", 2, kConvolutionMax, 4));
+  ENGRAM_ASSIGN_OR_RETURN(config.d_inner,
+                          ReadInnerWidth(mixer, config.d_model));
+  ENGRAM_ASSIGN_OR_RETURN(config.dt_rank,
+                          ReadDtRank(mixer, "dt_rank", config.d_model));
+  ENGRAM_ASSIGN_OR_RETURN(config.projection_bias, mixer.Boolean("bias"));
+  ENGRAM_ASSIGN_OR_RETURN(config.convolution_bias, mixer.Boolean("conv_bias"));
+  ENGRAM_ASSIGN_OR_RETURN(const std::optional<bool> tied,
+                          fields.Boolean("tie_embeddings"));
+  config.tied = tied.value_or(true);
+  return config;
+}
+
+absl::StatusOr<ModelConfig> ReadFamily(const Fields& fields,
+                                       const std::string& file) {
+  // Hugging Face's files may carry d_model and n_layer too: model_type first.
+  if (const json* type = fields.Find("model_type"); type != nullptr) {
+    if (*type == "mamba") return ReadHuggingFace(fields);
+    return absl::UnimplementedError(
+        absl::StrCat(file, ": model_type is ", Shown(*type), "; ", kSupported));
+  }
+  if (fields.Find("d_model") != nullptr && fields.Find("n_layer") != nullptr) {
+    return ReadStateSpaces(fields, file);
+  }
+  return absl::UnimplementedError(absl::StrCat(
+      file, ": neither model_type nor d_model and n_layer; ", kSupported));
+}
+
+absl::StatusOr<json> ParseObject(std::string_view text,
+                                 const std::string& file) {
+  ENGRAM_ASSIGN_OR_RETURN(json value,
+                          ParseStrictJson(WrapBareNonFinite(text), file));
+  if (!value.is_object()) {
+    return absl::DataLossError(absl::StrCat(file, ": not a JSON object"));
+  }
+  return value;
+}
+
+// Both files may name ends of sequence, and a token that either names ends one.
+// Only if neither has the field, Hugging Face's class default stands: 0.
+absl::Status ReadTokenIds(const Fields& fields, const Fields& generation,
+                          ModelConfig* config) {
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
+                          fields.TokenIds("eos_token_id", config->vocab));
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<int32_t> more,
+                          generation.TokenIds("eos_token_id", config->vocab));
+  ids.insert(ids.end(), more.begin(), more.end());
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  const bool is_hugging_face = fields.Find("model_type") != nullptr;
+  if (is_hugging_face && !fields.Names("eos_token_id") &&
+      !generation.Names("eos_token_id")) {
+    ids.push_back(0);
+  }
+  config->eos_token_ids = std::move(ids);
+  ENGRAM_ASSIGN_OR_RETURN(
+      const int64_t bos,
+      fields.Integer("bos_token_id", 0, config->vocab - 1, -1));
+  if (bos >= 0) config->bos_token_id = static_cast<int32_t>(bos);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+const char* ModelFamilyName(ModelFamily family) {
+  switch (family) {
+    case ModelFamily::kMamba:
+      return "mamba";
+  }
+  ENGRAM_CHECK(false);
+}
+
+absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_text,
+                                             std::string_view generation_text,
+                                             const std::string& folder) {
+  const std::string file = absl::StrCat(folder, "/config.json");
+  ENGRAM_ASSIGN_OR_RETURN(const json object, ParseObject(config_text, file));
+  const Fields fields(file, object);
+  ENGRAM_ASSIGN_OR_RETURN(ModelConfig config, ReadFamily(fields, file));
+
+  const std::string generation_file =
+      absl::StrCat(folder, "/generation_config.json");
+  json generation_object = json::object();
+  if (!generation_text.empty()) {
+    ENGRAM_ASSIGN_OR_RETURN(generation_object,
+                            ParseObject(generation_text, generation_file));
+  }
+  ENGRAM_RETURN_IF_ERROR(ReadTokenIds(
+      fields, Fields(generation_file, generation_object), &config));
+  return config;
+}
+
+absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& folder) {
+  ENGRAM_ASSIGN_OR_RETURN(
+      const std::string config_text,
+      ReadSmallFile(absl::StrCat(folder, "/config.json"), kFileBytesMax));
+  absl::StatusOr<std::string> generation_text = ReadSmallFile(
+      absl::StrCat(folder, "/generation_config.json"), kFileBytesMax);
+  if (absl::IsNotFound(generation_text.status())) generation_text = "";
+  ENGRAM_RETURN_IF_ERROR(generation_text.status());
+  return ParseModelConfig(config_text, *generation_text, folder);
+}
+
+}  // namespace engram

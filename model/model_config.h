@@ -1,0 +1,61 @@
+// ModelConfig: what a model folder's config.json says about the model.
+//
+// Two layouts are understood: Hugging Face's (model_type "mamba") and the
+// original state-spaces one (d_model, n_layer, ssm_cfg). Settings that Engram
+// does not have are refused by name; every number is bounded, so that nothing
+// computed from a hostile file can overflow.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace engram {
+
+// The families that can be loaded; LoadModel() has one case for each.
+enum class ModelFamily { kMamba };
+
+// "mamba": the name in ModelInfo.
+const char* ModelFamilyName(ModelFamily family);
+
+struct ModelConfig {
+  ModelFamily family = ModelFamily::kMamba;
+  int64_t layers = 0;
+  int64_t d_model = 0;
+  int64_t vocab = 0;  // rows of the embedding matrix, padding included
+  // What the file claims about the mixer. Files in the wild are wrong about
+  // these, so a loader takes them from the shapes of the tensors.
+  int64_t d_inner = 0;
+  int64_t d_state = 0;
+  int64_t d_conv = 0;
+  int64_t dt_rank = 0;
+  float norm_epsilon = 1e-5f;
+  // Whether in_proj and out_proj, and the convolution, have a bias; nothing if
+  // the file does not say: then the tensors decide.
+  std::optional<bool> projection_bias;
+  std::optional<bool> convolution_bias;
+  // Whether the head is the embedding matrix.
+  bool tied = true;
+  // Distinct, ascending, below vocab; empty if no file says.
+  std::vector<int32_t> eos_token_ids;
+  std::optional<int32_t> bos_token_id;
+};
+
+// Reads config.json of `folder`, and the end-of-sequence ids of
+// generation_config.json if there is one. NOT_FOUND: no config.json;
+// DATA_LOSS: damaged, or a value out of its limits (the message names file,
+// field, value and limits); UNIMPLEMENTED: another architecture or a setting
+// that is not supported, by name.
+absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& folder);
+
+// The same from the texts of the two files; `generation_text` may be empty.
+// `folder` is for messages only.
+absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_text,
+                                             std::string_view generation_text,
+                                             const std::string& folder);
+
+}  // namespace engram

@@ -1,0 +1,133 @@
+#include "model/state_pool.h"
+
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/status.h"
+
+namespace engram {
+namespace {
+
+size_t LayerBytes(const StateComponent& component) {
+  return component.floats() * sizeof(float);
+}
+
+}  // namespace
+
+int64_t StateComponent::floats() const {
+  int64_t product = 1;
+  for (int64_t dimension : shape) product *= dimension;
+  return product;
+}
+
+StatePool::StatePool(Backend* backend, std::vector<StateComponent> components,
+                     int slots)
+    : backend_(backend),
+      components_(std::move(components)),
+      slots_(slots),
+      taken_(slots, false) {
+  for (const StateComponent& component : components_) {
+    state_bytes_ += component.layers * LayerBytes(component);
+  }
+  // The last is taken first: slots go out in ascending order at the start.
+  for (int slot = slots - 1; slot >= 0; --slot) free_.push_back(slot);
+}
+
+absl::StatusOr<std::unique_ptr<StatePool>> StatePool::Create(
+    Backend* backend, std::vector<StateComponent> components, int slots) {
+  ENGRAM_CHECK(slots >= 1);
+  std::unique_ptr<StatePool> pool(
+      new StatePool(backend, std::move(components), slots));
+  for (const StateComponent& component : pool->components_) {
+    size_t bytes = 0;
+    if (__builtin_mul_overflow(component.layers * LayerBytes(component),
+                               static_cast<size_t>(slots), &bytes)) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat(slots, " slots of ", pool->state_bytes_,
+                       " bytes: more than can be addressed"));
+    }
+    absl::StatusOr<std::unique_ptr<Buffer>> buffer = backend->Allocate(bytes);
+    if (!buffer.ok()) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "no memory for ", slots, " slots of ", pool->state_bytes_, " bytes; ",
+          component.name, " alone takes ", bytes,
+          " bytes: ", buffer.status().message()));
+    }
+    pool->buffers_.push_back(std::move(*buffer));
+  }
+  return pool;
+}
+
+int StatePool::Take() {
+  const int slot = TakeForOverwrite();
+  if (slot < 0) return slot;
+  for (size_t i = 0; i < components_.size(); ++i) {
+    for (int64_t layer = 0; layer < components_[i].layers; ++layer) {
+      backend_->Zero(Piece(i, layer, slot), LayerBytes(components_[i]));
+    }
+  }
+  return slot;
+}
+
+int StatePool::TakeForOverwrite() {
+  if (free_.empty()) return -1;
+  const int slot = free_.back();
+  free_.pop_back();
+  taken_[slot] = true;
+  return slot;
+}
+
+void StatePool::Free(int slot) {
+  ENGRAM_CHECK(IsTaken(slot));
+  taken_[slot] = false;
+  free_.push_back(slot);
+}
+
+void StatePool::CopySlot(int target, int source) {
+  ENGRAM_CHECK(IsTaken(target) && IsTaken(source));
+  if (target == source) return;
+  for (size_t i = 0; i < components_.size(); ++i) {
+    for (int64_t layer = 0; layer < components_[i].layers; ++layer) {
+      backend_->Copy(Piece(i, layer, target), Piece(i, layer, source),
+                     LayerBytes(components_[i]));
+    }
+  }
+}
+
+void StatePool::Save(int slot, void* block) const {
+  ENGRAM_CHECK(IsTaken(slot));
+  char* target = static_cast<char*>(block);
+  for (size_t i = 0; i < components_.size(); ++i) {
+    const size_t bytes = LayerBytes(components_[i]);
+    for (int64_t layer = 0; layer < components_[i].layers; ++layer) {
+      backend_->CopyToHost(target, Piece(i, layer, slot), bytes);
+      target += bytes;
+    }
+  }
+}
+
+void StatePool::Restore(int slot, const void* block) {
+  ENGRAM_CHECK(IsTaken(slot));
+  const char* source = static_cast<const char*>(block);
+  for (size_t i = 0; i < components_.size(); ++i) {
+    const size_t bytes = LayerBytes(components_[i]);
+    for (int64_t layer = 0; layer < components_[i].layers; ++layer) {
+      backend_->CopyFromHost(Piece(i, layer, slot), source, bytes);
+      source += bytes;
+    }
+  }
+}
+
+float* StatePool::Layer(int component, int64_t layer) {
+  return Piece(component, layer, 0);
+}
+
+float* StatePool::Piece(int component, int64_t layer, int slot) const {
+  const StateComponent& shape = components_[component];
+  ENGRAM_CHECK(layer >= 0 && layer < shape.layers);
+  return buffers_[component]->floats() +
+         (layer * slots_ + slot) * shape.floats();
+}
+
+}  // namespace engram

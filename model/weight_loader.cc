@@ -1,0 +1,116 @@
+#include "model/weight_loader.h"
+
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/status.h"
+#include "model/strict_json.h"
+
+namespace engram {
+namespace {
+
+bool SameBytes(const Tensor& a, const Tensor& b) {
+  return a.type == b.type && a.shape == b.shape &&
+         std::memcmp(a.data, b.data, a.elements() * DataTypeBytes(a.type)) == 0;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<int64_t>> WeightLoader::Shape(
+    const std::string& name, size_t dimensions) const {
+  ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, checkpoint_->Get(name));
+  if (tensor.shape.size() != dimensions || tensor.elements() == 0) {
+    return absl::DataLossError(absl::StrCat(
+        folder_, ": tensor ", name, " has shape ", ShapeToString(tensor.shape),
+        ", expected ", dimensions, " dimensions of at least 1"));
+  }
+  return tensor.shape;
+}
+
+absl::StatusOr<Tensor> WeightLoader::Use(const std::string& name,
+                                         const std::vector<int64_t>& shape) {
+  ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, checkpoint_->Get(name, shape));
+  if (used_.insert(name).second) parameters_ += tensor.elements();
+  return tensor;
+}
+
+absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::Matrix(
+    const std::string& name, int64_t outputs, int64_t inputs) {
+  ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, Use(name, {outputs, inputs}));
+  return backend_->Pack(tensor, WeightFormat::kFloat32);
+}
+
+absl::StatusOr<std::vector<float>> WeightLoader::Values(
+    const std::string& name, const std::vector<int64_t>& shape) {
+  ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, Use(name, shape));
+  return WidenToFloat32(tensor);
+}
+
+absl::StatusOr<std::unique_ptr<Buffer>> WeightLoader::Vector(
+    const std::string& name, const std::vector<int64_t>& shape) {
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<float> values, Values(name, shape));
+  return Upload(values);
+}
+
+absl::StatusOr<std::unique_ptr<Buffer>> WeightLoader::OptionalVector(
+    const std::string& name, const std::vector<int64_t>& shape,
+    std::optional<bool> configured) {
+  if (!configured.value_or(checkpoint_->Has(name))) return nullptr;
+  return Vector(name, shape);
+}
+
+absl::StatusOr<std::unique_ptr<Buffer>> WeightLoader::Upload(
+    const std::vector<float>& values) {
+  const size_t bytes = values.size() * sizeof(float);
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
+                          backend_->Allocate(bytes));
+  backend_->CopyFromHost(buffer->data(), values.data(), bytes);
+  return buffer;
+}
+
+absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::SharedMatrix(
+    absl::Span<const std::string> names, int64_t outputs, int64_t inputs) {
+  std::string first_name;
+  Tensor first;
+  for (const std::string& name : names) {
+    if (!checkpoint_->Has(name)) continue;
+    ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor,
+                            checkpoint_->Get(name, {outputs, inputs}));
+    used_.insert(name);
+    if (first_name.empty()) {
+      first_name = name;
+      first = tensor;
+      parameters_ += tensor.elements();
+    } else if (!SameBytes(tensor, first)) {
+      return absl::DataLossError(
+          absl::StrCat(folder_, ": tensors ", first_name, " and ", name,
+                       " differ, expected one matrix under both names"));
+    }
+  }
+  if (first_name.empty()) {
+    return absl::DataLossError(
+        absl::StrCat(folder_, ": no embedding matrix, expected one of ",
+                     absl::StrJoin(names, ", ")));
+  }
+  return backend_->Pack(first, WeightFormat::kFloat32);
+}
+
+absl::Status WeightLoader::CheckAllUsed(
+    absl::Span<const std::string> prefixes) const {
+  for (const std::string& name : checkpoint_->Names()) {
+    if (used_.count(name) != 0) continue;
+    for (const std::string& prefix : prefixes) {
+      if (!absl::StartsWith(name, prefix)) continue;
+      return absl::DataLossError(
+          absl::StrCat(folder_, ": tensor ", Quoted(name),
+                       " is not part of the model that the configuration "
+                       "describes"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace engram

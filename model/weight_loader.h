@@ -1,0 +1,80 @@
+// WeightLoader: brings a checkpoint's tensors to a back end, with every shape
+// checked, and keeps count of what was used. What is left over at the end shows
+// whether the model was understood.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/backend.h"
+#include "model/checkpoint.h"
+
+namespace engram {
+
+// Used while a model is loaded, on one thread. `folder` is for messages only.
+// `checkpoint` and `backend` must outlive it; what it returns needs only the
+// back end. Every method that takes a name fails with DATA_LOSS if the tensor
+// is missing or has another shape.
+class WeightLoader {
+ public:
+  WeightLoader(std::string folder, const Checkpoint* checkpoint,
+               Backend* backend)
+      : folder_(std::move(folder)),
+        checkpoint_(checkpoint),
+        backend_(backend) {}
+
+  // The shape of a tensor that has `dimensions` of them, none empty.
+  absl::StatusOr<std::vector<int64_t>> Shape(const std::string& name,
+                                             size_t dimensions) const;
+
+  // A matrix [outputs, inputs] for MatMul.
+  absl::StatusOr<std::unique_ptr<PackedWeight>> Matrix(const std::string& name,
+                                                       int64_t outputs,
+                                                       int64_t inputs);
+  // Its elements as float32 in host memory.
+  absl::StatusOr<std::vector<float>> Values(const std::string& name,
+                                            const std::vector<int64_t>& shape);
+  // Float32 elements in the back end's memory.
+  absl::StatusOr<std::unique_ptr<Buffer>> Vector(
+      const std::string& name, const std::vector<int64_t>& shape);
+  // The same, or nullptr if the model has none. `configured` is what the
+  // configuration says; if it says nothing, the checkpoint decides.
+  absl::StatusOr<std::unique_ptr<Buffer>> OptionalVector(
+      const std::string& name, const std::vector<int64_t>& shape,
+      std::optional<bool> configured);
+  // `values` in the back end's memory.
+  absl::StatusOr<std::unique_ptr<Buffer>> Upload(
+      const std::vector<float>& values);
+
+  // The one matrix that the checkpoint may hold under any of `names`. Where
+  // several are there they must be the same, bit for bit: a configuration that
+  // takes two matrices for one would give wrong logits in silence.
+  absl::StatusOr<std::unique_ptr<PackedWeight>> SharedMatrix(
+      absl::Span<const std::string> names, int64_t outputs, int64_t inputs);
+
+  // Elements of the distinct tensors loaded so far.
+  int64_t parameters() const { return parameters_; }
+  // DATA_LOSS if a tensor whose name begins with one of `prefixes` was not
+  // used: the model has a part that is not understood.
+  absl::Status CheckAllUsed(absl::Span<const std::string> prefixes) const;
+
+ private:
+  absl::StatusOr<Tensor> Use(const std::string& name,
+                             const std::vector<int64_t>& shape);
+
+  const std::string folder_;
+  const Checkpoint* const checkpoint_;
+  Backend* const backend_;
+  std::set<std::string> used_;
+  int64_t parameters_ = 0;
+};
+
+}  // namespace engram

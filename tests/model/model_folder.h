@@ -1,0 +1,147 @@
+// Model folders made by tests: a temporary folder, a writer of safetensors
+// files, and a small Mamba of random weights.
+#pragma once
+
+#include <stdlib.h>
+
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/status.h"
+
+namespace engram {
+
+// A folder that is deleted with the object.
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    std::string pattern =
+        std::filesystem::temp_directory_path() / "engram_test_XXXXXX";
+    ENGRAM_CHECK(mkdtemp(pattern.data()) != nullptr);
+    path_ = pattern;
+  }
+  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+  const std::string& path() const { return path_; }
+
+  void Write(const std::string& name, const std::string& content) const {
+    std::ofstream file(absl::StrCat(path_, "/", name), std::ios::binary);
+    file << content;
+    ENGRAM_CHECK(file.good());
+  }
+
+ private:
+  std::string path_;
+};
+
+// What a test writes into a file: everything may be wrong on purpose.
+struct RawTensor {
+  std::string dtype;
+  std::vector<int64_t> shape;
+  std::string bytes;
+};
+
+inline RawTensor FloatTensor(std::vector<int64_t> shape,
+                             const std::vector<float>& values) {
+  std::string bytes(values.size() * sizeof(float), '\0');
+  std::memcpy(bytes.data(), values.data(), bytes.size());
+  return {"F32", std::move(shape), std::move(bytes)};
+}
+
+// A file of this header text and data, with the true length of the header.
+inline std::string SafetensorsFile(const std::string& header,
+                                   const std::string& data) {
+  const uint64_t header_bytes = header.size();
+  std::string file(sizeof(header_bytes), '\0');
+  std::memcpy(file.data(), &header_bytes, sizeof(header_bytes));
+  return absl::StrCat(file, header, data);
+}
+
+inline std::string SafetensorsFile(
+    const std::map<std::string, RawTensor>& tensors) {
+  std::vector<std::string> entries = {R"("__metadata__":{"format":"pt"})"};
+  std::string data;
+  for (const auto& [name, tensor] : tensors) {
+    entries.push_back(absl::StrCat(
+        "\"", name, "\":{\"dtype\":\"", tensor.dtype, "\",\"shape\":[",
+        absl::StrJoin(tensor.shape, ","), "],\"data_offsets\":[", data.size(),
+        ",", data.size() + tensor.bytes.size(), "]}"));
+    data += tensor.bytes;
+  }
+  return SafetensorsFile(absl::StrCat("{", absl::StrJoin(entries, ","), "}"),
+                         data);
+}
+
+struct RandomMambaShape {
+  int64_t layers = 2;
+  int64_t d_model = 19;
+  int64_t d_inner = 38;
+  int64_t d_state = 5;
+  int64_t d_conv = 4;
+  int64_t dt_rank = 3;
+  int64_t vocab = 40;
+};
+
+inline std::string RandomMambaConfig(const RandomMambaShape& shape) {
+  return absl::StrCat(
+      "{\"model_type\":\"mamba\",\"vocab_size\":", shape.vocab,
+      ",\"hidden_size\":", shape.d_model,
+      ",\"num_hidden_layers\":", shape.layers,
+      ",\"state_size\":", shape.d_state, ",\"conv_kernel\":", shape.d_conv,
+      ",\"time_step_rank\":", shape.dt_rank, ",\"use_bias\":false}");
+}
+
+// Tensors whose values make every part of the model matter.
+inline std::map<std::string, RawTensor> RandomMambaTensors(
+    const RandomMambaShape& shape) {
+  std::mt19937 random(20231201);
+  const auto tensor = [&random](std::vector<int64_t> sizes, float center,
+                                float spread) {
+    int64_t count = 1;
+    for (int64_t size : sizes) count *= size;
+    std::normal_distribution<float> normal(center, spread);
+    std::vector<float> values(count);
+    for (float& value : values) value = normal(random);
+    return FloatTensor(std::move(sizes), values);
+  };
+  const auto [layers, d_model, d_inner, d_state, d_conv, dt_rank, vocab] =
+      shape;
+  std::map<std::string, RawTensor> tensors;
+  tensors["backbone.embeddings.weight"] = tensor({vocab, d_model}, 0, 1);
+  tensors["backbone.norm_f.weight"] = tensor({d_model}, 1, 0.3f);
+  for (int64_t i = 0; i < layers; ++i) {
+    const std::string layer = absl::StrCat("backbone.layers.", i, ".");
+    const std::string mixer = layer + "mixer.";
+    tensors[layer + "norm.weight"] = tensor({d_model}, 1, 0.3f);
+    tensors[mixer + "in_proj.weight"] = tensor({2 * d_inner, d_model}, 0, 0.3f);
+    tensors[mixer + "conv1d.weight"] = tensor({d_inner, 1, d_conv}, 0, 0.5f);
+    tensors[mixer + "conv1d.bias"] = tensor({d_inner}, 0, 0.3f);
+    tensors[mixer + "x_proj.weight"] =
+        tensor({dt_rank + 2 * d_state, d_inner}, 0, 0.3f);
+    tensors[mixer + "dt_proj.weight"] = tensor({d_inner, dt_rank}, 0, 0.5f);
+    tensors[mixer + "dt_proj.bias"] = tensor({d_inner}, -2, 1);
+    tensors[mixer + "A_log"] = tensor({d_inner, d_state}, 0, 1);
+    tensors[mixer + "D"] = tensor({d_inner}, 1, 0.5f);
+    tensors[mixer + "out_proj.weight"] = tensor({d_model, d_inner}, 0, 0.3f);
+  }
+  return tensors;
+}
+
+inline void WriteRandomMamba(const TemporaryFolder& folder,
+                             const RandomMambaShape& shape) {
+  folder.Write("config.json", RandomMambaConfig(shape));
+  folder.Write("model.safetensors", SafetensorsFile(RandomMambaTensors(shape)));
+}
+
+}  // namespace engram
