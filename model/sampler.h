@@ -11,6 +11,9 @@
 // Thread-compatible: no state but scratch memory; one per engine thread.
 #pragma once
 
+#include <array>
+#include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <vector>
@@ -21,13 +24,13 @@
 namespace engram {
 
 struct SamplingParameters {
-  float temperature = 0;         // 0: greedy; at most 100
-  int32_t top_k = 0;             // 0: off; ties with the k-th survive
-  float top_p = 1;               // (0, 1]; 1: off
-  float min_p = 0;               // [0, 1]; 0: off
-  float repetition_penalty = 1;  // (0, 100]; 1: off
-  float presence_penalty = 0;    // [-100, 100]
-  float frequency_penalty = 0;   // [-100, 100]
+  float temperature = 0;                // 0: greedy; at most 100
+  int32_t top_k = 0;                    // 0: off; ties with the k-th survive
+  float top_p = 1;                      // (0, 1]; 1: off
+  float min_p = 0;                      // [0, 1]; 0: off
+  float repetition_penalty = 1;         // (0, 100]; 1: off
+  float presence_penalty = 0;           // [-100, 100]
+  float frequency_penalty = 0;          // [-100, 100]
   std::map<int32_t, float> logit_bias;  // id to [-100, 100]
   uint64_t seed = 0;
 };
@@ -40,8 +43,15 @@ class TokenSet {
  public:
   explicit TokenSet(int64_t ids = 0) : words_((ids + 63) / 64) {}
   void Insert(int32_t id) { words_[id >> 6] |= uint64_t{1} << (id & 63); }
-  bool Contains(int32_t id) const {
-    return (words_[id >> 6] >> (id & 63)) & 1;
+  bool Contains(int32_t id) const { return (words_[id >> 6] >> (id & 63)) & 1; }
+  // Calls `visit(id)` for every member, ascending.
+  template <typename Visit>
+  void ForEach(Visit visit) const {
+    for (size_t word = 0; word < words_.size(); ++word) {
+      for (uint64_t rest = words_[word]; rest != 0; rest &= rest - 1) {
+        visit(static_cast<int32_t>(word * 64 + std::countr_zero(rest)));
+      }
+    }
   }
   size_t bytes() const { return words_.size() * sizeof(uint64_t); }
 
@@ -57,14 +67,19 @@ struct LogProbability {
 // log softmax of raw `logits` (before bias, penalties, temperature, filters)
 // at `id`; sums in double.
 float LogProbabilityOf(absl::Span<const float> logits, int32_t id);
-// The `count` largest, best first, ties by lowest id.
+// The `count` largest, best first, ties by lowest id; masked ids (-infinity)
+// are left out, so there may be fewer.
 std::vector<LogProbability> TopLogProbabilities(absl::Span<const float> logits,
                                                 int count);
 
-// Uniform in [0, 1) for the token at `index` of the sequence:
-// Philox4x32-10 (Salmon et al. 2011), key = seed (low word first), counter =
-// index (low word first, upper two words 0),
-// u = ((x0 << 32 | x1) >> 11) * 2^-53.
+// Ten rounds of Philox4x32 (Salmon et al., "Parallel random numbers: as easy as
+// 1, 2, 3", 2011): four words that depend on nothing but the arguments.
+std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
+                                   std::array<uint32_t, 2> key);
+
+// Uniform in [0, 1) for the token at `index` of the sequence: Philox4x32 with
+// key = seed (low word first), counter = index (low word first, upper two words
+// 0), u = ((x0 << 32 | x1) >> 11) * 2^-53.
 double UniformAt(uint64_t seed, uint64_t index);
 
 class Sampler {
@@ -75,14 +90,39 @@ class Sampler {
   // `index`      of the token to be sampled in its whole sequence
   // `seen`       for the repetition penalty; may be nullptr if it is 1
   // `generated`  this turn's tokens with counts, for presence and frequency
+  // REQUIRES: valid parameters; every id below vocabulary_size.
+  //
+  // NaN counts as -infinity, which is never drawn. -1 if nothing else is there:
+  // the model is broken.
   int32_t Sample(absl::Span<const float> logits,
                  const SamplingParameters& parameters, uint64_t index,
                  const TokenSet* seen,
                  const std::map<int32_t, int32_t>& generated);
 
+  // A token that may be drawn, with probability weight / sum of weights.
+  struct Candidate {
+    int32_t id = 0;
+    float score = 0;   // the logit after bias and penalties
+    float weight = 0;  // 1 for the best
+  };
+  // What Sample() draws from, ids ascending; valid until the next call.
+  absl::Span<const Candidate> Candidates(
+      absl::Span<const float> logits, const SamplingParameters& parameters,
+      const TokenSet* seen, const std::map<int32_t, int32_t>& generated);
+
  private:
-  std::vector<float> scores_;
-  std::vector<int32_t> order_;
+  void Penalise(const SamplingParameters& parameters, const TokenSet* seen,
+                const std::map<int32_t, int32_t>& generated);
+  void Collect();
+  void KeepBest();
+  void KeepTopK(int32_t top_k);
+  void ComputeWeights(float temperature);
+  void KeepTopP(float top_p);
+  void KeepMinP(float min_p);
+
+  std::vector<float> scores_;          // [vocabulary_size]
+  std::vector<Candidate> candidates_;  // ids ascending
+  std::vector<Candidate> ranking_;     // scratch: the same, partly sorted
 };
 
 }  // namespace engram
