@@ -1,0 +1,222 @@
+// engram chat: a conversation, line by line.
+#include <unistd.h>
+
+#include <iostream>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
+#include "clients/cpp/resumable_turn.h"
+#include "clients/cpp/turn_flags.h"
+#include "clients/cpp/turn_output.h"
+#include "clients/cpp/verb.h"
+
+namespace engram {
+namespace {
+
+constexpr VerbHelp kHelp = {
+    "engram chat [--model NAME] [--session ID] [flags]",
+    "Reads lines from standard input; the model goes on from each and "
+    "remembers\n"
+    "everything on a session. Ctrl-C stops an answer (what was said is kept), "
+    "and\n"
+    "at the prompt ends the program. Lines that begin with a slash are "
+    "commands:\n"
+    "  /fork NAME   go on in a copy; the session so far stays as it is\n"
+    "  /help        list the commands\n"
+    "  /quit        end; the session stays on the server\n"
+    "  //text       a line that begins with one slash",
+    "  engram chat --model mamba-english\n"
+    "  engram chat --session mine --max-tokens 60 --stop '\\n'\n"
+    "  engram chat --line-prefix '\\nQ: ' --line-suffix '\\nA:' --stop "
+    "'\\nQ:'\n"
+    "  printf 'In the beginning\\nAnd\\n' | engram chat --model mamba-english"};
+
+constexpr absl::string_view kCommands =
+    "/fork NAME  go on in a copy of the session\n"
+    "/help       this list\n"
+    "/quit       end; the session stays on the server\n"
+    "An empty line lets the model say more.\n";
+
+struct ChatFlags {
+  ChatFlags() {
+    turn.temperature = 0.7f;
+    turn.keep_partial = true;
+  }
+
+  void AddTo(FlagSet* flags) {
+    turn.AddTo(flags);
+    flags->Add("line-prefix", "TEXT",
+               "Put before each line; on a new session without its line "
+               "breaks. Default: \\n.",
+               &line_prefix);
+    flags->Add("line-suffix", "TEXT", "Put after each line. Default: nothing.",
+               &line_suffix);
+  }
+
+  TurnFlags turn;
+  std::string line_prefix = "\\n";
+  std::string line_suffix;
+};
+
+// One conversation. Thread-compatible.
+class Conversation {
+ public:
+  Conversation(const Invocation& invocation, v1::GenerateRequest turn,
+               std::string line_prefix, std::string line_suffix)
+      : global_(invocation.global),
+        interrupt_(invocation.interrupt),
+        client_(MakeClientOptions(global_)),
+        turn_(std::move(turn)),
+        line_prefix_(std::move(line_prefix)),
+        line_suffix_(std::move(line_suffix)),
+        on_terminal_(isatty(STDIN_FILENO) && isatty(STDOUT_FILENO)) {}
+
+  int Run() {
+    absl::Status status = ReadVersion();
+    if (!status.ok()) return ReportError(status, global_.server);
+    if (on_terminal_) {
+      absl::FPrintF(stderr, "Session %s, version %d. /help lists commands.\n",
+                    turn_.session_id(), version_);
+    }
+    std::string line;
+    while (!quit_ && ReadLine(&line)) {
+      if (absl::StartsWith(line, "/") && !absl::StartsWith(line, "//")) {
+        status = Command(line);
+      } else {
+        status = Say(absl::StripPrefix(line, "/"));
+      }
+      if (interrupted_ && !on_terminal_) return kExitInterrupted;
+      if (status.ok() || interrupted_) continue;
+      ReportError(status, global_.server);
+      // A person sees the error and may go on; a script must not go on as if
+      // the line had been answered.
+      if (!on_terminal_) return kExitFailed;
+    }
+    return kExitOk;
+  }
+
+ private:
+  bool ReadLine(std::string* line) {
+    if (on_terminal_) PrintText("> ");
+    return static_cast<bool>(std::getline(std::cin, *line));
+  }
+
+  absl::Status ReadVersion() {
+    absl::StatusOr<int64_t> version = client_.SessionVersion(
+        turn_.session_id(), {.deadline = global_.deadline});
+    if (version.ok()) version_ = *version;
+    return version.status();
+  }
+
+  void SetPrompt(absl::string_view line) {
+    turn_.clear_prompt();
+    // An empty line: go on from the pending token.
+    if (line.empty() && version_ > 0) return;
+    absl::string_view prefix = line_prefix_;
+    while (version_ == 0 && absl::ConsumePrefix(&prefix, "\n")) {
+    }
+    turn_.set_text(absl::StrCat(prefix, line, line_suffix_));
+  }
+
+  absl::Status Say(absl::string_view line) {
+    if (interrupted_) {
+      // The server may have kept the part that was said: how far it went is
+      // known only now.
+      absl::Status status = ReadVersion();
+      if (!status.ok()) return status;
+      interrupted_ = false;
+    }
+    SetPrompt(line);
+    turn_.set_expected_version(version_);
+    turn_.set_request_id(RandomId());
+    TurnOutput output(global_.json);
+    Cancellation cancellation;
+    InterruptScope scope(interrupt_, &cancellation);
+    absl::Status status = client_.Generate(
+        turn_,
+        [&](const v1::GenerateResponse& response) { output.Show(response); },
+        {global_.deadline, &cancellation});
+    if (!global_.json) PrintText("\n");
+    interrupted_ = cancellation.cancelled();
+    if (!status.ok()) return status;
+    version_ = output.completed().version();
+    turn_.clear_from_checkpoint();  // Only a new session starts from one.
+    if (global_.verbose) output.ShowStatistics();
+    return absl::OkStatus();
+  }
+
+  absl::Status Command(absl::string_view line) {
+    if (line == "/quit") {
+      quit_ = true;
+      return absl::OkStatus();
+    }
+    if (line == "/help") {
+      absl::FPrintF(stderr, "%s", kCommands);
+      return absl::OkStatus();
+    }
+    if (absl::ConsumePrefix(&line, "/fork ")) return Fork(std::string(line));
+    const std::string closest = ClosestWord(
+        std::string(line), {"/fork NAME", "/fork", "/help", "/quit"});
+    return absl::InvalidArgumentError(absl::StrCat(
+        "unknown command ", line,
+        closest.empty() ? "" : absl::StrCat("; did you mean ", closest, "?"),
+        " A line that begins with a slash is written with two."));
+  }
+
+  absl::Status Fork(const std::string& name) {
+    v1::ForkSessionRequest request;
+    request.set_session_id(turn_.session_id());
+    request.set_new_session_id(name);
+    absl::StatusOr<v1::Session> fork =
+        client_.ForkSession(request, {.deadline = global_.deadline});
+    if (!fork.ok()) return fork.status();
+    turn_.set_session_id(fork->session_id());
+    version_ = fork->version();
+    absl::FPrintF(stderr, "Now on session %s, version %d.\n",
+                  turn_.session_id(), version_);
+    return absl::OkStatus();
+  }
+
+  const GlobalFlags global_;
+  Interrupt* const interrupt_;
+  Client client_;
+  v1::GenerateRequest turn_;
+  const std::string line_prefix_;
+  const std::string line_suffix_;
+  const bool on_terminal_;
+  int64_t version_ = 0;
+  bool interrupted_ = false;
+  bool quit_ = false;
+};
+
+}  // namespace
+
+int RunChat(Invocation invocation) {
+  ChatFlags flags;
+  FlagSet flag_set;
+  flags.AddTo(&flag_set);
+  VerbArguments arguments(&invocation, &flag_set, kHelp);
+  if (!arguments.Parse()) return arguments.exit_code();
+  if (!arguments.positional().empty()) {
+    return arguments.Refuse(
+        absl::StrCat("unexpected argument '", arguments.positional()[0], "'"));
+  }
+  absl::StatusOr<v1::GenerateRequest> turn = flags.turn.MakeRequest();
+  if (!turn.ok()) return arguments.Refuse(turn.status().message());
+  absl::StatusOr<std::string> prefix = Unescape(flags.line_prefix);
+  if (!prefix.ok()) return arguments.Refuse(prefix.status().message());
+  absl::StatusOr<std::string> suffix = Unescape(flags.line_suffix);
+  if (!suffix.ok()) return arguments.Refuse(suffix.status().message());
+
+  if (turn->session_id().empty()) {
+    turn->set_session_id(absl::StrCat("chat-", RandomId().substr(0, 8)));
+  }
+  return Conversation(invocation, *std::move(turn), *std::move(prefix),
+                      *std::move(suffix))
+      .Run();
+}
+
+}  // namespace engram

@@ -1,0 +1,257 @@
+#include "clients/cpp/client.h"
+
+#include <grpcpp/client_context.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "clients/cpp/backoff.h"
+#include "clients/cpp/channel.h"
+#include "clients/cpp/resumable_turn.h"
+#include "engram/v1/generation.grpc.pb.h"
+#include "engram/v1/models.grpc.pb.h"
+#include "engram/v1/sessions.grpc.pb.h"
+
+namespace engram {
+namespace {
+
+// The codes of gRPC and abseil are the same numbers.
+absl::Status ToStatus(const grpc::Status& status) {
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
+                      status.error_message());
+}
+
+// A gRPC call that a Cancellation ends, for as long as this object lives.
+class CancellableContext {
+ public:
+  CancellableContext(Cancellation* cancellation, absl::Time deadline)
+      : cancellation_(cancellation) {
+    if (deadline != absl::InfiniteFuture()) {
+      context_.set_deadline(absl::ToChronoTime(deadline));
+    }
+    if (cancellation_ != nullptr) {
+      registration_ = cancellation_->Register([this] { context_.TryCancel(); });
+    }
+  }
+  ~CancellableContext() {
+    if (cancellation_ != nullptr) cancellation_->Unregister(registration_);
+  }
+  CancellableContext(const CancellableContext&) = delete;
+  CancellableContext& operator=(const CancellableContext&) = delete;
+
+  grpc::ClientContext* get() { return &context_; }
+
+ private:
+  grpc::ClientContext context_;
+  Cancellation* const cancellation_;
+  int64_t registration_ = 0;
+};
+
+}  // namespace
+
+struct Client::Stubs {
+  explicit Stubs(const std::string& server)
+      : channel(OpenChannel(server)),
+        generation(v1::Generation::NewStub(channel)),
+        sessions(v1::Sessions::NewStub(channel)),
+        models(v1::Models::NewStub(channel)) {}
+
+  std::shared_ptr<grpc::Channel> channel;
+  std::unique_ptr<v1::Generation::Stub> generation;
+  std::unique_ptr<v1::Sessions::Stub> sessions;
+  std::unique_ptr<v1::Models::Stub> models;
+};
+
+// One call of the user's with all its repeats: when it must be over, and the
+// waits in between.
+class Client::Call {
+ public:
+  Call(const ClientOptions& client, const CallOptions& options)
+      : client_(client),
+        cancellation_(options.cancellation),
+        deadline_(absl::Now() + options.deadline) {}
+
+  absl::Time deadline() const { return deadline_; }
+  Cancellation* cancellation() const { return cancellation_; }
+
+  // Waits before the repeat of what ended with `why`. Errors: CANCELLED;
+  // DEADLINE_EXCEEDED without waiting if the wait would end after the deadline.
+  absl::Status Wait(const absl::Status& why, bool made_progress) {
+    if (made_progress) backoff_.Reset();
+    const absl::Duration wait = backoff_.Next();
+    if (absl::Now() + wait >= deadline_) {
+      return absl::DeadlineExceededError(
+          "the deadline passes before the call can be repeated");
+    }
+    if (client_.on_repeat) client_.on_repeat(why, wait);
+    if (client_.wait_for_test) {
+      client_.wait_for_test(wait);
+    } else if (cancellation_ == nullptr) {
+      absl::SleepFor(wait);
+    } else if (cancellation_->WaitFor(wait)) {
+      return absl::CancelledError("cancelled");
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  const ClientOptions& client_;
+  Cancellation* const cancellation_;
+  const absl::Time deadline_;
+  Backoff backoff_;
+};
+
+Client::Client(ClientOptions options)
+    : options_(std::move(options)),
+      stubs_(std::make_unique<Stubs>(options_.server)) {}
+
+Client::~Client() = default;
+
+absl::Status Client::Generate(
+    const v1::GenerateRequest& request,
+    absl::FunctionRef<void(const v1::GenerateResponse&)> on_response,
+    const CallOptions& options) {
+  Call call(options_, options);
+  ResumableTurn turn(request, options_.retries);
+  // One stream: returns its end, or what Receive() found wrong with it.
+  const auto run_stream = [&]() -> absl::Status {
+    CancellableContext context(call.cancellation(), call.deadline());
+    auto stream =
+        stubs_->generation->Generate(context.get(), turn.StartStream());
+    v1::GenerateResponse response;
+    absl::Status status;
+    while (status.ok() && stream->Read(&response)) {
+      bool fresh = false;
+      status = turn.Receive(response, &fresh);
+      if (fresh) on_response(response);
+    }
+    if (!status.ok()) context.get()->TryCancel();
+    const absl::Status end = ToStatus(stream->Finish());
+    return status.ok() ? end : status;
+  };
+
+  while (true) {
+    switch (turn.StreamEnded(run_stream())) {
+      case ResumableTurn::Next::kDone:
+        return absl::OkStatus();
+      case ResumableTurn::Next::kFail:
+        return turn.result();
+      case ResumableTurn::Next::kRepeat:
+        break;
+    }
+    absl::Status waited = call.Wait(turn.result(), turn.made_progress());
+    if (!waited.ok()) return waited;
+  }
+}
+
+template <typename Response, typename Attempt>
+absl::StatusOr<Response> Client::Unary(const CallOptions& options, int retries,
+                                       Attempt attempt) {
+  Call call(options_, options);
+  for (int repeats = 0;; ++repeats) {
+    Response response;
+    CancellableContext context(call.cancellation(), call.deadline());
+    const absl::Status status = ToStatus(attempt(context.get(), &response));
+    if (status.ok()) return response;
+    if (!IsTransportFailure(status) || repeats >= retries) return status;
+    absl::Status waited = call.Wait(status, /*made_progress=*/false);
+    if (!waited.ok()) return waited;
+  }
+}
+
+absl::StatusOr<v1::ScoreResponse> Client::Score(const v1::ScoreRequest& request,
+                                                const CallOptions& options) {
+  return Unary<v1::ScoreResponse>(
+      options, options_.retries, [&](auto* context, auto* response) {
+        return stubs_->generation->Score(context, request, response);
+      });
+}
+
+// Create, Delete and Fork are not repeated: the first attempt may have been
+// carried out, and the second would then fail and say something untrue.
+
+absl::StatusOr<v1::Session> Client::CreateSession(
+    const v1::CreateSessionRequest& request, const CallOptions& options) {
+  return Unary<v1::Session>(
+      options, /*retries=*/0, [&](auto* context, auto* response) {
+        return stubs_->sessions->Create(context, request, response);
+      });
+}
+
+absl::StatusOr<v1::Session> Client::GetSession(
+    const v1::GetSessionRequest& request, const CallOptions& options) {
+  return Unary<v1::Session>(
+      options, options_.retries, [&](auto* context, auto* response) {
+        return stubs_->sessions->Get(context, request, response);
+      });
+}
+
+absl::StatusOr<v1::ListSessionsResponse> Client::ListSessions(
+    const v1::ListSessionsRequest& request, const CallOptions& options) {
+  return Unary<v1::ListSessionsResponse>(
+      options, options_.retries, [&](auto* context, auto* response) {
+        return stubs_->sessions->List(context, request, response);
+      });
+}
+
+absl::StatusOr<v1::DeleteSessionResponse> Client::DeleteSession(
+    const v1::DeleteSessionRequest& request, const CallOptions& options) {
+  return Unary<v1::DeleteSessionResponse>(
+      options, /*retries=*/0, [&](auto* context, auto* response) {
+        return stubs_->sessions->Delete(context, request, response);
+      });
+}
+
+absl::StatusOr<v1::Session> Client::ForkSession(
+    const v1::ForkSessionRequest& request, const CallOptions& options) {
+  return Unary<v1::Session>(
+      options, /*retries=*/0, [&](auto* context, auto* response) {
+        return stubs_->sessions->Fork(context, request, response);
+      });
+}
+
+absl::StatusOr<v1::ListModelsResponse> Client::ListModels(
+    const CallOptions& options) {
+  return Unary<v1::ListModelsResponse>(
+      options, options_.retries, [&](auto* context, auto* response) {
+        return stubs_->models->List(context, v1::ListModelsRequest(), response);
+      });
+}
+
+absl::StatusOr<v1::ModelInfo> Client::GetModel(
+    const v1::GetModelRequest& request, const CallOptions& options) {
+  return Unary<v1::ModelInfo>(
+      options, options_.retries, [&](auto* context, auto* response) {
+        return stubs_->models->Get(context, request, response);
+      });
+}
+
+absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(
+    const v1::TokenizeRequest& request, const CallOptions& options) {
+  return Unary<v1::TokenizeResponse>(
+      options, options_.retries, [&](auto* context, auto* response) {
+        return stubs_->models->Tokenize(context, request, response);
+      });
+}
+
+absl::StatusOr<v1::DetokenizeResponse> Client::Detokenize(
+    const v1::DetokenizeRequest& request, const CallOptions& options) {
+  return Unary<v1::DetokenizeResponse>(
+      options, options_.retries, [&](auto* context, auto* response) {
+        return stubs_->models->Detokenize(context, request, response);
+      });
+}
+
+absl::StatusOr<int64_t> Client::SessionVersion(const std::string& session_id,
+                                               const CallOptions& options) {
+  v1::GetSessionRequest request;
+  request.set_session_id(session_id);
+  absl::StatusOr<v1::Session> session = GetSession(request, options);
+  if (session.ok()) return session->version();
+  // A session that was forgotten is NOT_FOUND too; the turn that expects
+  // version 0 of it is then refused with the server's explanation.
+  if (absl::IsNotFound(session.status())) return 0;
+  return session.status();
+}
+
+}  // namespace engram

@@ -1,0 +1,99 @@
+// The client library: every call of engram.v1 as a function that returns an
+// absl::Status. What it adds to the generated stubs is that turns survive
+// broken streams by themselves (see resumable_turn.h), and that reads are
+// repeated when the server cannot be reached.
+//
+// No gRPC header is included here: they make compilation slow.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "clients/cpp/cancellation.h"
+#include "engram/v1/generation.pb.h"
+#include "engram/v1/models.pb.h"
+#include "engram/v1/sessions.pb.h"
+
+namespace engram {
+
+struct ClientOptions {
+  std::string server = "localhost:8001";
+  // Repeats in a row that may bring nothing new before a call fails.
+  int retries = 6;
+  // Told of each failure that will be repeated, and of the wait before.
+  std::function<void(const absl::Status&, absl::Duration)> on_repeat;
+  // Replaces the wait before a repeat; tests need not wait at all.
+  std::function<void(absl::Duration)> wait_for_test;
+};
+
+struct CallOptions {
+  // For the whole call, its repeats included.
+  absl::Duration deadline = absl::InfiniteDuration();
+  // Ends the call with CANCELLED. May be null; outlives the call.
+  Cancellation* cancellation = nullptr;
+};
+
+// Thread-safe. Errors are the server's own, UNAVAILABLE if it cannot be
+// reached, CANCELLED and DEADLINE_EXCEEDED.
+class Client {
+ public:
+  explicit Client(ClientOptions options);
+  ~Client();
+
+  // Runs a turn, and calls `on_response` in this thread with each message as it
+  // comes: one Started, each token exactly once, one Completed.
+  absl::Status Generate(
+      const v1::GenerateRequest& request,
+      absl::FunctionRef<void(const v1::GenerateResponse&)> on_response,
+      const CallOptions& options = {});
+
+  absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request,
+                                          const CallOptions& options = {});
+
+  absl::StatusOr<v1::Session> CreateSession(
+      const v1::CreateSessionRequest& request, const CallOptions& options = {});
+  absl::StatusOr<v1::Session> GetSession(const v1::GetSessionRequest& request,
+                                         const CallOptions& options = {});
+  absl::StatusOr<v1::ListSessionsResponse> ListSessions(
+      const v1::ListSessionsRequest& request, const CallOptions& options = {});
+  absl::StatusOr<v1::DeleteSessionResponse> DeleteSession(
+      const v1::DeleteSessionRequest& request, const CallOptions& options = {});
+  absl::StatusOr<v1::Session> ForkSession(const v1::ForkSessionRequest& request,
+                                          const CallOptions& options = {});
+
+  absl::StatusOr<v1::ListModelsResponse> ListModels(
+      const CallOptions& options = {});
+  absl::StatusOr<v1::ModelInfo> GetModel(const v1::GetModelRequest& request,
+                                         const CallOptions& options = {});
+  absl::StatusOr<v1::TokenizeResponse> Tokenize(
+      const v1::TokenizeRequest& request, const CallOptions& options = {});
+  absl::StatusOr<v1::DetokenizeResponse> Detokenize(
+      const v1::DetokenizeRequest& request, const CallOptions& options = {});
+
+  // The version to expect of a session before its next turn; 0 if there is no
+  // such session yet.
+  absl::StatusOr<int64_t> SessionVersion(const std::string& session_id,
+                                         const CallOptions& options = {});
+
+ private:
+  struct Stubs;
+  class Call;
+
+  // Makes a call without a stream, and repeats it up to `retries` times when
+  // the server cannot be reached.
+  template <typename Response, typename Attempt>
+  absl::StatusOr<Response> Unary(const CallOptions& options, int retries,
+                                 Attempt attempt);
+
+  const ClientOptions options_;
+  const std::unique_ptr<Stubs> stubs_;
+};
+
+}  // namespace engram

@@ -1,0 +1,106 @@
+// engram: the command line client. Finds the verb and runs it.
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "clients/cpp/flags.h"
+#include "clients/cpp/interrupt.h"
+#include "clients/cpp/verb.h"
+
+namespace engram {
+namespace {
+
+struct Verb {
+  const char* name;
+  const char* about;
+  int (*run)(Invocation invocation);
+};
+
+constexpr Verb kVerbs[] = {
+    {"generate", "let a model continue a text", RunGenerate},
+    {"chat", "the same line by line, on a session", RunChat},
+    {"score", "log-probabilities of a text", RunScore},
+    {"sessions", "list, get, create, fork, delete what is remembered",
+     RunSessions},
+    {"models", "what the server has", RunModels},
+    {"tokenize", "text to token ids", RunTokenize},
+    {"detokenize", "token ids to text", RunDetokenize},
+};
+
+constexpr char kExamples[] =
+    "Examples:\n"
+    "  engram models\n"
+    "  engram generate --model mamba-english --prompt 'In the beginning'\n"
+    "  engram --server other:8001 chat --model mamba-english\n"
+    "  engram generate --session mine --prompt 'And God' --json\n";
+
+constexpr char kExitCodes[] =
+    "Exit codes:\n"
+    "  0    done\n"
+    "  1    the server refused or failed, or could not be reached\n"
+    "  2    wrong use of the command line\n"
+    "  130  interrupted by Ctrl-C\n";
+
+void PrintHelp(const FlagSet& flags) {
+  absl::PrintF(
+      "engram: the command line client of an Engram server.\n\n"
+      "Usage: engram [flags] VERB [flags]\n\nVerbs:\n");
+  for (const Verb& verb : kVerbs) {
+    absl::PrintF("  %-12s %s\n", verb.name, verb.about);
+  }
+  absl::PrintF(
+      "`engram VERB --help` lists the flags of a verb.\n\n%s\n"
+      "Flags of all verbs, written before or after the verb, as --flag value\n"
+      "or --flag=value:\n%s\n%s",
+      kExamples, flags.Help(), kExitCodes);
+}
+
+int Refuse(absl::string_view message) {
+  absl::FPrintF(stderr, "engram: %s\n`engram --help` tells more.\n", message);
+  return kExitUsage;
+}
+
+int RefuseVerb(const std::string& name) {
+  std::vector<std::string> names;
+  for (const Verb& verb : kVerbs) names.push_back(verb.name);
+  const std::string closest = ClosestWord(name, names);
+  return Refuse(absl::StrCat(
+      "unknown verb '", name, "'",
+      closest.empty() ? "" : absl::StrCat("; did you mean ", closest, "?")));
+}
+
+int Main(const std::vector<std::string>& arguments) {
+  Interrupt interrupt;
+  Invocation invocation;
+  invocation.interrupt = &interrupt;
+  FlagSet flags;
+  invocation.global.AddTo(&flags);
+  absl::StatusOr<size_t> leading = flags.ParseLeading(arguments);
+  if (!leading.ok()) {
+    return Refuse(absl::StrCat(leading.status().message(),
+                               " (flags of a verb stand after it)"));
+  }
+  if (*leading == arguments.size() || arguments[*leading] == "help") {
+    PrintHelp(flags);
+    return invocation.global.help || *leading < arguments.size() ? kExitOk
+                                                                 : kExitUsage;
+  }
+  const std::string& name = arguments[*leading];
+  invocation.arguments.assign(arguments.begin() + *leading + 1,
+                              arguments.end());
+  const auto verb =
+      std::find_if(std::begin(kVerbs), std::end(kVerbs),
+                   [&](const Verb& verb) { return name == verb.name; });
+  if (verb == std::end(kVerbs)) return RefuseVerb(name);
+  return verb->run(std::move(invocation));
+}
+
+}  // namespace
+}  // namespace engram
+
+int main(int argc, char** argv) {
+  return engram::Main(std::vector<std::string>(argv + 1, argv + argc));
+}

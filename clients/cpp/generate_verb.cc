@@ -1,0 +1,173 @@
+// engram generate: one turn.
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "clients/cpp/turn_flags.h"
+#include "clients/cpp/turn_output.h"
+#include "clients/cpp/verb.h"
+
+namespace engram {
+namespace {
+
+constexpr VerbHelp kHelp = {
+    "engram generate (--prompt TEXT | --prompt-file FILE | --tokens 1,2,3) "
+    "[flags]",
+    "Lets a model continue a text and prints what it says as it comes. On a\n"
+    "session (--session) the model remembers; the prompt may then be left out\n"
+    "to let it say more. Ctrl-C cancels the turn.",
+    "  engram generate --model mamba-english --prompt 'In the beginning'\n"
+    "  engram generate --prompt 'Once' --temperature 0.8 --seed 7 --stop "
+    "'\\n'\n"
+    "  engram generate --session mine --prompt-file chapter.txt --max-tokens "
+    "0\n"
+    "  engram generate --session mine --prompt 'And then' --json\n"
+    "  cat question.txt | engram generate --prompt-file -"};
+
+struct PromptFlags {
+  void AddTo(FlagSet* flags) {
+    flags->Add("prompt", "TEXT", "What the model reads.", &text);
+    flags->Add("prompt-file", "FILE",
+               "Read the prompt from a file; -: from "
+               "standard input.",
+               &file);
+    flags->Add("tokens", "1,2,3", "The prompt as token ids.", &tokens);
+  }
+
+  // Puts the prompt, if there is one, into `request`.
+  absl::Status Apply(v1::GenerateRequest* request) const {
+    if (text.has_value() + file.has_value() + tokens.has_value() > 1) {
+      return absl::InvalidArgumentError(
+          "give only one of --prompt, --prompt-file and --tokens");
+    }
+    if (tokens.has_value()) {
+      absl::StatusOr<std::vector<int32_t>> ids = ParseTokenIds(*tokens);
+      if (!ids.ok()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("flag --tokens: ", ids.status().message()));
+      }
+      request->mutable_token_ids()->mutable_ids()->Add(ids->begin(),
+                                                       ids->end());
+    } else if (file.has_value()) {
+      absl::StatusOr<std::string> content = ReadFile(*file);
+      if (!content.ok()) return content.status();
+      request->set_text(*std::move(content));
+    } else if (text.has_value()) {
+      request->set_text(*text);
+    } else if (request->session_id().empty()) {
+      return absl::InvalidArgumentError(
+          "give a prompt: --prompt TEXT, --prompt-file FILE or --tokens 1,2,3");
+    }
+    return absl::OkStatus();
+  }
+
+  std::optional<std::string> text;
+  std::optional<std::string> file;
+  std::optional<std::string> tokens;
+};
+
+struct GenerateFlags {
+  void AddTo(FlagSet* flags) {
+    prompt.AddTo(flags);
+    turn.AddTo(flags);
+    flags->Add("expected-version", "V",
+               "Run only if the session has this version; 0: only if it is "
+               "new; any: do not check. Default: the version it has now.",
+               &expected_version);
+    flags->Add("request-id", "ID",
+               "A turn that was committed under this id is not run again but "
+               "its answer is repeated. Default: made up.",
+               &request_id);
+    flags->Add("received-tokens", "1,2,3",
+               "Tokens of this turn's answer that you already have: the answer "
+               "goes on after them.",
+               &received_tokens);
+  }
+
+  absl::StatusOr<v1::GenerateRequest> MakeRequest() const {
+    absl::StatusOr<v1::GenerateRequest> request = turn.MakeRequest();
+    if (!request.ok()) return request;
+    request->set_request_id(request_id);
+    absl::StatusOr<std::vector<int32_t>> received =
+        ParseTokenIds(received_tokens);
+    if (!received.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "flag --received-tokens: ", received.status().message()));
+    }
+    request->mutable_received_token_ids()->Add(received->begin(),
+                                               received->end());
+    absl::Status status = prompt.Apply(&*request);
+    if (!status.ok()) return status;
+    return request;
+  }
+
+  PromptFlags prompt;
+  TurnFlags turn;
+  std::string request_id;
+  std::string expected_version;
+  std::string received_tokens;
+};
+
+// Sets expected_version from the flag, or asks the server.
+absl::Status SetExpectedVersion(const std::string& flag, Client* client,
+                                const CallOptions& call,
+                                v1::GenerateRequest* request) {
+  if (request->session_id().empty() || flag == "any") return absl::OkStatus();
+  int64_t version = 0;
+  if (absl::SimpleAtoi(flag, &version)) {
+    request->set_expected_version(version);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<int64_t> now =
+      client->SessionVersion(request->session_id(), call);
+  if (!now.ok()) return now.status();
+  request->set_expected_version(*now);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int RunGenerate(Invocation invocation) {
+  GenerateFlags flags;
+  FlagSet flag_set;
+  flags.AddTo(&flag_set);
+  VerbArguments arguments(&invocation, &flag_set, kHelp);
+  if (!arguments.Parse()) return arguments.exit_code();
+  if (!arguments.positional().empty()) {
+    return arguments.Refuse(absl::StrCat("unexpected argument '",
+                                         arguments.positional()[0],
+                                         "'; a prompt is given by --prompt"));
+  }
+  int64_t version = 0;
+  if (!flags.expected_version.empty() && flags.expected_version != "any" &&
+      !absl::SimpleAtoi(flags.expected_version, &version)) {
+    return arguments.Refuse(
+        "flag --expected-version: takes a whole number or 'any'");
+  }
+  absl::StatusOr<v1::GenerateRequest> request = flags.MakeRequest();
+  if (!request.ok()) return arguments.Refuse(request.status().message());
+
+  const GlobalFlags& global = invocation.global;
+  Client client(MakeClientOptions(global));
+  Cancellation cancellation;
+  InterruptScope scope(invocation.interrupt, &cancellation);
+  const CallOptions call = {global.deadline, &cancellation};
+  TurnOutput output(global.json);
+  absl::Status status =
+      SetExpectedVersion(flags.expected_version, &client, call, &*request);
+  if (status.ok()) {
+    status = client.Generate(
+        *request,
+        [&](const v1::GenerateResponse& response) { output.Show(response); },
+        call);
+  }
+  output.EndLine();
+  if (status.ok()) {
+    if (global.verbose) output.ShowStatistics();
+    return kExitOk;
+  }
+  ReportError(status, global.server);
+  return cancellation.cancelled() ? kExitInterrupted : kExitFailed;
+}
+
+}  // namespace engram

@@ -1,0 +1,171 @@
+// engram models, tokenize and detokenize: what is served, and its tokenizers.
+#include <optional>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "clients/cpp/verb.h"
+
+namespace engram {
+namespace {
+
+constexpr VerbHelp kModelsHelp = {
+    "engram models [list | get [NAME]] [flags]",
+    "Lists the models that the server has, or shows one.",
+    "  engram models\n"
+    "  engram models get mamba-english\n"
+    "  engram models list --json"};
+
+constexpr VerbHelp kTokenizeHelp = {
+    "engram tokenize (--text TEXT | --text-file FILE) [--model NAME] [flags]",
+    "Prints the token ids of a text, separated by commas as --tokens takes\n"
+    "them; with --verbose each with its bytes.",
+    "  engram tokenize --model mamba-english --text 'In the beginning'\n"
+    "  engram tokenize --text-file chapter.txt --verbose"};
+
+constexpr VerbHelp kDetokenizeHelp = {
+    "engram detokenize --tokens 1,2,3 [--model NAME] [flags]",
+    "Prints the text of token ids, byte for byte.",
+    "  engram detokenize --model mamba-english --tokens 72,105"};
+
+void PrintModel(const v1::ModelInfo& model) {
+  absl::PrintF(
+      "%s\n"
+      "  family %s, %d layers, %d parameters, %s weights, %s\n"
+      "  vocabulary %d%s\n"
+      "  a session costs %d bytes and %d per token\n"
+      "  weight hash %s\n",
+      model.name(), model.family(), model.layers(), model.parameters(),
+      model.weight_format(), model.backend(), model.vocabulary_size(),
+      model.has_tokenizer() ? "" : ", no tokenizer (token ids only)",
+      model.state_bytes(), model.kv_bytes_per_token(), model.weight_hash());
+}
+
+int ListModels(const GlobalFlags& global) {
+  Client client(MakeClientOptions(global));
+  absl::StatusOr<v1::ListModelsResponse> response =
+      client.ListModels({.deadline = global.deadline});
+  if (!response.ok()) return ReportError(response.status(), global.server);
+  if (global.json) {
+    PrintJson(*response);
+  } else {
+    for (const v1::ModelInfo& model : response->models()) PrintModel(model);
+  }
+  return kExitOk;
+}
+
+int GetModel(const GlobalFlags& global, const std::string& name) {
+  Client client(MakeClientOptions(global));
+  v1::GetModelRequest request;
+  request.set_model(name);
+  absl::StatusOr<v1::ModelInfo> model =
+      client.GetModel(request, {.deadline = global.deadline});
+  if (!model.ok()) return ReportError(model.status(), global.server);
+  if (global.json) {
+    PrintJson(*model);
+  } else {
+    PrintModel(*model);
+  }
+  return kExitOk;
+}
+
+void PrintTokens(const v1::TokenizeResponse& response, bool verbose) {
+  if (!verbose) {
+    PrintText(absl::StrCat(absl::StrJoin(response.token_ids(), ","), "\n"));
+    return;
+  }
+  for (int i = 0; i < response.token_ids_size(); ++i) {
+    absl::PrintF(
+        "%8d  %s\n", response.token_ids(i),
+        i < response.pieces_size() ? absl::CHexEscape(response.pieces(i)) : "");
+  }
+}
+
+}  // namespace
+
+int RunModels(Invocation invocation) {
+  FlagSet flag_set;
+  VerbArguments arguments(&invocation, &flag_set, kModelsHelp);
+  if (!arguments.Parse()) return arguments.exit_code();
+  const std::vector<std::string>& words = arguments.positional();
+  if (words.empty() || (words[0] == "list" && words.size() == 1)) {
+    return ListModels(invocation.global);
+  }
+  if (words[0] == "get" && words.size() <= 2) {
+    return GetModel(invocation.global, words.size() == 2 ? words[1] : "");
+  }
+  return arguments.Refuse(
+      absl::StrCat("unknown arguments from '", words[0], "' on"));
+}
+
+int RunTokenize(Invocation invocation) {
+  std::optional<std::string> text;
+  std::optional<std::string> file;
+  v1::TokenizeRequest request;
+  bool parse_special_tokens = false;
+  FlagSet flag_set;
+  flag_set.Add("text", "TEXT", "The text.", &text);
+  flag_set.Add("text-file", "FILE",
+               "Read it from a file; -: from standard "
+               "input.",
+               &file);
+  flag_set.Add("model", "NAME", "Whose tokenizer. Default: the only one.",
+               request.mutable_model());
+  flag_set.AddSwitch("parse-special-tokens",
+                     "Recognise special tokens such as <|endoftext|>.",
+                     &parse_special_tokens);
+  VerbArguments arguments(&invocation, &flag_set, kTokenizeHelp);
+  if (!arguments.Parse()) return arguments.exit_code();
+  if (text.has_value() == file.has_value() || !arguments.positional().empty()) {
+    return arguments.Refuse("give one of --text TEXT and --text-file FILE");
+  }
+  absl::StatusOr<std::string> content =
+      file.has_value() ? ReadFile(*file) : absl::StatusOr<std::string>(*text);
+  if (!content.ok()) return arguments.Refuse(content.status().message());
+
+  request.set_text(*content);
+  request.set_parse_special_tokens(parse_special_tokens);
+  const GlobalFlags& global = invocation.global;
+  Client client(MakeClientOptions(global));
+  absl::StatusOr<v1::TokenizeResponse> response =
+      client.Tokenize(request, {.deadline = global.deadline});
+  if (!response.ok()) return ReportError(response.status(), global.server);
+  if (global.json) {
+    PrintJson(*response);
+  } else {
+    PrintTokens(*response, global.verbose);
+  }
+  return kExitOk;
+}
+
+int RunDetokenize(Invocation invocation) {
+  v1::DetokenizeRequest request;
+  std::string tokens;
+  FlagSet flag_set;
+  flag_set.Add("tokens", "1,2,3", "The token ids.", &tokens);
+  flag_set.Add("model", "NAME", "Whose tokenizer. Default: the only one.",
+               request.mutable_model());
+  VerbArguments arguments(&invocation, &flag_set, kDetokenizeHelp);
+  if (!arguments.Parse()) return arguments.exit_code();
+  absl::StatusOr<std::vector<int32_t>> ids = ParseTokenIds(tokens);
+  if (!ids.ok()) return arguments.Refuse(ids.status().message());
+  if (ids->empty() || !arguments.positional().empty()) {
+    return arguments.Refuse("give the token ids by --tokens 1,2,3");
+  }
+
+  request.mutable_token_ids()->Add(ids->begin(), ids->end());
+  const GlobalFlags& global = invocation.global;
+  Client client(MakeClientOptions(global));
+  absl::StatusOr<v1::DetokenizeResponse> response =
+      client.Detokenize(request, {.deadline = global.deadline});
+  if (!response.ok()) return ReportError(response.status(), global.server);
+  if (global.json) {
+    PrintJson(*response);
+  } else {
+    PrintText(response->bytes());
+  }
+  return kExitOk;
+}
+
+}  // namespace engram

@@ -1,0 +1,47 @@
+// The flags that describe a turn: sampling, stopping and the session. Shared by
+// the verbs `generate` and `chat`.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "clients/cpp/flags.h"
+#include "engram/v1/generation.pb.h"
+
+namespace engram {
+
+struct TurnFlags {
+  // Model, session, sampling and stopping.
+  void AddTo(FlagSet* flags);
+
+  // A request with all of that, without prompt and expected_version. Errors:
+  // INVALID_ARGUMENT with the flag's name.
+  absl::StatusOr<v1::GenerateRequest> MakeRequest() const;
+
+  std::string model;
+  std::string session;
+  std::string from_checkpoint;
+  int32_t max_tokens = 128;
+  float temperature = 0;
+  int32_t top_k = 0;
+  float top_p = 0;
+  float min_p = 0;
+  float repetition_penalty = 0;
+  float presence_penalty = 0;
+  float frequency_penalty = 0;
+  std::vector<std::string> logit_bias;
+  std::optional<int64_t> seed;
+  std::vector<std::string> stop;
+  std::vector<std::string> stop_token_ids;
+  bool ignore_eos = false;
+  bool keep_partial = false;
+  bool parse_special_tokens = false;
+  int32_t logprobs = 0;
+  int32_t priority = 0;
+};
+
+}  // namespace engram

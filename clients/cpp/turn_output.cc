@@ -1,0 +1,65 @@
+#include "clients/cpp/turn_output.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "absl/strings/str_format.h"
+#include "clients/cpp/verb.h"
+
+namespace engram {
+
+TurnOutput::TurnOutput(bool json)
+    : json_(json), begin_(absl::Now()), first_token_(absl::InfinitePast()) {}
+
+void TurnOutput::Show(const v1::GenerateResponse& response) {
+  if (response.has_started()) started_ = response.started();
+  if (response.has_completed()) completed_ = response.completed();
+  if (response.has_token() && first_token_ == absl::InfinitePast()) {
+    first_token_ = absl::Now();
+  }
+  if (json_) {
+    PrintJson(response);
+    return;
+  }
+  if (response.has_token()) ShowText(response.token().text());
+  if (response.has_completed()) ShowText(response.completed().text());
+}
+
+void TurnOutput::ShowText(const std::string& text) {
+  if (text.empty()) return;
+  at_line_start_ = text.back() == '\n';
+  PrintText(text);
+}
+
+void TurnOutput::EndLine() {
+  if (!json_ && !at_line_start_ && isatty(STDOUT_FILENO)) ShowText("\n");
+}
+
+void TurnOutput::ShowStatistics() const {
+  const v1::Usage& usage = completed_.usage();
+  absl::FPrintF(stderr, "%s after %d tokens; prompt %d tokens, %d cached",
+                v1::FinishReason_Name(completed_.finish_reason()),
+                usage.generated_tokens(), usage.prompt_tokens(),
+                usage.cached_tokens());
+  if (!started_.session_id().empty()) {
+    absl::FPrintF(stderr, "; session %s version %d position %d",
+                  started_.session_id(), completed_.version(),
+                  completed_.position());
+  }
+  absl::FPrintF(stderr, "; seed %d, request %s\n", started_.seed(),
+                started_.request_id());
+  if (first_token_ == absl::InfinitePast()) return;
+  const double decode_seconds =
+      absl::ToDoubleSeconds(absl::Now() - first_token_);
+  absl::FPrintF(stderr, "first token after %.1f ms",
+                absl::ToDoubleMilliseconds(first_token_ - begin_));
+  if (usage.generated_tokens() > 1 && decode_seconds > 0) {
+    absl::FPrintF(
+        stderr, ", then %.1f tokens/s",
+        static_cast<double>(usage.generated_tokens() - 1) / decode_seconds);
+  }
+  absl::FPrintF(stderr, "\n");
+}
+
+}  // namespace engram

@@ -1,0 +1,99 @@
+// What the verbs of `engram` share: the flags that all of them have, and how
+// they speak to the terminal.
+#pragma once
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "clients/cpp/client.h"
+#include "clients/cpp/flags.h"
+#include "clients/cpp/interrupt.h"
+
+namespace engram {
+
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitFailed = 1;
+inline constexpr int kExitUsage = 2;
+
+// Flags that may stand before or after the verb.
+struct GlobalFlags {
+  GlobalFlags();  // Takes ENGRAM_SERVER as the default of --server.
+
+  void AddTo(FlagSet* flags);
+
+  std::string server;
+  absl::Duration deadline = absl::InfiniteDuration();
+  int32_t retries = 6;
+  bool json = false;
+  bool verbose = false;
+  bool help = false;
+};
+
+// What a verb is run with. `arguments` are those after the verb.
+struct Invocation {
+  GlobalFlags global;
+  std::vector<std::string> arguments;
+  Interrupt* interrupt = nullptr;
+};
+
+// Texts of a verb's --help.
+struct VerbHelp {
+  absl::string_view usage;     // "engram score (--text TEXT | ...) [flags]"
+  absl::string_view about;     // What it does, in a sentence or two.
+  absl::string_view examples;  // Indented lines.
+};
+
+// Reads the arguments of a verb. Thread-compatible.
+class VerbArguments {
+ public:
+  // Adds the global flags to `flags`, after the verb's own.
+  VerbArguments(Invocation* invocation, FlagSet* flags, const VerbHelp& help);
+
+  // False: the program ends now with exit_code(), and all is said.
+  bool Parse();
+  int exit_code() const { return exit_code_; }
+
+  // The arguments that are no flags.
+  const std::vector<std::string>& positional() const { return positional_; }
+
+  // Refuses a use of the verb, with what was wrong.
+  int Refuse(absl::string_view message) const;
+
+ private:
+  Invocation* const invocation_;
+  FlagSet* const flags_;
+  const VerbHelp help_;
+  std::vector<std::string> positional_;
+  int exit_code_ = kExitOk;
+};
+
+ClientOptions MakeClientOptions(const GlobalFlags& global);
+
+// "engram: CODE_NAME: message" and what to do next, on standard error. Returns
+// the exit code that belongs to it.
+int ReportError(const absl::Status& status, absl::string_view server);
+
+// `message` as one line on standard output, at once.
+void PrintJson(const google::protobuf::Message& message);
+
+// Text as it is on standard output, at once.
+void PrintText(absl::string_view text);
+
+// The whole of a file, or of standard input for "-".
+absl::StatusOr<std::string> ReadFile(const std::string& name);
+
+// The verbs. Each returns the exit code of the program.
+int RunGenerate(Invocation invocation);
+int RunChat(Invocation invocation);
+int RunScore(Invocation invocation);
+int RunSessions(Invocation invocation);
+int RunModels(Invocation invocation);
+int RunTokenize(Invocation invocation);
+int RunDetokenize(Invocation invocation);
+
+}  // namespace engram
