@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/types/span.h"
+
 namespace engram {
 
 enum class DataType { kFloat32, kBFloat16, kFloat16 };
@@ -29,5 +31,9 @@ std::string ShapeToString(const std::vector<int64_t>& shape);
 
 // The elements widened to float32, exactly, in their row-major order.
 std::vector<float> WidenToFloat32(const Tensor& tensor);
+// The same for target.size() elements from `first` on, so that a large tensor
+// needs no second copy. REQUIRES: they lie within the tensor.
+void WidenToFloat32(const Tensor& tensor, int64_t first,
+                    absl::Span<float> target);
 
 }  // namespace engram

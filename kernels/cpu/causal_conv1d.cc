@@ -1,0 +1,117 @@
+// An item is one row by kItemChannels channels; within it time runs innermost,
+// one vector of channels after the other. Per element it reads 4 bytes of x
+// from memory (the other taps find theirs in the first-level cache) and writes
+// 4 bytes of y; the window of a row is read and written once.
+#include "kernels/cpu/causal_conv1d.h"
+
+#include <algorithm>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/causal_conv1d.cc"
+#include "hwy/foreach_target.h"  // Comes before highway.h.
+#include "hwy/highway.h"
+#include "kernels/cpu/math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace engram::cpu {
+namespace HWY_NAMESPACE {
+
+constexpr int64_t kLanes = hn::MaxLanes(FloatTag());
+
+// One row's inputs on one time axis: 0 is its first token, and the d_conv - 1
+// tokens of the window lie before it.
+struct Timeline {
+  const float* x;
+  int64_t x_stride;
+  float* window;  // oldest first
+  int64_t window_tokens;
+  int64_t channels;
+
+  const float* At(int64_t time) const {
+    return time >= 0 ? x + time * x_stride
+                     : window + (window_tokens + time) * channels;
+  }
+};
+
+template <bool kWhole>
+HWY_INLINE void Convolve(const CausalConv1dArguments& arguments, const Row& row,
+                         int64_t channel, size_t count) {
+  const int64_t window_tokens = arguments.d_conv - 1;
+  const Timeline inputs{
+      arguments.x.data + row.offset * arguments.x.stride + channel,
+      arguments.x.stride,
+      arguments.conv_state + row.slot * window_tokens * arguments.channels +
+          channel,
+      window_tokens, arguments.channels};
+  const float* const weight = arguments.weight + channel;
+  float* const y = arguments.y.data + row.offset * arguments.y.stride + channel;
+  const FloatVector bias =
+      arguments.bias != nullptr
+          ? LoadPart<kWhole>(arguments.bias + channel, count)
+          : Constant(0.0f);
+  for (int64_t t = 0; t < row.tokens; ++t) {
+    FloatVector sum = bias;
+    for (int64_t j = 0; j < arguments.d_conv; ++j) {
+      sum = hn::MulAdd(
+          LoadPart<kWhole>(weight + j * arguments.channels, count),
+          LoadPart<kWhole>(inputs.At(t - window_tokens + j), count), sum);
+    }
+    StorePart<kWhole>(Silu(sum), y + t * arguments.y.stride, count);
+  }
+  // In ascending order a row shorter than the window shifts in place.
+  for (int64_t j = 0; j < window_tokens; ++j) {
+    const float* const latest = inputs.At(row.tokens - window_tokens + j);
+    StorePart<kWhole>(LoadPart<kWhole>(latest, count),
+                      inputs.window + j * arguments.channels, count);
+  }
+}
+
+void CausalConv1dItem(const CausalConv1dArguments& arguments, const Row& row,
+                      int64_t channel, int64_t channel_end) {
+  for (; channel + kLanes <= channel_end; channel += kLanes) {
+    Convolve<true>(arguments, row, channel, kLanes);
+  }
+  if (channel < channel_end) {
+    Convolve<false>(arguments, row, channel, channel_end - channel);
+  }
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace engram::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace engram::cpu {
+namespace {
+
+HWY_EXPORT(CausalConv1dItem);
+
+constexpr int64_t kItemChannels = 128;
+// Elements below which waking a thread costs more than it saves.
+constexpr int64_t kParallelElements = 1 << 14;
+
+}  // namespace
+
+void CausalConv1d(ThreadPool& threads, Rows rows,
+                  const CausalConv1dArguments& arguments) {
+  const int64_t blocks =
+      (arguments.channels + kItemChannels - 1) / kItemChannels;
+  const int64_t items = static_cast<int64_t>(rows.size()) * blocks;
+  const auto body = [&](int64_t item) {
+    const int64_t channel = item % blocks * kItemChannels;
+    HWY_DYNAMIC_DISPATCH(CausalConv1dItem)
+    (arguments, rows[item / blocks], channel,
+     std::min(channel + kItemChannels, arguments.channels));
+  };
+  int64_t tokens = 0;
+  for (const Row& row : rows) tokens += row.tokens;
+  if (tokens * arguments.channels < kParallelElements) {
+    for (int64_t item = 0; item < items; ++item) body(item);
+  } else {
+    threads.ParallelFor(items, body);
+  }
+}
+
+}  // namespace engram::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,170 @@
+#include "kernels/cpu/cpu_backend.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/cpu/causal_conv1d.h"
+#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/flush_denormals.h"
+#include "kernels/cpu/matmul.h"
+#include "kernels/cpu/norm.h"
+#include "kernels/cpu/selective_scan.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/status.h"
+
+namespace engram {
+namespace {
+
+using cpu::PackedMatrix;
+using cpu::ScopedFlushDenormals;
+
+constexpr int kThreadsMax = 1024;
+constexpr size_t kAlignment = 64;
+
+class HostBuffer : public Buffer {
+ public:
+  // Takes ownership of `data`, which free() must accept.
+  HostBuffer(void* data, size_t bytes) : data_(data), bytes_(bytes) {}
+  ~HostBuffer() override { std::free(data_); }
+
+  void* data() override { return data_; }
+  const void* data() const override { return data_; }
+  size_t bytes() const override { return bytes_; }
+
+ private:
+  void* const data_;
+  const size_t bytes_;
+};
+
+size_t PhysicalMemoryBytes() {
+  return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) *
+         static_cast<size_t>(sysconf(_SC_PAGESIZE));
+}
+
+const PackedMatrix& Packed(const PackedWeight& weight) {
+  return static_cast<const PackedMatrix&>(weight);
+}
+
+class CpuBackend : public Backend {
+ public:
+  explicit CpuBackend(int threads) : threads_(threads) {}
+
+  std::string name() const override { return "cpu"; }
+
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override {
+    // An overcommitting kernel grants any size and kills the process when the
+    // memory is touched, so what cannot fit is refused here.
+    const size_t physical = PhysicalMemoryBytes();
+    void* data = nullptr;
+    if (bytes > physical ||
+        posix_memalign(&data, kAlignment, std::max<size_t>(bytes, 1)) != 0) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "cannot allocate ", bytes, " bytes; this machine has ", physical));
+    }
+    std::memset(data, 0, bytes);
+    return std::make_unique<HostBuffer>(data, bytes);
+  }
+
+  void CopyToHost(void* host, const void* source, size_t bytes) override {
+    Copy(host, source, bytes);
+  }
+  void CopyFromHost(void* target, const void* host, size_t bytes) override {
+    Copy(target, host, bytes);
+  }
+  void Copy(void* target, const void* source, size_t bytes) override {
+    if (bytes > 0) std::memcpy(target, source, bytes);
+  }
+  void Zero(void* target, size_t bytes) override {
+    if (bytes > 0) std::memset(target, 0, bytes);
+  }
+  absl::Status Synchronize() override { return absl::OkStatus(); }
+
+  absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(
+      const Tensor& weight, WeightFormat format) override {
+    if (weight.shape.size() != 2 || weight.shape[0] < 1 ||
+        weight.shape[1] < 1) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "a weight is a matrix [outputs, inputs], this tensor is ",
+          ShapeToString(weight.shape)));
+    }
+    const int64_t outputs = weight.shape[0];
+    const int64_t inputs = weight.shape[1];
+    const int64_t panels = PackedMatrix::PanelCount(outputs);
+    ENGRAM_ASSIGN_OR_RETURN(
+        std::unique_ptr<Buffer> buffer,
+        Allocate(panels * PackedMatrix::PanelFloats(inputs) * sizeof(float)));
+    auto packed =
+        std::make_unique<PackedMatrix>(outputs, inputs, std::move(buffer));
+    threads_.ParallelFor(
+        panels, [&](int64_t panel) { packed->FillPanel(weight, panel); });
+    return packed;
+  }
+
+  void Embed(const PackedWeight& table, absl::Span<const int32_t> ids,
+             float* residual) override {
+    cpu::Embed(threads_, Packed(table), ids, residual);
+  }
+
+  void Norm(const NormWeights& norm, int64_t tokens, int64_t d_model,
+            const float* residual, float* normed) override {
+    const ScopedFlushDenormals flush;
+    cpu::Norm(threads_, norm, tokens, d_model, residual, normed);
+  }
+
+  void MatMul(const PackedWeight& weight, int64_t tokens, ConstMatrix x,
+              const MatMulOptions& options, Matrix y) override {
+    const ScopedFlushDenormals flush;
+    cpu::MatMul(threads_, Packed(weight), tokens, x, options, y);
+  }
+
+  void CausalConv1d(Rows rows, int64_t channels, int64_t d_conv, ConstMatrix x,
+                    const float* weight, const float* bias, float* conv_state,
+                    Matrix y) override {
+    const ScopedFlushDenormals flush;
+    cpu::CausalConv1d(threads_, rows,
+                      {channels, d_conv, x, weight, bias, conv_state, y});
+  }
+
+  void SelectiveScan(Rows rows,
+                     const SelectiveScanArguments& arguments) override {
+    const ScopedFlushDenormals flush;
+    cpu::SelectiveScan(threads_, rows, arguments);
+  }
+
+  void Gather(ConstMatrix source, absl::Span<const int32_t> indices,
+              int64_t width, Matrix target) override {
+    cpu::Gather(source, indices, width, target);
+  }
+
+  void AllFinite(ConstMatrix x, int64_t rows, int64_t width,
+                 absl::Span<uint8_t> finite) override {
+    cpu::AllFinite(x, rows, width, finite);
+  }
+
+ private:
+  cpu::ThreadPool threads_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCpuBackend(int threads) {
+  if (threads < 0 || threads > kThreadsMax) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "threads is ", threads, ", must be in [0, ", kThreadsMax, "]"));
+  }
+  if (threads == 0) {
+    threads =
+        std::clamp<int>(std::thread::hardware_concurrency(), 1, kThreadsMax);
+  }
+  return std::make_unique<CpuBackend>(threads);
+}
+
+}  // namespace engram

@@ -1,0 +1,55 @@
+// Bound by memory: Embed reads 4 bytes per element, one cache line each because
+// a row of a packed table is spread over its panel, and writes 4; Gather reads
+// and writes 4; AllFinite reads 4.
+#include "kernels/cpu/elementwise.h"
+
+#include <cstring>
+
+#include "kernels/status.h"
+
+namespace engram::cpu {
+namespace {
+
+bool IsFinite(const float* values, int64_t count) {
+  // A full exponent field marks infinities and NaNs. No early exit, so that the
+  // compiler can use vectors: nearly all rows are finite.
+  constexpr uint32_t kExponent = 0x7f800000u;
+  uint32_t found = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, values + i, sizeof(bits));
+    found |= (bits & kExponent) == kExponent ? 1u : 0u;
+  }
+  return found == 0;
+}
+
+}  // namespace
+
+void Embed(ThreadPool& threads, const PackedMatrix& table,
+           absl::Span<const int32_t> ids, float* residual) {
+  // An item is a token.
+  threads.ParallelFor(static_cast<int64_t>(ids.size()), [&](int64_t token) {
+    const int64_t id = ids[token];
+    ENGRAM_CHECK(id >= 0 && id < table.outputs());
+    table.CopyRow(id, residual + token * table.inputs());
+  });
+}
+
+void Gather(ConstMatrix source, absl::Span<const int32_t> indices,
+            int64_t width, Matrix target) {
+  for (size_t i = 0; i < indices.size(); ++i) {
+    std::memcpy(target.data + static_cast<int64_t>(i) * target.stride,
+                source.data + indices[i] * source.stride,
+                width * sizeof(float));
+  }
+}
+
+void AllFinite(ConstMatrix x, int64_t rows, int64_t width,
+               absl::Span<uint8_t> finite) {
+  ENGRAM_CHECK(static_cast<int64_t>(finite.size()) >= rows);
+  for (int64_t row = 0; row < rows; ++row) {
+    finite[row] = IsFinite(x.data + row * x.stride, width) ? 1 : 0;
+  }
+}
+
+}  // namespace engram::cpu

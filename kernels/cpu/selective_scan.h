@@ -1,0 +1,13 @@
+// Mamba's selective scan, for prefill and decode alike.
+#pragma once
+
+#include "kernels/backend.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace engram::cpu {
+
+// See Backend::SelectiveScan.
+void SelectiveScan(ThreadPool& threads, Rows rows,
+                   const SelectiveScanArguments& arguments);
+
+}  // namespace engram::cpu

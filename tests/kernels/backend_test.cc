@@ -1,0 +1,572 @@
+// The contract of Backend, for every back end that this build has. The CPU back
+// end runs it once per instruction set that this machine has.
+#include "kernels/backend.h"
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <ostream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "hwy/targets.h"
+#include "kernels/status.h"
+#include "tests/kernels/kernel_test_case.h"
+
+namespace engram {
+namespace {
+
+using ::testing::Each;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Restricts the CPU back end to the given targets of Highway; 0 lifts that.
+void UseCpuTargets(int64_t targets) {
+  hwy::SetSupportedTargetsForTest(targets);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
+
+struct BackendUnderTest {
+  std::string name;
+  BackendKind kind;
+  int64_t cpu_targets;
+};
+void PrintTo(const BackendUnderTest& backend, std::ostream* out) {
+  *out << backend.name;
+}
+
+class BackendTest : public ::testing::TestWithParam<BackendUnderTest> {
+ protected:
+  void SetUp() override {
+    UseCpuTargets(0);
+    const int64_t wanted = GetParam().cpu_targets;
+    if (wanted != 0 && (hwy::SupportedTargets() & wanted) == 0) {
+      GTEST_SKIP() << "this machine has no " << GetParam().name;
+    }
+    UseCpuTargets(wanted);
+    auto backend = MakeBackend({GetParam().kind, 2});
+    ENGRAM_CHECK_OK(backend.status());
+    backend_ = *std::move(backend);
+  }
+  void TearDown() override { UseCpuTargets(0); }
+
+  Backend& backend() { return *backend_; }
+
+ private:
+  std::unique_ptr<Backend> backend_;
+};
+
+// Around every block edge.
+const std::vector<int64_t> kEdgeSizes = {1,  3,  15, 16, 17,  31,  32,
+                                         33, 63, 64, 65, 127, 128, 129};
+
+// --- Memory.
+
+TEST_P(BackendTest, AllocatesZeroedAlignedMemory) {
+  for (const size_t bytes : {size_t{0}, size_t{4}, size_t{1000}}) {
+    auto buffer = backend().Allocate(bytes);
+    ASSERT_TRUE(buffer.ok());
+    EXPECT_EQ((*buffer)->bytes(), bytes);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>((*buffer)->data()) % 64, 0u);
+    std::vector<char> host(bytes, 1);
+    backend().CopyToHost(host.data(), (*buffer)->data(), bytes);
+    ENGRAM_CHECK_OK(backend().Synchronize());
+    EXPECT_THAT(host, Each(0));
+  }
+}
+
+TEST_P(BackendTest, RefusesMemoryThatTheMachineDoesNotHave) {
+  const size_t bytes = size_t{1} << 60;
+  const auto buffer = backend().Allocate(bytes);
+  EXPECT_EQ(buffer.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(buffer.status().message()),
+              HasSubstr(std::to_string(bytes)));
+}
+
+TEST_P(BackendTest, CopiesAndZeroes) {
+  DeviceFloats a(backend(), {1, 2, 3});
+  DeviceFloats b(backend(), {4, 5, 6});
+  backend().Copy(b.data(), a.data() + 1, 2 * sizeof(float));
+  backend().Zero(a.data(), sizeof(float));
+  EXPECT_THAT(a.ToHost(), ElementsAre(0, 2, 3));
+  EXPECT_THAT(b.ToHost(), ElementsAre(2, 3, 6));
+}
+
+TEST_P(BackendTest, PacksOnlyMatrices) {
+  const Floats values(4);
+  const Tensor tensor{DataType::kFloat32, {4}, values.data()};
+  EXPECT_EQ(backend().Pack(tensor, WeightFormat::kFloat32).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+// --- Embed, Gather, AllFinite.
+
+TEST_P(BackendTest, EmbedsRowsOfThePackedTable) {
+  for (const int64_t d_model : {1, 16, 33}) {
+    const int64_t vocab = 70;
+    const Floats table = RandomFloats(1, vocab * d_model);
+    const auto packed = PackFloats(backend(), table, vocab, d_model);
+    const std::vector<int32_t> ids = {69, 0, 31, 32, 31};
+    DeviceFloats residual(backend(), Floats(ids.size() * d_model));
+    backend().Embed(*packed, ids, residual.data());
+    Floats expected;
+    for (const int32_t id : ids) {
+      const Floats row = Slice(table, id, 1, d_model);
+      expected.insert(expected.end(), row.begin(), row.end());
+    }
+    ExpectSameBits(residual.ToHost(), expected);
+  }
+}
+
+TEST_P(BackendTest, PacksBFloat16AndFloat16Exactly) {
+  // 1, -2 and 0.5 in both formats.
+  const std::vector<uint16_t> bfloat16 = {0x3f80, 0xc000, 0x3f00};
+  const std::vector<uint16_t> float16 = {0x3c00, 0xc000, 0x3800};
+  for (const Tensor& tensor :
+       {Tensor{DataType::kBFloat16, {1, 3}, bfloat16.data()},
+        Tensor{DataType::kFloat16, {1, 3}, float16.data()}}) {
+    auto packed = backend().Pack(tensor, WeightFormat::kFloat32);
+    ASSERT_TRUE(packed.ok());
+    EXPECT_EQ((*packed)->outputs(), 1);
+    EXPECT_EQ((*packed)->inputs(), 3);
+    DeviceFloats row(backend(), Floats(3));
+    backend().Embed(**packed, {0}, row.data());
+    EXPECT_THAT(row.ToHost(), ElementsAre(1.0f, -2.0f, 0.5f));
+  }
+}
+
+TEST_P(BackendTest, GathersRowsOfWiderMatrices) {
+  DeviceFloats source(backend(), {0, 1, 2, 10, 11, 12, 20, 21, 22});
+  DeviceFloats target(backend(), Floats(8, -1.0f));
+  backend().Gather({source.data() + 1, 3}, {2, 0}, 2, {target.data(), 4});
+  EXPECT_THAT(target.ToHost(), ElementsAre(21, 22, -1, -1, 1, 2, -1, -1));
+}
+
+TEST_P(BackendTest, FindsRowsThatAreNotFinite) {
+  const int64_t width = 19, stride = 20, rows = 5;
+  Floats x(rows * stride, 1.0f);
+  x[0 * stride + 18] = kNan;
+  x[1 * stride + 0] = kInfinity;
+  x[2 * stride + 7] = -kInfinity;
+  x[3 * stride + 19] = kNan;  // between the rows
+  x[4 * stride + 3] = std::numeric_limits<float>::max();
+  DeviceFloats device_x(backend(), x);
+  std::vector<uint8_t> finite(rows, 7);
+  backend().AllFinite({device_x.data(), stride}, rows, width,
+                      absl::MakeSpan(finite));
+  EXPECT_THAT(finite, ElementsAre(0, 0, 0, 1, 1));
+}
+
+// --- Norm.
+
+TEST_P(BackendTest, NormsAreRight) {
+  for (const NormKind kind : {NormKind::kRms, NormKind::kLayer}) {
+    for (const int64_t d_model : kEdgeSizes) {
+      for (const int64_t tokens : {1, 3, 300}) {
+        SCOPED_TRACE(testing::Message() << d_model << " x " << tokens);
+        const Floats residual = RandomFloats(1, tokens * d_model, -3.0f, 5.0f);
+        const Floats weight = RandomFloats(2, d_model);
+        const Floats bias = RandomFloats(3, d_model);
+        DeviceFloats device_residual(backend(), residual);
+        DeviceFloats device_weight(backend(), weight);
+        DeviceFloats device_bias(backend(), bias);
+        DeviceFloats normed(backend(), Floats(tokens * d_model));
+        backend().Norm({kind, device_weight.data(), device_bias.data(), 1e-5f},
+                       tokens, d_model, device_residual.data(), normed.data());
+        ExpectClose(normed.ToHost(),
+                    reference::Norm(kind, 1e-5f, d_model, Widened(residual),
+                                    Widened(weight), Widened(bias)));
+      }
+    }
+  }
+}
+
+// --- MatMul.
+
+TEST_P(BackendTest, ProductsAreRightAtEveryEdge) {
+  for (const int64_t outputs : kEdgeSizes) {
+    for (const int64_t inputs : {1, 3, 16, 33, 129}) {
+      const MatMulCase product(outputs, inputs);
+      for (const int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 13, 47, 48, 49}) {
+        SCOPED_TRACE(testing::Message()
+                     << tokens << " x " << inputs << " x " << outputs);
+        const Floats x = RandomFloats(5, tokens * inputs);
+        ExpectClose(product.Run(backend(), x), product.Expected(x),
+                    std::max(1.0, std::sqrt(inputs) / 16));
+      }
+    }
+  }
+}
+
+TEST_P(BackendTest, LongProductsAreRight) {
+  const MatMulCase product(65, 3000);
+  const Floats x = RandomFloats(5, 7 * 3000);
+  ExpectClose(product.Run(backend(), x), product.Expected(x),
+              std::sqrt(3000) / 16);
+}
+
+TEST_P(BackendTest, ProductsAddBiasThenActivateThenAccumulate) {
+  for (const int64_t outputs : {5, 33, 64}) {
+    MatMulCase product(outputs, 40);
+    product.bias = RandomFloats(6, outputs);
+    product.activation = Activation::kSilu;
+    const Floats x = RandomFloats(5, 7 * 40);
+    ExpectClose(product.Run(backend(), x), product.Expected(x));
+    const Floats y = RandomFloats(7, 7 * outputs);
+    reference::Values expected = product.Expected(x);
+    for (size_t i = 0; i < y.size(); ++i) expected[i] += y[i];
+    ExpectClose(product.Run(backend(), x, y, true), expected);
+  }
+}
+
+TEST_P(BackendTest, ProductsReadAndWritePartsOfWiderMatrices) {
+  const MatMulCase product(33, 20);
+  const int64_t tokens = 9, x_stride = 23, y_stride = 37;
+  const Floats x = RandomFloats(5, tokens * x_stride);
+  const auto packed = PackFloats(backend(), product.weight, 33, 20);
+  DeviceFloats device_x(backend(), x);
+  DeviceFloats device_y(backend(), Floats(tokens * y_stride, -7.0f));
+  backend().MatMul(*packed, tokens, {device_x.data() + 3, x_stride}, {},
+                   {device_y.data() + 1, y_stride});
+  const Floats y = device_y.ToHost();
+  for (int64_t t = 0; t < tokens; ++t) {
+    const Floats x_token(x.begin() + t * x_stride + 3,
+                         x.begin() + t * x_stride + 23);
+    const Floats y_token = Slice(y, t, 1, y_stride);
+    ExpectClose(Floats(y_token.begin() + 1, y_token.begin() + 34),
+                product.Expected(x_token));
+    EXPECT_EQ(y_token[0], -7.0f);
+    EXPECT_THAT(Floats(y_token.begin() + 34, y_token.end()), Each(-7.0f));
+  }
+}
+
+TEST_P(BackendTest, ProductsOfATokenDoNotDependOnTheOthers) {
+  for (const int64_t outputs : {17, 64, 129}) {
+    MatMulCase product(outputs, 300);
+    product.bias = RandomFloats(6, outputs);
+    product.activation = Activation::kSilu;
+    const int64_t tokens = 55;
+    const Floats x = RandomFloats(5, tokens * 300);
+    const Floats together = product.Run(backend(), x);
+    for (int64_t t = 0; t < tokens; ++t) {
+      ExpectSameBits(Slice(together, t, 1, outputs),
+                     product.Run(backend(), Slice(x, t, 1, 300)));
+    }
+    for (const int64_t count : {2, 3, 5, 7, 31, 49}) {
+      ExpectSameBits(Slice(together, 1, count, outputs),
+                     product.Run(backend(), Slice(x, 1, count, 300)));
+    }
+  }
+}
+
+TEST_P(BackendTest, NanInOneTokenLeavesTheOthersAlone) {
+  const MatMulCase product(40, 50);
+  Floats x = RandomFloats(5, 8 * 50);
+  const Floats clean = product.Run(backend(), x);
+  x[3 * 50 + 7] = kNan;
+  const Floats y = product.Run(backend(), x);
+  ExpectSameBits(Slice(y, 0, 3, 40), Slice(clean, 0, 3, 40));
+  ExpectSameBits(Slice(y, 4, 4, 40), Slice(clean, 4, 4, 40));
+  for (const float value : Slice(y, 3, 1, 40)) EXPECT_TRUE(std::isnan(value));
+}
+
+TEST_P(BackendTest, DenormalsAreFlushedAndTheCallersModeIsKept) {
+  MatMulCase product(64, 1);
+  product.weight.assign(64, 1e-10f);
+  EXPECT_THAT(product.Run(backend(), Floats(200, 1e-30f)), Each(0.0f));
+  volatile float small = 1e-30f;
+  volatile float smaller = small * 1e-10f;
+  EXPECT_NE(smaller, 0.0f);
+}
+
+// --- CausalConv1d.
+
+TEST_P(BackendTest, ConvolutionsAreRight) {
+  for (const int64_t channels : kEdgeSizes) {
+    for (int64_t d_conv = 1; d_conv <= 5; ++d_conv) {
+      SCOPED_TRACE(testing::Message() << channels << " x " << d_conv);
+      ConvCase conv(channels, d_conv);
+      if (d_conv == 3) conv.bias.clear();
+      const std::vector<Row> rows = {{2, 0, 1}, {0, 1, 2}, {3, 3, 9}};
+      const Floats x = RandomFloats(5, 12 * channels);
+      const Floats before = RandomFloats(6, 4 * conv.WindowFloats());
+      Floats states = before;
+      const Floats y = conv.Run(backend(), rows, x, states);
+      for (const Row& row : rows) {
+        reference::Values window =
+            Widened(Slice(before, row.slot, 1, conv.WindowFloats()));
+        ExpectClose(
+            Slice(y, row.offset, row.tokens, channels),
+            conv.Expected(Slice(x, row.offset, row.tokens, channels), window));
+        ExpectClose(Slice(states, row.slot, 1, conv.WindowFloats()), window,
+                    0.0);
+      }
+      ExpectSameBits(Slice(states, 1, 1, conv.WindowFloats()),
+                     Slice(before, 1, 1, conv.WindowFloats()));
+    }
+  }
+}
+
+TEST_P(BackendTest, ConvolutionInChunksIsTheSame) {
+  for (const int64_t channels : {5, 16, 129}) {
+    for (int64_t d_conv = 1; d_conv <= 5; ++d_conv) {
+      const ConvCase conv(channels, d_conv);
+      const int64_t tokens = 11;
+      const Floats x = RandomFloats(5, tokens * channels);
+      Floats whole_state(conv.WindowFloats());
+      const Floats whole =
+          conv.Run(backend(), std::vector<Row>{{0, 0, tokens}}, x, whole_state);
+      for (int chunk = 1; chunk < tokens; ++chunk) {
+        Floats state(conv.WindowFloats());
+        Floats y;
+        for (int first = 0; first < tokens; first += chunk) {
+          const int count = std::min<int>(chunk, tokens - first);
+          const Floats part =
+              conv.Run(backend(), std::vector<Row>{{0, 0, count}},
+                       Slice(x, first, count, channels), state);
+          y.insert(y.end(), part.begin(), part.end());
+        }
+        ExpectSameBits(y, whole);
+        ExpectSameBits(state, whole_state);
+      }
+    }
+  }
+}
+
+// --- SelectiveScan.
+
+TEST_P(BackendTest, ScansAreRight) {
+  for (const int64_t d_inner : kEdgeSizes) {
+    for (const int64_t d_state : {1, 5, 16, 17}) {
+      SCOPED_TRACE(testing::Message() << d_inner << " x " << d_state);
+      const ScanCase scan(d_inner, d_state, 12);
+      const std::vector<Row> rows = {{2, 0, 1}, {0, 1, 2}, {3, 3, 9}};
+      const Floats before = RandomFloats(6, 4 * scan.StateFloats());
+      Floats states = before;
+      const Floats y = scan.Run(backend(), rows, states);
+      for (const Row& row : rows) {
+        reference::Values state =
+            Widened(Slice(before, row.slot, 1, scan.StateFloats()));
+        const reference::Values expected =
+            scan.Part(row.offset, row.tokens).Expected(state);
+        ExpectClose(Slice(y, row.offset, row.tokens, d_inner), expected);
+        ExpectClose(Slice(states, row.slot, 1, scan.StateFloats()), state);
+      }
+      ExpectSameBits(Slice(states, 1, 1, scan.StateFloats()),
+                     Slice(before, 1, 1, scan.StateFloats()));
+    }
+  }
+}
+
+TEST_P(BackendTest, ScansWithManyStatesAreRight) {
+  for (const int64_t d_state : {63, 64, 65, 300}) {
+    const ScanCase scan(19, d_state, 6);
+    Floats states(scan.StateFloats());
+    const Floats y = scan.Run(backend(), std::vector<Row>{{0, 0, 6}}, states);
+    reference::Values state(scan.StateFloats());
+    ExpectClose(y, scan.Expected(state));
+    ExpectClose(states, state);
+  }
+}
+
+TEST_P(BackendTest, ScanInChunksIsTheSame) {
+  for (const int64_t d_inner : {3, 16, 67}) {
+    for (const int64_t d_state : {1, 16, 65}) {
+      const int tokens = 13;
+      const ScanCase scan(d_inner, d_state, tokens);
+      Floats whole_state(scan.StateFloats(), 0.5f);
+      const Floats whole =
+          scan.Run(backend(), std::vector<Row>{{0, 0, tokens}}, whole_state);
+      for (int chunk = 1; chunk < tokens; ++chunk) {
+        Floats state(scan.StateFloats(), 0.5f);
+        Floats y;
+        for (int first = 0; first < tokens; first += chunk) {
+          const int count = std::min(chunk, tokens - first);
+          const Floats part =
+              scan.Part(first, count)
+                  .Run(backend(), std::vector<Row>{{0, 0, count}}, state);
+          y.insert(y.end(), part.begin(), part.end());
+        }
+        ExpectSameBits(y, whole);
+        ExpectSameBits(state, whole_state);
+      }
+    }
+  }
+}
+
+TEST_P(BackendTest, ScanOfARowDoesNotDependOnTheOthers) {
+  const ScanCase scan(130, 16, 40);
+  const std::vector<Row> rows = {{1, 0, 1}, {4, 1, 30}, {0, 31, 2}, {2, 33, 7}};
+  const Floats before = RandomFloats(6, 5 * scan.StateFloats());
+  Floats states = before;
+  const Floats together = scan.Run(backend(), rows, states);
+  for (const Row& row : rows) {
+    Floats state = Slice(before, row.slot, 1, scan.StateFloats());
+    const Floats alone =
+        scan.Part(row.offset, row.tokens)
+            .Run(backend(), std::vector<Row>{{0, 0, row.tokens}}, state);
+    ExpectSameBits(Slice(together, row.offset, row.tokens, 130), alone);
+    ExpectSameBits(Slice(states, row.slot, 1, scan.StateFloats()), state);
+  }
+}
+
+TEST_P(BackendTest, ScanMayWriteOverItsInput) {
+  for (const int tokens : {1, 9}) {
+    const ScanCase scan(67, 16, tokens);
+    const std::vector<Row> rows = {{0, 0, tokens}};
+    Floats state(scan.StateFloats()), state_in_place = state;
+    const Floats y = scan.Run(backend(), rows, state);
+    ExpectSameBits(scan.Run(backend(), rows, state_in_place, true), y);
+    ExpectSameBits(state_in_place, state);
+  }
+}
+
+TEST_P(BackendTest, NanInOneRowLeavesTheOthersAlone) {
+  ScanCase scan(33, 16, 10);
+  const std::vector<Row> rows = {{0, 0, 4}, {1, 4, 3}, {2, 7, 3}};
+  Floats clean_states(3 * scan.StateFloats()), states = clean_states;
+  const Floats clean = scan.Run(backend(), rows, clean_states);
+  scan.dt[5 * 33 + 2] = kNan;
+  const Floats y = scan.Run(backend(), rows, states);
+  ExpectSameBits(Slice(y, 0, 4, 33), Slice(clean, 0, 4, 33));
+  ExpectSameBits(Slice(y, 7, 3, 33), Slice(clean, 7, 3, 33));
+  EXPECT_TRUE(std::isnan(y[5 * 33 + 2]));
+  EXPECT_TRUE(std::isnan(y[6 * 33 + 2]));
+}
+
+// A scan of one token from state 0 with b = x = 1 leaves softplus(dt) in the
+// state, whatever a is.
+TEST_P(BackendTest, SoftplusIsAccurateEverywhere) {
+  Floats values = {-200.0f, -87.6f, -86.5f, -80.0f, -30.0f, -17.0f, -1e-30f,
+                   0.0f,    1e-30f, 19.9f,  20.0f,  20.1f,  88.0f,  1e4f};
+  for (float v = -85.0f; v < 40.0f; v += 0.0371f) values.push_back(v);
+  ScanCase scan(static_cast<int64_t>(values.size()), 1, 1);
+  scan.x.assign(values.size(), 1.0f);
+  scan.dt = values;
+  scan.dt_bias.assign(values.size(), 0.0f);
+  scan.b = {1.0f};
+  Floats state(values.size());
+  scan.Run(backend(), std::vector<Row>{{0, 0, 1}}, state);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double expected = reference::Softplus(values[i]);
+    // Below e^-87 results are no longer normal numbers.
+    EXPECT_NEAR(state[i], expected, 3e-7 * expected + 2e-38)
+        << "softplus(" << values[i] << ")";
+  }
+}
+
+// With x = 0 a scan multiplies the state by exp(delta a); delta is 64 here.
+TEST_P(BackendTest, ExpIsAccurateEverywhere) {
+  Floats values = {-1e30f, -1e4f, -88.0f, -87.4f, -86.9f, -0.0f,
+                   1e-30f, 88.0f, 88.7f,  89.0f,  1e4f};
+  for (float v = -86.5f; v < 88.6f; v += 0.0371f) values.push_back(v);
+  ScanCase scan(static_cast<int64_t>(values.size()), 1, 1);
+  scan.x.assign(values.size(), 0.0f);
+  scan.dt.assign(values.size(), 64.0f);
+  scan.dt_bias.assign(values.size(), 0.0f);
+  for (size_t i = 0; i < values.size(); ++i) scan.a[i] = values[i] / 64.0f;
+  Floats state(values.size(), 1.0f);
+  scan.Run(backend(), std::vector<Row>{{0, 0, 1}}, state);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double expected = std::exp(static_cast<double>(values[i]));
+    if (expected > std::numeric_limits<float>::max()) {
+      EXPECT_EQ(state[i], kInfinity) << "exp(" << values[i] << ")";
+    } else {
+      EXPECT_NEAR(state[i], expected, 2.4e-7 * expected + 2e-38)
+          << "exp(" << values[i] << ")";
+    }
+  }
+}
+
+// A product with weight 1 and SiLU is SiLU itself.
+TEST_P(BackendTest, SiluIsAccurateEverywhere) {
+  Floats values = {-1e30f, -100.0f, -88.0f, 0.0f, 88.0f, 1e30f};
+  for (float v = -87.0f; v < 30.0f; v += 0.0371f) values.push_back(v);
+  MatMulCase product(1, 1);
+  product.weight = {1.0f};
+  product.activation = Activation::kSilu;
+  const Floats y = product.Run(backend(), values);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double expected = reference::Silu(values[i]);
+    EXPECT_NEAR(y[i], expected, 3e-7 * std::abs(expected) + 1e-36)
+        << "silu(" << values[i] << ")";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cpu, BackendTest,
+    ::testing::Values(
+#if HWY_ARCH_X86
+        BackendUnderTest{"Avx512", BackendKind::kCpu, HWY_AVX3},
+        BackendUnderTest{"Avx2", BackendKind::kCpu, HWY_AVX2},
+#endif
+        // What every machine has: nothing but the fallback.
+        BackendUnderTest{"Baseline", BackendKind::kCpu, HWY_STATIC_TARGET}),
+    [](const auto& info) { return info.param.name; });
+
+// --- Not parameterised.
+
+#if HWY_ARCH_X86
+TEST(CpuBackend, GivesTheSameBitsWithAvx2AndAvx512) {
+  UseCpuTargets(0);
+  if ((hwy::SupportedTargets() & HWY_AVX3) == 0) GTEST_SKIP() << "no AVX-512";
+  auto backend = MakeBackend({BackendKind::kCpu, 1});
+  ASSERT_TRUE(backend.ok());
+  const MatMulCase product(129, 300);
+  const ConvCase conv(67, 4);
+  const ScanCase scan(67, 16, 9);
+  const Floats x = RandomFloats(5, 9 * 300);
+  const Floats conv_x = RandomFloats(6, 9 * 67);
+  const std::vector<Row> rows = {{0, 0, 9}};
+  std::vector<Floats> first;
+  for (const int64_t target : {HWY_AVX3, HWY_AVX2}) {
+    UseCpuTargets(target);
+    Floats window(conv.WindowFloats()), state(scan.StateFloats());
+    std::vector<Floats> results = {product.Run(**backend, x)};
+    results.push_back(conv.Run(**backend, rows, conv_x, window));
+    results.push_back(scan.Run(**backend, rows, state));
+    results.push_back(state);
+    for (const NormKind kind : {NormKind::kRms, NormKind::kLayer}) {
+      Floats weight(300, 1.0f), normed(9 * 300);
+      (*backend)->Norm({kind, weight.data(), weight.data(), 1e-5f}, 9, 300,
+                       x.data(), normed.data());
+      results.push_back(normed);
+    }
+    if (first.empty()) first = results;
+    for (size_t i = 0; i < results.size(); ++i) {
+      ExpectSameBits(results[i], first[i]);
+    }
+  }
+  UseCpuTargets(0);
+}
+#endif
+
+TEST(MakeBackend, ChoosesTheCpuByItself) {
+  auto backend = MakeBackend({});
+  ASSERT_TRUE(backend.ok());
+  EXPECT_EQ((*backend)->name(), "cpu");
+}
+
+TEST(MakeBackend, RefusesCudaWithTheReason) {
+  const auto backend = MakeBackend({BackendKind::kCuda, 0});
+  EXPECT_EQ(backend.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(backend.status().message(),
+            "this build has no CUDA back end; use --backend=cpu");
+}
+
+TEST(MakeBackend, RefusesImpossibleThreadCounts) {
+  for (const int threads : {-1, 100000}) {
+    EXPECT_EQ(MakeBackend({BackendKind::kCpu, threads}).status().code(),
+              absl::StatusCode::kInvalidArgument);
+  }
+}
+
+}  // namespace
+}  // namespace engram

@@ -1,0 +1,69 @@
+// The back end with several threads: no data race, and the same bits as with
+// one thread.
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kernels/backend.h"
+#include "tests/kernels/kernel_test_case.h"
+
+namespace engram {
+namespace {
+
+// All operations that use threads, each large enough to be cut.
+std::vector<Floats> RunAll(int threads) {
+  auto made = MakeBackend({BackendKind::kCpu, threads});
+  ENGRAM_CHECK_OK(made.status());
+  Backend& backend = **made;
+  std::vector<Floats> results;
+
+  const MatMulCase product(200, 128);
+  for (const int64_t tokens : {1, 7, 130}) {
+    results.push_back(product.Run(backend, RandomFloats(1, tokens * 128)));
+  }
+
+  const std::vector<Row> rows = {{1, 0, 1}, {0, 1, 50}, {2, 51, 13}};
+  const ConvCase conv(300, 4);
+  Floats windows(3 * conv.WindowFloats());
+  results.push_back(
+      conv.Run(backend, rows, RandomFloats(2, 64 * 300), windows));
+  results.push_back(windows);
+
+  const ScanCase scan(300, 16, 64);
+  Floats states(3 * scan.StateFloats());
+  results.push_back(scan.Run(backend, rows, states));
+  results.push_back(states);
+
+  const int64_t tokens = 200;
+  DeviceFloats residual(backend, RandomFloats(3, tokens * 300));
+  DeviceFloats weight(backend, RandomFloats(4, 300));
+  DeviceFloats normed(backend, Floats(tokens * 300));
+  backend.Norm({NormKind::kRms, weight.data(), nullptr, 1e-5f}, tokens, 300,
+               residual.data(), normed.data());
+  results.push_back(normed.ToHost());
+
+  const auto table = PackFloats(backend, RandomFloats(5, 70 * 300), 70, 300);
+  std::vector<int32_t> ids;
+  for (int i = 0; i < tokens; ++i) ids.push_back(i % 70);
+  backend.Embed(*table, ids, residual.data());
+  results.push_back(residual.ToHost());
+  return results;
+}
+
+TEST(BackendThreads, AnyNumberOfThreadsGivesTheSameBits) {
+  const std::vector<Floats> expected = RunAll(1);
+  for (const int threads : {2, 3}) {
+    for (int repetition = 0; repetition < 5; ++repetition) {
+      const std::vector<Floats> results = RunAll(threads);
+      ASSERT_EQ(results.size(), expected.size());
+      for (size_t i = 0; i < results.size(); ++i) {
+        SCOPED_TRACE(testing::Message() << threads << " threads, result " << i);
+        ExpectSameBits(results[i], expected[i]);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace engram

@@ -1,0 +1,259 @@
+// What the tests of a back end share: random inputs, memory of the back end,
+// comparison, and ragged batches of Mamba's two recurrent operations.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kernels/backend.h"
+#include "kernels/status.h"
+#include "tests/support/reference_ops.h"
+
+namespace engram {
+
+using Floats = std::vector<float>;
+
+// Uniform in [low, high), the same on every machine.
+inline Floats RandomFloats(uint32_t seed, int64_t count, float low = -1.0f,
+                           float high = 1.0f) {
+  std::mt19937 generator(seed);
+  Floats values(count);
+  for (float& value : values) {
+    value =
+        low + (high - low) * static_cast<float>(generator() >> 8) * 0x1p-24f;
+  }
+  return values;
+}
+
+inline reference::Values Widened(const Floats& values) {
+  return reference::Values(values.begin(), values.end());
+}
+
+// Rows [first, first + count) of `width` values each.
+template <class Vector>
+Vector Slice(const Vector& values, int64_t first, int64_t count,
+             int64_t width) {
+  return Vector(values.begin() + first * width,
+                values.begin() + (first + count) * width);
+}
+
+// |actual - expected| <= scale * (1e-5 + 1e-5 |expected|) for every element.
+inline void ExpectClose(const Floats& actual, const reference::Values& expected,
+                        double scale = 1.0) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (size_t i = 0; i < actual.size(); ++i) {
+    const double bound = scale * (1e-5 + 1e-5 * std::abs(expected[i]));
+    ASSERT_NEAR(actual[i], expected[i], bound) << "at " << i;
+  }
+}
+
+// Equality of bits, which == on NaN and signed zeros is not.
+inline void ExpectSameBits(const Floats& actual, const Floats& expected) {
+  ASSERT_EQ(actual.size(), expected.size());
+  if (std::memcmp(actual.data(), expected.data(),
+                  actual.size() * sizeof(float)) == 0) {
+    return;
+  }
+  for (size_t i = 0; i < actual.size(); ++i) {
+    ASSERT_EQ(std::memcmp(&actual[i], &expected[i], sizeof(float)), 0)
+        << "at " << i << ": " << actual[i] << " and " << expected[i];
+  }
+}
+
+// Floats in memory of a back end, exactly as many as asked for.
+class DeviceFloats {
+ public:
+  DeviceFloats(Backend& backend, const Floats& values)
+      : backend_(backend), size_(values.size()) {
+    auto buffer = backend.Allocate(size_ * sizeof(float));
+    ENGRAM_CHECK_OK(buffer.status());
+    buffer_ = *std::move(buffer);
+    backend.CopyFromHost(buffer_->data(), values.data(), size_ * sizeof(float));
+  }
+
+  float* data() { return buffer_->floats(); }
+
+  Floats ToHost() const {
+    ENGRAM_CHECK_OK(backend_.Synchronize());
+    Floats values(size_);
+    backend_.CopyToHost(values.data(), buffer_->data(), size_ * sizeof(float));
+    ENGRAM_CHECK_OK(backend_.Synchronize());
+    return values;
+  }
+
+ private:
+  Backend& backend_;
+  const size_t size_;
+  std::unique_ptr<Buffer> buffer_;
+};
+
+inline std::unique_ptr<PackedWeight> PackFloats(Backend& backend,
+                                                const Floats& weight,
+                                                int64_t outputs,
+                                                int64_t inputs) {
+  const Tensor tensor{DataType::kFloat32, {outputs, inputs}, weight.data()};
+  auto packed = backend.Pack(tensor, WeightFormat::kFloat32);
+  ENGRAM_CHECK_OK(packed.status());
+  return *std::move(packed);
+}
+
+// Contiguous product through the back end.
+struct MatMulCase {
+  int64_t outputs = 0;
+  int64_t inputs = 0;
+  Floats weight;  // [outputs, inputs]
+  Floats bias;    // [outputs] or empty
+  Activation activation = Activation::kNone;
+
+  MatMulCase(int64_t outputs, int64_t inputs)
+      : outputs(outputs),
+        inputs(inputs),
+        weight(RandomFloats(1, outputs * inputs)) {}
+
+  Floats Run(Backend& backend, const Floats& x, Floats y = {},
+             bool accumulate = false) const {
+    const int64_t tokens = static_cast<int64_t>(x.size()) / inputs;
+    y.resize(tokens * outputs);
+    const auto packed = PackFloats(backend, weight, outputs, inputs);
+    DeviceFloats device_x(backend, x);
+    DeviceFloats device_y(backend, y);
+    DeviceFloats device_bias(backend, bias);
+    MatMulOptions options;
+    options.bias = bias.empty() ? nullptr : device_bias.data();
+    options.activation = activation;
+    options.accumulate = accumulate;
+    backend.MatMul(*packed, tokens, {device_x.data(), inputs}, options,
+                   {device_y.data(), outputs});
+    return device_y.ToHost();
+  }
+
+  reference::Values Expected(const Floats& x) const {
+    return reference::MatMul(outputs, inputs, Widened(weight), Widened(x),
+                             Widened(bias), activation);
+  }
+};
+
+// Parameters of one convolution.
+struct ConvCase {
+  int64_t channels = 0;
+  int64_t d_conv = 0;
+  Floats weight;  // [d_conv, channels]
+  Floats bias;    // [channels] or empty
+
+  ConvCase(int64_t channels, int64_t d_conv)
+      : channels(channels),
+        d_conv(d_conv),
+        weight(RandomFloats(2, d_conv * channels)),
+        bias(RandomFloats(3, channels)) {}
+
+  int64_t WindowFloats() const { return (d_conv - 1) * channels; }
+
+  // Updates `states` [slots, d_conv-1, channels].
+  Floats Run(Backend& backend, Rows rows, const Floats& x,
+             Floats& states) const {
+    DeviceFloats device_x(backend, x);
+    DeviceFloats device_weight(backend, weight);
+    DeviceFloats device_bias(backend, bias);
+    DeviceFloats device_states(backend, states);
+    DeviceFloats y(backend, Floats(x.size()));
+    backend.CausalConv1d(rows, channels, d_conv, {device_x.data(), channels},
+                         device_weight.data(),
+                         bias.empty() ? nullptr : device_bias.data(),
+                         device_states.data(), {y.data(), channels});
+    states = device_states.ToHost();
+    return y.ToHost();
+  }
+
+  reference::Values Expected(const Floats& x, reference::Values& window) const {
+    return reference::CausalConv1d(channels, d_conv, Widened(x),
+                                   Widened(weight), Widened(bias), window);
+  }
+};
+
+// Parameters of one scan, and the inputs of `tokens` tokens.
+struct ScanCase {
+  int64_t d_inner = 0;
+  int64_t d_state = 0;
+  int64_t tokens = 0;
+  Floats x, dt, z, b, c, dt_bias, a, d;
+
+  ScanCase(int64_t d_inner, int64_t d_state, int64_t tokens)
+      : d_inner(d_inner),
+        d_state(d_state),
+        tokens(tokens),
+        x(RandomFloats(10, tokens * d_inner)),
+        dt(RandomFloats(11, tokens * d_inner, -3.0f, 1.0f)),
+        z(RandomFloats(12, tokens * d_inner, -3.0f, 3.0f)),
+        b(RandomFloats(13, tokens * d_state)),
+        c(RandomFloats(14, tokens * d_state)),
+        dt_bias(RandomFloats(15, d_inner)),
+        a(RandomFloats(16, d_state * d_inner, -8.0f, -0.01f)),
+        d(RandomFloats(17, d_inner)) {}
+
+  int64_t StateFloats() const { return d_state * d_inner; }
+
+  // The same parameters with the inputs of [first, first + count) only.
+  ScanCase Part(int64_t first, int64_t count) const {
+    ScanCase part = *this;
+    part.tokens = count;
+    part.x = Slice(x, first, count, d_inner);
+    part.dt = Slice(dt, first, count, d_inner);
+    part.z = Slice(z, first, count, d_inner);
+    part.b = Slice(b, first, count, d_state);
+    part.c = Slice(c, first, count, d_state);
+    return part;
+  }
+
+  // Updates `states` [slots, d_state, d_inner]. As in the model, dt, b and c
+  // are parts of wider matrices. With `in_place`, y is x.
+  Floats Run(Backend& backend, Rows rows, Floats& states,
+             bool in_place = false) const {
+    const int64_t stride = 2 * d_state + 1;
+    Floats bc(tokens * stride);
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int64_t n = 0; n < d_state; ++n) {
+        bc[t * stride + 1 + n] = b[t * d_state + n];
+        bc[t * stride + 1 + d_state + n] = c[t * d_state + n];
+      }
+    }
+    DeviceFloats device_bc(backend, bc);
+    DeviceFloats device_x(backend, x), device_dt(backend, dt);
+    DeviceFloats device_z(backend, z), device_dt_bias(backend, dt_bias);
+    DeviceFloats device_a(backend, a), device_d(backend, d);
+    DeviceFloats device_states(backend, states);
+    DeviceFloats y(backend, Floats(x.size()));
+    SelectiveScanArguments arguments;
+    arguments.d_inner = d_inner;
+    arguments.d_state = d_state;
+    arguments.x = {device_x.data(), d_inner};
+    arguments.dt = {device_dt.data(), d_inner};
+    arguments.b = {device_bc.data() + 1, stride};
+    arguments.c = {device_bc.data() + 1 + d_state, stride};
+    arguments.z = {device_z.data(), d_inner};
+    arguments.dt_bias = device_dt_bias.data();
+    arguments.a = device_a.data();
+    arguments.d = device_d.data();
+    arguments.ssm_state = device_states.data();
+    arguments.y = {in_place ? device_x.data() : y.data(), d_inner};
+    backend.SelectiveScan(rows, arguments);
+    states = device_states.ToHost();
+    return in_place ? device_x.ToHost() : y.ToHost();
+  }
+
+  reference::Values Expected(reference::Values& state) const {
+    const reference::ScanInputs inputs{
+        d_inner,    d_state,    Widened(x),       Widened(dt), Widened(z),
+        Widened(b), Widened(c), Widened(dt_bias), Widened(d),  Widened(a)};
+    return reference::SelectiveScan(inputs, state);
+  }
+};
+
+}  // namespace engram

@@ -1,0 +1,63 @@
+#include "kernels/cpu/thread_pool.h"
+
+#include <cstdint>
+#include <latch>
+#include <thread>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace engram::cpu {
+namespace {
+
+using ::testing::Each;
+
+TEST(ThreadPool, CallsEveryItemOnce) {
+  for (const int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
+    EXPECT_EQ(pool.threads(), threads);
+    for (const int items : {0, 1, 2, 3, 100, 1000}) {
+      // Plain ints: two calls for one item would be a race, and so would a
+      // return before all calls have returned.
+      std::vector<int> calls(items, 0);
+      pool.ParallelFor(items, [&](int64_t item) { ++calls[item]; });
+      EXPECT_THAT(calls, Each(1));
+    }
+  }
+}
+
+TEST(ThreadPool, RunsOneItemOnTheCaller) {
+  ThreadPool pool(3);
+  std::thread::id thread;
+  pool.ParallelFor(1, [&](int64_t) { thread = std::this_thread::get_id(); });
+  EXPECT_EQ(thread, std::this_thread::get_id());
+}
+
+TEST(ThreadPool, SurvivesManyRoundsInQuickSuccession) {
+  ThreadPool pool(4);
+  int64_t plain_sum = 0;
+  std::vector<int64_t> partial(8);
+  for (int round = 0; round < 20000; ++round) {
+    pool.ParallelFor(8, [&](int64_t item) { partial[item] += item; });
+    plain_sum += partial[7];  // what the round wrote is visible here
+  }
+  EXPECT_EQ(partial[7], 7 * 20000);
+  EXPECT_EQ(plain_sum, int64_t{7} * 20000 * 20001 / 2);
+}
+
+// Each item waits for the other, so a thread of the pool has to join.
+TEST(ThreadPool, WakesItsThreads) {
+  ThreadPool pool(2);
+  for (int repetition = 0; repetition < 3; ++repetition) {
+    std::latch both(2);
+    pool.ParallelFor(2, [&](int64_t) { both.arrive_and_wait(); });
+  }
+}
+
+TEST(ThreadPool, EndsWithoutHavingWorked) {
+  for (int repetition = 0; repetition < 50; ++repetition) ThreadPool pool(3);
+}
+
+}  // namespace
+}  // namespace engram::cpu

@@ -1,0 +1,96 @@
+#include "tests/support/reference_ops.h"
+
+#include <cmath>
+
+namespace engram::reference {
+namespace {
+
+// [tokens, width] contiguous.
+int64_t Tokens(const Values& values, int64_t width) {
+  return static_cast<int64_t>(values.size()) / width;
+}
+
+}  // namespace
+
+double Silu(double x) { return x / (1.0 + std::exp(-x)); }
+
+double Softplus(double x) { return x > 20.0 ? x : std::log1p(std::exp(x)); }
+
+Values Norm(NormKind kind, double epsilon, int64_t d_model,
+            const Values& residual, const Values& weight, const Values& bias) {
+  Values normed(residual.size());
+  for (int64_t t = 0; t < Tokens(residual, d_model); ++t) {
+    const double* const in = residual.data() + t * d_model;
+    double mean = 0.0;
+    if (kind == NormKind::kLayer) {
+      for (int64_t i = 0; i < d_model; ++i) mean += in[i] / d_model;
+    }
+    double variance = 0.0;
+    for (int64_t i = 0; i < d_model; ++i) {
+      variance += (in[i] - mean) * (in[i] - mean) / d_model;
+    }
+    for (int64_t i = 0; i < d_model; ++i) {
+      double value = (in[i] - mean) / std::sqrt(variance + epsilon) * weight[i];
+      if (kind == NormKind::kLayer) value += bias[i];
+      normed[t * d_model + i] = value;
+    }
+  }
+  return normed;
+}
+
+Values MatMul(int64_t outputs, int64_t inputs, const Values& weight,
+              const Values& x, const Values& bias, Activation activation) {
+  const int64_t tokens = Tokens(x, inputs);
+  Values y(tokens * outputs);
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t o = 0; o < outputs; ++o) {
+      double sum = bias.empty() ? 0.0 : bias[o];
+      for (int64_t k = 0; k < inputs; ++k) {
+        sum += weight[o * inputs + k] * x[t * inputs + k];
+      }
+      y[t * outputs + o] = activation == Activation::kSilu ? Silu(sum) : sum;
+    }
+  }
+  return y;
+}
+
+Values CausalConv1d(int64_t channels, int64_t d_conv, const Values& x,
+                    const Values& weight, const Values& bias, Values& window) {
+  // The window and the row on one time axis.
+  Values inputs = window;
+  inputs.insert(inputs.end(), x.begin(), x.end());
+  Values y(x.size());
+  for (int64_t t = 0; t < Tokens(x, channels); ++t) {
+    for (int64_t e = 0; e < channels; ++e) {
+      double sum = bias.empty() ? 0.0 : bias[e];
+      for (int64_t j = 0; j < d_conv; ++j) {
+        sum += weight[j * channels + e] * inputs[(t + j) * channels + e];
+      }
+      y[t * channels + e] = Silu(sum);
+    }
+  }
+  window.assign(inputs.end() - static_cast<int64_t>(window.size()),
+                inputs.end());
+  return y;
+}
+
+Values SelectiveScan(const ScanInputs& in, Values& state) {
+  Values y(in.x.size());
+  for (int64_t t = 0; t < Tokens(in.x, in.d_inner); ++t) {
+    for (int64_t e = 0; e < in.d_inner; ++e) {
+      const int64_t te = t * in.d_inner + e;
+      const double delta = Softplus(in.dt[te] + in.dt_bias[e]);
+      double sum = 0.0;
+      for (int64_t n = 0; n < in.d_state; ++n) {
+        double& h = state[n * in.d_inner + e];
+        h = std::exp(delta * in.a[n * in.d_inner + e]) * h +
+            delta * in.b[t * in.d_state + n] * in.x[te];
+        sum += in.c[t * in.d_state + n] * h;
+      }
+      y[te] = (sum + in.d[e] * in.x[te]) * Silu(in.z[te]);
+    }
+  }
+  return y;
+}
+
+}  // namespace engram::reference

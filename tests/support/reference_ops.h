@@ -1,0 +1,50 @@
+// The back end's operations as plain loops in double, for expected values.
+//
+// Written from the mathematics in kernels/backend.h, for reading rather than
+// speed: one row at a time, contiguous matrices, no back end.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/backend.h"
+
+namespace engram::reference {
+
+using Values = std::vector<double>;
+
+double Silu(double x);
+double Softplus(double x);
+
+// Returns normed [tokens, d_model]. `bias` may be empty for kRms.
+Values Norm(NormKind kind, double epsilon, int64_t d_model,
+            const Values& residual, const Values& weight, const Values& bias);
+
+// Returns activation(x Wᵀ + bias) [tokens, outputs]. `bias` may be empty.
+//   weight  [outputs, inputs]
+//   x       [tokens, inputs]
+Values MatMul(int64_t outputs, int64_t inputs, const Values& weight,
+              const Values& x, const Values& bias = {},
+              Activation activation = Activation::kNone);
+
+// Returns y [tokens, channels] of one row. `bias` may be empty.
+//   x       [tokens, channels]
+//   weight  [d_conv, channels]
+//   window  [d_conv-1, channels] in and out, oldest first
+Values CausalConv1d(int64_t channels, int64_t d_conv, const Values& x,
+                    const Values& weight, const Values& bias, Values& window);
+
+struct ScanInputs {
+  int64_t d_inner = 0;
+  int64_t d_state = 0;
+  Values x, dt, z;    // [tokens, d_inner]
+  Values b, c;        // [tokens, d_state]
+  Values dt_bias, d;  // [d_inner]
+  Values a;           // [d_state, d_inner]
+};
+
+// Returns y [tokens, d_inner] of one row.
+//   state  [d_state, d_inner] in and out
+Values SelectiveScan(const ScanInputs& inputs, Values& state);
+
+}  // namespace engram::reference
