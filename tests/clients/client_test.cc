@@ -1,0 +1,326 @@
+// The client against a scripted server: whatever breaks, the caller sees one
+// Started, every token exactly once and one Completed, or one clear error.
+#include "clients/cpp/client.h"
+
+#include <gmock/gmock.h>
+#include <google/protobuf/util/message_differencer.h>
+#include <gtest/gtest.h>
+
+#include "tests/clients/scripted_server.h"
+
+namespace engram {
+namespace {
+
+using ::google::protobuf::util::MessageDifferencer;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::SizeIs;
+
+constexpr int kAnswerTokens = 6;
+
+const grpc::Status kUnavailable(grpc::StatusCode::UNAVAILABLE, "going down");
+const grpc::Status kAborted(grpc::StatusCode::ABORTED, "a turn is running");
+
+// A call that breaks after some tokens.
+ScriptedCall BreakAfter(int tokens, grpc::Status status = kUnavailable) {
+  ScriptedCall call;
+  call.tokens = tokens;
+  call.status = std::move(status);
+  return call;
+}
+
+// A call that is refused before anything is sent.
+ScriptedCall Refuse(grpc::Status status) {
+  ScriptedCall call;
+  call.status = std::move(status);
+  call.send_started = false;
+  return call;
+}
+
+// What a caller saw of one turn.
+struct Seen {
+  int started = 0;
+  int completed = 0;
+  std::vector<int> tokens;
+  std::string text;
+  absl::Status status;
+  std::vector<absl::Duration> waits;
+};
+
+Seen RunTurn(const ScriptedServer& server, const v1::GenerateRequest& request,
+             int retries = 3, CallOptions call = {},
+             std::function<void(const v1::GenerateResponse&)> watch = {}) {
+  Seen seen;
+  ClientOptions options;
+  options.server = server.address();
+  options.retries = retries;
+  options.wait_for_test = [&](absl::Duration wait) {
+    seen.waits.push_back(wait);
+  };
+  Client client(options);
+  seen.status = client.Generate(
+      request,
+      [&](const v1::GenerateResponse& response) {
+        seen.started += response.has_started();
+        seen.completed += response.has_completed();
+        if (response.has_token()) {
+          seen.tokens.push_back(response.token().id());
+          seen.text += response.token().text();
+        }
+        if (watch) watch(response);
+      },
+      call);
+  return seen;
+}
+
+v1::GenerateRequest SessionTurn() {
+  v1::GenerateRequest request;
+  request.set_session_id("session");
+  request.set_expected_version(0);
+  request.set_text("prompt");
+  request.mutable_stopping()->set_max_tokens(kAnswerTokens);
+  return request;
+}
+
+v1::GenerateRequest TurnWithoutSession() {
+  v1::GenerateRequest request = SessionTurn();
+  request.clear_session_id();
+  request.clear_expected_version();
+  return request;
+}
+
+void ExpectWholeAnswer(const Seen& seen) {
+  EXPECT_TRUE(seen.status.ok()) << seen.status;
+  EXPECT_EQ(seen.started, 1);
+  EXPECT_EQ(seen.completed, 1);
+  EXPECT_THAT(seen.tokens, ElementsAre(100, 101, 102, 103, 104, 105));
+  EXPECT_EQ(seen.text, "0 1 2 3 4 5 ");
+}
+
+TEST(Client, PassesOnAnUnbrokenTurn) {
+  ScriptedServer server(kAnswerTokens, {});
+  const Seen seen = RunTurn(server, SessionTurn());
+  ExpectWholeAnswer(seen);
+  EXPECT_THAT(seen.waits, IsEmpty());
+  EXPECT_THAT(server.requests(), SizeIs(1));
+}
+
+TEST(Client, ResumesWhereverTheStreamBreaks) {
+  for (int k = 0; k <= kAnswerTokens; ++k) {
+    SCOPED_TRACE(absl::StrCat("broken after ", k, " tokens"));
+    ScriptedServer server(kAnswerTokens, {BreakAfter(k)});
+    ExpectWholeAnswer(RunTurn(server, SessionTurn()));
+
+    const std::vector<v1::GenerateRequest> requests = server.requests();
+    ASSERT_THAT(requests, SizeIs(2));
+    EXPECT_THAT(requests[0].request_id(), Not(IsEmpty()));
+    v1::GenerateRequest expected = requests[0];
+    for (int i = 0; i < k; ++i) expected.add_received_token_ids(100 + i);
+    // Nothing else may differ, or the server would take it for another request.
+    EXPECT_TRUE(MessageDifferencer::Equals(requests[1], expected))
+        << requests[1].DebugString();
+  }
+}
+
+TEST(Client, ResumesAStreamThatBreaksAfterEveryToken) {
+  ScriptedServer server(
+      kAnswerTokens, std::vector<ScriptedCall>(kAnswerTokens, BreakAfter(1)));
+  ExpectWholeAnswer(RunTurn(server, SessionTurn(), /*retries=*/1));
+  EXPECT_THAT(server.requests(), SizeIs(kAnswerTokens + 1));
+}
+
+TEST(Client, ResumesWithoutASessionByTheSeedThatTheServerTold) {
+  for (int k = 0; k <= kAnswerTokens; ++k) {
+    SCOPED_TRACE(absl::StrCat("broken after ", k, " tokens"));
+    ScriptedServer server(kAnswerTokens, {BreakAfter(k)});
+    ExpectWholeAnswer(RunTurn(server, TurnWithoutSession()));
+
+    const std::vector<v1::GenerateRequest> requests = server.requests();
+    ASSERT_THAT(requests, SizeIs(2));
+    EXPECT_FALSE(requests[0].sampling().has_seed());
+    EXPECT_EQ(requests[1].sampling().seed(), ScriptedServer::kSeed);
+    EXPECT_EQ(requests[1].request_id(), "made-up");
+    EXPECT_EQ(requests[1].received_token_ids_size(), k);
+  }
+}
+
+TEST(Client, KeepsTheRequestIdThatTheCallerChose) {
+  ScriptedServer server(kAnswerTokens, {BreakAfter(2)});
+  v1::GenerateRequest request = SessionTurn();
+  request.set_request_id("mine");
+  ExpectWholeAnswer(RunTurn(server, request));
+  for (const v1::GenerateRequest& sent : server.requests()) {
+    EXPECT_EQ(sent.request_id(), "mine");
+  }
+}
+
+TEST(Client, WaitsWhileTheServerStillRunsTheBrokenCall) {
+  ScriptedServer server(kAnswerTokens,
+                        {BreakAfter(2), Refuse(kAborted), Refuse(kAborted)});
+  const Seen seen = RunTurn(server, SessionTurn());
+  ExpectWholeAnswer(seen);
+  EXPECT_THAT(seen.waits, SizeIs(3));
+}
+
+TEST(Client, DoesNotWaitForSomebodyElsesTurn) {
+  ScriptedServer server(kAnswerTokens, {Refuse(kAborted)});
+  const Seen seen = RunTurn(server, SessionTurn());
+  EXPECT_EQ(seen.status.code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(server.requests(), SizeIs(1));
+}
+
+TEST(Client, SeesNoTokenTwiceInAReplayFromTheStart) {
+  ScriptedCall replay;
+  replay.repeat_received = true;
+  ScriptedServer server(kAnswerTokens, {BreakAfter(4), replay});
+  ExpectWholeAnswer(RunTurn(server, SessionTurn()));
+}
+
+TEST(Client, GoesOnAfterTokensThatTheCallerHasAlready) {
+  ScriptedServer server(kAnswerTokens, {BreakAfter(2)});
+  v1::GenerateRequest request = SessionTurn();
+  request.add_received_token_ids(100);
+  request.add_received_token_ids(101);
+  const Seen seen = RunTurn(server, request);
+  EXPECT_TRUE(seen.status.ok()) << seen.status;
+  EXPECT_THAT(seen.tokens, ElementsAre(102, 103, 104, 105));
+}
+
+TEST(Client, RefusesAnAnswerWithATokenMissing) {
+  ScriptedCall skips;
+  skips.skip_one = true;
+  ScriptedServer server(kAnswerTokens, {skips});
+  const Seen seen = RunTurn(server, SessionTurn());
+  EXPECT_EQ(seen.status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(seen.tokens, IsEmpty());
+}
+
+TEST(Client, RefusesAStreamThatEndsWithoutCompleted) {
+  ScriptedCall call;
+  call.send_completed = false;
+  ScriptedServer server(kAnswerTokens, {call});
+  const Seen seen = RunTurn(server, SessionTurn());
+  EXPECT_EQ(seen.status.code(), absl::StatusCode::kInternal);
+}
+
+TEST(Client, GivesUpWhenRepeatsBringNothingNew) {
+  ScriptedServer server(
+      kAnswerTokens, {BreakAfter(2), Refuse(kUnavailable), Refuse(kUnavailable),
+                      Refuse(kUnavailable), Refuse(kUnavailable)});
+  const Seen seen = RunTurn(server, SessionTurn(), /*retries=*/3);
+  EXPECT_EQ(seen.status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(seen.status.message()),
+              HasSubstr("going down (gave up after 3 repeats)"));
+  EXPECT_THAT(seen.tokens, ElementsAre(100, 101));
+  EXPECT_THAT(server.requests(), SizeIs(4));
+}
+
+TEST(Client, DoesNotRepeatWithoutRetries) {
+  ScriptedServer server(kAnswerTokens, {Refuse(kUnavailable)});
+  const Seen seen = RunTurn(server, SessionTurn(), /*retries=*/0);
+  EXPECT_EQ(seen.status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(seen.status.message(), "going down");
+  EXPECT_THAT(server.requests(), SizeIs(1));
+}
+
+TEST(Client, WaitsGrowAndStartAgainWithProgress) {
+  ScriptedServer server(kAnswerTokens,
+                        {BreakAfter(0), BreakAfter(0), BreakAfter(1)});
+  const Seen seen = RunTurn(server, SessionTurn());
+  ASSERT_THAT(seen.waits, SizeIs(3));
+  const absl::Duration longest[] = {absl::Milliseconds(100),
+                                    absl::Milliseconds(200),
+                                    absl::Milliseconds(100)};
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_GE(seen.waits[i], longest[i] / 2);
+    EXPECT_LE(seen.waits[i], longest[i]);
+  }
+}
+
+TEST(Client, DoesNotRepeatWhatTheServerRefuses) {
+  for (grpc::StatusCode code :
+       {grpc::StatusCode::INVALID_ARGUMENT, grpc::StatusCode::NOT_FOUND,
+        grpc::StatusCode::FAILED_PRECONDITION, grpc::StatusCode::ALREADY_EXISTS,
+        grpc::StatusCode::INTERNAL, grpc::StatusCode::CANCELLED,
+        grpc::StatusCode::DEADLINE_EXCEEDED, grpc::StatusCode::UNIMPLEMENTED,
+        grpc::StatusCode::RESOURCE_EXHAUSTED}) {
+    SCOPED_TRACE(code);
+    ScriptedServer server(kAnswerTokens, {Refuse({code, "no"})});
+    const Seen seen = RunTurn(server, SessionTurn());
+    EXPECT_EQ(static_cast<int>(seen.status.code()), code);
+    EXPECT_EQ(seen.status.message(), "no");
+    EXPECT_THAT(server.requests(), SizeIs(1));
+  }
+}
+
+TEST(Client, ResumesAfterHavingReadTooSlowly) {
+  ScriptedServer server(
+      kAnswerTokens,
+      {BreakAfter(3, {grpc::StatusCode::RESOURCE_EXHAUSTED, "slow reader"})});
+  ExpectWholeAnswer(RunTurn(server, SessionTurn()));
+}
+
+TEST(Client, ResumesAStreamThatAProxyCutOff) {
+  ScriptedServer server(
+      kAnswerTokens,
+      {BreakAfter(3, {grpc::StatusCode::INTERNAL,
+                      "Received RST_STREAM with error code 2"})});
+  ExpectWholeAnswer(RunTurn(server, SessionTurn()));
+}
+
+TEST(Client, CancelEndsTheTurn) {
+  ScriptedCall waits;
+  waits.tokens = 2;
+  waits.hangs = true;
+  ScriptedServer server(kAnswerTokens, {waits});
+  Cancellation cancellation;
+  const Seen seen = RunTurn(
+      server, SessionTurn(), /*retries=*/3, {.cancellation = &cancellation},
+      [&](const v1::GenerateResponse& response) {
+        if (response.has_token() && response.token().index() == 1) {
+          cancellation.Cancel();
+        }
+      });
+  EXPECT_EQ(seen.status.code(), absl::StatusCode::kCancelled);
+  EXPECT_THAT(seen.tokens, ElementsAre(100, 101));
+  EXPECT_THAT(server.requests(), SizeIs(1));
+}
+
+TEST(Client, NothingRunsOnceCancelled) {
+  ScriptedServer server(kAnswerTokens, {});
+  Cancellation cancellation;
+  cancellation.Cancel();
+  const Seen seen = RunTurn(server, SessionTurn(), /*retries=*/3,
+                            {.cancellation = &cancellation});
+  EXPECT_EQ(seen.status.code(), absl::StatusCode::kCancelled);
+  EXPECT_THAT(seen.tokens, IsEmpty());
+}
+
+TEST(Client, DoesNotWaitBeyondTheDeadline) {
+  ScriptedServer server(kAnswerTokens, {});
+  const Seen seen =
+      RunTurn(server, SessionTurn(), /*retries=*/3, {absl::ZeroDuration()});
+  EXPECT_EQ(seen.status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(seen.waits, IsEmpty());
+}
+
+TEST(Client, ReadsAreRepeatedWhenTheServerCannotBeReached) {
+  int waits = 0;
+  ClientOptions options;
+  options.server = "unix:/no/such/socket";
+  options.retries = 2;
+  options.wait_for_test = [&](absl::Duration) { ++waits; };
+  Client client(options);
+  EXPECT_EQ(client.ListModels().status().code(),
+            absl::StatusCode::kUnavailable);
+  EXPECT_EQ(waits, 2);
+  // Whereas a second Create would find what the first one may have made.
+  EXPECT_EQ(client.CreateSession({}).status().code(),
+            absl::StatusCode::kUnavailable);
+  EXPECT_EQ(waits, 2);
+}
+
+}  // namespace
+}  // namespace engram

@@ -1,0 +1,150 @@
+#include "clients/cpp/flags.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace engram {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+class FlagSetTest : public ::testing::Test {
+ protected:
+  FlagSetTest() {
+    flags_.Add("model", "NAME", "A model.", &model_);
+    flags_.Add("max-tokens", "N", "A count.", &max_tokens_);
+    flags_.Add("seed", "N", "A seed.", &seed_);
+    flags_.Add("temperature", "T", "A number.", &temperature_);
+    flags_.Add("deadline", "DURATION", "A time.", &deadline_);
+    flags_.Add("stop", "TEXT", "Texts.", &stops_);
+    flags_.Add("prompt", "TEXT", "A text or none.", &prompt_);
+    flags_.AddSwitch("json", "A switch.", &json_);
+  }
+
+  std::string Error(std::vector<std::string> arguments) {
+    return std::string(flags_.Parse(arguments).status().message());
+  }
+
+  FlagSet flags_;
+  std::string model_;
+  int32_t max_tokens_ = 7;
+  std::optional<int64_t> seed_;
+  float temperature_ = 0;
+  absl::Duration deadline_;
+  std::vector<std::string> stops_;
+  std::optional<std::string> prompt_;
+  bool json_ = false;
+};
+
+TEST_F(FlagSetTest, ReadsBothWaysOfWriting) {
+  const auto others =
+      flags_.Parse({"get", "--model", "m", "--max-tokens=12", "--json", "id",
+                    "--seed", "-9223372036854775808", "--temperature=0.5"});
+  ASSERT_TRUE(others.ok()) << others.status();
+  EXPECT_THAT(*others, ElementsAre("get", "id"));
+  EXPECT_EQ(model_, "m");
+  EXPECT_EQ(max_tokens_, 12);
+  EXPECT_TRUE(json_);
+  EXPECT_EQ(seed_, std::numeric_limits<int64_t>::min());
+  EXPECT_EQ(temperature_, 0.5f);
+}
+
+TEST_F(FlagSetTest, LeavesWhatIsNotGiven) {
+  ASSERT_TRUE(flags_.Parse({}).ok());
+  EXPECT_EQ(max_tokens_, 7);
+  EXPECT_FALSE(seed_.has_value());
+  EXPECT_FALSE(prompt_.has_value());
+  EXPECT_FALSE(json_);
+}
+
+TEST_F(FlagSetTest, KeepsValuesAsTheyAre) {
+  ASSERT_TRUE(flags_
+                  .Parse({"--prompt=", "--stop", "a=b", "--stop=--json",
+                          "--stop", "--no flag", "--model", "-"})
+                  .ok());
+  EXPECT_EQ(prompt_, "");
+  EXPECT_THAT(stops_, ElementsAre("a=b", "--json", "--no flag"));
+  EXPECT_EQ(model_, "-");
+}
+
+TEST_F(FlagSetTest, SwitchesCanBeTakenBack) {
+  ASSERT_TRUE(flags_.Parse({"--json", "--json=false"}).ok());
+  EXPECT_FALSE(json_);
+  EXPECT_THAT(Error({"--json=perhaps"}), HasSubstr("--json"));
+}
+
+TEST_F(FlagSetTest, TwoDashesEndTheFlags) {
+  const auto others = flags_.Parse({"--json", "--", "--model", "x"});
+  ASSERT_TRUE(others.ok());
+  EXPECT_THAT(*others, ElementsAre("--model", "x"));
+  EXPECT_EQ(model_, "");
+}
+
+TEST_F(FlagSetTest, SuggestsWhatWasMeant) {
+  EXPECT_EQ(Error({"--modle", "m"}),
+            "unknown flag --modle; did you mean --model?");
+  EXPECT_EQ(Error({"--temp=1"}),
+            "unknown flag --temp; did you mean --temperature?");
+  EXPECT_EQ(Error({"--whatever"}), "unknown flag --whatever");
+}
+
+TEST_F(FlagSetTest, RefusesMissingAndWrongValues) {
+  EXPECT_EQ(Error({"--model"}), "flag --model needs a value: --model NAME");
+  EXPECT_EQ(Error({"--model", "--json"}),
+            "flag --model needs a value: --model NAME");
+  EXPECT_EQ(Error({"--max-tokens", "many"}),
+            "flag --max-tokens: 'many' is not a whole number");
+  EXPECT_THAT(Error({"--max-tokens", "2147483648"}), HasSubstr("whole"));
+  EXPECT_THAT(Error({"--temperature", "nan"}), HasSubstr("not a number"));
+  EXPECT_THAT(Error({"--deadline", "soon"}), HasSubstr("not a duration"));
+  EXPECT_THAT(Error({"--deadline=-1s"}), HasSubstr("zero or more"));
+}
+
+TEST_F(FlagSetTest, ReadsDurations) {
+  ASSERT_TRUE(flags_.Parse({"--deadline", "1500ms"}).ok());
+  EXPECT_EQ(deadline_, absl::Milliseconds(1500));
+  ASSERT_TRUE(flags_.Parse({"--deadline", "2.5"}).ok());
+  EXPECT_EQ(deadline_, absl::Milliseconds(2500));
+}
+
+TEST_F(FlagSetTest, LeadingFlagsEndAtTheVerb) {
+  const auto count =
+      flags_.ParseLeading({"--model", "m", "--json", "generate", "--unknown"});
+  ASSERT_TRUE(count.ok()) << count.status();
+  EXPECT_EQ(*count, 3u);
+}
+
+TEST_F(FlagSetTest, HelpNamesEveryFlag) {
+  const std::string help = flags_.Help();
+  EXPECT_THAT(help, HasSubstr("  --max-tokens N              A count.\n"));
+  EXPECT_THAT(help, HasSubstr("  --json                      A switch.\n"));
+}
+
+TEST(ParseTokenIds, ReadsListsAndRefusesAnythingElse) {
+  EXPECT_THAT(*ParseTokenIds("1,2,3"), ElementsAre(1, 2, 3));
+  EXPECT_THAT(*ParseTokenIds("1, 2"), ElementsAre(1, 2));
+  EXPECT_THAT(*ParseTokenIds(""), IsEmpty());
+  EXPECT_FALSE(ParseTokenIds("1,,2").ok());
+  EXPECT_FALSE(ParseTokenIds("-1").ok());
+  EXPECT_FALSE(ParseTokenIds("x").ok());
+}
+
+TEST(Unescape, ResolvesEscapes) {
+  EXPECT_EQ(*Unescape("a\\nb\\t\\\\"), "a\nb\t\\");
+  EXPECT_EQ(*Unescape("plain"), "plain");
+  EXPECT_FALSE(Unescape("\\q").ok());
+  EXPECT_FALSE(Unescape("end\\").ok());
+}
+
+TEST(ClosestWord, FindsSwappedLettersAndBeginnings) {
+  const std::vector<std::string> words = {"generate", "chat", "score"};
+  EXPECT_EQ(ClosestWord("genreate", words), "generate");
+  EXPECT_EQ(ClosestWord("gen", words), "generate");
+  EXPECT_EQ(ClosestWord("chta", words), "chat");
+  EXPECT_EQ(ClosestWord("xyz", words), "");
+}
+
+}  // namespace
+}  // namespace engram

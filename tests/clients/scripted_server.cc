@@ -1,0 +1,72 @@
+#include "tests/clients/scripted_server.h"
+
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server_builder.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace engram {
+
+ScriptedServer::ScriptedServer(int answer_tokens,
+                               std::vector<ScriptedCall> script)
+    : answer_tokens_(answer_tokens), script_(script.begin(), script.end()) {
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort("localhost:0", grpc::InsecureServerCredentials(),
+                           &port_);
+  builder.RegisterService(this);
+  server_ = builder.BuildAndStart();
+}
+
+ScriptedServer::~ScriptedServer() {
+  ends_.Notify();
+  server_->Shutdown();
+}
+
+std::vector<v1::GenerateRequest> ScriptedServer::requests() const {
+  absl::MutexLock lock(&mutex_);
+  return requests_;
+}
+
+ScriptedCall ScriptedServer::Record(const v1::GenerateRequest& request) {
+  absl::MutexLock lock(&mutex_);
+  requests_.push_back(request);
+  if (script_.empty()) return ScriptedCall();
+  ScriptedCall call = std::move(script_.front());
+  script_.pop_front();
+  return call;
+}
+
+grpc::Status ScriptedServer::Generate(
+    grpc::ServerContext* context, const v1::GenerateRequest* request,
+    grpc::ServerWriter<v1::GenerateResponse>* writer) {
+  const ScriptedCall call = Record(*request);
+  v1::GenerateResponse response;
+  if (call.send_started) {
+    response.mutable_started()->set_session_id(request->session_id());
+    response.mutable_started()->set_request_id(
+        request->request_id().empty() ? "made-up" : request->request_id());
+    response.mutable_started()->set_seed(kSeed);
+    writer->Write(response);
+  }
+  int index = call.repeat_received ? 0 : request->received_token_ids_size();
+  if (call.skip_one) ++index;
+  const int end = call.status.ok() && !call.hangs
+                      ? answer_tokens_
+                      : std::min(answer_tokens_, index + call.tokens);
+  for (; index < end; ++index) {
+    response.mutable_token()->set_index(index);
+    response.mutable_token()->set_id(100 + index);
+    response.mutable_token()->set_text(absl::StrCat(index, " "));
+    writer->Write(response);
+  }
+  if (call.hangs) ends_.WaitForNotification();
+  if (!call.status.ok()) return call.status;
+  if (call.send_completed) {
+    response.mutable_completed()->set_finish_reason(v1::LENGTH);
+    writer->Write(response);
+  }
+  return grpc::Status::OK;
+}
+
+}  // namespace engram

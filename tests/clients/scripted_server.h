@@ -1,0 +1,67 @@
+// A Generation and Sessions service that does what a test tells it, call by
+// call, on a free port of this machine. It answers as the real server promises
+// to: one fixed answer, continued after received_token_ids.
+#pragma once
+
+#include <grpcpp/server.h>
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "engram/v1/generation.grpc.pb.h"
+#include "engram/v1/sessions.grpc.pb.h"
+
+namespace engram {
+
+// What one call of Generate does.
+struct ScriptedCall {
+  // Tokens to send before the stream ends with `status`; with OK: all that are
+  // left, then Completed.
+  int tokens = 0;
+  grpc::Status status;
+  bool send_started = true;
+  bool send_completed = true;
+  // Send tokens from the first one on, whatever the client says it has.
+  bool repeat_received = false;
+  // Leave out the first token to send.
+  bool skip_one = false;
+  // Send `tokens` tokens, then nothing more until this server is destroyed.
+  bool hangs = false;
+};
+
+// Thread-safe.
+class ScriptedServer final : public v1::Generation::Service {
+ public:
+  static constexpr int64_t kSeed = 4711;
+
+  // The answer has `answer_tokens` tokens with ids 100, 101, ...
+  ScriptedServer(int answer_tokens, std::vector<ScriptedCall> script);
+  ~ScriptedServer() override;
+
+  std::string address() const { return absl::StrCat("localhost:", port_); }
+  std::vector<v1::GenerateRequest> requests() const;
+
+  // Calls after the end of the script run to their end.
+  grpc::Status Generate(
+      grpc::ServerContext* context, const v1::GenerateRequest* request,
+      grpc::ServerWriter<v1::GenerateResponse>* writer) override;
+
+ private:
+  ScriptedCall Record(const v1::GenerateRequest& request);
+
+  const int answer_tokens_;
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+  absl::Notification ends_;
+  mutable absl::Mutex mutex_;
+  std::deque<ScriptedCall> script_ ABSL_GUARDED_BY(mutex_);
+  std::vector<v1::GenerateRequest> requests_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace engram
