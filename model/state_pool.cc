@@ -61,13 +61,17 @@ absl::StatusOr<std::unique_ptr<StatePool>> StatePool::Create(
 
 int StatePool::Take() {
   const int slot = TakeForOverwrite();
-  if (slot < 0) return slot;
+  if (slot >= 0) Clear(slot);
+  return slot;
+}
+
+void StatePool::Clear(int slot) {
+  ENGRAM_CHECK(IsTaken(slot));
   for (size_t i = 0; i < components_.size(); ++i) {
     for (int64_t layer = 0; layer < components_[i].layers; ++layer) {
       backend_->Zero(Piece(i, layer, slot), LayerBytes(components_[i]));
     }
   }
-  return slot;
 }
 
 int StatePool::TakeForOverwrite() {

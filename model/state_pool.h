@@ -44,8 +44,8 @@ class StatePool {
   // A slot that is all zeros, as at the start of a sequence; -1 if none is
   // free.
   int Take();
-  // A slot whose content is not set yet: the caller fills it by Copy or
-  // Restore before use; -1 if none is free.
+  // A slot whose content is not set yet: the caller fills it by Clear, CopySlot
+  // or Restore before use; -1 if none is free.
   int TakeForOverwrite();
   // REQUIRES: taken.
   void Free(int slot);
@@ -54,6 +54,7 @@ class StatePool {
   }
 
   // The slots named below must be taken.
+  void Clear(int slot);  // all zeros
   void CopySlot(int target, int source);
   // The whole state as one block of state_bytes(): components in order, each
   // [layers][shape]. `block` is host memory.

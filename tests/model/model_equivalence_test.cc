@@ -1,0 +1,344 @@
+// The promise that sessions rest on: however a sequence is cut into steps,
+// saved, copied or run beside others, its logits are the same, bit for bit.
+// Expected values are those of one step over the whole sequence, alone.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "kernels/backend.h"
+#include "kernels/status.h"
+#include "model/model.h"
+#include "tests/model/model_folder.h"
+
+namespace engram {
+namespace {
+
+using Tokens = std::vector<int32_t>;
+using Logits = std::vector<float>;  // some rows of them
+
+constexpr int kSequences = 32;
+constexpr int kLength = 23;
+
+// Bits, not values: NaN equals itself here and -0 does not equal 0.
+bool SameBits(absl::Span<const float> a, absl::Span<const float> b) {
+  return a.size() == b.size() &&
+         std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+class ModelEquivalence : public testing::Test {
+ protected:
+  ModelEquivalence() {
+    BackendOptions options;
+    options.kind = BackendKind::kCpu;
+    options.threads = 2;
+    backend_ = std::move(MakeBackend(options).value());
+    WriteRandomMamba(folder_, shape_);
+    model_ = Load(0);
+    std::mt19937 random(7);
+    for (Tokens& tokens : sequences_) {
+      for (int i = 0; i < kLength; ++i) {
+        tokens.push_back(random() % shape_.vocab);
+      }
+    }
+  }
+
+  std::unique_ptr<Model> Load(int64_t known_ids) {
+    ModelLimits limits;
+    limits.slots = kSequences + 1;
+    limits.max_batch_tokens = kSequences * kLength;
+    limits.max_logits_rows = kSequences * kLength;
+    auto model = LoadModel(folder_.path(), backend_.get(), limits, known_ids);
+    ENGRAM_CHECK_OK(model.status());
+    return std::move(*model);
+  }
+
+  StatePool& states() { return model_->states(); }
+
+  StepResult Step(const Batch& batch) {
+    auto result = model_->Step(batch);
+    ENGRAM_CHECK_OK(result.status());
+    return *result;
+  }
+
+  // Feeds one row alone.
+  Logits Feed(int slot, absl::Span<const int32_t> tokens, LogitsWanted wanted,
+              bool logits_before = false) {
+    const StepResult result =
+        Step(Batch{{{slot, tokens, wanted, logits_before}}});
+    EXPECT_TRUE(result.finite[0]);
+    return Logits(result.logits.begin(), result.logits.end());
+  }
+
+  // All logits of a sequence, in one step.
+  Logits Whole(const Tokens& tokens) {
+    const int slot = states().Take();
+    Logits logits = Feed(slot, tokens, LogitsWanted::kAll);
+    states().Free(slot);
+    return logits;
+  }
+
+  absl::Span<const float> RowsOf(const Logits& logits, size_t first,
+                                 size_t count) {
+    return absl::MakeConstSpan(logits).subspan(first * shape_.vocab,
+                                               count * shape_.vocab);
+  }
+
+  std::string Saved(int slot) {
+    std::string block(states().state_bytes(), '?');
+    states().Save(slot, block.data());
+    return block;
+  }
+
+  const RandomMambaShape shape_;
+  TemporaryFolder folder_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Model> model_;
+  Tokens sequences_[kSequences];
+};
+
+TEST_F(ModelEquivalence, HoldsForEveryCutIntoPiecesOfOneSize) {
+  const Tokens& tokens = sequences_[0];
+  const Logits whole = Whole(tokens);
+  for (size_t size = 1; size < tokens.size(); ++size) {
+    const int slot = states().Take();
+    Logits logits;
+    for (size_t first = 0; first < tokens.size(); first += size) {
+      const Logits piece =
+          Feed(slot, absl::MakeConstSpan(tokens).subspan(first, size),
+               LogitsWanted::kAll);
+      logits.insert(logits.end(), piece.begin(), piece.end());
+    }
+    EXPECT_TRUE(SameBits(logits, whole)) << "pieces of " << size;
+    states().Free(slot);
+  }
+}
+
+TEST_F(ModelEquivalence, HoldsForEveryCutInTwoWithASaveBetween) {
+  const Tokens& tokens = sequences_[1];
+  const Logits whole = Whole(tokens);
+  for (size_t cut = 1; cut < tokens.size(); ++cut) {
+    const auto all = absl::MakeConstSpan(tokens);
+    const int slot = states().Take();
+    Feed(slot, all.subspan(0, cut), LogitsWanted::kNone);
+    const std::string block = Saved(slot);
+    states().Free(slot);
+
+    // Into another slot, while the old one is used by somebody else.
+    const int stranger = states().Take();
+    const int restored = states().TakeForOverwrite();
+    Feed(stranger, sequences_[2], LogitsWanted::kNone);
+    states().Restore(restored, block.data());
+    const Logits rest = Feed(restored, all.subspan(cut), LogitsWanted::kAll);
+    EXPECT_TRUE(SameBits(rest, RowsOf(whole, cut, tokens.size() - cut)))
+        << "cut at " << cut;
+    states().Free(stranger);
+    states().Free(restored);
+  }
+}
+
+TEST_F(ModelEquivalence, HoldsForACopiedSlotAndItsSource) {
+  const auto all = absl::MakeConstSpan(sequences_[3]);
+  const Logits whole = Whole(sequences_[3]);
+  const int source = states().Take();
+  const int copy = states().TakeForOverwrite();
+  Feed(source, all.subspan(0, 9), LogitsWanted::kNone);
+  states().CopySlot(copy, source);
+  const Logits of_copy = Feed(copy, all.subspan(9), LogitsWanted::kAll);
+  const Logits of_source = Feed(source, all.subspan(9), LogitsWanted::kAll);
+  EXPECT_TRUE(SameBits(of_copy, RowsOf(whole, 9, kLength - 9)));
+  EXPECT_TRUE(SameBits(of_source, of_copy));
+  EXPECT_EQ(Saved(source), Saved(copy));
+}
+
+TEST_F(ModelEquivalence, HoldsBesideOthersOfOtherLengths) {
+  Batch batch;
+  for (int i = 0; i < kSequences; ++i) {
+    const auto tokens = absl::MakeConstSpan(sequences_[i]);
+    batch.rows.push_back({states().Take(), tokens.subspan(0, 1 + i % kLength),
+                          LogitsWanted::kAll});
+  }
+  const StepResult result = Step(batch);
+  const Logits together(result.logits.begin(), result.logits.end());
+  size_t first = 0;
+  for (int i = 0; i < kSequences; ++i) {
+    const size_t count = batch.rows[i].tokens.size();
+    const Logits whole = Whole(sequences_[i]);
+    EXPECT_TRUE(
+        SameBits(RowsOf(together, first, count), RowsOf(whole, 0, count)))
+        << "row " << i;
+    first += count;
+  }
+}
+
+TEST_F(ModelEquivalence, HoldsForDecodingBesideAPrompt) {
+  std::vector<int> slots;
+  std::vector<Logits> expected;
+  for (const Tokens& tokens : sequences_) {
+    expected.push_back(Whole(tokens));
+    slots.push_back(states().Take());
+  }
+  // Sequence i is fed in one piece at step i and token by token afterwards.
+  for (int step = 0; step + 1 < kLength; ++step) {
+    Batch batch;
+    std::vector<std::pair<int, int>> sources;
+    for (int i = 0; i < kSequences && i <= step; ++i) {
+      const auto tokens = absl::MakeConstSpan(sequences_[i]);
+      const int first = i == step ? 0 : step;
+      batch.rows.push_back({slots[i], tokens.subspan(first, step + 1 - first),
+                            LogitsWanted::kLast});
+      sources.push_back({i, step});
+    }
+    const StepResult result = Step(batch);
+    const Logits logits(result.logits.begin(), result.logits.end());
+    for (size_t row = 0; row < sources.size(); ++row) {
+      const auto [sequence, token] = sources[row];
+      EXPECT_TRUE(SameBits(RowsOf(logits, row, 1),
+                           RowsOf(expected[sequence], token, 1)))
+          << "sequence " << sequence << ", token " << token;
+    }
+  }
+}
+
+TEST_F(ModelEquivalence, HoldsForEveryKindOfLogitsWanted) {
+  const Tokens& tokens = sequences_[4];
+  const Logits whole = Whole(tokens);
+  const int slot = states().Take();
+  EXPECT_TRUE(SameBits(Feed(slot, tokens, LogitsWanted::kLast),
+                       RowsOf(whole, kLength - 1, 1)));
+  const std::string after_last = Saved(slot);
+  const int other = states().Take();
+  EXPECT_TRUE(Feed(other, tokens, LogitsWanted::kNone).empty());
+  EXPECT_EQ(Saved(other), after_last);
+}
+
+TEST_F(ModelEquivalence, LogitsBeforeAreTheLastOnesOfTheStepBefore) {
+  const auto tokens = absl::MakeConstSpan(sequences_[5]);
+  const Logits whole = Whole(sequences_[5]);
+  const int slot = states().Take();
+  Feed(slot, tokens.subspan(0, 6), LogitsWanted::kNone);
+  EXPECT_TRUE(
+      SameBits(Feed(slot, tokens.subspan(6, 4), LogitsWanted::kAll, true),
+               RowsOf(whole, 5, 5)));
+  EXPECT_TRUE(
+      SameBits(Feed(slot, tokens.subspan(10, 2), LogitsWanted::kNone, true),
+               RowsOf(whole, 9, 1)));
+}
+
+TEST_F(ModelEquivalence, LogitsBeforeStandFirstInEachRow) {
+  Batch fed;
+  Batch batch;
+  for (int i = 0; i < 3; ++i) {
+    const auto tokens = absl::MakeConstSpan(sequences_[i]);
+    const int slot = states().Take();
+    fed.rows.push_back({slot, tokens.subspan(0, 4)});
+    batch.rows.push_back(
+        {slot, tokens.subspan(4, 3), LogitsWanted::kLast, i != 1});
+  }
+  Step(fed);
+  const StepResult result = Step(batch);
+  const Logits logits(result.logits.begin(), result.logits.end());
+  ASSERT_EQ(logits.size(), 5u * shape_.vocab);
+  const Logits first = Whole(sequences_[0]);
+  const Logits second = Whole(sequences_[1]);
+  const Logits third = Whole(sequences_[2]);
+  EXPECT_TRUE(SameBits(RowsOf(logits, 0, 1), RowsOf(first, 3, 1)));
+  EXPECT_TRUE(SameBits(RowsOf(logits, 1, 1), RowsOf(first, 6, 1)));
+  EXPECT_TRUE(SameBits(RowsOf(logits, 2, 1), RowsOf(second, 6, 1)));
+  EXPECT_TRUE(SameBits(RowsOf(logits, 3, 1), RowsOf(third, 3, 1)));
+  EXPECT_TRUE(SameBits(RowsOf(logits, 4, 1), RowsOf(third, 6, 1)));
+}
+
+TEST_F(ModelEquivalence, UnknownIdsHaveLogitsOfMinusInfinity) {
+  const Tokens& tokens = sequences_[6];
+  const Logits whole = Whole(tokens);
+  constexpr int kKnown = 37;
+  model_ = Load(kKnown);
+  const Logits masked = Whole(tokens);
+  ASSERT_EQ(masked.size(), whole.size());
+  for (size_t i = 0; i < masked.size(); ++i) {
+    const bool known = static_cast<int>(i % shape_.vocab) < kKnown;
+    EXPECT_EQ(masked[i],
+              known ? whole[i] : -std::numeric_limits<float>::infinity());
+  }
+}
+
+TEST_F(ModelEquivalence, ABrokenStateMarksItsOwnRowOnly) {
+  const std::string fresh(states().state_bytes(), '\0');
+  // Each float of the state in turn, without those of last_hidden.
+  const size_t floats = fresh.size() / sizeof(float) - shape_.d_model;
+  const Logits whole = Whole(sequences_[7]);
+  const int slots[3] = {states().Take(), states().Take(), states().Take()};
+  for (float broken : {std::numeric_limits<float>::quiet_NaN(),
+                       std::numeric_limits<float>::infinity()}) {
+    for (size_t i = 0; i < floats; ++i) {
+      std::string block = fresh;
+      std::memcpy(&block[i * sizeof(float)], &broken, sizeof(broken));
+      Batch batch;
+      for (int row = 0; row < 3; ++row) {
+        states().Restore(slots[row], row == 1 ? block.data() : fresh.data());
+        batch.rows.push_back({slots[row], sequences_[7], LogitsWanted::kLast});
+      }
+      const StepResult result = Step(batch);
+      EXPECT_EQ(result.finite, (std::vector<bool>{true, false, true}))
+          << "float " << i << " is " << broken;
+      const Logits logits(result.logits.begin(), result.logits.end());
+      for (int row : {0, 2}) {
+        EXPECT_TRUE(
+            SameBits(RowsOf(logits, row, 1), RowsOf(whole, kLength - 1, 1)));
+      }
+    }
+  }
+}
+
+TEST_F(ModelEquivalence, ABrokenLastHiddenMarksARowThatWantsLogitsBefore) {
+  const int slot = states().Take();
+  std::string block(states().state_bytes(), '\0');
+  const float broken = std::numeric_limits<float>::quiet_NaN();
+  std::memcpy(&block[block.size() - sizeof(broken)], &broken, sizeof(broken));
+  for (bool before : {true, false}) {
+    states().Restore(slot, block.data());
+    const StepResult result =
+        Step(Batch{{{slot, sequences_[8], LogitsWanted::kLast, before}}});
+    EXPECT_EQ(result.finite[0], !before);
+  }
+}
+
+TEST_F(ModelEquivalence, AnEmptyBatchIsNoWork) {
+  const StepResult result = Step(Batch{});
+  EXPECT_TRUE(result.logits.empty());
+  EXPECT_TRUE(result.finite.empty());
+}
+
+using ModelLimitsDeathTest = ModelEquivalence;
+
+TEST_F(ModelLimitsDeathTest, StopsAtABatchThatBreaksTheContract) {
+  // The back end has threads, which a plain fork would lose.
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const int slot = states().Take();
+  const Tokens& tokens = sequences_[0];
+  const Tokens unknown = {static_cast<int32_t>(shape_.vocab)};
+  const Tokens negative = {-1};
+  const Tokens long_tokens(kSequences * kLength + 1, 0);
+  const auto step = [this](Batch batch) { (void)model_->Step(batch); };
+  EXPECT_DEATH(step({{{slot, unknown}}}), "broken invariant");
+  EXPECT_DEATH(step({{{slot, negative}}}), "broken invariant");
+  EXPECT_DEATH(step({{{slot, {}}}}), "broken invariant");
+  EXPECT_DEATH(step({{{slot, tokens}, {slot, tokens}}}), "broken invariant");
+  EXPECT_DEATH(step({{{slot + 1, tokens}}}), "broken invariant");
+  EXPECT_DEATH(step({{{-1, tokens}}}), "broken invariant");
+  EXPECT_DEATH(step({{{slot, long_tokens}}}), "broken invariant");
+}
+
+}  // namespace
+}  // namespace engram
