@@ -1,10 +1,10 @@
-// An item is one row by kItemChannels channels; within it time runs innermost,
-// one vector of channels after the other. Per element it reads 4 bytes of x
-// from memory (the other taps find theirs in the first-level cache) and writes
-// 4 bytes of y; the window of a row is read and written once.
+// An item is one row by kItemChannels channels, token by token. Per element it
+// reads 4 bytes of x from memory (the other taps find theirs in the first-level
+// cache) and writes 4 bytes of y; the window of a row is read and written once.
 #include "kernels/cpu/causal_conv1d.h"
 
 #include <algorithm>
+#include <cstring>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/causal_conv1d.cc"
@@ -33,46 +33,45 @@ struct Timeline {
   }
 };
 
+// One token's output for the vector of channels at `channel`.
 template <bool kWhole>
-HWY_INLINE void Convolve(const CausalConv1dArguments& arguments, const Row& row,
+HWY_INLINE void Convolve(const CausalConv1dArguments& arguments,
+                         const Timeline& inputs, int64_t time, float* y,
                          int64_t channel, size_t count) {
-  const int64_t window_tokens = arguments.d_conv - 1;
-  const Timeline inputs{
-      arguments.x.data + row.offset * arguments.x.stride + channel,
-      arguments.x.stride,
-      arguments.conv_state + row.slot * window_tokens * arguments.channels +
-          channel,
-      window_tokens, arguments.channels};
-  const float* const weight = arguments.weight + channel;
-  float* const y = arguments.y.data + row.offset * arguments.y.stride + channel;
-  const FloatVector bias =
-      arguments.bias != nullptr
-          ? LoadPart<kWhole>(arguments.bias + channel, count)
-          : Constant(0.0f);
-  for (int64_t t = 0; t < row.tokens; ++t) {
-    FloatVector sum = bias;
-    for (int64_t j = 0; j < arguments.d_conv; ++j) {
-      sum = hn::MulAdd(
-          LoadPart<kWhole>(weight + j * arguments.channels, count),
-          LoadPart<kWhole>(inputs.At(t - window_tokens + j), count), sum);
-    }
-    StorePart<kWhole>(Silu(sum), y + t * arguments.y.stride, count);
+  FloatVector sum = arguments.bias != nullptr
+                        ? LoadPart<kWhole>(arguments.bias + channel, count)
+                        : Constant(0.0f);
+  for (int64_t j = 0; j < arguments.d_conv; ++j) {
+    const float* const weight = arguments.weight + j * arguments.channels;
+    const float* const x = inputs.At(time - inputs.window_tokens + j);
+    sum = hn::MulAdd(LoadPart<kWhole>(weight + channel, count),
+                     LoadPart<kWhole>(x + channel, count), sum);
   }
-  // In ascending order a row shorter than the window shifts in place.
-  for (int64_t j = 0; j < window_tokens; ++j) {
-    const float* const latest = inputs.At(row.tokens - window_tokens + j);
-    StorePart<kWhole>(LoadPart<kWhole>(latest, count),
-                      inputs.window + j * arguments.channels, count);
-  }
+  StorePart<kWhole>(Silu(sum), y + channel, count);
 }
 
 void CausalConv1dItem(const CausalConv1dArguments& arguments, const Row& row,
-                      int64_t channel, int64_t channel_end) {
-  for (; channel + kLanes <= channel_end; channel += kLanes) {
-    Convolve<true>(arguments, row, channel, kLanes);
+                      int64_t channel_begin, int64_t channel_end) {
+  const int64_t window_tokens = arguments.d_conv - 1;
+  const Timeline inputs{
+      arguments.x.data + row.offset * arguments.x.stride, arguments.x.stride,
+      arguments.conv_state + row.slot * window_tokens * arguments.channels,
+      window_tokens, arguments.channels};
+  for (int64_t t = 0; t < row.tokens; ++t) {
+    float* const y = arguments.y.data + (row.offset + t) * arguments.y.stride;
+    int64_t channel = channel_begin;
+    for (; channel + kLanes <= channel_end; channel += kLanes) {
+      Convolve<true>(arguments, inputs, t, y, channel, kLanes);
+    }
+    if (channel < channel_end) {
+      Convolve<false>(arguments, inputs, t, y, channel, channel_end - channel);
+    }
   }
-  if (channel < channel_end) {
-    Convolve<false>(arguments, row, channel, channel_end - channel);
+  // In ascending order a row shorter than the window shifts in place.
+  for (int64_t j = 0; j < window_tokens; ++j) {
+    std::memmove(inputs.window + j * arguments.channels + channel_begin,
+                 inputs.At(row.tokens - window_tokens + j) + channel_begin,
+                 (channel_end - channel_begin) * sizeof(float));
   }
 }
 

@@ -53,6 +53,12 @@ const PackedMatrix& Packed(const PackedWeight& weight) {
   return static_cast<const PackedMatrix&>(weight);
 }
 
+void CheckRows(Rows rows) {
+  for (const Row& row : rows) {
+    ENGRAM_CHECK(row.slot >= 0 && row.offset >= 0 && row.tokens >= 1);
+  }
+}
+
 class CpuBackend : public Backend {
  public:
   explicit CpuBackend(int threads) : threads_(threads) {}
@@ -115,12 +121,15 @@ class CpuBackend : public Backend {
 
   void Norm(const NormWeights& norm, int64_t tokens, int64_t d_model,
             const float* residual, float* normed) override {
+    ENGRAM_CHECK(tokens >= 0 && d_model >= 1);
+    ENGRAM_CHECK(norm.kind == NormKind::kRms || norm.bias != nullptr);
     const ScopedFlushDenormals flush;
     cpu::Norm(threads_, norm, tokens, d_model, residual, normed);
   }
 
   void MatMul(const PackedWeight& weight, int64_t tokens, ConstMatrix x,
               const MatMulOptions& options, Matrix y) override {
+    ENGRAM_CHECK(tokens >= 0);
     const ScopedFlushDenormals flush;
     cpu::MatMul(threads_, Packed(weight), tokens, x, options, y);
   }
@@ -128,6 +137,8 @@ class CpuBackend : public Backend {
   void CausalConv1d(Rows rows, int64_t channels, int64_t d_conv, ConstMatrix x,
                     const float* weight, const float* bias, float* conv_state,
                     Matrix y) override {
+    ENGRAM_CHECK(channels >= 1 && d_conv >= 1 && x.data != y.data);
+    CheckRows(rows);
     const ScopedFlushDenormals flush;
     cpu::CausalConv1d(threads_, rows,
                       {channels, d_conv, x, weight, bias, conv_state, y});
@@ -135,6 +146,8 @@ class CpuBackend : public Backend {
 
   void SelectiveScan(Rows rows,
                      const SelectiveScanArguments& arguments) override {
+    ENGRAM_CHECK(arguments.d_inner >= 1 && arguments.d_state >= 1);
+    CheckRows(rows);
     const ScopedFlushDenormals flush;
     cpu::SelectiveScan(threads_, rows, arguments);
   }

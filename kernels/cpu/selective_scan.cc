@@ -1,7 +1,6 @@
-// An item is one row by kItemChannels channels. Within it, one vector of
-// channels after the other runs through the whole row in time order; its states
-// [d_state] stay in the first-level cache meanwhile. Channels don't depend on
-// each other, so neither vectors nor threads change any result.
+// An item is one row by kScanItemChannels channels, in time order; their states
+// stay in the first-level cache meanwhile. Channels don't depend on each other,
+// so neither vectors nor threads change any result.
 //
 // Memory per token and channel: reads 12 bytes (x, dt, z) and writes 4 (y); b
 // and c are shared by all channels and stay in cache. Per row and channel the
@@ -9,6 +8,7 @@
 #include "kernels/cpu/selective_scan.h"
 
 #include <algorithm>
+#include <cstring>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/selective_scan.cc"
@@ -16,53 +16,78 @@
 #include "hwy/highway.h"
 #include "kernels/cpu/math-inl.h"
 
+// Shared by all targets, hence defined once.
+#ifndef ENGRAM_KERNELS_CPU_SELECTIVE_SCAN_ONCE_
+#define ENGRAM_KERNELS_CPU_SELECTIVE_SCAN_ONCE_
+namespace engram::cpu {
+inline constexpr int64_t kScanItemChannels = 64;
+}  // namespace engram::cpu
+#endif  // ENGRAM_KERNELS_CPU_SELECTIVE_SCAN_ONCE_
+
 HWY_BEFORE_NAMESPACE();
 namespace engram::cpu {
 namespace HWY_NAMESPACE {
 
 constexpr int64_t kLanes = hn::MaxLanes(FloatTag());
 
-// What one vector of channels keeps for its row: h and a, [d_state] vectors
-// each, `stride` floats apart.
-struct ChannelStates {
+// h and a of a block's channels: [d_state] rows, `stride` floats apart.
+struct BlockStates {
   float* h;
   const float* a;
   int64_t stride;
 };
 
+// One token of the vector of channels at `channel`, whose states lie at `h` and
+// `a`. kWholeStates: these have all lanes, even if the channels have not.
 template <bool kWhole, bool kWholeStates>
-HWY_INLINE void ScanTokens(const SelectiveScanArguments& arguments,
-                           const Row& row, int64_t channel, size_t count,
-                           const ChannelStates& states) {
-  const FloatVector dt_bias =
-      LoadPart<kWhole>(arguments.dt_bias + channel, count);
+HWY_INLINE void ScanToken(const SelectiveScanArguments& arguments,
+                          int64_t token, int64_t channel, size_t count,
+                          float* h, const float* a, int64_t stride) {
+  const auto load = [&](ConstMatrix matrix) HWY_ATTR {
+    return LoadPart<kWhole>(matrix.data + token * matrix.stride + channel,
+                            count);
+  };
+  const float* const b = arguments.b.data + token * arguments.b.stride;
+  const float* const c = arguments.c.data + token * arguments.c.stride;
+  const FloatVector x = load(arguments.x);
+  const FloatVector delta =
+      Softplus(hn::Add(load(arguments.dt),
+                       LoadPart<kWhole>(arguments.dt_bias + channel, count)));
+  const FloatVector delta_x = hn::Mul(delta, x);
+  FloatVector sum = Constant(0.0f);
+  for (int64_t n = 0; n < arguments.d_state; ++n) {
+    const FloatVector decay =
+        Exp(hn::Mul(delta, LoadPart<kWholeStates>(a + n * stride, count)));
+    const FloatVector next =
+        hn::MulAdd(decay, LoadPart<kWholeStates>(h + n * stride, count),
+                   hn::Mul(Constant(b[n]), delta_x));
+    StorePart<kWholeStates>(next, h + n * stride, count);
+    sum = hn::MulAdd(Constant(c[n]), next, sum);
+  }
   const FloatVector d = LoadPart<kWhole>(arguments.d + channel, count);
+  StorePart<kWhole>(hn::Mul(hn::MulAdd(d, x, sum), Silu(load(arguments.z))),
+                    arguments.y.data + token * arguments.y.stride + channel,
+                    count);
+}
+
+// All tokens of a row for a block of channels.
+template <bool kWholeStates>
+HWY_INLINE void ScanBlock(const SelectiveScanArguments& arguments,
+                          const Row& row, int64_t channel_begin,
+                          int64_t channel_end, const BlockStates& states) {
   for (int64_t t = row.offset; t < row.offset + row.tokens; ++t) {
-    const float* const b = arguments.b.data + t * arguments.b.stride;
-    const float* const c = arguments.c.data + t * arguments.c.stride;
-    const FloatVector x = LoadPart<kWhole>(
-        arguments.x.data + t * arguments.x.stride + channel, count);
-    const FloatVector delta = Softplus(hn::Add(
-        LoadPart<kWhole>(arguments.dt.data + t * arguments.dt.stride + channel,
-                         count),
-        dt_bias));
-    const FloatVector delta_x = hn::Mul(delta, x);
-    FloatVector sum = Constant(0.0f);
-    for (int64_t n = 0; n < arguments.d_state; ++n) {
-      float* const h_address = states.h + n * states.stride;
-      const FloatVector a =
-          LoadPart<kWholeStates>(states.a + n * states.stride, count);
-      const FloatVector h = hn::MulAdd(Exp(hn::Mul(delta, a)),
-                                       LoadPart<kWholeStates>(h_address, count),
-                                       hn::Mul(Constant(b[n]), delta_x));
-      StorePart<kWholeStates>(h, h_address, count);
-      sum = hn::MulAdd(Constant(c[n]), h, sum);
+    float* h = states.h;
+    const float* a = states.a;
+    int64_t channel = channel_begin;
+    for (; channel + kLanes <= channel_end; channel += kLanes) {
+      ScanToken<true, true>(arguments, t, channel, kLanes, h, a, states.stride);
+      h += kLanes;
+      a += kLanes;
     }
-    const FloatVector z = LoadPart<kWhole>(
-        arguments.z.data + t * arguments.z.stride + channel, count);
-    StorePart<kWhole>(hn::Mul(hn::MulAdd(d, x, sum), Silu(z)),
-                      arguments.y.data + t * arguments.y.stride + channel,
-                      count);
+    if (channel < channel_end) {
+      ScanToken<false, kWholeStates>(
+          arguments, t, channel, channel_end - channel, h, a, states.stride);
+    }
   }
 }
 
@@ -72,41 +97,35 @@ HWY_INLINE void ScanTokens(const SelectiveScanArguments& arguments,
 constexpr int64_t kCopiedStatesMax = 64;
 constexpr int64_t kCopiedTokensMin = 4;
 
-template <bool kWhole>
-HWY_INLINE void ScanChannels(const SelectiveScanArguments& arguments,
-                             const Row& row, int64_t channel, size_t count) {
-  const FloatTag tag;
+void SelectiveScanItem(const SelectiveScanArguments& arguments, const Row& row,
+                       int64_t channel_begin, int64_t channel_end) {
   const int64_t d_inner = arguments.d_inner;
   const int64_t d_state = arguments.d_state;
-  float* const h = arguments.ssm_state + row.slot * d_state * d_inner + channel;
-  const float* const a = arguments.a + channel;
+  float* const h =
+      arguments.ssm_state + row.slot * d_state * d_inner + channel_begin;
+  const float* const a = arguments.a + channel_begin;
   if (d_state > kCopiedStatesMax || row.tokens < kCopiedTokensMin) {
-    ScanTokens<kWhole, kWhole>(arguments, row, channel, count, {h, a, d_inner});
+    ScanBlock<false>(arguments, row, channel_begin, channel_end,
+                     {h, a, d_inner});
     return;
   }
-  HWY_ALIGN float h_copy[kCopiedStatesMax * kLanes];
-  HWY_ALIGN float a_copy[kCopiedStatesMax * kLanes];
+  // The copy has the layout [d_state, kScanItemChannels]; lanes behind the last
+  // channel compute on zeros.
+  HWY_ALIGN float h_copy[kCopiedStatesMax * kScanItemChannels];
+  HWY_ALIGN float a_copy[kCopiedStatesMax * kScanItemChannels];
+  const size_t bytes = (channel_end - channel_begin) * sizeof(float);
   for (int64_t n = 0; n < d_state; ++n) {
-    hn::Store(LoadPart<kWhole>(h + n * d_inner, count), tag,
-              h_copy + n * kLanes);
-    hn::Store(LoadPart<kWhole>(a + n * d_inner, count), tag,
-              a_copy + n * kLanes);
+    std::memset(h_copy + n * kScanItemChannels, 0,
+                kScanItemChannels * sizeof(float));
+    std::memset(a_copy + n * kScanItemChannels, 0,
+                kScanItemChannels * sizeof(float));
+    std::memcpy(h_copy + n * kScanItemChannels, h + n * d_inner, bytes);
+    std::memcpy(a_copy + n * kScanItemChannels, a + n * d_inner, bytes);
   }
-  ScanTokens<kWhole, true>(arguments, row, channel, count,
-                           {h_copy, a_copy, kLanes});
+  ScanBlock<true>(arguments, row, channel_begin, channel_end,
+                  {h_copy, a_copy, kScanItemChannels});
   for (int64_t n = 0; n < d_state; ++n) {
-    StorePart<kWhole>(hn::Load(tag, h_copy + n * kLanes), h + n * d_inner,
-                      count);
-  }
-}
-
-void SelectiveScanItem(const SelectiveScanArguments& arguments, const Row& row,
-                       int64_t channel, int64_t channel_end) {
-  for (; channel + kLanes <= channel_end; channel += kLanes) {
-    ScanChannels<true>(arguments, row, channel, kLanes);
-  }
-  if (channel < channel_end) {
-    ScanChannels<false>(arguments, row, channel, channel_end - channel);
+    std::memcpy(h + n * d_inner, h_copy + n * kScanItemChannels, bytes);
   }
 }
 
@@ -121,7 +140,6 @@ namespace {
 
 HWY_EXPORT(SelectiveScanItem);
 
-constexpr int64_t kItemChannels = 64;
 // State updates below which waking a thread costs more than it saves.
 constexpr int64_t kParallelUpdates = 1 << 14;
 
@@ -130,13 +148,13 @@ constexpr int64_t kParallelUpdates = 1 << 14;
 void SelectiveScan(ThreadPool& threads, Rows rows,
                    const SelectiveScanArguments& arguments) {
   const int64_t blocks =
-      (arguments.d_inner + kItemChannels - 1) / kItemChannels;
+      (arguments.d_inner + kScanItemChannels - 1) / kScanItemChannels;
   const int64_t items = static_cast<int64_t>(rows.size()) * blocks;
   const auto body = [&](int64_t item) {
-    const int64_t channel = item % blocks * kItemChannels;
+    const int64_t channel = item % blocks * kScanItemChannels;
     HWY_DYNAMIC_DISPATCH(SelectiveScanItem)
     (arguments, rows[item / blocks], channel,
-     std::min(channel + kItemChannels, arguments.d_inner));
+     std::min(channel + kScanItemChannels, arguments.d_inner));
   };
   int64_t tokens = 0;
   for (const Row& row : rows) tokens += row.tokens;

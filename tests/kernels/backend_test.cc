@@ -548,6 +548,20 @@ TEST(CpuBackend, GivesTheSameBitsWithAvx2AndAvx512) {
 }
 #endif
 
+TEST(CpuBackendDeathTest, BugsOfTheCallerStopTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  auto backend = MakeBackend({BackendKind::kCpu, 1});
+  ASSERT_TRUE(backend.ok());
+  const auto table = PackFloats(**backend, Floats(6), 3, 2);
+  Floats residual(2);
+  EXPECT_DEATH((*backend)->Embed(*table, {3}, residual.data()),
+               "broken invariant");
+  const ScanCase scan(3, 2, 1);
+  Floats states(scan.StateFloats());
+  EXPECT_DEATH(scan.Run(**backend, std::vector<Row>{{0, 0, 0}}, states),
+               "broken invariant");
+}
+
 TEST(MakeBackend, ChoosesTheCpuByItself) {
   auto backend = MakeBackend({});
   ASSERT_TRUE(backend.ok());

@@ -1,0 +1,200 @@
+// Speed of the back end's operations in the shapes of mamba-130m: d_model 768,
+// d_inner 1536, d_state 16, dt_rank 48, vocabulary 50280.
+//
+// The last argument of every benchmark is the number of threads. GB/s counts
+// the bytes that an operation has to move at least, each once; GFLOP/s counts a
+// fused multiply-add as two. Weights rotate through more memory than the caches
+// hold, as they do in a model.
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "benchmark/benchmark.h"
+#include "kernels/backend.h"
+#include "kernels/status.h"
+
+namespace engram {
+namespace {
+
+constexpr int64_t kDModel = 768;
+constexpr int64_t kDInner = 1536;
+constexpr int64_t kDState = 16;
+constexpr int64_t kDConv = 4;
+constexpr int64_t kDtRank = 48;
+constexpr int64_t kVocab = 50280;
+
+// Weights of one benchmark together; beyond the last-level cache of most CPUs.
+constexpr int64_t kRotatedBytes = int64_t{160} << 20;
+
+std::unique_ptr<Backend> MakeCpu(int64_t threads) {
+  auto backend = MakeBackend({BackendKind::kCpu, static_cast<int>(threads)});
+  ENGRAM_CHECK_OK(backend.status());
+  return *std::move(backend);
+}
+
+std::unique_ptr<Buffer> Filled(Backend& backend, int64_t count) {
+  auto buffer = backend.Allocate(count * sizeof(float));
+  ENGRAM_CHECK_OK(buffer.status());
+  for (int64_t i = 0; i < count; ++i) {
+    (*buffer)->floats()[i] = static_cast<float>(i % 17) * 0.01f - 0.08f;
+  }
+  return *std::move(buffer);
+}
+
+void Count(benchmark::State& state, int64_t bytes, int64_t operations) {
+  using benchmark::Counter;
+  state.counters["B/s"] =
+      Counter(static_cast<double>(bytes), Counter::kIsIterationInvariantRate,
+              Counter::kIs1000);
+  state.counters["FLOP/s"] =
+      Counter(static_cast<double>(operations),
+              Counter::kIsIterationInvariantRate, Counter::kIs1000);
+}
+
+void MatMul(benchmark::State& state, int64_t outputs, int64_t inputs) {
+  const int64_t tokens = state.range(0);
+  const auto backend = MakeCpu(state.range(1));
+  const int64_t weight_bytes = outputs * inputs * sizeof(float);
+  const std::vector<float> values(outputs * inputs, 0.01f);
+  const Tensor tensor{DataType::kFloat32, {outputs, inputs}, values.data()};
+  std::vector<std::unique_ptr<PackedWeight>> weights;
+  for (int64_t bytes = 0; bytes < kRotatedBytes; bytes += weight_bytes) {
+    auto packed = backend->Pack(tensor, WeightFormat::kFloat32);
+    ENGRAM_CHECK_OK(packed.status());
+    weights.push_back(*std::move(packed));
+  }
+  const auto x = Filled(*backend, tokens * inputs);
+  const auto y = Filled(*backend, tokens * outputs);
+  size_t next = 0;
+  for (auto _ : state) {
+    backend->MatMul(*weights[next++ % weights.size()], tokens,
+                    {x->floats(), inputs}, {}, {y->floats(), outputs});
+    benchmark::ClobberMemory();
+  }
+  Count(state, weight_bytes + 4 * tokens * (inputs + outputs),
+        2 * tokens * outputs * inputs);
+}
+void InProjection(benchmark::State& state) {
+  MatMul(state, 2 * kDInner, kDModel);
+}
+void XProjection(benchmark::State& state) {
+  MatMul(state, kDtRank + 2 * kDState, kDInner);
+}
+void DtProjection(benchmark::State& state) { MatMul(state, kDInner, kDtRank); }
+void OutProjection(benchmark::State& state) { MatMul(state, kDModel, kDInner); }
+void Head(benchmark::State& state) { MatMul(state, kVocab, kDModel); }
+
+// `rows` rows of `tokens` tokens each, every row in its own slot.
+std::vector<Row> MakeRows(int64_t rows, int64_t tokens) {
+  std::vector<Row> made;
+  for (int row = 0; row < rows; ++row) {
+    made.push_back(
+        {row, static_cast<int>(row * tokens), static_cast<int>(tokens)});
+  }
+  return made;
+}
+
+void SelectiveScan(benchmark::State& state) {
+  const int64_t row_count = state.range(0), row_tokens = state.range(1);
+  const int64_t tokens = row_count * row_tokens;
+  const auto backend = MakeCpu(state.range(2));
+  const std::vector<Row> rows = MakeRows(row_count, row_tokens);
+  const auto x = Filled(*backend, tokens * kDInner);
+  const auto dt = Filled(*backend, tokens * kDInner);
+  const auto z = Filled(*backend, tokens * kDInner);
+  const auto bc = Filled(*backend, tokens * 2 * kDState);
+  const auto dt_bias = Filled(*backend, kDInner);
+  const auto a = Filled(*backend, kDState * kDInner);
+  for (int64_t i = 0; i < kDState * kDInner; ++i) a->floats()[i] -= 0.5f;
+  const auto ssm_state = Filled(*backend, row_count * kDState * kDInner);
+  const auto y = Filled(*backend, tokens * kDInner);
+  SelectiveScanArguments arguments;
+  arguments.d_inner = kDInner;
+  arguments.d_state = kDState;
+  arguments.x = {x->floats(), kDInner};
+  arguments.dt = {dt->floats(), kDInner};
+  arguments.z = {z->floats(), kDInner};
+  arguments.b = {bc->floats(), 2 * kDState};
+  arguments.c = {bc->floats() + kDState, 2 * kDState};
+  arguments.dt_bias = dt_bias->floats();
+  arguments.a = a->floats();
+  arguments.d = dt_bias->floats();
+  arguments.ssm_state = ssm_state->floats();
+  arguments.y = {y->floats(), kDInner};
+  for (auto _ : state) {
+    backend->SelectiveScan(rows, arguments);
+    benchmark::ClobberMemory();
+  }
+  // Per state: exp as one operation, three products and two sums.
+  Count(state, 16 * tokens * kDInner + 8 * row_count * kDState * kDInner,
+        6 * tokens * kDInner * kDState);
+}
+
+void CausalConv1d(benchmark::State& state) {
+  const int64_t row_count = state.range(0), row_tokens = state.range(1);
+  const int64_t tokens = row_count * row_tokens;
+  const auto backend = MakeCpu(state.range(2));
+  const std::vector<Row> rows = MakeRows(row_count, row_tokens);
+  const auto x = Filled(*backend, tokens * kDInner);
+  const auto weight = Filled(*backend, kDConv * kDInner);
+  const auto bias = Filled(*backend, kDInner);
+  const auto window = Filled(*backend, row_count * (kDConv - 1) * kDInner);
+  const auto y = Filled(*backend, tokens * kDInner);
+  for (auto _ : state) {
+    backend->CausalConv1d(rows, kDInner, kDConv, {x->floats(), kDInner},
+                          weight->floats(), bias->floats(), window->floats(),
+                          {y->floats(), kDInner});
+    benchmark::ClobberMemory();
+  }
+  Count(state, 8 * tokens * kDInner + 8 * row_count * (kDConv - 1) * kDInner,
+        (2 * kDConv + 3) * tokens * kDInner);
+}
+
+void RmsNorm(benchmark::State& state) {
+  const int64_t tokens = state.range(0);
+  const auto backend = MakeCpu(state.range(1));
+  const auto residual = Filled(*backend, tokens * kDModel);
+  const auto weight = Filled(*backend, kDModel);
+  const auto normed = Filled(*backend, tokens * kDModel);
+  for (auto _ : state) {
+    backend->Norm({NormKind::kRms, weight->floats(), nullptr, 1e-5f}, tokens,
+                  kDModel, residual->floats(), normed->floats());
+    benchmark::ClobberMemory();
+  }
+  Count(state, 8 * tokens * kDModel, 4 * tokens * kDModel);
+}
+
+void TokensByThreads(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgNames({"tokens", "threads"})
+      ->ArgsProduct({{1, 2, 8, 32, 512}, {1, 2}})
+      ->UseRealTime();
+}
+void HeadRowsByThreads(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgNames({"rows", "threads"})
+      ->ArgsProduct({{1, 8, 32}, {1, 2}})
+      ->UseRealTime();
+}
+void RowsByTokensByThreads(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgNames({"rows", "tokens", "threads"});
+  for (const int64_t threads : {1, 2}) {
+    benchmark->Args({1, 1, threads})
+        ->Args({32, 1, threads})
+        ->Args({1, 512, threads});
+  }
+  benchmark->UseRealTime();
+}
+
+BENCHMARK(InProjection)->Apply(TokensByThreads);
+BENCHMARK(XProjection)->Apply(TokensByThreads);
+BENCHMARK(DtProjection)->Apply(TokensByThreads);
+BENCHMARK(OutProjection)->Apply(TokensByThreads);
+BENCHMARK(Head)->Apply(HeadRowsByThreads);
+BENCHMARK(SelectiveScan)->Apply(RowsByTokensByThreads);
+BENCHMARK(CausalConv1d)->Apply(RowsByTokensByThreads);
+BENCHMARK(RmsNorm)->Apply(TokensByThreads);
+
+}  // namespace
+}  // namespace engram
+
+BENCHMARK_MAIN();
