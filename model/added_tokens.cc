@@ -1,6 +1,6 @@
 #include "model/added_tokens.h"
 
-#include <algorithm>
+#include <string>
 
 #include "model/unicode.h"
 
@@ -14,9 +14,9 @@ bool IsWholeWord(std::string_view text, size_t begin, size_t end) {
 
 }  // namespace
 
-void AddedTokenFinder::Add(const AddedToken& token) {
+void AddedTokenFinder::Add(const AddedToken& token, std::string_view text) {
   int32_t node = 0;
-  for (const char byte : token.content) {
+  for (const char byte : text) {
     const auto next_node = static_cast<int32_t>(token_at_node_.size());
     const auto [edge, is_new] = edges_.try_emplace({node, byte}, next_node);
     if (is_new) token_at_node_.push_back(kNone);
@@ -26,6 +26,8 @@ void AddedTokenFinder::Add(const AddedToken& token) {
   if (token_at_node_[node] != kNone) return;
   token_at_node_[node] = static_cast<int32_t>(tokens_.size());
   tokens_.push_back(token);
+  tokens_.back().content = std::string(text);
+  starts_[static_cast<uint8_t>(text.front())] = true;
 }
 
 const AddedToken* AddedTokenFinder::LongestAtStart(
@@ -44,6 +46,7 @@ const AddedToken* AddedTokenFinder::LongestAtStart(
 AddedTokenFinder::Match AddedTokenFinder::FindFrom(std::string_view text,
                                                    size_t begin) const {
   for (; begin < text.size(); ++begin) {
+    if (!starts_[static_cast<uint8_t>(text[begin])]) continue;
     const AddedToken* token = LongestAtStart(text.substr(begin));
     if (token != nullptr) return {token, begin, begin + token->content.size()};
   }
@@ -59,8 +62,8 @@ std::vector<AddedTokenFinder::Piece> AddedTokenFinder::Split(
   const auto add_text_until = [&](size_t end) {
     if (done < end) pieces.push_back({text.substr(done, end - done), -1});
   };
-  for (Match match = tokens_.empty() ? Match() : FindFrom(text, 0);
-       match.token != nullptr; match = FindFrom(text, match.end)) {
+  for (Match match = FindFrom(text, 0); match.token != nullptr;
+       match = FindFrom(text, match.end)) {
     const AddedToken& token = *match.token;
     if (token.special && !parse_special_tokens) continue;
     if (token.single_word && !IsWholeWord(text, match.begin, match.end)) {
@@ -68,8 +71,8 @@ std::vector<AddedTokenFinder::Piece> AddedTokenFinder::Split(
     }
     size_t begin = match.begin;
     size_t end = match.end;
-    if (token.strip_left) {
-      begin = std::max(begin - WhiteSpaceAtEnd(text.substr(0, begin)), done);
+    if (token.strip_left && done < begin) {
+      begin -= WhiteSpaceAtEnd(text.substr(done, begin - done));
     }
     if (token.strip_right) end += WhiteSpaceAtStart(text.substr(end));
     add_text_until(begin);

@@ -6,8 +6,11 @@
 // Thread-safe after building.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -23,8 +26,9 @@ class AddedTokenFinder {
     int32_t token = -1;  // -1: text
   };
 
-  // A token is looked for by its content.
-  void Add(const AddedToken& token);
+  // `text` is what to look for: the content of the token, maybe normalised.
+  // REQUIRES: not empty.
+  void Add(const AddedToken& token, std::string_view text);
 
   // The pieces of `text`, never empty ones. A special token is text unless
   // `parse_special_tokens`, but other tokens are not looked for within it.
@@ -44,7 +48,8 @@ class AddedTokenFinder {
   Match FindFrom(std::string_view text, size_t begin) const;
   const AddedToken* LongestAtStart(std::string_view text) const;
 
-  std::vector<AddedToken> tokens_;
+  std::vector<AddedToken> tokens_;     // content: what to look for
+  std::array<bool, 256> starts_ = {};  // whether a token starts with this byte
   // A prefix tree. Node 0 is the root; an edge is (node, byte).
   absl::flat_hash_map<std::pair<int32_t, char>, int32_t> edges_;
   std::vector<int32_t> token_at_node_ = {kNone};  // index into tokens_

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/status.h"
+#include "model/strict_json.h"
 #include "model/unicode.h"
 
 namespace engram {
@@ -59,8 +60,8 @@ bool OccursInUtf8(int byte) {
 
 absl::Status NoToken(size_t merge, const std::string& content) {
   return absl::DataLossError(absl::StrCat("tokenizer.json: model.merges[",
-                                          merge, "] has \"", content,
-                                          "\", which is not in model.vocab"));
+                                          merge, "] has ", Quoted(content),
+                                          ", which is not in model.vocab"));
 }
 
 }  // namespace
@@ -82,8 +83,11 @@ absl::Status ByteLevelBpe::BuildAlphabet(const TokenizerFile& file) {
   bytes_.resize(ids());
   for (int32_t id = 0; id < ids(); ++id) {
     if (!Knows(id)) continue;
+    // Added tokens are not written in symbols. (Hugging Face's `tokenizers`
+    // takes those for symbols that might be such, so that it encodes an added
+    // "é" but decodes it to the broken byte 0xE9.)
     const Token& known = token(id);
-    bytes_[id] = known.added ? known.content : BytesOfSymbols(known.content);
+    bytes_[id] = known.added ? known.text : BytesOfSymbols(known.content);
   }
   id_of_byte_.fill(-1);
   for (const auto& [content, id] : file.vocabulary) {

@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "kernels/status.h"
+#include "model/strict_json.h"
 #include "model/unicode.h"
 
 namespace engram {
@@ -47,6 +48,7 @@ absl::Status PiecewiseTokenizer::AddToken(const std::string& content,
                                             "\" and \"", content, "\""));
   }
   token.content = content;
+  token.text = content;
   token.known = true;
   id_of_content_.emplace(content, id);
   return absl::OkStatus();
@@ -62,17 +64,16 @@ absl::Status PiecewiseTokenizer::AddAddedToken(const AddedToken& added) {
                                             " and ", added.id));
   } else if (tokens_[id].added) {
     return absl::DataLossError(absl::StrCat(
-        "tokenizer.json: token \"", added.content, "\" is added twice"));
+        "tokenizer.json: token ", Quoted(added.content), " is added twice"));
   }
   tokens_[added.id].added = true;
   tokens_[added.id].special = added.special;
-  if (!added.normalized) {
-    in_raw_text_.Add(added);
-    return absl::OkStatus();
+  if (added.normalized && normalize_nfc_) {
+    tokens_[added.id].text = ToNfc(added.content);
   }
-  AddedToken normalized = added;
-  if (normalize_nfc_) normalized.content = ToNfc(added.content);
-  in_normalized_text_.Add(normalized);
+  AddedTokenFinder& finder =
+      added.normalized ? in_normalized_text_ : in_raw_text_;
+  finder.Add(added, tokens_[added.id].text);
   return absl::OkStatus();
 }
 

@@ -32,8 +32,9 @@ class PiecewiseTokenizer : public Tokenizer {
 
  protected:
   struct Token {
-    std::string content;
-    bool known = false;  // otherwise a gap
+    std::string content;  // as in the file
+    std::string text;     // as it is found in a normalised text
+    bool known = false;   // otherwise a gap
     bool added = false;
     bool special = false;
   };

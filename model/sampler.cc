@@ -58,15 +58,28 @@ float LargestOf(absl::Span<const float> logits) {
   return largest;
 }
 
-// log of the sum of exp(logits), in double.
-double LogSumExp(absl::Span<const float> logits) {
-  const double largest = LargestOf(logits);
-  double sum = 0;
-  for (float logit : logits) {
-    if (logit > kMasked) sum += std::exp(logit - largest);
+// The logarithm of the softmax, whose parts that all ids share are taken once.
+// Subtracting the largest logit first keeps small differences of huge ones.
+class LogSoftmax {
+ public:
+  explicit LogSoftmax(absl::Span<const float> logits)
+      : largest_(LargestOf(logits)) {
+    double sum = 0;
+    for (float logit : logits) {
+      if (logit > kMasked) sum += std::exp(logit - largest_);
+    }
+    log_of_sum_ = std::log(sum);
   }
-  return largest + std::log(sum);
-}
+
+  // REQUIRES: `logit` is one of them, not masked.
+  float operator()(float logit) const {
+    return static_cast<float>((logit - largest_) - log_of_sum_);
+  }
+
+ private:
+  double largest_;
+  double log_of_sum_;
+};
 
 }  // namespace
 
@@ -90,7 +103,7 @@ absl::Status Validate(const SamplingParameters& parameters, int64_t ids) {
 
 float LogProbabilityOf(absl::Span<const float> logits, int32_t id) {
   if (!(logits[id] > kMasked)) return kMasked;
-  return static_cast<float>(logits[id] - LogSumExp(logits));
+  return LogSoftmax(logits)(logits[id]);
 }
 
 std::vector<LogProbability> TopLogProbabilities(absl::Span<const float> logits,
@@ -105,11 +118,10 @@ std::vector<LogProbability> TopLogProbabilities(absl::Span<const float> logits,
       std::min(ranking.size(), static_cast<size_t>(std::max(count, 0)));
   std::partial_sort(ranking.begin(), ranking.begin() + kept, ranking.end(),
                     IsBetter);
-  const double total = LogSumExp(logits);
+  const LogSoftmax log_softmax(logits);
   std::vector<LogProbability> best;
   for (size_t i = 0; i < kept; ++i) {
-    best.push_back(
-        {ranking[i].id, static_cast<float>(ranking[i].score - total)});
+    best.push_back({ranking[i].id, log_softmax(ranking[i].score)});
   }
   return best;
 }

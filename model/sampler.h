@@ -24,14 +24,14 @@
 namespace engram {
 
 struct SamplingParameters {
-  float temperature = 0;                // 0: greedy; at most 100
-  int32_t top_k = 0;                    // 0: off; ties with the k-th survive
-  float top_p = 1;                      // (0, 1]; 1: off
-  float min_p = 0;                      // [0, 1]; 0: off
-  float repetition_penalty = 1;         // (0, 100]; 1: off
-  float presence_penalty = 0;           // [-100, 100]
-  float frequency_penalty = 0;          // [-100, 100]
-  std::map<int32_t, float> logit_bias;  // id to [-100, 100]
+  float temperature = 0;         // 0: greedy; at most 100
+  int32_t top_k = 0;             // 0: off; ties with the k-th survive
+  float top_p = 1;               // (0, 1]; 1: off
+  float min_p = 0;               // [0, 1]; 0: off
+  float repetition_penalty = 1;  // (0, 100]; 1: off
+  float presence_penalty = 0;    // [-100, 100]
+  float frequency_penalty = 0;   // [-100, 100]
+  std::map<int32_t, float> logit_bias = {};  // id to [-100, 100]
   uint64_t seed = 0;
 };
 

@@ -1,16 +1,12 @@
 #include "model/tokenizer.h"
 
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <system_error>
+#include <cstddef>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
 #include "model/byte_level_bpe.h"
+#include "model/strict_json.h"
 #include "model/tokenizer_file.h"
 #include "model/unicode.h"
 #include "model/word_level.h"
@@ -19,36 +15,16 @@ namespace engram {
 namespace {
 
 // The largest public ones have about 20 MB.
-constexpr uintmax_t kFileBytesMax = uintmax_t{64} << 20;
+constexpr size_t kFileBytesMax = size_t{64} << 20;
 
 constexpr char kReplacement[] = "\xEF\xBF\xBD";  // U+FFFD
-
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  std::error_code error;
-  const uintmax_t size = std::filesystem::file_size(path, error);
-  if (error == std::errc::no_such_file_or_directory) {
-    return absl::NotFoundError(absl::StrCat("no file ", path));
-  }
-  if (error) {
-    return absl::DataLossError(
-        absl::StrCat("cannot read ", path, ": ", error.message()));
-  }
-  if (size > kFileBytesMax) {
-    return absl::DataLossError(
-        absl::StrCat(path, " has ", size, " bytes, limit ", kFileBytesMax));
-  }
-  std::ifstream file(path, std::ios::binary);
-  std::string content(size, '\0');
-  file.read(content.data(), static_cast<std::streamsize>(size));
-  if (!file) return absl::DataLossError(absl::StrCat("cannot read ", path));
-  return content;
-}
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(
     const std::string& path) {
-  ENGRAM_ASSIGN_OR_RETURN(const std::string json, ReadFile(path));
+  ENGRAM_ASSIGN_OR_RETURN(const std::string json,
+                          ReadSmallFile(path, kFileBytesMax));
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Parse(json);
   if (tokenizer.ok()) return tokenizer;
   return absl::Status(tokenizer.status().code(),

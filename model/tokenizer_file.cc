@@ -8,15 +8,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "kernels/status.h"
+#include "model/strict_json.h"
 
 namespace engram {
 namespace {
 
 using Json = nlohmann::json;
-
-// Far more than a tokenizer.json needs; without a limit a file of brackets
-// would take a hundred times its size in memory.
-constexpr int kDepthMax = 32;
 
 template <typename... Parts>
 absl::Status Damaged(const Parts&... parts) {
@@ -68,7 +65,7 @@ absl::Status CheckKeys(const Node& object,
     const bool is_known =
         std::find(known.begin(), known.end(), key) != known.end();
     if (!is_known && !value.is_null()) {
-      return NotUnderstood(Child(object, key).path);
+      return NotUnderstood("setting ", Quoted(Child(object, key).path));
     }
   }
   return absl::OkStatus();
@@ -152,7 +149,8 @@ absl::Status ReadNormalizer(const Node& normalizer, TokenizerFile* file) {
                           Parts(normalizer, "normalizers"));
   for (const Node& part : parts) {
     ENGRAM_ASSIGN_OR_RETURN(const std::string type, ReadType(part));
-    if (type != "NFC") return NotUnderstood(part.path, " of type ", type);
+    if (type != "NFC")
+      return NotUnderstood(part.path, " of type ", Quoted(type));
     ENGRAM_RETURN_IF_ERROR(CheckKeys(part, {"type"}));
     file->normalize_nfc = true;
   }
@@ -184,7 +182,7 @@ absl::Status ReadSplitter(const Node& splitter, TokenizerFile* file) {
       file->kind == TokenizerFile::Kind::kWordLevel) {
     return CheckKeys(parts[0], {"type"});
   }
-  return NotUnderstood(parts[0].path, " of type ", type,
+  return NotUnderstood(parts[0].path, " of type ", Quoted(type),
                        " with this type of model");
 }
 
@@ -212,7 +210,7 @@ absl::Status CheckPostProcessor(const Node& processor) {
     if (type == "TemplateProcessing") {
       ENGRAM_RETURN_IF_ERROR(CheckTemplate(part));
     } else if (type != "ByteLevel") {
-      return NotUnderstood(part.path, " of type ", type);
+      return NotUnderstood(part.path, " of type ", Quoted(type));
     }
   }
   return absl::OkStatus();
@@ -224,7 +222,7 @@ absl::Status CheckDecoder(const Node& decoder, const TokenizerFile& file) {
   if (type == "ByteLevel" && file.kind == TokenizerFile::Kind::kByteLevelBpe) {
     return absl::OkStatus();
   }
-  return NotUnderstood(decoder.path, " of type ", type);
+  return NotUnderstood(decoder.path, " of type ", Quoted(type));
 }
 
 absl::StatusOr<AddedToken> ReadAddedToken(const Node& node) {
@@ -260,9 +258,9 @@ absl::Status ReadVocabulary(const Node& vocabulary, TokenizerFile* file) {
   ENGRAM_RETURN_IF_ERROR(CheckObject(vocabulary));
   file->vocabulary.reserve(vocabulary.json->size());
   for (const auto& [token, value] : vocabulary.json->items()) {
-    ENGRAM_ASSIGN_OR_RETURN(
-        const int32_t id,
-        ReadId({&value, absl::StrCat(vocabulary.path, "[\"", token, "\"]")}));
+    ENGRAM_ASSIGN_OR_RETURN(const int32_t id,
+                            ReadId({&value, absl::StrCat(vocabulary.path, "[",
+                                                         Quoted(token), "]")}));
     file->vocabulary.emplace_back(token, id);
   }
   return absl::OkStatus();
@@ -334,26 +332,14 @@ absl::Status ReadModel(const Node& model, TokenizerFile* file) {
   ENGRAM_ASSIGN_OR_RETURN(const std::string name, ReadString(type));
   if (name == "BPE") return ReadBpe(model, file);
   if (name == "WordLevel") return ReadWordLevel(model, file);
-  return NotUnderstood(model.path, " of type ", name);
-}
-
-// Parses without exceptions.
-absl::StatusOr<Json> ParseJson(std::string_view text) {
-  bool too_deep = false;
-  const auto limit_depth = [&too_deep](int depth, Json::parse_event_t, Json&) {
-    if (depth > kDepthMax) too_deep = true;
-    return !too_deep;
-  };
-  Json json = Json::parse(text, limit_depth, /*allow_exceptions=*/false);
-  if (too_deep) return Damaged("nested deeper than ", kDepthMax);
-  if (json.is_discarded()) return Damaged("not JSON");
-  return json;
+  return NotUnderstood(model.path, " of type ", Quoted(name));
 }
 
 }  // namespace
 
 absl::StatusOr<TokenizerFile> ParseTokenizerFile(std::string_view text) {
-  ENGRAM_ASSIGN_OR_RETURN(const Json json, ParseJson(text));
+  ENGRAM_ASSIGN_OR_RETURN(const Json json,
+                          ParseStrictJson(text, "tokenizer.json"));
   const Node root = {&json, ""};
   if (!json.is_object()) return Damaged("not an object");
   ENGRAM_RETURN_IF_ERROR(CheckKeys(

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "kernels/status.h"
@@ -64,8 +65,7 @@ bool IsSurelyNfc(std::string_view text) {
 }
 
 std::vector<utf8proc_int32_t> Decompose(std::string_view text) {
-  // No canonical decomposition has more than four characters (Unicode's
-  // stability policy promises no more for NFD in UTF-32 of one character).
+  // No canonical decomposition has more than four characters.
   constexpr size_t kPartsMax = 32;
   std::vector<utf8proc_int32_t> characters;
   characters.reserve(text.size());
@@ -100,6 +100,17 @@ void OrderMarks(std::vector<utf8proc_int32_t>* characters) {
       return CombiningClass(a) < CombiningClass(b);
     });
     begin = std::find_if(end, characters->end(), is_mark);
+  }
+}
+
+void AppendComposed(std::span<utf8proc_int32_t> characters, std::string* text) {
+  const utf8proc_ssize_t count = utf8proc_normalize_utf32(
+      characters.data(), static_cast<utf8proc_ssize_t>(characters.size()),
+      static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  ENGRAM_CHECK(count >= 0);
+  for (utf8proc_int32_t character :
+       characters.first(static_cast<size_t>(count))) {
+    AppendUtf8(static_cast<char32_t>(character), text);
   }
 }
 
@@ -217,17 +228,19 @@ std::string ToNfc(std::string_view text) {
   if (IsSurelyNfc(text)) return std::string(text);
   std::vector<utf8proc_int32_t> characters = Decompose(text);
   OrderMarks(&characters);
-  const utf8proc_ssize_t count = utf8proc_normalize_utf32(
-      characters.data(), static_cast<utf8proc_ssize_t>(characters.size()),
-      static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-  ENGRAM_CHECK(count >= 0);
+  // utf8proc 2.8 loses a U+11A7 behind a Hangul syllable, as if it was a final
+  // consonant. Nothing composes with it, so that the parts around it are apart.
+  constexpr utf8proc_int32_t kNoFinalConsonant = 0x11A7;
   std::string composed;
   composed.reserve(text.size());
-  for (utf8proc_ssize_t i = 0; i < count; ++i) {
-    AppendUtf8(static_cast<char32_t>(characters[static_cast<size_t>(i)]),
-               &composed);
+  auto begin = characters.begin();
+  while (true) {
+    const auto end = std::find(begin, characters.end(), kNoFinalConsonant);
+    AppendComposed({begin, end}, &composed);
+    if (end == characters.end()) return composed;
+    AppendUtf8(kNoFinalConsonant, &composed);
+    begin = end + 1;
   }
-  return composed;
 }
 
 }  // namespace engram

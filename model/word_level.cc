@@ -7,8 +7,14 @@
 namespace engram {
 namespace {
 
-// Longer words are cut in messages.
-constexpr size_t kShownBytesMax = 100;
+// A word as a message to its author may carry it: cut, but in its own script.
+std::string Shown(std::string_view word) {
+  constexpr size_t kBytesMax = 100;
+  if (word.size() <= kBytesMax) return std::string(word);
+  const std::string_view start = word.substr(0, kBytesMax);
+  return absl::StrCat(std::string(start.substr(0, FindInvalidUtf8(start))),
+                      "...");
+}
 
 // Bytes of `text` before its first white space.
 size_t WordAtStart(std::string_view text) {
@@ -39,8 +45,7 @@ absl::Status WordLevel::EncodePiece(std::string_view piece,
     if (id == -1) id = unknown_id_;
     if (id == -1) {
       return absl::InvalidArgumentError(
-          absl::StrCat("the vocabulary has no word \"",
-                       std::string(word.substr(0, kShownBytesMax)), "\""));
+          absl::StrCat("the vocabulary has no word \"", Shown(word), "\""));
     }
     ids->push_back(id);
     piece.remove_prefix(word.size());
@@ -51,7 +56,7 @@ absl::Status WordLevel::EncodePiece(std::string_view piece,
 
 std::string WordLevel::Bytes(int32_t id, bool first) const {
   if (!Knows(id)) return "";
-  return first ? token(id).content : " " + token(id).content;
+  return first ? token(id).text : " " + token(id).text;
 }
 
 }  // namespace engram
