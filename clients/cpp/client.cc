@@ -2,6 +2,7 @@
 
 #include <grpcpp/client_context.h>
 
+#include <cstdlib>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -48,6 +49,11 @@ class CancellableContext {
 };
 
 }  // namespace
+
+std::string DefaultServer() {
+  const char* server = std::getenv("ENGRAM_SERVER");
+  return server != nullptr && *server != '\0' ? server : "localhost:8001";
+}
 
 struct Client::Stubs {
   explicit Stubs(const std::string& server)

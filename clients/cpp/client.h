@@ -23,8 +23,11 @@
 
 namespace engram {
 
+// The environment variable ENGRAM_SERVER, else localhost:8001.
+std::string DefaultServer();
+
 struct ClientOptions {
-  std::string server = "localhost:8001";
+  std::string server = DefaultServer();
   // Repeats in a row that may bring nothing new before a call fails.
   int retries = 6;
   // Told of each failure that will be repeated, and of the wait before.

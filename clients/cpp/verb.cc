@@ -1,8 +1,5 @@
 #include "clients/cpp/verb.h"
 
-#include <unistd.h>
-
-#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -54,13 +51,6 @@ std::string Advice(const absl::Status& status, absl::string_view server) {
 }
 
 }  // namespace
-
-GlobalFlags::GlobalFlags() {
-  const char* from_environment = std::getenv("ENGRAM_SERVER");
-  server = from_environment != nullptr && *from_environment != '\0'
-               ? from_environment
-               : "localhost:8001";
-}
 
 void GlobalFlags::AddTo(FlagSet* flags) {
   flags->Add("server", "HOST:PORT",

@@ -22,11 +22,9 @@ inline constexpr int kExitUsage = 2;
 
 // Flags that may stand before or after the verb.
 struct GlobalFlags {
-  GlobalFlags();  // Takes ENGRAM_SERVER as the default of --server.
-
   void AddTo(FlagSet* flags);
 
-  std::string server;
+  std::string server = DefaultServer();
   absl::Duration deadline = absl::InfiniteDuration();
   int32_t retries = 6;
   bool json = false;

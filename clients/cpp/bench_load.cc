@@ -1,0 +1,309 @@
+#include "clients/cpp/bench_load.h"
+
+#include <grpcpp/client_context.h>
+#include <grpcpp/support/client_callback.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <optional>
+#include <queue>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "clients/cpp/channel.h"
+#include "engram/v1/generation.grpc.pb.h"
+
+namespace engram {
+namespace {
+
+// A turn that is due at some time.
+struct DueTurn {
+  SteadyClock::time_point time;
+  int64_t conversation = 0;
+  int64_t turn = 0;
+
+  bool operator>(const DueTurn& other) const { return time > other.time; }
+};
+
+// One call of Generate; deletes itself when gRPC is done with it.
+class TurnCall final : public grpc::ClientReadReactor<v1::GenerateResponse> {
+ public:
+  using Finish = std::function<void(TurnCall*)>;
+
+  TurnCall(const DueTurn& due, v1::GenerateRequest request, Finish finish)
+      : due_(due), request_(std::move(request)), finish_(std::move(finish)) {
+    record_.intended_start = due.time;
+    record_.tokens.reserve(request_.stopping().max_tokens());
+  }
+
+  void Start(v1::Generation::Stub* stub, absl::Duration deadline) {
+    if (deadline != absl::InfiniteDuration()) {
+      context_->set_deadline(absl::ToChronoTime(absl::Now() + deadline));
+    }
+    record_.sent = SteadyClock::now();
+    stub->async()->Generate(context_.get(), &request_, this);
+    StartRead(&response_);
+    StartCall();
+  }
+
+  // Shared, so that it can be cancelled without a lock that OnDone() takes too.
+  const std::shared_ptr<grpc::ClientContext>& context() const {
+    return context_;
+  }
+  const DueTurn& due() const { return due_; }
+  TurnRecord& record() { return record_; }
+
+  void OnReadDone(bool ok) override {
+    const SteadyClock::time_point now = SteadyClock::now();
+    if (!ok) return;
+    if (response_.has_token()) record_.tokens.push_back(now);
+    if (response_.has_completed()) {
+      record_.end = now;
+      record_.prompt_tokens = response_.completed().usage().prompt_tokens();
+      completed_ = true;
+    }
+    StartRead(&response_);
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    if (!completed_) {
+      record_.end = SteadyClock::now();
+      // A stream that ends well without Completed is the server's bug.
+      record_.code = status.ok()
+                         ? absl::StatusCode::kInternal
+                         : static_cast<absl::StatusCode>(status.error_code());
+    }
+    finish_(this);
+    delete this;
+  }
+
+ private:
+  const DueTurn due_;
+  const v1::GenerateRequest request_;
+  const Finish finish_;
+  const std::shared_ptr<grpc::ClientContext> context_ =
+      std::make_shared<grpc::ClientContext>();
+  v1::GenerateResponse response_;
+  TurnRecord record_;
+  bool completed_ = false;
+};
+
+// One run. The calling thread starts turns; gRPC's threads end them.
+class LoadRun {
+ public:
+  explicit LoadRun(const BenchLoad& load) : load_(load) {
+    for (int64_t i = 0; i < options_.connections; ++i) {
+      stubs_.push_back(v1::Generation::NewStub(
+          OpenChannel(options_.server, /*own_connection=*/true)));
+    }
+  }
+
+  LoadResult Run(Cancellation* cancellation) {
+    begin_ = SteadyClock::now();
+    next_progress_ = begin_ + Interval();
+    PlanFirstConversations();
+    const int64_t registration = cancellation->Register([this] { Stop(); });
+    while (std::unique_ptr<DueTurn> due = AwaitDueTurn()) StartTurn(*due);
+    cancellation->Unregister(registration);
+    absl::MutexLock lock(&mutex_);
+    return std::move(result_);
+  }
+
+ private:
+  bool is_open_loop() const { return options_.rate > 0; }
+
+  SteadyClock::duration Interval() const {
+    return absl::ToChronoNanoseconds(load_.progress_interval);
+  }
+
+  void PlanFirstConversations() {
+    absl::MutexLock lock(&mutex_);
+    next_arrival_ = begin_;
+    const int64_t count = is_open_loop() ? 1 : options_.concurrency;
+    for (int64_t i = 0; i < count; ++i) PlanConversation(begin_);
+  }
+
+  // Plans the next conversation, if there is to be one: in an open loop at its
+  // arrival, in a closed loop at `now`.
+  void PlanConversation(SteadyClock::time_point now)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    // Subtracted on the left: the number of conversations may be the largest.
+    if (planned_ - options_.warm_up >= options_.Conversations()) return;
+    if (is_open_loop()) {
+      next_arrival_ += DrawArrivalGap(options_.seed, planned_, options_.rate);
+      now = next_arrival_;
+    }
+    if (planned_ == options_.warm_up) measured_begin_ = now;
+    PlanTurn({now, planned_, 0});
+    ++planned_;
+  }
+
+  void PlanTurn(const DueTurn& turn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (stopped_ || IsOver(turn.time)) return;
+    due_.push(turn);
+    changed_.Signal();
+  }
+
+  bool IsOver(SteadyClock::time_point time) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return options_.duration != absl::InfiniteDuration() &&
+           measured_begin_.has_value() &&
+           time - *measured_begin_ >=
+               absl::ToChronoNanoseconds(options_.duration);
+  }
+
+  // Waits for the next turn to start; null when there will be none any more and
+  // none is running.
+  std::unique_ptr<DueTurn> AwaitDueTurn() {
+    absl::MutexLock lock(&mutex_);
+    while (true) {
+      const SteadyClock::time_point now = SteadyClock::now();
+      if (now >= next_progress_) {
+        ReportProgress(now);
+        continue;
+      }
+      if (due_.empty() && running_.empty()) return nullptr;
+      SteadyClock::time_point wake = next_progress_;
+      if (!due_.empty()) {
+        if (due_.top().time <= now) break;
+        wake = std::min(wake, due_.top().time);
+      }
+      changed_.WaitWithTimeout(&mutex_, absl::FromChrono(wake - now));
+    }
+    auto turn = std::make_unique<DueTurn>(due_.top());
+    due_.pop();
+    // In an open loop one arrival brings the next, whatever becomes of it.
+    if (is_open_loop() && turn->turn == 0) PlanConversation(turn->time);
+    return turn;
+  }
+
+  void StartTurn(const DueTurn& due) {
+    auto* call = new TurnCall(due, MakeRequest(due),
+                              [this](TurnCall* ended) { TurnEnded(ended); });
+    // Known before it is started: it may end at once, and a stop in between
+    // must find what to cancel.
+    {
+      absl::MutexLock lock(&mutex_);
+      if (stopped_) {
+        delete call;
+        return;
+      }
+      running_.emplace(call, call->context());
+      ++started_;
+    }
+    call->Start(stubs_[due.conversation % options_.connections].get(),
+                options_.deadline);
+  }
+
+  v1::GenerateRequest MakeRequest(const DueTurn& due) {
+    const BenchTurn turn = DrawTurn(
+        options_.seed, due.conversation, due.turn, options_.prompt_tokens,
+        options_.output_tokens, load_.vocabulary_size);
+    v1::GenerateRequest request;
+    request.set_model(options_.model);
+    request.mutable_token_ids()->mutable_ids()->Add(turn.prompt.begin(),
+                                                    turn.prompt.end());
+    request.mutable_stopping()->set_max_tokens(turn.output_tokens);
+    request.mutable_stopping()->set_ignore_eos(true);
+    request.mutable_sampling()->set_temperature(options_.temperature);
+    if (options_.sessions > 0) {
+      request.set_session_id(SessionId(due.conversation));
+      request.set_request_id(absl::StrCat("turn-", due.turn));
+      request.set_expected_version(due.turn);
+    }
+    return request;
+  }
+
+  std::string SessionId(int64_t conversation) const {
+    return absl::StrCat(load_.session_prefix, "-", conversation);
+  }
+
+  void TurnEnded(TurnCall* call) {
+    absl::MutexLock lock(&mutex_);
+    TurnRecord record = std::move(call->record());
+    const DueTurn& due = call->due();
+    const bool ok = record.code == absl::StatusCode::kOk;
+    record.warm_up = due.conversation < options_.warm_up;
+    record.interrupted = stopped_ && !ok;
+    (ok ? succeeded_ : failed_) += 1;
+    output_tokens_ += static_cast<int64_t>(record.tokens.size());
+    if (options_.sessions > 0 && due.turn == 0) {
+      result_.session_ids.push_back(SessionId(due.conversation));
+    }
+    const SteadyClock::time_point end = record.end;
+    result_.turns.push_back(std::move(record));
+    running_.erase(call);
+
+    if (ok && due.turn + 1 < options_.turns) {
+      PlanTurn({end + absl::ToChronoNanoseconds(options_.think_time),
+                due.conversation, due.turn + 1});
+    } else if (!is_open_loop()) {
+      PlanConversation(end);
+    }
+    changed_.Signal();
+  }
+
+  void Stop() {
+    std::vector<std::shared_ptr<grpc::ClientContext>> contexts;
+    {
+      absl::MutexLock lock(&mutex_);
+      stopped_ = true;
+      due_ = {};
+      for (const auto& [call, context] : running_) contexts.push_back(context);
+      changed_.Signal();
+    }
+    for (const auto& context : contexts) context->TryCancel();
+  }
+
+  void ReportProgress(SteadyClock::time_point now)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    next_progress_ = now + Interval();
+    if (!load_.on_progress) return;
+    const BenchProgress progress = {
+        std::chrono::duration<double>(now - begin_).count(),
+        started_,
+        static_cast<int64_t>(running_.size()),
+        succeeded_,
+        failed_,
+        output_tokens_};
+    // A terminal may be slow; the calls need not wait for it.
+    mutex_.Unlock();
+    load_.on_progress(progress);
+    mutex_.Lock();
+  }
+
+  const BenchLoad& load_;
+  const BenchOptions& options_ = load_.options;
+  std::vector<std::unique_ptr<v1::Generation::Stub>> stubs_;
+  SteadyClock::time_point begin_;
+  SteadyClock::time_point next_progress_;
+
+  absl::Mutex mutex_;
+  absl::CondVar changed_;
+  std::priority_queue<DueTurn, std::vector<DueTurn>, std::greater<>> due_
+      ABSL_GUARDED_BY(mutex_);
+  std::map<TurnCall*, std::shared_ptr<grpc::ClientContext>> running_
+      ABSL_GUARDED_BY(mutex_);
+  int64_t planned_ ABSL_GUARDED_BY(mutex_) = 0;  // Conversations.
+  SteadyClock::time_point next_arrival_ ABSL_GUARDED_BY(mutex_);
+  // When the first conversation after the warm-up is due.
+  std::optional<SteadyClock::time_point> measured_begin_
+      ABSL_GUARDED_BY(mutex_);
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  int64_t started_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t succeeded_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t failed_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t output_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+  LoadResult result_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace
+
+LoadResult RunLoad(const BenchLoad& load, Cancellation* cancellation) {
+  return LoadRun(load).Run(cancellation);
+}
+
+}  // namespace engram

@@ -1,0 +1,125 @@
+#include "clients/cpp/bench_options.h"
+
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+
+namespace engram {
+namespace {
+
+FlagSet::Setter LengthRangeSetter(LengthRange* target) {
+  return [target](absl::string_view text) {
+    absl::StatusOr<LengthRange> range = ParseLengthRange(text);
+    if (range.ok()) *target = *range;
+    return range.status();
+  };
+}
+
+FlagSet::Setter SeedSetter(uint64_t* target) {
+  return [target](absl::string_view text) {
+    return absl::SimpleAtoi(text, target)
+               ? absl::OkStatus()
+               : absl::InvalidArgumentError("must be a whole number from 0");
+  };
+}
+
+}  // namespace
+
+void BenchOptions::AddTo(FlagSet* flags) {
+  flags->Add("server", "HOST:PORT",
+             "Default: $ENGRAM_SERVER, else localhost:8001.", &server);
+  flags->Add("model", "NAME", "Default: the only one served.", &model);
+  flags->Add("rate", "R",
+             "Open loop: R requests (with --sessions: new sessions) arrive per "
+             "second by a Poisson process, whether or not earlier ones are "
+             "answered.",
+             &rate);
+  flags->Add("concurrency", "N",
+             "Closed loop: N at a time, the next one when one is answered. "
+             "Default: 1; with --sessions all of them.",
+             &concurrency);
+  flags->Add("requests", "N",
+             "Measure N requests. Default: 100 without --duration and "
+             "--sessions.",
+             &requests);
+  flags->Add("duration", "DURATION",
+             "Start no more after this time; those running are waited for.",
+             &duration);
+  flags->Add("warmup", "N",
+             "Run N requests (sessions) before that are left out of the "
+             "figures. Default: 0.",
+             &warm_up);
+  flags->Add("prompt-tokens", "N|A..B",
+             "Length of prompts, which are random token ids. Default: 128.",
+             LengthRangeSetter(&prompt_tokens));
+  flags->Add("output-tokens", "N|A..B",
+             "Tokens to sample; the model's end of text is ignored. Default: "
+             "64.",
+             LengthRangeSetter(&output_tokens));
+  flags->Add("sessions", "N", "N sessions of --turns turns each.", &sessions);
+  flags->Add("turns", "K", "Turns per session. Default: 1.", &turns);
+  flags->Add("think-time", "DURATION",
+             "From the end of a turn to the next one of the session. Default: "
+             "0.",
+             &think_time);
+  flags->AddSwitch("keep-sessions",
+                   "Leave the sessions on the server; otherwise they are "
+                   "deleted in the end.",
+                   &keep_sessions);
+  flags->Add("temperature", "T", "Default: 0, the likeliest token always.",
+             &temperature);
+  flags->Add("seed", "N", "Of prompts, lengths and arrivals. Default: 1.",
+             SeedSetter(&seed));
+  flags->Add("connections", "N", "To spread requests over. Default: 1.",
+             &connections);
+  flags->Add("deadline", "DURATION", "For each request. Default: none.",
+             &deadline);
+  flags->Add("goodput-ttft", "MS",
+             "A request is good if its first token comes within this time,",
+             &goodput.time_to_first_token_ms);
+  flags->Add("goodput-itl", "MS",
+             "if the mean time between its tokens is at most this,",
+             &goodput.inter_token_latency_ms);
+  flags->Add("goodput-e2e", "MS", "and if all of it takes at most this.",
+             &goodput.end_to_end_ms);
+  flags->AddSwitch("json", "Print one JSON object with everything.", &json);
+  flags->AddSwitch("help", "Show this text.", &help);
+}
+
+absl::Status BenchOptions::Complete() {
+  const auto refuse = [](absl::string_view message) {
+    return absl::InvalidArgumentError(message);
+  };
+  if (rate < 0 || concurrency < 0 || requests < 0 || warm_up < 0 ||
+      sessions < 0 || turns < 1 || connections < 1) {
+    return refuse("rates and counts must be positive");
+  }
+  if (rate > 0 && concurrency > 0) {
+    return refuse(
+        "give --rate (open loop) or --concurrency (closed loop), "
+        "not both");
+  }
+  if (sessions > 0 && requests > 0) {
+    return refuse(
+        "--sessions with --turns says how many requests there are; "
+        "leave out --requests");
+  }
+  if (sessions == 0 && turns > 1) return refuse("--turns needs --sessions N");
+  if (prompt_tokens.least == 0) {
+    return refuse("--prompt-tokens: a prompt has at least one token");
+  }
+  if (sessions == 0 && requests == 0 && duration == absl::InfiniteDuration()) {
+    requests = 100;
+  }
+  if (rate == 0 && concurrency == 0) {
+    concurrency = sessions > 0 ? sessions : 1;
+  }
+  return absl::OkStatus();
+}
+
+int64_t BenchOptions::Conversations() const {
+  if (sessions > 0) return sessions;
+  return requests > 0 ? requests : std::numeric_limits<int64_t>::max();
+}
+
+}  // namespace engram

@@ -1,0 +1,161 @@
+// engram-bench: the load generator.
+#include <unistd.h>
+
+#include <cstdio>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "clients/cpp/bench_load.h"
+#include "clients/cpp/bench_options.h"
+#include "clients/cpp/bench_report.h"
+#include "clients/cpp/cancellation.h"
+#include "clients/cpp/client.h"
+#include "clients/cpp/flags.h"
+#include "clients/cpp/interrupt.h"
+#include "clients/cpp/resumable_turn.h"
+
+namespace engram {
+namespace {
+
+constexpr int kExitOk = 0;
+constexpr int kExitFailed = 1;
+constexpr int kExitUsage = 2;
+
+constexpr char kHelp[] =
+    "engram-bench: puts load on an Engram server and measures it.\n\n"
+    "Latencies count from the moment a request was due, not from when it was\n"
+    "sent, so that a server which falls behind is not spared.\n\n"
+    "Usage: engram-bench [flags]\n\n"
+    "Examples:\n"
+    "  engram-bench --model mamba-english --concurrency 8 --requests 200\n"
+    "  engram-bench --rate 20 --duration 60s --warmup 50 --prompt-tokens "
+    "64..512\n"
+    "  engram-bench --sessions 64 --turns 5 --think-time 200ms --json\n"
+    "  engram-bench --rate 50 --requests 1000 --goodput-ttft 200 --goodput-itl "
+    "30\n\n"
+    "Flags:\n%s\n"
+    "Ctrl-C ends the load early and still reports.\n\n"
+    "Exit codes: 0 done; 1 no request succeeded; 2 wrong use; 130 "
+    "interrupted.\n";
+
+int Refuse(absl::string_view message) {
+  absl::FPrintF(stderr, "engram-bench: %s\n`engram-bench --help` tells more.\n",
+                message);
+  return kExitUsage;
+}
+
+int ReportError(const absl::Status& status, const std::string& server) {
+  absl::FPrintF(stderr,
+                "engram-bench: %s: %s\n  the server is %s; name another "
+                "with --server HOST:PORT\n",
+                absl::StatusCodeToString(status.code()), status.message(),
+                server);
+  return kExitFailed;
+}
+
+// Shows progress on standard error: on a terminal in one line that changes.
+class ProgressDisplay {
+ public:
+  void Show(const BenchProgress& progress) {
+    const std::string line = ProgressLine(before_, progress);
+    before_ = progress;
+    absl::FPrintF(stderr, "%s%s%s", on_terminal_ ? "\r\033[K" : "", line,
+                  on_terminal_ ? "" : "\n");
+    std::fflush(stderr);
+    shown_ = true;
+  }
+  void End() {
+    if (on_terminal_ && shown_) absl::FPrintF(stderr, "\n");
+  }
+  absl::Duration interval() const {
+    return absl::Seconds(on_terminal_ ? 1 : 5);
+  }
+
+ private:
+  const bool on_terminal_ = isatty(STDERR_FILENO);
+  bool shown_ = false;
+  BenchProgress before_;
+};
+
+void DeleteSessions(const std::vector<std::string>& ids, Client* client) {
+  int failed = 0;
+  for (const std::string& id : ids) {
+    v1::DeleteSessionRequest request;
+    request.set_session_id(id);
+    const absl::Status status = client->DeleteSession(request).status();
+    // The turn that would have made it may have failed.
+    failed += !status.ok() && !absl::IsNotFound(status);
+    // A server that is gone has no sessions to delete one by one.
+    if (absl::IsUnavailable(status)) break;
+  }
+  if (failed > 0) {
+    absl::FPrintF(stderr, "engram-bench: sessions were left on the server\n");
+  }
+}
+
+int Run(BenchOptions options, Interrupt* interrupt) {
+  ClientOptions client_options;
+  client_options.server = options.server;
+  client_options.retries = 1;
+  Client client(client_options);
+  v1::GetModelRequest model_request;
+  model_request.set_model(options.model);
+  absl::StatusOr<v1::ModelInfo> model = client.GetModel(model_request);
+  if (!model.ok()) return ReportError(model.status(), options.server);
+  options.model = model->name();
+
+  ProgressDisplay display;
+  BenchLoad load;
+  load.options = options;
+  load.vocabulary_size = model->vocabulary_size();
+  load.session_prefix = absl::StrCat("bench-", RandomId().substr(0, 8));
+  load.progress_interval = display.interval();
+  load.on_progress = [&](const BenchProgress& progress) {
+    display.Show(progress);
+  };
+  Cancellation cancellation;
+  LoadResult result;
+  {
+    InterruptScope scope(interrupt, &cancellation);
+    result = RunLoad(load, &cancellation);
+  }
+  display.End();
+
+  const Measurements measurements = Measure(result.turns, options.goodput);
+  absl::PrintF("%s", options.json
+                         ? absl::StrCat(ReportJson(options, measurements), "\n")
+                         : ReportText(options, measurements));
+  std::fflush(stdout);
+  if (!options.keep_sessions) DeleteSessions(result.session_ids, &client);
+  if (cancellation.cancelled()) return kExitInterrupted;
+  return measurements.succeeded > 0 ? kExitOk : kExitFailed;
+}
+
+int Main(const std::vector<std::string>& arguments) {
+  Interrupt interrupt;
+  BenchOptions options;
+  FlagSet flags;
+  options.AddTo(&flags);
+  absl::StatusOr<std::vector<std::string>> others = flags.Parse(arguments);
+  if (!others.ok()) return Refuse(others.status().message());
+  if (options.help) {
+    absl::PrintF(kHelp, flags.Help());
+    return kExitOk;
+  }
+  if (!others->empty()) {
+    return Refuse(absl::StrCat("unexpected argument '", others->front(), "'"));
+  }
+  absl::Status status = options.Complete();
+  if (!status.ok()) return Refuse(status.message());
+  return Run(std::move(options), &interrupt);
+}
+
+}  // namespace
+}  // namespace engram
+
+int main(int argc, char** argv) {
+  return engram::Main(std::vector<std::string>(argv + 1, argv + argc));
+}
