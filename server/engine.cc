@@ -1,0 +1,563 @@
+#include "server/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/status.h"
+
+namespace engram {
+namespace {
+
+// How long an engine sleeps when sequences are paused, and when there are none:
+// deadlines and times to live are seen this late at most.
+constexpr absl::Duration kPausedWait = absl::Milliseconds(20);
+constexpr absl::Duration kIdleWait = absl::Seconds(1);
+
+const char* KindName(RequestKind kind) {
+  return kind == RequestKind::kScore ? "score" : "generate";
+}
+
+const char* ReasonName(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      return "cancelled";
+  }
+  return "";
+}
+
+// Ends from outside, after which a fragment may be kept.
+bool MayKeepPartial(absl::StatusCode code) {
+  return code == absl::StatusCode::kCancelled ||
+         code == absl::StatusCode::kDeadlineExceeded ||
+         code == absl::StatusCode::kUnavailable;
+}
+
+absl::Duration Between(absl::Time from, absl::Time to) {
+  if (from == absl::InfinitePast() || to < from) return absl::ZeroDuration();
+  return to - from;
+}
+
+}  // namespace
+
+Engine::Engine(EngineModel model, const EngineOptions& options,
+               Admission* admission, SessionStore* sessions, Clock* clock,
+               ModelMetrics* metrics,
+               std::function<void(const RequestSummary&)> on_end)
+    : model_(std::move(model)),
+      options_(options),
+      admission_(admission),
+      sessions_(sessions),
+      clock_(clock),
+      metrics_(metrics),
+      on_end_(std::move(on_end)),
+      states_(model_.model->states()),
+      sampler_(model_.model->info().vocabulary_size) {}
+
+Engine::~Engine() = default;
+
+void Engine::Drain(absl::Time deadline) {
+  // Cannot be refused before Run() returns, and after that there is nothing to
+  // drain.
+  admission_
+      ->Post([this, deadline] {
+        draining_ = true;
+        drain_deadline_ = deadline;
+      })
+      .IgnoreError();
+}
+
+absl::Status Engine::Run() {
+  while (failure_.ok()) {
+    const bool worked = RunOnce();
+    if (draining_ && idle() && admission_->waiting() == 0) break;
+    if (!worked) {
+      admission_->WaitForWork(running_.empty() ? kIdleWait : kPausedWait);
+    }
+  }
+  // Whoever waits for a task is answered.
+  admission_->CloseTasks();
+  RunTasks();
+  return failure_;
+}
+
+bool Engine::RunOnce() {
+  const absl::Time now = clock_->Now();
+  RunTasks();
+  ReclaimSlots();
+  sessions_->Sweep();
+  EndWaiting(now);
+  EndRunning(now);
+  StartWaiting(now);
+  const bool worked = Step(now);
+  ForgetOver();
+  if (metrics_ != nullptr) {
+    metrics_->SetLoad(running(), admission_->waiting(),
+                      states_.slots() - states_.free_slots());
+  }
+  return worked;
+}
+
+bool Engine::idle() const { return running_.empty(); }
+
+void Engine::RunTasks() {
+  for (const auto& task : admission_->TakeTasks()) task();
+}
+
+void Engine::ReclaimSlots() {
+  for (int slot : sessions_->ReleasedSlots(model_.number)) states_.Free(slot);
+}
+
+// --- Ends from outside.
+
+void Engine::EndWaiting(absl::Time now) {
+  const bool drained = now >= drain_deadline_;
+  for (SequencePointer& sequence :
+       drained ? admission_->TakeAll() : admission_->TakeEnded(now)) {
+    End(sequence.get(), ReasonToEnd(sequence.get(), now));
+  }
+}
+
+void Engine::EndRunning(absl::Time now) {
+  for (SequencePointer& sequence : running_) {
+    absl::Status reason = ReasonToEnd(sequence.get(), now);
+    if (!reason.ok()) End(sequence.get(), std::move(reason));
+  }
+  ForgetOver();
+}
+
+absl::Status Engine::ReasonToEnd(Sequence* sequence, absl::Time now) const {
+  if (std::optional<absl::Status> cancelled = sequence->stream->cancelled()) {
+    return *cancelled;
+  }
+  if (now >= sequence->request.deadline) {
+    return absl::DeadlineExceededError(absl::StrCat(
+        "the deadline passed after ", sequence->generated.size(), " tokens"));
+  }
+  if (now >= drain_deadline_) {
+    return absl::UnavailableError(
+        "the server is stopping; repeat the request elsewhere or later");
+  }
+  if (sequence->slot < 0) return absl::OkStatus();
+  if (sequence->stream->HasRoom()) {
+    sequence->paused_since = absl::InfiniteFuture();
+  } else if (sequence->paused_since == absl::InfiniteFuture()) {
+    sequence->paused_since = now;
+  } else if (now - sequence->paused_since >= options_.slow_reader_timeout) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the client did not read for ",
+        absl::FormatDuration(now - sequence->paused_since), ", limit ",
+        absl::FormatDuration(options_.slow_reader_timeout),
+        " (--slow-reader-timeout); it may resume with received_token_ids"));
+  }
+  return absl::OkStatus();
+}
+
+// --- Starts.
+
+void Engine::StartWaiting(absl::Time now) {
+  // Every running sequence has a slot; committed states yield theirs.
+  while (running() < states_.slots()) {
+    SequencePointer sequence = admission_->TakeNext();
+    if (sequence == nullptr) return;
+    absl::Status started = Start(sequence.get(), now);
+    if (!started.ok()) {
+      End(sequence.get(), std::move(started));
+      continue;
+    }
+    running_.push_back(std::move(sequence));
+  }
+}
+
+absl::Status Engine::Start(Sequence* sequence, absl::Time now) {
+  sequence->start_time = now;
+  ENGRAM_RETURN_IF_ERROR(LoadState(sequence));
+  Prepare(sequence, model_.eos_token_ids,
+          model_.model->info().vocabulary_size);
+  StartedEvent started;
+  started.session_id = sequence->request.session_id;
+  started.request_id = sequence->request.request_id;
+  started.version = sequence->start.version;
+  started.position = sequence->start.position;
+  started.cached_tokens = sequence->start.position;
+  started.seed = static_cast<int64_t>(sequence->request.sampling.seed);
+  sequence->stream->Push(std::move(started));
+  return absl::OkStatus();
+}
+
+absl::Status Engine::LoadState(Sequence* sequence) {
+  if (sequence->session == nullptr) {
+    sequence->slot = AcquireSlot();
+    states_.Clear(sequence->slot);
+    return absl::OkStatus();
+  }
+  // First the slot: getting one may move this very session's state.
+  sequence->slot = AcquireSlot();
+  ENGRAM_ASSIGN_OR_RETURN(SessionStore::Location location,
+                          sessions_->Locate(sequence->session));
+  sequence->start = location.turns;
+  if (location.slot >= 0) {
+    states_.CopySlot(sequence->slot, location.slot);
+  } else if (location.block != nullptr) {
+    states_.Restore(sequence->slot, location.block->data());
+    sessions_->CountRestore(model_.number);
+  } else {
+    states_.Clear(sequence->slot);
+  }
+  return absl::OkStatus();
+}
+
+int Engine::AcquireSlot() {
+  while (true) {
+    const int slot = states_.TakeForOverwrite();
+    if (slot >= 0) return slot;
+    const auto resident = sessions_->EvictionCandidate(model_.number);
+    if (resident.has_value() &&
+        sessions_->MoveToRam(resident->session, resident->slot,
+                             SaveBlock(resident->slot))) {
+      return resident->slot;
+    }
+    // Its session was deleted meanwhile, and left the slot behind.
+    ReclaimSlots();
+  }
+}
+
+std::shared_ptr<const StateBlock> Engine::SaveBlock(int slot) {
+  auto block = std::make_shared<StateBlock>(states_.state_bytes());
+  states_.Save(slot, block->data());
+  return block;
+}
+
+absl::StatusOr<Engine::Snapshot> Engine::TakeSnapshot(
+    const SessionHandle& session) {
+  ENGRAM_ASSIGN_OR_RETURN(SessionStore::Location location,
+                          sessions_->Locate(session));
+  Snapshot snapshot{location.turns, location.block};
+  if (location.slot >= 0) snapshot.block = SaveBlock(location.slot);
+  return snapshot;
+}
+
+// --- The step.
+
+bool Engine::NeedsLogitsBefore(const Sequence& sequence) const {
+  return sequence.request.kind == RequestKind::kScore && sequence.fed == 0 &&
+         sequence.start.position > 0 && !sequence.start.pending.has_value();
+}
+
+std::vector<int> Engine::Plan() {
+  std::vector<Candidate> candidates(running_.size());
+  size_t decoding = 0;
+  for (size_t i = 0; i < running_.size(); ++i) {
+    const Sequence& sequence = *running_[i];
+    Candidate& candidate = candidates[i];
+    if (!sequence.stream->HasRoom()) continue;
+    candidate.tokens = static_cast<int>(std::min<size_t>(
+        sequence.remaining(), model_.model->limits().max_batch_tokens));
+    candidate.logits_for_every_token =
+        sequence.request.kind == RequestKind::kScore;
+    candidate.logits_before = NeedsLogitsBefore(sequence);
+    candidate.decoding = sequence.decoding;
+    if (sequence.decoding) ++decoding;
+  }
+  StepLimits limits;
+  limits.max_batch_tokens = model_.model->limits().max_batch_tokens;
+  limits.max_logits_rows = model_.model->limits().max_logits_rows;
+  const size_t fit = std::min(limits.max_batch_tokens, limits.max_logits_rows);
+  // Not all fit: the next step begins where this one ends.
+  if (decoding > fit) first_decode_ += fit;
+  return PlanStep(candidates, limits, first_decode_);
+}
+
+bool Engine::Step(absl::Time now) {
+  const std::vector<int> plan = Plan();
+  Batch batch;
+  std::vector<Sequence*> sequences;
+  observation_ = StepObservation();
+  for (size_t i = 0; i < plan.size(); ++i) {
+    if (plan[i] == 0) continue;
+    Sequence& sequence = *running_[i];
+    const bool last = sequence.fed + plan[i] == sequence.to_feed.size();
+    BatchRow row;
+    row.slot = sequence.slot;
+    row.tokens = absl::MakeConstSpan(sequence.to_feed)
+                     .subspan(sequence.fed, plan[i]);
+    row.logits_before = NeedsLogitsBefore(sequence);
+    if (sequence.request.kind == RequestKind::kScore) {
+      row.logits = LogitsWanted::kAll;
+    } else if (last && !sequence.received_end &&
+               sequence.request.stopping.max_tokens > 0) {
+      row.logits = LogitsWanted::kLast;
+    }
+    if (!sequence.decoding) observation_.prompt_tokens += plan[i];
+    observation_.tokens += plan[i];
+    batch.rows.push_back(row);
+    sequences.push_back(&sequence);
+  }
+  if (batch.rows.empty()) return false;
+
+  absl::StatusOr<StepResult> result = model_.model->Step(batch);
+  if (!result.ok()) {
+    Fail(result.status());
+    return false;
+  }
+  const absl::Time after = clock_->Now();
+  const int64_t vocabulary = model_.model->info().vocabulary_size;
+  size_t logits_row = 0;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    const BatchRow& row = batch.rows[i];
+    const size_t logits_rows = row.logits_rows();
+    const auto logits = result->logits.subspan(logits_row * vocabulary,
+                                               logits_rows * vocabulary);
+    logits_row += logits_rows;
+    if (!result->finite[i]) {
+      End(sequences[i],
+          absl::InternalError(absl::StrCat(
+              "the model's hidden state became NaN or infinite near position ",
+              sequences[i]->start.position + sequences[i]->position)));
+      continue;
+    }
+    Advance(sequences[i], static_cast<int>(row.tokens.size()),
+            row.logits_before, logits, after);
+  }
+  observation_.duration = after - now;
+  observation_.rows = static_cast<int>(batch.rows.size());
+  if (metrics_ != nullptr) metrics_->ObserveStep(observation_);
+  return true;
+}
+
+void Engine::Advance(Sequence* sequence, int tokens, bool logits_before,
+                     absl::Span<const float> logits, absl::Time now) {
+  if (sequence->request.kind == RequestKind::kScore) {
+    Score(sequence, tokens, logits_before, logits);
+  }
+  sequence->fed += tokens;
+  sequence->position += tokens;
+  if (sequence->remaining() > 0) return;
+  if (!sequence->decoding) {
+    sequence->decoding = true;
+    sequence->prefill_end = now;
+    if (sequence->request.kind == RequestKind::kScore ||
+        sequence->request.stopping.max_tokens == 0) {
+      return Complete(sequence, FinishReason::kLength);
+    }
+    if (sequence->received_end) {
+      return Complete(sequence, *sequence->received_end);
+    }
+  }
+  SampleNext(sequence, logits, now);
+}
+
+void Engine::SampleNext(Sequence* sequence, absl::Span<const float> logits,
+                        absl::Time now) {
+  const Request& request = sequence->request;
+  const int32_t id = sampler_.Sample(
+      logits, request.sampling, sequence->start.position + sequence->position,
+      &sequence->seen, sequence->generated_counts);
+  const int32_t index = static_cast<int32_t>(sequence->generated.size());
+  sequence->generated.push_back(id);
+  ++sequence->generated_counts[id];
+  sequence->seen.Insert(id);
+
+  std::optional<float> logprob;
+  std::vector<LogProbability> top;
+  if (request.logprobs > 0) {
+    logprob = LogProbabilityOf(logits, id);
+    top = TopLogProbabilities(logits, request.logprobs);
+    sequence->logprobs.push_back(*logprob);
+    sequence->top.push_back(top);
+  }
+  TokenOutcome outcome = MakeTokenEvent(
+      &sequence->text, model_.tokenizer, index, id,
+      IsStopToken(request.stopping, model_.eos_token_ids, id), logprob, top);
+  sequence->stream->Push(std::move(outcome.event));
+  ObserveToken(sequence, now);
+
+  if (outcome.stops) return Complete(sequence, FinishReason::kStop);
+  if (index + 1 >= request.stopping.max_tokens) {
+    return Complete(sequence, FinishReason::kLength);
+  }
+  sequence->to_feed.assign(1, id);
+  sequence->fed = 0;
+}
+
+void Engine::ObserveToken(Sequence* sequence, absl::Time now) {
+  ++observation_.generated_tokens;
+  if (sequence->last_token_time == absl::InfinitePast()) {
+    observation_.time_to_first_token_seconds.push_back(
+        absl::ToDoubleSeconds(now - sequence->arrival));
+  } else {
+    observation_.inter_token_latency_seconds.push_back(
+        absl::ToDoubleSeconds(now - sequence->last_token_time));
+  }
+  sequence->last_token_time = now;
+}
+
+void Engine::Score(Sequence* sequence, int tokens, bool logits_before,
+                   absl::Span<const float> logits) {
+  const int64_t vocabulary = model_.model->info().vocabulary_size;
+  // Logits after a token are those of the token that follows it.
+  if (sequence->fed == 0 && !sequence->start.pending) {
+    AddScored(sequence, logits_before ? logits.first(vocabulary)
+                                      : absl::Span<const float>());
+  }
+  if (logits_before) logits.remove_prefix(vocabulary);
+  for (int i = 0; i < tokens; ++i) {
+    if (sequence->fed + i + 1 >= sequence->to_feed.size()) break;
+    AddScored(sequence, logits.subspan(i * vocabulary, vocabulary));
+  }
+}
+
+void Engine::AddScored(Sequence* sequence, absl::Span<const float> logits) {
+  const int32_t index = sequence->scored++;
+  const int32_t id = sequence->request.prompt[index];
+  std::optional<float> logprob;
+  std::vector<LogProbability> top;
+  if (!logits.empty()) {
+    logprob = LogProbabilityOf(logits, id);
+    top = TopLogProbabilities(logits, sequence->request.logprobs);
+  }
+  TokenOutcome outcome =
+      MakeTokenEvent(&sequence->text, model_.tokenizer, index, id,
+                     /*is_stop_token=*/false, logprob, top);
+  sequence->stream->Push(std::move(outcome.event));
+}
+
+// --- Ends.
+
+CompletedEvent Engine::MakeCompleted(const Sequence& sequence,
+                                     FinishReason reason,
+                                     absl::Time now) const {
+  CompletedEvent completed;
+  completed.finish_reason = reason;
+  completed.version = sequence.start.version + (sequence.is_turn() ? 1 : 0);
+  completed.position = sequence.start.position + sequence.position;
+  completed.usage.prompt_tokens =
+      static_cast<int64_t>(sequence.request.prompt.size());
+  completed.usage.cached_tokens = sequence.start.position;
+  completed.usage.generated_tokens =
+      static_cast<int64_t>(sequence.generated.size());
+  const bool started = sequence.start_time != absl::InfinitePast();
+  const bool prefilled = sequence.prefill_end != absl::InfinitePast();
+  completed.timing.queue =
+      Between(sequence.arrival, started ? sequence.start_time : now);
+  completed.timing.prefill =
+      Between(sequence.start_time, prefilled ? sequence.prefill_end : now);
+  completed.timing.decode = Between(sequence.prefill_end, now);
+  return completed;
+}
+
+bool Engine::CommitTurn(Sequence* sequence, FinishReason reason,
+                        const CompletedEvent& completed) {
+  CommittedTurns turns;
+  turns.version = completed.version;
+  turns.position = completed.position;
+  if (!sequence->generated.empty()) turns.pending = sequence->generated.back();
+  turns.seen = std::make_shared<const TokenSet>(sequence->seen);
+
+  TurnRecord record;
+  record.request_id = sequence->request.request_id;
+  record.fingerprint = sequence->request.fingerprint;
+  record.started.session_id = sequence->request.session_id;
+  record.started.request_id = sequence->request.request_id;
+  record.started.version = sequence->start.version;
+  record.started.position = sequence->start.position;
+  record.started.cached_tokens = sequence->start.position;
+  record.started.seed = static_cast<int64_t>(sequence->request.sampling.seed);
+  record.tokens = sequence->generated;
+  record.logprobs = sequence->logprobs;
+  record.top = sequence->top;
+  record.finish_reason = reason;
+  record.version = completed.version;
+  record.position = completed.position;
+  record.usage = completed.usage;
+  record.timing = completed.timing;
+  if (!sessions_->Commit(sequence->session, std::move(turns), sequence->slot,
+                         std::move(record))) {
+    return false;
+  }
+  sequence->slot = -1;
+  ReclaimSlots();
+  return true;
+}
+
+void Engine::Complete(Sequence* sequence, FinishReason reason) {
+  CompletedEvent completed = MakeCompleted(*sequence, reason, clock_->Now());
+  if (sequence->is_turn() && !CommitTurn(sequence, reason, completed)) {
+    return End(sequence, absl::CancelledError("the session was deleted"));
+  }
+  completed.text = sequence->text.Flush();
+  Report(*sequence, &completed, absl::OkStatus());
+  // Counted and released before the client can know: what it asks for next sees
+  // the turn's end.
+  Release(sequence);
+  sequence->stream->Push(std::move(completed));
+  sequence->stream->End(absl::OkStatus());
+}
+
+void Engine::End(Sequence* sequence, absl::Status status) {
+  CompletedEvent completed =
+      MakeCompleted(*sequence, FinishReason::kCancelled, clock_->Now());
+  const bool keep = sequence->request.keep_partial && sequence->is_turn() &&
+                    sequence->decoding && !sequence->generated.empty() &&
+                    MayKeepPartial(status.code()) &&
+                    CommitTurn(sequence, FinishReason::kCancelled, completed);
+  if (sequence->is_turn() && !keep) sessions_->Abort(sequence->session);
+  Report(*sequence, keep ? &completed : nullptr, status);
+  Release(sequence);
+  if (keep) {
+    completed.text = sequence->text.Flush();
+    sequence->stream->Push(std::move(completed));
+  }
+  sequence->stream->End(std::move(status));
+}
+
+void Engine::Release(Sequence* sequence) {
+  if (sequence->slot >= 0) states_.Free(sequence->slot);
+  sequence->slot = -1;
+  sequence->over = true;
+}
+
+void Engine::Report(const Sequence& sequence, const CompletedEvent* completed,
+                    const absl::Status& status) {
+  const absl::Time now = clock_->Now();
+  RequestSummary summary;
+  const CompletedEvent figures =
+      MakeCompleted(sequence, FinishReason::kCancelled, now);
+  summary.model = model_.name;
+  summary.kind = KindName(sequence.request.kind);
+  summary.session_id = sequence.request.session_id;
+  summary.request_id = sequence.request.request_id;
+  summary.status = status;
+  if (completed != nullptr) {
+    summary.finish_reason = ReasonName(completed->finish_reason);
+  }
+  summary.usage = figures.usage;
+  summary.timing = figures.timing;
+  summary.total = Between(sequence.arrival, now);
+  on_end_(summary);
+}
+
+void Engine::ForgetOver() {
+  std::erase_if(running_,
+                [](const SequencePointer& sequence) { return sequence->over; });
+}
+
+void Engine::Fail(const absl::Status& status) {
+  failure_ = status;
+  admission_->Close(
+      absl::StrCat("model \"", model_.name, "\" failed: ", status.message()));
+  const absl::Status told = absl::InternalError(
+      absl::StrCat("model \"", model_.name, "\" failed: ", status.message()));
+  for (SequencePointer& sequence : running_) {
+    if (!sequence->over) End(sequence.get(), told);
+  }
+  for (SequencePointer& sequence : admission_->TakeAll()) {
+    End(sequence.get(), told);
+  }
+}
+
+}  // namespace engram

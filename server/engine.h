@@ -1,0 +1,131 @@
+// Engine: the one thread that owns a model, its StatePool and its device. It
+// takes requests from admission, fills steps, runs them, samples, publishes,
+// and commits sessions.
+//
+// One iteration is RunOnce(), which never waits and reads time only from the
+// Clock: tests turn it by hand. Run() is that in a loop.
+//
+// Every sequence that was admitted ends exactly once, by Complete or End.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "model/model.h"
+#include "model/sampler.h"
+#include "server/admission.h"
+#include "server/clock.h"
+#include "server/metrics.h"
+#include "server/scheduler.h"
+#include "server/sequence.h"
+#include "server/session_store.h"
+
+namespace engram {
+
+struct EngineOptions {
+  // How long a full stream may pause its sequence.
+  absl::Duration slow_reader_timeout = absl::Seconds(30);
+};
+
+struct EngineModel {
+  std::string name;
+  Model* model = nullptr;
+  const Tokenizer* tokenizer = nullptr;  // may be nullptr
+  std::vector<int32_t> eos_token_ids;
+  int number = 0;  // SessionStore::AddModel
+};
+
+class Engine {
+ public:
+  // All pointers must outlive this; `metrics` may be nullptr. `on_end` is
+  // called once for each sequence, on the engine thread.
+  Engine(EngineModel model, const EngineOptions& options, Admission* admission,
+         SessionStore* sessions, Clock* clock, ModelMetrics* metrics,
+         std::function<void(const RequestSummary&)> on_end);
+  ~Engine();
+
+  // Thread-safe. The engine finishes what it has; what runs or waits at
+  // `deadline` ends with UNAVAILABLE. Admission must be closed before.
+  void Drain(absl::Time deadline);
+
+  // Until drained or failed. The status says whether the device failed.
+  absl::Status Run();
+
+  // One iteration. False if there was nothing to run.
+  bool RunOnce();
+
+  // --- Engine thread, for tasks posted to it.
+
+  // The committed state of `session` as a block; nullptr if nothing was fed.
+  struct Snapshot {
+    CommittedTurns turns;
+    std::shared_ptr<const StateBlock> block;
+  };
+  absl::StatusOr<Snapshot> TakeSnapshot(const SessionHandle& session);
+
+  bool idle() const;
+  int running() const { return static_cast<int>(running_.size()); }
+
+ private:
+  using SequencePointer = std::unique_ptr<Sequence>;
+
+  void RunTasks();
+  void ReclaimSlots();
+  void EndWaiting(absl::Time now);
+  void EndRunning(absl::Time now);
+  absl::Status ReasonToEnd(Sequence* sequence, absl::Time now) const;
+  void StartWaiting(absl::Time now);
+  absl::Status Start(Sequence* sequence, absl::Time now);
+  absl::Status LoadState(Sequence* sequence);
+  int AcquireSlot();
+  std::shared_ptr<const StateBlock> SaveBlock(int slot);
+
+  std::vector<int> Plan();
+  bool Step(absl::Time now);
+  void Advance(Sequence* sequence, int tokens, bool logits_before,
+               absl::Span<const float> logits, absl::Time now);
+  void Score(Sequence* sequence, int tokens, bool logits_before,
+             absl::Span<const float> logits);
+  void AddScored(Sequence* sequence, absl::Span<const float> logits);
+  void SampleNext(Sequence* sequence, absl::Span<const float> logits,
+                  absl::Time now);
+  void ObserveToken(Sequence* sequence, absl::Time now);
+  bool NeedsLogitsBefore(const Sequence& sequence) const;
+
+  // Ends: the sequence is done with and its slot given back.
+  void Complete(Sequence* sequence, FinishReason reason);
+  void End(Sequence* sequence, absl::Status status);
+  bool CommitTurn(Sequence* sequence, FinishReason reason,
+                  const CompletedEvent& completed);
+  CompletedEvent MakeCompleted(const Sequence& sequence, FinishReason reason,
+                               absl::Time now) const;
+  void Release(Sequence* sequence);
+  void Report(const Sequence& sequence, const CompletedEvent* completed,
+              const absl::Status& status);
+  void Fail(const absl::Status& status);
+  void ForgetOver();
+
+  const EngineModel model_;
+  const EngineOptions options_;
+  Admission* const admission_;
+  SessionStore* const sessions_;
+  Clock* const clock_;
+  ModelMetrics* const metrics_;
+  const std::function<void(const RequestSummary&)> on_end_;
+  StatePool& states_;
+
+  // Engine thread.
+  Sampler sampler_;
+  std::vector<SequencePointer> running_;  // in order of arrival
+  size_t first_decode_ = 0;
+  absl::Time drain_deadline_ = absl::InfiniteFuture();
+  bool draining_ = false;
+  absl::Status failure_;
+  StepObservation observation_;  // of the step that is running
+};
+
+}  // namespace engram

@@ -1,0 +1,497 @@
+// engram.v1.Generation: one call object per RPC, which moves events from its
+// TurnFeed to the wire as fast as the client takes them.
+//
+// A call object owns itself until gRPC is done with it, and whoever calls back
+// into it later (the engine, for one) holds it only weakly.
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "engram/v1/generation.grpc.pb.h"
+#include "kernels/status.h"
+#include "server/service.h"
+#include "server/turn_feed.h"
+#include "server/wire.h"
+
+namespace engram {
+namespace {
+
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+  const auto deadline = context.deadline();
+  if (deadline == std::chrono::system_clock::time_point::max()) {
+    return absl::InfiniteFuture();
+  }
+  return absl::FromChrono(deadline);
+}
+
+// Why gRPC cancelled a call: it does so too when the deadline passes.
+absl::Status CancelReason(const grpc::CallbackServerContext& context) {
+  if (std::chrono::system_clock::now() >= context.deadline()) {
+    return absl::DeadlineExceededError("the deadline passed");
+  }
+  return absl::CancelledError("the client cancelled or went away");
+}
+
+template <typename Message>
+absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
+    const ServedModels& models, const ServerOptions& options,
+    const grpc::CallbackServerContext& context, const Message& message) {
+  ENGRAM_ASSIGN_OR_RETURN(ServedModel * model,
+                          models.Find(message.model(), message.session_id()));
+  absl::StatusOr<Request> request = ToRequest(message, *model, options);
+  if (!request.ok()) {
+    model->metrics->CountRefusal(request.status());
+    return request.status();
+  }
+  request->deadline = DeadlineOf(context);
+  return TurnFeed::Submit(model, *std::move(request));
+}
+
+// --- Generate.
+
+class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
+                           public std::enable_shared_from_this<GenerateCall> {
+ public:
+  static grpc::ServerWriteReactor<v1::GenerateResponse>* Start(
+      const ServedModels& models, const ServerOptions& options,
+      grpc::CallbackServerContext* context,
+      const v1::GenerateRequest& message) {
+    auto call = std::make_shared<GenerateCall>(context);
+    call->self_ = call;
+    absl::StatusOr<std::unique_ptr<TurnFeed>> feed =
+        SubmitMessage(models, options, *context, message);
+    if (feed.ok()) {
+      call->Run(*std::move(feed));
+    } else {
+      call->Finish(ToGrpc(feed.status()));
+    }
+    return call.get();
+  }
+
+  explicit GenerateCall(grpc::CallbackServerContext* context)
+      : context_(context) {}
+
+ private:
+  void Run(std::unique_ptr<TurnFeed> feed) {
+    feed_ = std::move(feed);
+    feed_->SetReady([weak = weak_from_this()] {
+      if (auto call = weak.lock()) call->Pump();
+    });
+    // Debian's gRPC hangs if a stream's first write is buffered: the initial
+    // metadata go first, by themselves.
+    StartSendInitialMetadata();
+  }
+
+  void OnSendInitialMetadataDone(bool ok) override { OnWriteDone(ok); }
+
+  void OnWriteDone(bool ok) override {
+    {
+      absl::MutexLock lock(&mutex_);
+      writing_ = false;
+      if (!ok) broken_ = true;
+    }
+    if (!ok) feed_->Cancel(CancelReason(*context_));
+    Pump();
+  }
+
+  void OnCancel() override {
+    if (feed_ != nullptr) feed_->Cancel(CancelReason(*context_));
+  }
+
+  void OnDone() override { self_.reset(); }
+
+  enum class Next { kNothing, kWrite, kFinish };
+
+  // Moves the next event to the wire, unless one is on its way.
+  void Pump() {
+    const auto keep = shared_from_this();
+    absl::Status status;
+    switch (TakeNext(&status)) {
+      case Next::kNothing:
+        return;
+      case Next::kWrite:
+        return StartWrite(&response_);
+      case Next::kFinish:
+        return Finish(ToGrpc(status));
+    }
+  }
+
+  Next TakeNext(absl::Status* status) {
+    absl::MutexLock lock(&mutex_);
+    if (writing_ || finished_) return Next::kNothing;
+    Event event;
+    auto state = feed_->Pop(&event, status);
+    // A client that is gone reads nothing; the turn's end is still awaited.
+    while (broken_ && state == TurnFeed::State::kEvent) {
+      state = feed_->Pop(&event, status);
+    }
+    if (state == TurnFeed::State::kEmpty) return Next::kNothing;
+    if (state == TurnFeed::State::kEnd) {
+      finished_ = true;
+      return Next::kFinish;
+    }
+    response_ = ToResponse<v1::GenerateResponse>(std::move(event));
+    writing_ = true;
+    return Next::kWrite;
+  }
+
+  grpc::CallbackServerContext* const context_;
+  std::shared_ptr<GenerateCall> self_;  // until OnDone
+  std::unique_ptr<TurnFeed> feed_;      // set before anything is sent
+
+  absl::Mutex mutex_;
+  // The write in flight reads this; nobody else touches it meanwhile.
+  v1::GenerateResponse response_;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = true;  // the initial metadata
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// --- Converse.
+
+class ConverseCall final
+    : public grpc::ServerBidiReactor<v1::ConverseRequest, v1::ConverseResponse>,
+      public std::enable_shared_from_this<ConverseCall> {
+ public:
+  static grpc::ServerBidiReactor<v1::ConverseRequest, v1::ConverseResponse>*
+  Start(const ServedModels& models, const ServerOptions& options,
+        grpc::CallbackServerContext* context) {
+    auto call = std::make_shared<ConverseCall>(models, options, context);
+    call->self_ = call;
+    call->Run();
+    return call.get();
+  }
+
+  ConverseCall(const ServedModels& models, const ServerOptions& options,
+               grpc::CallbackServerContext* context)
+      : models_(models), options_(options), context_(context) {}
+
+ private:
+  void Run() {
+    StartSendInitialMetadata();
+    StartRead(&incoming_);
+  }
+
+  void OnSendInitialMetadataDone(bool ok) override { OnWriteDone(ok); }
+
+  void OnWriteDone(bool ok) override {
+    std::shared_ptr<TurnFeed> feed;
+    {
+      absl::MutexLock lock(&mutex_);
+      writing_ = false;
+      if (!ok) broken_ = true;
+      feed = feed_;
+    }
+    if (!ok && feed != nullptr) feed->Cancel(CancelReason(*context_));
+    Pump();
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      absl::MutexLock lock(&mutex_);
+      reads_done_ = true;
+    } else if (incoming_.has_turn()) {
+      absl::MutexLock lock(&mutex_);
+      // No further read until this turn has started: at most one is held.
+      held_ = std::move(*incoming_.mutable_turn());
+    } else if (incoming_.has_cancel()) {
+      CancelTurn();
+      StartRead(&incoming_);
+    } else {
+      absl::MutexLock lock(&mutex_);
+      error_ = absl::InvalidArgumentError(
+          "a ConverseRequest has neither turn nor cancel");
+    }
+    Pump();
+  }
+
+  void OnCancel() override {
+    std::shared_ptr<TurnFeed> feed;
+    {
+      absl::MutexLock lock(&mutex_);
+      broken_ = true;
+      reads_done_ = true;
+      held_.reset();
+      feed = feed_;
+    }
+    if (feed != nullptr) feed->Cancel(CancelReason(*context_));
+    Pump();
+  }
+
+  void OnDone() override { self_.reset(); }
+
+  void CancelTurn() {
+    std::shared_ptr<TurnFeed> feed;
+    {
+      absl::MutexLock lock(&mutex_);
+      feed = feed_;
+      turn_cancelled_ = feed != nullptr;
+    }
+    if (feed != nullptr) {
+      feed->Cancel(absl::CancelledError("the client cancelled the turn"));
+    }
+  }
+
+  enum class Next { kNothing, kWrite, kFinish, kStartTurn };
+
+  void Pump() {
+    const auto keep = shared_from_this();
+    while (true) {
+      absl::Status status;
+      switch (TakeNext(&status)) {
+        case Next::kNothing:
+          return;
+        case Next::kWrite:
+          return StartWrite(&response_);
+        case Next::kFinish:
+          return Finish(ToGrpc(status));
+        case Next::kStartTurn:
+          StartTurn();
+          StartRead(&incoming_);
+      }
+    }
+  }
+
+  Next TakeNext(absl::Status* status) {
+    absl::MutexLock lock(&mutex_);
+    if (writing_ || starting_ || finished_) return Next::kNothing;
+    if (feed_ != nullptr) {
+      const Next next = TakeEvent(status);
+      if (feed_ != nullptr) return next;
+      if (next != Next::kNothing) return next;
+    }
+    if (!error_.ok()) {
+      *status = error_;
+    } else if (held_.has_value()) {
+      starting_ = true;
+      return Next::kStartTurn;
+    } else if (!reads_done_) {
+      return Next::kNothing;
+    }
+    finished_ = true;
+    return Next::kFinish;
+  }
+
+  // The running turn's next event; feed_ is nullptr after its end.
+  Next TakeEvent(absl::Status* status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    Event event;
+    auto state = feed_->Pop(&event, status);
+    while (broken_ && state == TurnFeed::State::kEvent) {
+      state = feed_->Pop(&event, status);
+    }
+    if (state == TurnFeed::State::kEmpty) return Next::kNothing;
+    if (state == TurnFeed::State::kEvent) {
+      if (auto* started = std::get_if<StartedEvent>(&event)) {
+        turn_end_.version = started->version;
+        turn_end_.position = started->position;
+      }
+      told_end_ = std::holds_alternative<CompletedEvent>(event);
+      return Write(std::move(event));
+    }
+    feed_ = nullptr;
+    if (turn_cancelled_ && status->code() == absl::StatusCode::kCancelled) {
+      // Every turn that was answered with Started ends with Completed.
+      *status = absl::OkStatus();
+      if (!told_end_) return Write(turn_end_);
+    }
+    error_ = *status;
+    return Next::kNothing;
+  }
+
+  Next Write(Event event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    response_ = ToResponse<v1::ConverseResponse>(std::move(event));
+    writing_ = true;
+    return Next::kWrite;
+  }
+
+  // Submits the held turn; may take as long as its text to tokenise, so no lock
+  // is held.
+  void StartTurn() {
+    v1::GenerateRequest message;
+    {
+      absl::MutexLock lock(&mutex_);
+      message = *std::exchange(held_, std::nullopt);
+    }
+    absl::StatusOr<std::shared_ptr<TurnFeed>> feed = SubmitTurn(&message);
+    absl::MutexLock lock(&mutex_);
+    starting_ = false;
+    turn_cancelled_ = false;
+    told_end_ = false;
+    turn_end_ = CompletedEvent();
+    turn_end_.finish_reason = FinishReason::kCancelled;
+    if (feed.ok()) {
+      feed_ = *std::move(feed);
+      if (broken_) feed_->Cancel(CancelReason(*context_));
+    } else {
+      error_ = feed.status();
+    }
+  }
+
+  absl::StatusOr<std::shared_ptr<TurnFeed>> SubmitTurn(
+      v1::GenerateRequest* message) {
+    if (session_id_.empty()) {
+      session_id_ =
+          message->session_id().empty() ? RandomId() : message->session_id();
+    }
+    if (message->session_id().empty()) message->set_session_id(session_id_);
+    if (message->session_id() != session_id_) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "session_id is \"", message->session_id(),
+          "\", but this stream is on session \"", session_id_, "\""));
+    }
+    if (message->model().empty()) message->set_model(model_);
+    model_ = message->model();
+    ENGRAM_ASSIGN_OR_RETURN(
+        std::unique_ptr<TurnFeed> feed,
+        SubmitMessage(models_, options_, *context_, *message));
+    feed->SetReady([weak = weak_from_this()] {
+      if (auto call = weak.lock()) call->Pump();
+    });
+    return std::shared_ptr<TurnFeed>(std::move(feed));
+  }
+
+  const ServedModels& models_;
+  const ServerOptions& options_;
+  grpc::CallbackServerContext* const context_;
+  std::shared_ptr<ConverseCall> self_;  // until OnDone
+
+  // Touched only by the one thread that starts a turn.
+  std::string session_id_;
+  std::string model_;
+  // The read or write in flight owns these.
+  v1::ConverseRequest incoming_;
+  v1::ConverseResponse response_;
+
+  absl::Mutex mutex_;
+  std::shared_ptr<TurnFeed> feed_ ABSL_GUARDED_BY(mutex_);  // running turn's
+  std::optional<v1::GenerateRequest> held_ ABSL_GUARDED_BY(mutex_);
+  absl::Status error_ ABSL_GUARDED_BY(mutex_);
+  CompletedEvent turn_end_ ABSL_GUARDED_BY(mutex_);  // if it is cancelled
+  bool turn_cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  bool told_end_ ABSL_GUARDED_BY(mutex_) = false;
+  bool starting_ ABSL_GUARDED_BY(mutex_) = false;
+  bool reads_done_ ABSL_GUARDED_BY(mutex_) = false;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = true;  // the initial metadata
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// --- Score.
+
+class ScoreCall final : public grpc::ServerUnaryReactor,
+                        public std::enable_shared_from_this<ScoreCall> {
+ public:
+  static grpc::ServerUnaryReactor* Start(const ServedModels& models,
+                                         const ServerOptions& options,
+                                         grpc::CallbackServerContext* context,
+                                         const v1::ScoreRequest& message,
+                                         v1::ScoreResponse* response) {
+    auto call = std::make_shared<ScoreCall>(context, response);
+    call->self_ = call;
+    absl::StatusOr<std::unique_ptr<TurnFeed>> feed =
+        SubmitMessage(models, options, *context, message);
+    if (!feed.ok()) {
+      call->Finish(ToGrpc(feed.status()));
+      return call.get();
+    }
+    call->feed_ = *std::move(feed);
+    call->feed_->SetReady([weak = call->weak_from_this()] {
+      if (auto held = weak.lock()) held->Pump();
+    });
+    call->Pump();
+    return call.get();
+  }
+
+  ScoreCall(grpc::CallbackServerContext* context, v1::ScoreResponse* response)
+      : context_(context), response_(response) {}
+
+ private:
+  void OnCancel() override {
+    if (feed_ != nullptr) feed_->Cancel(CancelReason(*context_));
+  }
+
+  void OnDone() override { self_.reset(); }
+
+  void Pump() {
+    const auto keep = shared_from_this();
+    absl::Status status;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (finished_) return;
+      Event event;
+      auto state = feed_->Pop(&event, &status);
+      for (; state == TurnFeed::State::kEvent;
+           state = feed_->Pop(&event, &status)) {
+        Add(std::move(event));
+      }
+      if (state == TurnFeed::State::kEmpty) return;
+      finished_ = true;
+    }
+    Finish(ToGrpc(status));
+  }
+
+  void Add(Event event) {
+    if (auto* started = std::get_if<StartedEvent>(&event)) {
+      response_->set_position(started->position);
+    } else if (auto* token = std::get_if<TokenEvent>(&event)) {
+      *response_->add_tokens() = ToMessage(std::move(*token));
+    } else {
+      const auto& completed = std::get<CompletedEvent>(event);
+      // What was held back belongs to the last token: no text is lost.
+      v1::Token* last =
+          response_->mutable_tokens(response_->tokens_size() - 1);
+      last->set_text(last->text() + completed.text);
+      *response_->mutable_usage() = ToMessage(completed.usage);
+      *response_->mutable_timing() = ToMessage(completed.timing);
+    }
+  }
+
+  grpc::CallbackServerContext* const context_;
+  v1::ScoreResponse* const response_;
+  std::shared_ptr<ScoreCall> self_;  // until OnDone
+  std::unique_ptr<TurnFeed> feed_;
+  absl::Mutex mutex_;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+class GenerationService final : public v1::Generation::CallbackService {
+ public:
+  GenerationService(const ServedModels* models, const ServerOptions* options)
+      : models_(*models), options_(*options) {}
+
+  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
+      grpc::CallbackServerContext* context,
+      const v1::GenerateRequest* request) override {
+    return GenerateCall::Start(models_, options_, context, *request);
+  }
+
+  grpc::ServerBidiReactor<v1::ConverseRequest, v1::ConverseResponse>* Converse(
+      grpc::CallbackServerContext* context) override {
+    return ConverseCall::Start(models_, options_, context);
+  }
+
+  grpc::ServerUnaryReactor* Score(grpc::CallbackServerContext* context,
+                                  const v1::ScoreRequest* request,
+                                  v1::ScoreResponse* response) override {
+    return ScoreCall::Start(models_, options_, context, *request, response);
+  }
+
+ private:
+  const ServedModels& models_;
+  const ServerOptions& options_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeGenerationService(
+    const ServedModels* models, const ServerOptions* options) {
+  return std::make_unique<GenerationService>(models, options);
+}
+
+}  // namespace engram

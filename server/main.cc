@@ -1,0 +1,70 @@
+// engram-server: flags, signals, exit code. No logic.
+
+#include <signal.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "server/options.h"
+#include "server/server.h"
+
+namespace {
+
+// Blocked before any thread starts, so that only main waits for them.
+sigset_t BlockSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return signals;
+}
+
+// Until a signal comes, or a model's device fails.
+void WaitForEnd(const sigset_t& signals, const engram::Server& server) {
+  const timespec interval = {0, 200'000'000};
+  while (!server.failed() && sigtimedwait(&signals, nullptr, &interval) < 0) {
+  }
+}
+
+int Fail(const absl::Status& status) {
+  std::fprintf(stderr, "engram-server: %s\n",
+               std::string(status.message()).c_str());
+  return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  for (const std::string& argument : arguments) {
+    if (argument == "--help" || argument == "-h") {
+      std::fputs(engram::HelpText().c_str(), stdout);
+      return 0;
+    }
+  }
+  const sigset_t signals = BlockSignals();
+  const auto options = engram::ParseOptions(
+      arguments, [](const char* name) { return std::getenv(name); });
+  if (!options.ok()) {
+    Fail(options.status());
+    return 2;
+  }
+  auto server = engram::Server::Start(*options);
+  if (!server.ok()) return Fail(server.status());
+  std::printf("listening grpc=%s metrics=%s\n",
+              (*server)->grpc_address().c_str(),
+              (*server)->metrics_address().c_str());
+  std::fflush(stdout);
+
+  WaitForEnd(signals, **server);
+  // A second signal ends the process at once.
+  signal(SIGTERM, SIG_DFL);
+  signal(SIGINT, SIG_DFL);
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  const absl::Status drained = (*server)->Drain();
+  return drained.ok() ? 0 : Fail(drained);
+}

@@ -1,0 +1,390 @@
+#include "server/metrics.h"
+
+#include <prometheus/collectable.h>
+#include <prometheus/counter.h>
+#include <prometheus/exposer.h>
+#include <prometheus/family.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+
+namespace engram {
+namespace {
+
+using Labels = std::map<std::string, std::string>;
+using Buckets = prometheus::Histogram::BucketBoundaries;
+
+// 50 microseconds to 2 minutes: a token of a small model to a long turn.
+const Buckets& SecondsBuckets() {
+  static const Buckets* const buckets = new Buckets{
+      0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
+      0.1,     0.25,   0.5,     1,      2.5,   5,      10,    30,   60,    120};
+  return *buckets;
+}
+
+// Powers of two: rows and tokens.
+Buckets CountBuckets(int doublings) {
+  Buckets buckets;
+  for (int i = 0; i <= doublings; ++i) buckets.push_back(double(1 << i));
+  return buckets;
+}
+
+std::string Name(const char* name) { return absl::StrCat("engram_", name); }
+
+// One histogram, and the observations of one step in one call.
+class StepHistogram {
+ public:
+  StepHistogram(prometheus::Registry* registry, const char* name,
+                const char* help, const Labels& labels, Buckets buckets)
+      : buckets_(buckets),
+        histogram_(prometheus::BuildHistogram()
+                       .Name(Name(name))
+                       .Help(help)
+                       .Register(*registry)
+                       .Add(labels, std::move(buckets))) {}
+
+  void Observe(double value) { histogram_.Observe(value); }
+
+  void Observe(const std::vector<double>& values) {
+    if (values.empty()) return;
+    std::vector<double> increments(buckets_.size() + 1, 0);
+    double sum = 0;
+    for (double value : values) {
+      const auto bucket =
+          std::lower_bound(buckets_.begin(), buckets_.end(), value);
+      ++increments[bucket - buckets_.begin()];
+      sum += value;
+    }
+    histogram_.ObserveMultiple(increments, sum);
+  }
+
+ private:
+  const Buckets buckets_;
+  prometheus::Histogram& histogram_;
+};
+
+class PrometheusModelMetrics final : public ModelMetrics {
+ public:
+  PrometheusModelMetrics(prometheus::Registry* registry, const Labels& labels,
+                         int slots)
+      : labels_(labels),
+        time_to_first_token_(registry, "time_to_first_token_seconds",
+                             "From arrival to the first token.", labels,
+                             SecondsBuckets()),
+        inter_token_latency_(registry, "inter_token_latency_seconds",
+                             "Between two tokens of one answer.", labels,
+                             SecondsBuckets()),
+        e2e_request_latency_(registry, "e2e_request_latency_seconds",
+                             "From arrival to the end.", labels,
+                             SecondsBuckets()),
+        request_queue_time_(registry, "request_queue_time_seconds",
+                            "From arrival to the first step.", labels,
+                            SecondsBuckets()),
+        request_prefill_time_(registry, "request_prefill_time_seconds",
+                              "Feeding the prompt.", labels, SecondsBuckets()),
+        request_decode_time_(registry, "request_decode_time_seconds",
+                             "Sampling the answer.", labels, SecondsBuckets()),
+        step_duration_(registry, "step_duration_seconds",
+                       "One step of the engine.", labels, SecondsBuckets()),
+        step_rows_(registry, "step_rows", "Sequences in a step.", labels,
+                   CountBuckets(12)),
+        step_tokens_(registry, "step_tokens", "Tokens in a step.", labels,
+                     CountBuckets(16)),
+        request_prompt_tokens_(registry, "request_prompt_tokens",
+                               "Prompt tokens of a request.", labels,
+                               CountBuckets(20)),
+        request_generation_tokens_(registry, "request_generation_tokens",
+                                   "Tokens of an answer.", labels,
+                                   CountBuckets(20)),
+        prompt_tokens_(Counter(registry, "prompt_tokens_total",
+                               "Prompt tokens fed.", labels)),
+        generation_tokens_(Counter(registry, "generation_tokens_total",
+                                   "Tokens sampled.", labels)),
+        tokens_saved_(Counter(
+            registry, "tokens_saved_total",
+            "Tokens of kept states that needed no feeding again.", labels)),
+        running_(Gauge(registry, "num_requests_running",
+                       "Requests that hold a slot.", labels)),
+        waiting_(Gauge(registry, "num_requests_waiting",
+                       "Requests in the queue.", labels)),
+        slots_used_(Gauge(registry, "slots_used",
+                          "Slots with a running or a kept state.", labels)),
+        requests_(prometheus::BuildCounter()
+                      .Name(Name("requests_total"))
+                      .Help("Requests that ended, by finish_reason and code.")
+                      .Register(*registry)) {
+    Gauge(registry, "slots", "Places for states on the device.", labels)
+        .Set(slots);
+  }
+
+  void ObserveStep(const StepObservation& step) override {
+    step_duration_.Observe(absl::ToDoubleSeconds(step.duration));
+    step_rows_.Observe(step.rows);
+    step_tokens_.Observe(step.tokens);
+    time_to_first_token_.Observe(step.time_to_first_token_seconds);
+    inter_token_latency_.Observe(step.inter_token_latency_seconds);
+    prompt_tokens_.Increment(step.prompt_tokens);
+    generation_tokens_.Increment(step.generated_tokens);
+  }
+
+  void ObserveRequest(const RequestSummary& request) override {
+    e2e_request_latency_.Observe(absl::ToDoubleSeconds(request.total));
+    request_queue_time_.Observe(absl::ToDoubleSeconds(request.timing.queue));
+    request_prefill_time_.Observe(
+        absl::ToDoubleSeconds(request.timing.prefill));
+    request_decode_time_.Observe(absl::ToDoubleSeconds(request.timing.decode));
+    request_prompt_tokens_.Observe(double(request.usage.prompt_tokens));
+    request_generation_tokens_.Observe(double(request.usage.generated_tokens));
+    tokens_saved_.Increment(double(request.usage.cached_tokens));
+    CountRequest(request.finish_reason, request.status);
+  }
+
+  void CountRefusal(const absl::Status& status) override {
+    CountRequest("", status);
+  }
+
+  void SetLoad(int running, int waiting, int slots_used) override {
+    running_.Set(running);
+    waiting_.Set(waiting);
+    slots_used_.Set(slots_used);
+  }
+
+ private:
+  static prometheus::Counter& Counter(prometheus::Registry* registry,
+                                      const char* name, const char* help,
+                                      const Labels& labels) {
+    return prometheus::BuildCounter()
+        .Name(Name(name))
+        .Help(help)
+        .Register(*registry)
+        .Add(labels);
+  }
+  static prometheus::Gauge& Gauge(prometheus::Registry* registry,
+                                  const char* name, const char* help,
+                                  const Labels& labels) {
+    return prometheus::BuildGauge()
+        .Name(Name(name))
+        .Help(help)
+        .Register(*registry)
+        .Add(labels);
+  }
+
+  void CountRequest(const std::string& finish_reason,
+                    const absl::Status& status) {
+    absl::MutexLock lock(&mutex_);
+    const auto key = std::make_pair(finish_reason, status.code());
+    auto found = by_end_.find(key);
+    if (found == by_end_.end()) {
+      Labels labels = labels_;
+      labels["finish_reason"] = finish_reason;
+      labels["code"] = absl::StatusCodeToString(status.code());
+      found = by_end_.emplace(key, &requests_.Add(labels)).first;
+    }
+    found->second->Increment();
+  }
+
+  const Labels labels_;
+  StepHistogram time_to_first_token_;
+  StepHistogram inter_token_latency_;
+  StepHistogram e2e_request_latency_;
+  StepHistogram request_queue_time_;
+  StepHistogram request_prefill_time_;
+  StepHistogram request_decode_time_;
+  StepHistogram step_duration_;
+  StepHistogram step_rows_;
+  StepHistogram step_tokens_;
+  StepHistogram request_prompt_tokens_;
+  StepHistogram request_generation_tokens_;
+  prometheus::Counter& prompt_tokens_;
+  prometheus::Counter& generation_tokens_;
+  prometheus::Counter& tokens_saved_;
+  prometheus::Gauge& running_;
+  prometheus::Gauge& waiting_;
+  prometheus::Gauge& slots_used_;
+  prometheus::Family<prometheus::Counter>& requests_;
+
+  absl::Mutex mutex_;
+  absl::flat_hash_map<std::pair<std::string, absl::StatusCode>,
+                      prometheus::Counter*>
+      by_end_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Tells what the session store counts, read when it is scraped.
+class SessionCollector final : public prometheus::Collectable {
+ public:
+  void AddModel(const std::string& name, size_t state_bytes) {
+    absl::MutexLock lock(&mutex_);
+    models_.push_back({name, state_bytes});
+  }
+
+  void Watch(const SessionStore* sessions, size_t memory_bytes) {
+    absl::MutexLock lock(&mutex_);
+    sessions_ = sessions;
+    memory_bytes_ = memory_bytes;
+  }
+
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    absl::MutexLock lock(&mutex_);
+    if (sessions_ == nullptr) return {};
+    const SessionCounts counts = sessions_->Counts();
+    using Type = prometheus::MetricType;
+    prometheus::MetricFamily sessions = Family(
+        "sessions", "Sessions by where their state is.", Type::Gauge);
+    prometheus::MetricFamily bytes = Family(
+        "session_state_bytes", "Bytes of session states.", Type::Gauge);
+    prometheus::MetricFamily evictions =
+        Family("session_evictions_total",
+               "States that left a tier; to \"none\": for good.",
+               Type::Counter);
+    prometheus::MetricFamily restores =
+        Family("session_restores_total", "States copied back into a slot.",
+               Type::Counter);
+    prometheus::MetricFamily forks =
+        Family("session_forks_total", "Sessions forked.", Type::Counter);
+    prometheus::MetricFamily expirations = Family(
+        "session_expirations_total", "Sessions idle for longer than their time "
+        "to live.", Type::Counter);
+    for (size_t i = 0; i < models_.size() && i < counts.models.size(); ++i) {
+      const auto& [name, state_bytes] = models_[i];
+      const SessionCounts::PerModel& model = counts.models[i];
+      AddGauge(&sessions, name, "slot", model.sessions_in_slots);
+      AddGauge(&sessions, name, "ram", model.sessions_in_ram);
+      AddGauge(&sessions, name, "none", model.sessions_empty);
+      AddGauge(&bytes, name, "slot",
+               double(model.sessions_in_slots) * state_bytes);
+      AddGauge(&bytes, name, "ram", double(model.sessions_in_ram) * state_bytes);
+      AddCounter(&evictions, {{"model", name}, {"from", "slot"}, {"to", "ram"}},
+                 model.evictions_slot_to_ram);
+      AddCounter(&evictions, {{"model", name}, {"from", "ram"}, {"to", "none"}},
+                 model.evictions_for_good);
+      AddCounter(&restores, {{"model", name}}, model.restores);
+      AddCounter(&forks, {{"model", name}}, model.forks);
+      AddCounter(&expirations, {{"model", name}}, model.expirations);
+    }
+    prometheus::MetricFamily usage =
+        Family("state_usage_ratio",
+               "Share of the session memory (RAM) in use.", Type::Gauge);
+    prometheus::ClientMetric ratio;
+    ratio.gauge.value =
+        memory_bytes_ == 0 ? 0 : double(counts.ram_bytes) / memory_bytes_;
+    usage.metric.push_back(ratio);
+    return {sessions, bytes, evictions, restores, forks, expirations, usage};
+  }
+
+ private:
+  static prometheus::MetricFamily Family(const char* name, const char* help,
+                                         prometheus::MetricType type) {
+    prometheus::MetricFamily family;
+    family.name = Name(name);
+    family.help = help;
+    family.type = type;
+    return family;
+  }
+  static prometheus::ClientMetric Labelled(const Labels& labels) {
+    prometheus::ClientMetric metric;
+    for (const auto& [name, value] : labels) {
+      prometheus::ClientMetric::Label label;
+      label.name = name;
+      label.value = value;
+      metric.label.push_back(label);
+    }
+    return metric;
+  }
+  static void AddGauge(prometheus::MetricFamily* family,
+                       const std::string& model, const char* tier,
+                       double value) {
+    prometheus::ClientMetric metric =
+        Labelled({{"model", model}, {"tier", tier}});
+    metric.gauge.value = value;
+    family->metric.push_back(metric);
+  }
+  static void AddCounter(prometheus::MetricFamily* family, const Labels& labels,
+                         double value) {
+    prometheus::ClientMetric metric = Labelled(labels);
+    metric.counter.value = value;
+    family->metric.push_back(metric);
+  }
+
+  mutable absl::Mutex mutex_;
+  std::vector<std::pair<std::string, size_t>> models_ ABSL_GUARDED_BY(mutex_);
+  const SessionStore* sessions_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  size_t memory_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+class PrometheusMetrics final : public Metrics {
+ public:
+  PrometheusMetrics(std::unique_ptr<prometheus::Exposer> exposer,
+                    std::string address)
+      : registry_(std::make_shared<prometheus::Registry>()),
+        sessions_(std::make_shared<SessionCollector>()),
+        exposer_(std::move(exposer)),
+        address_(std::move(address)) {
+    exposer_->RegisterCollectable(registry_);
+    exposer_->RegisterCollectable(sessions_);
+  }
+
+  ModelMetrics* AddModel(const std::string& name, const ModelInfo& info,
+                         int slots) override {
+    prometheus::BuildGauge()
+        .Name(Name("build_info"))
+        .Help("What is served; always 1.")
+        .Register(*registry_)
+        .Add({{"model", name},
+              {"version", ENGRAM_VERSION},
+              {"family", info.family},
+              {"backend", info.backend},
+              {"weight_format", info.weight_format},
+              {"weight_hash", info.weight_hash}})
+        .Set(1);
+    sessions_->AddModel(name, info.state_bytes);
+    models_.push_back(std::make_unique<PrometheusModelMetrics>(
+        registry_.get(), Labels{{"model", name}}, slots));
+    return models_.back().get();
+  }
+
+  void WatchSessions(const SessionStore* sessions,
+                     size_t memory_bytes) override {
+    sessions_->Watch(sessions, memory_bytes);
+  }
+
+  const std::string& address() const override { return address_; }
+
+ private:
+  const std::shared_ptr<prometheus::Registry> registry_;
+  const std::shared_ptr<SessionCollector> sessions_;
+  std::vector<std::unique_ptr<PrometheusModelMetrics>> models_;
+  // Last, so that nothing is scraped while the rest goes.
+  const std::unique_ptr<prometheus::Exposer> exposer_;
+  const std::string address_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Create(
+    const std::string& address) {
+  // civetweb reports a port that is taken by an exception.
+  try {
+    auto exposer = std::make_unique<prometheus::Exposer>(address, 2);
+    const std::vector<int> ports = exposer->GetListeningPorts();
+    const std::string host = address.substr(0, address.rfind(':'));
+    const std::string used =
+        ports.empty() ? address : absl::StrCat(host, ":", ports.front());
+    return std::make_unique<PrometheusMetrics>(std::move(exposer), used);
+  } catch (const std::exception& error) {
+    return absl::UnavailableError(absl::StrCat(
+        "cannot serve metrics on ", address, ": ", error.what(),
+        "; choose another --metrics-address"));
+  }
+}
+
+}  // namespace engram

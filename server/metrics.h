@@ -1,0 +1,64 @@
+// Metrics: every Prometheus name, label and bucket, and the HTTP port that
+// tells them. Prometheus' own headers stay in metrics.cc.
+//
+// Handles are made once per model; an event costs no look-up. A step's values
+// are observed in one call. There is never a label per session.
+//
+// Thread-safe.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "model/model.h"
+#include "server/request.h"
+#include "server/session_store.h"
+
+namespace engram {
+
+// What one step did.
+struct StepObservation {
+  absl::Duration duration;
+  int rows = 0;
+  int tokens = 0;
+  int prompt_tokens = 0;
+  int generated_tokens = 0;
+  std::vector<double> time_to_first_token_seconds;  // of each row with its first
+  std::vector<double> inter_token_latency_seconds;  // of each other new token
+};
+
+class ModelMetrics {
+ public:
+  virtual ~ModelMetrics() = default;
+
+  virtual void ObserveStep(const StepObservation& step) = 0;
+  virtual void ObserveRequest(const RequestSummary& request) = 0;
+  // A request that was not admitted.
+  virtual void CountRefusal(const absl::Status& status) = 0;
+  virtual void SetLoad(int running, int waiting, int slots_used) = 0;
+};
+
+class Metrics {
+ public:
+  // Serves /metrics on `address` (HOST:PORT, port 0 picks a free one).
+  // UNAVAILABLE if it cannot be had.
+  static absl::StatusOr<std::unique_ptr<Metrics>> Create(
+      const std::string& address);
+
+  virtual ~Metrics() = default;
+
+  // Models in the order of SessionStore::AddModel. The handle lives as long as
+  // this.
+  virtual ModelMetrics* AddModel(const std::string& name,
+                                 const ModelInfo& info, int slots) = 0;
+  // `counts` is asked for its numbers whenever they are scraped.
+  virtual void WatchSessions(const SessionStore* sessions,
+                             size_t memory_bytes) = 0;
+  // HOST:PORT in use.
+  virtual const std::string& address() const = 0;
+};
+
+}  // namespace engram

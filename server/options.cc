@@ -1,0 +1,342 @@
+#include "server/options.h"
+
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "kernels/status.h"
+
+namespace engram {
+namespace {
+
+absl::Status Expected(absl::string_view what, const std::string& value) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("\"", value, "\" is not ", what));
+}
+
+absl::Status SetInteger(const std::string& value, int64_t least, int64_t most,
+                        int64_t* target) {
+  int64_t number = 0;
+  if (!absl::SimpleAtoi(value, &number) || number < least || number > most) {
+    return Expected(absl::StrCat("a number from ", least, " to ", most), value);
+  }
+  *target = number;
+  return absl::OkStatus();
+}
+
+// "512", "64KiB", "512MiB", "4GiB".
+absl::Status SetBytes(const std::string& value, int64_t* target) {
+  const std::vector<std::pair<std::string, int64_t>> units = {
+      {"KiB", int64_t{1} << 10},
+      {"MiB", int64_t{1} << 20},
+      {"GiB", int64_t{1} << 30},
+      {"TiB", int64_t{1} << 40}};
+  absl::string_view digits = value;
+  int64_t unit = 1;
+  for (const auto& [name, bytes] : units) {
+    if (digits.size() > name.size() &&
+        digits.substr(digits.size() - name.size()) == name) {
+      digits.remove_suffix(name.size());
+      unit = bytes;
+      break;
+    }
+  }
+  int64_t number = 0;
+  if (!absl::SimpleAtoi(digits, &number) || number < 0 ||
+      number > (int64_t{1} << 50) / unit) {
+    return Expected("a number of bytes, such as 1048576, 64KiB, 512MiB, 4GiB",
+                    value);
+  }
+  *target = number * unit;
+  return absl::OkStatus();
+}
+
+absl::Status SetDuration(const std::string& value, absl::Duration* target) {
+  absl::Duration duration;
+  if (!absl::ParseDuration(value, &duration) ||
+      duration < absl::ZeroDuration()) {
+    return Expected("a duration, such as 500ms, 30s, 15m, 24h, inf", value);
+  }
+  *target = duration;
+  return absl::OkStatus();
+}
+
+absl::Status SetAddress(const std::string& value, std::string* target) {
+  const size_t colon = value.rfind(':');
+  int port = 0;
+  if (colon == std::string::npos || colon == 0 ||
+      !absl::SimpleAtoi(value.substr(colon + 1), &port) || port < 0 ||
+      port > 65535) {
+    return Expected("HOST:PORT, such as 0.0.0.0:8001", value);
+  }
+  *target = value;
+  return absl::OkStatus();
+}
+
+absl::Status SetBackend(const std::string& value, BackendKind* target) {
+  if (value == "auto") {
+    *target = BackendKind::kAuto;
+  } else if (value == "cpu") {
+    *target = BackendKind::kCpu;
+  } else if (value == "cuda") {
+    *target = BackendKind::kCuda;
+  } else {
+    return Expected("auto, cpu or cuda", value);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SetSwitch(const std::string& value, bool* target) {
+  if (value != "on" && value != "off") return Expected("on or off", value);
+  *target = value == "on";
+  return absl::OkStatus();
+}
+
+absl::Status AddModel(const std::string& value, ServerOptions* options) {
+  const size_t equals = value.find('=');
+  if (equals == std::string::npos || equals == 0 ||
+      equals + 1 == value.size()) {
+    return Expected("NAME=FOLDER", value);
+  }
+  const std::string name = value.substr(0, equals);
+  for (const auto& [known, folder] : options->models) {
+    if (known == name) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("model \"", name, "\" is named twice"));
+    }
+  }
+  options->models.emplace_back(name, value.substr(equals + 1));
+  return absl::OkStatus();
+}
+
+std::string BytesText(int64_t bytes) {
+  if (bytes % (int64_t{1} << 30) == 0) return absl::StrCat(bytes >> 30, "GiB");
+  if (bytes % (int64_t{1} << 20) == 0) return absl::StrCat(bytes >> 20, "MiB");
+  return absl::StrCat(bytes);
+}
+
+// Makes flags with less repetition.
+class FlagList {
+ public:
+  void Add(std::string name, std::string value_name, std::string default_text,
+           std::string help,
+           std::function<absl::Status(const std::string&)> set,
+           bool repeatable = false) {
+    flags_.push_back({std::move(name), std::move(value_name), std::move(help),
+                      std::move(default_text), repeatable, std::move(set)});
+  }
+  void Integer(std::string name, int64_t least, int64_t most, int64_t* target,
+               std::string help) {
+    Add(std::move(name), "N", absl::StrCat(*target), std::move(help),
+        [=](const std::string& value) {
+          return SetInteger(value, least, most, target);
+        });
+  }
+  void Bytes(std::string name, int64_t* target, std::string help) {
+    Add(std::move(name), "BYTES", BytesText(*target), std::move(help),
+        [=](const std::string& value) { return SetBytes(value, target); });
+  }
+  void Duration(std::string name, absl::Duration* target, std::string help) {
+    Add(std::move(name), "DURATION", absl::FormatDuration(*target),
+        std::move(help),
+        [=](const std::string& value) { return SetDuration(value, target); });
+  }
+  void Address(std::string name, std::string* target, std::string help) {
+    Add(std::move(name), "HOST:PORT", *target, std::move(help),
+        [=](const std::string& value) { return SetAddress(value, target); });
+  }
+  std::vector<OptionFlag> Take() { return std::move(flags_); }
+
+ private:
+  std::vector<OptionFlag> flags_;
+};
+
+void AddServing(FlagList* list, ServerOptions* options) {
+  list->Add(
+      "model", "NAME=FOLDER", "the zoo",
+      "Serve the model in FOLDER (config.json, safetensors, tokenizer.json) as "
+      "NAME; repeatable.",
+      [=](const std::string& value) { return AddModel(value, options); },
+      /*repeatable=*/true);
+  list->Add("zoo", "FOLDER", "model/zoo of the source, /usr/share/engram/zoo",
+            "Where the models are that are served if no --model is given.",
+            [=](const std::string& value) {
+              options->zoo = value;
+              return absl::OkStatus();
+            });
+  list->Add("backend", "auto|cpu|cuda", "auto",
+            "Where models run; auto takes CUDA if a device answers.",
+            [=](const std::string& value) {
+              return SetBackend(value, &options->backend);
+            });
+  list->Integer("threads", 0, 1024, &options->threads,
+                "CPU threads of each model; 0: one per core.");
+  list->Address("grpc-address", &options->grpc_address,
+                "Where gRPC is served; port 0 picks a free one.");
+  list->Address("metrics-address", &options->metrics_address,
+                "Where Prometheus metrics are served, at /metrics.");
+  list->Duration("drain-timeout", &options->drain_timeout,
+                 "After SIGTERM, how long running requests may go on.");
+  list->Add("request-log", "on|off", "on",
+            "One line of JSON per request on standard error.",
+            [=](const std::string& value) {
+              return SetSwitch(value, &options->request_log);
+            });
+}
+
+void AddCapacity(FlagList* list, ServerOptions* options) {
+  constexpr int64_t kMany = int64_t{1} << 31;
+  list->Integer("slots", 1, 65536, &options->slots,
+                "States on the device, per model: requests that run at once.");
+  list->Integer("max-batch-tokens", 1, 1 << 20, &options->max_batch_tokens,
+                "Tokens of one step, per model.");
+  list->Integer("max-queue", 1, 1 << 20, &options->max_queue,
+                "Requests that wait for a slot, per model.");
+  list->Bytes("session-memory", &options->session_memory,
+              "RAM for states of sessions that hold no slot.");
+  list->Duration("session-ttl", &options->session_ttl,
+                 "Idle time after which a session is forgotten.");
+  list->Integer("max-sessions", 1, kMany, &options->max_sessions,
+                "Sessions in all; the one used least recently leaves first.");
+  list->Integer("max-departed", 1, kMany, &options->max_departed,
+                "Ids of evicted and expired sessions that are remembered.");
+  list->Integer("stream-tokens", 1, 1 << 20, &options->stream_tokens,
+                "Tokens that a slow reader may be behind before it is paused.");
+  list->Duration("slow-reader-timeout", &options->slow_reader_timeout,
+                 "How long a reader may be paused before its request ends.");
+}
+
+void AddLimits(FlagList* list, ServerOptions* options) {
+  constexpr int64_t kMany = int64_t{1} << 31;
+  list->Integer("max-prompt-tokens", 1, kMany, &options->max_prompt_tokens,
+                "Prompt tokens of a request.");
+  list->Integer("max-generated-tokens", 1, kMany,
+                &options->max_generated_tokens, "max_tokens of a request.");
+  list->Integer("max-score-tokens", 1, kMany, &options->max_score_tokens,
+                "Tokens of a text to score.");
+  list->Bytes("max-message-bytes", &options->max_message_bytes,
+              "A gRPC message from a client.");
+  list->Integer("max-streams", 1, 1 << 20, &options->max_streams,
+                "Calls at a time on one connection.");
+  list->Integer("max-logprobs", 0, 1000, &options->max_logprobs,
+                "Alternatives per token.");
+  list->Integer("max-stop-strings", 0, 1000, &options->max_stop_strings,
+                "Stop strings of a request.");
+  list->Integer("max-stop-string-bytes", 1, 1 << 16,
+                &options->max_stop_string_bytes, "Length of a stop string.");
+  list->Integer("max-stop-token-ids", 0, 1 << 20, &options->max_stop_token_ids,
+                "Stop tokens of a request.");
+  list->Integer("max-logit-bias", 0, 1 << 20, &options->max_logit_bias,
+                "Entries of logit_bias of a request.");
+  list->Integer("max-labels", 0, 1000, &options->max_labels,
+                "Labels of a session.");
+  list->Integer("max-page-size", 1, 1 << 20, &options->max_page_size,
+                "Sessions in one answer of Sessions.List.");
+}
+
+absl::Status Apply(const OptionFlag& flag, const std::string& spelled,
+                   const std::string& value) {
+  const absl::Status status = flag.set(value);
+  if (status.ok()) return status;
+  return absl::InvalidArgumentError(
+      absl::StrCat(spelled, ": ", status.message()));
+}
+
+absl::Status ApplyEnvironment(
+    const std::vector<OptionFlag>& flags,
+    const std::function<const char*(const char*)>& environment) {
+  for (const OptionFlag& flag : flags) {
+    const char* value = environment(flag.environment().c_str());
+    if (value == nullptr) continue;
+    std::vector<std::string> values = {value};
+    if (flag.repeatable) values = absl::StrSplit(value, ',', absl::SkipEmpty());
+    for (const std::string& one : values) {
+      ENGRAM_RETURN_IF_ERROR(Apply(flag, flag.environment(), one));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ApplyArguments(const std::vector<std::string>& arguments,
+                            const std::vector<OptionFlag>& flags,
+                            ServerOptions* options) {
+  bool models_from_environment = !options->models.empty();
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const std::string& argument = arguments[i];
+    const size_t equals = argument.find('=');
+    const std::string spelled = argument.substr(0, equals);
+    auto flag = std::find_if(flags.begin(), flags.end(), [&](const auto& one) {
+      return "--" + one.name == spelled;
+    });
+    if (flag == flags.end()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "unknown argument \"", argument, "\"; --help lists the flags"));
+    }
+    std::string value;
+    if (equals != std::string::npos) {
+      value = argument.substr(equals + 1);
+    } else if (++i < arguments.size()) {
+      value = arguments[i];
+    } else {
+      return absl::InvalidArgumentError(
+          absl::StrCat(spelled, " needs a value: ", flag->value_name));
+    }
+    if (flag->name == "model" && models_from_environment) {
+      options->models.clear();
+      models_from_environment = false;
+    }
+    ENGRAM_RETURN_IF_ERROR(Apply(*flag, spelled, value));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string OptionFlag::environment() const {
+  return "ENGRAM_" +
+         absl::AsciiStrToUpper(absl::StrReplaceAll(name, {{"-", "_"}}));
+}
+
+std::vector<OptionFlag> OptionFlags(ServerOptions* options) {
+  FlagList list;
+  AddServing(&list, options);
+  AddCapacity(&list, options);
+  AddLimits(&list, options);
+  return list.Take();
+}
+
+absl::StatusOr<ServerOptions> ParseOptions(
+    const std::vector<std::string>& arguments,
+    const std::function<const char*(const char*)>& environment) {
+  ServerOptions options;
+  const std::vector<OptionFlag> flags = OptionFlags(&options);
+  ENGRAM_RETURN_IF_ERROR(ApplyEnvironment(flags, environment));
+  ENGRAM_RETURN_IF_ERROR(ApplyArguments(arguments, flags, &options));
+  return options;
+}
+
+std::string HelpText() {
+  ServerOptions options;
+  std::string text =
+      "engram-server: serves state-space language models over gRPC and keeps "
+      "their sessions.\n\n"
+      "  engram-server                                 the models of the zoo\n"
+      "  engram-server --model mine=/path/to/folder    a model of your own\n\n"
+      "Flags, each also an environment variable (--max-queue is "
+      "ENGRAM_MAX_QUEUE):\n\n";
+  for (const OptionFlag& flag : OptionFlags(&options)) {
+    absl::StrAppend(&text, "  --", flag.name, " ", flag.value_name, "\n      ",
+                    flag.help, " Default: ", flag.default_text, ".\n");
+  }
+  absl::StrAppend(&text,
+                  "\nOnce ready it prints: listening grpc=HOST:PORT "
+                  "metrics=HOST:PORT\nSIGTERM and SIGINT drain it; the exit "
+                  "code is then 0.\n");
+  return text;
+}
+
+}  // namespace engram

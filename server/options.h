@@ -1,0 +1,84 @@
+// ServerOptions: every flag, every limit and every default, read and checked in
+// one place.
+//
+// Each flag --some-name is also the environment variable ENGRAM_SOME_NAME; the
+// command line wins.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "kernels/backend.h"
+
+namespace engram {
+
+struct ServerOptions {
+  // Name and folder. Empty: every folder of the zoo.
+  std::vector<std::pair<std::string, std::string>> models;
+  std::string zoo;
+
+  BackendKind backend = BackendKind::kAuto;
+  int64_t threads = 0;
+  std::string grpc_address = "127.0.0.1:8001";
+  std::string metrics_address = "127.0.0.1:8002";
+
+  int64_t session_memory = int64_t{1} << 30;
+  absl::Duration session_ttl = absl::Hours(24);
+  int64_t max_sessions = 100000;
+  int64_t max_departed = 10000;
+
+  int64_t slots = 64;
+  int64_t max_batch_tokens = 512;
+  int64_t max_queue = 1024;
+  absl::Duration drain_timeout = absl::Seconds(30);
+  absl::Duration slow_reader_timeout = absl::Seconds(30);
+  int64_t stream_tokens = 256;
+
+  int64_t max_prompt_tokens = int64_t{1} << 20;
+  int64_t max_generated_tokens = int64_t{1} << 20;
+  int64_t max_score_tokens = int64_t{1} << 16;
+  int64_t max_message_bytes = int64_t{16} << 20;
+  int64_t max_streams = 1024;
+  int64_t max_logprobs = 20;
+  int64_t max_stop_strings = 16;
+  int64_t max_stop_string_bytes = 256;
+  int64_t max_stop_token_ids = 256;
+  int64_t max_logit_bias = 1024;
+  int64_t max_labels = 32;
+  int64_t max_page_size = 1000;
+
+  bool request_log = true;
+};
+
+// One flag, for --help, the environment and the documentation alike.
+struct OptionFlag {
+  std::string name;        // "session-memory"
+  std::string value_name;  // "BYTES"
+  std::string help;
+  std::string default_text;
+  bool repeatable = false;
+  std::function<absl::Status(const std::string& value)> set;
+
+  std::string environment() const;  // "ENGRAM_SESSION_MEMORY"
+};
+
+// The flags that write into `options`, in the order of --help.
+std::vector<OptionFlag> OptionFlags(ServerOptions* options);
+
+// `arguments` without the program's name; `environment` returns nullptr for
+// what is not set. INVALID_ARGUMENT names the flag, the value and what is
+// expected. Repeatable flags are separated by commas in the environment.
+absl::StatusOr<ServerOptions> ParseOptions(
+    const std::vector<std::string>& arguments,
+    const std::function<const char*(const char*)>& environment);
+
+// The text of --help.
+std::string HelpText();
+
+}  // namespace engram

@@ -1,0 +1,82 @@
+#include "server/replay.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/sequence.h"
+
+namespace engram {
+
+absl::StatusOr<std::unique_ptr<Replay>> Replay::Create(
+    std::shared_ptr<const TurnRecord> record, const Request& request,
+    const Tokenizer* tokenizer, std::vector<int32_t> eos_token_ids) {
+  const std::vector<int32_t>& received = request.received;
+  for (size_t i = 0; i < received.size(); ++i) {
+    if (i >= record->tokens.size()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "received_token_ids has ", received.size(), " tokens, request \"",
+          record->request_id, "\" committed with ", record->tokens.size()));
+    }
+    if (received[i] != record->tokens[i]) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("received_token_ids[", i, "] is ", received[i],
+                       ", request \"", record->request_id,
+                       "\" committed with ", record->tokens[i]));
+    }
+  }
+  std::unique_ptr<Replay> replay(new Replay(std::move(record), request,
+                                            tokenizer,
+                                            std::move(eos_token_ids)));
+  while (replay->next_ < received.size()) replay->NextToken();
+  return replay;
+}
+
+Replay::Replay(std::shared_ptr<const TurnRecord> record, const Request& request,
+               const Tokenizer* tokenizer, std::vector<int32_t> eos_token_ids)
+    : record_(std::move(record)),
+      stopping_(request.stopping),
+      tokenizer_(tokenizer),
+      eos_token_ids_(std::move(eos_token_ids)),
+      text_(tokenizer, request.stopping.stop) {}
+
+TokenEvent Replay::NextToken() {
+  const size_t i = next_++;
+  const int32_t id = record_->tokens[i];
+  std::optional<float> logprob;
+  // Tokens that were received, not sampled, have no probabilities on record.
+  const size_t unknown = record_->tokens.size() - record_->logprobs.size();
+  std::vector<LogProbability> top;
+  if (!record_->logprobs.empty() && i >= unknown) {
+    logprob = record_->logprobs[i - unknown];
+    top = record_->top[i - unknown];
+  }
+  return MakeTokenEvent(&text_, tokenizer_, static_cast<int32_t>(i), id,
+                        IsStopToken(stopping_, eos_token_ids_, id), logprob,
+                        top)
+      .event;
+}
+
+bool Replay::Next(Event* event) {
+  if (!started_) {
+    started_ = true;
+    *event = record_->started;
+    return true;
+  }
+  if (next_ < record_->tokens.size()) {
+    *event = NextToken();
+    return true;
+  }
+  if (completed_) return false;
+  completed_ = true;
+  CompletedEvent completed;
+  completed.finish_reason = record_->finish_reason;
+  completed.text = text_.Flush();
+  completed.version = record_->version;
+  completed.position = record_->position;
+  completed.usage = record_->usage;
+  completed.timing = record_->timing;
+  *event = std::move(completed);
+  return true;
+}
+
+}  // namespace engram

@@ -1,0 +1,43 @@
+// Replay: the answer of a turn that has committed, told again from its record.
+//
+// Not thread-safe; one per call.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/request.h"
+#include "server/session_store.h"
+#include "server/turn_text.h"
+
+namespace engram {
+
+class Replay {
+ public:
+  // `request` is the repeat: its received tokens are not told again.
+  // FAILED_PRECONDITION if they are not how the record begins.
+  static absl::StatusOr<std::unique_ptr<Replay>> Create(
+      std::shared_ptr<const TurnRecord> record, const Request& request,
+      const Tokenizer* tokenizer, std::vector<int32_t> eos_token_ids);
+
+  // False after Completed.
+  bool Next(Event* event);
+
+ private:
+  Replay(std::shared_ptr<const TurnRecord> record, const Request& request,
+         const Tokenizer* tokenizer, std::vector<int32_t> eos_token_ids);
+
+  TokenEvent NextToken();
+
+  const std::shared_ptr<const TurnRecord> record_;
+  const Stopping stopping_;
+  const Tokenizer* const tokenizer_;
+  const std::vector<int32_t> eos_token_ids_;
+  TurnText text_;
+  size_t next_ = 0;  // of the record's tokens
+  bool started_ = false;
+  bool completed_ = false;
+};
+
+}  // namespace engram

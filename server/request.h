@@ -1,0 +1,111 @@
+// Request and Event: what the server's parts hand each other, as plain values
+// without protobuf. `service` translates the wire into Requests and Events into
+// the wire.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "model/sampler.h"
+
+namespace engram {
+
+struct Stopping {
+  int64_t max_tokens = 0;  // 0: only feed the prompt
+  std::vector<std::string> stop;
+  std::vector<int32_t> stop_token_ids;
+  bool ignore_eos = false;
+};
+
+enum class RequestKind {
+  kGenerate,  // one turn
+  kScore,     // log-probabilities of the prompt; changes no session
+};
+
+// One RPC after validation of what can be told from the message alone.
+struct Request {
+  RequestKind kind = RequestKind::kGenerate;
+  std::string session_id;  // empty: without memory
+  std::string request_id;  // never empty once admitted
+  std::optional<int64_t> expected_version;
+  std::vector<int32_t> prompt;
+  SamplingParameters sampling;
+  Stopping stopping;
+  bool keep_partial = false;
+  std::vector<int32_t> received;  // tokens of this turn the client already has
+  int logprobs = 0;               // alternatives per token
+  int priority = 0;
+  absl::Time deadline = absl::InfiniteFuture();
+  // Of the wire message with what may differ in a repeat left out: equal
+  // request_ids must come with equal fingerprints.
+  uint64_t fingerprint = 0;
+};
+
+enum class FinishReason { kStop, kLength, kCancelled };
+
+struct Usage {
+  int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;
+  int64_t generated_tokens = 0;
+};
+
+struct Timing {
+  absl::Duration queue;
+  absl::Duration prefill;
+  absl::Duration decode;
+};
+
+struct StartedEvent {
+  std::string session_id;
+  std::string request_id;
+  int64_t version = 0;   // before the turn
+  int64_t position = 0;  // before the turn
+  int64_t cached_tokens = 0;
+  int64_t seed = 0;
+};
+
+struct Alternative {
+  int32_t id = 0;
+  std::string text;
+  float logprob = 0;
+};
+
+struct TokenEvent {
+  int32_t index = 0;
+  int32_t id = 0;
+  std::string text;
+  std::string bytes;
+  std::optional<float> logprob;
+  std::vector<Alternative> top;
+};
+
+struct CompletedEvent {
+  FinishReason finish_reason = FinishReason::kLength;
+  std::string text;  // held-back tail
+  int64_t version = 0;
+  int64_t position = 0;
+  Usage usage;
+  Timing timing;
+};
+
+using Event = std::variant<StartedEvent, TokenEvent, CompletedEvent>;
+
+// What one ended request is remembered by in log and metrics.
+struct RequestSummary {
+  std::string model;
+  std::string kind;  // "generate", "score"
+  std::string session_id;
+  std::string request_id;
+  absl::Status status;
+  std::string finish_reason;  // "stop", "length", "cancelled" or empty
+  Usage usage;
+  Timing timing;
+  absl::Duration total;
+};
+
+}  // namespace engram

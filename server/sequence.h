@@ -1,0 +1,78 @@
+// Sequence: a request that is waiting or being run, and all that belongs to it:
+// its slot, what it has still to feed, what it has said, where its events go.
+//
+// Made by admission, then owned by the engine; engine thread only from there.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "server/request.h"
+#include "server/session_store.h"
+#include "server/token_stream.h"
+#include "server/turn_text.h"
+
+namespace engram {
+
+struct Sequence {
+  Sequence(Request taken, const Tokenizer* tokenizer,
+           std::shared_ptr<TokenStream> events)
+      : request(std::move(taken)),
+        stream(std::move(events)),
+        text(tokenizer, request.stopping.stop) {}
+
+  Request request;
+  std::shared_ptr<TokenStream> stream;
+  // The turn's session, or the one that a score looks at; nullptr without.
+  SessionHandle session;
+  CommittedTurns start;  // what the session was before
+
+  int slot = -1;  // its own, while it runs
+  // Tokens to be fed: first the pending one, prompt and received; then each
+  // sampled token in its turn.
+  std::vector<int32_t> to_feed;
+  size_t fed = 0;        // of to_feed
+  int64_t position = 0;  // tokens fed since the sequence began
+  bool decoding = false;  // the prompt is fed
+  std::vector<int32_t> generated;  // received ones included
+  std::map<int32_t, int32_t> generated_counts;
+  TokenSet seen;
+  TurnText text;
+  // Set if the received tokens end the turn: nothing is to be sampled.
+  std::optional<FinishReason> received_end;
+  // What a repeat will be answered with.
+  std::vector<float> logprobs;
+  std::vector<std::vector<LogProbability>> top;
+  int32_t scored = 0;  // prompt tokens with an event (kScore)
+
+  bool over = false;              // ended; to be dropped
+
+  absl::Time arrival;
+  absl::Time start_time = absl::InfinitePast();       // first step planned
+  absl::Time prefill_end = absl::InfinitePast();      // prompt fed
+  absl::Time last_token_time = absl::InfinitePast();
+  absl::Time paused_since = absl::InfiniteFuture();   // its stream is full
+
+  bool is_turn() const {
+    return session != nullptr && request.kind == RequestKind::kGenerate;
+  }
+  size_t remaining() const { return to_feed.size() - fed; }
+};
+
+// Whether sampling `id` ends a turn: one of the request's stop tokens, or an
+// end-of-sequence token that is not ignored.
+bool IsStopToken(const Stopping& stopping,
+                 const std::vector<int32_t>& eos_token_ids, int32_t id);
+
+// Lays the sequence out to run after `start`: what is to be fed, and what the
+// received tokens have made of its text, counts and end.
+void Prepare(Sequence* sequence, const std::vector<int32_t>& eos_token_ids,
+             int64_t vocabulary_size);
+
+}  // namespace engram

@@ -1,0 +1,33 @@
+#include "server/served_model.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace engram {
+
+absl::StatusOr<ServedModel*> ServedModels::Find(
+    absl::string_view name, const std::string& session_id) const {
+  if (name.empty()) {
+    if (!session_id.empty()) {
+      const absl::StatusOr<int> number = sessions_->ModelOf(session_id);
+      if (number.ok()) return models_[*number].get();
+    }
+    if (models_.size() == 1) return models_.front().get();
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the request names no model, and several are served: ", Names()));
+  }
+  for (const auto& model : models_) {
+    if (model->name == name) return model.get();
+  }
+  return absl::NotFoundError(absl::StrCat("there is no model \"", name,
+                                          "\"; served are: ", Names()));
+}
+
+std::string ServedModels::Names() const {
+  std::string names;
+  for (const auto& model : models_) {
+    absl::StrAppend(&names, names.empty() ? "" : ", ", model->name);
+  }
+  return names;
+}
+
+}  // namespace engram

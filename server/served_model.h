@@ -1,0 +1,60 @@
+// ServedModel: one model under its name, with all that runs it; and the list of
+// them, by which a request finds its own.
+//
+// Thread-safe: constant once the server has started.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "model/model.h"
+#include "model/tokenizer.h"
+#include "server/admission.h"
+#include "server/engine.h"
+#include "server/metrics.h"
+#include "server/session_store.h"
+
+namespace engram {
+
+struct ServedModel {
+  std::string name;
+  int number = 0;  // SessionStore::AddModel
+  std::vector<int32_t> eos_token_ids;
+  std::unique_ptr<Tokenizer> tokenizer;  // nullptr: token ids only
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<Admission> admission;
+  std::unique_ptr<Engine> engine;
+  ModelMetrics* metrics = nullptr;
+};
+
+class ServedModels {
+ public:
+  explicit ServedModels(SessionStore* sessions) : sessions_(sessions) {}
+
+  void Add(std::unique_ptr<ServedModel> model) {
+    models_.push_back(std::move(model));
+  }
+
+  const std::vector<std::unique_ptr<ServedModel>>& all() const {
+    return models_;
+  }
+  SessionStore* sessions() const { return sessions_; }
+
+  // By name. Empty: the model of `session_id` if there is such a session, else
+  // the only one served. NOT_FOUND: no such model; INVALID_ARGUMENT: it must be
+  // named. Both list the names.
+  absl::StatusOr<ServedModel*> Find(absl::string_view name,
+                                    const std::string& session_id) const;
+
+ private:
+  std::string Names() const;
+
+  SessionStore* const sessions_;
+  std::vector<std::unique_ptr<ServedModel>> models_;
+};
+
+}  // namespace engram

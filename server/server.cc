@@ -1,0 +1,270 @@
+#include "server/server.h"
+
+#include <grpcpp/ext/channelz_service_plugin.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/backend.h"
+#include "kernels/status.h"
+#include "model/model_config.h"
+#include "server/clock.h"
+#include "server/log.h"
+#include "server/metrics.h"
+#include "server/served_model.h"
+#include "server/service.h"
+
+namespace engram {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Debian's gRPC stops accepting for ever once descriptors run out, so there
+// must be as many as the machine allows.
+void RaiseDescriptorLimit() {
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// Every folder with a config.json in the first zoo that exists.
+absl::StatusOr<std::vector<std::pair<std::string, std::string>>> FindZoo(
+    const std::string& wanted) {
+  std::vector<std::string> places = {wanted};
+  if (wanted.empty()) {
+    places = {ENGRAM_ZOO_FOLDER, "/usr/share/engram/zoo"};
+  }
+  for (const std::string& place : places) {
+    std::vector<std::pair<std::string, std::string>> models;
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(place, error)) {
+      if (fs::exists(entry.path() / "config.json", error)) {
+        models.emplace_back(entry.path().filename(), entry.path());
+      }
+    }
+    std::sort(models.begin(), models.end());
+    if (!models.empty()) return models;
+  }
+  return absl::NotFoundError(
+      absl::StrCat("there is no model in the zoo ", places.front(),
+                   "; give one with --model NAME=FOLDER"));
+}
+
+// tokenizer.json is optional: without it a model is served for token ids.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(
+    const std::string& folder) {
+  const fs::path path = fs::path(folder) / "tokenizer.json";
+  std::error_code error;
+  if (!fs::exists(path, error)) return nullptr;
+  return Tokenizer::Load(path);
+}
+
+absl::Status WithPrefix(const std::string& prefix, const absl::Status& status) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat(prefix, status.message()));
+}
+
+}  // namespace
+
+Server::Server(const ServerOptions& options) : options_(options) {}
+
+Server::~Server() { Drain().IgnoreError(); }
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(
+    const ServerOptions& options) {
+  RaiseDescriptorLimit();
+  std::unique_ptr<Server> server(new Server(options));
+  SessionLimits limits;
+  limits.memory_bytes = options.session_memory;
+  limits.time_to_live = options.session_ttl;
+  limits.sessions = static_cast<int>(options.max_sessions);
+  limits.departed = static_cast<int>(options.max_departed);
+  server->sessions_ = std::make_unique<SessionStore>(limits, RealClock());
+  server->models_ = std::make_unique<ServedModels>(server->sessions_.get());
+  ENGRAM_ASSIGN_OR_RETURN(server->metrics_,
+                          Metrics::Create(options.metrics_address));
+  server->metrics_address_ = server->metrics_->address();
+  ENGRAM_RETURN_IF_ERROR(server->LoadModels());
+  server->metrics_->WatchSessions(server->sessions_.get(),
+                                  options.session_memory);
+  server->StartEngines();
+  ENGRAM_RETURN_IF_ERROR(server->OpenPorts());
+  return server;
+}
+
+absl::Status Server::LoadModels() {
+  std::vector<std::pair<std::string, std::string>> folders = options_.models;
+  if (folders.empty()) {
+    ENGRAM_ASSIGN_OR_RETURN(folders, FindZoo(options_.zoo));
+  }
+  for (const auto& [name, folder] : folders) {
+    ENGRAM_RETURN_IF_ERROR(WithPrefix(absl::StrCat("model \"", name, "\": "),
+                                      LoadOne(name, folder)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Server::LoadOne(const std::string& name,
+                             const std::string& folder) {
+  auto served = std::make_unique<ServedModel>();
+  served->name = name;
+  BackendOptions backend;
+  backend.kind = options_.backend;
+  backend.threads = static_cast<int>(options_.threads);
+  ENGRAM_ASSIGN_OR_RETURN(served->backend, MakeBackend(backend));
+  ENGRAM_ASSIGN_OR_RETURN(served->tokenizer, LoadTokenizer(folder));
+  ENGRAM_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(folder));
+  served->eos_token_ids = config.eos_token_ids;
+
+  ModelLimits limits;
+  limits.slots = static_cast<int>(options_.slots);
+  limits.max_batch_tokens = static_cast<int>(options_.max_batch_tokens);
+  limits.max_logits_rows = static_cast<int>(
+      std::min(options_.slots + 64, options_.max_batch_tokens + 1));
+  const absl::Time begin = RealClock()->Now();
+  ENGRAM_ASSIGN_OR_RETURN(
+      served->model,
+      LoadModel(folder, served->backend.get(), limits,
+                served->tokenizer == nullptr ? 0 : served->tokenizer->ids()));
+  const ModelInfo& info = served->model->info();
+  if (info.state_bytes > static_cast<size_t>(options_.session_memory)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--session-memory is ", options_.session_memory,
+                     " bytes, one session takes ", info.state_bytes));
+  }
+  served->number = sessions_->AddModel(name, info.state_bytes);
+  served->metrics = metrics_->AddModel(name, info, limits.slots);
+  Log("model_loaded",
+      {{"model", name},
+       {"folder", folder},
+       {"family", info.family},
+       {"parameters", info.parameters},
+       {"state_bytes", static_cast<int64_t>(info.state_bytes)},
+       {"backend", info.backend},
+       {"seconds", absl::ToDoubleSeconds(RealClock()->Now() - begin)}});
+  models_->Add(std::move(served));
+  return absl::OkStatus();
+}
+
+void Server::StartEngines() {
+  AdmissionLimits limits;
+  limits.max_queue = static_cast<int>(options_.max_queue);
+  limits.max_prompt_tokens = options_.max_prompt_tokens;
+  limits.max_generated_tokens = options_.max_generated_tokens;
+  limits.max_score_tokens = options_.max_score_tokens;
+  limits.stream_tokens = static_cast<int>(options_.stream_tokens);
+  EngineOptions engine_options;
+  engine_options.slow_reader_timeout = options_.slow_reader_timeout;
+  engine_ends_.resize(models_->all().size());
+  for (const auto& model : models_->all()) {
+    AdmissionModel queued;
+    queued.number = model->number;
+    queued.vocabulary_size = model->model->info().vocabulary_size;
+    queued.tokenizer = model->tokenizer.get();
+    queued.eos_token_ids = model->eos_token_ids;
+    model->admission = std::make_unique<Admission>(
+        limits, std::move(queued), sessions_.get(), RealClock());
+    EngineModel run;
+    run.name = model->name;
+    run.model = model->model.get();
+    run.tokenizer = model->tokenizer.get();
+    run.eos_token_ids = model->eos_token_ids;
+    run.number = model->number;
+    model->engine = std::make_unique<Engine>(
+        std::move(run), engine_options, model->admission.get(),
+        sessions_.get(), RealClock(), model->metrics,
+        [metrics = model->metrics,
+         log = options_.request_log](const RequestSummary& request) {
+          metrics->ObserveRequest(request);
+          if (log) Log("request", DescribeRequest(request));
+        });
+  }
+  for (size_t i = 0; i < models_->all().size(); ++i) {
+    engines_.emplace_back([this, i] {
+      engine_ends_[i] = models_->all()[i]->engine->Run();
+      if (engine_ends_[i].ok()) return;
+      Log("engine_failed", {{"model", models_->all()[i]->name},
+                            {"message", engine_ends_[i].ToString()}});
+      failed_ = true;
+    });
+  }
+}
+
+absl::Status Server::OpenPorts() {
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::channelz::experimental::InitChannelzService();
+  services_.push_back(MakeGenerationService(models_.get(), &options_));
+  services_.push_back(MakeSessionsService(models_.get(), &options_));
+  services_.push_back(MakeModelsService(models_.get()));
+
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort(options_.grpc_address,
+                           grpc::InsecureServerCredentials(), &port);
+  builder.SetMaxReceiveMessageSize(static_cast<int>(
+      std::min<int64_t>(options_.max_message_bytes, INT32_MAX)));
+  builder.SetMaxSendMessageSize(-1);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
+                             static_cast<int>(options_.max_streams));
+  // Two servers on one port would share its connections in silence.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
+  builder.AddChannelArgument(
+      GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  for (const auto& service : services_) builder.RegisterService(service.get());
+  grpc_server_ = builder.BuildAndStart();
+  if (grpc_server_ == nullptr || port == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot serve gRPC on ", options_.grpc_address,
+                     "; choose another --grpc-address"));
+  }
+  const std::string host =
+      options_.grpc_address.substr(0, options_.grpc_address.rfind(':'));
+  grpc_address_ = absl::StrCat(host, ":", port);
+  SetHealth(true);
+  return absl::OkStatus();
+}
+
+void Server::SetHealth(bool serving) {
+  grpc::HealthCheckServiceInterface* health =
+      grpc_server_->GetHealthCheckService();
+  health->SetServingStatus(serving);
+  health->SetServingStatus("", serving);
+  for (const auto& model : models_->all()) {
+    health->SetServingStatus(model->name, serving);
+  }
+}
+
+absl::Status Server::Drain() {
+  if (std::exchange(drained_, true)) return absl::OkStatus();
+  const absl::Time deadline = RealClock()->Now() + options_.drain_timeout;
+  if (grpc_server_ != nullptr) SetHealth(false);
+  for (const auto& model : models_->all()) {
+    if (model->admission == nullptr) continue;
+    model->admission->Close("the server is stopping; try another one");
+    model->engine->Drain(deadline);
+  }
+  for (std::thread& engine : engines_) engine.join();
+  // Every request has its answer; this lets gRPC deliver it, and ends what
+  // clients hold open without a request.
+  if (grpc_server_ != nullptr) {
+    grpc_server_->Shutdown(std::chrono::system_clock::now() +
+                           std::chrono::seconds(5));
+    grpc_server_->Wait();
+  }
+  for (const absl::Status& end : engine_ends_) ENGRAM_RETURN_IF_ERROR(end);
+  return absl::OkStatus();
+}
+
+}  // namespace engram

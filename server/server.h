@@ -1,0 +1,75 @@
+// Server: builds and owns all parts, in one place: models, sessions, admission,
+// engines, services, metrics, health.
+//
+// Threads, all of them: one engine per model, gRPC's own, the metrics port's
+// two, and the kernels' pool of each model.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/options.h"
+
+namespace grpc {
+class Server;
+class Service;
+}  // namespace grpc
+
+namespace engram {
+
+class Metrics;
+class ServedModels;
+class SessionStore;
+
+class Server {
+ public:
+  // Loads the models, opens the ports and serves. Errors: those of LoadModel
+  // and Tokenizer::Load; UNAVAILABLE: an address cannot be had;
+  // INVALID_ARGUMENT: options that do not fit together.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(
+      const ServerOptions& options);
+
+  // Drains with the options' limit if that has not been done.
+  ~Server();
+
+  const std::string& grpc_address() const { return grpc_address_; }
+  const std::string& metrics_address() const { return metrics_address_; }
+
+  // Stops admitting, says NOT_SERVING, lets running requests finish for up to
+  // the drain timeout, and stops. INTERNAL if a model had failed.
+  absl::Status Drain();
+
+  // Whether a model's device has failed: the process should exit for a restart.
+  bool failed() const { return failed_; }
+
+ private:
+  explicit Server(const ServerOptions& options);
+
+  absl::Status LoadModels();
+  absl::Status LoadOne(const std::string& name, const std::string& folder);
+  absl::Status OpenPorts();
+  void StartEngines();
+  void SetHealth(bool serving);
+
+  const ServerOptions options_;
+  std::string grpc_address_;
+  std::string metrics_address_;
+  std::atomic<bool> failed_ = false;
+  bool drained_ = false;
+
+  // Destroyed in the reverse order: the gRPC server, whose calls point at all
+  // the rest, goes first.
+  std::unique_ptr<SessionStore> sessions_;
+  std::unique_ptr<Metrics> metrics_;
+  std::unique_ptr<ServedModels> models_;
+  std::vector<std::unique_ptr<grpc::Service>> services_;
+  std::vector<std::thread> engines_;
+  std::vector<absl::Status> engine_ends_;
+  std::unique_ptr<grpc::Server> grpc_server_;
+};
+
+}  // namespace engram

@@ -1,0 +1,21 @@
+// The gRPC services: each method translates, calls, maps the status. Reactors
+// run on gRPC's own threads, never block and never touch a model.
+#pragma once
+
+#include <grpcpp/impl/codegen/service_type.h>
+
+#include <memory>
+
+#include "server/options.h"
+#include "server/served_model.h"
+
+namespace engram {
+
+// `models` and `options` must outlive the services.
+std::unique_ptr<grpc::Service> MakeGenerationService(
+    const ServedModels* models, const ServerOptions* options);
+std::unique_ptr<grpc::Service> MakeSessionsService(
+    const ServedModels* models, const ServerOptions* options);
+std::unique_ptr<grpc::Service> MakeModelsService(const ServedModels* models);
+
+}  // namespace engram

@@ -1,0 +1,49 @@
+#include "server/turn_feed.h"
+
+#include <utility>
+#include <variant>
+
+#include "kernels/status.h"
+
+namespace engram {
+
+absl::StatusOr<std::unique_ptr<TurnFeed>> TurnFeed::Submit(ServedModel* model,
+                                                           Request request) {
+  // A replay needs what admission consumes.
+  Request repeat;
+  repeat.stopping = request.stopping;
+  repeat.received = request.received;
+  absl::StatusOr<Admission::Admitted> admitted =
+      model->admission->Submit(std::move(request));
+  if (!admitted.ok()) {
+    model->metrics->CountRefusal(admitted.status());
+    return admitted.status();
+  }
+  std::unique_ptr<TurnFeed> feed(new TurnFeed);
+  if (auto* stream = std::get_if<std::shared_ptr<TokenStream>>(&*admitted)) {
+    feed->stream_ = std::move(*stream);
+    return feed;
+  }
+  ENGRAM_ASSIGN_OR_RETURN(
+      feed->replay_,
+      Replay::Create(std::get<std::shared_ptr<const TurnRecord>>(*admitted),
+                     repeat, model->tokenizer.get(), model->eos_token_ids));
+  return feed;
+}
+
+TurnFeed::State TurnFeed::Pop(Event* event, absl::Status* status) {
+  if (stream_ != nullptr) return stream_->Pop(event, status);
+  if (replay_->Next(event)) return State::kEvent;
+  *status = absl::OkStatus();
+  return State::kEnd;
+}
+
+void TurnFeed::SetReady(std::function<void()> ready) {
+  if (stream_ != nullptr) stream_->SetReady(std::move(ready));
+}
+
+void TurnFeed::Cancel(absl::Status reason) {
+  if (stream_ != nullptr) stream_->Cancel(std::move(reason));
+}
+
+}  // namespace engram

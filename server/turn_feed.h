@@ -1,0 +1,39 @@
+// TurnFeed: the events of one request for whoever answers it, whether they come
+// from the engine or from the record of a turn that has committed.
+//
+// Thread-safe like TokenStream: one reader; anyone may Cancel.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "server/replay.h"
+#include "server/request.h"
+#include "server/served_model.h"
+#include "server/token_stream.h"
+
+namespace engram {
+
+class TurnFeed {
+ public:
+  // Submits to `model`'s admission; refusals are counted. Errors:
+  // Admission::Submit, Replay::Create.
+  static absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(ServedModel* model,
+                                                          Request request);
+
+  using State = TokenStream::State;
+  State Pop(Event* event, absl::Status* status);
+  // As TokenStream::SetReady.
+  void SetReady(std::function<void()> ready);
+  void Cancel(absl::Status reason);
+
+ private:
+  TurnFeed() = default;
+
+  // One of the two.
+  std::shared_ptr<TokenStream> stream_;
+  std::unique_ptr<Replay> replay_;
+};
+
+}  // namespace engram

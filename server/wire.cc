@@ -1,0 +1,356 @@
+#include "server/wire.h"
+
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+#include <xxhash.h>
+
+#include <utility>
+
+#include "absl/random/random.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "kernels/status.h"
+
+namespace engram {
+namespace {
+
+absl::Status CheckRange(absl::string_view field, int64_t value, int64_t least,
+                        int64_t most) {
+  if (value >= least && value <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      field, " is ", value, ", limit ", least, " to ", most));
+}
+
+absl::Status CheckCount(absl::string_view field, int64_t count, int64_t most,
+                        absl::string_view flag) {
+  if (count <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      field, " has ", count, " entries, limit ", most, " (", flag, ")"));
+}
+
+absl::Status CheckOptionalId(absl::string_view field, const std::string& id) {
+  return id.empty() ? absl::OkStatus() : CheckId(field, id);
+}
+
+absl::Status NoCheckpoints(const std::string& name) {
+  if (name.empty()) return absl::OkStatus();
+  return absl::UnimplementedError(
+      "from_checkpoint: this server has no checkpoints yet; Fork a session "
+      "instead");
+}
+
+// The prompt of a GenerateRequest or a ScoreRequest.
+template <typename Message>
+absl::StatusOr<std::vector<int32_t>> ReadPrompt(const Message& message,
+                                                const ServedModel& model) {
+  if (message.has_token_ids()) {
+    return std::vector<int32_t>(message.token_ids().ids().begin(),
+                                message.token_ids().ids().end());
+  }
+  if (!message.has_text() || message.text().empty()) {
+    return std::vector<int32_t>();
+  }
+  if (model.tokenizer == nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("model \"", model.name,
+                     "\" has no tokenizer: send token_ids instead of text"));
+  }
+  return model.tokenizer->Encode(message.text(),
+                                 message.parse_special_tokens());
+}
+
+SamplingParameters ReadSampling(const v1::Sampling& message) {
+  SamplingParameters sampling;
+  sampling.temperature = message.temperature();
+  sampling.top_k = message.top_k();
+  sampling.top_p = message.top_p() == 0 ? 1 : message.top_p();
+  sampling.min_p = message.min_p();
+  sampling.repetition_penalty =
+      message.repetition_penalty() == 0 ? 1 : message.repetition_penalty();
+  sampling.presence_penalty = message.presence_penalty();
+  sampling.frequency_penalty = message.frequency_penalty();
+  for (const auto& [id, bias] : message.logit_bias()) {
+    sampling.logit_bias[id] = bias;
+  }
+  return sampling;
+}
+
+absl::StatusOr<Stopping> ReadStopping(const v1::Stopping& message,
+                                      const ServedModel& model,
+                                      const ServerOptions& limits) {
+  ENGRAM_RETURN_IF_ERROR(CheckRange("max_tokens", message.max_tokens(), 0,
+                                    limits.max_generated_tokens));
+  ENGRAM_RETURN_IF_ERROR(CheckCount("stop", message.stop_size(),
+                                    limits.max_stop_strings,
+                                    "--max-stop-strings"));
+  ENGRAM_RETURN_IF_ERROR(CheckCount("stop_token_ids",
+                                    message.stop_token_ids_size(),
+                                    limits.max_stop_token_ids,
+                                    "--max-stop-token-ids"));
+  if (message.stop_size() > 0 && model.tokenizer == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "model \"", model.name,
+        "\" has no tokenizer: use stop_token_ids instead of stop strings"));
+  }
+  Stopping stopping;
+  stopping.max_tokens = message.max_tokens();
+  for (const std::string& stop : message.stop()) {
+    if (stop.empty() ||
+        static_cast<int64_t>(stop.size()) > limits.max_stop_string_bytes) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "a stop string has ", stop.size(), " bytes, limit 1 to ",
+          limits.max_stop_string_bytes, " (--max-stop-string-bytes)"));
+    }
+    stopping.stop.push_back(stop);
+  }
+  stopping.stop_token_ids.assign(message.stop_token_ids().begin(),
+                                 message.stop_token_ids().end());
+  stopping.ignore_eos = message.ignore_eos();
+  return stopping;
+}
+
+// Equal on every machine and in every run: a repeat may come to another one.
+uint64_t SeedFor(const Request& request) {
+  if (request.session_id.empty()) {
+    absl::BitGen random;
+    return absl::Uniform<uint64_t>(random);
+  }
+  const std::string key =
+      absl::StrCat(request.session_id, "\n", request.request_id);
+  return XXH64(key.data(), key.size(), 0);
+}
+
+uint64_t Fingerprint(const v1::GenerateRequest& message,
+                     const ServedModel& model, uint64_t seed) {
+  v1::GenerateRequest canonical = message;
+  canonical.set_model(model.name);
+  canonical.clear_request_id();
+  canonical.clear_expected_version();
+  canonical.clear_received_token_ids();
+  canonical.mutable_sampling()->set_seed(static_cast<int64_t>(seed));
+  std::string bytes;
+  {
+    google::protobuf::io::StringOutputStream stream(&bytes);
+    google::protobuf::io::CodedOutputStream coded(&stream);
+    coded.SetSerializationDeterministic(true);  // of the logit_bias map
+    canonical.SerializeToCodedStream(&coded);
+  }
+  return XXH3_64bits(bytes.data(), bytes.size());
+}
+
+google::protobuf::Duration ToMessage(absl::Duration duration) {
+  google::protobuf::Duration message;
+  message.set_seconds(absl::IDivDuration(duration, absl::Seconds(1), &duration));
+  message.set_nanos(static_cast<int32_t>(
+      absl::IDivDuration(duration, absl::Nanoseconds(1), &duration)));
+  return message;
+}
+
+void SetTime(absl::Time time, google::protobuf::Timestamp* message) {
+  absl::Duration since = time - absl::UnixEpoch();
+  message->set_seconds(absl::IDivDuration(since, absl::Seconds(1), &since));
+  message->set_nanos(static_cast<int32_t>(
+      absl::IDivDuration(since, absl::Nanoseconds(1), &since)));
+}
+
+}  // namespace
+
+grpc::Status ToGrpc(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
+                      std::string(status.message()));
+}
+
+absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& message,
+                                  const ServedModel& model,
+                                  const ServerOptions& limits) {
+  Request request;
+  request.kind = RequestKind::kGenerate;
+  ENGRAM_RETURN_IF_ERROR(CheckOptionalId("session_id", message.session_id()));
+  ENGRAM_RETURN_IF_ERROR(CheckOptionalId("request_id", message.request_id()));
+  ENGRAM_RETURN_IF_ERROR(NoCheckpoints(message.from_checkpoint()));
+  request.session_id = message.session_id();
+  request.request_id =
+      message.request_id().empty() ? RandomId() : message.request_id();
+  if (message.has_expected_version()) {
+    if (message.expected_version() < 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("expected_version is ", message.expected_version(),
+                       ", which must be at least 0"));
+    }
+    request.expected_version = message.expected_version();
+  }
+  ENGRAM_ASSIGN_OR_RETURN(request.prompt, ReadPrompt(message, model));
+  ENGRAM_RETURN_IF_ERROR(CheckCount("sampling.logit_bias",
+                                    message.sampling().logit_bias_size(),
+                                    limits.max_logit_bias,
+                                    "--max-logit-bias"));
+  request.sampling = ReadSampling(message.sampling());
+  ENGRAM_ASSIGN_OR_RETURN(request.stopping,
+                          ReadStopping(message.stopping(), model, limits));
+  request.keep_partial = message.keep_partial();
+  request.received.assign(message.received_token_ids().begin(),
+                          message.received_token_ids().end());
+  ENGRAM_RETURN_IF_ERROR(
+      CheckRange("logprobs", message.logprobs(), 0, limits.max_logprobs));
+  request.logprobs = message.logprobs();
+  ENGRAM_RETURN_IF_ERROR(
+      CheckRange("priority", message.priority(), -100, 100));
+  request.priority = message.priority();
+  request.sampling.seed = message.sampling().has_seed()
+                              ? static_cast<uint64_t>(message.sampling().seed())
+                              : SeedFor(request);
+  request.fingerprint = Fingerprint(message, model, request.sampling.seed);
+  return request;
+}
+
+absl::StatusOr<Request> ToRequest(const v1::ScoreRequest& message,
+                                  const ServedModel& model,
+                                  const ServerOptions& limits) {
+  Request request;
+  request.kind = RequestKind::kScore;
+  ENGRAM_RETURN_IF_ERROR(CheckOptionalId("session_id", message.session_id()));
+  ENGRAM_RETURN_IF_ERROR(NoCheckpoints(message.from_checkpoint()));
+  request.session_id = message.session_id();
+  request.request_id = RandomId();
+  ENGRAM_ASSIGN_OR_RETURN(request.prompt, ReadPrompt(message, model));
+  ENGRAM_RETURN_IF_ERROR(
+      CheckRange("logprobs", message.logprobs(), 0, limits.max_logprobs));
+  request.logprobs = message.logprobs();
+  return request;
+}
+
+absl::StatusOr<NewSession> ToNewSession(
+    const v1::CreateSessionRequest& message, const ServedModel& model,
+    const ServerOptions& limits) {
+  NewSession session;
+  ENGRAM_RETURN_IF_ERROR(CheckOptionalId("session_id", message.session_id()));
+  ENGRAM_RETURN_IF_ERROR(NoCheckpoints(message.from_checkpoint()));
+  session.session_id =
+      message.session_id().empty() ? RandomId() : message.session_id();
+  session.model = model.number;
+  if (message.has_time_to_live()) {
+    session.time_to_live = absl::Seconds(message.time_to_live().seconds()) +
+                           absl::Nanoseconds(message.time_to_live().nanos());
+    if (*session.time_to_live <= absl::ZeroDuration()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("time_to_live is ",
+                       absl::FormatDuration(*session.time_to_live),
+                       ", which must be above 0"));
+    }
+  }
+  ENGRAM_RETURN_IF_ERROR(CheckCount("labels", message.labels_size(),
+                                    limits.max_labels, "--max-labels"));
+  for (const auto& [key, value] : message.labels()) {
+    if (key.empty() || key.size() > 64 || value.size() > 256) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "label \"", key.substr(0, 64), "\" has a key of ", key.size(),
+          " and a value of ", value.size(),
+          " bytes, limits 1 to 64 and 0 to 256"));
+    }
+    session.labels[key] = value;
+  }
+  return session;
+}
+
+v1::Started ToMessage(const StartedEvent& event) {
+  v1::Started message;
+  message.set_session_id(event.session_id);
+  message.set_request_id(event.request_id);
+  message.set_version(event.version);
+  message.set_position(event.position);
+  message.set_cached_tokens(event.cached_tokens);
+  message.set_seed(event.seed);
+  return message;
+}
+
+v1::Token ToMessage(TokenEvent event) {
+  v1::Token message;
+  message.set_index(event.index);
+  message.set_id(event.id);
+  message.set_text(std::move(event.text));
+  message.set_bytes(std::move(event.bytes));
+  if (event.logprob) message.set_logprob(*event.logprob);
+  for (Alternative& alternative : event.top) {
+    v1::Alternative* top = message.add_top();
+    top->set_id(alternative.id);
+    top->set_text(std::move(alternative.text));
+    top->set_logprob(alternative.logprob);
+  }
+  return message;
+}
+
+v1::Completed ToMessage(const CompletedEvent& event) {
+  v1::Completed message;
+  switch (event.finish_reason) {
+    case FinishReason::kStop:
+      message.set_finish_reason(v1::STOP);
+      break;
+    case FinishReason::kLength:
+      message.set_finish_reason(v1::LENGTH);
+      break;
+    case FinishReason::kCancelled:
+      message.set_finish_reason(v1::CANCELLED);
+      break;
+  }
+  message.set_text(event.text);
+  message.set_version(event.version);
+  message.set_position(event.position);
+  *message.mutable_usage() = ToMessage(event.usage);
+  *message.mutable_timing() = ToMessage(event.timing);
+  return message;
+}
+
+v1::Usage ToMessage(const Usage& usage) {
+  v1::Usage message;
+  message.set_prompt_tokens(usage.prompt_tokens);
+  message.set_cached_tokens(usage.cached_tokens);
+  message.set_generated_tokens(usage.generated_tokens);
+  return message;
+}
+
+v1::Timing ToMessage(const Timing& timing) {
+  v1::Timing message;
+  *message.mutable_queue() = ToMessage(timing.queue);
+  *message.mutable_prefill() = ToMessage(timing.prefill);
+  *message.mutable_decode() = ToMessage(timing.decode);
+  return message;
+}
+
+v1::Session ToMessage(const SessionInfo& session) {
+  v1::Session message;
+  message.set_session_id(session.session_id);
+  message.set_model(session.model);
+  message.set_version(session.version);
+  message.set_position(session.position);
+  message.set_pending_token(session.pending_token);
+  message.set_tier(session.tier);
+  message.set_state_bytes(session.state_bytes);
+  SetTime(session.create_time, message.mutable_create_time());
+  SetTime(session.last_used_time, message.mutable_last_used_time());
+  if (session.expire_time != absl::InfiniteFuture()) {
+    SetTime(session.expire_time, message.mutable_expire_time());
+  }
+  message.mutable_labels()->insert(session.labels.begin(),
+                                   session.labels.end());
+  return message;
+}
+
+v1::ModelInfo ToMessage(const ServedModel& model) {
+  const ModelInfo& info = model.model->info();
+  v1::ModelInfo message;
+  message.set_name(model.name);
+  message.set_family(info.family);
+  message.set_parameters(info.parameters);
+  message.set_vocabulary_size(info.vocabulary_size);
+  message.set_layers(info.layers);
+  message.set_state_bytes(info.state_bytes);
+  message.set_kv_bytes_per_token(info.kv_bytes_per_token);
+  message.set_weight_format(info.weight_format);
+  message.set_backend(info.backend);
+  message.set_weight_hash(info.weight_hash);
+  message.set_has_tokenizer(model.tokenizer != nullptr);
+  return message;
+}
+
+}  // namespace engram

@@ -1,0 +1,60 @@
+// Wire: protobuf messages to the server's plain values and back. All that can
+// be told to be wrong from a message alone is refused here.
+//
+// Thread-safe: pure functions.
+#pragma once
+
+#include <grpcpp/support/status.h>
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engram/v1/generation.pb.h"
+#include "engram/v1/models.pb.h"
+#include "engram/v1/sessions.pb.h"
+#include "server/options.h"
+#include "server/request.h"
+#include "server/served_model.h"
+#include "server/session_store.h"
+
+namespace engram {
+
+// The one mapping of errors to gRPC.
+grpc::Status ToGrpc(const absl::Status& status);
+
+// INVALID_ARGUMENT names field, value and limit; FAILED_PRECONDITION: text or
+// stop strings to a model without tokenizer; UNIMPLEMENTED: checkpoints.
+absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& message,
+                                  const ServedModel& model,
+                                  const ServerOptions& limits);
+absl::StatusOr<Request> ToRequest(const v1::ScoreRequest& message,
+                                  const ServedModel& model,
+                                  const ServerOptions& limits);
+absl::StatusOr<NewSession> ToNewSession(
+    const v1::CreateSessionRequest& message, const ServedModel& model,
+    const ServerOptions& limits);
+
+v1::Started ToMessage(const StartedEvent& event);
+v1::Token ToMessage(TokenEvent event);
+v1::Completed ToMessage(const CompletedEvent& event);
+v1::Usage ToMessage(const Usage& usage);
+v1::Timing ToMessage(const Timing& timing);
+v1::Session ToMessage(const SessionInfo& session);
+v1::ModelInfo ToMessage(const ServedModel& model);
+
+// The event in a GenerateResponse or a ConverseResponse, which are alike.
+template <typename Response>
+Response ToResponse(Event event) {
+  Response response;
+  if (auto* started = std::get_if<StartedEvent>(&event)) {
+    *response.mutable_started() = ToMessage(*started);
+  } else if (auto* token = std::get_if<TokenEvent>(&event)) {
+    *response.mutable_token() = ToMessage(std::move(*token));
+  } else {
+    *response.mutable_completed() = ToMessage(std::get<CompletedEvent>(event));
+  }
+  return response;
+}
+
+}  // namespace engram
