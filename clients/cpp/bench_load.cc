@@ -71,10 +71,11 @@ class TurnCall final : public grpc::ClientReadReactor<v1::GenerateResponse> {
   void OnDone(const grpc::Status& status) override {
     if (!completed_) {
       record_.end = SteadyClock::now();
-      // A stream that ends well without Completed is the server's bug.
-      record_.code = status.ok()
-                         ? absl::StatusCode::kInternal
-                         : static_cast<absl::StatusCode>(status.error_code());
+      record_.status =
+          status.ok()
+              ? absl::InternalError("the stream ended without Completed")
+              : absl::Status(static_cast<absl::StatusCode>(status.error_code()),
+                             status.error_message());
     }
     finish_(this);
     delete this;
@@ -225,7 +226,7 @@ class LoadRun {
     absl::MutexLock lock(&mutex_);
     TurnRecord record = std::move(call->record());
     const DueTurn& due = call->due();
-    const bool ok = record.code == absl::StatusCode::kOk;
+    const bool ok = record.status.ok();
     record.warm_up = due.conversation < options_.warm_up;
     record.interrupted = stopped_ && !ok;
     (ok ? succeeded_ : failed_) += 1;

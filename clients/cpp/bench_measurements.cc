@@ -91,8 +91,10 @@ Measurements Measure(absl::Span<const TurnRecord> turns,
       continue;
     }
     ++result.requests;
-    if (turn.code != absl::StatusCode::kOk) {
-      ++result.errors[absl::StatusCodeToString(turn.code)];
+    if (!turn.status.ok()) {
+      const std::string name = absl::StatusCodeToString(turn.status.code());
+      ++result.errors[name];
+      result.error_messages.emplace(name, turn.status.message());
       continue;
     }
     ++result.succeeded;

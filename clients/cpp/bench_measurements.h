@@ -25,7 +25,7 @@ struct TurnRecord {
   SteadyClock::time_point end;
   std::vector<SteadyClock::time_point> tokens;  // When each one came.
   int64_t prompt_tokens = 0;
-  absl::StatusCode code = absl::StatusCode::kOk;
+  absl::Status status;
   // Before the figures begin.
   bool warm_up = false;
   // Ended by Ctrl-C: neither a success nor an error of the server's.
@@ -58,7 +58,8 @@ struct Measurements {
   int64_t requests = 0;  // Without the interrupted ones.
   int64_t succeeded = 0;
   int64_t interrupted = 0;
-  std::map<std::string, int64_t> errors;  // By name of the code.
+  std::map<std::string, int64_t> errors;              // By name of the code.
+  std::map<std::string, std::string> error_messages;  // The first of each code.
 
   // Of turns that succeeded.
   Distribution time_to_first_token;

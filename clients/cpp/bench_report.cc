@@ -93,7 +93,9 @@ std::string ReportText(const BenchOptions& options,
                           measurements.good, measurements.requests);
   }
   for (const auto& [code, count] : measurements.errors) {
-    absl::StrAppend(&text, "error ", code, ": ", count, "\n");
+    absl::StrAppend(&text, "error ", code, ": ", count,
+                    " requests, first: ", measurements.error_messages.at(code),
+                    "\n");
   }
   return text;
 }
@@ -102,6 +104,10 @@ std::string ReportJson(const BenchOptions& options,
                        const Measurements& measurements) {
   Json errors = Json::object();
   for (const auto& [code, count] : measurements.errors) errors[code] = count;
+  Json messages = Json::object();
+  for (const auto& [code, message] : measurements.error_messages) {
+    messages[code] = message;
+  }
   const Json report = {
       {"parameters", ParametersToJson(options)},
       {"seconds", measurements.seconds},
@@ -110,6 +116,7 @@ std::string ReportJson(const BenchOptions& options,
       {"failed", measurements.requests - measurements.succeeded},
       {"interrupted", measurements.interrupted},
       {"errors", errors},
+      {"error_messages", messages},
       {"time_to_first_token_ms", ToJson(measurements.time_to_first_token)},
       {"inter_token_latency_ms", ToJson(measurements.inter_token_latency)},
       {"end_to_end_ms", ToJson(measurements.end_to_end)},
@@ -125,7 +132,8 @@ std::string ReportJson(const BenchOptions& options,
       {"goodput_requests_per_second",
        measurements.PerSecond(measurements.good)},
   };
-  return report.dump();
+  // Messages come from the server: broken UTF-8 in them is replaced.
+  return report.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 std::string ProgressLine(const BenchProgress& before,

@@ -2,7 +2,9 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "clients/cpp/turn_flags.h"
 #include "clients/cpp/turn_output.h"
 #include "clients/cpp/verb.h"
@@ -125,6 +127,12 @@ absl::Status SetExpectedVersion(const std::string& flag, Client* client,
   return absl::OkStatus();
 }
 
+absl::string_view WhatBecomesOfTheSession(const v1::GenerateRequest& request) {
+  if (request.session_id().empty()) return "";
+  return request.keep_partial() ? "; the session keeps what was said"
+                                : "; the session is as it was before";
+}
+
 }  // namespace
 
 int RunGenerate(Invocation invocation) {
@@ -166,8 +174,10 @@ int RunGenerate(Invocation invocation) {
     if (global.verbose) output.ShowStatistics();
     return kExitOk;
   }
-  ReportError(status, global.server);
-  return cancellation.cancelled() ? kExitInterrupted : kExitFailed;
+  if (!cancellation.cancelled()) return ReportError(status, global.server);
+  absl::FPrintF(stderr, "engram: interrupted%s\n",
+                WhatBecomesOfTheSession(*request));
+  return kExitInterrupted;
 }
 
 }  // namespace engram
