@@ -2,6 +2,7 @@
 // comparison, and ragged batches of Mamba's two recurrent operations.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -43,6 +44,35 @@ Vector Slice(const Vector& values, int64_t first, int64_t count,
              int64_t width) {
   return Vector(values.begin() + first * width,
                 values.begin() + (first + count) * width);
+}
+
+// `values` [tokens, width] as the columns from kMargin on of a wider matrix, as
+// the model's activations are; the other columns hold NaN.
+inline constexpr int64_t kMargin = 3;
+inline int64_t WideStride(int64_t width) { return width + kMargin + 2; }
+inline Floats ToWide(const Floats& values, int64_t width) {
+  const int64_t stride = WideStride(width);
+  const int64_t tokens = static_cast<int64_t>(values.size()) / width;
+  Floats wide(tokens * stride, std::numeric_limits<float>::quiet_NaN());
+  for (int64_t t = 0; t < tokens; ++t) {
+    std::copy_n(values.data() + t * width, width,
+                wide.data() + t * stride + kMargin);
+  }
+  return wide;
+}
+// The inverse; expects that the other columns still hold NaN.
+inline Floats FromWide(const Floats& wide, int64_t width) {
+  const int64_t stride = WideStride(width);
+  Floats values;
+  for (size_t i = 0; i < wide.size(); ++i) {
+    const int64_t column = static_cast<int64_t>(i) % stride - kMargin;
+    if (column >= 0 && column < width) {
+      values.push_back(wide[i]);
+    } else {
+      EXPECT_TRUE(std::isnan(wide[i])) << "written between the rows";
+    }
+  }
+  return values;
 }
 
 // |actual - expected| <= scale * (1e-5 + 1e-5 |expected|) for every element.
@@ -160,17 +190,18 @@ struct ConvCase {
   // Updates `states` [slots, d_conv-1, channels].
   Floats Run(Backend& backend, Rows rows, const Floats& x,
              Floats& states) const {
-    DeviceFloats device_x(backend, x);
+    const int64_t stride = WideStride(channels);
+    DeviceFloats device_x(backend, ToWide(x, channels));
     DeviceFloats device_weight(backend, weight);
     DeviceFloats device_bias(backend, bias);
     DeviceFloats device_states(backend, states);
-    DeviceFloats y(backend, Floats(x.size()));
-    backend.CausalConv1d(rows, channels, d_conv, {device_x.data(), channels},
-                         device_weight.data(),
-                         bias.empty() ? nullptr : device_bias.data(),
-                         device_states.data(), {y.data(), channels});
+    DeviceFloats y(backend, ToWide(Floats(x.size()), channels));
+    backend.CausalConv1d(
+        rows, channels, d_conv, {device_x.data() + kMargin, stride},
+        device_weight.data(), bias.empty() ? nullptr : device_bias.data(),
+        device_states.data(), {y.data() + kMargin, stride});
     states = device_states.ToHost();
-    return y.ToHost();
+    return FromWide(y.ToHost(), channels);
   }
 
   reference::Values Expected(const Floats& x, reference::Values& window) const {
@@ -213,40 +244,37 @@ struct ScanCase {
     return part;
   }
 
-  // Updates `states` [slots, d_state, d_inner]. As in the model, dt, b and c
-  // are parts of wider matrices. With `in_place`, y is x.
+  // Updates `states` [slots, d_state, d_inner]. With `in_place`, y is x.
   Floats Run(Backend& backend, Rows rows, Floats& states,
              bool in_place = false) const {
-    const int64_t stride = 2 * d_state + 1;
-    Floats bc(tokens * stride);
-    for (int64_t t = 0; t < tokens; ++t) {
-      for (int64_t n = 0; n < d_state; ++n) {
-        bc[t * stride + 1 + n] = b[t * d_state + n];
-        bc[t * stride + 1 + d_state + n] = c[t * d_state + n];
-      }
-    }
-    DeviceFloats device_bc(backend, bc);
-    DeviceFloats device_x(backend, x), device_dt(backend, dt);
-    DeviceFloats device_z(backend, z), device_dt_bias(backend, dt_bias);
+    const int64_t stride = WideStride(d_inner);
+    const int64_t state_stride = WideStride(d_state);
+    DeviceFloats device_x(backend, ToWide(x, d_inner));
+    DeviceFloats device_dt(backend, ToWide(dt, d_inner));
+    DeviceFloats device_z(backend, ToWide(z, d_inner));
+    DeviceFloats device_b(backend, ToWide(b, d_state));
+    DeviceFloats device_c(backend, ToWide(c, d_state));
+    DeviceFloats device_dt_bias(backend, dt_bias);
     DeviceFloats device_a(backend, a), device_d(backend, d);
     DeviceFloats device_states(backend, states);
-    DeviceFloats y(backend, Floats(x.size()));
+    DeviceFloats device_y(backend, ToWide(Floats(x.size()), d_inner));
+    DeviceFloats& y = in_place ? device_x : device_y;
     SelectiveScanArguments arguments;
     arguments.d_inner = d_inner;
     arguments.d_state = d_state;
-    arguments.x = {device_x.data(), d_inner};
-    arguments.dt = {device_dt.data(), d_inner};
-    arguments.b = {device_bc.data() + 1, stride};
-    arguments.c = {device_bc.data() + 1 + d_state, stride};
-    arguments.z = {device_z.data(), d_inner};
+    arguments.x = {device_x.data() + kMargin, stride};
+    arguments.dt = {device_dt.data() + kMargin, stride};
+    arguments.b = {device_b.data() + kMargin, state_stride};
+    arguments.c = {device_c.data() + kMargin, state_stride};
+    arguments.z = {device_z.data() + kMargin, stride};
     arguments.dt_bias = device_dt_bias.data();
     arguments.a = device_a.data();
     arguments.d = device_d.data();
     arguments.ssm_state = device_states.data();
-    arguments.y = {in_place ? device_x.data() : y.data(), d_inner};
+    arguments.y = {y.data() + kMargin, stride};
     backend.SelectiveScan(rows, arguments);
     states = device_states.ToHost();
-    return in_place ? device_x.ToHost() : y.ToHost();
+    return FromWide(y.ToHost(), d_inner);
   }
 
   reference::Values Expected(reference::Values& state) const {
