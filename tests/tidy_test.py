@@ -1,0 +1,112 @@
+"""The rules of CONTRIBUTING.md that a script can check, over the source tree.
+
+Usage: tidy_test.py SOURCE_FOLDER [ENGRAM_SERVER_BINARY]
+"""
+import pathlib
+import re
+import subprocess
+import sys
+import unittest
+
+ROOT = pathlib.Path(sys.argv.pop(1)).resolve()
+SERVER = sys.argv.pop(1) if len(sys.argv) > 1 else None
+LAYERS = ("kernels", "model", "server", "clients", "proto", "tests")
+CODE = (".h", ".cc", ".cu")
+
+# layer: what it may include of ours
+MAY_INCLUDE = {
+    "kernels": {"kernels"},
+    "model": {"kernels", "model"},
+    "server": {"kernels", "model", "server", "engram"},
+    "clients": {"clients", "engram"},
+}
+GRPC_FILES = re.compile(r"server/(\w*service|wire|server)\.(h|cc)$")
+PROMETHEUS_FILES = {"server/metrics.cc"}
+BACKEND_FILES = {"server/server.cc", "server/served_model.h", "server/options.h"}
+
+
+def sources(*layers):
+    for layer in layers:
+        for path in sorted((ROOT / layer).rglob("*")):
+            if path.suffix in CODE and "golden" not in path.parts:
+                yield path
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+def includes(path):
+    return re.findall(r'^#include ["<]([^">]+)[">]', path.read_text(), re.M)
+
+
+class TidyTest(unittest.TestCase):
+    def test_includes_go_down_the_layers_only(self):
+        for layer, allowed in MAY_INCLUDE.items():
+            for path in sources(layer):
+                for include in includes(path):
+                    first = include.split("/")[0]
+                    if first in LAYERS + ("engram",):
+                        self.assertIn(first, allowed, f"{name(path)} includes {include}")
+
+    def test_server_includes_kernels_only_for_status(self):
+        for path in sources("server"):
+            for include in includes(path):
+                if include.startswith("kernels/") and include != "kernels/status.h":
+                    self.assertIn(name(path), BACKEND_FILES, f"{name(path)} includes {include}")
+
+    def test_grpc_and_prometheus_stay_where_they_belong(self):
+        for path in sources("kernels", "model", "server"):
+            for include in includes(path):
+                if re.match(r"(grpc|google/protobuf|engram/v1)", include):
+                    self.assertRegex(name(path), GRPC_FILES, f"{name(path)} includes {include}")
+                if include.startswith("prometheus/"):
+                    self.assertIn(name(path), PROMETHEUS_FILES, f"{name(path)} includes {include}")
+
+    def test_every_source_is_named_in_a_cmakelists(self):
+        lists = "\n".join(path.read_text() for layer in LAYERS for path in (ROOT / layer).rglob("CMakeLists.txt"))
+        for path in sources(*LAYERS):
+            if path.suffix == ".cc":
+                self.assertRegex(lists, rf"\b{re.escape(path.name)}\b", f"{name(path)} is in no CMakeLists.txt")
+
+    def test_every_header_has_pragma_once(self):
+        for path in sources(*LAYERS):
+            if path.suffix == ".h" and not path.name.endswith("-inl.h"):
+                self.assertIn("#pragma once", path.read_text(), name(path))
+
+    def test_the_server_reads_time_only_in_the_clock(self):
+        for path in sources("server", "model", "kernels"):
+            if name(path) in ("server/clock.cc", "server/clock.h"):
+                continue
+            self.assertNotRegex(path.read_text(), r"absl::Now\(|gettimeofday|steady_clock", name(path))
+
+    def test_tests_do_not_sleep_and_have_no_fixed_ports(self):
+        for path in list(sources("tests")) + sorted((ROOT / "tests").rglob("*.py")):
+            if path.name == "tidy_test.py":
+                continue
+            text = path.read_text()
+            self.assertNotRegex(text, r"sleep_for|SleepFor|usleep\(|[^_]sleep\(\d|time\.sleep", name(path))
+            self.assertNotRegex(text, r"(localhost|127\.0\.0\.1):(8000|8001|8002)\b", name(path))
+
+    def test_nothing_is_left_disabled(self):
+        for path in sources("tests"):
+            self.assertNotRegex(path.read_text(), r"\bDISABLED_|EXPECT_TRUE\(true\)", name(path))
+
+    def test_every_public_header_begins_with_a_comment(self):
+        for path in sources("kernels", "model", "server", "clients"):
+            if path.suffix == ".h" and not path.name.endswith("-inl.h"):
+                self.assertTrue(path.read_text().startswith("//"), f"{name(path)} has no comment at its top")
+
+    def test_every_flag_that_documentation_names_exists(self):
+        if SERVER is None:
+            self.skipTest("no server binary given")
+        help_text = subprocess.run([SERVER, "--help"], capture_output=True, text=True, check=True).stdout
+        known = set(re.findall(r"^  (--[a-z-]+)", help_text, re.M))
+        self.assertGreater(len(known), 20)
+        for document in ("server/README.md", "ARCHITECTURE.md"):
+            for flag in re.findall(r"`(--[a-z-]+)", (ROOT / document).read_text()):
+                self.assertIn(flag, known, f"{document} names {flag}")
+
+
+if __name__ == "__main__":
+    unittest.main()
