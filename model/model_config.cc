@@ -345,7 +345,7 @@ const char* ModelFamilyName(ModelFamily family) {
     case ModelFamily::kMamba:
       return "mamba";
   }
-  ENGRAM_CHECK(false);
+  return "unknown";
 }
 
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_text,
