@@ -61,20 +61,22 @@ Engine::Engine(EngineModel model, const EngineOptions& options,
 Engine::~Engine() = default;
 
 void Engine::Drain(absl::Time deadline) {
-  // Cannot be refused before Run() returns, and after that there is nothing to
-  // drain.
-  admission_
-      ->Post([this, deadline] {
-        draining_ = true;
-        drain_deadline_ = deadline;
-      })
-      .IgnoreError();
+  {
+    absl::MutexLock lock(&mutex_);
+    asked_deadline_ = deadline;
+  }
+  admission_->Wake();
+}
+
+void Engine::ReadDrainDeadline() {
+  absl::MutexLock lock(&mutex_);
+  drain_deadline_ = asked_deadline_;
 }
 
 absl::Status Engine::Run() {
   while (failure_.ok()) {
     const bool worked = RunOnce();
-    if (draining_ && idle() && admission_->waiting() == 0) break;
+    if (drain_deadline_ && idle() && admission_->waiting() == 0) break;
     if (!worked) {
       admission_->WaitForWork(running_.empty() ? kIdleWait : kPausedWait);
     }
@@ -87,6 +89,7 @@ absl::Status Engine::Run() {
 
 bool Engine::RunOnce() {
   const absl::Time now = clock_->Now();
+  ReadDrainDeadline();
   RunTasks();
   ReclaimSlots();
   sessions_->Sweep();
@@ -102,8 +105,6 @@ bool Engine::RunOnce() {
   return worked;
 }
 
-bool Engine::idle() const { return running_.empty(); }
-
 void Engine::RunTasks() {
   for (const auto& task : admission_->TakeTasks()) task();
 }
@@ -115,9 +116,8 @@ void Engine::ReclaimSlots() {
 // --- Ends from outside.
 
 void Engine::EndWaiting(absl::Time now) {
-  const bool drained = now >= drain_deadline_;
   for (SequencePointer& sequence :
-       drained ? admission_->TakeAll() : admission_->TakeEnded(now)) {
+       DrainIsOver(now) ? admission_->TakeAll() : admission_->TakeEnded(now)) {
     End(sequence.get(), ReasonToEnd(sequence.get(), now));
   }
 }
@@ -130,6 +130,10 @@ void Engine::EndRunning(absl::Time now) {
   ForgetOver();
 }
 
+bool Engine::DrainIsOver(absl::Time now) const {
+  return drain_deadline_ && now >= *drain_deadline_;
+}
+
 absl::Status Engine::ReasonToEnd(Sequence* sequence, absl::Time now) const {
   if (std::optional<absl::Status> cancelled = sequence->stream->cancelled()) {
     return *cancelled;
@@ -138,7 +142,7 @@ absl::Status Engine::ReasonToEnd(Sequence* sequence, absl::Time now) const {
     return absl::DeadlineExceededError(absl::StrCat(
         "the deadline passed after ", sequence->generated.size(), " tokens"));
   }
-  if (now >= drain_deadline_) {
+  if (DrainIsOver(now)) {
     return absl::UnavailableError(
         "the server is stopping; repeat the request elsewhere or later");
   }

@@ -10,10 +10,13 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "model/model.h"
 #include "model/sampler.h"
@@ -67,16 +70,18 @@ class Engine {
   };
   absl::StatusOr<Snapshot> TakeSnapshot(const SessionHandle& session);
 
-  bool idle() const;
+  bool idle() const { return running_.empty(); }
   int running() const { return static_cast<int>(running_.size()); }
 
  private:
   using SequencePointer = std::unique_ptr<Sequence>;
 
+  void ReadDrainDeadline();
   void RunTasks();
   void ReclaimSlots();
   void EndWaiting(absl::Time now);
   void EndRunning(absl::Time now);
+  bool DrainIsOver(absl::Time now) const;
   absl::Status ReasonToEnd(Sequence* sequence, absl::Time now) const;
   void StartWaiting(absl::Time now);
   absl::Status Start(Sequence* sequence, absl::Time now);
@@ -122,10 +127,12 @@ class Engine {
   Sampler sampler_;
   std::vector<SequencePointer> running_;  // in order of arrival
   size_t first_decode_ = 0;
-  absl::Time drain_deadline_ = absl::InfiniteFuture();
-  bool draining_ = false;
+  std::optional<absl::Time> drain_deadline_;  // once Drain() was called
   absl::Status failure_;
   StepObservation observation_;  // of the step that is running
+
+  absl::Mutex mutex_;
+  std::optional<absl::Time> asked_deadline_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace engram
