@@ -8,6 +8,14 @@
 #include "clients/cpp/verb.h"
 
 namespace engram {
+namespace {
+
+double Milliseconds(const google::protobuf::Duration& duration) {
+  return 1e3 * static_cast<double>(duration.seconds()) +
+         1e-6 * duration.nanos();
+}
+
+}  // namespace
 
 TurnOutput::TurnOutput(bool json)
     : json_(json), begin_(absl::Now()), first_token_(absl::InfinitePast()) {}
@@ -49,17 +57,17 @@ void TurnOutput::ShowStatistics() const {
   }
   absl::FPrintF(stderr, "; seed %d, request %s\n", started_.seed(),
                 started_.request_id());
-  if (first_token_ == absl::InfinitePast()) return;
-  const double decode_seconds =
-      absl::ToDoubleSeconds(absl::Now() - first_token_);
-  absl::FPrintF(stderr, "first token after %.1f ms",
-                absl::ToDoubleMilliseconds(first_token_ - begin_));
-  if (usage.generated_tokens() > 1 && decode_seconds > 0) {
-    absl::FPrintF(
-        stderr, ", then %.1f tokens/s",
-        static_cast<double>(usage.generated_tokens() - 1) / decode_seconds);
+  if (first_token_ != absl::InfinitePast()) {
+    absl::FPrintF(stderr, "first token after %.1f ms, all after %.1f ms; ",
+                  absl::ToDoubleMilliseconds(first_token_ - begin_),
+                  absl::ToDoubleMilliseconds(absl::Now() - begin_));
   }
-  absl::FPrintF(stderr, "\n");
+  const v1::Timing& timing = completed_.timing();
+  absl::FPrintF(stderr,
+                "in the server: waiting %.1f ms, prompt %.1f ms, answer %.1f "
+                "ms\n",
+                Milliseconds(timing.queue()), Milliseconds(timing.prefill()),
+                Milliseconds(timing.decode()));
 }
 
 }  // namespace engram

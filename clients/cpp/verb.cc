@@ -111,10 +111,13 @@ ClientOptions MakeClientOptions(const GlobalFlags& global) {
   ClientOptions options;
   options.server = global.server;
   options.retries = global.retries;
-  options.on_repeat = [](const absl::Status& status, absl::Duration wait) {
-    absl::FPrintF(stderr, "engram: %s: %s; trying again in %.1f s\n",
-                  absl::StatusCodeToString(status.code()), status.message(),
-                  absl::ToDoubleSeconds(wait));
+  // A server that is away fails every repeat in the same way: said once.
+  options.on_repeat = [said = absl::Status()](const absl::Status& status,
+                                              absl::Duration wait) mutable {
+    if (status.code() == said.code()) return;
+    said = status;
+    absl::FPrintF(stderr, "engram: %s: %s; trying again\n",
+                  absl::StatusCodeToString(status.code()), status.message());
   };
   return options;
 }

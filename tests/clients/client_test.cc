@@ -104,7 +104,7 @@ TEST(Client, PassesOnAnUnbrokenTurn) {
   const Seen seen = RunTurn(server, SessionTurn());
   ExpectWholeAnswer(seen);
   EXPECT_THAT(seen.waits, IsEmpty());
-  EXPECT_THAT(server.requests(), SizeIs(1));
+  EXPECT_EQ(server.requests().size(), 1u);
 }
 
 TEST(Client, ResumesWhereverTheStreamBreaks) {
@@ -114,7 +114,7 @@ TEST(Client, ResumesWhereverTheStreamBreaks) {
     ExpectWholeAnswer(RunTurn(server, SessionTurn()));
 
     const std::vector<v1::GenerateRequest> requests = server.requests();
-    ASSERT_THAT(requests, SizeIs(2));
+    ASSERT_EQ(requests.size(), 2u);
     EXPECT_THAT(requests[0].request_id(), Not(IsEmpty()));
     v1::GenerateRequest expected = requests[0];
     for (int i = 0; i < k; ++i) expected.add_received_token_ids(100 + i);
@@ -128,7 +128,7 @@ TEST(Client, ResumesAStreamThatBreaksAfterEveryToken) {
   ScriptedServer server(
       kAnswerTokens, std::vector<ScriptedCall>(kAnswerTokens, BreakAfter(1)));
   ExpectWholeAnswer(RunTurn(server, SessionTurn(), /*retries=*/1));
-  EXPECT_THAT(server.requests(), SizeIs(kAnswerTokens + 1));
+  EXPECT_EQ(server.requests().size(), kAnswerTokens + 1u);
 }
 
 TEST(Client, ResumesWithoutASessionByTheSeedThatTheServerTold) {
@@ -138,7 +138,7 @@ TEST(Client, ResumesWithoutASessionByTheSeedThatTheServerTold) {
     ExpectWholeAnswer(RunTurn(server, TurnWithoutSession()));
 
     const std::vector<v1::GenerateRequest> requests = server.requests();
-    ASSERT_THAT(requests, SizeIs(2));
+    ASSERT_EQ(requests.size(), 2u);
     EXPECT_FALSE(requests[0].sampling().has_seed());
     EXPECT_EQ(requests[1].sampling().seed(), ScriptedServer::kSeed);
     EXPECT_EQ(requests[1].request_id(), "made-up");
@@ -168,7 +168,7 @@ TEST(Client, DoesNotWaitForSomebodyElsesTurn) {
   ScriptedServer server(kAnswerTokens, {Refuse(kAborted)});
   const Seen seen = RunTurn(server, SessionTurn());
   EXPECT_EQ(seen.status.code(), absl::StatusCode::kAborted);
-  EXPECT_THAT(server.requests(), SizeIs(1));
+  EXPECT_EQ(server.requests().size(), 1u);
 }
 
 TEST(Client, SeesNoTokenTwiceInAReplayFromTheStart) {
@@ -214,7 +214,7 @@ TEST(Client, GivesUpWhenRepeatsBringNothingNew) {
   EXPECT_THAT(std::string(seen.status.message()),
               HasSubstr("going down (gave up after 3 repeats)"));
   EXPECT_THAT(seen.tokens, ElementsAre(100, 101));
-  EXPECT_THAT(server.requests(), SizeIs(4));
+  EXPECT_EQ(server.requests().size(), 4u);
 }
 
 TEST(Client, DoesNotRepeatWithoutRetries) {
@@ -222,7 +222,7 @@ TEST(Client, DoesNotRepeatWithoutRetries) {
   const Seen seen = RunTurn(server, SessionTurn(), /*retries=*/0);
   EXPECT_EQ(seen.status.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(seen.status.message(), "going down");
-  EXPECT_THAT(server.requests(), SizeIs(1));
+  EXPECT_EQ(server.requests().size(), 1u);
 }
 
 TEST(Client, WaitsGrowAndStartAgainWithProgress) {
@@ -251,7 +251,7 @@ TEST(Client, DoesNotRepeatWhatTheServerRefuses) {
     const Seen seen = RunTurn(server, SessionTurn());
     EXPECT_EQ(static_cast<int>(seen.status.code()), code);
     EXPECT_EQ(seen.status.message(), "no");
-    EXPECT_THAT(server.requests(), SizeIs(1));
+    EXPECT_EQ(server.requests().size(), 1u);
   }
 }
 
@@ -285,7 +285,7 @@ TEST(Client, CancelEndsTheTurn) {
       });
   EXPECT_EQ(seen.status.code(), absl::StatusCode::kCancelled);
   EXPECT_THAT(seen.tokens, ElementsAre(100, 101));
-  EXPECT_THAT(server.requests(), SizeIs(1));
+  EXPECT_EQ(server.requests().size(), 1u);
 }
 
 TEST(Client, NothingRunsOnceCancelled) {

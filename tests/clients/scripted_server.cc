@@ -15,6 +15,7 @@ ScriptedServer::ScriptedServer(int answer_tokens,
   builder.AddListeningPort("localhost:0", grpc::InsecureServerCredentials(),
                            &port_);
   builder.RegisterService(this);
+  builder.RegisterService(&sessions_service_);
   server_ = builder.BuildAndStart();
 }
 
@@ -26,6 +27,25 @@ ScriptedServer::~ScriptedServer() {
 std::vector<v1::GenerateRequest> ScriptedServer::requests() const {
   absl::MutexLock lock(&mutex_);
   return requests_;
+}
+
+void ScriptedServer::AddSession(const std::string& session_id,
+                                int64_t version) {
+  absl::MutexLock lock(&mutex_);
+  versions_[session_id] = version;
+}
+
+grpc::Status ScriptedServer::Sessions::Get(grpc::ServerContext* context,
+                                           const v1::GetSessionRequest* request,
+                                           v1::Session* session) {
+  absl::MutexLock lock(&server_->mutex_);
+  const auto found = server_->versions_.find(request->session_id());
+  if (found == server_->versions_.end()) {
+    return {grpc::StatusCode::NOT_FOUND, "there is no such session"};
+  }
+  session->set_session_id(request->session_id());
+  session->set_version(found->second);
+  return grpc::Status::OK;
 }
 
 ScriptedCall ScriptedServer::Record(const v1::GenerateRequest& request) {

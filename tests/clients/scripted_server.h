@@ -1,11 +1,13 @@
-// A Generation and Sessions service that does what a test tells it, call by
-// call, on a free port of this machine. It answers as the real server promises
-// to: one fixed answer, continued after received_token_ids.
+// A Generation service that does what a test tells it, call by call, on a free
+// port of this machine, and as much of Sessions as goes with it. It answers as
+// the real server promises to: one fixed answer, continued after
+// received_token_ids.
 #pragma once
 
 #include <grpcpp/server.h>
 
 #include <deque>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -47,21 +49,37 @@ class ScriptedServer final : public v1::Generation::Service {
   std::string address() const { return absl::StrCat("localhost:", port_); }
   std::vector<v1::GenerateRequest> requests() const;
 
+  // From now on, Sessions.Get knows this session.
+  void AddSession(const std::string& session_id, int64_t version);
+
   // Calls after the end of the script run to their end.
   grpc::Status Generate(
       grpc::ServerContext* context, const v1::GenerateRequest* request,
       grpc::ServerWriter<v1::GenerateResponse>* writer) override;
 
  private:
+  class Sessions final : public v1::Sessions::Service {
+   public:
+    explicit Sessions(ScriptedServer* server) : server_(server) {}
+    grpc::Status Get(grpc::ServerContext* context,
+                     const v1::GetSessionRequest* request,
+                     v1::Session* session) override;
+
+   private:
+    ScriptedServer* const server_;
+  };
+
   ScriptedCall Record(const v1::GenerateRequest& request);
 
   const int answer_tokens_;
   int port_ = 0;
+  Sessions sessions_service_{this};
   std::unique_ptr<grpc::Server> server_;
   absl::Notification ends_;
   mutable absl::Mutex mutex_;
   std::deque<ScriptedCall> script_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::GenerateRequest> requests_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, int64_t> versions_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace engram

@@ -1,0 +1,238 @@
+// The program `engram` itself, against a scripted server: what it sends, what
+// it prints where, and its exit codes.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+
+#include "absl/strings/str_cat.h"
+#include "tests/clients/scripted_server.h"
+
+namespace engram {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+constexpr int kAnswerTokens = 3;
+
+struct Outcome {
+  int exit_code = -1;
+  std::string out;
+  std::string err;
+};
+
+std::string Content(const std::string& file) {
+  std::ifstream stream(file, std::ios::binary);
+  return std::string(std::istreambuf_iterator<char>(stream), {});
+}
+
+// Runs `engram` by the shell, with `arguments` quoted for it.
+Outcome RunEngram(absl::string_view arguments, absl::string_view before = "") {
+  const std::string base =
+      absl::StrCat(::testing::TempDir(), "/engram_command_line_", getpid());
+  const std::string out = absl::StrCat(base, ".out");
+  const std::string err = absl::StrCat(base, ".err");
+  const std::string command =
+      absl::StrCat(before, "'", ENGRAM_BINARY_DIR, "/engram' ", arguments,
+                   " > '", out, "' 2> '", err, "'");
+  const int status = std::system(command.c_str());
+  Outcome outcome;
+  outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  outcome.out = Content(out);
+  outcome.err = Content(err);
+  std::remove(out.c_str());
+  std::remove(err.c_str());
+  return outcome;
+}
+
+TEST(CommandLine, PrintsTheTextAndNothingElse) {
+  ScriptedServer server(kAnswerTokens, {});
+  const Outcome outcome = RunEngram(absl::StrCat(
+      "--server ", server.address(),
+      " generate --model m --prompt 'a b' --max-tokens=3 --temperature 0.5"
+      " --top-k 5 --top-p .9 --min-p .1 --seed 7 --stop '\\n' --stop x"
+      " --logit-bias 4=-5 --keep-partial --priority -3"));
+  EXPECT_EQ(outcome.exit_code, 0);
+  EXPECT_EQ(outcome.out, "0 1 2 ");
+  EXPECT_EQ(outcome.err, "");
+  ASSERT_EQ(server.requests().size(), 1u);
+  const v1::GenerateRequest request = server.requests()[0];
+  EXPECT_EQ(request.model(), "m");
+  EXPECT_EQ(request.text(), "a b");
+  EXPECT_EQ(request.stopping().max_tokens(), 3);
+  EXPECT_THAT(request.stopping().stop(), ElementsAre("\n", "x"));
+  EXPECT_EQ(request.sampling().temperature(), 0.5f);
+  EXPECT_EQ(request.sampling().top_k(), 5);
+  EXPECT_EQ(request.sampling().top_p(), 0.9f);
+  EXPECT_EQ(request.sampling().min_p(), 0.1f);
+  EXPECT_EQ(request.sampling().seed(), 7);
+  EXPECT_EQ(request.sampling().logit_bias().at(4), -5);
+  EXPECT_TRUE(request.keep_partial());
+  EXPECT_EQ(request.priority(), -3);
+  EXPECT_FALSE(request.has_expected_version());
+}
+
+TEST(CommandLine, PrintsEachMessageAsALineOfJson) {
+  ScriptedServer server(1, {});
+  const Outcome outcome =
+      RunEngram(absl::StrCat("generate --tokens 1,2 --json --request-id r "
+                             "--server=",
+                             server.address()));
+  EXPECT_EQ(outcome.exit_code, 0);
+  EXPECT_EQ(outcome.out,
+            "{\"started\":{\"session_id\":\"\",\"request_id\":\"r\","
+            "\"version\":\"0\",\"position\":\"0\",\"cached_tokens\":\"0\","
+            "\"seed\":\"4711\"}}\n"
+            "{\"token\":{\"index\":0,\"id\":100,\"text\":\"0 \",\"bytes\":\"\","
+            "\"top\":[]}}\n"
+            "{\"completed\":{\"finish_reason\":\"LENGTH\",\"text\":\"\","
+            "\"version\":\"0\",\"position\":\"0\"}}\n");
+  EXPECT_THAT(server.requests()[0].token_ids().ids(), ElementsAre(1, 2));
+}
+
+TEST(CommandLine, ExpectsTheVersionThatASessionHas) {
+  ScriptedServer server(kAnswerTokens, {});
+  const std::string program =
+      absl::StrCat("generate --server ", server.address(), " --prompt x ");
+  EXPECT_EQ(RunEngram(absl::StrCat(program, "--session new")).exit_code, 0);
+  server.AddSession("old", 5);
+  EXPECT_EQ(RunEngram(absl::StrCat(program, "--session old")).exit_code, 0);
+  EXPECT_EQ(
+      RunEngram(absl::StrCat(program, "--session old --expected-version 2"))
+          .exit_code,
+      0);
+  EXPECT_EQ(
+      RunEngram(absl::StrCat(program, "--session old --expected-version any"))
+          .exit_code,
+      0);
+  const std::vector<v1::GenerateRequest> requests = server.requests();
+  ASSERT_EQ(requests.size(), 4u);
+  EXPECT_TRUE(requests[0].has_expected_version());
+  EXPECT_EQ(requests[0].expected_version(), 0);
+  EXPECT_EQ(requests[1].expected_version(), 5);
+  EXPECT_EQ(requests[2].expected_version(), 2);
+  EXPECT_FALSE(requests[3].has_expected_version());
+  for (const v1::GenerateRequest& request : requests) {
+    EXPECT_THAT(request.request_id(), Not(IsEmpty()));
+  }
+}
+
+TEST(CommandLine, ReadsThePromptFromStandardInput) {
+  ScriptedServer server(kAnswerTokens, {});
+  const Outcome outcome = RunEngram(
+      absl::StrCat("generate --prompt-file - --server ", server.address()),
+      "printf 'one\\ntwo\\n' | ");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(server.requests()[0].text(), "one\ntwo\n");
+}
+
+TEST(CommandLine, TakesTheServerFromTheEnvironment) {
+  ScriptedServer server(kAnswerTokens, {});
+  const Outcome outcome =
+      RunEngram("generate --prompt x",
+                absl::StrCat("ENGRAM_SERVER=", server.address(), " "));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+}
+
+TEST(CommandLine, TellsErrorsAndWhatToDo) {
+  ScriptedCall call;
+  call.status = {grpc::StatusCode::FAILED_PRECONDITION, "it has version 3"};
+  ScriptedServer server(kAnswerTokens, {call});
+  const Outcome outcome = RunEngram(
+      absl::StrCat("generate --prompt x --json --server ", server.address()));
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.err,
+              StartsWith("engram: FAILED_PRECONDITION: it has version 3\n  "));
+}
+
+TEST(CommandLine, SaysWhereItLookedForAServer) {
+  const Outcome outcome =
+      RunEngram("models --retries 0 --server unix:/no/such/socket");
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.err, StartsWith("engram: UNAVAILABLE: "));
+  EXPECT_THAT(outcome.err, HasSubstr("unix:/no/such/socket"));
+}
+
+TEST(CommandLine, RefusesWrongUseWithASuggestion) {
+  struct Case {
+    const char* arguments;
+    const char* error;
+  };
+  for (const Case& wrong : {
+           Case{"generat", "did you mean generate?"},
+           Case{"--josn models", "did you mean --json?"},
+           Case{"generate --promt x", "did you mean --prompt?"},
+           Case{"generate", "give a prompt"},
+           Case{"generate --prompt x --tokens 1", "only one of"},
+           Case{"generate --tokens 1,x", "flag --tokens"},
+           Case{"generate --prompt x --stop '\\q'", "flag --stop"},
+           Case{"generate --prompt x --logit-bias 5", "ID=VALUE"},
+           Case{"generate x", "unexpected argument 'x'"},
+           Case{"generate --prompt-file /no/such/file", "cannot read"},
+           Case{"generate --prompt x --expected-version y", "or 'any'"},
+           Case{"score", "--text"},
+           Case{"sessions", "what about"},
+           Case{"sessions froget x", "unknown action 'froget'"},
+           Case{"sessions dellete x", "did you mean delete?"},
+           Case{"sessions get", "number of ids"},
+           Case{"tokenize", "--text"},
+           Case{"chat --line-prefix '\\q'", "escape"},
+       }) {
+    const Outcome outcome = RunEngram(wrong.arguments);
+    EXPECT_EQ(outcome.exit_code, 2) << wrong.arguments;
+    EXPECT_EQ(outcome.out, "") << wrong.arguments;
+    EXPECT_THAT(outcome.err, StartsWith("engram: ")) << wrong.arguments;
+    EXPECT_THAT(outcome.err, HasSubstr(wrong.error)) << wrong.arguments;
+  }
+}
+
+TEST(CommandLine, HelpTeachesByExamples) {
+  EXPECT_THAT(RunEngram("--help").out, HasSubstr("Exit codes:"));
+  EXPECT_EQ(RunEngram("help").exit_code, 0);
+  for (const char* verb : {"generate", "chat", "score", "sessions", "models",
+                           "tokenize", "detokenize"}) {
+    const Outcome outcome = RunEngram(absl::StrCat(verb, " --help"));
+    EXPECT_EQ(outcome.exit_code, 0);
+    EXPECT_THAT(outcome.out,
+                HasSubstr(absl::StrCat("Examples:\n  engram ", verb)));
+    EXPECT_THAT(outcome.out, HasSubstr("--server HOST:PORT"));
+  }
+}
+
+TEST(CommandLine, ChatAnswersEachLineOfAPipe) {
+  ScriptedServer server(2, {});
+  const Outcome outcome =
+      RunEngram(absl::StrCat("chat --session s --server ", server.address()),
+                "printf 'one\\n//two\\n/quit\\nthree\\n' | ");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out, "0 1 \n0 1 \n");
+  const std::vector<v1::GenerateRequest> requests = server.requests();
+  ASSERT_EQ(requests.size(), 2u);
+  EXPECT_EQ(requests[0].text(), "one");
+  EXPECT_EQ(requests[0].session_id(), "s");
+  EXPECT_THAT(requests[1].text(), HasSubstr("/two"));
+  EXPECT_NE(requests[0].request_id(), requests[1].request_id());
+}
+
+TEST(CommandLine, ChatEndsAPipeAtTheFirstError) {
+  ScriptedCall call;
+  call.status = {grpc::StatusCode::INTERNAL, "broken"};
+  ScriptedServer server(2, {call});
+  const Outcome outcome =
+      RunEngram(absl::StrCat("chat --server ", server.address()),
+                "printf 'one\\ntwo\\n' | ");
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_EQ(server.requests().size(), 1u);
+}
+
+}  // namespace
+}  // namespace engram
