@@ -18,6 +18,7 @@
 #include "server/clock.h"
 #include "server/log.h"
 #include "server/metrics.h"
+#include "server/self_probe.h"
 #include "server/served_model.h"
 #include "server/service.h"
 
@@ -233,6 +234,11 @@ absl::Status Server::OpenPorts() {
       options_.grpc_address.substr(0, options_.grpc_address.rfind(':'));
   grpc_address_ = absl::StrCat(host, ":", port);
   SetHealth(true);
+  probe_ = std::make_unique<SelfProbe>(
+      grpc_address_, SelfProbe::Options(), [this](const absl::Status& status) {
+        Log("grpc_port_failed", {{"message", status.ToString()}});
+        failed_ = true;
+      });
   return absl::OkStatus();
 }
 
@@ -249,6 +255,7 @@ void Server::SetHealth(bool serving) {
 absl::Status Server::Drain() {
   if (std::exchange(drained_, true)) return absl::OkStatus();
   const absl::Time deadline = RealClock()->Now() + options_.drain_timeout;
+  probe_ = nullptr;
   if (grpc_server_ != nullptr) SetHealth(false);
   for (const auto& model : models_->all()) {
     if (model->admission == nullptr) continue;
@@ -264,6 +271,7 @@ absl::Status Server::Drain() {
     grpc_server_->Wait();
   }
   for (const absl::Status& end : engine_ends_) ENGRAM_RETURN_IF_ERROR(end);
+  if (failed_) return absl::InternalError("the gRPC port stopped answering");
   return absl::OkStatus();
 }
 

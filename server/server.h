@@ -2,7 +2,7 @@
 // engines, services, metrics, health.
 //
 // Threads, all of them: one engine per model, gRPC's own, the metrics port's
-// two, and the kernels' pool of each model.
+// two, the kernels' pool of each model, and the probe of the gRPC port.
 #pragma once
 
 #include <atomic>
@@ -22,6 +22,7 @@ class Service;
 namespace engram {
 
 class Metrics;
+class SelfProbe;
 class ServedModels;
 class SessionStore;
 
@@ -40,10 +41,11 @@ class Server {
   const std::string& metrics_address() const { return metrics_address_; }
 
   // Stops admitting, says NOT_SERVING, lets running requests finish for up to
-  // the drain timeout, and stops. INTERNAL if a model had failed.
+  // the drain timeout, and stops. INTERNAL if the server had failed.
   absl::Status Drain();
 
-  // Whether a model's device has failed: the process should exit for a restart.
+  // Whether a model's device has failed, or the gRPC port no longer answers: the
+  // process should exit for a restart.
   bool failed() const { return failed_; }
 
  private:
@@ -70,6 +72,7 @@ class Server {
   std::vector<std::thread> engines_;
   std::vector<absl::Status> engine_ends_;
   std::unique_ptr<grpc::Server> grpc_server_;
+  std::unique_ptr<SelfProbe> probe_;
 };
 
 }  // namespace engram

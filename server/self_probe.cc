@@ -1,0 +1,132 @@
+#include "server/self_probe.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace engram {
+namespace {
+
+// Closes its descriptor.
+class Socket {
+ public:
+  explicit Socket(int descriptor) : descriptor_(descriptor) {}
+  ~Socket() {
+    if (descriptor_ >= 0) close(descriptor_);
+  }
+  Socket(const Socket&) = delete;
+  Socket& operator=(const Socket&) = delete;
+  int descriptor() const { return descriptor_; }
+
+ private:
+  const int descriptor_;
+};
+
+absl::Status Failure(absl::StatusCode code, const std::string& address,
+                     absl::string_view what) {
+  return absl::Status(code, absl::StrCat("probe of ", address, ": ", what));
+}
+
+absl::Status SystemFailure(const std::string& address, const char* call) {
+  const absl::StatusCode code = errno == EMFILE || errno == ENFILE
+                                    ? absl::StatusCode::kResourceExhausted
+                                    : absl::StatusCode::kUnavailable;
+  return Failure(code, address, absl::StrCat(call, ": ", strerror(errno)));
+}
+
+std::string ReachableHost(std::string host) {
+  if (host == "0.0.0.0") return "127.0.0.1";
+  if (host == "[::]") return "::1";
+  if (host.size() > 2 && host.front() == '[') {
+    return host.substr(1, host.size() - 2);
+  }
+  return host;
+}
+
+absl::Status WaitFor(const Socket& socket, short events,
+                     const std::string& address, absl::Duration timeout,
+                     absl::string_view what) {
+  pollfd waited = {socket.descriptor(), events, 0};
+  const int ready = poll(&waited, 1, int(absl::ToInt64Milliseconds(timeout)));
+  if (ready > 0) return absl::OkStatus();
+  if (ready < 0) return SystemFailure(address, "poll");
+  return Failure(absl::StatusCode::kDeadlineExceeded, address,
+                 absl::StrCat(what, " within ", absl::FormatDuration(timeout)));
+}
+
+}  // namespace
+
+absl::Status ProbeGrpc(const std::string& address, absl::Duration timeout) {
+  const size_t colon = address.rfind(':');
+  const std::string host = ReachableHost(address.substr(0, colon));
+  const std::string port = address.substr(colon + 1);
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const int error = getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
+  if (error != 0) {
+    return Failure(absl::StatusCode::kUnavailable, address,
+                   gai_strerror(error));
+  }
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owned(found,
+                                                                 freeaddrinfo);
+  const Socket socket(::socket(found->ai_family,
+                               SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (socket.descriptor() < 0) return SystemFailure(address, "socket");
+  if (connect(socket.descriptor(), found->ai_addr, found->ai_addrlen) != 0 &&
+      errno != EINPROGRESS) {
+    return SystemFailure(address, "connect");
+  }
+  absl::Status status =
+      WaitFor(socket, POLLOUT, address, timeout, "no connection");
+  if (!status.ok()) return status;
+  status = WaitFor(socket, POLLIN, address, timeout, "no greeting");
+  if (!status.ok()) return status;
+  char byte;
+  if (recv(socket.descriptor(), &byte, 1, 0) != 1) {
+    return Failure(absl::StatusCode::kUnavailable, address,
+                   "the connection was closed");
+  }
+  return absl::OkStatus();
+}
+
+SelfProbe::SelfProbe(std::string address, const Options& options,
+                     std::function<void(const absl::Status&)> on_failure)
+    : address_(std::move(address)),
+      options_(options),
+      on_failure_(std::move(on_failure)),
+      thread_([this] { Run(); }) {}
+
+SelfProbe::~SelfProbe() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  thread_.join();
+}
+
+void SelfProbe::Run() {
+  int failures = 0;
+  while (true) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (mutex_.AwaitWithTimeout(absl::Condition(&stopping_),
+                                  options_.interval)) {
+        return;
+      }
+    }
+    const absl::Status status = ProbeGrpc(address_, options_.timeout);
+    failures = status.ok() ? 0 : failures + 1;
+    if (failures == options_.failures) return on_failure_(status);
+  }
+}
+
+}  // namespace engram

@@ -1,0 +1,54 @@
+// SelfProbe: asks the server's own gRPC port, over a new connection, whether it
+// still accepts.
+//
+// Debian's gRPC stops accepting for ever when the process runs out of
+// descriptors, while everything that is connected goes on: nothing inside the
+// process would notice. A gRPC server greets each new connection with its
+// settings, so a connection that hears nothing tells.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+
+namespace engram {
+
+// Connects to `address` (HOST:PORT; a host that stands for all addresses is
+// reached by loopback) and waits for the first bytes. UNAVAILABLE: it could not
+// connect; DEADLINE_EXCEEDED: nothing came in time; RESOURCE_EXHAUSTED: this
+// process has no descriptor left for the probe itself.
+absl::Status ProbeGrpc(const std::string& address, absl::Duration timeout);
+
+// Owned by Server. Its thread ends with it.
+class SelfProbe {
+ public:
+  struct Options {
+    absl::Duration interval = absl::Seconds(10);
+    absl::Duration timeout = absl::Seconds(5);
+    int failures = 3;  // in a row, before on_failure
+  };
+
+  // `on_failure` is called once at most, on the probe's thread, with the last
+  // failure.
+  SelfProbe(std::string address, const Options& options,
+            std::function<void(const absl::Status&)> on_failure);
+  ~SelfProbe();
+
+ private:
+  void Run();
+
+  const std::string address_;
+  const Options options_;
+  const std::function<void(const absl::Status&)> on_failure_;
+
+  absl::Mutex mutex_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;  // last: it uses all of the above
+};
+
+}  // namespace engram

@@ -1,0 +1,108 @@
+#include "server/self_probe.h"
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <string>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+
+namespace engram {
+namespace {
+
+// A port on loopback that the kernel connects to, and nobody accepts.
+class Listener {
+ public:
+  Listener() : descriptor_(socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(
+        bind(descriptor_, reinterpret_cast<sockaddr*>(&address), sizeof(address)),
+        0);
+    EXPECT_EQ(listen(descriptor_, 16), 0);
+    socklen_t length = sizeof(address);
+    EXPECT_EQ(getsockname(descriptor_, reinterpret_cast<sockaddr*>(&address),
+                          &length),
+              0);
+    port_ = ntohs(address.sin_port);
+  }
+  ~Listener() { close(descriptor_); }
+
+  std::string address(const std::string& host = "127.0.0.1") const {
+    return absl::StrCat(host, ":", port_);
+  }
+  // Greets the next connection.
+  void Answer() {
+    const int connection = accept(descriptor_, nullptr, nullptr);
+    EXPECT_EQ(write(connection, "settings", 8), 8);
+    close(connection);
+  }
+
+ private:
+  const int descriptor_;
+  int port_ = 0;
+};
+
+TEST(ProbeGrpc, IsContentWhenTheServerGreets) {
+  Listener listener;
+  std::thread server([&] { listener.Answer(); });
+  EXPECT_TRUE(ProbeGrpc(listener.address(), absl::Seconds(10)).ok());
+  server.join();
+}
+
+TEST(ProbeGrpc, ReachesAllAddressesByLoopback) {
+  Listener listener;
+  std::thread server([&] { listener.Answer(); });
+  EXPECT_TRUE(ProbeGrpc(listener.address("0.0.0.0"), absl::Seconds(10)).ok());
+  server.join();
+}
+
+TEST(ProbeGrpc, SaysWhenNothingGreetsIt) {
+  Listener listener;
+  const absl::Status status =
+      ProbeGrpc(listener.address(), absl::Milliseconds(20));
+  EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(status.message(), absl::StrCat("probe of ", listener.address(),
+                                           ": no greeting within 20ms"));
+}
+
+TEST(ProbeGrpc, SaysWhenNobodyListens) {
+  std::string address;
+  {
+    Listener gone;
+    address = gone.address();
+  }
+  EXPECT_EQ(ProbeGrpc(address, absl::Seconds(10)).code(),
+            absl::StatusCode::kUnavailable);
+}
+
+TEST(SelfProbe, ReportsAfterSeveralFailuresInARow) {
+  Listener listener;
+  absl::Notification failed;
+  SelfProbe::Options options;
+  options.interval = absl::Milliseconds(1);
+  options.timeout = absl::Milliseconds(5);
+  options.failures = 3;
+  SelfProbe probe(listener.address(), options, [&](const absl::Status& status) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
+    failed.Notify();
+  });
+  EXPECT_TRUE(failed.WaitForNotificationWithTimeout(absl::Seconds(60)));
+}
+
+TEST(SelfProbe, EndsAtOnceWhileItWaits) {
+  Listener listener;
+  SelfProbe::Options options;
+  options.interval = absl::Hours(1);
+  SelfProbe probe(listener.address(), options,
+                  [](const absl::Status&) { ADD_FAILURE(); });
+}
+
+}  // namespace
+}  // namespace engram
