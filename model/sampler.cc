@@ -230,12 +230,22 @@ void Sampler::KeepBest() {
   if (best.id >= 0) candidates_.push_back(best);
 }
 
+// Few are found fastest by a heap of them, which most candidates do not enter;
+// many by partitioning.
 void Sampler::KeepTopK(int32_t top_k) {
-  if (static_cast<size_t>(top_k) >= candidates_.size()) return;
-  ranking_ = candidates_;
-  const auto last = ranking_.begin() + (top_k - 1);
-  std::nth_element(ranking_.begin(), last, ranking_.end(), IsBetter);
-  const float least = last->score;
+  constexpr size_t kFew = 1024;
+  const auto count = static_cast<size_t>(top_k);
+  if (count >= candidates_.size()) return;
+  if (count <= kFew) {
+    ranking_.resize(count);
+    std::partial_sort_copy(candidates_.begin(), candidates_.end(),
+                           ranking_.begin(), ranking_.end(), IsBetter);
+  } else {
+    ranking_ = candidates_;
+    std::nth_element(ranking_.begin(), ranking_.begin() + (top_k - 1),
+                     ranking_.end(), IsBetter);
+  }
+  const float least = ranking_[count - 1].score;
   std::erase_if(candidates_, [least](const Candidate& candidate) {
     return candidate.score < least;
   });
@@ -265,7 +275,13 @@ void Sampler::KeepTopP(float top_p) {
   double total = 0;
   for (const Candidate& candidate : candidates_) total += candidate.weight;
   const double wanted = static_cast<double>(top_p) * total;
-  ranking_ = candidates_;
+  // All that are below this limit together have less than 1 - top_p of the mass
+  // and are not needed. Half of it leaves room for rounding.
+  const double negligible = 0.5 * (total - wanted) / candidates_.size();
+  ranking_.clear();
+  for (const Candidate& candidate : candidates_) {
+    if (candidate.weight >= negligible) ranking_.push_back(candidate);
+  }
   const size_t count = ranking_.size();
   double mass = 0;
   size_t next = 0;

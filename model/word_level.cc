@@ -32,7 +32,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> WordLevel::Create(
     const TokenizerFile& file) {
   auto tokenizer = std::make_unique<WordLevel>();
   ENGRAM_RETURN_IF_ERROR(tokenizer->Build(file));
-  tokenizer->unknown_id_ = tokenizer->TokenToId(file.unknown_token);
+  if (!file.unknown_token.empty()) {
+    tokenizer->unknown_id_ = tokenizer->TokenToId(file.unknown_token);
+  }
   return tokenizer;
 }
 
