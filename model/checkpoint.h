@@ -5,7 +5,8 @@
 // model.safetensors, or the shards that model.safetensors.index.json names.
 //
 // Thread-compatible. Tensors point into the mapping: they live as long as the
-// Checkpoint.
+// Checkpoint. A file may be replaced by rename meanwhile, but not cut short:
+// that would kill the process (SIGBUS).
 // Source: the safetensors format: 8-byte little-endian header length, JSON
 // header, raw little-endian row-major data.
 #pragma once
