@@ -361,6 +361,11 @@ void Engine::SampleNext(Sequence* sequence, absl::Span<const float> logits,
   const int32_t id = sampler_.Sample(
       logits, request.sampling, sequence->start.position + sequence->position,
       &sequence->seen, sequence->generated_counts);
+  if (id < 0) {
+    return End(sequence, absl::InternalError(absl::StrCat(
+                             "every logit is NaN or masked at position ",
+                             sequence->start.position + sequence->position)));
+  }
   const int32_t index = static_cast<int32_t>(sequence->generated.size());
   sequence->generated.push_back(id);
   ++sequence->generated_counts[id];
