@@ -172,6 +172,12 @@ int RunGenerate(Invocation invocation) {
   output.EndLine();
   if (status.ok()) {
     if (global.verbose) output.ShowStatistics();
+    if (output.completed().finish_reason() == v1::CANCELLED) {
+      absl::FPrintF(stderr,
+                    "engram: the turn was cut short; `engram generate "
+                    "--session %s` goes on from there\n",
+                    request->session_id());
+    }
     return kExitOk;
   }
   if (!cancellation.cancelled()) return ReportError(status, global.server);

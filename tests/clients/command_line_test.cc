@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -206,6 +207,37 @@ TEST(CommandLine, HelpTeachesByExamples) {
                 HasSubstr(absl::StrCat("Examples:\n  engram ", verb)));
     EXPECT_THAT(outcome.out, HasSubstr("--server HOST:PORT"));
   }
+}
+
+TEST(CommandLine, ASignalCancelsTheCall) {
+  ScriptedCall call;
+  call.tokens = 2;
+  call.hangs = true;
+  ScriptedServer server(kAnswerTokens, {call});
+  const std::string program = absl::StrCat(ENGRAM_BINARY_DIR, "/engram");
+  const std::string address = server.address();
+  int out[2];
+  ASSERT_EQ(pipe(out), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    dup2(out[1], STDOUT_FILENO);
+    close(STDERR_FILENO);
+    execl(program.c_str(), "engram", "generate", "--prompt", "x", "--server",
+          address.c_str(), nullptr);
+    _exit(99);
+  }
+  close(out[1]);
+  // The call runs once this text is there.
+  std::string text;
+  char letter = 0;
+  while (text != "0 1 " && read(out[0], &letter, 1) == 1) text += letter;
+  EXPECT_EQ(text, "0 1 ");
+  kill(child, SIGINT);
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  close(out[0]);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 130);
 }
 
 TEST(CommandLine, ChatAnswersEachLineOfAPipe) {
