@@ -68,6 +68,15 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(
   return Tokenizer::Load(path);
 }
 
+// The original layout's config.json does not tell; its tokenizers all have this
+// token.
+std::vector<int32_t> FindEndOfText(const Tokenizer* tokenizer) {
+  const int32_t id =
+      tokenizer == nullptr ? -1 : tokenizer->TokenToId("<|endoftext|>");
+  if (id < 0 || !tokenizer->IsSpecial(id)) return {};
+  return {id};
+}
+
 absl::Status WithPrefix(const std::string& prefix, const absl::Status& status) {
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat(prefix, status.message()));
@@ -123,7 +132,9 @@ absl::Status Server::LoadOne(const std::string& name,
   ENGRAM_ASSIGN_OR_RETURN(served->backend, MakeBackend(backend));
   ENGRAM_ASSIGN_OR_RETURN(served->tokenizer, LoadTokenizer(folder));
   ENGRAM_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(folder));
-  served->eos_token_ids = config.eos_token_ids;
+  served->eos_token_ids = config.eos_token_ids.empty()
+                              ? FindEndOfText(served->tokenizer.get())
+                              : config.eos_token_ids;
 
   ModelLimits limits;
   limits.slots = static_cast<int>(options_.slots);
