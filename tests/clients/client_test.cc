@@ -299,9 +299,10 @@ TEST(Client, NothingRunsOnceCancelled) {
 }
 
 TEST(Client, DoesNotWaitBeyondTheDeadline) {
-  ScriptedServer server(kAnswerTokens, {});
+  ScriptedServer server(kAnswerTokens, {Refuse(kUnavailable)});
+  // Shorter than the shortest wait.
   const Seen seen =
-      RunTurn(server, SessionTurn(), /*retries=*/3, {absl::ZeroDuration()});
+      RunTurn(server, SessionTurn(), /*retries=*/3, {absl::Milliseconds(40)});
   EXPECT_EQ(seen.status.code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_THAT(seen.waits, IsEmpty());
 }
