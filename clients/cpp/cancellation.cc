@@ -16,11 +16,6 @@ bool Cancellation::cancelled() const {
   return cancelled_;
 }
 
-bool Cancellation::WaitFor(absl::Duration duration) const {
-  absl::MutexLock lock(&mutex_);
-  return mutex_.AwaitWithTimeout(absl::Condition(&cancelled_), duration);
-}
-
 int64_t Cancellation::Register(std::function<void()> stop) {
   absl::MutexLock lock(&mutex_);
   const int64_t registration = next_registration_++;

@@ -7,7 +7,6 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/time.h"
 
 namespace engram {
 
@@ -21,9 +20,6 @@ class Cancellation {
   // Runs what was registered, once. Later calls do nothing.
   void Cancel();
   bool cancelled() const;
-
-  // Waits for `duration` or until cancelled; returns whether it was cancelled.
-  bool WaitFor(absl::Duration duration) const;
 
   // Has `stop` run by Cancel(), or now if that has been called already. `stop`
   // runs under a lock and must not come back to this object. Returns what

@@ -18,7 +18,7 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& server,
   // gRPC's own waits between connection attempts grow up to two minutes, and
   // calls fail at once in between. Ours are the ones that count.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1'000);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 10'000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, own_connection ? 1 : 0);
   arguments.SetUserAgentPrefix("engram");

@@ -2,6 +2,7 @@
 
 #include <grpcpp/client_context.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <utility>
 
@@ -72,8 +73,10 @@ struct Client::Stubs {
 // waits in between.
 class Client::Call {
  public:
-  Call(const ClientOptions& client, const CallOptions& options)
+  Call(const ClientOptions& client, grpc::Channel* channel,
+       const CallOptions& options)
       : client_(client),
+        channel_(channel),
         cancellation_(options.cancellation),
         deadline_(absl::Now() + options.deadline) {}
 
@@ -92,16 +95,32 @@ class Client::Call {
     if (client_.on_repeat) client_.on_repeat(why, wait);
     if (client_.wait_for_test) {
       client_.wait_for_test(wait);
-    } else if (cancellation_ == nullptr) {
-      absl::SleepFor(wait);
-    } else if (cancellation_->WaitFor(wait)) {
-      return absl::CancelledError("cancelled");
+    } else {
+      WaitConnecting(absl::Now() + wait);
     }
-    return absl::OkStatus();
+    return cancelled() ? absl::CancelledError("cancelled") : absl::OkStatus();
   }
 
  private:
+  bool cancelled() const {
+    return cancellation_ != nullptr && cancellation_->cancelled();
+  }
+
+  // Waits until `end` or until cancelled. gRPC connects only while one of our
+  // threads waits inside of it: after a mere sleep, the next attempt would find
+  // the connection as broken as before.
+  void WaitConnecting(absl::Time end) {
+    constexpr absl::Duration kSlice = absl::Milliseconds(50);
+    while (absl::Now() < end && !cancelled()) {
+      const absl::Time slice_end = std::min(end, absl::Now() + kSlice);
+      if (channel_->WaitForConnected(absl::ToChronoTime(slice_end))) {
+        absl::SleepFor(slice_end - absl::Now());
+      }
+    }
+  }
+
   const ClientOptions& client_;
+  grpc::Channel* const channel_;
   Cancellation* const cancellation_;
   const absl::Time deadline_;
   Backoff backoff_;
@@ -117,7 +136,7 @@ absl::Status Client::Generate(
     const v1::GenerateRequest& request,
     absl::FunctionRef<void(const v1::GenerateResponse&)> on_response,
     const CallOptions& options) {
-  Call call(options_, options);
+  Call call(options_, stubs_->channel.get(), options);
   ResumableTurn turn(request, options_.retries);
   // One stream: returns its end, or what Receive() found wrong with it.
   const auto run_stream = [&]() -> absl::Status {
@@ -153,7 +172,7 @@ absl::Status Client::Generate(
 template <typename Response, typename Attempt>
 absl::StatusOr<Response> Client::Unary(const CallOptions& options, int retries,
                                        Attempt attempt) {
-  Call call(options_, options);
+  Call call(options_, stubs_->channel.get(), options);
   for (int repeats = 0;; ++repeats) {
     Response response;
     CancellableContext context(call.cancellation(), call.deadline());

@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <thread>
-
 namespace engram {
 namespace {
 
@@ -32,14 +30,6 @@ TEST(Cancellation, DoesNotRunWhatWasUnregistered) {
   cancellation.Unregister(cancellation.Register([&] { ++stops; }));
   cancellation.Cancel();
   EXPECT_EQ(stops, 0);
-}
-
-TEST(Cancellation, EndsAWait) {
-  Cancellation cancellation;
-  EXPECT_FALSE(cancellation.WaitFor(absl::ZeroDuration()));
-  std::thread canceller([&] { cancellation.Cancel(); });
-  EXPECT_TRUE(cancellation.WaitFor(absl::InfiniteDuration()));
-  canceller.join();
 }
 
 }  // namespace

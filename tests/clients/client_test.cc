@@ -5,6 +5,9 @@
 #include <gmock/gmock.h>
 #include <google/protobuf/util/message_differencer.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <optional>
 
 #include "tests/clients/scripted_server.h"
 
@@ -305,6 +308,28 @@ TEST(Client, DoesNotWaitBeyondTheDeadline) {
       RunTurn(server, SessionTurn(), /*retries=*/3, {absl::Milliseconds(40)});
   EXPECT_EQ(seen.status.code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_THAT(seen.waits, IsEmpty());
+}
+
+TEST(Client, FindsAServerThatCameBack) {
+  const std::string address =
+      absl::StrCat("unix:", ::testing::TempDir(), "/engram_client_", getpid());
+  std::optional<ScriptedServer> server;
+  ClientOptions options;
+  options.server = address;
+  // With the real waits: gRPC must connect while they last.
+  options.on_repeat = [&](const absl::Status&, absl::Duration) {
+    if (!server.has_value()) {
+      server.emplace(kAnswerTokens, std::vector<ScriptedCall>(), address);
+    }
+  };
+  Client client(options);
+  int tokens = 0;
+  const absl::Status status =
+      client.Generate(SessionTurn(), [&](const v1::GenerateResponse& response) {
+        tokens += response.has_token();
+      });
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(tokens, kAnswerTokens);
 }
 
 TEST(Client, ReadsAreRepeatedWhenTheServerCannotBeReached) {

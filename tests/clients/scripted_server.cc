@@ -9,11 +9,11 @@
 namespace engram {
 
 ScriptedServer::ScriptedServer(int answer_tokens,
-                               std::vector<ScriptedCall> script)
+                               std::vector<ScriptedCall> script,
+                               const std::string& address)
     : answer_tokens_(answer_tokens), script_(script.begin(), script.end()) {
   grpc::ServerBuilder builder;
-  builder.AddListeningPort("localhost:0", grpc::InsecureServerCredentials(),
-                           &port_);
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
   builder.RegisterService(this);
   builder.RegisterService(&sessions_service_);
   server_ = builder.BuildAndStart();

@@ -43,7 +43,8 @@ class ScriptedServer final : public v1::Generation::Service {
   static constexpr int64_t kSeed = 4711;
 
   // The answer has `answer_tokens` tokens with ids 100, 101, ...
-  ScriptedServer(int answer_tokens, std::vector<ScriptedCall> script);
+  ScriptedServer(int answer_tokens, std::vector<ScriptedCall> script,
+                 const std::string& address = "localhost:0");
   ~ScriptedServer() override;
 
   std::string address() const { return absl::StrCat("localhost:", port_); }
