@@ -31,10 +31,13 @@ struct DueTurn {
 // One call of Generate; deletes itself when gRPC is done with it.
 class TurnCall final : public grpc::ClientReadReactor<v1::GenerateResponse> {
  public:
-  using Finish = std::function<void(TurnCall*)>;
+  using Finish = std::function<void(TurnRecord)>;
 
-  TurnCall(const DueTurn& due, v1::GenerateRequest request, Finish finish)
-      : due_(due), request_(std::move(request)), finish_(std::move(finish)) {
+  TurnCall(const DueTurn& due, v1::GenerateRequest request,
+           std::shared_ptr<grpc::ClientContext> context, Finish finish)
+      : request_(std::move(request)),
+        finish_(std::move(finish)),
+        context_(std::move(context)) {
     record_.intended_start = due.time;
     record_.tokens.reserve(request_.stopping().max_tokens());
   }
@@ -48,13 +51,6 @@ class TurnCall final : public grpc::ClientReadReactor<v1::GenerateResponse> {
     StartRead(&response_);
     StartCall();
   }
-
-  // Shared, so that it can be cancelled without a lock that OnDone() takes too.
-  const std::shared_ptr<grpc::ClientContext>& context() const {
-    return context_;
-  }
-  const DueTurn& due() const { return due_; }
-  TurnRecord& record() { return record_; }
 
   void OnReadDone(bool ok) override {
     const SteadyClock::time_point now = SteadyClock::now();
@@ -77,16 +73,19 @@ class TurnCall final : public grpc::ClientReadReactor<v1::GenerateResponse> {
               : absl::Status(static_cast<absl::StatusCode>(status.error_code()),
                              status.error_message());
     }
-    finish_(this);
+    // First the call, then the word that it ended: its context may not be the
+    // last owner of a channel, which gRPC's threads must not destroy.
+    TurnRecord record = std::move(record_);
+    const Finish finish = std::move(finish_);
     delete this;
+    finish(std::move(record));
   }
 
  private:
-  const DueTurn due_;
   const v1::GenerateRequest request_;
-  const Finish finish_;
-  const std::shared_ptr<grpc::ClientContext> context_ =
-      std::make_shared<grpc::ClientContext>();
+  Finish finish_;
+  // Shared, so that it can be cancelled without a lock that OnDone() takes too.
+  const std::shared_ptr<grpc::ClientContext> context_;
   v1::GenerateResponse response_;
   TurnRecord record_;
   bool completed_ = false;
@@ -182,19 +181,20 @@ class LoadRun {
   }
 
   void StartTurn(const DueTurn& due) {
-    auto* call = new TurnCall(due, MakeRequest(due),
-                              [this](TurnCall* ended) { TurnEnded(ended); });
-    // Known before it is started: it may end at once, and a stop in between
-    // must find what to cancel.
+    auto context = std::make_shared<grpc::ClientContext>();
+    int64_t number = 0;
     {
+      // Known before it is started: it may end at once, and a stop in between
+      // must find what to cancel.
       absl::MutexLock lock(&mutex_);
-      if (stopped_) {
-        delete call;
-        return;
-      }
-      running_.emplace(call, call->context());
-      ++started_;
+      if (stopped_) return;
+      number = started_++;
+      running_.emplace(number, context);
     }
+    auto* call = new TurnCall(due, MakeRequest(due), std::move(context),
+                              [this, number, due](TurnRecord record) {
+                                TurnEnded(number, due, std::move(record));
+                              });
     call->Start(stubs_[due.conversation % options_.connections].get(),
                 options_.deadline);
   }
@@ -222,10 +222,8 @@ class LoadRun {
     return absl::StrCat(load_.session_prefix, "-", conversation);
   }
 
-  void TurnEnded(TurnCall* call) {
+  void TurnEnded(int64_t number, const DueTurn& due, TurnRecord record) {
     absl::MutexLock lock(&mutex_);
-    TurnRecord record = std::move(call->record());
-    const DueTurn& due = call->due();
     const bool ok = record.status.ok();
     record.warm_up = due.conversation < options_.warm_up;
     record.interrupted = stopped_ && !ok;
@@ -236,7 +234,7 @@ class LoadRun {
     }
     const SteadyClock::time_point end = record.end;
     result_.turns.push_back(std::move(record));
-    running_.erase(call);
+    running_.erase(number);
 
     if (ok && due.turn + 1 < options_.turns) {
       PlanTurn({end + absl::ToChronoNanoseconds(options_.think_time),
@@ -253,7 +251,8 @@ class LoadRun {
       absl::MutexLock lock(&mutex_);
       stopped_ = true;
       due_ = {};
-      for (const auto& [call, context] : running_) contexts.push_back(context);
+      for (const auto& [number, context] : running_)
+        contexts.push_back(context);
       changed_.Signal();
     }
     for (const auto& context : contexts) context->TryCancel();
@@ -286,7 +285,7 @@ class LoadRun {
   absl::CondVar changed_;
   std::priority_queue<DueTurn, std::vector<DueTurn>, std::greater<>> due_
       ABSL_GUARDED_BY(mutex_);
-  std::map<TurnCall*, std::shared_ptr<grpc::ClientContext>> running_
+  std::map<int64_t, std::shared_ptr<grpc::ClientContext>> running_
       ABSL_GUARDED_BY(mutex_);
   int64_t planned_ ABSL_GUARDED_BY(mutex_) = 0;  // Conversations.
   SteadyClock::time_point next_arrival_ ABSL_GUARDED_BY(mutex_);
