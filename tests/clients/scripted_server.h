@@ -44,10 +44,10 @@ class ScriptedServer final : public v1::Generation::Service {
 
   // The answer has `answer_tokens` tokens with ids 100, 101, ...
   ScriptedServer(int answer_tokens, std::vector<ScriptedCall> script,
-                 const std::string& address = "localhost:0");
+                 const std::string& address = "127.0.0.1:0");
   ~ScriptedServer() override;
 
-  std::string address() const { return absl::StrCat("localhost:", port_); }
+  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
   std::vector<v1::GenerateRequest> requests() const;
 
   // From now on, Sessions.Get knows this session.
