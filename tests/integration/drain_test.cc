@@ -1,0 +1,137 @@
+// Drain: what runs is let end or is ended, what comes is refused, and everybody
+// is told.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "tests/integration/generic_call.h"
+#include "tests/integration/standard_services.pb.h"
+#include "tests/support/test_server.h"
+
+namespace engram {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::HealthRequest;
+using testing::HealthResponse;
+
+// A turn that ends by itself within the drain timeout, but not at once.
+v1::GenerateRequest ShortTurn() {
+  v1::GenerateRequest request = EndlessTurn("");
+  request.mutable_stopping()->set_max_tokens(Scaled(3000, 200));
+  return request;
+}
+
+TEST(Drain, UnderLoadEndsWhatFitsAndRefusesTheRest) {
+  constexpr int kStreams = 32;
+  ServerOptions options = ZooOptions({kInduction});
+  options.slots = kStreams;
+  options.drain_timeout = absl::Seconds(Scaled(5, 30));
+  TestServer server(options);
+  const TestClient& client = server.client();
+
+  // Every other one goes on for ever; half of those keep what they have.
+  std::vector<std::unique_ptr<GenerateStream>> streams;
+  for (int i = 0; i < kStreams; ++i) {
+    v1::GenerateRequest request =
+        OnSession(i % 2 == 0 ? ShortTurn() : EndlessTurn(""),
+                  absl::StrCat("session-", i));
+    request.set_keep_partial(i % 4 == 1);
+    streams.push_back(client.StartGenerate(request));
+  }
+  std::vector<Answer> answers(kStreams);
+  std::vector<std::thread> readers;
+  for (auto& stream : streams) ASSERT_TRUE(stream->ReadStarted());
+  auto watch = std::make_unique<GenericCall>(server.address(),
+                                             "/grpc.health.v1.Health/Watch");
+  HealthResponse health;
+  ASSERT_TRUE(watch->Write(HealthRequest()));
+  watch->WritesDone();
+  ASSERT_TRUE(watch->Read(&health));
+  ASSERT_EQ(health.status(), HealthResponse::SERVING);
+  for (int i = 0; i < kStreams; ++i) {
+    readers.emplace_back([&, i] { answers[i] = streams[i]->ReadAll(); });
+  }
+
+  const absl::Time begin = absl::Now();
+  absl::Status drained = absl::UnknownError("did not return");
+  std::thread drain([&] { drained = server.server().Drain(); });
+
+  EXPECT_TRUE(watch->Read(&health));
+  EXPECT_EQ(health.status(), HealthResponse::NOT_SERVING);
+  watch.reset();
+  HealthRequest of_model;
+  of_model.set_service(kInduction);
+  EXPECT_TRUE(CallOnce(server.address(), "/grpc.health.v1.Health/Check",
+                       of_model, &health)
+                  .ok());
+  EXPECT_EQ(health.status(), HealthResponse::NOT_SERVING);
+  const Answer late = client.Generate(TokenTurn("", {1}, 1));
+  EXPECT_EQ(late.status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(late.status.message()), HasSubstr("stopping"));
+  // What changes nothing that runs is still answered.
+  EXPECT_TRUE(client.ListModels().ok());
+
+  for (std::thread& reader : readers) reader.join();
+  drain.join();
+  EXPECT_TRUE(drained.ok()) << drained;
+  EXPECT_LT(absl::Now() - begin, options.drain_timeout + absl::Seconds(20));
+
+  for (int i = 0; i < kStreams; ++i) {
+    SCOPED_TRACE(i);
+    EXPECT_TRUE(answers[i].in_order);
+    if (i % 2 == 0) {
+      EXPECT_TRUE(answers[i].status.ok()) << answers[i].status;
+      EXPECT_TRUE(answers[i].completed.has_value());
+    } else {
+      EXPECT_EQ(answers[i].status.code(), absl::StatusCode::kUnavailable)
+          << answers[i].status;
+      EXPECT_GT(answers[i].tokens.size(), 0u);
+      // A fragment that was kept is told before the status.
+      EXPECT_EQ(answers[i].completed.has_value(), i % 4 == 1);
+    }
+  }
+  EXPECT_EQ(client.Generate(TokenTurn("", {1}, 1)).status.code(),
+            absl::StatusCode::kUnavailable);
+}
+
+TEST(Drain, EndsRequestsThatWaitAndStreamsWithoutATurn) {
+  ServerOptions options = ZooOptions({kInduction});
+  options.slots = 1;
+  TestServer server(options);
+  const auto idle = server.client().Converse();
+  ASSERT_TRUE(idle->WriteTurn(TokenTurn("", {1}, 0)));
+  ASSERT_TRUE(idle->ReadTurn().completed.has_value());
+  const auto running = server.client().StartGenerate(EndlessTurn(""));
+  ASSERT_TRUE(running->ReadStarted());
+  const auto waiting = server.client().StartGenerate(EndlessTurn(""));
+  ASSERT_TRUE(server.AwaitLoad(1, 1));
+  EXPECT_TRUE(server.server().Drain().ok());
+  EXPECT_EQ(running->ReadAll().status.code(), absl::StatusCode::kUnavailable);
+  const Answer never_ran = waiting->ReadAll();
+  EXPECT_EQ(never_ran.status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_FALSE(never_ran.started.has_value());
+  EXPECT_FALSE(idle->Finish().ok());
+}
+
+TEST(Drain, AnAddressInUseIsAClearError) {
+  TestServer server(ZooOptions({kInduction}));
+  ServerOptions options = ZooOptions({kInduction});
+  options.grpc_address = server.address();
+  const auto second = Server::Start(options);
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(second.status().message()),
+              HasSubstr(server.address()));
+  options = ZooOptions({kInduction});
+  options.metrics_address = server.server().metrics_address();
+  const auto third = Server::Start(options);
+  EXPECT_EQ(third.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(third.status().message()),
+              HasSubstr("--metrics-address"));
+}
+
+}  // namespace
+}  // namespace engram

@@ -1,0 +1,112 @@
+// The metrics port: every name of the design is there, and the numbers agree
+// with the traffic that was sent.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/support/test_server.h"
+
+namespace engram {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr char kOk[] = "code=\"OK\"";
+
+TEST(Metrics, EveryNameIsThereAndAgreesWithTheTraffic) {
+  ServerOptions options = ZooOptions({kEnglish, kInduction});
+  options.slots = 2;
+  TestServer server(options);
+  const TestClient& client = server.client();
+
+  // 4 + 6 prompt tokens and 5 + 3 sampled ones, of which 2 were received, on
+  // two sessions; a pending token that is fed; a fork, a restore, a score.
+  ASSERT_TRUE(client
+                  .Generate(OnSession(TokenTurn(kInduction, {1, 2, 3, 4}, 5),
+                                      "private-session-id"))
+                  .status.ok());
+  ASSERT_TRUE(client.Fork("private-session-id", "another-private-id").ok());
+  v1::GenerateRequest resumed = OnSession(
+      TokenTurn(kInduction, {1, 2, 3, 4, 5, 6}, 3), "another-private-id");
+  resumed.add_received_token_ids(1);
+  resumed.add_received_token_ids(2);
+  const Answer second = client.Generate(resumed);
+  ASSERT_TRUE(second.status.ok()) << second.status;
+  ASSERT_TRUE(client.Score(TokenScore(kInduction, {1, 2, 3})).ok());
+  v1::GenerateRequest stopped = TokenTurn(kInduction, {1}, 50);
+  for (int id = 0; id < 16; ++id) {
+    stopped.mutable_stopping()->add_stop_token_ids(id);
+  }
+  ASSERT_TRUE(client.Generate(stopped).status.ok());
+  EXPECT_FALSE(client.Generate(TokenTurn(kInduction, {99}, 1)).status.ok());
+
+  const std::string model = "model=\"mamba-induction\"";
+  ASSERT_TRUE(server.AwaitLoad(0, 0));
+  const MetricsPage page = server.Metrics();
+  for (const char* name :
+       {"time_to_first_token_seconds", "inter_token_latency_seconds",
+        "e2e_request_latency_seconds", "request_queue_time_seconds",
+        "request_prefill_time_seconds", "request_decode_time_seconds",
+        "step_duration_seconds", "step_rows", "step_tokens",
+        "request_prompt_tokens", "request_generation_tokens",
+        "num_requests_running", "num_requests_waiting", "slots", "slots_used",
+        "sessions", "session_state_bytes", "state_usage_ratio", "build_info",
+        "prompt_tokens_total", "generation_tokens_total", "requests_total",
+        "session_evictions_total", "session_restores_total",
+        "session_forks_total", "tokens_saved_total"}) {
+    EXPECT_TRUE(page.HasFamily(name)) << name;
+  }
+
+  EXPECT_EQ(page.Sum("requests_total", {model, "finish_reason=\"length\"", kOk}),
+            3);
+  EXPECT_EQ(page.Sum("requests_total", {model, "finish_reason=\"stop\"", kOk}),
+            1);
+  EXPECT_EQ(page.Sum("requests_total", {model, "code=\"INVALID_ARGUMENT\""}),
+            1);
+  EXPECT_EQ(page.Sum("requests_total"), 5);
+  EXPECT_EQ(page.Sum("requests_total", {"model=\"mamba-english\""}), 0);
+  // 4; then the pending one, 6 and 2 received; then 3 scored and 1.
+  EXPECT_EQ(page.Sum("prompt_tokens_total", {model}), 4 + 1 + 6 + 2 + 3 + 1);
+  EXPECT_EQ(page.Sum("generation_tokens_total", {model}), 5 + 1 + 1);
+  EXPECT_EQ(page.Sum("tokens_saved_total", {model}),
+            second.completed->usage().cached_tokens());
+  EXPECT_EQ(page.Sum("time_to_first_token_seconds_count", {model}), 3);
+  EXPECT_EQ(page.Sum("inter_token_latency_seconds_count", {model}), 4);
+  EXPECT_EQ(page.Sum("e2e_request_latency_seconds_count", {model}), 4);
+  EXPECT_EQ(page.Sum("request_prompt_tokens_sum", {model}), 4 + 6 + 3 + 1);
+  EXPECT_EQ(page.Sum("request_generation_tokens_sum", {model}), 5 + 3 + 1);
+  EXPECT_EQ(page.Sum("step_tokens_sum", {model}),
+            // All that was fed; the last token of each answer was not.
+            4 + 4 + 1 + 6 + 2 + 0 + 3 + 1);
+  EXPECT_EQ(page.Sum("session_forks_total", {model}), 1);
+  EXPECT_EQ(page.Sum("session_restores_total", {model}), 1);
+  EXPECT_EQ(page.Sum("session_evictions_total", {model, "to=\"none\""}), 0);
+  EXPECT_EQ(page.Sum("sessions", {model}), 2);
+  const double state_bytes =
+      static_cast<double>(client.GetModel(kInduction)->state_bytes());
+  EXPECT_EQ(page.Sum("session_state_bytes", {model}), 2 * state_bytes);
+  EXPECT_EQ(page.Sum("slots"), 4);
+  EXPECT_EQ(page.Sum("build_info"), 2);
+  EXPECT_GT(page.Sum("state_usage_ratio"), 0);
+  EXPECT_LT(page.Sum("state_usage_ratio"), 1);
+  EXPECT_THAT(page.text(), Not(HasSubstr("private")));
+}
+
+TEST(Metrics, ACancelledRequestIsCountedAsSuch) {
+  TestServer server(ZooOptions({kInduction}));
+  v1::GenerateRequest request = OnSession(EndlessTurn(""), "s");
+  request.set_keep_partial(true);
+  const auto running = server.client().StartGenerate(request);
+  v1::GenerateResponse response;
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(running->Read(&response));
+  EXPECT_EQ(server.Metrics().Sum("requests_total"), 0);
+  running->Cancel();
+  EXPECT_TRUE(Eventually([&] {
+    return server.Metrics().Sum("requests_total",
+                                {"finish_reason=\"cancelled\"",
+                                 "code=\"CANCELLED\""}) == 1;
+  }));
+}
+
+}  // namespace
+}  // namespace engram

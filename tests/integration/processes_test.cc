@@ -1,0 +1,203 @@
+// The programs as they are installed: the server as a process of its own, with
+// signals, its log and the command line client.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "tests/integration/child_process.h"
+#include "tests/support/test_server.h"
+
+namespace engram {
+namespace {
+
+using ::testing::HasSubstr;
+using nlohmann::json;
+
+std::vector<std::string> ServeInduction() {
+  return {"--model", ZooModel(kInduction), "--drain-timeout", "500ms"};
+}
+
+// The command line client against `server`.
+std::unique_ptr<ChildProcess> RunClient(const ServerProcess& server,
+                                        std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), {"--server", server.grpc_address()});
+  return std::make_unique<ChildProcess>(ENGRAM_BINARY_DIR "/engram", arguments);
+}
+
+// Its whole output, line by line; it must end well.
+std::vector<std::string> OutputOfClient(const ServerProcess& server,
+                                        std::vector<std::string> arguments) {
+  SCOPED_TRACE(absl::StrJoin(arguments, " "));
+  const auto client = RunClient(server, std::move(arguments));
+  std::vector<std::string> lines;
+  while (auto line = client->ReadLine()) lines.push_back(*line);
+  EXPECT_EQ(client->Wait(), 0) << client->ErrorOutput();
+  return lines;
+}
+
+TEST(Processes, SigtermUnderLoadDrainsAndExitsWithZero) {
+  ServerProcess server(ServeInduction());
+  ASSERT_FALSE(server.grpc_address().empty())
+      << server.process().ErrorOutput();
+  const TestClient client(server.grpc_address());
+  std::vector<std::unique_ptr<GenerateStream>> streams;
+  for (int i = 0; i < 8; ++i) {
+    streams.push_back(client.StartGenerate(EndlessTurn("")));
+    ASSERT_TRUE(streams.back()->ReadStarted());
+  }
+  std::vector<Answer> answers(streams.size());
+  std::vector<std::thread> readers;
+  for (size_t i = 0; i < streams.size(); ++i) {
+    readers.emplace_back([&, i] { answers[i] = streams[i]->ReadAll(); });
+  }
+  server.process().Signal(SIGTERM);
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_EQ(server.process().Wait(), 0) << server.process().ErrorOutput();
+  for (const Answer& answer : answers) {
+    EXPECT_EQ(answer.status.code(), absl::StatusCode::kUnavailable)
+        << answer.status;
+  }
+}
+
+TEST(Processes, SigintEndsAnIdleServerWithZero) {
+  ServerProcess server(ServeInduction());
+  ASSERT_FALSE(server.grpc_address().empty());
+  server.process().Signal(SIGINT);
+  EXPECT_EQ(server.process().Wait(), 0);
+}
+
+TEST(Processes, WrongFlagsAndModelsAreClearErrors) {
+  ChildProcess flag(ENGRAM_BINARY_DIR "/engram-server", {"--slots", "none"});
+  EXPECT_EQ(flag.Wait(), 2);
+  EXPECT_THAT(flag.ErrorOutput(), HasSubstr("--slots"));
+  EXPECT_THAT(flag.ErrorOutput(), HasSubstr("none"));
+  ChildProcess model(ENGRAM_BINARY_DIR "/engram-server",
+                     {"--model", "x=/nowhere", "--metrics-address",
+                      "127.0.0.1:0", "--grpc-address", "127.0.0.1:0"});
+  EXPECT_EQ(model.Wait(), 1);
+  EXPECT_THAT(model.ErrorOutput(), HasSubstr("/nowhere"));
+}
+
+TEST(Processes, EveryRequestIsALineOfJsonInTheLog) {
+  ServerProcess server(ServeInduction());
+  ASSERT_FALSE(server.grpc_address().empty());
+  const TestClient client(server.grpc_address());
+  ASSERT_TRUE(
+      client.Generate(OnSession(TokenTurn("", {1, 2, 3}, 4), "logged", "one"))
+          .status.ok());
+  ASSERT_TRUE(client.Score(TokenScore("", {1, 2})).ok());
+  const Answer late = client.Generate(EndlessTurn(""), absl::Milliseconds(100));
+  ASSERT_EQ(late.status.code(), absl::StatusCode::kDeadlineExceeded);
+  server.process().Signal(SIGTERM);
+  ASSERT_EQ(server.process().Wait(), 0);
+
+  std::vector<json> requests;
+  const std::string log = server.process().ErrorOutput();
+  for (absl::string_view text : absl::StrSplit(log, '\n', absl::SkipEmpty())) {
+    const json line = json::parse(std::string(text), nullptr, false);
+    ASSERT_TRUE(line.is_object()) << text;
+    EXPECT_TRUE(line.contains("time"));
+    if (line["event"] == "request") requests.push_back(line);
+  }
+  ASSERT_EQ(requests.size(), 3u) << log;
+  const json& generate = requests[0];
+  EXPECT_EQ(generate["model"], kInduction);
+  EXPECT_EQ(generate["kind"], "generate");
+  EXPECT_EQ(generate["session_id"], "logged");
+  EXPECT_EQ(generate["request_id"], "one");
+  EXPECT_EQ(generate["code"], "OK");
+  EXPECT_EQ(generate["finish_reason"], "length");
+  EXPECT_EQ(generate["prompt_tokens"], 3);
+  EXPECT_EQ(generate["generated_tokens"], 4);
+  for (const char* time : {"queue_s", "prefill_s", "decode_s", "total_s"}) {
+    EXPECT_TRUE(generate[time].is_number()) << time;
+  }
+  EXPECT_EQ(requests[1]["kind"], "score");
+  EXPECT_EQ(requests[2]["code"], "DEADLINE_EXCEEDED");
+}
+
+TEST(Processes, AClientThatIsKilledFreesItsSlotAndLeavesTheSessionAsItWas) {
+  ServerProcess server(ServeInduction());
+  ASSERT_FALSE(server.grpc_address().empty());
+  const TestClient client(server.grpc_address());
+  ASSERT_TRUE(client.Generate(OnSession(TokenTurn("", {1, 2, 3}, 0), "s"))
+                  .status.ok());
+  const auto victim = RunClient(
+      server, {"generate", "--session", "s", "--tokens", "1,2", "--max-tokens",
+               "1000000", "--temperature", "1", "--ignore-eos", "--json"});
+  // Started, and a token.
+  ASSERT_TRUE(victim->ReadLine().has_value()) << victim->ErrorOutput();
+  ASSERT_TRUE(victim->ReadLine().has_value());
+  const auto gauge = [&](const char* name) {
+    const auto page = FetchMetrics(server.metrics_address());
+    return page.ok() ? page->Sum(name) : -1;
+  };
+  ASSERT_TRUE(Eventually([&] { return gauge("num_requests_running") == 1; }));
+  EXPECT_EQ(gauge("slots_used"), 2);
+  victim->Signal(SIGKILL);
+  EXPECT_EQ(victim->Wait(), 128 + SIGKILL);
+  EXPECT_TRUE(Eventually([&] {
+    return gauge("num_requests_running") == 0 && gauge("slots_used") == 1;
+  }));
+  const auto session = client.GetSession("s");
+  ASSERT_TRUE(session.ok()) << session.status();
+  EXPECT_EQ(session->version(), 1);
+  EXPECT_EQ(session->position(), 3);
+}
+
+TEST(Processes, TheCommandLineClientTalksToTheServer) {
+  ServerProcess server({"--model", ZooModel(kInduction), "--model",
+                        ZooModel(kEnglish)});
+  ASSERT_FALSE(server.grpc_address().empty());
+
+  const auto events = OutputOfClient(
+      server, {"generate", "--model", kEnglish, "--session", "mine", "--prompt",
+               "And God said", "--max-tokens", "4", "--ignore-eos",
+               "--request-id", "first", "--logprobs", "2", "--json"});
+  ASSERT_EQ(events.size(), 6u);
+  EXPECT_EQ(json::parse(events[0])["started"]["session_id"], "mine");
+  EXPECT_EQ(json::parse(events[1])["token"]["top"].size(), 2u);
+  EXPECT_EQ(json::parse(events[5])["completed"]["finish_reason"], "LENGTH");
+  EXPECT_EQ(json::parse(events[5])["completed"]["version"], "1");
+
+  // What it prints for people is the text that it was sent.
+  const TestClient client(server.grpc_address());
+  v1::GenerateRequest request = TextTurn(kEnglish, "And God said", 12);
+  request.mutable_stopping()->set_ignore_eos(true);
+  const auto text = OutputOfClient(
+      server, {"generate", "--model", kEnglish, "--prompt", "And God said",
+               "--max-tokens", "12", "--temperature", "0", "--ignore-eos"});
+  EXPECT_EQ(absl::StrJoin(text, "\n"), client.Generate(request).text());
+
+  const auto score = OutputOfClient(
+      server, {"score", "--model", kInduction, "--tokens", "1,2,3", "--json"});
+  ASSERT_EQ(score.size(), 1u);
+  EXPECT_EQ(json::parse(score[0])["tokens"].size(), 3u);
+  EXPECT_EQ(
+      OutputOfClient(server, {"sessions", "fork", "mine", "yours", "--json"})
+          .size(),
+      1u);
+  EXPECT_EQ(OutputOfClient(server, {"sessions", "list", "--json"}).size(), 1u);
+  EXPECT_EQ(client.GetSession("yours")->version(), 1);
+  OutputOfClient(server, {"sessions", "delete", "mine"});
+  EXPECT_FALSE(client.GetSession("mine").ok());
+
+  const auto models = OutputOfClient(server, {"models", "--json"});
+  EXPECT_THAT(absl::StrJoin(models, ""), HasSubstr(kEnglish));
+  const auto tokens = OutputOfClient(
+      server, {"tokenize", "--model", kInduction, "--text", "3 1 =>", "--json"});
+  EXPECT_THAT(absl::StrJoin(tokens, ""), HasSubstr("15"));
+  const auto wrong = RunClient(server, {"generate", "--model", "gpt",
+                                        "--prompt", "x"});
+  EXPECT_EQ(wrong->Wait(), 1);
+  EXPECT_THAT(wrong->ErrorOutput(), HasSubstr(kEnglish));
+}
+
+}  // namespace
+}  // namespace engram

@@ -1,0 +1,226 @@
+// What any gRPC tool expects of a server: health and reflection, used by name
+// alone.
+#include <gmock/gmock.h>
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/descriptor.pb.h>
+#include <google/protobuf/descriptor_database.h>
+#include <google/protobuf/dynamic_message.h>
+#include <google/protobuf/util/json_util.h>
+#include <gtest/gtest.h>
+
+#include "tests/integration/generic_call.h"
+#include "tests/integration/standard_services.pb.h"
+#include "tests/support/test_server.h"
+
+namespace engram {
+namespace {
+
+namespace pb = google::protobuf;
+using ::testing::Contains;
+using testing::HealthRequest;
+using testing::HealthResponse;
+using testing::ReflectionRequest;
+using testing::ReflectionResponse;
+
+constexpr char kCheck[] = "/grpc.health.v1.Health/Check";
+constexpr char kWatch[] = "/grpc.health.v1.Health/Watch";
+
+class StandardServices : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    server_ = new TestServer(ZooOptions({kEnglish, kInduction}));
+  }
+  static void TearDownTestSuite() { delete server_; }
+
+  static TestServer* server_;
+};
+
+TestServer* StandardServices::server_ = nullptr;
+
+TEST_F(StandardServices, HealthChecksTheServerAndEachModel) {
+  for (const char* service : {"", kEnglish, kInduction}) {
+    SCOPED_TRACE(service);
+    HealthRequest request;
+    request.set_service(service);
+    HealthResponse response;
+    ASSERT_TRUE(
+        CallOnce(server_->address(), kCheck, request, &response).ok());
+    EXPECT_EQ(response.status(), HealthResponse::SERVING);
+
+    GenericCall watch(server_->address(), kWatch);
+    ASSERT_TRUE(watch.Write(request));
+    watch.WritesDone();
+    ASSERT_TRUE(watch.Read(&response));
+    EXPECT_EQ(response.status(), HealthResponse::SERVING);
+  }
+}
+
+TEST_F(StandardServices, HealthDoesNotKnowOtherNames) {
+  HealthRequest request;
+  request.set_service("gpt");
+  HealthResponse response;
+  EXPECT_EQ(
+      CallOnce(server_->address(), kCheck, request, &response).code(),
+      absl::StatusCode::kNotFound);
+  GenericCall watch(server_->address(), kWatch);
+  ASSERT_TRUE(watch.Write(request));
+  watch.WritesDone();
+  ASSERT_TRUE(watch.Read(&response));
+  EXPECT_EQ(response.status(), HealthResponse::SERVICE_UNKNOWN);
+}
+
+// Descriptors as a generic client gets them: from the server.
+class ReflectedDescriptors {
+ public:
+  explicit ReflectedDescriptors(const std::string& address)
+      : call_(address,
+              "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
+        pool_(&database_) {}
+  ~ReflectedDescriptors() {
+    call_.WritesDone();
+    ReflectionResponse response;
+    EXPECT_FALSE(call_.Read(&response));
+    EXPECT_TRUE(call_.Finish().ok());
+  }
+
+  std::vector<std::string> Services() {
+    ReflectionRequest request;
+    request.set_list_services("*");
+    const ReflectionResponse response = Ask(request);
+    std::vector<std::string> names;
+    for (const auto& service : response.list_services_response().service()) {
+      names.push_back(service.name());
+    }
+    return names;
+  }
+
+  // nullptr if the server does not know it.
+  const pb::MethodDescriptor* FindMethod(const std::string& service,
+                                         const std::string& method) {
+    ReflectionRequest request;
+    request.set_file_containing_symbol(service);
+    AddFiles(request);
+    const pb::ServiceDescriptor* found = pool_.FindServiceByName(service);
+    return found == nullptr ? nullptr : found->FindMethodByName(method);
+  }
+
+  std::unique_ptr<pb::Message> New(const pb::Descriptor* type) {
+    return std::unique_ptr<pb::Message>(factory_.GetPrototype(type)->New());
+  }
+
+ private:
+  ReflectionResponse Ask(const ReflectionRequest& request) {
+    ReflectionResponse response;
+    EXPECT_TRUE(call_.Write(request));
+    EXPECT_TRUE(call_.Read(&response));
+    return response;
+  }
+
+  // The files of an answer, and all that they import.
+  void AddFiles(const ReflectionRequest& request) {
+    const ReflectionResponse response = Ask(request);
+    for (const std::string& bytes :
+         response.file_descriptor_response().file_descriptor_proto()) {
+      pb::FileDescriptorProto file;
+      ASSERT_TRUE(file.ParseFromString(bytes));
+      pb::FileDescriptorProto known;
+      if (!database_.FindFileByName(file.name(), &known)) database_.Add(file);
+    }
+    for (bool complete = false; !complete;) {
+      complete = true;
+      std::vector<std::string> names;
+      database_.FindAllFileNames(&names);
+      for (const std::string& name : names) {
+        pb::FileDescriptorProto file;
+        ASSERT_TRUE(database_.FindFileByName(name, &file));
+        for (const std::string& import : file.dependency()) {
+          pb::FileDescriptorProto known;
+          if (database_.FindFileByName(import, &known)) continue;
+          ReflectionRequest next;
+          next.set_file_by_filename(import);
+          AddFiles(next);
+          ASSERT_TRUE(database_.FindFileByName(import, &known)) << import;
+          complete = false;
+        }
+      }
+    }
+  }
+
+  GenericCall call_;
+  pb::SimpleDescriptorDatabase database_;
+  pb::DescriptorPool pool_;
+  pb::DynamicMessageFactory factory_;
+};
+
+TEST_F(StandardServices, ReflectionListsEveryService) {
+  const std::vector<std::string> services =
+      ReflectedDescriptors(server_->address()).Services();
+  for (const char* name :
+       {"engram.v1.Generation", "engram.v1.Sessions", "engram.v1.Models",
+        "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}) {
+    EXPECT_THAT(services, Contains(name));
+  }
+}
+
+TEST_F(StandardServices, EveryMethodIsReflected) {
+  ReflectedDescriptors reflected(server_->address());
+  const std::vector<std::pair<std::string, std::vector<std::string>>> expected =
+      {{"engram.v1.Generation", {"Generate", "Converse", "Score"}},
+       {"engram.v1.Sessions", {"Create", "Get", "List", "Delete", "Fork"}},
+       {"engram.v1.Models", {"List", "Get", "Tokenize", "Detokenize"}}};
+  for (const auto& [service, methods] : expected) {
+    for (const std::string& method : methods) {
+      EXPECT_NE(reflected.FindMethod(service, method), nullptr)
+          << service << "." << method;
+    }
+  }
+}
+
+// As a tool does that was never compiled with the .proto files: messages are
+// written and read as JSON with the names that the server told.
+TEST_F(StandardServices, GenerateRunsByReflectionAlone) {
+  ReflectedDescriptors reflected(server_->address());
+  const pb::MethodDescriptor* method =
+      reflected.FindMethod("engram.v1.Generation", "Generate");
+  ASSERT_NE(method, nullptr);
+  EXPECT_FALSE(method->client_streaming());
+  EXPECT_TRUE(method->server_streaming());
+
+  const auto request = reflected.New(method->input_type());
+  ASSERT_TRUE(
+      pb::util::JsonStringToMessage(
+          R"({"model": "mamba-english", "session_id": "reflected",
+              "expected_version": 0, "text": "In the beginning",
+              "sampling": {"temperature": 0.5, "seed": 4},
+              "stopping": {"max_tokens": 3, "ignore_eos": true},
+              "logprobs": 2})",
+          request.get())
+          .ok());
+  GenericCall call(server_->address(), "/engram.v1.Generation/Generate");
+  ASSERT_TRUE(call.Write(*request));
+  call.WritesDone();
+  std::vector<std::string> events;
+  const auto response = reflected.New(method->output_type());
+  std::string last;
+  while (call.Read(response.get())) {
+    const pb::FieldDescriptor* event =
+        response->GetReflection()->GetOneofFieldDescriptor(
+            *response, method->output_type()->FindOneofByName("event"));
+    ASSERT_NE(event, nullptr);
+    events.push_back(event->name());
+    pb::util::JsonPrintOptions options;
+    options.preserve_proto_field_names = true;
+    last.clear();
+    ASSERT_TRUE(
+        pb::util::MessageToJsonString(*response, &last, options).ok());
+  }
+  const absl::Status status = call.Finish();
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_THAT(events, ::testing::ElementsAre("started", "token", "token",
+                                             "token", "completed"));
+  EXPECT_THAT(last, ::testing::HasSubstr(R"("finish_reason":"LENGTH")"));
+  EXPECT_THAT(last, ::testing::HasSubstr(R"("version":"1")"));
+}
+
+}  // namespace
+}  // namespace engram

@@ -1,0 +1,499 @@
+#include "tests/support/test_server.h"
+
+#include <arpa/inet.h>
+#include <grpcpp/grpcpp.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "engram/v1/generation.grpc.pb.h"
+#include "engram/v1/models.grpc.pb.h"
+#include "engram/v1/sessions.grpc.pb.h"
+#include "kernels/status.h"
+
+namespace engram {
+namespace {
+
+absl::Status FromGrpc(const grpc::Status& status) {
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
+                      status.error_message());
+}
+
+// Adds a message to the answer, and whether it may stand there.
+template <typename Response>
+void Add(Response response, Answer* answer) {
+  if (answer->completed.has_value()) answer->in_order = false;
+  if (response.has_started()) {
+    if (answer->started.has_value()) answer->in_order = false;
+    answer->started = std::move(*response.mutable_started());
+    return;
+  }
+  if (!answer->started.has_value()) answer->in_order = false;
+  if (response.has_completed()) {
+    answer->completed = std::move(*response.mutable_completed());
+  } else if (response.has_token()) {
+    v1::Token& token = *response.mutable_token();
+    if (!answer->tokens.empty() &&
+        token.index() != answer->tokens.back().index() + 1) {
+      answer->in_order = false;
+    }
+    answer->tokens.push_back(std::move(token));
+  } else {
+    answer->in_order = false;
+  }
+}
+
+class GrpcGenerateStream final : public GenerateStream {
+ public:
+  GrpcGenerateStream(v1::Generation::Stub* stub,
+                     const v1::GenerateRequest& request,
+                     absl::Duration deadline) {
+    context_.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
+    reader_ = stub->Generate(&context_, request);
+  }
+  ~GrpcGenerateStream() override {
+    if (ended_) return;
+    context_.TryCancel();
+    ReadAll();
+  }
+
+  bool Read(v1::GenerateResponse* response) override {
+    if (!reader_->Read(response)) return false;
+    Add(*response, &answer_);
+    return true;
+  }
+  void Cancel() override { context_.TryCancel(); }
+  Answer ReadAll() override {
+    v1::GenerateResponse response;
+    while (Read(&response)) {
+    }
+    answer_.status = FromGrpc(reader_->Finish());
+    ended_ = true;
+    return answer_;
+  }
+
+ private:
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader_;
+  Answer answer_;
+  bool ended_ = false;
+};
+
+class GrpcConverseStream final : public ConverseStream {
+ public:
+  explicit GrpcConverseStream(v1::Generation::Stub* stub) {
+    context_.set_deadline(absl::ToChronoTime(absl::Now() + kTestLimit));
+    stream_ = stub->Converse(&context_);
+  }
+  ~GrpcConverseStream() override {
+    if (ended_) return;
+    context_.TryCancel();
+    Finish().IgnoreError();
+  }
+
+  bool Write(const v1::ConverseRequest& request) override {
+    return stream_->Write(request);
+  }
+  void WritesDone() override { stream_->WritesDone(); }
+  bool Read(v1::ConverseResponse* response) override {
+    return stream_->Read(response);
+  }
+  void Cancel() override { context_.TryCancel(); }
+  absl::Status Finish() override {
+    if (!ended_) {
+      v1::ConverseResponse response;
+      while (stream_->Read(&response)) {
+      }
+      status_ = FromGrpc(stream_->Finish());
+      ended_ = true;
+    }
+    return status_;
+  }
+
+ private:
+  grpc::ClientContext context_;
+  std::unique_ptr<
+      grpc::ClientReaderWriter<v1::ConverseRequest, v1::ConverseResponse>>
+      stream_;
+  bool ended_ = false;
+  absl::Status status_;
+};
+
+std::shared_ptr<grpc::Channel> OpenTestChannel(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(),
+                                   arguments);
+}
+
+// A unary call by its stub's method.
+template <typename Stub, typename Request, typename Response>
+absl::StatusOr<Response> Call(
+    const std::unique_ptr<Stub>& stub,
+    grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
+                                 Response*),
+    const Request& request) {
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + kTestLimit));
+  Response response;
+  const grpc::Status status = (stub.get()->*method)(&context, request, &response);
+  if (!status.ok()) return FromGrpc(status);
+  return response;
+}
+
+// What a server sends until it closes; nothing if it cannot be reached.
+std::string ReadHttp(const std::string& address, absl::string_view request) {
+  const std::pair<std::string, std::string> host_port =
+      absl::StrSplit(address, ':');
+  int port = 0;
+  ENGRAM_CHECK(absl::SimpleAtoi(host_port.second, &port));
+  sockaddr_in target = {};
+  target.sin_family = AF_INET;
+  target.sin_port = htons(static_cast<uint16_t>(port));
+  inet_pton(AF_INET, host_port.first.c_str(), &target.sin_addr);
+  const int connection = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  ENGRAM_CHECK(connection >= 0);
+  std::string received;
+  if (connect(connection, reinterpret_cast<sockaddr*>(&target),
+              sizeof(target)) == 0 &&
+      send(connection, request.data(), request.size(), MSG_NOSIGNAL) ==
+          static_cast<ssize_t>(request.size())) {
+    char buffer[16384];
+    ssize_t bytes = 0;
+    while ((bytes = recv(connection, buffer, sizeof(buffer), 0)) > 0) {
+      received.append(buffer, static_cast<size_t>(bytes));
+    }
+  }
+  close(connection);
+  return received;
+}
+
+}  // namespace
+
+bool Eventually(absl::FunctionRef<bool()> condition) {
+  const absl::Time limit = absl::Now() + kTestLimit;
+  while (!condition()) {
+    if (absl::Now() >= limit) return false;
+  }
+  return true;
+}
+
+void RunAtOnce(int count, const std::function<void(int)>& body) {
+  std::vector<std::thread> threads;
+  for (int i = 0; i < count; ++i) threads.emplace_back(body, i);
+  for (std::thread& thread : threads) thread.join();
+}
+
+// --- Metrics.
+
+MetricsPage::MetricsPage(std::string text) : text_(std::move(text)) {
+  for (absl::string_view line : absl::StrSplit(text_, '\n')) {
+    const size_t blank = line.rfind(' ');
+    if (line.empty() || line[0] == '#' || blank == line.npos) continue;
+    double value = 0;
+    if (absl::SimpleAtod(line.substr(blank + 1), &value)) {
+      samples_.emplace_back(std::string(line.substr(0, blank)), value);
+    }
+  }
+}
+
+bool MetricsPage::HasFamily(absl::string_view name) const {
+  return absl::StrContains(text_, absl::StrCat("# TYPE engram_", name, " "));
+}
+
+double MetricsPage::Sum(absl::string_view name,
+                        const std::vector<std::string>& labels) const {
+  double sum = 0;
+  for (const auto& [sample, value] : samples_) {
+    const size_t brace = sample.find('{');
+    if (sample.substr(0, brace) != absl::StrCat("engram_", name)) continue;
+    bool matches = true;
+    for (const std::string& label : labels) {
+      matches = matches && absl::StrContains(sample, label);
+    }
+    if (matches) sum += value;
+  }
+  return sum;
+}
+
+absl::StatusOr<MetricsPage> FetchMetrics(const std::string& address) {
+  const std::string answer = ReadHttp(
+      address,
+      absl::StrCat("GET /metrics HTTP/1.1\r\nHost: ", address,
+                   "\r\nConnection: close\r\n\r\n"));
+  const size_t body = answer.find("\r\n\r\n");
+  if (body == std::string::npos ||
+      !absl::StartsWith(answer, "HTTP/1.1 200")) {
+    return absl::UnavailableError(
+        absl::StrCat("no metrics on ", address, ": ", answer.substr(0, 100)));
+  }
+  return MetricsPage(answer.substr(body + 4));
+}
+
+// --- Calls.
+
+std::string Answer::text() const {
+  std::string all;
+  for (const v1::Token& token : tokens) all += token.text();
+  if (completed.has_value()) all += completed->text();
+  return all;
+}
+
+std::vector<int32_t> Answer::ids() const {
+  std::vector<int32_t> all;
+  for (const v1::Token& token : tokens) all.push_back(token.id());
+  return all;
+}
+
+std::vector<float> Answer::logprobs() const {
+  std::vector<float> all;
+  for (const v1::Token& token : tokens) all.push_back(token.logprob());
+  return all;
+}
+
+bool GenerateStream::ReadStarted() {
+  v1::GenerateResponse response;
+  return Read(&response) && response.has_started();
+}
+
+bool ConverseStream::WriteTurn(const v1::GenerateRequest& turn) {
+  v1::ConverseRequest request;
+  *request.mutable_turn() = turn;
+  return Write(request);
+}
+
+bool ConverseStream::WriteCancel() {
+  v1::ConverseRequest request;
+  request.mutable_cancel();
+  return Write(request);
+}
+
+Answer ConverseStream::ReadTurn() {
+  Answer answer;
+  v1::ConverseResponse response;
+  while (Read(&response)) {
+    const bool last = response.has_completed();
+    Add(std::move(response), &answer);
+    if (last) return answer;
+  }
+  answer.status = Finish();
+  return answer;
+}
+
+struct TestClient::Stubs {
+  explicit Stubs(const std::shared_ptr<grpc::Channel>& channel)
+      : generation(v1::Generation::NewStub(channel)),
+        sessions(v1::Sessions::NewStub(channel)),
+        models(v1::Models::NewStub(channel)) {}
+
+  std::unique_ptr<v1::Generation::Stub> generation;
+  std::unique_ptr<v1::Sessions::Stub> sessions;
+  std::unique_ptr<v1::Models::Stub> models;
+};
+
+TestClient::TestClient(const std::string& address)
+    : stubs_(std::make_unique<Stubs>(OpenTestChannel(address))) {}
+
+TestClient::~TestClient() = default;
+
+std::unique_ptr<GenerateStream> TestClient::StartGenerate(
+    const v1::GenerateRequest& request, absl::Duration deadline) const {
+  return std::make_unique<GrpcGenerateStream>(stubs_->generation.get(), request,
+                                              deadline);
+}
+
+Answer TestClient::Generate(const v1::GenerateRequest& request,
+                            absl::Duration deadline) const {
+  return StartGenerate(request, deadline)->ReadAll();
+}
+
+std::unique_ptr<ConverseStream> TestClient::Converse() const {
+  return std::make_unique<GrpcConverseStream>(stubs_->generation.get());
+}
+
+absl::StatusOr<v1::ScoreResponse> TestClient::Score(
+    const v1::ScoreRequest& request) const {
+  return Call(stubs_->generation, &v1::Generation::Stub::Score, request);
+}
+
+absl::StatusOr<v1::Session> TestClient::CreateSession(
+    const v1::CreateSessionRequest& request) const {
+  return Call(stubs_->sessions, &v1::Sessions::Stub::Create, request);
+}
+
+absl::StatusOr<v1::Session> TestClient::GetSession(
+    const std::string& session_id) const {
+  v1::GetSessionRequest request;
+  request.set_session_id(session_id);
+  return Call(stubs_->sessions, &v1::Sessions::Stub::Get, request);
+}
+
+absl::StatusOr<v1::ListSessionsResponse> TestClient::ListSessions(
+    const v1::ListSessionsRequest& request) const {
+  return Call(stubs_->sessions, &v1::Sessions::Stub::List, request);
+}
+
+absl::Status TestClient::DeleteSession(const std::string& session_id) const {
+  v1::DeleteSessionRequest request;
+  request.set_session_id(session_id);
+  return Call(stubs_->sessions, &v1::Sessions::Stub::Delete, request).status();
+}
+
+absl::StatusOr<v1::Session> TestClient::Fork(
+    const std::string& session_id, const std::string& new_session_id) const {
+  v1::ForkSessionRequest request;
+  request.set_session_id(session_id);
+  request.set_new_session_id(new_session_id);
+  return Call(stubs_->sessions, &v1::Sessions::Stub::Fork, request);
+}
+
+absl::StatusOr<v1::ListModelsResponse> TestClient::ListModels() const {
+  return Call(stubs_->models, &v1::Models::Stub::List, v1::ListModelsRequest());
+}
+
+absl::StatusOr<v1::ModelInfo> TestClient::GetModel(
+    const std::string& model) const {
+  v1::GetModelRequest request;
+  request.set_model(model);
+  return Call(stubs_->models, &v1::Models::Stub::Get, request);
+}
+
+absl::StatusOr<v1::TokenizeResponse> TestClient::Tokenize(
+    const v1::TokenizeRequest& request) const {
+  return Call(stubs_->models, &v1::Models::Stub::Tokenize, request);
+}
+
+absl::StatusOr<v1::DetokenizeResponse> TestClient::Detokenize(
+    const v1::DetokenizeRequest& request) const {
+  return Call(stubs_->models, &v1::Models::Stub::Detokenize, request);
+}
+
+std::vector<int32_t> TestClient::Ids(const std::string& model,
+                                     const std::string& text) const {
+  v1::TokenizeRequest request;
+  request.set_model(model);
+  request.set_text(text);
+  const auto response = Tokenize(request);
+  ENGRAM_CHECK_OK(response.status());
+  return {response->token_ids().begin(), response->token_ids().end()};
+}
+
+// --- Requests.
+
+v1::GenerateRequest TextTurn(const std::string& model, const std::string& text,
+                             int max_tokens) {
+  v1::GenerateRequest request;
+  request.set_model(model);
+  request.set_text(text);
+  request.mutable_stopping()->set_max_tokens(max_tokens);
+  return request;
+}
+
+v1::GenerateRequest TokenTurn(const std::string& model,
+                              const std::vector<int32_t>& ids, int max_tokens) {
+  v1::GenerateRequest request;
+  request.set_model(model);
+  request.mutable_token_ids()->mutable_ids()->Add(ids.begin(), ids.end());
+  request.mutable_stopping()->set_max_tokens(max_tokens);
+  return request;
+}
+
+v1::GenerateRequest OnSession(v1::GenerateRequest request,
+                              const std::string& session_id,
+                              const std::string& request_id) {
+  request.set_session_id(session_id);
+  request.set_request_id(request_id);
+  return request;
+}
+
+v1::ScoreRequest TokenScore(const std::string& model,
+                            const std::vector<int32_t>& ids,
+                            const std::string& session_id) {
+  v1::ScoreRequest request;
+  request.set_model(model);
+  request.set_session_id(session_id);
+  request.mutable_token_ids()->mutable_ids()->Add(ids.begin(), ids.end());
+  return request;
+}
+
+v1::GenerateRequest EndlessTurn(const std::string& model) {
+  v1::GenerateRequest request = TokenTurn(model, {1, 2, 3}, 1 << 20);
+  request.mutable_stopping()->set_ignore_eos(true);
+  request.mutable_sampling()->set_temperature(1);
+  return request;
+}
+
+// --- The server.
+
+namespace {
+
+// Servers end beside the tests that follow: their metrics port takes two
+// seconds to close.
+class Ending {
+ public:
+  ~Ending() {
+    for (std::thread& thread : threads_) thread.join();
+  }
+  void Add(std::unique_ptr<Server> server) {
+    threads_.emplace_back([server = std::move(server)]() mutable {
+      server.reset();
+    });
+  }
+
+ private:
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace
+
+ServerOptions ZooOptions(const std::vector<std::string>& models) {
+  ServerOptions options;
+  for (const std::string& model : models) {
+    options.models.emplace_back(
+        model, absl::StrCat(ENGRAM_SOURCE_DIR "/model/zoo/", model));
+  }
+  options.grpc_address = "127.0.0.1:0";
+  options.metrics_address = "127.0.0.1:0";
+  options.threads = 1;
+  options.drain_timeout = absl::ZeroDuration();
+  options.request_log = false;
+  return options;
+}
+
+TestServer::TestServer(const ServerOptions& options) {
+  auto server = Server::Start(options);
+  ENGRAM_CHECK_OK(server.status());
+  server_ = *std::move(server);
+  client_ = std::make_unique<TestClient>(server_->grpc_address());
+}
+
+TestServer::~TestServer() {
+  static Ending ending;
+  ending.Add(std::move(server_));
+}
+
+MetricsPage TestServer::Metrics() const {
+  auto page = FetchMetrics(server_->metrics_address());
+  ENGRAM_CHECK_OK(page.status());
+  return *std::move(page);
+}
+
+bool TestServer::AwaitLoad(int running, int waiting) const {
+  return Eventually([&] {
+    const MetricsPage page = Metrics();
+    return page.Sum("num_requests_running") == running &&
+           page.Sum("num_requests_waiting") == waiting;
+  });
+}
+
+}  // namespace engram
