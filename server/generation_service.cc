@@ -253,7 +253,9 @@ class ConverseCall final
           return Finish(ToGrpc(status));
         case Next::kStartTurn:
           StartTurn();
+          // Before another thread may finish the call.
           StartRead(&incoming_);
+          EndStart();
       }
     }
   }
@@ -288,6 +290,7 @@ class ConverseCall final
     if (state == TurnFeed::State::kEmpty) return Next::kNothing;
     if (state == TurnFeed::State::kEvent) {
       if (auto* started = std::get_if<StartedEvent>(&event)) {
+        told_start_ = true;
         turn_end_.version = started->version;
         turn_end_.position = started->position;
       }
@@ -296,12 +299,24 @@ class ConverseCall final
     }
     feed_ = nullptr;
     if (turn_cancelled_ && status->code() == absl::StatusCode::kCancelled) {
-      // Every turn that was answered with Started ends with Completed.
+      // A cancelled turn is answered with Completed like any other.
       *status = absl::OkStatus();
-      if (!told_end_) return Write(turn_end_);
+      if (!told_end_) {
+        if (!told_start_) ReadSession(&turn_end_);
+        return Write(turn_end_);
+      }
     }
-    error_ = *status;
+    error_.Update(*status);  // a malformed message may have come before
     return Next::kNothing;
+  }
+
+  // What the session is, for a turn that was cancelled before it started.
+  void ReadSession(CompletedEvent* end) const {
+    const absl::StatusOr<SessionInfo> session =
+        models_.sessions()->Get(session_id_);
+    if (!session.ok()) return;  // it has no turns yet
+    end->version = session->version;
+    end->position = session->position;
   }
 
   Next Write(Event event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -320,8 +335,8 @@ class ConverseCall final
     }
     absl::StatusOr<std::shared_ptr<TurnFeed>> feed = SubmitTurn(&message);
     absl::MutexLock lock(&mutex_);
-    starting_ = false;
     turn_cancelled_ = false;
+    told_start_ = false;
     told_end_ = false;
     turn_end_ = CompletedEvent();
     turn_end_.finish_reason = FinishReason::kCancelled;
@@ -331,6 +346,11 @@ class ConverseCall final
     } else {
       error_ = feed.status();
     }
+  }
+
+  void EndStart() {
+    absl::MutexLock lock(&mutex_);
+    starting_ = false;
   }
 
   absl::StatusOr<std::shared_ptr<TurnFeed>> SubmitTurn(
@@ -361,7 +381,7 @@ class ConverseCall final
   grpc::CallbackServerContext* const context_;
   std::shared_ptr<ConverseCall> self_;  // until OnDone
 
-  // Touched only by the one thread that starts a turn.
+  // Touched only by the one thread that starts a turn, and while none does.
   std::string session_id_;
   std::string model_;
   // The read or write in flight owns these.
@@ -374,6 +394,7 @@ class ConverseCall final
   absl::Status error_ ABSL_GUARDED_BY(mutex_);
   CompletedEvent turn_end_ ABSL_GUARDED_BY(mutex_);  // if it is cancelled
   bool turn_cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  bool told_start_ ABSL_GUARDED_BY(mutex_) = false;
   bool told_end_ ABSL_GUARDED_BY(mutex_) = false;
   bool starting_ ABSL_GUARDED_BY(mutex_) = false;
   bool reads_done_ ABSL_GUARDED_BY(mutex_) = false;
