@@ -46,12 +46,18 @@ absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
       std::make_unique<Sequence>(std::move(request), model_.tokenizer, stream);
   const Request& taken = sequence->request;
   if (!taken.session_id.empty() && taken.kind == RequestKind::kGenerate) {
+    absl::Status may_queue;
+    {
+      absl::MutexLock lock(&mutex_);
+      may_queue = CheckQueue();
+    }
     ENGRAM_ASSIGN_OR_RETURN(
         SessionStore::TurnOrRecord turn,
         sessions_->BeginTurn(model_.number, taken,
                              [stream](absl::Status reason) {
                                stream->Cancel(std::move(reason));
-                             }));
+                             },
+                             may_queue));
     if (auto* record =
             std::get_if<std::shared_ptr<const TurnRecord>>(&turn)) {
       return Admitted(std::move(*record));
@@ -61,7 +67,8 @@ absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
     sequence->start = std::move(begun.start);
   } else if (!taken.session_id.empty()) {
     ENGRAM_ASSIGN_OR_RETURN(sequence->session,
-                            sessions_->Find(taken.session_id));
+                            sessions_->FindOfModel(taken.session_id,
+                                                   model_.number));
   } else if (taken.prompt.empty()) {
     return absl::InvalidArgumentError(
         "the prompt is empty and there is no session to go on from");
@@ -125,9 +132,7 @@ absl::Status Admission::CheckReceived(const Request& request) const {
   return absl::OkStatus();
 }
 
-absl::Status Admission::Enqueue(std::unique_ptr<Sequence> sequence) {
-  const absl::Time now = clock_->Now();
-  absl::MutexLock lock(&mutex_);
+absl::Status Admission::CheckQueue() const {
   if (!closed_.empty()) return absl::UnavailableError(closed_);
   if (static_cast<int>(queue_.size()) >= limits_.max_queue) {
     return absl::UnavailableError(
@@ -135,6 +140,13 @@ absl::Status Admission::Enqueue(std::unique_ptr<Sequence> sequence) {
                      " requests wait, limit ", limits_.max_queue,
                      " (--max-queue); try again later"));
   }
+  return absl::OkStatus();
+}
+
+absl::Status Admission::Enqueue(std::unique_ptr<Sequence> sequence) {
+  const absl::Time now = clock_->Now();
+  absl::MutexLock lock(&mutex_);
+  ENGRAM_RETURN_IF_ERROR(CheckQueue());
   sequence->arrival = now;
   queue_.push_back(std::move(sequence));
   awake_ = true;

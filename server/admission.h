@@ -81,6 +81,7 @@ class Admission {
   absl::Status CheckLimits(const Request& request) const;
   absl::Status CheckReceived(const Request& request) const;
   absl::Status Enqueue(std::unique_ptr<Sequence> sequence);
+  absl::Status CheckQueue() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const AdmissionLimits limits_;
   const AdmissionModel model_;

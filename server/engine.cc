@@ -201,13 +201,19 @@ absl::Status Engine::LoadState(Sequence* sequence) {
   }
   // First the slot: getting one may move this very session's state.
   sequence->slot = AcquireSlot();
-  ENGRAM_ASSIGN_OR_RETURN(SessionStore::Location location,
-                          sessions_->Locate(sequence->session));
-  sequence->start = location.turns;
-  if (location.slot >= 0) {
-    states_.CopySlot(sequence->slot, location.slot);
-  } else if (location.block != nullptr) {
-    states_.Restore(sequence->slot, location.block->data());
+  const absl::StatusOr<SessionStore::Location> location =
+      sessions_->Locate(sequence->session);
+  if (!location.ok()) {
+    // Deleted since the engine looked for what is cancelled.
+    return sequence->is_turn()
+               ? absl::CancelledError(location.status().message())
+               : location.status();
+  }
+  sequence->start = location->turns;
+  if (location->slot >= 0) {
+    states_.CopySlot(sequence->slot, location->slot);
+  } else if (location->block != nullptr) {
+    states_.Restore(sequence->slot, location->block->data());
     sessions_->CountRestore(model_.number);
   } else {
     states_.Clear(sequence->slot);

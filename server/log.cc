@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "model/unicode.h"
 #include "server/clock.h"
 
 namespace engram {
@@ -12,15 +13,20 @@ namespace {
 
 void AppendQuoted(std::string_view text, std::string* line) {
   line->push_back('"');
-  for (const char c : text) {
-    if (c == '"' || c == '\\') {
+  while (!text.empty()) {
+    const Utf8Start start = StartOfUtf8(text);
+    const char c = text.front();
+    if (start.kind != Utf8Start::kCharacter) {
+      *line += "\xef\xbf\xbd";  // U+FFFD
+    } else if (c == '"' || c == '\\') {
       line->push_back('\\');
       line->push_back(c);
     } else if (static_cast<unsigned char>(c) < 0x20) {
       absl::StrAppendFormat(line, "\\u%04x", static_cast<unsigned char>(c));
     } else {
-      line->push_back(c);
+      *line += text.substr(0, start.length);
     }
+    text.remove_prefix(start.length);
   }
   line->push_back('"');
 }
@@ -30,8 +36,11 @@ void AppendValue(const LogValue& value, std::string* line) {
     AppendQuoted(*text, line);
   } else if (const auto* integer = std::get_if<int64_t>(&value)) {
     absl::StrAppend(line, *integer);
+  } else if (const double number = std::get<double>(value);
+             std::isfinite(number)) {
+    absl::StrAppendFormat(line, "%.6f", number);
   } else {
-    absl::StrAppendFormat(line, "%.6f", std::get<double>(value));
+    *line += "null";  // JSON has no other word for it
   }
 }
 

@@ -1,6 +1,7 @@
 #include "server/options.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
@@ -29,7 +30,8 @@ absl::Status SetInteger(const std::string& value, int64_t least, int64_t most,
 }
 
 // "512", "64KiB", "512MiB", "4GiB".
-absl::Status SetBytes(const std::string& value, int64_t* target) {
+absl::Status SetBytes(const std::string& value, int64_t most,
+                      int64_t* target) {
   const std::vector<std::pair<std::string, int64_t>> units = {
       {"KiB", int64_t{1} << 10},
       {"MiB", int64_t{1} << 20},
@@ -47,9 +49,11 @@ absl::Status SetBytes(const std::string& value, int64_t* target) {
   }
   int64_t number = 0;
   if (!absl::SimpleAtoi(digits, &number) || number < 0 ||
-      number > (int64_t{1} << 50) / unit) {
-    return Expected("a number of bytes, such as 1048576, 64KiB, 512MiB, 4GiB",
-                    value);
+      number > most / unit) {
+    return Expected(
+        absl::StrCat("a number of bytes up to ", most,
+                     ", such as 1048576, 64KiB, 512MiB, 1GiB"),
+        value);
   }
   *target = number * unit;
   return absl::OkStatus();
@@ -136,9 +140,12 @@ class FlagList {
           return SetInteger(value, least, most, target);
         });
   }
-  void Bytes(std::string name, int64_t* target, std::string help) {
+  void Bytes(std::string name, int64_t most, int64_t* target,
+             std::string help) {
     Add(std::move(name), "BYTES", BytesText(*target), std::move(help),
-        [=](const std::string& value) { return SetBytes(value, target); });
+        [=](const std::string& value) {
+          return SetBytes(value, most, target);
+        });
   }
   void Duration(std::string name, absl::Duration* target, std::string help) {
     Add(std::move(name), "DURATION", absl::FormatDuration(*target),
@@ -189,14 +196,14 @@ void AddServing(FlagList* list, ServerOptions* options) {
 }
 
 void AddCapacity(FlagList* list, ServerOptions* options) {
-  constexpr int64_t kMany = int64_t{1} << 31;
+  constexpr int64_t kMany = std::numeric_limits<int32_t>::max();
   list->Integer("slots", 1, 65536, &options->slots,
                 "States on the device, per model: requests that run at once.");
   list->Integer("max-batch-tokens", 1, 1 << 20, &options->max_batch_tokens,
                 "Tokens of one step, per model.");
   list->Integer("max-queue", 1, 1 << 20, &options->max_queue,
                 "Requests that wait for a slot, per model.");
-  list->Bytes("session-memory", &options->session_memory,
+  list->Bytes("session-memory", int64_t{1} << 50, &options->session_memory,
               "RAM for states of sessions that hold no slot.");
   list->Duration("session-ttl", &options->session_ttl,
                  "Idle time after which a session is forgotten.");
@@ -211,14 +218,15 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
 }
 
 void AddLimits(FlagList* list, ServerOptions* options) {
-  constexpr int64_t kMany = int64_t{1} << 31;
+  constexpr int64_t kMany = std::numeric_limits<int32_t>::max();
   list->Integer("max-prompt-tokens", 1, kMany, &options->max_prompt_tokens,
                 "Prompt tokens of a request.");
   list->Integer("max-generated-tokens", 1, kMany,
                 &options->max_generated_tokens, "max_tokens of a request.");
   list->Integer("max-score-tokens", 1, kMany, &options->max_score_tokens,
                 "Tokens of a text to score.");
-  list->Bytes("max-message-bytes", &options->max_message_bytes,
+  // gRPC counts the bytes of a message in an int.
+  list->Bytes("max-message-bytes", kMany, &options->max_message_bytes,
               "A gRPC message from a client.");
   list->Integer("max-streams", 1, 1 << 20, &options->max_streams,
                 "Calls at a time on one connection.");

@@ -98,7 +98,8 @@ int SessionStore::AddModel(const std::string& name, size_t state_bytes) {
 
 absl::StatusOr<SessionStore::TurnOrRecord> SessionStore::BeginTurn(
     int model, const Request& request,
-    std::function<void(absl::Status)> cancel_turn) {
+    std::function<void(absl::Status)> cancel_turn,
+    const absl::Status& may_queue) {
   absl::MutexLock lock(&mutex_);
   const absl::StatusOr<SessionHandle> found = FindLocked(request.session_id);
   SessionHandle session;
@@ -108,12 +109,15 @@ absl::StatusOr<SessionStore::TurnOrRecord> SessionStore::BeginTurn(
                             FindReplay(*session, request));
     if (record != nullptr) return TurnOrRecord(std::move(record));
     ENGRAM_RETURN_IF_ERROR(CheckMayRun(*session, request, model));
+    ENGRAM_RETURN_IF_ERROR(may_queue);
   } else {
     if (departed_.contains(request.session_id)) return found.status();
     Session fresh;
     fresh.id = request.session_id;
     fresh.model = model;
     ENGRAM_RETURN_IF_ERROR(CheckMayRun(fresh, request, model));
+    // Making it may send another session away.
+    ENGRAM_RETURN_IF_ERROR(may_queue);
     NewSession made;
     made.session_id = request.session_id;
     made.model = model;
@@ -160,14 +164,18 @@ absl::StatusOr<std::shared_ptr<const TurnRecord>> SessionStore::FindReplay(
   return nullptr;
 }
 
+absl::Status SessionStore::CheckModel(const Session& session,
+                                      int model) const {
+  if (session.model == model) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "session \"", session.id, "\" belongs to model \"",
+      models_[session.model].name, "\", not \"", models_[model].name, "\""));
+}
+
 absl::Status SessionStore::CheckMayRun(const Session& session,
                                        const Request& request,
                                        int model) const {
-  if (session.model != model) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "session \"", session.id, "\" belongs to model \"",
-        models_[session.model].name, "\", not \"", models_[model].name, "\""));
-  }
+  ENGRAM_RETURN_IF_ERROR(CheckModel(session, model));
   if (session.running) {
     return absl::AbortedError(absl::StrCat("session \"", session.id,
                                            "\" has a turn that is running"));
@@ -221,7 +229,9 @@ void SessionStore::Abort(const SessionHandle& session) {
   Unlist(session.get());
   EndTurn(session.get());
   Enlist(session.get());
-  if (session->made_by_turn) Remove(session);
+  if (session->made_by_turn) return Remove(session);
+  // Its state may lie in RAM and has lost its reservation.
+  MakeRoom(0, session.get());
 }
 
 void SessionStore::EndTurn(Session* session) {
@@ -292,12 +302,13 @@ bool SessionStore::MakeRoom(size_t bytes, const Session* keep) {
 
 absl::StatusOr<SessionHandle> SessionStore::Insert(NewSession created) {
   if (sessions_.size() >= static_cast<size_t>(limits_.sessions)) {
-    if (expiries_.empty()) {
+    Session* const leaving = LeastRecentlyUsed();
+    if (leaving == nullptr) {
       return absl::ResourceExhaustedError(absl::StrCat(
           "there are ", sessions_.size(), " sessions with running turns, limit ",
           limits_.sessions, " (--max-sessions)"));
     }
-    EvictForGood(expiries_.begin()->second, "evicted: too many sessions");
+    EvictForGood(leaving, "evicted: too many sessions");
   }
   auto session = std::make_shared<Session>();
   session->id = std::move(created.session_id);
@@ -316,8 +327,8 @@ absl::StatusOr<SessionInfo> SessionStore::Create(NewSession created) {
     return absl::AlreadyExistsError(
         absl::StrCat("session \"", created.session_id, "\" exists"));
   }
-  departed_.erase(created.session_id);
   ENGRAM_ASSIGN_OR_RETURN(SessionHandle session, Insert(std::move(created)));
+  departed_.erase(session->id);
   MakeRoom(0, session.get());
   return Describe(*session);
 }
@@ -330,19 +341,21 @@ absl::StatusOr<SessionInfo> SessionStore::InstallFork(
     return absl::AlreadyExistsError(
         absl::StrCat("session \"", new_session_id, "\" exists"));
   }
-  const size_t bytes = block == nullptr ? 0 : block->size();
-  if (!MakeRoom(bytes + kSessionBytes, source.get())) {
+  const size_t bytes = kSessionBytes +
+                       (block == nullptr ? 0 : block->size()) +
+                       (turns.seen == nullptr ? 0 : turns.seen->bytes());
+  if (!MakeRoom(bytes, source.get())) {
     return absl::ResourceExhaustedError(
         absl::StrCat("session memory of ", limits_.memory_bytes,
                      " bytes has no room for a fork of ", bytes, " bytes"));
   }
-  departed_.erase(new_session_id);
   NewSession made;
   made.session_id = new_session_id;
   made.model = source->model;
   made.time_to_live = source->time_to_live;
   made.labels = source->labels;
   ENGRAM_ASSIGN_OR_RETURN(SessionHandle session, Insert(std::move(made)));
+  departed_.erase(new_session_id);
   Unlist(session.get());
   session->turns = turns;
   session->block = std::move(block);
@@ -401,6 +414,14 @@ absl::StatusOr<SessionHandle> SessionStore::Find(
   return FindCommitted(session_id);
 }
 
+absl::StatusOr<SessionHandle> SessionStore::FindOfModel(
+    const std::string& session_id, int model) const {
+  absl::MutexLock lock(&mutex_);
+  ENGRAM_ASSIGN_OR_RETURN(SessionHandle session, FindCommitted(session_id));
+  ENGRAM_RETURN_IF_ERROR(CheckModel(*session, model));
+  return session;
+}
+
 absl::StatusOr<int> SessionStore::ModelOf(const std::string& session_id) const {
   absl::MutexLock lock(&mutex_);
   ENGRAM_ASSIGN_OR_RETURN(SessionHandle session, FindLocked(session_id));
@@ -430,6 +451,17 @@ absl::StatusOr<SessionHandle> SessionStore::FindCommitted(
         "that has committed"));
   }
   return session;
+}
+
+Session* SessionStore::LeastRecentlyUsed() const {
+  // Each list begins with its own.
+  Session* least = idle_in_ram_.empty() ? nullptr : idle_in_ram_.front();
+  for (const ModelSessions& model : models_) {
+    if (model.idle_in_slots.empty()) continue;
+    Session* const first = model.idle_in_slots.front();
+    if (least == nullptr || first->last_used < least->last_used) least = first;
+  }
+  return least;
 }
 
 void SessionStore::Remove(const SessionHandle& session) {

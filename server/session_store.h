@@ -144,9 +144,12 @@ class SessionStore {
   // is the turn's until Commit or Abort. An unknown id makes a new session, one
   // of the departed NOT_FOUND, one of another model INVALID_ARGUMENT.
   // `cancel_turn` is called, without locks held, if the session is deleted.
+  // `may_queue` is what a turn that passes the checks is refused with, if it is
+  // an error, before anything is changed for its sake.
   absl::StatusOr<TurnOrRecord> BeginTurn(
       int model, const Request& request,
-      std::function<void(absl::Status)> cancel_turn);
+      std::function<void(absl::Status)> cancel_turn,
+      const absl::Status& may_queue = absl::OkStatus());
 
   // Engine thread. Ends the turn: `slot` holds the state after it and belongs
   // to the session from now on. False if the session was deleted meanwhile: the
@@ -192,6 +195,9 @@ class SessionStore {
       const CommittedTurns& turns, std::shared_ptr<const StateBlock> block);
   // NOT_FOUND (which says so if it has departed).
   absl::StatusOr<SessionHandle> Find(const std::string& session_id) const;
+  // The same, and INVALID_ARGUMENT if it belongs to another model.
+  absl::StatusOr<SessionHandle> FindOfModel(const std::string& session_id,
+                                            int model) const;
   // The session's model by number. NOT_FOUND likewise.
   absl::StatusOr<int> ModelOf(const std::string& session_id) const;
 
@@ -227,9 +233,13 @@ class SessionStore {
   absl::StatusOr<std::shared_ptr<const TurnRecord>> FindReplay(
       const Session& session, const Request& request) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckModel(const Session& session, int model) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckMayRun(const Session& session, const Request& request,
                            int model) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Of those without a running turn; nullptr if there is none.
+  Session* LeastRecentlyUsed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(const SessionHandle& session)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EvictForGood(Session* session, std::string reason)

@@ -1,0 +1,335 @@
+#include "server/admission.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/server/test_engine.h"
+
+namespace engram {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+const Tokenizer* ByteTokenizer() {
+  static const Tokenizer* const tokenizer = MakeByteTokenizer().release();
+  return tokenizer;
+}
+
+class AdmissionTest : public ::testing::Test {
+ protected:
+  AdmissionTest() : sessions_({}, &clock_) {
+    number_ = sessions_.AddModel("m", 32);
+    other_number_ = sessions_.AddModel("other", 32);
+    limits_.max_queue = 3;
+    limits_.max_prompt_tokens = 8;
+    limits_.max_generated_tokens = 10;
+    limits_.max_score_tokens = 6;
+  }
+
+  Admission& admission() {
+    if (admission_ == nullptr) {
+      admission_ = std::make_unique<Admission>(
+          limits_,
+          AdmissionModel{.number = number_,
+                         .vocabulary_size = kByteTokenizerIds,
+                         .tokenizer = ByteTokenizer(),
+                         .eos_token_ids = {kEndOfText}},
+          &sessions_, &clock_);
+    }
+    return *admission_;
+  }
+
+  absl::Status Submit(Request request) {
+    return admission().Submit(std::move(request)).status();
+  }
+
+  void ExpectRefused(Request request, absl::StatusCode code,
+                     const ::testing::Matcher<std::string>& message) {
+    const absl::Status status = Submit(std::move(request));
+    EXPECT_EQ(status.code(), code) << status;
+    EXPECT_THAT(std::string(status.message()), message);
+    EXPECT_EQ(admission().waiting(), 0);
+    // No trace of it on its session.
+    EXPECT_TRUE(sessions_.List(-1, "", 10).empty());
+  }
+
+  FakeClock clock_;
+  SessionStore sessions_;
+  AdmissionLimits limits_;
+  int number_ = 0;
+  int other_number_ = 0;
+  std::unique_ptr<Admission> admission_;
+};
+
+using Code = absl::StatusCode;
+
+Request Good() { return TestEngine::Turn("a", "r", Bytes("prompt"), 5); }
+
+// --- Limits.
+
+TEST_F(AdmissionTest, AcceptsWhatIsJustWithinItsLimits) {
+  Request request = TestEngine::Generate(Tokens(8, 1), 10);
+  request.received = Tokens(10, 2);
+  EXPECT_TRUE(Submit(request).ok());
+  EXPECT_TRUE(Submit(TestEngine::Score("", Tokens(6, 1))).ok());
+}
+
+TEST_F(AdmissionTest, RefusesAPromptThatIsTooLong) {
+  Request request = Good();
+  request.prompt = Tokens(9, 1);
+  ExpectRefused(request, Code::kInvalidArgument,
+                AllOf(HasSubstr("9 tokens"), HasSubstr("limit 8"),
+                      HasSubstr("--max-prompt-tokens")));
+}
+
+TEST_F(AdmissionTest, RefusesATextToScoreThatIsTooLong) {
+  ExpectRefused(TestEngine::Score("", Tokens(7, 1)), Code::kInvalidArgument,
+                AllOf(HasSubstr("7 tokens"), HasSubstr("limit 6"),
+                      HasSubstr("--max-score-tokens")));
+}
+
+TEST_F(AdmissionTest, RefusesTooManyTokensToGenerate) {
+  Request request = Good();
+  request.stopping.max_tokens = 11;
+  ExpectRefused(request, Code::kInvalidArgument,
+                AllOf(HasSubstr("max_tokens is 11"), HasSubstr("limit 10"),
+                      HasSubstr("--max-generated-tokens")));
+}
+
+TEST_F(AdmissionTest, RefusesANegativeMaxTokens) {
+  Request request = Good();
+  request.stopping.max_tokens = -1;
+  ExpectRefused(request, Code::kInvalidArgument, HasSubstr("max_tokens is -1"));
+}
+
+TEST_F(AdmissionTest, RefusesPromptTokensOutOfRange) {
+  for (int32_t id : {-1, static_cast<int32_t>(kByteTokenizerIds)}) {
+    Request request = Good();
+    request.prompt = {1, id};
+    ExpectRefused(request, Code::kInvalidArgument,
+                  AllOf(HasSubstr("prompt token[1] is " + std::to_string(id)),
+                        HasSubstr("limit 0 to 257")));
+  }
+}
+
+TEST_F(AdmissionTest, RefusesStopTokensOutOfRange) {
+  Request request = Good();
+  request.stopping.stop_token_ids = {258};
+  ExpectRefused(request, Code::kInvalidArgument,
+                AllOf(HasSubstr("stop_token_ids[0] is 258"),
+                      HasSubstr("limit 0 to 257")));
+}
+
+TEST_F(AdmissionTest, RefusesSamplingOutOfRange) {
+  Request request = Good();
+  request.sampling.temperature = 101;
+  ExpectRefused(request, Code::kInvalidArgument,
+                AllOf(HasSubstr("temperature"), HasSubstr("101")));
+}
+
+TEST_F(AdmissionTest, RefusesAnEmptyPromptWithoutSession) {
+  Request request = Good();
+  request.session_id.clear();
+  request.prompt.clear();
+  ExpectRefused(request, Code::kInvalidArgument, HasSubstr("prompt is empty"));
+}
+
+TEST_F(AdmissionTest, RefusesAnEmptyPromptOnANewSession) {
+  Request request = Good();
+  request.prompt.clear();
+  ExpectRefused(request, Code::kInvalidArgument, HasSubstr("prompt is empty"));
+}
+
+TEST_F(AdmissionTest, RefusesAnEmptyTextToScore) {
+  ExpectRefused(TestEngine::Score("", {}), Code::kInvalidArgument,
+                HasSubstr("no text to score"));
+}
+
+TEST_F(AdmissionTest, RefusesADeadlineThatHasPassed) {
+  Request request = Good();
+  request.deadline = clock_.Now();
+  ExpectRefused(request, Code::kDeadlineExceeded, HasSubstr("deadline"));
+}
+
+// --- Received tokens.
+
+TEST_F(AdmissionTest, RefusesMoreReceivedTokensThanMaxTokens) {
+  Request request = Good();
+  request.received = Tokens(6, 1);
+  ExpectRefused(request, Code::kInvalidArgument,
+                AllOf(HasSubstr("received_token_ids has 6"),
+                      HasSubstr("max_tokens is 5")));
+}
+
+TEST_F(AdmissionTest, RefusesReceivedTokensOutOfRange) {
+  Request request = Good();
+  request.received = {3, 258};
+  ExpectRefused(request, Code::kInvalidArgument,
+                HasSubstr("received_token_ids[1] is 258"));
+}
+
+TEST_F(AdmissionTest, RefusesReceivedTokensAfterAStopToken) {
+  Request request = Good();
+  request.stopping.stop_token_ids = {7};
+  request.received = {3, 7, 4};
+  ExpectRefused(request, Code::kInvalidArgument,
+                AllOf(HasSubstr("received_token_ids[1] (7) ends the turn"),
+                      HasSubstr("1 tokens follow")));
+}
+
+TEST_F(AdmissionTest, RefusesReceivedTokensAfterTheEndOfSequence) {
+  Request request = Good();
+  request.received = {kEndOfText, 4};
+  ExpectRefused(request, Code::kInvalidArgument, HasSubstr("ends the turn"));
+  request.stopping.ignore_eos = true;
+  EXPECT_TRUE(Submit(request).ok());
+}
+
+TEST_F(AdmissionTest, RefusesReceivedTokensAfterAStopString) {
+  Request request = Good();
+  request.stopping.stop = {"END"};
+  request.received = Bytes("ENDx");
+  ExpectRefused(request, Code::kInvalidArgument,
+                HasSubstr("received_token_ids[2]"));
+}
+
+TEST_F(AdmissionTest, AcceptsAStopAsTheLastReceivedToken) {
+  Request request = Good();
+  request.received = {3, kEndOfText};
+  EXPECT_TRUE(Submit(request).ok());
+  request = TestEngine::Generate({1}, 5);
+  request.stopping.stop = {"END"};
+  request.received = Bytes("END");
+  EXPECT_TRUE(Submit(request).ok());
+}
+
+// --- Sessions.
+
+TEST_F(AdmissionTest, RefusesAScoreOnASessionThatIsNotThere) {
+  ExpectRefused(TestEngine::Score("nobody", {1}), Code::kNotFound,
+                HasSubstr("nobody"));
+}
+
+// Its state has another shape, and its slot is of another pool.
+TEST_F(AdmissionTest, RefusesAScoreOnASessionOfAnotherModel) {
+  ASSERT_TRUE(sessions_.Create(EmptySession("theirs", other_number_)).ok());
+  const absl::Status status = Submit(TestEngine::Score("theirs", {1}));
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("theirs"), HasSubstr("\"other\""),
+                    HasSubstr("\"m\"")));
+}
+
+TEST_F(AdmissionTest, RefusesATurnOnASessionOfAnotherModel) {
+  ASSERT_TRUE(sessions_.Create(EmptySession("a", other_number_)).ok());
+  EXPECT_EQ(Submit(Good()).code(), Code::kInvalidArgument);
+}
+
+TEST_F(AdmissionTest, ChecksTheRequestBeforeTheSession) {
+  ASSERT_TRUE(Submit(Good()).ok());
+  Request request = Good();
+  EXPECT_EQ(Submit(request).code(), Code::kAborted);
+  request.prompt = Tokens(9, 1);
+  EXPECT_EQ(Submit(request).code(), Code::kInvalidArgument);
+}
+
+// --- The queue.
+
+TEST_F(AdmissionTest, RefusesWhenTheQueueIsFull) {
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_TRUE(Submit(TestEngine::Generate({1}, 1)).ok());
+  }
+  const absl::Status status = Submit(Good());
+  EXPECT_EQ(status.code(), Code::kUnavailable);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("3 requests wait"), HasSubstr("limit 3"),
+                    HasSubstr("--max-queue")));
+  EXPECT_TRUE(sessions_.List(-1, "", 10).empty());
+  // There is room again, and the session's turn is not taken.
+  admission().TakeNext();
+  EXPECT_TRUE(Submit(Good()).ok());
+}
+
+TEST_F(AdmissionTest, SendsNoSessionAwayForARequestThatItRefuses) {
+  SessionLimits limits;
+  limits.sessions = 2;
+  SessionStore sessions(limits, &clock_);
+  const int number = sessions.AddModel("m", 32);
+  Admission admission(limits_, {.number = number, .vocabulary_size = 16, .eos_token_ids = {}},
+                      &sessions, &clock_);
+  ASSERT_TRUE(sessions.Create(EmptySession("old", number)).ok());
+  ASSERT_TRUE(sessions.Create(EmptySession("older", number)).ok());
+  admission.Close("closed");
+  EXPECT_EQ(admission.Submit(TestEngine::Turn("new", "r", {1}, 1))
+                .status()
+                .code(),
+            Code::kUnavailable);
+  EXPECT_EQ(sessions.List(-1, "", 10).size(), 2);
+}
+
+TEST_F(AdmissionTest, RefusesWithItsReasonOnceClosed) {
+  admission().Close("the server is stopping");
+  admission().Close("a second reason");
+  EXPECT_TRUE(admission().closed());
+  ExpectRefused(Good(), Code::kUnavailable, "the server is stopping");
+}
+
+TEST_F(AdmissionTest, GivesOutTheHighestPriorityThenTheEarliest) {
+  const auto submit = [&](const std::string& id, int priority) {
+    Request request = TestEngine::Generate({1}, 1);
+    request.request_id = id;
+    request.priority = priority;
+    ASSERT_TRUE(Submit(request).ok());
+  };
+  submit("first", 0);
+  submit("high", 1);
+  submit("second", 0);
+  EXPECT_EQ(admission().TakeNext()->request.request_id, "high");
+  EXPECT_EQ(admission().TakeNext()->request.request_id, "first");
+  EXPECT_EQ(admission().TakeNext()->request.request_id, "second");
+  EXPECT_EQ(admission().TakeNext(), nullptr);
+}
+
+TEST_F(AdmissionTest, TakesOutWhatIsCancelledOrLate) {
+  Request late = TestEngine::Generate({1}, 1);
+  late.request_id = "late";
+  late.deadline = clock_.Now() + absl::Seconds(1);
+  ASSERT_TRUE(Submit(late).ok());
+  ASSERT_TRUE(Submit(TestEngine::Generate({1}, 1)).ok());
+  auto cancelled = admission().Submit(TestEngine::Generate({1}, 1));
+  std::get<std::shared_ptr<TokenStream>>(*cancelled)
+      ->Cancel(absl::CancelledError("left"));
+  EXPECT_EQ(admission().TakeEnded(clock_.Now()).size(), 1);
+  const auto ended = admission().TakeEnded(clock_.Now() + absl::Seconds(1));
+  ASSERT_EQ(ended.size(), 1);
+  EXPECT_EQ(ended[0]->request.request_id, "late");
+  EXPECT_EQ(admission().waiting(), 1);
+}
+
+TEST_F(AdmissionTest, RefusesATaskWhenAsManyWaitAsTheQueueMayHold) {
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(admission().Post([] {}).ok());
+  EXPECT_EQ(admission().Post([] {}).code(), Code::kUnavailable);
+  EXPECT_EQ(admission().TakeTasks().size(), 3);
+  EXPECT_TRUE(admission().Post([] {}).ok());
+}
+
+TEST_F(AdmissionTest, RefusesATaskThatNobodyWouldRun) {
+  admission().CloseTasks();
+  EXPECT_EQ(admission().Post([] {}).code(), Code::kUnavailable);
+}
+
+TEST_F(AdmissionTest, WaitsOnlyUntilSomethingIsSubmitted) {
+  ASSERT_TRUE(Submit(Good()).ok());
+  // Returns at once, or this test never ends.
+  admission().WaitForWork(absl::InfiniteDuration());
+  admission().Wake();
+  admission().WaitForWork(absl::InfiniteDuration());
+}
+
+}  // namespace
+}  // namespace engram

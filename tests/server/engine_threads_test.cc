@@ -1,0 +1,184 @@
+// The engine on its own thread, while others submit, cancel, delete, fork and
+// read: for ThreadSanitizer above all.
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "gtest/gtest.h"
+#include "server/engine.h"
+#include "tests/server/test_engine.h"
+
+namespace engram {
+namespace {
+
+// A reader that waits: Ready is called on the engine's thread.
+class WaitingReader {
+ public:
+  explicit WaitingReader(std::shared_ptr<TokenStream> stream)
+      : stream_(std::move(stream)) {
+    stream_->SetReady([this] {
+      absl::MutexLock lock(&mutex_);
+      ready_ = true;
+    });
+  }
+
+  // Reads to the end; cancels after `tokens` of them.
+  absl::Status ReadAll(int tokens) {
+    while (true) {
+      Event event;
+      absl::Status status;
+      switch (stream_->Pop(&event, &status)) {
+        case TokenStream::State::kEnd:
+          return status;
+        case TokenStream::State::kEvent:
+          if (std::holds_alternative<TokenEvent>(event) && --tokens == 0) {
+            stream_->Cancel(absl::CancelledError("enough"));
+          }
+          break;
+        case TokenStream::State::kEmpty: {
+          absl::MutexLock lock(&mutex_);
+          mutex_.Await(absl::Condition(&ready_));
+          ready_ = false;
+        }
+      }
+    }
+  }
+
+ private:
+  const std::shared_ptr<TokenStream> stream_;
+  absl::Mutex mutex_;
+  bool ready_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// An engine with RealClock on its own thread.
+struct ThreadedEngine {
+  explicit ThreadedEngine(const SessionLimits& limits)
+      : sessions(limits, RealClock()),
+        number(sessions.AddModel("scripted", model.info().state_bytes)),
+        admission({.max_queue = 8, .stream_tokens = 4},
+                  {.number = number, .vocabulary_size = 16, .eos_token_ids = {}},
+                  &sessions,
+                  RealClock()),
+        engine({.name = "scripted", .model = &model, .eos_token_ids = {},
+                .number = number},
+               {}, &admission, &sessions, RealClock(), nullptr,
+               [this](const RequestSummary&) { ++ended; }),
+        thread([this] { status = engine.Run(); }) {}
+
+  absl::Status Stop() {
+    admission.Close("the test is over");
+    engine.Drain(RealClock()->Now() + absl::Seconds(60));
+    thread.join();
+    return status;
+  }
+
+  Script script{16};
+  ScriptedModel model{&script, {.slots = 3, .max_batch_tokens = 8,
+                                .max_logits_rows = 9}};
+  SessionStore sessions;
+  const int number;
+  Admission admission;
+  std::atomic<int> ended = 0;
+  Engine engine;
+  absl::Status status;
+  std::thread thread;
+};
+
+// Forks on the engine's thread and waits for it.
+void Fork(ThreadedEngine* engine, const std::string& source,
+          const std::string& target) {
+  absl::StatusOr<SessionHandle> session = engine->sessions.Find(source);
+  if (!session.ok()) return;
+  absl::Notification done;
+  const absl::Status posted = engine->admission.Post([&] {
+    absl::StatusOr<Engine::Snapshot> snapshot =
+        engine->engine.TakeSnapshot(*session);
+    if (snapshot.ok()) {
+      engine->sessions
+          .InstallFork(*session, target, snapshot->turns, snapshot->block)
+          .status()
+          .IgnoreError();
+    }
+    done.Notify();
+  });
+  if (posted.ok()) done.WaitForNotification();
+}
+
+TEST(EngineThreads, ServeManyAtATimeAndEndEachOnce) {
+  SessionLimits limits;
+  limits.memory_bytes = 64 << 10;  // little enough that sessions leave
+  ThreadedEngine engine(limits);
+  std::atomic<int> admitted = 0;
+  std::vector<std::thread> clients;
+  for (int client = 0; client < 4; ++client) {
+    clients.emplace_back([&, client] {
+      for (int i = 0; i < 100; ++i) {
+        const std::string session = absl::StrCat("s", (client + i) % 6);
+        Request request = TestEngine::Turn(
+            i % 5 == 0 ? "" : session, absl::StrCat("c", client, "r", i),
+            Tokens(1 + i % 20, client), i % 12);
+        request.keep_partial = i % 2 == 0;
+        if (i % 7 == 3) request.kind = RequestKind::kScore;
+        if (i % 11 == 4) engine.sessions.Delete(session).IgnoreError();
+        if (i % 11 == 7) Fork(&engine, session, absl::StrCat("fork", i % 3));
+        absl::StatusOr<Admission::Admitted> turn =
+            engine.admission.Submit(std::move(request));
+        engine.sessions.List(-1, "", 10);
+        engine.sessions.Counts();
+        if (!turn.ok()) continue;
+        auto* stream = std::get_if<std::shared_ptr<TokenStream>>(&*turn);
+        if (stream == nullptr) continue;
+        ++admitted;
+        WaitingReader(*stream).ReadAll(i % 9).IgnoreError();
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_TRUE(engine.Stop().ok());
+  EXPECT_EQ(engine.ended, admitted);
+  EXPECT_GT(admitted, 0);
+}
+
+TEST(EngineThreads, AnswerAloneAndTogetherAlike) {
+  ThreadedEngine engine(SessionLimits{});
+  std::vector<std::thread> clients;
+  for (int client = 0; client < 4; ++client) {
+    clients.emplace_back([&, client] {
+      Tokens history;
+      for (int turn = 0; turn < 10; ++turn) {
+        const Request request =
+            TestEngine::Turn(absl::StrCat("s", client), absl::StrCat("r", turn),
+                             Tokens(1 + 3 * turn, client), 5);
+        const Tokens expected =
+            ExpectAnswer(engine.script, history, request, nullptr, {}).tokens;
+        absl::StatusOr<Admission::Admitted> admitted =
+            engine.admission.Submit(request);
+        ASSERT_TRUE(admitted.ok()) << admitted.status();
+        WaitingReader reader(
+            std::get<std::shared_ptr<TokenStream>>(*admitted));
+        ASSERT_TRUE(reader.ReadAll(-1).ok());
+        // The repeat tells what it said.
+        admitted = engine.admission.Submit(request);
+        ASSERT_TRUE(admitted.ok()) << admitted.status();
+        EXPECT_EQ(
+            std::get<std::shared_ptr<const TurnRecord>>(*admitted)->tokens,
+            expected);
+        history.insert(history.end(), request.prompt.begin(),
+                       request.prompt.end());
+        history.insert(history.end(), expected.begin(), expected.end());
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_TRUE(engine.Stop().ok());
+}
+
+}  // namespace
+}  // namespace engram

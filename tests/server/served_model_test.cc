@@ -1,0 +1,151 @@
+#include "server/served_model.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "server/turn_feed.h"
+#include "tests/server/test_engine.h"
+
+namespace engram {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class CountedRefusals final : public ModelMetrics {
+ public:
+  void ObserveStep(const StepObservation&) override {}
+  void ObserveRequest(const RequestSummary&) override {}
+  void CountRefusal(const absl::Status& status) override {
+    refusals.push_back(status);
+  }
+  void SetLoad(int, int, int) override {}
+
+  std::vector<absl::Status> refusals;
+};
+
+class ServedModelsTest : public ::testing::Test {
+ protected:
+  ServedModelsTest() : sessions_({}, &clock_), models_(&sessions_) {}
+
+  void Add(const std::string& name) {
+    auto model = std::make_unique<ServedModel>();
+    model->name = name;
+    model->number = sessions_.AddModel(name, 8);
+    models_.Add(std::move(model));
+  }
+
+  FakeClock clock_;
+  SessionStore sessions_;
+  ServedModels models_;
+};
+
+TEST_F(ServedModelsTest, FindsAModelByName) {
+  Add("a");
+  Add("b");
+  EXPECT_EQ((*models_.Find("b", ""))->name, "b");
+}
+
+TEST_F(ServedModelsTest, TakesTheOnlyOneIfNoneIsNamed) {
+  Add("a");
+  EXPECT_EQ((*models_.Find("", ""))->name, "a");
+  EXPECT_EQ((*models_.Find("", "new"))->name, "a");
+}
+
+TEST_F(ServedModelsTest, TakesTheModelOfTheSessionIfNoneIsNamed) {
+  Add("a");
+  Add("b");
+  ASSERT_TRUE(sessions_.Create(EmptySession("s", 1)).ok());
+  EXPECT_EQ((*models_.Find("", "s"))->name, "b");
+}
+
+TEST_F(ServedModelsTest, ListsTheNamesIfItMustBeNamed) {
+  Add("a");
+  Add("b");
+  const absl::Status status = models_.Find("", "").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("a, b"));
+}
+
+TEST_F(ServedModelsTest, ListsTheNamesIfThereIsNoSuchModel) {
+  Add("a");
+  Add("b");
+  const absl::Status status = models_.Find("c", "").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("\"c\""), HasSubstr("a, b")));
+}
+
+// --- TurnFeed: one answer, from the engine or from a record.
+
+class TurnFeedTest : public ::testing::Test {
+ protected:
+  TurnFeedTest() {
+    model_.admission = std::make_unique<Admission>(
+        AdmissionLimits{},
+        AdmissionModel{.number = engine_.number,
+                       .vocabulary_size = 16,
+                       .eos_token_ids = {}},
+        &engine_.sessions, &engine_.clock);
+    model_.metrics = &metrics_;
+  }
+
+  TestEngine engine_;
+  CountedRefusals metrics_;
+  ServedModel model_;
+};
+
+TEST_F(TurnFeedTest, CountsARefusal) {
+  EXPECT_FALSE(TurnFeed::Submit(&model_, TestEngine::Generate({}, 1)).ok());
+  ASSERT_EQ(metrics_.refusals.size(), 1);
+  EXPECT_EQ(metrics_.refusals[0].code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(TurnFeedTest, FeedsWhatTheEngineSays) {
+  auto feed = TurnFeed::Submit(&model_, TestEngine::Generate({1}, 1));
+  ASSERT_TRUE(feed.ok());
+  bool ready = false;
+  (*feed)->SetReady([&] { ready = true; });
+  Event event;
+  absl::Status status;
+  EXPECT_EQ((*feed)->Pop(&event, &status), TurnFeed::State::kEmpty);
+  const std::unique_ptr<Sequence> sequence = model_.admission->TakeNext();
+  sequence->stream->Push(StartedEvent());
+  EXPECT_TRUE(ready);
+  EXPECT_EQ((*feed)->Pop(&event, &status), TurnFeed::State::kEvent);
+  (*feed)->Cancel(absl::CancelledError("left"));
+  EXPECT_TRUE(sequence->stream->cancelled().has_value());
+}
+
+TEST_F(TurnFeedTest, FeedsARepeatFromItsRecord) {
+  const Request request = TestEngine::Turn("a", "r", {1}, 3);
+  const Reader first = engine_.Run(request);
+  auto feed = TurnFeed::Submit(&model_, request);
+  ASSERT_TRUE(feed.ok()) << feed.status();
+  Tokens tokens;
+  Event event;
+  absl::Status status;
+  while ((*feed)->Pop(&event, &status) == TurnFeed::State::kEvent) {
+    if (auto* token = std::get_if<TokenEvent>(&event)) {
+      tokens.push_back(token->id);
+    }
+  }
+  EXPECT_TRUE(status.ok());
+  EXPECT_EQ(tokens, first.ids());
+}
+
+TEST_F(TurnFeedTest, RefusesARepeatWhoseReceivedTokensDiffer) {
+  Request request = TestEngine::Turn("a", "r", {1}, 3);
+  const Reader first = engine_.Run(request);
+  request.received = {(first.ids()[0] + 1) % 16};
+  EXPECT_EQ(TurnFeed::Submit(&model_, request).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+}  // namespace
+}  // namespace engram

@@ -1,0 +1,244 @@
+#include "tests/server/test_engine.h"
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "gtest/gtest.h"
+#include "kernels/status.h"
+#include "model/unicode.h"
+
+namespace engram {
+namespace {
+
+// GPT-2's name for a byte: printable ones are themselves, the others are the
+// characters from U+0100 on, in order.
+std::string NameOfByte(int byte, int* unprintable) {
+  const bool printable = (byte >= 33 && byte <= 126) ||
+                         (byte >= 161 && byte <= 172) || byte >= 174;
+  std::string name;
+  AppendUtf8(printable ? byte : 256 + (*unprintable)++, &name);
+  return name;
+}
+
+AdmissionModel QueuedModel(const TestEngineOptions& options, int number) {
+  return {.number = number,
+          .vocabulary_size = options.vocabulary_size,
+          .tokenizer = options.tokenizer,
+          .eos_token_ids = options.eos_token_ids};
+}
+
+EngineModel RunModel(const TestEngineOptions& options, Model* model,
+                     int number) {
+  return {.name = "scripted",
+          .model = model,
+          .tokenizer = options.tokenizer,
+          .eos_token_ids = options.eos_token_ids,
+          .number = number};
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> MakeByteTokenizer() {
+  using Json = nlohmann::json;
+  const Json byte_level = {{"type", "ByteLevel"},
+                           {"add_prefix_space", false},
+                           {"trim_offsets", true},
+                           {"use_regex", true}};
+  Json vocabulary = Json::object();
+  int unprintable = 0;
+  for (int byte = 0; byte < 256; ++byte) {
+    vocabulary[NameOfByte(byte, &unprintable)] = byte;
+  }
+  const auto added = [](int32_t id, const std::string& content, bool special) {
+    return Json{{"id", id},           {"content", content},
+                {"lstrip", false},    {"rstrip", false},
+                {"normalized", false}, {"single_word", false},
+                {"special", special}};
+  };
+  const Json content = {
+      {"version", "1.0"},
+      {"truncation", nullptr},
+      {"padding", nullptr},
+      {"normalizer", nullptr},
+      {"pre_tokenizer", byte_level},
+      {"post_processor", nullptr},
+      {"decoder", byte_level},
+      {"added_tokens",
+       Json::array({added(kEndOfText, "<|endoftext|>", true),
+                    added(kHelloToken, "hello", false)})},
+      {"model",
+       {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", Json::array()}}}};
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
+      Tokenizer::Parse(content.dump());
+  ENGRAM_CHECK_OK(tokenizer.status());
+  return *std::move(tokenizer);
+}
+
+Tokens Bytes(const std::string& text) {
+  Tokens ids;
+  for (unsigned char byte : text) ids.push_back(byte);
+  return ids;
+}
+
+NewSession EmptySession(const std::string& session_id, int model) {
+  NewSession session;
+  session.session_id = session_id;
+  session.model = model;
+  return session;
+}
+
+// --- Reader.
+
+void Reader::Read(int count) {
+  for (; count > 0; --count) {
+    Event event;
+    const TokenStream::State state = stream_->Pop(&event, &status_);
+    if (state == TokenStream::State::kEmpty) return;
+    if (state == TokenStream::State::kEnd) {
+      ended_ = true;
+      EXPECT_TRUE(!status_.ok() || completed_.has_value())
+          << "a good end without Completed";
+      return;
+    }
+    Take(std::move(event));
+  }
+}
+
+void Reader::Take(Event event) {
+  EXPECT_FALSE(completed_.has_value()) << "an event after Completed";
+  if (auto* started = std::get_if<StartedEvent>(&event)) {
+    EXPECT_FALSE(started_.has_value()) << "Started twice";
+    started_ = std::move(*started);
+  } else if (auto* token = std::get_if<TokenEvent>(&event)) {
+    EXPECT_TRUE(started_.has_value()) << "a token before Started";
+    if (!tokens_.empty()) {
+      EXPECT_EQ(token->index, tokens_.back().index + 1);
+    }
+    tokens_.push_back(std::move(*token));
+  } else {
+    EXPECT_TRUE(started_.has_value()) << "Completed before Started";
+    completed_ = std::move(std::get<CompletedEvent>(event));
+  }
+}
+
+Tokens Reader::ids() const {
+  Tokens ids;
+  for (const TokenEvent& token : tokens_) ids.push_back(token.id);
+  return ids;
+}
+
+std::string Reader::text() const {
+  std::string text;
+  for (const TokenEvent& token : tokens_) text += token.text;
+  return completed_.has_value() ? text + completed_->text : text;
+}
+
+std::vector<std::optional<float>> Reader::logprobs() const {
+  std::vector<std::optional<float>> logprobs;
+  for (const TokenEvent& token : tokens_) logprobs.push_back(token.logprob);
+  return logprobs;
+}
+
+// --- TestEngine.
+
+TestEngine::TestEngine(TestEngineOptions taken)
+    : options(std::move(taken)),
+      script(options.vocabulary_size),
+      model(&script, options.model),
+      sessions(options.sessions, &clock),
+      number(sessions.AddModel("scripted", model.info().state_bytes)),
+      admission(options.admission, QueuedModel(options, number), &sessions,
+                &clock),
+      engine(RunModel(options, &model, number), options.engine, &admission,
+             &sessions, &clock, /*metrics=*/nullptr,
+             [this](const RequestSummary& summary) {
+               ended.push_back(summary);
+               if (on_end) on_end(summary);
+             }) {}
+
+Request TestEngine::Generate(Tokens prompt, int64_t max_tokens) {
+  Request request;
+  request.request_id = "request";
+  request.prompt = std::move(prompt);
+  request.stopping.max_tokens = max_tokens;
+  return request;
+}
+
+Request TestEngine::Turn(const std::string& session_id,
+                         const std::string& request_id, Tokens prompt,
+                         int64_t max_tokens) {
+  Request request = Generate(std::move(prompt), max_tokens);
+  request.session_id = session_id;
+  request.request_id = request_id;
+  return request;
+}
+
+Request TestEngine::Score(const std::string& session_id, Tokens prompt) {
+  Request request = Generate(std::move(prompt), 0);
+  request.kind = RequestKind::kScore;
+  request.session_id = session_id;
+  return request;
+}
+
+Reader TestEngine::Submit(Request request) {
+  absl::StatusOr<Admission::Admitted> admitted =
+      admission.Submit(std::move(request));
+  EXPECT_TRUE(admitted.ok()) << admitted.status();
+  if (admitted.ok()) {
+    auto* stream = std::get_if<std::shared_ptr<TokenStream>>(&*admitted);
+    EXPECT_NE(stream, nullptr) << "answered from a record";
+    if (stream != nullptr) return Reader(std::move(*stream));
+  }
+  // Something that can be read: an end at once.
+  auto nothing = std::make_shared<TokenStream>(1, [] {});
+  nothing->End(absl::UnknownError("not admitted"));
+  return Reader(nothing);
+}
+
+absl::Status TestEngine::Refusal(Request request) {
+  return admission.Submit(std::move(request)).status();
+}
+
+std::shared_ptr<const TurnRecord> TestEngine::Recorded(Request request) {
+  absl::StatusOr<Admission::Admitted> admitted =
+      admission.Submit(std::move(request));
+  EXPECT_TRUE(admitted.ok()) << admitted.status();
+  if (!admitted.ok()) return nullptr;
+  auto* record = std::get_if<std::shared_ptr<const TurnRecord>>(&*admitted);
+  EXPECT_NE(record, nullptr) << "not answered from a record";
+  return record == nullptr ? nullptr : *record;
+}
+
+void TestEngine::RunUntilIdle() {
+  while (engine.RunOnce()) {
+  }
+}
+
+Reader TestEngine::Run(Request request) {
+  Reader reader = Submit(std::move(request));
+  do {
+    reader.Read();
+  } while (engine.RunOnce());
+  reader.Read();
+  return reader;
+}
+
+absl::Status TestEngine::Fork(const std::string& source,
+                              const std::string& target) {
+  ENGRAM_ASSIGN_OR_RETURN(SessionHandle session, sessions.Find(source));
+  ENGRAM_ASSIGN_OR_RETURN(Engine::Snapshot snapshot,
+                          engine.TakeSnapshot(session));
+  return sessions.InstallFork(session, target, snapshot.turns, snapshot.block)
+      .status();
+}
+
+void TestEngine::ExpectNoSlotLost() {
+  // Slots of deleted sessions are free again from the next iteration on.
+  for (int slot : sessions.ReleasedSlots(number)) model.states().Free(slot);
+  const auto in_sessions =
+      sessions.Counts().models[number].sessions_in_slots;
+  EXPECT_EQ(model.states().free_slots() + engine.running() + in_sessions,
+            model.states().slots());
+}
+
+}  // namespace engram

@@ -1,0 +1,276 @@
+#include "tests/support/scripted_model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "gtest/gtest.h"
+#include "kernels/status.h"
+#include "model/sampler.h"
+
+namespace engram {
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr int kDigestFloats = 4;  // 16 bits in each, which a float holds exactly
+
+// The finaliser of splitmix64.
+uint64_t Mix(uint64_t value) {
+  value += 0x9e3779b97f4a7c15;
+  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9;
+  value = (value ^ (value >> 27)) * 0x94d049bb133111eb;
+  return value ^ (value >> 31);
+}
+
+Script::Sequence Feed(const Tokens& tokens) {
+  Script::Sequence sequence;
+  for (int32_t id : tokens) sequence.Feed(id);
+  return sequence;
+}
+
+bool Contains(const Tokens& ids, int32_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+}  // namespace
+
+// --- Script.
+
+void Script::Sequence::Feed(int32_t id) {
+  digest = Mix(digest ^ (static_cast<uint64_t>(id) + 1));
+  ++count;
+}
+
+void Script::BreakStateAfter(const Tokens& tokens) {
+  broken_states_.insert(Feed(tokens).digest);
+}
+
+void Script::BreakLogitsAfter(const Tokens& tokens) {
+  broken_logits_.insert(Feed(tokens).digest);
+}
+
+bool Script::BreaksState(const Sequence& sequence) const {
+  if (broken_states_.contains(sequence.digest)) return true;
+  return break_one_in_ > 0 && Mix(sequence.digest) % break_one_in_ == 0;
+}
+
+std::vector<float> Script::LogitsAfter(const Sequence& sequence) const {
+  if (broken_logits_.contains(sequence.digest)) {
+    return std::vector<float>(vocabulary_size_, kNan);
+  }
+  std::vector<float> logits(vocabulary_size_);
+  for (int64_t id = 0; id < vocabulary_size_; ++id) {
+    // Multiples of 2^-10 in [-4, 4).
+    const uint64_t bits = Mix(sequence.digest + Mix(id)) >> 51;
+    logits[id] = static_cast<float>(bits) / 1024 - 4;
+  }
+  const auto said = said_.find(sequence.count);
+  if (said != said_.end()) logits[said->second] = 100;
+  return logits;
+}
+
+// --- ScriptedModel.
+
+ScriptedModel::ScriptedModel(const Script* script, const ModelLimits& limits)
+    : script_(script), limits_(limits) {
+  absl::StatusOr<std::unique_ptr<Backend>> backend =
+      MakeBackend({.kind = BackendKind::kCpu, .threads = 1});
+  ENGRAM_CHECK_OK(backend.status());
+  backend_ = *std::move(backend);
+  // Two components that must both travel with a session, and one that is never
+  // read: it makes the state weigh more than the rest of a session.
+  absl::StatusOr<std::unique_ptr<StatePool>> states =
+      StatePool::Create(backend_.get(),
+                        {{.name = "digest", .layers = 2,
+                          .shape = {kDigestFloats / 2}},
+                         {.name = "count", .layers = 1, .shape = {1}},
+                         {.name = "ballast", .layers = 1, .shape = {1024}}},
+                        limits.slots);
+  ENGRAM_CHECK_OK(states.status());
+  states_ = *std::move(states);
+  info_.family = "scripted";
+  info_.vocabulary_size = script->vocabulary_size();
+  info_.layers = 2;
+  info_.state_bytes = states_->state_bytes();
+  info_.backend = backend_->name();
+}
+
+void ScriptedModel::CheckContract(const Batch& batch) {
+  int tokens = 0;
+  int logits_rows = 0;
+  std::set<int> slots;
+  EXPECT_FALSE(batch.rows.empty()) << "an empty step";
+  for (const BatchRow& row : batch.rows) {
+    tokens += static_cast<int>(row.tokens.size());
+    logits_rows += row.logits_rows();
+    EXPECT_FALSE(row.tokens.empty()) << "a row without tokens";
+    EXPECT_TRUE(states_->IsTaken(row.slot)) << "slot " << row.slot;
+    EXPECT_TRUE(slots.insert(row.slot).second) << "slot " << row.slot
+                                               << " is in two rows";
+    for (int32_t id : row.tokens) {
+      EXPECT_GE(id, 0);
+      EXPECT_LT(id, script_->vocabulary_size());
+    }
+  }
+  EXPECT_LE(tokens, limits_.max_batch_tokens);
+  EXPECT_LE(logits_rows, limits_.max_logits_rows);
+}
+
+bool ScriptedModel::Load(int slot, Script::Sequence* sequence) {
+  bool sound = true;
+  for (int i = 0; i < kDigestFloats; ++i) {
+    const float part = states_->Layer(0, i / 2)[slot * 2 + i % 2];
+    sound = sound && std::isfinite(part);
+    sequence->digest = sequence->digest << 16;
+    if (sound) sequence->digest |= static_cast<uint64_t>(part);
+  }
+  sequence->count = static_cast<int64_t>(states_->Layer(1, 0)[slot]);
+  return sound;
+}
+
+void ScriptedModel::Store(int slot, const Script::Sequence& sequence,
+                          bool sound) {
+  for (int i = 0; i < kDigestFloats; ++i) {
+    const uint64_t part = sequence.digest >> (16 * (kDigestFloats - 1 - i));
+    states_->Layer(0, i / 2)[slot * 2 + i % 2] =
+        sound ? static_cast<float>(part & 0xffff) : kNan;
+  }
+  states_->Layer(1, 0)[slot] = static_cast<float>(sequence.count);
+}
+
+void ScriptedModel::AddLogits(const Script::Sequence& sequence, bool sound) {
+  std::vector<float> row(script_->vocabulary_size(), kNan);
+  if (sound) row = script_->LogitsAfter(sequence);
+  logits_.insert(logits_.end(), row.begin(), row.end());
+}
+
+absl::StatusOr<StepResult> ScriptedModel::Step(const Batch& batch) {
+  ++steps_;
+  CheckContract(batch);
+  if (steps_ == fail_at_) return absl::InternalError("the device is on fire");
+  logits_.clear();
+  last_step_.clear();
+  StepResult result;
+  for (const BatchRow& row : batch.rows) {
+    last_step_.push_back(
+        {static_cast<int>(row.tokens.size()), row.logits_rows()});
+    Script::Sequence sequence;
+    bool sound = Load(row.slot, &sequence);
+    if (row.logits_before) {
+      EXPECT_GT(sequence.count, 0) << "logits before a slot's first token";
+      AddLogits(sequence, sound);
+    }
+    for (size_t i = 0; i < row.tokens.size(); ++i) {
+      sequence.Feed(row.tokens[i]);
+      sound = sound && !script_->BreaksState(sequence);
+      const bool last = i + 1 == row.tokens.size();
+      if (row.logits == LogitsWanted::kAll ||
+          (row.logits == LogitsWanted::kLast && last)) {
+        AddLogits(sequence, sound);
+      }
+    }
+    Store(row.slot, sequence, sound);
+    result.finite.push_back(sound);
+  }
+  result.logits = logits_;
+  if (during_step_) during_step_();
+  return result;
+}
+
+// --- What is expected.
+
+namespace {
+
+// Ends at the first of the stop strings that `text` holds. False: none.
+bool CutAtStop(const std::vector<std::string>& stops, std::string* text) {
+  size_t cut = std::string::npos;
+  for (const std::string& stop : stops) cut = std::min(cut, text->find(stop));
+  if (cut == std::string::npos) return false;
+  text->resize(cut);
+  return true;
+}
+
+// The text of the tokens but for a stop token at their end.
+std::string TextOf(const Tokens& tokens, const Tokenizer* tokenizer) {
+  if (tokenizer == nullptr) return "";
+  TextDecoder decoder(tokenizer);
+  std::string text;
+  for (int32_t id : tokens) {
+    if (!tokenizer->IsSpecial(id)) text += decoder.Append(id).text;
+  }
+  return text + decoder.Flush();
+}
+
+}  // namespace
+
+ExpectedAnswer ExpectAnswer(const Script& script, const Tokens& history,
+                            const Request& request, const Tokenizer* tokenizer,
+                            const Tokens& eos_token_ids) {
+  ExpectedAnswer answer;
+  Script::Sequence sequence;
+  TokenSet seen(script.vocabulary_size());
+  std::map<int32_t, int32_t> counts;
+  Sampler sampler(script.vocabulary_size());
+  // False if that breaks the state.
+  const auto feed = [&](int32_t id) {
+    sequence.Feed(id);
+    seen.Insert(id);
+    answer.broken = answer.broken || script.BreaksState(sequence);
+    return !answer.broken;
+  };
+  for (int32_t id : history) {
+    if (!feed(id)) return answer;
+  }
+  for (int32_t id : request.prompt) {
+    if (!feed(id)) return answer;
+  }
+  Tokens spoken;  // those with text
+  while (static_cast<int64_t>(answer.tokens.size()) <
+         request.stopping.max_tokens) {
+    if (!answer.tokens.empty() && !feed(answer.tokens.back())) return answer;
+    const std::vector<float> logits = script.LogitsAfter(sequence);
+    const int32_t id =
+        sampler.Sample(logits, request.sampling, sequence.count, &seen, counts);
+    ENGRAM_CHECK(id >= 0);
+    answer.tokens.push_back(id);
+    ++counts[id];
+    const bool stop_token =
+        Contains(request.stopping.stop_token_ids, id) ||
+        (!request.stopping.ignore_eos && Contains(eos_token_ids, id));
+    if (!stop_token) spoken.push_back(id);
+    answer.text = TextOf(spoken, tokenizer);
+    if (stop_token || CutAtStop(request.stopping.stop, &answer.text)) {
+      answer.finish_reason = FinishReason::kStop;
+      return answer;
+    }
+  }
+  return answer;
+}
+
+std::vector<std::optional<float>> ExpectScore(const Script& script,
+                                              const Tokens& history,
+                                              const Tokens& prompt,
+                                              bool* broken) {
+  Script::Sequence sequence;
+  bool breaks = false;
+  const auto feed = [&](int32_t id) {
+    sequence.Feed(id);
+    breaks = breaks || script.BreaksState(sequence);
+  };
+  for (int32_t id : history) feed(id);
+  std::vector<std::optional<float>> scores;
+  for (int32_t id : prompt) {
+    if (sequence.count == 0) {
+      scores.emplace_back();
+    } else {
+      scores.emplace_back(LogProbabilityOf(script.LogitsAfter(sequence), id));
+    }
+    feed(id);
+  }
+  if (broken != nullptr) *broken = breaks;
+  return scores;
+}
+
+}  // namespace engram
