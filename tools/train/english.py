@@ -18,7 +18,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 
-from mamba import Mamba, MambaConfig, save
+from mamba import Mamba, MambaConfig, load, save
 
 END = "<|endoftext|>"
 VERSE = re.compile(r"(\d?[A-Za-z]+)(\d+):(\d+) (.*)")
@@ -83,12 +83,14 @@ def join_books(chapters, tokenizer):
 def bits_per_byte(model, chapters, tokenizer):
     """Bits per byte of each held-out chapter, read from zero state after a newline."""
     newline = tokenizer.encode("\n").ids
+    model.eval()
     result = []
     for _, text in chapters:
         ids = torch.tensor([newline + tokenizer.encode(text).ids])
         logits, _ = model(ids[:, :-1])
         nats = F.cross_entropy(logits[0], ids[0, 1:], reduction="sum").item()
         result.append((nats / math.log(2), len(text.encode())))
+    model.train()
     return result
 
 
@@ -145,10 +147,13 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="checkpoint to write")
     parser.add_argument("--tokenizer", type=pathlib.Path, required=True, help="tokenizer.json to write")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--resume", type=pathlib.Path, help="checkpoint whose weights to start from")
+    parser.add_argument("--steps", type=int, default=2000, help="length of the schedule")
+    parser.add_argument("--stop", type=int, help="end at this step of the schedule already")
     parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=256, help="tokens of a row per step")
+    parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 
@@ -164,13 +169,17 @@ def main():
     tokenizer = train_tokenizer(train)
     tokenizer.save(str(args.tokenizer))
     ids = join_books(train, tokenizer)
-    model = Mamba(MambaConfig(vocab=tokenizer.get_vocab_size(), d_model=192, n_layer=4))
+    model = Mamba(MambaConfig(vocab=tokenizer.get_vocab_size(), d_model=192, n_layer=4,
+                              dropout=args.dropout))
+    if args.resume:
+        model.load_state_dict(load(args.resume)[0].state_dict())
     optimizer = make_optimizer(model, args.rate)
     rows = Rows(ids, args.rows, args.tokens)
     size = sum(p.numel() for p in model.parameters())
     print(f"{size} parameters, {len(ids)} tokens, {len(held)} chapters held out", flush=True)
     begin, warm_up = time.time(), 100
-    for step in range(1, args.steps + 1):
+    last = args.stop or args.steps
+    for step in range(1, last + 1):
         cosine = 0.5 * (1 + math.cos(math.pi * (step - 1) / args.steps))
         for group in optimizer.param_groups:
             group["lr"] = args.rate * min(1, step / warm_up) * cosine
@@ -183,7 +192,7 @@ def main():
         optimizer.step()
         if step % 50 == 0:
             print(f"step {step} loss {loss.item():.4f} seconds {time.time() - begin:.0f}", flush=True)
-        if step % 250 == 0 or step == args.steps:
+        if step % 250 == 0 or step == last:
             bits, size = map(sum, zip(*bits_per_byte(model, held, tokenizer)))
             print(f"step {step} held-out bits per byte {bits / size:.4f}", flush=True)
             save(model, args.out, step=step)

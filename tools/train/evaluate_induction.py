@@ -55,6 +55,20 @@ def read_symbols(model, tokens, generator):
     return state
 
 
+@torch.no_grad()
+def count_second(model, count, length, generator):
+    """Asks twice in one sequence: (same binding, right), (other binding: new answer, old answer)."""
+    ids, first = make_prompts(count, length, generator)
+    _, state = model(ids, last_only=True)
+    trigger = ids[:, -1:]
+    again = torch.cat([first[:, None], random_symbols(count, length, generator), trigger], dim=1)
+    other, second = make_prompts(count, length, generator)
+    other = torch.cat([first[:, None], other], dim=1)
+    kept = (answer(model, again, state) == first).sum().item()
+    said = answer(model, other, state)
+    return kept, (said == second).sum().item(), (said == first).sum().item()
+
+
 def report(label, right, count):
     low, high = wilson(right, count)
     share = 100 * right / count
@@ -70,6 +84,7 @@ def main():
                         help="symbols read before a prompt")
     parser.add_argument("--read-prompts", type=int, default=200)
     parser.add_argument("--read-length", type=int, default=256, help="length of those prompts")
+    parser.add_argument("--second", type=int, default=0, help="sequences that are asked a second time")
     parser.add_argument("--seed", type=int, default=12345)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -86,6 +101,11 @@ def main():
         right = count_right(model, args.read_prompts, args.read_length, generator, state)
         report(f"{args.read_length:,} after {tokens:,} symbols", right, args.read_prompts)
         print(f"\nLargest absolute state value after {tokens:,} symbols: {largest:.1f}\n")
+    if args.second:
+        generator = torch.Generator().manual_seed(args.seed)
+        kept, new, old = count_second(model, args.second, args.read_length, generator)
+        print(f"Asked twice in one sequence ({args.second} sequences, {args.read_length} symbols each time): "
+              f"same binding {kept} right; rebound, {new} give the new answer and {old} the old one")
 
 
 if __name__ == "__main__":

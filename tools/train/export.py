@@ -60,7 +60,7 @@ def load_folder(path):
         vocab=fields["vocab_size"], d_model=fields["hidden_size"], n_layer=fields["num_hidden_layers"],
         d_state=fields["state_size"], d_conv=fields["conv_kernel"], tied=fields["tie_word_embeddings"]))
     model.load_state_dict(load_file(path / "model.safetensors"))
-    return model
+    return model.eval()
 
 
 def main():

@@ -21,6 +21,7 @@ class MambaConfig:
     d_state: int = 16
     d_conv: int = 4
     tied: bool = True
+    dropout: float = 0.0  # training only: on the embedding and on what each layer adds
 
     @property
     def d_inner(self):
@@ -91,10 +92,11 @@ class Block(nn.Module):
         super().__init__()
         self.norm = RmsNorm(config.d_model)
         self.mixer = Mixer(config)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, residual, state):
         mixed, state = self.mixer(self.norm(residual), state)
-        return residual + mixed, state
+        return residual + self.dropout(mixed), state
 
 
 class Backbone(nn.Module):
@@ -104,6 +106,7 @@ class Backbone(nn.Module):
         nn.init.normal_(self.embeddings.weight, std=0.02)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm_f = RmsNorm(config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
 
 
 class Mamba(nn.Module):
@@ -127,7 +130,7 @@ class Mamba(nn.Module):
     def read(self, ids, state=None):
         """As forward, but the last residuals [rows, tokens, d_model] instead of logits."""
         state = state or [None] * self.config.n_layer
-        residual, after = self.backbone.embeddings(ids), []
+        residual, after = self.backbone.dropout(self.backbone.embeddings(ids)), []
         for layer, before in zip(self.backbone.layers, state):
             residual, state_out = layer(residual, before)
             after.append(state_out)
@@ -151,4 +154,4 @@ def load(path):
     content = torch.load(path, weights_only=True)
     model = Mamba(MambaConfig(**content.pop("config")))
     model.load_state_dict(content.pop("weights"))
-    return model, content
+    return model.eval(), content
