@@ -1,7 +1,6 @@
 // How requests end that do not run to their end: cancelled, late, too slow,
 // broken, drained. Each ends once, with its own code, and nobody else's.
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"

@@ -14,7 +14,6 @@ namespace engram {
 namespace {
 
 using ::testing::HasSubstr;
-using ::testing::IsEmpty;
 
 // Runs a turn, checks it and adds its tokens to `history`.
 void RunTurn(TestEngine* engine, const Request& request, Tokens* history) {

@@ -3,7 +3,6 @@
 #include "server/engine.h"
 
 #include <algorithm>
-#include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,7 +15,6 @@ namespace engram {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 const Tokenizer* ByteTokenizer() {

@@ -1,8 +1,8 @@
 #include "server/options.h"
 
-#include <limits>
+#include <cctype>
+#include <functional>
 #include <map>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>

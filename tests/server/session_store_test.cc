@@ -1,6 +1,5 @@
 #include "server/session_store.h"
 
-#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>

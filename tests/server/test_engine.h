@@ -2,10 +2,11 @@
 // ScriptedModel; and Reader, a client that reads one answer.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
-#include <variant>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"

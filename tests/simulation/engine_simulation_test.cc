@@ -1,0 +1,126 @@
+// The engine under random clients (simulation.h), many seeds of it.
+//
+//     engine_simulation_test                    the default seeds
+//     engine_simulation_test --seed=17          one of them again
+//
+// ENGRAM_SIMULATION_SEED is another way to name one seed, and
+// ENGRAM_SIMULATION_SEEDS how many there are, counted from 1.
+#include <cstdint>
+#include <cstdlib>
+#include <iostream>
+#include <optional>
+#include <string>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "gtest/gtest.h"
+#include "tests/simulation/simulation.h"
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define ENGRAM_SANITIZED 1
+#endif
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define ENGRAM_SANITIZED 1
+#endif
+
+namespace engram {
+namespace {
+
+std::optional<uint64_t> only_seed;
+
+// Sanitizers make a run ten times as slow: they get fewer seeds.
+#ifdef ENGRAM_SANITIZED
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+constexpr uint64_t kSeeds = kSanitized ? 50 : 200;
+
+uint64_t Number(absl::string_view name, absl::string_view text) {
+  uint64_t number = 0;
+  if (!absl::SimpleAtoi(text, &number)) {
+    std::cerr << name << ": \"" << text << "\" is not a number\n";
+    std::exit(2);
+  }
+  return number;
+}
+
+// True if the run of this seed went well.
+bool RunSeed(uint64_t seed, SimulationCounts* counts) {
+  SCOPED_TRACE("replay with --seed=" + std::to_string(seed));
+  counts->Add(Simulation(seed).Run());
+  if (!::testing::Test::HasFailure()) return true;
+  std::cout << "failed: seed " << seed << "; replay with --seed=" << seed
+            << "\n";
+  return false;
+}
+
+void Print(const SimulationCounts& counts) {
+  std::cout << counts.steps << " steps, " << counts.replays << " replays, "
+            << counts.resumed << " resumed, " << counts.forks << " forks, "
+            << counts.departed << " departed\n";
+  for (const auto& [code, count] : counts.ends) {
+    std::cout << "  ended " << code << ": " << count << "\n";
+  }
+  for (const auto& [code, count] : counts.refusals) {
+    std::cout << "  refused " << code << ": " << count << "\n";
+  }
+}
+
+TEST(EngineSimulation, HoldsItsPromisesUnderRandomClients) {
+  SimulationCounts counts;
+  if (only_seed.has_value()) {
+    RunSeed(*only_seed, &counts);
+    Print(counts);
+    return;
+  }
+  const char* chosen = std::getenv("ENGRAM_SIMULATION_SEEDS");
+  const uint64_t seeds =
+      chosen == nullptr ? kSeeds : Number("ENGRAM_SIMULATION_SEEDS", chosen);
+  std::cout << "seeds 1 to " << seeds
+            << (kSanitized ? " (fewer: built with a sanitizer)" : "")
+            << "; ENGRAM_SIMULATION_SEEDS sets another number\n";
+  for (uint64_t seed = 1; seed <= seeds; ++seed) {
+    if (!RunSeed(seed, &counts)) return;
+  }
+  Print(counts);
+  if (seeds < kSeeds) return;
+  // Every way to end and to be refused was taken.
+  for (const char* code : {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL",
+                           "RESOURCE_EXHAUSTED", "UNAVAILABLE"}) {
+    EXPECT_GT(counts.ends[code], 0) << code;
+  }
+  for (const char* code :
+       {"ABORTED", "ALREADY_EXISTS", "FAILED_PRECONDITION", "INVALID_ARGUMENT",
+        "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}) {
+    EXPECT_GT(counts.refusals[code], 0) << code;
+  }
+  EXPECT_GT(counts.replays, 0);
+  EXPECT_GT(counts.resumed, 0);
+  EXPECT_GT(counts.forks, 0);
+  EXPECT_GT(counts.departed, 0);
+}
+
+}  // namespace
+}  // namespace engram
+
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  if (const char* seed = std::getenv("ENGRAM_SIMULATION_SEED")) {
+    engram::only_seed = engram::Number("ENGRAM_SIMULATION_SEED", seed);
+  }
+  for (int i = 1; i < argc; ++i) {
+    absl::string_view argument = argv[i];
+    if (argument == "--seed" && i + 1 < argc) {
+      engram::only_seed = engram::Number("--seed", argv[++i]);
+    } else if (absl::ConsumePrefix(&argument, "--seed=")) {
+      engram::only_seed = engram::Number("--seed", argument);
+    } else {
+      std::cerr << "unknown argument \"" << argument << "\"\n";
+      return 2;
+    }
+  }
+  return RUN_ALL_TESTS();
+}

@@ -1,0 +1,126 @@
+// Simulation: one run of a whole engine under random clients, on a FakeClock
+// and a ScriptedModel; everything follows from the seed.
+//
+// Clients generate with and without sessions, score, repeat, resume, fork,
+// create and delete; they cancel, have deadlines, read slowly or not at all;
+// states break and, in some runs, the device fails. At the end the server
+// drains. Beside it the simulation keeps a record of its own of what every
+// session must hold, and computes every answer from tokens alone. What must
+// hold is said at each check.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "tests/server/test_engine.h"
+
+namespace engram {
+
+// What happened, to show that a run was not idle.
+struct SimulationCounts {
+  std::map<std::string, int64_t> ends;      // by code
+  std::map<std::string, int64_t> refusals;  // by code
+  int64_t replays = 0;
+  int64_t resumed = 0;
+  int64_t forks = 0;
+  int64_t departed = 0;
+  int64_t steps = 0;
+
+  void Add(const SimulationCounts& other);
+};
+
+class Simulation {
+ public:
+  explicit Simulation(uint64_t seed);
+
+  // Adds a test failure for whatever does not hold.
+  SimulationCounts Run();
+
+ private:
+  // What a session must hold. Appended to by commits only.
+  struct Session {
+    Tokens tokens;  // the pending one included
+    std::vector<size_t> tokens_at = {0};  // their number by version
+    bool pending = false;
+    std::vector<std::string> committed;  // request ids, the last is on record
+    Tokens last_answer;
+    bool running = false;
+
+    int64_t version() const { return tokens_at.size() - 1; }
+    int64_t position() const { return tokens.size() - (pending ? 1 : 0); }
+  };
+  using SessionPointer = std::shared_ptr<Session>;
+
+  // One admitted request.
+  struct Call {
+    Request request;
+    SessionPointer session;  // nullptr without
+    int64_t version = 0;     // of the session when it was admitted
+    ExpectedAnswer expected;  // of a turn
+    Reader reader;
+    int read_percent = 100;  // how often it reads
+    bool cancelled = false;
+    bool deleted = false;  // its session
+    int ends = 0;
+    absl::Status status;
+
+    bool is_turn() const {
+      return session != nullptr && request.kind == RequestKind::kGenerate;
+    }
+  };
+  using CallPointer = std::shared_ptr<Call>;
+
+  static TestEngineOptions RandomOptions(std::mt19937_64* random);
+  int64_t Uniform(int64_t least, int64_t most);
+  bool Chance(int percent) { return Uniform(1, 100) <= percent; }
+  std::string RandomSession();
+  Tokens RandomTokens(int64_t least, int64_t most);
+
+  // --- What clients do.
+  void Act();
+  void Generate();
+  void Repeat();
+  void Score();
+  void Create();
+  void Delete();
+  void Fork();
+  void Cancel();
+  void Read();
+
+  void Submit(Request request);
+  // The code that a turn must be refused with; OK if it must not.
+  absl::StatusCode ExpectedRefusal(const Request& request);
+  void CheckReplay(const Request& request,
+                   std::shared_ptr<const TurnRecord> record);
+  SessionPointer Known(const std::string& id) const;
+  // The store no longer has the session: it must have been idle.
+  void Depart(const std::string& id);
+
+  // --- What the engine does.
+  void OnEnd(const RequestSummary& summary);
+  void CheckEnd(const Call& call, const RequestSummary& summary);
+  void Commit(const Call& call, const RequestSummary& summary);
+  void CheckLimits();
+  void CheckSlots();
+  void CheckSessions();
+  void CheckAnswer(const Call& call);
+  void Drain();
+
+  std::mt19937_64 random_;
+  TestEngine engine_;
+  SimulationCounts counts_;
+  std::map<std::string, SessionPointer> sessions_;
+  std::set<std::string> departed_;
+  std::map<std::string, CallPointer> running_;  // by request id
+  std::vector<CallPointer> ended_;
+  int64_t next_request_ = 0;
+  bool device_fails_ = false;
+  bool draining_ = false;
+};
+
+}  // namespace engram
