@@ -11,7 +11,8 @@
 #     --build-arg RUNTIME_BASE=nvidia/cuda:13.0.1-runtime-ubuntu24.04 .
 #
 # scripts/check-image builds the stage runtime and tries it. Nothing builds
-# runtime-cuda by itself yet: it is unproven until somebody does.
+# runtime-cuda yet, so it is unproven; and while the source has no CUDA back end,
+# it serves on CPUs like the other.
 #
 # Both bases must be the same release of Debian or Ubuntu, since the program
 # built on one runs with the libraries of the other.
