@@ -87,13 +87,16 @@ TEST(Processes, WrongFlagsAndModelsAreClearErrors) {
 TEST(Processes, EveryRequestIsALineOfJsonInTheLog) {
   ServerProcess server(ServeInduction());
   ASSERT_FALSE(server.grpc_address().empty());
-  const TestClient client(server.grpc_address());
-  ASSERT_TRUE(
-      client.Generate(OnSession(TokenTurn("", {1, 2, 3}, 4), "logged", "one"))
-          .status.ok());
-  ASSERT_TRUE(client.Score(TokenScore("", {1, 2})).ok());
-  const Answer late = client.Generate(EndlessTurn(""), absl::Milliseconds(100));
-  ASSERT_EQ(late.status.code(), absl::StatusCode::kDeadlineExceeded);
+  {
+    const TestClient client(server.grpc_address());
+    ASSERT_TRUE(
+        client.Generate(OnSession(TokenTurn("", {1, 2, 3}, 4), "logged", "one"))
+            .status.ok());
+    ASSERT_TRUE(client.Score(TokenScore("", {1, 2})).ok());
+    const Answer late =
+        client.Generate(EndlessTurn(""), absl::Milliseconds(100));
+    ASSERT_EQ(late.status.code(), absl::StatusCode::kDeadlineExceeded);
+  }
   server.process().Signal(SIGTERM);
   ASSERT_EQ(server.process().Wait(), 0);
 
@@ -149,6 +152,33 @@ TEST(Processes, AClientThatIsKilledFreesItsSlotAndLeavesTheSessionAsItWas) {
   ASSERT_TRUE(session.ok()) << session.status();
   EXPECT_EQ(session->version(), 1);
   EXPECT_EQ(session->position(), 3);
+}
+
+TEST(Processes, WhatAKilledClientWantedKeptIsReplayedToTheNext) {
+  ServerProcess server(ServeInduction());
+  ASSERT_FALSE(server.grpc_address().empty());
+  const std::vector<std::string> turn = {
+      "generate",    "--session", "s",           "--tokens",     "1,2",
+      "--max-tokens", "1000000",  "--temperature", "1",          "--seed",
+      "5",           "--ignore-eos", "--keep-partial", "--request-id", "kept",
+      "--expected-version", "0",  "--json"};
+  const auto victim = RunClient(server, turn);
+  std::vector<std::string> seen;
+  for (int i = 0; i < 4; ++i) {
+    const auto line = victim->ReadLine();
+    ASSERT_TRUE(line.has_value()) << victim->ErrorOutput();
+    seen.push_back(*line);
+  }
+  victim->Signal(SIGKILL);
+  victim->Wait();
+  const TestClient client(server.grpc_address());
+  ASSERT_TRUE(Eventually([&] { return client.GetSession("s").ok(); }));
+  const std::vector<std::string> replay = OutputOfClient(server, turn);
+  ASSERT_GT(replay.size(), seen.size());
+  for (size_t i = 0; i < seen.size(); ++i) EXPECT_EQ(replay[i], seen[i]);
+  EXPECT_EQ(json::parse(replay.back())["completed"]["finish_reason"],
+            "CANCELLED");
+  EXPECT_EQ(client.GetSession("s")->version(), 1);
 }
 
 TEST(Processes, TheCommandLineClientTalksToTheServer) {

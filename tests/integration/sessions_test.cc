@@ -301,16 +301,13 @@ TEST_F(Turns, WhileATurnRunsOthersSeeTheLastCommit) {
 // A reader that takes nothing: the network between holds some tens of
 // kilobytes, which big messages fill quickly.
 TEST_F(Turns, ASlowReaderIsEndedAndMayResume) {
-  ServerOptions options = ZooOptions({kEnglish});
+  ServerOptions options = ZooOptions({kInduction});
   options.slots = 1;
   options.stream_tokens = 4;
   options.slow_reader_timeout = absl::Milliseconds(100);
   TestServer server(options);
-  v1::GenerateRequest request =
-      OnSession(TextTurn(kEnglish, "And", 1 << 19), "s", "slow");
-  request.set_logprobs(20);
-  request.mutable_sampling()->set_temperature(1);
-  request.mutable_stopping()->set_ignore_eos(true);
+  v1::GenerateRequest request = OnSession(EndlessTurn(""), "s", "slow");
+  request.set_logprobs(16);
   const auto running = server.client().StartGenerate(request);
   ASSERT_TRUE(running->ReadStarted());
   // Its slot is another's while it still has not read a thing.
@@ -334,6 +331,16 @@ TEST_F(Turns, ASlowReaderIsEndedAndMayResume) {
   EXPECT_EQ(resumed.tokens[0].index(),
             static_cast<int>(answer.tokens.size()));
   EXPECT_EQ(resumed.completed->version(), 1);
+  v1::GenerateRequest once = rest;
+  once.clear_session_id();
+  once.clear_received_token_ids();
+  once.mutable_sampling()->set_seed(answer.started->seed());
+  TestServer patient(ZooOptions({kInduction}));
+  const Answer whole = patient.client().Generate(once);
+  ASSERT_TRUE(whole.status.ok()) << whole.status;
+  std::vector<int32_t> ids = answer.ids();
+  for (int32_t id : resumed.ids()) ids.push_back(id);
+  EXPECT_EQ(ids, whole.ids());
 }
 
 // --- Versions and repeats.

@@ -8,6 +8,7 @@
 #include <google/protobuf/util/json_util.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "tests/integration/generic_call.h"
 #include "tests/integration/standard_services.pb.h"
 #include "tests/support/test_server.h"
@@ -67,6 +68,32 @@ TEST_F(StandardServices, HealthDoesNotKnowOtherNames) {
   watch.WritesDone();
   ASSERT_TRUE(watch.Read(&response));
   EXPECT_EQ(response.status(), HealthResponse::SERVICE_UNKNOWN);
+}
+
+// Bytes that are no message of ours are an error, never an answer.
+TEST_F(StandardServices, DamagedMessagesAreRefused) {
+  // Field 1 of any kind of message, and not what any expects there.
+  ReflectionResponse::Files damaged;
+  damaged.add_file_descriptor_proto("\xff\xff\xff");
+  for (const char* method :
+       {"Generation/Generate", "Generation/Converse", "Generation/Score",
+        "Sessions/Get", "Models/Tokenize"}) {
+    SCOPED_TRACE(method);
+    GenericCall call(server_->address(), absl::StrCat("/engram.v1.", method));
+    ASSERT_TRUE(call.Write(damaged));
+    call.WritesDone();
+    HealthResponse none;
+    EXPECT_FALSE(call.Read(&none));
+    EXPECT_FALSE(call.Finish().ok());
+  }
+}
+
+TEST_F(StandardServices, AnUnknownMethodIsUnimplemented) {
+  HealthResponse none;
+  EXPECT_EQ(CallOnce(server_->address(), "/engram.v1.Generation/Nothing",
+                     HealthRequest(), &none)
+                .code(),
+            absl::StatusCode::kUnimplemented);
 }
 
 // Descriptors as a generic client gets them: from the server.
