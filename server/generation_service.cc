@@ -155,13 +155,15 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
 
 // --- Converse.
 
+// Messages are decoded here and not by gRPC, for which one that cannot be
+// decoded looks like the end of the stream.
 class ConverseCall final
-    : public grpc::ServerBidiReactor<v1::ConverseRequest, v1::ConverseResponse>,
+    : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
       public std::enable_shared_from_this<ConverseCall> {
  public:
-  static grpc::ServerBidiReactor<v1::ConverseRequest, v1::ConverseResponse>*
-  Start(const ServedModels& models, const ServerOptions& options,
-        grpc::CallbackServerContext* context) {
+  static grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Start(
+      const ServedModels& models, const ServerOptions& options,
+      grpc::CallbackServerContext* context) {
     auto call = std::make_shared<ConverseCall>(models, options, context);
     call->self_ = call;
     call->Run();
@@ -193,14 +195,21 @@ class ConverseCall final
   }
 
   void OnReadDone(bool ok) override {
+    v1::ConverseRequest request;
     if (!ok) {
       absl::MutexLock lock(&mutex_);
       reads_done_ = true;
-    } else if (incoming_.has_turn()) {
+    } else if (!grpc::SerializationTraits<v1::ConverseRequest>::Deserialize(
+                    &incoming_, &request)
+                    .ok()) {
+      absl::MutexLock lock(&mutex_);
+      error_ = absl::InvalidArgumentError(
+          "a message is no ConverseRequest, or a text in it is not UTF-8");
+    } else if (request.has_turn()) {
       absl::MutexLock lock(&mutex_);
       // No further read until this turn has started: at most one is held.
-      held_ = std::move(*incoming_.mutable_turn());
-    } else if (incoming_.has_cancel()) {
+      held_ = std::move(*request.mutable_turn());
+    } else if (request.has_cancel()) {
       CancelTurn();
       StartRead(&incoming_);
     } else {
@@ -248,7 +257,7 @@ class ConverseCall final
         case Next::kNothing:
           return;
         case Next::kWrite:
-          return StartWrite(&response_);
+          return StartWrite(&outgoing_);
         case Next::kFinish:
           return Finish(ToGrpc(status));
         case Next::kStartTurn:
@@ -320,7 +329,12 @@ class ConverseCall final
   }
 
   Next Write(Event event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    response_ = ToResponse<v1::ConverseResponse>(std::move(event));
+    const auto response = ToResponse<v1::ConverseResponse>(std::move(event));
+    outgoing_.Clear();
+    bool owned = false;
+    ENGRAM_CHECK(grpc::SerializationTraits<v1::ConverseResponse>::Serialize(
+                     response, &outgoing_, &owned)
+                     .ok());
     writing_ = true;
     return Next::kWrite;
   }
@@ -385,8 +399,8 @@ class ConverseCall final
   std::string session_id_;
   std::string model_;
   // The read or write in flight owns these.
-  v1::ConverseRequest incoming_;
-  v1::ConverseResponse response_;
+  grpc::ByteBuffer incoming_;
+  grpc::ByteBuffer outgoing_;
 
   absl::Mutex mutex_;
   std::shared_ptr<TurnFeed> feed_ ABSL_GUARDED_BY(mutex_);  // running turn's
@@ -481,7 +495,11 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-class GenerationService final : public v1::Generation::CallbackService {
+using Methods = v1::Generation::WithCallbackMethod_Generate<
+    v1::Generation::WithRawCallbackMethod_Converse<
+        v1::Generation::WithCallbackMethod_Score<v1::Generation::Service>>>;
+
+class GenerationService final : public Methods {
  public:
   GenerationService(const ServedModels* models, const ServerOptions* options)
       : models_(*models), options_(*options) {}
@@ -492,7 +510,7 @@ class GenerationService final : public v1::Generation::CallbackService {
     return GenerateCall::Start(models_, options_, context, *request);
   }
 
-  grpc::ServerBidiReactor<v1::ConverseRequest, v1::ConverseResponse>* Converse(
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Converse(
       grpc::CallbackServerContext* context) override {
     return ConverseCall::Start(models_, options_, context);
   }
