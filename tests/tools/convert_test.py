@@ -1,0 +1,265 @@
+"""The converter on files written by real PyTorch (tools/convert/make_test_data.py)."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import unittest
+import zipfile
+
+from convert_support import DATA, EXPECTED, TOOL, ConvertCase, read_entries, read_safetensors, write_archive
+
+HEADS = ("--attention-heads", "1")
+MAMBA_CONFIG = {"d_model": 8, "n_layer": 2, "vocab_size": 21, "ssm_cfg": {"d_state": 4}, "pad_vocab_size_multiple": 8}
+MAMBA2_CONFIG = {"d_model": 16, "n_layer": 1, "vocab_size": 32, "pad_vocab_size_multiple": 16,
+                 "ssm_cfg": {"layer": "Mamba2", "d_state": 8, "ngroups": 2, "headdim": 8}}
+
+
+def tokenizer(largest):
+    return {"model": {"type": "BPE", "vocab": {"a": 0, "b": largest}, "merges": []}, "added_tokens": []}
+
+
+class ConvertTest(ConvertCase):
+    def check(self, name, *options, source=None, expected=None):
+        """Converts and compares every tensor with what PyTorch said; returns the config and the notes."""
+        notes = self.convert(source or DATA / name, *options)
+        header, tensors = read_safetensors(self.target / "model.safetensors")
+        config = json.loads((self.target / "config.json").read_text())
+        expected = EXPECTED[name] if expected is None else expected
+        if "model_type" in config:  # Hugging Face's layout: its name of the embedding matrix
+            expected = {name.replace(".embedding.", ".embeddings."): told for name, told in expected.items()}
+        self.assertEqual(tensors, expected)
+        self.assertEqual(header["__metadata__"], {"format": "pt"})
+        self.assertEqual([path for path in self.folder.iterdir() if path.name.startswith(".")], [])
+        return config, notes
+
+    def test_mamba(self):
+        config, notes = self.check("mamba.bin")
+        self.assertEqual({name: config[name] for name in (
+            "model_type", "vocab_size", "hidden_size", "num_hidden_layers", "state_size", "conv_kernel", "expand",
+            "intermediate_size", "time_step_rank", "use_bias", "use_conv_bias", "tie_word_embeddings")}, {
+                "model_type": "mamba", "vocab_size": 24, "hidden_size": 8, "num_hidden_layers": 2, "state_size": 4,
+                "conv_kernel": 4, "expand": 2, "intermediate_size": 16, "time_step_rank": 1, "use_bias": False,
+                "use_conv_bias": True, "tie_word_embeddings": True})
+        self.assertIn("tied", notes)
+
+    def test_bfloat16_is_kept(self):
+        config, _ = self.check("mamba_bf16.bin")
+        self.assertTrue(config["tie_word_embeddings"])
+
+    def test_an_own_head_is_kept(self):
+        config, _ = self.check("mamba_untied.bin")
+        self.assertFalse(config["tie_word_embeddings"])
+
+    def test_views_become_row_major(self):
+        self.check("mamba_views.bin")
+
+    def test_mamba2_keeps_the_dtype_of_every_tensor(self):
+        config, _ = self.check("mamba2.bin")
+        self.assertEqual((config["model_type"], config["num_heads"], config["head_dim"], config["n_groups"],
+                          config["state_size"]), ("mamba2", 4, 8, 1, 8))
+        self.assertEqual({told[0] for told in EXPECTED["mamba2.bin"].values()}, {"F16", "F32"})
+
+    def test_h3(self):
+        config, _ = self.check("h3.pt", *HEADS)
+        self.assertEqual(config, {
+            "architectures": ["H3ForCausalLM"], "model_type": "h3", "vocab_size": 24, "hidden_size": 4,
+            "num_hidden_layers": 3, "attn_layer_idx": [1], "num_attention_heads": 1, "n_inner": 16, "ssm_mode": "diag",
+            "ssm_measure": "diag-lin", "rotary_emb_dim": 0, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
+            "bos_token_id": None, "eos_token_id": None, "pad_token_id": None})
+
+    def test_h3_with_old_names_and_old_places_of_the_norms(self):
+        config, notes = self.check("h3_old.pt", *HEADS)
+        self.assertEqual(EXPECTED["h3_old.pt"], EXPECTED["h3.pt"])
+        self.assertEqual(config["num_hidden_layers"], 3)
+        self.assertRegex(notes, "old names[^\n]*\n[^\n]*norms")
+
+    def test_h3_rotary(self):
+        config, _ = self.check("h3_rotary.pt", *HEADS)
+        self.assertEqual((config["rotary_emb_dim"], config["attn_layer_idx"]), (4, [0, 1]))
+
+    def test_h3_heads_are_asked_for_where_no_table_tells_them(self):
+        self.assert_refused("--attention-heads", DATA / "h3.pt")
+        self.assert_refused("heads do not fit", DATA / "h3.pt", "--attention-heads", "3")
+
+    def test_lightning(self):
+        _, notes = self.check("h3_lightning.pt")
+        self.assertIn("Lightning", notes)
+
+    def test_lightning_with_foreign_objects(self):
+        self.assert_refused("refused to load .*--allow-foreign-objects", DATA / "h3_lightning_foreign.pt")
+        _, notes = self.check("h3_lightning_foreign.pt", "--allow-foreign-objects")
+        self.assertIn("argparse.Namespace", notes)
+
+    def test_the_old_format_is_refused_with_advice(self):
+        self.assert_refused("before torch 1.6.*torch.save", DATA / "mamba_legacy.bin")
+
+    def test_config_beside_the_source_is_copied_as_it_is(self):
+        text = '{"time_step_limit": [0.0, Infinity],  ' + json.dumps(MAMBA_CONFIG)[1:]
+        source = self.source("mamba.bin", config=text, generation_config={"eos_token_id": 3})
+        self.check("mamba.bin", source=source)
+        self.assertEqual((self.target / "config.json").read_text(), text)
+        self.assertEqual(json.loads((self.target / "generation_config.json").read_text()), {"eos_token_id": 3})
+
+    def test_config_of_another_model_is_refused(self):
+        for field, value, problem in (
+                ("n_layer", 3, "n_layer is 3, but the tensors have 2"), ("d_model", 9, "d_model is 9, but"),
+                ("vocab_size", 25, r"vocab_size is 32 \(padded\), but"), ("n_layer", "2", "n_layer is '2', expected"),
+                ("ssm_cfg", {"layer": "Mamba2"}, "of a 'mamba2' model, but the tensors are of a mamba"),
+                ("model_type", "gpt2", "of a 'gpt2' model")):
+            self.assert_refused(problem, self.source("mamba.bin", config={**MAMBA_CONFIG, field: value}))
+        self.assert_refused("neither model_type nor", self.source("mamba.bin", config={}))
+        self.assert_refused("not JSON", self.source("mamba.bin", config="[" * 100_000))
+        self.assert_refused("not a JSON object", self.source("mamba.bin", config="[]"))
+
+    def test_a_config_that_says_untied_keeps_both_names(self):
+        source = self.source("mamba.bin", config={**MAMBA_CONFIG, "tie_embeddings": False})
+        expected = {**EXPECTED["mamba.bin"], "lm_head.weight": EXPECTED["mamba.bin"]["backbone.embedding.weight"]}
+        self.check("mamba.bin", source=source, expected=expected)
+
+    def test_a_config_that_says_tied_must_be_right(self):
+        self.assert_refused("lm_head.weight has other values", self.source("mamba_untied.bin", config=MAMBA_CONFIG))
+        config = {**MAMBA_CONFIG, "tie_embeddings": False}
+        (self.folder / "source" / "config.json").write_text(json.dumps({**config, "n_layer": 1, "vocab_size": 24}))
+        self.assert_refused("only one of the two", self.source("mamba_bf16.bin"))
+
+    def test_groups_of_mamba2_come_from_its_config(self):
+        source = self.source("mamba2_groups.bin", config=MAMBA2_CONFIG)
+        config, _ = self.check("mamba2_groups.bin", source=source)
+        self.assertEqual(config, MAMBA2_CONFIG)
+        shutil.rmtree(self.target)
+        wrong = {**MAMBA2_CONFIG, "ssm_cfg": {"layer": "Mamba2", "d_state": 8}}
+        self.assert_refused("1 groups of state size 8, but the tensors have 16",
+                            self.source("mamba2_groups.bin", config=wrong))
+
+    def test_tokenizer(self):
+        source = self.source("mamba.bin", tokenizer=tokenizer(23))
+        self.check("mamba.bin", source=source)
+        self.assertEqual(json.loads((self.target / "tokenizer.json").read_text()), tokenizer(23))
+        shutil.rmtree(self.target)
+        for other in (self.folder / "t", self.folder / "t" / "tokenizer.json"):
+            (self.folder / "t").mkdir(exist_ok=True)
+            (self.folder / "t" / "tokenizer.json").write_text(json.dumps(tokenizer(2)))
+            self.check("mamba.bin", "--tokenizer", str(other), source=source)
+            self.assertEqual(json.loads((self.target / "tokenizer.json").read_text()), tokenizer(2))
+            shutil.rmtree(self.target)
+        self.assert_refused("has token 24, but the model has 24 rows",
+                            self.source("mamba.bin", tokenizer=tokenizer(24)))
+        self.assert_refused("no such file", source, "--tokenizer", str(self.folder))
+
+    def test_unknown_and_missing_tensors_are_named(self):
+        entries = read_entries(DATA / "mamba.bin")
+        for old, new, problem in (
+                (b"layers.0.mixer.D", b"layers.0.mixer.E", "changed.bin: tensor 'backbone.layers.0.mixer.D' is missing"),
+                (b"lm_head.weight", b"lm_heap.weight", "'lm_heap.weight' does not belong .*--drop lm_heap.weight")):
+            pickled = entries["data.pkl"].replace(old, new)
+            path = write_archive(self.folder / "changed.bin", {**entries, "data.pkl": pickled})
+            self.assert_refused(problem, path)
+        self.assert_refused("'backbone.norm_f.weight' is missing", DATA / "mamba.bin", "--drop", "backbone.norm_f.weight")
+        self.assert_refused("no tensor 'x' to drop", DATA / "mamba.bin", "--drop", "x")
+        self.check("mamba.bin", "--drop", "lm_head.weight")
+
+    def test_a_head_that_stands_for_the_embedding(self):
+        _, notes = self.check("mamba.bin", "--drop", "backbone.embedding.weight")
+        self.assertIn("lm_head.weight is written as backbone.embeddings.weight", notes)
+
+    def test_a_gap_in_the_layers(self):
+        self.assert_refused(r"'backbone.layers.0\S+ is missing", DATA / "mamba.bin", "--drop", "backbone.layers.0.*")
+
+    def test_a_family_that_is_not_the_files(self):
+        self.assert_refused("missing", DATA / "mamba.bin", "--family", "h3")
+        self.check("mamba.bin", "--family", "mamba")
+
+    def test_deflated_archives_and_old_ones_without_byte_order(self):
+        entries = read_entries(DATA / "mamba.bin")
+        del entries["byteorder"]
+        path = write_archive(self.folder / "deflated.bin", entries, zipfile.ZIP_DEFLATED)
+        self.check("mamba.bin", source=path)
+
+    def test_the_other_byte_order_is_refused(self):
+        entries = {**read_entries(DATA / "mamba.bin"), "byteorder": b"big"}
+        self.assert_refused("byte order b'big'", write_archive(self.folder / "big.bin", entries))
+
+    def test_other_files_are_refused_with_advice(self):
+        for content, problem in ((b"", "is empty"), (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+                                 (b"\x10\0\0\0\0\0\0\0{}", "safetensors already"), (b"<!DOCTYPE html>", "begins with"),
+                                 (b"PK\x03\x04", "cannot be read")):
+            path = self.folder / "other.bin"
+            path.write_bytes(content)
+            self.assert_refused(problem, path)
+        self.assert_refused("is a folder; name the file", self.folder)
+        self.assert_refused("cannot be opened", self.folder / "missing.bin")
+        self.assert_refused("expected a dictionary", write_archive(
+            self.folder / "list.bin", {"data.pkl": b"\x80\x02]."}))
+        self.assert_refused("no model that is known", write_archive(
+            self.folder / "one.bin", {**read_entries(DATA / "mamba.bin"), "data.pkl": b"\x80\x02}X\1\0\0\0a" + (
+                b"ctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" + b"1"
+                b"X\3\0\0\0cpuK\x08tQK\0K\x08\x85K\1\x85\x89)tRs.")}))
+
+    def test_an_existing_target_is_kept(self):
+        self.target.mkdir()
+        self.convert(DATA / "mamba.bin")
+        before = sorted(path.name for path in self.target.iterdir())
+        with self.assertRaisesRegex(Exception, "not empty"):
+            self.convert(DATA / "mamba.bin")
+        self.assertEqual(sorted(path.name for path in self.target.iterdir()), before)
+        with self.assertRaisesRegex(Exception, "mkdir -p"):
+            self.convert(DATA / "mamba.bin", target=self.folder / "a" / "b")
+
+    def test_nothing_is_left_when_the_weights_turn_out_damaged(self):
+        content = bytearray((DATA / "mamba.bin").read_bytes())
+        with zipfile.ZipFile(DATA / "mamba.bin") as archive:
+            place = archive.infolist()[-4].header_offset + 500
+        content[place] ^= 0xFF
+        path = self.folder / "damaged.bin"
+        path.write_bytes(content)
+        self.assert_refused("damaged", path)
+
+
+class CommandLineTest(ConvertCase):
+    def run_tool(self, *arguments):
+        return subprocess.run([sys.executable, "-B", str(TOOL / "convert.py"), *map(str, arguments)],
+                              capture_output=True, text=True, timeout=60)
+
+    def test_help_teaches(self):
+        done = self.run_tool("--help")
+        self.assertEqual(done.returncode, 0)
+        for word in ("examples:", "--tokenizer", "--allow-foreign-objects", "scripts/serve", "Exit status"):
+            self.assertIn(word, done.stdout)
+
+    def test_exit_statuses(self):
+        done = self.run_tool(DATA / "mamba.bin", self.target)
+        self.assertEqual((done.returncode, done.stdout), (0, ""))
+        self.assertIn("22 tensors", done.stderr)
+        done = self.run_tool(DATA / "mamba.bin", self.target)
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r"^convert: [^\n]*not empty[^\n]*\n$")
+        self.assertEqual(self.run_tool("--family", "gpt").returncode, 2)
+
+    def test_quiet(self):
+        done = self.run_tool(DATA / "mamba.bin", self.target, "--quiet")
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
+
+    def test_the_converter_imports_the_standard_library_only(self):
+        ours = {path.stem for path in TOOL.glob("*.py")}
+        for path in TOOL.glob("*.py"):
+            if path.name == "make_test_data.py":
+                continue
+            for line in path.read_text().splitlines():
+                words = line.split()
+                if words[:1] in (["import"], ["from"]):
+                    name = words[1].split(".")[0].rstrip(",")
+                    self.assertIn(name, sys.stdlib_module_names | ours, f"{path.name}: {line}")
+                    self.assertNotIn(name, ("pickle", "marshal", "shelve"), path.name)
+
+    def test_the_readme_names_real_options(self):
+        text = pathlib.Path(TOOL / "README.md").read_text()
+        known = self.run_tool("--help").stdout
+        for option in set(word.strip("`.,:;)(") for word in text.split() if word.strip("`(").startswith("--")):
+            if option not in ("--model",):
+                self.assertIn(option, known)
+
+
+if __name__ == "__main__":
+    unittest.main()
