@@ -21,7 +21,7 @@ using testing::HealthResponse;
 // A turn that ends by itself within the drain timeout, but not at once.
 v1::GenerateRequest ShortTurn() {
   v1::GenerateRequest request = EndlessTurn("");
-  request.mutable_stopping()->set_max_tokens(Scaled(3000, 200));
+  request.mutable_stopping()->set_max_tokens(Scaled(1500, 100));
   return request;
 }
 
