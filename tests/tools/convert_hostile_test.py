@@ -4,8 +4,10 @@ import os
 import pickle
 import random
 import struct
+import sys
 import unittest
 import zipfile
+from unittest import mock
 
 from convert_support import DATA, ConvertCase, ConvertError, read_entries, read_safetensors, write_archive
 from pickle_reader import PickleReader
@@ -13,6 +15,13 @@ from safetensors_writer import check_size
 from torch_file import TorchFile
 
 SEED = 20240602
+
+# What Python itself reports of attempts to run something while a hostile file is read. Hooks cannot be removed.
+EXECUTIONS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pickle.find_class",
+              "ctypes.dlopen")
+executed = []
+sys.addaudithook(lambda event, _: executed.append(event) if event in EXECUTIONS else None)
+
 PROTO = b"\x80\x02"
 
 
@@ -61,9 +70,17 @@ class Bomb:
 
 
 class HostileCase(ConvertCase):
-    def archive(self, pickled, **entries):
-        return write_archive(self.folder / "hostile.bin", {
-            "data.pkl": pickled, "data/0": bytes(32), **{name.replace("_", "/"): value for name, value in entries.items()}})
+    def setUp(self):
+        super().setUp()
+        # Thousands of small files need not reach the disk.
+        patch = mock.patch("os.fsync")
+        patch.start()
+        self.addCleanup(patch.stop)
+        executed.clear()
+        self.addCleanup(lambda: self.assertEqual(executed, []))
+
+    def archive(self, pickled):
+        return write_archive(self.folder / "hostile.bin", {"data.pkl": pickled, "data/0": bytes(32)})
 
     def refuse(self, pattern, pickled, *options):
         return self.assert_refused(pattern, self.archive(pickled), *options)
@@ -73,6 +90,13 @@ class PickleTest(HostileCase):
     def test_what_the_hostile_files_are_varied_from_is_read(self):
         with TorchFile(self.archive(state_dict(tensor()))) as file:
             self.assertEqual(file.content["a"].shape, (8,))
+
+    def test_an_execution_would_be_seen(self):
+        marker = self.folder / "marker"
+        pickle.loads(pickle.dumps(Bomb(marker)))
+        self.assertTrue(marker.exists())
+        self.assertIn("os.system", executed)
+        executed.clear()
 
     def test_globals_are_never_imported(self):
         marker = self.folder / "marker"
@@ -97,7 +121,8 @@ class PickleTest(HostileCase):
         for kind in (b"ccollections\nOrderedDict\n", b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n"):
             self.refuse("refused to make an object", PROTO + kind + b")\x81.")
         state = b"}" + text("__setstate__") + number(1) + b"s"
-        for target in (b"}", b"]", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n", storage(), tensor()):
+        for target in (b"}", b"]", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n", storage(),
+                       tensor()):
             self.refuse("refused to give state", PROTO + target + state + b"b.")
         self.refuse("refused to give state", PROTO + b"ccollections\nOrderedDict\n)R" + b"]b.")
 
@@ -152,7 +177,8 @@ class PickleTest(HostileCase):
         self.refuse("metadata", state_dict(tensor(extra=b"}" + text("conj") + b"\x88s")))
         wrong = b"ctorch._utils\n_rebuild_tensor_v2\n"
         self.refuse("from 0 arguments", state_dict(wrong + b")R"))
-        self.refuse("has shape a list", state_dict(wrong + tuple_of(storage(), number(0), b"]", b")", b"N", b"N") + b"R"))
+        self.refuse("has shape a list", state_dict(
+            wrong + tuple_of(storage(), number(0), b"]", b")", b"N", b"N") + b"R"))
         self.refuse("has shape", state_dict(
             wrong + tuple_of(storage(), number(0), b"\x88\x85", number(1) + b"\x85", b"N", b"N") + b"R"))
 
@@ -193,9 +219,10 @@ class PickleTest(HostileCase):
         self.refuse("holds no tensors", PROTO + b"}.")
         self.refuse("'state_dict' is a list", PROTO + b"}(" + text("pytorch-lightning_version") + text("1") +
                     text("state_dict") + b"]u.")
-        self.refuse("100000 layers, expected 1 to 1024", PROTO + b"}" + text("backbone.layers.99999.mixer.dt_proj.weight") + tensor() +
-                    b"s" + text("backbone.embedding.weight") + tensor((4, 2), (2, 1)) + b"s" +
-                    text("backbone.norm_f.weight") + tensor((2,), (1,)) + b"s.")
+        self.refuse("100000 layers, expected 1 to 1024", PROTO + b"}(" +
+                    text("backbone.layers.99999.mixer.dt_proj.weight") + tensor() +
+                    text("backbone.embedding.weight") + tensor((4, 2), (2, 1)) +
+                    text("backbone.norm_f.weight") + tensor((2,), (1,)) + b"u.")
 
     def test_every_truncation(self):
         pickled = read_entries(DATA / "mamba.bin")["data.pkl"]
@@ -234,7 +261,8 @@ class ArchiveTest(HostileCase):
         self.refuse_entries("compression method 12", self.entries, compression=zipfile.ZIP_BZIP2)
 
     def test_bombs(self):
-        self.refuse_entries("unpacks to", {**self.entries, "data/99": bytes(80 << 20)}, compression=zipfile.ZIP_DEFLATED)
+        self.refuse_entries("unpacks to", {**self.entries, "data/99": bytes(80 << 20)},
+                            compression=zipfile.ZIP_DEFLATED)
         self.refuse_entries("limit 33554432", {**self.entries, "data.pkl": bytes(33 << 20)},
                             compression=zipfile.ZIP_DEFLATED)
 

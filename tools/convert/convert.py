@@ -183,8 +183,8 @@ def beside(source, name):
 def check_same_family(path, config, family):
     found = config_family(config)
     if found is None:
-        raise ConvertError(f"{path}: neither model_type nor d_model and n_layer; put the model's own config.json beside "
-                           "the source, or move it away and one is made from the shapes")
+        raise ConvertError(f"{path}: neither model_type nor d_model and n_layer; put the model's own config.json "
+                           "beside the source, or move it away and one is made from the shapes")
     if found != family.name:
         raise ConvertError(f"{path}: is of a {shown(found)} model, but the tensors are of a {family.name} model; put "
                            "the right config.json beside the source, or move it away and one is made from the shapes")
@@ -221,7 +221,7 @@ def settle_head(path, tensors, family, told, reader, note):
 
 
 def name_embedding(tensors, family):
-    """Beside a config of Hugging Face's layout the matrix must have Hugging Face's name, or `transformers` misses it."""
+    """Beside a config of Hugging Face's layout the matrix must have its name there, or `transformers` misses it."""
     return {family.embedding if name in EMBEDDINGS else name: tensor for name, tensor in tensors.items()}
 
 
@@ -347,6 +347,8 @@ def convert(args, report):
     check_target(args.target)
     if source.is_dir():
         raise ConvertError(f"{path}: is a folder; name the file in it, such as {source / 'pytorch_model.bin'}")
+    if source.exists() and not source.is_file():
+        raise ConvertError(f"{path}: is not a regular file")  # opening a named pipe would wait for a writer
     with TorchFile(source, args.allow_foreign_objects) as file:
         tensors = take_state_dict(path, file.content, report.note)
         if file.foreign:
@@ -371,8 +373,10 @@ def convert(args, report):
             files["tokenizer.json"] = check_tokenizer(tokenizer, model.vocab)
         report.total = check_size(tensors, path)
         write_folder(args.target, files, tensors, reader, report)
-    report.note(f"{args.target}: {family.name}, {model.layers} layers, d_model {model.d_model}, {len(tensors)} tensors, "
-                f"{report.total} bytes" + ("" if tokenizer else "; no tokenizer: served for token ids only"))
+    report.note(f"{args.target}: {family.name}, {model.layers} layers, d_model {model.d_model}, "
+                f"{len(tensors)} tensors, {report.total} bytes")
+    if not tokenizer:
+        report.note("no tokenizer: the model is served for token ids only; --tokenizer adds one")
 
 
 def end_on_signal(*_):

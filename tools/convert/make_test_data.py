@@ -1,6 +1,7 @@
 """Writes tests/tools/data with real PyTorch: small checkpoints as torch.save makes them, and what they must become.
 
 Run: python3 tools/convert/make_test_data.py tests/tools/data   (needs torch; the tests themselves do not)
+The same PyTorch writes the same files again, but for mamba_legacy.bin, which holds addresses of memory.
 expected.json tells for each checkpoint the names, dtypes, shapes and SHA-256 of the row-major bytes after conversion.
 """
 
@@ -91,7 +92,7 @@ def h3(layers=3, attention=(1,), d=4, vocab=24, rotary=0):
 
 
 def old_h3(new, layers):
-    """The same model under the old names, its norms at the old places: each after a mixer or an MLP, and a first one."""
+    """The same model under the old names, its norms at the old places: one first, then one after each part."""
     place = {"backbone.layers.0.norm1": "backbone.norm", "backbone.ln_f": f"backbone.layers.{layers - 1}.norm2"}
     for i in range(layers):
         place[f"backbone.layers.{i}.norm2"] = f"backbone.layers.{i}.norm1"
