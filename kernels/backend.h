@@ -24,6 +24,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 
@@ -112,6 +113,38 @@ struct SelectiveScanArguments {
   Matrix y;  // [tokens, d_inner] out, gated; may be the same as x
 };
 
+struct SsdScanArguments {
+  int64_t heads = 0;
+  int64_t groups = 0;  // divides heads
+  int64_t head_dim = 0;
+  int64_t d_state = 0;
+  ConstMatrix x;         // [tokens, heads head_dim] after convolution and SiLU
+  ConstMatrix dt;        // [tokens, heads] before bias and softplus
+  ConstMatrix b;         // [tokens, groups d_state]
+  ConstMatrix c;         // [tokens, groups d_state]
+  const float* dt_bias;  // [heads]
+  const float* a;        // [heads], -exp(A_log)
+  const float* d;        // [heads]
+  // Bounds of Δ; dt_max may be infinity.
+  float dt_min = 0;
+  float dt_max = std::numeric_limits<float>::infinity();
+  // In and out: [slots, heads, d_state, head_dim] of one layer; the scan of a
+  // row starts from its slot and leaves its last state there.
+  float* ssm_state;
+  Matrix y;  // [tokens, heads head_dim] out; may be the same as x
+};
+
+struct GatedNormArguments {
+  int64_t tokens = 0;
+  int64_t d_inner = 0;
+  int64_t groups = 1;             // divides d_inner
+  ConstMatrix y;                  // [tokens, d_inner]
+  ConstMatrix z;                  // [tokens, d_inner] gate
+  const float* weight = nullptr;  // [d_inner]; nullptr: the gate without a norm
+  float epsilon = 1e-5f;
+  Matrix normed;  // [tokens, d_inner] out; may be the same as y
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -165,8 +198,7 @@ class Backend {
   // Source: Mamba, arXiv 2312.00752, section 3.4.
   virtual void CausalConv1d(Rows rows, int64_t channels, int64_t d_conv,
                             ConstMatrix x, const float* weight,
-                            const float* bias, float* conv_state,
-                            Matrix y) = 0;
+                            const float* bias, float* conv_state, Matrix y) = 0;
 
   // Mamba's selective scan with its gate, per channel e and state n:
   //   Δ = softplus(dt + dt_bias)
@@ -176,6 +208,20 @@ class Backend {
   // Source: Mamba, arXiv 2312.00752, Algorithm 2.
   virtual void SelectiveScan(Rows rows,
                              const SelectiveScanArguments& arguments) = 0;
+
+  // Mamba-2's scan, per head with its d_state x head_dim states h, where b and
+  // c are those of the head's group, head / (heads / groups), and p is one of
+  // its head_dim channels:
+  //   Δ = clamp(softplus(dt + dt_bias), dt_min, dt_max)
+  //   h[n, p] = exp(Δ a) h[n, p] + b[n] (Δ x[p])
+  //   y[p] = Σ_n c[n] h[n, p] + d x[p]
+  // Source: Mamba-2, arXiv 2405.21060, section 7.
+  virtual void SsdScan(Rows rows, const SsdScanArguments& arguments) = 0;
+
+  // v = y ⊙ silu(z), then RmsNorm of each of `groups` equal parts of v:
+  // normed = v / sqrt(mean(v²) + epsilon) * weight. Without weights, v itself.
+  // Source: Mamba-2, arXiv 2405.21060, section 7.
+  virtual void GatedNorm(const GatedNormArguments& arguments) = 0;
 
   // target[i] = source[indices[i]], rows of `width` floats.
   //   indices  host

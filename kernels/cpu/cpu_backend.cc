@@ -18,6 +18,7 @@
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/norm.h"
 #include "kernels/cpu/selective_scan.h"
+#include "kernels/cpu/ssd_scan.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/status.h"
 
@@ -157,6 +158,23 @@ class CpuBackend : public Backend {
     CheckRows(rows);
     const ScopedFlushDenormals flush;
     cpu::SelectiveScan(threads_, rows, arguments);
+  }
+
+  void SsdScan(Rows rows, const SsdScanArguments& arguments) override {
+    ENGRAM_CHECK(arguments.groups >= 1 && arguments.heads >= 1 &&
+                 arguments.heads % arguments.groups == 0);
+    ENGRAM_CHECK(arguments.head_dim >= 1 && arguments.d_state >= 1);
+    CheckRows(rows);
+    const ScopedFlushDenormals flush;
+    cpu::SsdScan(threads_, rows, arguments);
+  }
+
+  void GatedNorm(const GatedNormArguments& arguments) override {
+    ENGRAM_CHECK(arguments.tokens >= 0 && arguments.d_inner >= 1);
+    ENGRAM_CHECK(arguments.groups >= 1 &&
+                 arguments.d_inner % arguments.groups == 0);
+    const ScopedFlushDenormals flush;
+    cpu::GatedNorm(threads_, arguments);
   }
 
   void Gather(ConstMatrix source, absl::Span<const int32_t> indices,

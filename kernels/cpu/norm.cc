@@ -1,5 +1,6 @@
 // An item is a few tokens. Reads 4 bytes per element from memory (the second
-// and third pass find the token in the first-level cache) and writes 4.
+// and third pass find the token in the first-level cache) and writes 4; the
+// gate adds 4 that are read.
 //
 // Sums run in kPartials partial sums whatever the width of a vector, element i
 // into sum i % kPartials, which are then added in one fixed tree. So the result
@@ -100,6 +101,33 @@ void NormToken(const NormWeights& norm, int64_t d_model, const float* residual,
   }
 }
 
+template <bool kWhole>
+HWY_INLINE void Gate(const float* y, const float* z, float* gated, int64_t i,
+                     size_t count) {
+  StorePart<kWhole>(hn::Mul(LoadPart<kWhole>(y + i, count),
+                            Silu(LoadPart<kWhole>(z + i, count))),
+                    gated + i, count);
+}
+
+void GatedNormToken(const GatedNormArguments& arguments, int64_t token) {
+  const int64_t d_inner = arguments.d_inner;
+  const float* const y = arguments.y.data + token * arguments.y.stride;
+  const float* const z = arguments.z.data + token * arguments.z.stride;
+  float* const normed = arguments.normed.data + token * arguments.normed.stride;
+  int64_t i = 0;
+  for (; i + kLanes <= d_inner; i += kLanes) {
+    Gate<true>(y, z, normed, i, kLanes);
+  }
+  if (i < d_inner) Gate<false>(y, z, normed, i, d_inner - i);
+  if (arguments.weight == nullptr) return;
+  const int64_t group_width = d_inner / arguments.groups;
+  for (int64_t first = 0; first < d_inner; first += group_width) {
+    const NormWeights norm = {NormKind::kRms, arguments.weight + first, nullptr,
+                              arguments.epsilon};
+    NormToken(norm, group_width, normed + first, normed + first);
+  }
+}
+
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace HWY_NAMESPACE
 }  // namespace engram::cpu
@@ -110,23 +138,37 @@ namespace engram::cpu {
 namespace {
 
 HWY_EXPORT(NormToken);
+HWY_EXPORT(GatedNormToken);
 
 // Enough to pay for taking an item.
 constexpr int64_t kItemElements = 1 << 14;
+
+template <class Body>
+void ForEachToken(ThreadPool& threads, int64_t tokens, int64_t width,
+                  const Body& body) {
+  const int64_t item_tokens = std::max<int64_t>(1, kItemElements / width);
+  const int64_t items = (tokens + item_tokens - 1) / item_tokens;
+  threads.ParallelFor(items, [&](int64_t item) {
+    const int64_t end = std::min((item + 1) * item_tokens, tokens);
+    for (int64_t token = item * item_tokens; token < end; ++token) body(token);
+  });
+}
 
 }  // namespace
 
 void Norm(ThreadPool& threads, const NormWeights& norm, int64_t tokens,
           int64_t d_model, const float* residual, float* normed) {
-  const int64_t item_tokens = std::max<int64_t>(1, kItemElements / d_model);
-  const int64_t items = (tokens + item_tokens - 1) / item_tokens;
-  threads.ParallelFor(items, [&](int64_t item) {
-    const int64_t end = std::min((item + 1) * item_tokens, tokens);
-    for (int64_t token = item * item_tokens; token < end; ++token) {
-      HWY_DYNAMIC_DISPATCH(NormToken)
-      (norm, d_model, residual + token * d_model, normed + token * d_model);
-    }
+  ForEachToken(threads, tokens, d_model, [&](int64_t token) {
+    HWY_DYNAMIC_DISPATCH(NormToken)
+    (norm, d_model, residual + token * d_model, normed + token * d_model);
   });
+}
+
+void GatedNorm(ThreadPool& threads, const GatedNormArguments& arguments) {
+  ForEachToken(threads, arguments.tokens, arguments.d_inner,
+               [&](int64_t token) {
+                 HWY_DYNAMIC_DISPATCH(GatedNormToken)(arguments, token);
+               });
 }
 
 }  // namespace engram::cpu

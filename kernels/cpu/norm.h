@@ -1,4 +1,4 @@
-// RMSNorm and LayerNorm.
+// RMSNorm and LayerNorm, and the norm behind a gate.
 #pragma once
 
 #include <cstdint>
@@ -11,5 +11,8 @@ namespace engram::cpu {
 // See Backend::Norm.
 void Norm(ThreadPool& threads, const NormWeights& norm, int64_t tokens,
           int64_t d_model, const float* residual, float* normed);
+
+// See Backend::GatedNorm.
+void GatedNorm(ThreadPool& threads, const GatedNormArguments& arguments);
 
 }  // namespace engram::cpu

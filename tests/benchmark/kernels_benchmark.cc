@@ -1,5 +1,6 @@
 // Speed of the back end's operations in the shapes of mamba-130m: d_model 768,
-// d_inner 1536, d_state 16, dt_rank 48, vocabulary 50280.
+// d_inner 1536, d_state 16, dt_rank 48, vocabulary 50280; and of mamba2-130m's
+// scan and norm, which has 24 heads of 64 channels and d_state 128.
 //
 // The last argument of every benchmark is the number of threads. GB/s counts
 // the bytes that an operation has to move at least, each once; GFLOP/s counts a
@@ -23,6 +24,9 @@ constexpr int64_t kDState = 16;
 constexpr int64_t kDConv = 4;
 constexpr int64_t kDtRank = 48;
 constexpr int64_t kVocab = 50280;
+constexpr int64_t kHeads = 24;
+constexpr int64_t kHeadDim = 64;
+constexpr int64_t kHeadState = 128;
 
 // Weights of one benchmark together; beyond the last-level cache of most CPUs.
 constexpr int64_t kRotatedBytes = int64_t{160} << 20;
@@ -131,6 +135,43 @@ void SelectiveScan(benchmark::State& state) {
         6 * tokens * kDInner * kDState);
 }
 
+void SsdScan(benchmark::State& state) {
+  const int64_t row_count = state.range(0), row_tokens = state.range(1);
+  const int64_t tokens = row_count * row_tokens;
+  const int64_t state_floats = kHeads * kHeadDim * kHeadState;
+  const auto backend = MakeCpu(state.range(2));
+  const std::vector<Row> rows = MakeRows(row_count, row_tokens);
+  const auto x = Filled(*backend, tokens * kDInner);
+  const auto dt = Filled(*backend, tokens * kHeads);
+  const auto bc = Filled(*backend, tokens * 2 * kHeadState);
+  const auto dt_bias = Filled(*backend, kHeads);
+  const auto a = Filled(*backend, kHeads);
+  for (int64_t i = 0; i < kHeads; ++i) a->floats()[i] -= 0.5f;
+  const auto ssm_state = Filled(*backend, row_count * state_floats);
+  const auto y = Filled(*backend, tokens * kDInner);
+  SsdScanArguments arguments;
+  arguments.heads = kHeads;
+  arguments.groups = 1;
+  arguments.head_dim = kHeadDim;
+  arguments.d_state = kHeadState;
+  arguments.x = {x->floats(), kDInner};
+  arguments.dt = {dt->floats(), kHeads};
+  arguments.b = {bc->floats(), 2 * kHeadState};
+  arguments.c = {bc->floats() + kHeadState, 2 * kHeadState};
+  arguments.dt_bias = dt_bias->floats();
+  arguments.a = a->floats();
+  arguments.d = dt_bias->floats();
+  arguments.ssm_state = ssm_state->floats();
+  arguments.y = {y->floats(), kDInner};
+  for (auto _ : state) {
+    backend->SsdScan(rows, arguments);
+    benchmark::ClobberMemory();
+  }
+  // Per state: three products and two sums.
+  Count(state, 8 * tokens * kDInner + 8 * row_count * state_floats,
+        5 * tokens * state_floats);
+}
+
 void CausalConv1d(benchmark::State& state) {
   const int64_t row_count = state.range(0), row_tokens = state.range(1);
   const int64_t tokens = row_count * row_tokens;
@@ -165,6 +206,27 @@ void RmsNorm(benchmark::State& state) {
   Count(state, 8 * tokens * kDModel, 4 * tokens * kDModel);
 }
 
+void GatedNorm(benchmark::State& state) {
+  GatedNormArguments arguments;
+  arguments.tokens = state.range(0);
+  arguments.d_inner = kDInner;
+  const auto backend = MakeCpu(state.range(1));
+  const auto y = Filled(*backend, arguments.tokens * kDInner);
+  const auto z = Filled(*backend, arguments.tokens * kDInner);
+  const auto weight = Filled(*backend, kDInner);
+  const auto normed = Filled(*backend, arguments.tokens * kDInner);
+  arguments.y = {y->floats(), kDInner};
+  arguments.z = {z->floats(), kDInner};
+  arguments.weight = weight->floats();
+  arguments.normed = {normed->floats(), kDInner};
+  for (auto _ : state) {
+    backend->GatedNorm(arguments);
+    benchmark::ClobberMemory();
+  }
+  // SiLU as two operations.
+  Count(state, 12 * arguments.tokens * kDInner, 7 * arguments.tokens * kDInner);
+}
+
 void TokensByThreads(benchmark::internal::Benchmark* benchmark) {
   benchmark->ArgNames({"tokens", "threads"})
       ->ArgsProduct({{1, 2, 8, 32, 512}, {1, 2}})
@@ -191,8 +253,10 @@ BENCHMARK(DtProjection)->Apply(TokensByThreads);
 BENCHMARK(OutProjection)->Apply(TokensByThreads);
 BENCHMARK(Head)->Apply(HeadRowsByThreads);
 BENCHMARK(SelectiveScan)->Apply(RowsByTokensByThreads);
+BENCHMARK(SsdScan)->Apply(RowsByTokensByThreads);
 BENCHMARK(CausalConv1d)->Apply(RowsByTokensByThreads);
 BENCHMARK(RmsNorm)->Apply(TokensByThreads);
+BENCHMARK(GatedNorm)->Apply(TokensByThreads);
 
 }  // namespace
 }  // namespace engram

@@ -3,10 +3,8 @@
 #include "kernels/backend.h"
 
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <memory>
-#include <ostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,57 +13,19 @@
 #include "gtest/gtest.h"
 #include "hwy/targets.h"
 #include "kernels/status.h"
+#include "tests/kernels/backend_under_test.h"
 #include "tests/kernels/kernel_test_case.h"
 
 namespace engram {
 namespace {
 
+using BackendTest = BackendUnderTestSuite;
 using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-// Restricts the CPU back end to the given targets of Highway; 0 lifts that.
-void UseCpuTargets(int64_t targets) {
-  hwy::SetSupportedTargetsForTest(targets);
-  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-}
-
-struct BackendUnderTest {
-  std::string name;
-  BackendKind kind;
-  int64_t cpu_targets;
-};
-void PrintTo(const BackendUnderTest& backend, std::ostream* out) {
-  *out << backend.name;
-}
-
-class BackendTest : public ::testing::TestWithParam<BackendUnderTest> {
- protected:
-  void SetUp() override {
-    UseCpuTargets(0);
-    const int64_t wanted = GetParam().cpu_targets;
-    if (wanted != 0 && (hwy::SupportedTargets() & wanted) == 0) {
-      GTEST_SKIP() << "this machine has no " << GetParam().name;
-    }
-    UseCpuTargets(wanted);
-    auto backend = MakeBackend({GetParam().kind, 2});
-    ENGRAM_CHECK_OK(backend.status());
-    backend_ = *std::move(backend);
-  }
-  void TearDown() override { UseCpuTargets(0); }
-
-  Backend& backend() { return *backend_; }
-
- private:
-  std::unique_ptr<Backend> backend_;
-};
-
-// Around every block edge.
-const std::vector<int64_t> kEdgeSizes = {1,  3,  15, 16, 17,  31,  32,
-                                         33, 63, 64, 65, 127, 128, 129};
 
 // --- Memory.
 
@@ -500,16 +460,9 @@ TEST_P(BackendTest, SiluIsAccurateEverywhere) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Cpu, BackendTest,
-    ::testing::Values(
-#if HWY_ARCH_X86
-        BackendUnderTest{"Avx512", BackendKind::kCpu, HWY_AVX3},
-        BackendUnderTest{"Avx2", BackendKind::kCpu, HWY_AVX2},
-#endif
-        // What every machine has: nothing but the fallback.
-        BackendUnderTest{"Baseline", BackendKind::kCpu, HWY_STATIC_TARGET}),
-    [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Cpu, BackendTest,
+                         ::testing::ValuesIn(CpuBackendsUnderTest()),
+                         [](const auto& info) { return info.param.name; });
 
 // --- Not parameterised.
 

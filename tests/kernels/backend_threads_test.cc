@@ -35,6 +35,12 @@ std::vector<Floats> RunAll(int threads) {
   results.push_back(scan.Run(backend, rows, states));
   results.push_back(states);
 
+  const SsdScanCase ssd_scan(6, 2, 40, 16, 64);
+  Floats ssd_states(3 * ssd_scan.StateFloats());
+  results.push_back(ssd_scan.Run(backend, rows, ssd_states));
+  results.push_back(ssd_states);
+  results.push_back(GatedNormCase(300, 2, 200).Run(backend));
+
   const int64_t tokens = 200;
   DeviceFloats residual(backend, RandomFloats(3, tokens * 300));
   DeviceFloats weight(backend, RandomFloats(4, 300));

@@ -1,5 +1,5 @@
 // What the tests of a back end share: random inputs, memory of the back end,
-// comparison, and ragged batches of Mamba's two recurrent operations.
+// comparison, and ragged batches of the recurrent operations.
 #pragma once
 
 #include <algorithm>
@@ -282,6 +282,141 @@ struct ScanCase {
         d_inner,    d_state,    Widened(x),       Widened(dt), Widened(z),
         Widened(b), Widened(c), Widened(dt_bias), Widened(d),  Widened(a)};
     return reference::SelectiveScan(inputs, state);
+  }
+};
+
+// Parameters of one of Mamba-2's scans, and the inputs of `tokens` tokens.
+struct SsdScanCase {
+  int64_t heads = 0;
+  int64_t groups = 0;
+  int64_t head_dim = 0;
+  int64_t d_state = 0;
+  int64_t tokens = 0;
+  Floats x, dt, b, c, dt_bias, a, d;
+  float dt_min = 0.0f;
+  float dt_max = std::numeric_limits<float>::infinity();
+
+  SsdScanCase(int64_t heads, int64_t groups, int64_t head_dim, int64_t d_state,
+              int64_t tokens)
+      : heads(heads),
+        groups(groups),
+        head_dim(head_dim),
+        d_state(d_state),
+        tokens(tokens),
+        x(RandomFloats(20, tokens * heads * head_dim)),
+        dt(RandomFloats(21, tokens * heads, -3.0f, 1.0f)),
+        b(RandomFloats(22, tokens * groups * d_state)),
+        c(RandomFloats(23, tokens * groups * d_state)),
+        dt_bias(RandomFloats(24, heads)),
+        a(RandomFloats(25, heads, -8.0f, -0.01f)),
+        d(RandomFloats(26, heads)) {}
+
+  int64_t d_inner() const { return heads * head_dim; }
+  int64_t StateFloats() const { return d_inner() * d_state; }
+
+  // The same parameters with the inputs of [first, first + count) only.
+  SsdScanCase Part(int64_t first, int64_t count) const {
+    SsdScanCase part = *this;
+    part.tokens = count;
+    part.x = Slice(x, first, count, d_inner());
+    part.dt = Slice(dt, first, count, heads);
+    part.b = Slice(b, first, count, groups * d_state);
+    part.c = Slice(c, first, count, groups * d_state);
+    return part;
+  }
+
+  // Updates `states` [slots, heads, d_state, head_dim]. With `in_place`, y is
+  // x.
+  Floats Run(Backend& backend, Rows rows, Floats& states,
+             bool in_place = false) const {
+    const int64_t stride = WideStride(d_inner());
+    const int64_t group_stride = WideStride(groups * d_state);
+    DeviceFloats device_x(backend, ToWide(x, d_inner()));
+    DeviceFloats device_dt(backend, ToWide(dt, heads));
+    DeviceFloats device_b(backend, ToWide(b, groups * d_state));
+    DeviceFloats device_c(backend, ToWide(c, groups * d_state));
+    DeviceFloats device_dt_bias(backend, dt_bias);
+    DeviceFloats device_a(backend, a), device_d(backend, d);
+    DeviceFloats device_states(backend, states);
+    DeviceFloats device_y(backend, ToWide(Floats(x.size()), d_inner()));
+    DeviceFloats& y = in_place ? device_x : device_y;
+    SsdScanArguments arguments;
+    arguments.heads = heads;
+    arguments.groups = groups;
+    arguments.head_dim = head_dim;
+    arguments.d_state = d_state;
+    arguments.x = {device_x.data() + kMargin, stride};
+    arguments.dt = {device_dt.data() + kMargin, WideStride(heads)};
+    arguments.b = {device_b.data() + kMargin, group_stride};
+    arguments.c = {device_c.data() + kMargin, group_stride};
+    arguments.dt_bias = device_dt_bias.data();
+    arguments.a = device_a.data();
+    arguments.d = device_d.data();
+    arguments.dt_min = dt_min;
+    arguments.dt_max = dt_max;
+    arguments.ssm_state = device_states.data();
+    arguments.y = {y.data() + kMargin, stride};
+    backend.SsdScan(rows, arguments);
+    states = device_states.ToHost();
+    return FromWide(y.ToHost(), d_inner());
+  }
+
+  reference::Values Expected(reference::Values& state) const {
+    reference::SsdScanInputs inputs;
+    inputs.heads = heads;
+    inputs.groups = groups;
+    inputs.head_dim = head_dim;
+    inputs.d_state = d_state;
+    inputs.dt_min = dt_min;
+    inputs.dt_max = dt_max;
+    inputs.x = Widened(x);
+    inputs.dt = Widened(dt);
+    inputs.b = Widened(b);
+    inputs.c = Widened(c);
+    inputs.dt_bias = Widened(dt_bias);
+    inputs.a = Widened(a);
+    inputs.d = Widened(d);
+    return reference::SsdScan(inputs, state);
+  }
+};
+
+// One gated norm, and the inputs of `tokens` tokens.
+struct GatedNormCase {
+  int64_t d_inner = 0;
+  int64_t groups = 0;
+  int64_t tokens = 0;
+  Floats y, z, weight;  // no weight: no norm
+
+  GatedNormCase(int64_t d_inner, int64_t groups, int64_t tokens)
+      : d_inner(d_inner),
+        groups(groups),
+        tokens(tokens),
+        y(RandomFloats(30, tokens * d_inner, -3.0f, 5.0f)),
+        z(RandomFloats(31, tokens * d_inner, -3.0f, 3.0f)),
+        weight(RandomFloats(32, d_inner)) {}
+
+  Floats Run(Backend& backend, bool in_place = false) const {
+    const int64_t stride = WideStride(d_inner);
+    DeviceFloats device_y(backend, ToWide(y, d_inner));
+    DeviceFloats device_z(backend, ToWide(z, d_inner));
+    DeviceFloats device_weight(backend, weight);
+    DeviceFloats device_normed(backend, ToWide(Floats(y.size()), d_inner));
+    DeviceFloats& normed = in_place ? device_y : device_normed;
+    GatedNormArguments arguments;
+    arguments.tokens = tokens;
+    arguments.d_inner = d_inner;
+    arguments.groups = groups;
+    arguments.y = {device_y.data() + kMargin, stride};
+    arguments.z = {device_z.data() + kMargin, stride};
+    arguments.weight = weight.empty() ? nullptr : device_weight.data();
+    arguments.normed = {normed.data() + kMargin, stride};
+    backend.GatedNorm(arguments);
+    return FromWide(normed.ToHost(), d_inner);
+  }
+
+  reference::Values Expected() const {
+    return reference::GatedNorm(d_inner, groups, 1e-5, Widened(y), Widened(z),
+                                Widened(weight));
   }
 };
 

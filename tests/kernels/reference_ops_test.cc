@@ -70,5 +70,43 @@ TEST(ReferenceOps, SelectiveScanOfOneChannel) {
   EXPECT_NEAR(state[0], 19.0, 1e-10);
 }
 
+TEST(ReferenceOps, SsdScanOfTwoHeadsAndGroups) {
+  SsdScanInputs in;
+  in.heads = 2;
+  in.groups = 2;
+  in.head_dim = 1;
+  in.d_state = 1;
+  in.dt_min = 1.0;
+  in.dt_max = 24.0;
+  in.x = {2.0, 3.0};
+  in.dt = {20.0, -100.0};
+  in.dt_bias = {10.0, 0.0};  // delta = 24 and 1, both clamped
+  in.b = {0.5, 5.0};
+  in.c = {3.0, 7.0};
+  in.d = {10.0, 0.5};
+  in.a = {-std::log(2.0) / 24.0, -std::log(4.0)};
+  Values state = {4.0, 8.0};
+  const Values y = SsdScan(in, state);
+  // h = 4/2 + 24*0.5*2 = 26 and 8/4 + 1*5*3 = 17.
+  EXPECT_NEAR(state[0], 26.0, 1e-10);
+  EXPECT_NEAR(state[1], 17.0, 1e-10);
+  EXPECT_NEAR(y[0], 3.0 * 26.0 + 10.0 * 2.0, 1e-10);
+  EXPECT_NEAR(y[1], 7.0 * 17.0 + 0.5 * 3.0, 1e-10);
+}
+
+TEST(ReferenceOps, GatedNormOfTwoGroups) {
+  const Values y = {3.0, 4.0, 2.0, 0.0};
+  const Values z(4, 1.0);
+  const double gate = Silu(1.0);
+  EXPECT_THAT(GatedNorm(4, 2, 0.0, y, z, {}),
+              ElementsAre(3.0 * gate, 4.0 * gate, 2.0 * gate, 0.0));
+  const double first_rms = std::sqrt(12.5);
+  const double second_rms = std::sqrt(2.0);
+  EXPECT_THAT(GatedNorm(4, 2, 0.0, y, z, {1.0, 2.0, 3.0, 4.0}),
+              ElementsAre(DoubleNear(3.0 / first_rms, kTolerance),
+                          DoubleNear(8.0 / first_rms, kTolerance),
+                          DoubleNear(6.0 / second_rms, kTolerance), 0.0));
+}
+
 }  // namespace
 }  // namespace engram::reference

@@ -1,5 +1,6 @@
 #include "tests/support/reference_ops.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace engram::reference {
@@ -91,6 +92,50 @@ Values SelectiveScan(const ScanInputs& in, Values& state) {
     }
   }
   return y;
+}
+
+Values SsdScan(const SsdScanInputs& in, Values& state) {
+  Values y(in.x.size());
+  const int64_t tokens = Tokens(in.dt, in.heads);
+  for (int64_t th = 0; th < tokens * in.heads; ++th) {
+    const int64_t t = th / in.heads;
+    const int64_t h = th % in.heads;
+    const int64_t group = h / (in.heads / in.groups);
+    const double* const b = &in.b[(t * in.groups + group) * in.d_state];
+    const double* const c = &in.c[(t * in.groups + group) * in.d_state];
+    const double delta =
+        std::clamp(Softplus(in.dt[th] + in.dt_bias[h]), in.dt_min, in.dt_max);
+    for (int64_t p = 0; p < in.head_dim; ++p) {
+      const double x = in.x[th * in.head_dim + p];
+      double sum = 0.0;
+      for (int64_t n = 0; n < in.d_state; ++n) {
+        double& s = state[(h * in.d_state + n) * in.head_dim + p];
+        s = std::exp(delta * in.a[h]) * s + delta * x * b[n];
+        sum += s * c[n];
+      }
+      y[th * in.head_dim + p] = sum + in.d[h] * x;
+    }
+  }
+  return y;
+}
+
+Values GatedNorm(int64_t d_inner, int64_t groups, double epsilon,
+                 const Values& y, const Values& z, const Values& weight) {
+  Values gated(y.size());
+  for (size_t i = 0; i < y.size(); ++i) gated[i] = y[i] * Silu(z[i]);
+  if (weight.empty()) return gated;
+  const int64_t width = d_inner / groups;
+  Values normed(y.size());
+  for (int64_t t = 0; t < Tokens(y, d_inner); ++t) {
+    for (int64_t i = 0; i < d_inner; ++i) {
+      const double* const group = &gated[t * d_inner + i / width * width];
+      double mean = 0.0;
+      for (int64_t k = 0; k < width; ++k) mean += group[k] * group[k] / width;
+      normed[t * d_inner + i] =
+          gated[t * d_inner + i] / std::sqrt(mean + epsilon) * weight[i];
+    }
+  }
+  return normed;
 }
 
 }  // namespace engram::reference

@@ -47,4 +47,25 @@ struct ScanInputs {
 //   state  [d_state, d_inner] in and out
 Values SelectiveScan(const ScanInputs& inputs, Values& state);
 
+struct SsdScanInputs {
+  int64_t heads = 0;
+  int64_t groups = 0;
+  int64_t head_dim = 0;
+  int64_t d_state = 0;
+  double dt_min = 0;
+  double dt_max = 0;
+  Values x;              // [tokens, heads, head_dim]
+  Values dt;             // [tokens, heads]
+  Values b, c;           // [tokens, groups, d_state]
+  Values dt_bias, a, d;  // [heads]
+};
+
+// Returns y [tokens, heads, head_dim] of one row.
+//   state  [heads, d_state, head_dim] in and out
+Values SsdScan(const SsdScanInputs& inputs, Values& state);
+
+// Returns normed [tokens, d_inner]. `weight` [d_inner] may be empty: no norm.
+Values GatedNorm(int64_t d_inner, int64_t groups, double epsilon,
+                 const Values& y, const Values& z, const Values& weight);
+
 }  // namespace engram::reference
