@@ -8,25 +8,21 @@
 // state-spaces/mamba and Hugging Face's transformers.
 #pragma once
 
-#include <cstdint>
 #include <memory>
-#include <string>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
-#include "model/checkpoint.h"
+#include "model/language_model.h"
 #include "model/model.h"
 #include "model/model_config.h"
+#include "model/weight_loader.h"
 
 namespace engram {
 
-// See LoadModel(). `config` is a Mamba's; `folder` is for messages only;
-// `checkpoint` is not needed afterwards, `backend` must outlive the model.
-absl::StatusOr<std::unique_ptr<Model>> LoadMamba(const std::string& folder,
-                                                 const ModelConfig& config,
-                                                 const Checkpoint& checkpoint,
-                                                 Backend* backend,
-                                                 const ModelLimits& limits,
-                                                 int64_t known_ids);
+// The layers of a Mamba. `backend` must outlive them; `loader` is not needed
+// afterwards. Errors as for LoadModel().
+absl::StatusOr<std::unique_ptr<LayerStack>> LoadMambaLayers(
+    const ModelConfig& config, const ModelLimits& limits, Backend* backend,
+    WeightLoader* loader);
 
 }  // namespace engram

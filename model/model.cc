@@ -1,13 +1,30 @@
 #include "model/model.h"
 
+#include <utility>
+
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
 #include "model/checkpoint.h"
+#include "model/language_model.h"
 #include "model/mamba.h"
 #include "model/model_config.h"
+#include "model/weight_loader.h"
 
 namespace engram {
+namespace {
+
+absl::StatusOr<std::unique_ptr<LayerStack>> LoadLayers(
+    const ModelConfig& config, const ModelLimits& limits, Backend* backend,
+    WeightLoader* loader) {
+  switch (config.family) {
+    case ModelFamily::kMamba:
+      return LoadMambaLayers(config, limits, backend, loader);
+  }
+  return absl::InternalError("a family without a loader");
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const std::string& folder,
                                                  Backend* backend,
@@ -24,11 +41,11 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(const std::string& folder,
         absl::StrCat(folder, ": the tokenizer has ids up to ", known_ids - 1,
                      ", the model only ", config.vocab, " rows for them"));
   }
-  switch (config.family) {
-    case ModelFamily::kMamba:
-      return LoadMamba(folder, config, *checkpoint, backend, limits, known_ids);
-  }
-  return absl::InternalError("a family without a loader");
+  WeightLoader loader(folder, checkpoint.get(), backend);
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<LayerStack> layers,
+                          LoadLayers(config, limits, backend, &loader));
+  return LoadLanguageModel(config, limits, known_ids, backend, &loader,
+                           std::move(layers));
 }
 
 }  // namespace engram

@@ -12,12 +12,26 @@
 namespace engram {
 namespace {
 
+constexpr int64_t kTapsMin = 2;
+constexpr int64_t kTapsMax = 256;
+
 bool SameBytes(const Tensor& a, const Tensor& b) {
   return a.type == b.type && a.shape == b.shape &&
          std::memcmp(a.data, b.data, a.elements() * DataTypeBytes(a.type)) == 0;
 }
 
 }  // namespace
+
+std::vector<float> Transposed(const std::vector<float>& matrix, int64_t rows,
+                              int64_t columns) {
+  std::vector<float> result(matrix.size());
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      result[column * rows + row] = matrix[row * columns + column];
+    }
+  }
+  return result;
+}
 
 absl::StatusOr<std::vector<int64_t>> WeightLoader::Shape(
     const std::string& name, size_t dimensions) const {
@@ -28,6 +42,18 @@ absl::StatusOr<std::vector<int64_t>> WeightLoader::Shape(
         ", expected ", dimensions, " dimensions of at least 1"));
   }
   return tensor.shape;
+}
+
+absl::StatusOr<int64_t> WeightLoader::ConvolutionTaps(
+    const std::string& name) const {
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<int64_t> shape, Shape(name, 3));
+  const int64_t taps = shape[2];
+  if (taps < kTapsMin || taps > kTapsMax) {
+    return absl::DataLossError(absl::StrCat(folder_, ": tensor ", name, " has ",
+                                            taps, " taps, expected ", kTapsMin,
+                                            " to ", kTapsMax));
+  }
+  return taps;
 }
 
 absl::StatusOr<Tensor> WeightLoader::Use(const std::string& name,
@@ -60,6 +86,13 @@ absl::StatusOr<std::unique_ptr<Buffer>> WeightLoader::OptionalVector(
     std::optional<bool> configured) {
   if (!configured.value_or(checkpoint_->Has(name))) return nullptr;
   return Vector(name, shape);
+}
+
+absl::StatusOr<std::unique_ptr<Buffer>> WeightLoader::Convolution(
+    const std::string& name, int64_t channels, int64_t taps) {
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<float> values,
+                          Values(name, {channels, 1, taps}));
+  return Upload(Transposed(values, channels, taps));
 }
 
 absl::StatusOr<std::unique_ptr<Buffer>> WeightLoader::Upload(

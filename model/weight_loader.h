@@ -19,6 +19,10 @@
 
 namespace engram {
 
+// [rows, columns] to [columns, rows].
+std::vector<float> Transposed(const std::vector<float>& matrix, int64_t rows,
+                              int64_t columns);
+
 // Used while a model is loaded, on one thread. `folder` is for messages only.
 // `checkpoint` and `backend` must outlive it; what it returns needs only the
 // back end. Every method that takes a name fails with DATA_LOSS if the tensor
@@ -35,6 +39,10 @@ class WeightLoader {
   absl::StatusOr<std::vector<int64_t>> Shape(const std::string& name,
                                              size_t dimensions) const;
 
+  // The taps of a depthwise convolution [channels, 1, taps]; DATA_LOSS if they
+  // are fewer than 2 or more than 256.
+  absl::StatusOr<int64_t> ConvolutionTaps(const std::string& name) const;
+
   // A matrix [outputs, inputs] for MatMul.
   absl::StatusOr<std::unique_ptr<PackedWeight>> Matrix(const std::string& name,
                                                        int64_t outputs,
@@ -50,6 +58,11 @@ class WeightLoader {
   absl::StatusOr<std::unique_ptr<Buffer>> OptionalVector(
       const std::string& name, const std::vector<int64_t>& shape,
       std::optional<bool> configured);
+  // A depthwise convolution [channels, 1, taps] as CausalConv1d wants it:
+  // [taps, channels] in the back end's memory.
+  absl::StatusOr<std::unique_ptr<Buffer>> Convolution(const std::string& name,
+                                                      int64_t channels,
+                                                      int64_t taps);
   // `values` in the back end's memory.
   absl::StatusOr<std::unique_ptr<Buffer>> Upload(
       const std::vector<float>& values);
@@ -60,6 +73,7 @@ class WeightLoader {
   absl::StatusOr<std::unique_ptr<PackedWeight>> SharedMatrix(
       absl::Span<const std::string> names, int64_t outputs, int64_t inputs);
 
+  const Checkpoint& checkpoint() const { return *checkpoint_; }
   // Elements of the distinct tensors loaded so far.
   int64_t parameters() const { return parameters_; }
   // DATA_LOSS if a tensor whose name begins with one of `prefixes` was not

@@ -1,0 +1,326 @@
+#include "model/language_model.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/status.h"
+
+namespace engram {
+namespace {
+
+// The component of the state behind those of the layers: the normed hidden
+// vector of the last token fed. The logits that follow a restored state can be
+// made from it without feeding a token.
+constexpr char kLastHidden[] = "last_hidden";
+
+struct Weights {
+  std::unique_ptr<PackedWeight> embedding;  // [vocab, d_model]
+  std::unique_ptr<PackedWeight> own_head;   // the same, nullptr if tied
+  std::unique_ptr<Buffer> final_norm;       // [d_model]
+
+  const PackedWeight& head() const {
+    return own_head == nullptr ? *embedding : *own_head;
+  }
+};
+
+// Activations of one step, for the most tokens and logits it can have.
+struct WorkBuffers {
+  std::unique_ptr<Buffer> residual;    // [tokens, d_model]
+  std::unique_ptr<Buffer> normed;      // [tokens, d_model]
+  std::unique_ptr<Buffer> head_input;  // [logits rows, d_model]
+  std::unique_ptr<Buffer> logits;      // [logits rows, vocab]
+};
+
+absl::StatusOr<Weights> LoadWeights(const ModelConfig& config,
+                                    WeightLoader* loader) {
+  Weights weights;
+  // The original layout has the singular, Hugging Face's the plural; and since
+  // the format knows no shared tensors, a converter may have dropped either the
+  // embedding or the head of a tied model.
+  std::vector<std::string> embedding_names = {"backbone.embeddings.weight",
+                                              "backbone.embedding.weight"};
+  if (config.tied) embedding_names.push_back("lm_head.weight");
+  ENGRAM_ASSIGN_OR_RETURN(
+      weights.embedding,
+      loader->SharedMatrix(embedding_names, config.vocab, config.d_model));
+  if (!config.tied) {
+    ENGRAM_ASSIGN_OR_RETURN(
+        weights.own_head,
+        loader->Matrix("lm_head.weight", config.vocab, config.d_model));
+  }
+  ENGRAM_ASSIGN_OR_RETURN(
+      weights.final_norm,
+      loader->Vector("backbone.norm_f.weight", {config.d_model}));
+  ENGRAM_RETURN_IF_ERROR(loader->CheckAllUsed({"backbone.", "lm_head."}));
+  return weights;
+}
+
+absl::StatusOr<WorkBuffers> AllocateWorkBuffers(const ModelConfig& config,
+                                                const ModelLimits& limits,
+                                                Backend* backend) {
+  const auto allocate = [backend](int64_t rows, int64_t width) {
+    return backend->Allocate(rows * width * sizeof(float));
+  };
+  const int64_t tokens = limits.max_batch_tokens;
+  const int64_t logits_rows = limits.max_logits_rows;
+  WorkBuffers work;
+  ENGRAM_ASSIGN_OR_RETURN(work.residual, allocate(tokens, config.d_model));
+  ENGRAM_ASSIGN_OR_RETURN(work.normed, allocate(tokens, config.d_model));
+  ENGRAM_ASSIGN_OR_RETURN(work.head_input,
+                          allocate(logits_rows, config.d_model));
+  ENGRAM_ASSIGN_OR_RETURN(work.logits, allocate(logits_rows, config.vocab));
+  return work;
+}
+
+class LanguageModel final : public Model {
+ public:
+  LanguageModel(Backend* backend, ModelInfo info, const ModelLimits& limits,
+                const ModelConfig& config, int64_t known_ids, Weights weights,
+                WorkBuffers work, std::unique_ptr<LayerStack> layers,
+                std::unique_ptr<StatePool> states);
+
+  const ModelInfo& info() const override { return info_; }
+  const ModelLimits& limits() const override { return limits_; }
+  StatePool& states() override { return *states_; }
+  absl::StatusOr<StepResult> Step(const Batch& batch) override;
+
+ private:
+  // Checks the batch and lays its rows and ids out one after another.
+  void LayOut(const Batch& batch);
+  void RunLayers();
+  // Collects the hidden vectors that logits are wanted for, and then leaves
+  // each row's last one in its slot: the order is what makes logits_before
+  // those of before.
+  void GatherHeadInput(const Batch& batch);
+  void SaveLastHidden();
+  float* LastHidden(int slot) const;
+  std::vector<bool> FiniteRows(const Batch& batch);
+  void CheckVectorsFromBefore(const Batch& batch, std::vector<bool>* finite);
+  void CopyLogitsToHost();
+
+  Backend* const backend_;
+  const ModelInfo info_;
+  const ModelLimits limits_;
+  const int64_t d_model_;
+  const float norm_epsilon_;
+  const int64_t known_ids_;
+  const Weights weights_;
+  const WorkBuffers work_;
+  const std::unique_ptr<LayerStack> layers_;
+  const std::unique_ptr<StatePool> states_;
+
+  // Of the current step, in host memory.
+  std::vector<Row> rows_;
+  std::vector<int32_t> ids_;           // of all rows
+  std::vector<int32_t> head_sources_;  // the token that each logits row is of
+  std::vector<uint8_t> finite_;
+  std::vector<bool> slot_in_use_;
+  std::vector<float> logits_;
+  int64_t logits_rows_ = 0;
+};
+
+LanguageModel::LanguageModel(Backend* backend, ModelInfo info,
+                             const ModelLimits& limits,
+                             const ModelConfig& config, int64_t known_ids,
+                             Weights weights, WorkBuffers work,
+                             std::unique_ptr<LayerStack> layers,
+                             std::unique_ptr<StatePool> states)
+    : backend_(backend),
+      info_(std::move(info)),
+      limits_(limits),
+      d_model_(config.d_model),
+      norm_epsilon_(config.norm_epsilon),
+      known_ids_(known_ids),
+      weights_(std::move(weights)),
+      work_(std::move(work)),
+      layers_(std::move(layers)),
+      states_(std::move(states)),
+      slot_in_use_(limits.slots),
+      logits_(limits.max_logits_rows * config.vocab) {}
+
+void LanguageModel::LayOut(const Batch& batch) {
+  rows_.clear();
+  ids_.clear();
+  logits_rows_ = 0;
+  std::fill(slot_in_use_.begin(), slot_in_use_.end(), false);
+  for (const BatchRow& row : batch.rows) {
+    ENGRAM_CHECK(states_->IsTaken(row.slot));
+    ENGRAM_CHECK(!slot_in_use_[row.slot]);
+    ENGRAM_CHECK(!row.tokens.empty());
+    ENGRAM_CHECK(ids_.size() + row.tokens.size() <=
+                 static_cast<size_t>(limits_.max_batch_tokens));
+    slot_in_use_[row.slot] = true;
+    rows_.push_back({row.slot, static_cast<int>(ids_.size()),
+                     static_cast<int>(row.tokens.size())});
+    for (int32_t id : row.tokens) {
+      ENGRAM_CHECK(id >= 0 && id < info_.vocabulary_size);
+      ids_.push_back(id);
+    }
+    logits_rows_ += row.logits_rows();
+  }
+  ENGRAM_CHECK(logits_rows_ <= limits_.max_logits_rows);
+}
+
+void LanguageModel::RunLayers() {
+  LayerStep step;
+  step.rows = rows_;
+  step.tokens = static_cast<int64_t>(ids_.size());
+  step.states = states_.get();
+  step.residual = {work_.residual->floats(), d_model_};
+  step.normed = {work_.normed->floats(), d_model_};
+  for (int64_t i = 0; i < info_.layers; ++i) layers_->RunLayer(i, step);
+}
+
+// Behind the components of the layers.
+float* LanguageModel::LastHidden(int slot) const {
+  const int component = static_cast<int>(states_->components().size()) - 1;
+  return states_->Layer(component, 0) + slot * d_model_;
+}
+
+void LanguageModel::GatherHeadInput(const Batch& batch) {
+  head_sources_.clear();
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    const BatchRow& row = batch.rows[i];
+    const int32_t end = rows_[i].offset + rows_[i].tokens;
+    // Any token holds the place of a vector that comes from the slot, below.
+    if (row.logits_before) head_sources_.push_back(rows_[i].offset);
+    if (row.logits == LogitsWanted::kLast) head_sources_.push_back(end - 1);
+    if (row.logits != LogitsWanted::kAll) continue;
+    for (int32_t token = rows_[i].offset; token < end; ++token) {
+      head_sources_.push_back(token);
+    }
+  }
+  backend_->Gather({work_.normed->floats(), d_model_}, head_sources_, d_model_,
+                   {work_.head_input->floats(), d_model_});
+  int64_t first = 0;
+  for (const BatchRow& row : batch.rows) {
+    if (row.logits_before) {
+      backend_->Copy(work_.head_input->floats() + first * d_model_,
+                     LastHidden(row.slot), d_model_ * sizeof(float));
+    }
+    first += row.logits_rows();
+  }
+}
+
+void LanguageModel::SaveLastHidden() {
+  for (const Row& row : rows_) {
+    const int64_t last = row.offset + row.tokens - 1;
+    backend_->Copy(LastHidden(row.slot),
+                   work_.normed->floats() + last * d_model_,
+                   d_model_ * sizeof(float));
+  }
+}
+
+// A state that is NaN or infinite anywhere reaches the hidden vectors of every
+// later token, so that these need to be looked at only.
+std::vector<bool> LanguageModel::FiniteRows(const Batch& batch) {
+  std::vector<bool> finite(rows_.size(), true);
+  finite_.resize(ids_.size());
+  backend_->AllFinite({work_.normed->floats(), d_model_}, finite_.size(),
+                      d_model_, absl::MakeSpan(finite_));
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    for (int token = 0; token < rows_[i].tokens; ++token) {
+      if (!finite_[rows_[i].offset + token]) finite[i] = false;
+    }
+  }
+  CheckVectorsFromBefore(batch, &finite);
+  return finite;
+}
+
+// What a slot held as last_hidden did not go through this step: a restored one
+// may be NaN although the rest of its state is sound.
+void LanguageModel::CheckVectorsFromBefore(const Batch& batch,
+                                           std::vector<bool>* finite) {
+  const auto wants_before = [](const BatchRow& row) {
+    return row.logits_before;
+  };
+  if (std::none_of(batch.rows.begin(), batch.rows.end(), wants_before)) return;
+  finite_.resize(logits_rows_);
+  backend_->AllFinite({work_.head_input->floats(), d_model_}, logits_rows_,
+                      d_model_, absl::MakeSpan(finite_));
+  int64_t first = 0;
+  for (size_t i = 0; i < batch.rows.size(); ++i) {
+    if (batch.rows[i].logits_before && !finite_[first]) (*finite)[i] = false;
+    first += batch.rows[i].logits_rows();
+  }
+}
+
+void LanguageModel::CopyLogitsToHost() {
+  const int64_t vocab = info_.vocabulary_size;
+  backend_->CopyToHost(logits_.data(), work_.logits->floats(),
+                       logits_rows_ * vocab * sizeof(float));
+  for (int64_t row = 0; row < logits_rows_; ++row) {
+    std::fill(logits_.begin() + row * vocab + known_ids_,
+              logits_.begin() + (row + 1) * vocab,
+              -std::numeric_limits<float>::infinity());
+  }
+}
+
+absl::StatusOr<StepResult> LanguageModel::Step(const Batch& batch) {
+  LayOut(batch);
+  StepResult result;
+  if (rows_.empty()) return result;
+  const int64_t vocab = info_.vocabulary_size;
+  backend_->Embed(*weights_.embedding, ids_, work_.residual->floats());
+  RunLayers();
+  backend_->Norm(RmsNorm(*weights_.final_norm, norm_epsilon_), ids_.size(),
+                 d_model_, work_.residual->floats(), work_.normed->floats());
+  if (logits_rows_ > 0) {
+    GatherHeadInput(batch);
+    backend_->MatMul(weights_.head(), logits_rows_,
+                     {work_.head_input->floats(), d_model_}, {},
+                     {work_.logits->floats(), vocab});
+    CopyLogitsToHost();
+  }
+  SaveLastHidden();
+  result.finite = FiniteRows(batch);
+  ENGRAM_RETURN_IF_ERROR(backend_->Synchronize());
+  result.logits = absl::MakeConstSpan(logits_.data(), logits_rows_ * vocab);
+  return result;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
+    const ModelConfig& config, const ModelLimits& limits, int64_t known_ids,
+    Backend* backend, WeightLoader* loader,
+    std::unique_ptr<LayerStack> layers) {
+  ENGRAM_ASSIGN_OR_RETURN(Weights weights, LoadWeights(config, loader));
+  ENGRAM_ASSIGN_OR_RETURN(WorkBuffers work,
+                          AllocateWorkBuffers(config, limits, backend));
+  std::vector<StateComponent> components = layers->StateComponents();
+  components.push_back({kLastHidden, 1, {config.d_model}});
+  ENGRAM_ASSIGN_OR_RETURN(
+      std::unique_ptr<StatePool> states,
+      StatePool::Create(backend, std::move(components), limits.slots));
+  ENGRAM_RETURN_IF_ERROR(backend->Synchronize());
+
+  ModelInfo info;
+  info.family = ModelFamilyName(config.family);
+  info.parameters = loader->parameters();
+  info.vocabulary_size = config.vocab;
+  info.layers = config.layers;
+  info.state_bytes = states->state_bytes();
+  info.weight_format = "f32";
+  info.backend = backend->name();
+  info.weight_hash = loader->checkpoint().Hash();
+  return std::make_unique<LanguageModel>(
+      backend, std::move(info), limits, config,
+      known_ids == 0 ? config.vocab : known_ids, std::move(weights),
+      std::move(work), std::move(layers), std::move(states));
+}
+
+std::string LayerTensorName(int64_t layer, const char* tensor) {
+  return absl::StrCat("backbone.layers.", layer, ".", tensor);
+}
+
+NormWeights RmsNorm(const Buffer& weight, float epsilon) {
+  NormWeights norm;
+  norm.weight = weight.floats();
+  norm.epsilon = epsilon;
+  return norm;
+}
+
+}  // namespace engram
