@@ -8,6 +8,7 @@
 #include "model/checkpoint.h"
 #include "model/language_model.h"
 #include "model/mamba.h"
+#include "model/mamba2.h"
 #include "model/model_config.h"
 #include "model/weight_loader.h"
 
@@ -20,6 +21,8 @@ absl::StatusOr<std::unique_ptr<LayerStack>> LoadLayers(
   switch (config.family) {
     case ModelFamily::kMamba:
       return LoadMambaLayers(config, limits, backend, loader);
+    case ModelFamily::kMamba2:
+      return LoadMamba2Layers(config, limits, backend, loader);
   }
   return absl::InternalError("a family without a loader");
 }

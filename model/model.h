@@ -17,7 +17,7 @@
 namespace engram {
 
 struct ModelInfo {
-  std::string family;           // "mamba"
+  std::string family;           // "mamba", "mamba2"
   int64_t parameters = 0;
   int64_t vocabulary_size = 0;  // columns of logits; ids must be below
   int64_t layers = 0;

@@ -27,13 +27,15 @@ constexpr int64_t kVocabMax = 1 << 24;
 constexpr int64_t kStateMax = 4096;       // d_state
 constexpr int64_t kConvolutionMax = 256;  // d_conv
 constexpr int64_t kPaddingMax = 1 << 16;  // pad_vocab_size_multiple
+constexpr int64_t kHeadsMax = 1 << 16;    // heads, groups
+constexpr double kTimeStepMax = 1e6;      // of a finite dt limit
 constexpr double kExpandMin = 1e-3;
 constexpr double kExpandMax = 64;
 constexpr double kEpsilonMin = 1e-12;  // a float that is not 0
 
 constexpr char kSupported[] =
-    "supported: Mamba (model_type \"mamba\", or the state-spaces layout with "
-    "ssm_cfg.layer \"Mamba1\")";
+    "supported: Mamba and Mamba-2 (model_type \"mamba\" or \"mamba2\", or the "
+    "state-spaces layout with ssm_cfg.layer \"Mamba1\" or \"Mamba2\")";
 
 // Python writes Infinity and NaN bare, which is not JSON. They are turned into
 // the form that newer transformers write, {"__float__": "Infinity"}, outside
@@ -195,28 +197,39 @@ absl::StatusOr<int64_t> ReadInnerWidth(const Fields& fields, int64_t d_model) {
   return d_inner;
 }
 
-// The layout of Hugging Face. Never reads its field d_inner, which is wrong in
-// some published files.
-absl::StatusOr<ModelConfig> ReadHuggingFace(const Fields& fields) {
+// What Hugging Face's classes take for fields that are missing.
+struct ClassDefaults {
+  int64_t vocab;
+  int64_t d_model;
+  int64_t layers;
+  int64_t d_state;
+  bool tied;
+};
+constexpr ClassDefaults kMambaDefaults = {50280, 768, 32, 16, true};
+constexpr ClassDefaults kMamba2Defaults = {32768, 4096, 64, 128, false};
+
+// What both families have in the layout of Hugging Face. Its field d_inner is
+// never read: it is wrong in some published files.
+absl::StatusOr<ModelConfig> ReadHuggingFace(const Fields& fields,
+                                            const ClassDefaults& defaults) {
   ModelConfig config;
   const json* activation = fields.Find("hidden_act");
   if (activation != nullptr && *activation != "silu") {
     return fields.Unsupported("hidden_act", "\"silu\"");
   }
-  ENGRAM_ASSIGN_OR_RETURN(config.vocab,
-                          fields.Integer("vocab_size", 1, kVocabMax, 50280));
-  ENGRAM_ASSIGN_OR_RETURN(config.d_model,
-                          fields.Integer("hidden_size", 1, kWidthMax, 768));
   ENGRAM_ASSIGN_OR_RETURN(
-      config.layers, fields.Integer("num_hidden_layers", 1, kLayersMax, 32));
-  ENGRAM_ASSIGN_OR_RETURN(config.d_state,
-                          fields.Integer("state_size", 1, kStateMax, 16));
+      config.vocab, fields.Integer("vocab_size", 1, kVocabMax, defaults.vocab));
+  ENGRAM_ASSIGN_OR_RETURN(
+      config.d_model,
+      fields.Integer("hidden_size", 1, kWidthMax, defaults.d_model));
+  ENGRAM_ASSIGN_OR_RETURN(
+      config.layers,
+      fields.Integer("num_hidden_layers", 1, kLayersMax, defaults.layers));
+  ENGRAM_ASSIGN_OR_RETURN(
+      config.d_state,
+      fields.Integer("state_size", 1, kStateMax, defaults.d_state));
   ENGRAM_ASSIGN_OR_RETURN(config.d_conv,
                           fields.Integer("conv_kernel", 2, kConvolutionMax, 4));
-  ENGRAM_ASSIGN_OR_RETURN(config.d_inner,
-                          ReadInnerWidth(fields, config.d_model));
-  ENGRAM_ASSIGN_OR_RETURN(config.dt_rank,
-                          ReadDtRank(fields, "time_step_rank", config.d_model));
   ENGRAM_ASSIGN_OR_RETURN(
       config.norm_epsilon,
       fields.Number("layer_norm_epsilon", kEpsilonMin, 1, 1e-5));
@@ -225,16 +238,83 @@ absl::StatusOr<ModelConfig> ReadHuggingFace(const Fields& fields) {
                           fields.Boolean("use_conv_bias"));
   ENGRAM_ASSIGN_OR_RETURN(const std::optional<bool> tied,
                           fields.Boolean("tie_word_embeddings"));
-  config.tied = tied.value_or(true);
+  config.tied = tied.value_or(defaults.tied);
+  return config;
+}
+
+absl::StatusOr<ModelConfig> ReadHuggingFaceMamba(const Fields& fields) {
+  ENGRAM_ASSIGN_OR_RETURN(ModelConfig config,
+                          ReadHuggingFace(fields, kMambaDefaults));
+  ENGRAM_ASSIGN_OR_RETURN(config.d_inner,
+                          ReadInnerWidth(fields, config.d_model));
+  ENGRAM_ASSIGN_OR_RETURN(config.dt_rank,
+                          ReadDtRank(fields, "time_step_rank", config.d_model));
+  return config;
+}
+
+// The end of a range: a number from 0 on, infinity included.
+std::optional<double> RangeEnd(const json& value) {
+  if (value == json{{"__float__", "Infinity"}}) {
+    return std::numeric_limits<double>::infinity();
+  }
+  if (!value.is_number() || value < 0 || value > kTimeStepMax) return {};
+  return value.get<double>();
+}
+
+// [0, infinity] if the field is missing.
+absl::Status ReadTimeStepLimit(const Fields& fields, const char* name,
+                               Mamba2Config* config) {
+  const json* limit = fields.Find(name);
+  if (limit == nullptr) return absl::OkStatus();
+  std::optional<double> low, high;
+  if (limit->is_array() && limit->size() == 2) {
+    low = RangeEnd(limit->at(0));
+    high = RangeEnd(limit->at(1));
+  }
+  if (!low.has_value() || !high.has_value() || *low > *high ||
+      *low > kTimeStepMax) {
+    return fields.Bad(name,
+                      absl::StrCat("[low, high] with 0 <= low <= high and both "
+                                   "at most ",
+                                   kTimeStepMax, ", or high Infinity"));
+  }
+  config->dt_min = static_cast<float>(*low);
+  config->dt_max = static_cast<float>(*high);
+  return absl::OkStatus();
+}
+
+// The number of groups, each of which has the same number of heads.
+absl::Status ReadGroups(const Fields& fields, const char* name, int64_t missing,
+                        Mamba2Config* config) {
+  ENGRAM_ASSIGN_OR_RETURN(config->groups,
+                          fields.Integer(name, 1, kHeadsMax, missing));
+  if (config->heads % config->groups == 0) return absl::OkStatus();
+  return fields.Bad(name,
+                    absl::StrCat("a divisor of ", config->heads, " heads"));
+}
+
+// expand is not read: the heads' channels are the inner width. Nor is
+// norm_before_gate, which some published files set and Hugging Face's class
+// ignores: the gate always comes first.
+absl::StatusOr<ModelConfig> ReadHuggingFaceMamba2(const Fields& fields) {
+  ENGRAM_ASSIGN_OR_RETURN(ModelConfig config,
+                          ReadHuggingFace(fields, kMamba2Defaults));
+  config.family = ModelFamily::kMamba2;
+  Mamba2Config& mamba2 = config.mamba2;
+  ENGRAM_ASSIGN_OR_RETURN(mamba2.heads,
+                          fields.Integer("num_heads", 1, kHeadsMax, 128));
+  ENGRAM_ASSIGN_OR_RETURN(
+      mamba2.head_dim,
+      fields.Integer("head_dim", 1, kInnerWidthMax / mamba2.heads, 64));
+  config.d_inner = mamba2.heads * mamba2.head_dim;
+  ENGRAM_RETURN_IF_ERROR(ReadGroups(fields, "n_groups", 8, &mamba2));
+  ENGRAM_RETURN_IF_ERROR(ReadTimeStepLimit(fields, "time_step_limit", &mamba2));
+  ENGRAM_ASSIGN_OR_RETURN(mamba2.gated_norm, fields.Boolean("rms_norm"));
   return config;
 }
 
 // Settings of the original layout that change the mathematics.
-absl::Status RefuseUnsupported(const Fields& fields, const Fields& mixer) {
-  const json* layer = mixer.Find("layer");
-  if (layer != nullptr && *layer != "Mamba1") {
-    return mixer.Unsupported("layer", "\"Mamba1\"");
-  }
+absl::Status RefuseUnsupported(const Fields& fields) {
   const json* intermediate = fields.Find("d_intermediate");
   if (intermediate != nullptr && *intermediate != 0) {
     return fields.Unsupported("d_intermediate", "0");
@@ -250,8 +330,67 @@ absl::Status RefuseUnsupported(const Fields& fields, const Fields& mixer) {
   return absl::OkStatus();
 }
 
-// The original layout: its vocab_size does not count the padding, its norms
-// have no epsilon to set, and ssm_cfg overrides the mixer's numbers.
+// The same within ssm_cfg of a Mamba-2.
+absl::Status RefuseUnsupportedMamba2(const Fields& mixer, int64_t d_inner) {
+  for (const char* name : {"D_has_hdim", "norm_before_gate"}) {
+    const json* value = mixer.Find(name);
+    if (value != nullptr && *value != false) {
+      return mixer.Unsupported(name, "false");
+    }
+  }
+  const json* activation = mixer.Find("activation");
+  if (activation != nullptr && *activation != "swish" &&
+      *activation != "silu") {
+    return mixer.Unsupported("activation", "\"swish\", \"silu\"");
+  }
+  const json* scanned = mixer.Find("d_ssm");
+  if (scanned != nullptr && *scanned != d_inner) {
+    return mixer.Unsupported("d_ssm", absl::StrCat(d_inner).c_str());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadStateSpacesMamba2(const Fields& mixer, ModelConfig* config) {
+  config->family = ModelFamily::kMamba2;
+  ENGRAM_RETURN_IF_ERROR(RefuseUnsupportedMamba2(mixer, config->d_inner));
+  Mamba2Config& mamba2 = config->mamba2;
+  ENGRAM_ASSIGN_OR_RETURN(mamba2.head_dim,
+                          mixer.Integer("headdim", 1, kInnerWidthMax, 64));
+  if (config->d_inner % mamba2.head_dim != 0) {
+    return mixer.Bad("headdim",
+                     absl::StrCat("a divisor of d_inner ", config->d_inner));
+  }
+  mamba2.heads = config->d_inner / mamba2.head_dim;
+  ENGRAM_RETURN_IF_ERROR(ReadGroups(mixer, "ngroups", 1, &mamba2));
+  ENGRAM_RETURN_IF_ERROR(ReadTimeStepLimit(mixer, "dt_limit", &mamba2));
+  ENGRAM_ASSIGN_OR_RETURN(mamba2.gated_norm, mixer.Boolean("rmsnorm"));
+  return absl::OkStatus();
+}
+
+// The mixer's numbers, which ssm_cfg overrides.
+absl::Status ReadStateSpacesMixer(const Fields& mixer, ModelConfig* config) {
+  const json* layer = mixer.Find("layer");
+  const bool is_mamba2 = layer != nullptr && *layer == "Mamba2";
+  if (layer != nullptr && *layer != "Mamba1" && !is_mamba2) {
+    return mixer.Unsupported("layer", "\"Mamba1\", \"Mamba2\"");
+  }
+  ENGRAM_ASSIGN_OR_RETURN(
+      config->d_state,
+      mixer.Integer("d_state", 1, kStateMax, is_mamba2 ? 128 : 16));
+  ENGRAM_ASSIGN_OR_RETURN(config->d_conv,
+                          mixer.Integer("d_conv", 2, kConvolutionMax, 4));
+  ENGRAM_ASSIGN_OR_RETURN(config->d_inner,
+                          ReadInnerWidth(mixer, config->d_model));
+  ENGRAM_ASSIGN_OR_RETURN(config->projection_bias, mixer.Boolean("bias"));
+  ENGRAM_ASSIGN_OR_RETURN(config->convolution_bias, mixer.Boolean("conv_bias"));
+  if (is_mamba2) return ReadStateSpacesMamba2(mixer, config);
+  ENGRAM_ASSIGN_OR_RETURN(config->dt_rank,
+                          ReadDtRank(mixer, "dt_rank", config->d_model));
+  return absl::OkStatus();
+}
+
+// The original layout: its vocab_size does not count the padding, and its norms
+// have no epsilon to set.
 absl::StatusOr<ModelConfig> ReadStateSpaces(const Fields& fields,
                                             const std::string& file) {
   ModelConfig config;
@@ -259,8 +398,7 @@ absl::StatusOr<ModelConfig> ReadStateSpaces(const Fields& fields,
   const json* ssm = fields.Find("ssm_cfg");
   if (ssm == nullptr) ssm = &none;
   if (!ssm->is_object()) return fields.Bad("ssm_cfg", "an object");
-  const Fields mixer(absl::StrCat(file, ": ssm_cfg"), *ssm);
-  ENGRAM_RETURN_IF_ERROR(RefuseUnsupported(fields, mixer));
+  ENGRAM_RETURN_IF_ERROR(RefuseUnsupported(fields));
 
   ENGRAM_ASSIGN_OR_RETURN(
       const int64_t ids,
@@ -273,16 +411,8 @@ absl::StatusOr<ModelConfig> ReadStateSpaces(const Fields& fields,
       config.d_model, fields.Integer("d_model", 1, kWidthMax, std::nullopt));
   ENGRAM_ASSIGN_OR_RETURN(
       config.layers, fields.Integer("n_layer", 1, kLayersMax, std::nullopt));
-  ENGRAM_ASSIGN_OR_RETURN(config.d_state,
-                          mixer.Integer("d_state", 1, kStateMax, 16));
-  ENGRAM_ASSIGN_OR_RETURN(config.d_conv,
-                          mixer.Integer("d_conv", 2, kConvolutionMax, 4));
-  ENGRAM_ASSIGN_OR_RETURN(config.d_inner,
-                          ReadInnerWidth(mixer, config.d_model));
-  ENGRAM_ASSIGN_OR_RETURN(config.dt_rank,
-                          ReadDtRank(mixer, "dt_rank", config.d_model));
-  ENGRAM_ASSIGN_OR_RETURN(config.projection_bias, mixer.Boolean("bias"));
-  ENGRAM_ASSIGN_OR_RETURN(config.convolution_bias, mixer.Boolean("conv_bias"));
+  ENGRAM_RETURN_IF_ERROR(ReadStateSpacesMixer(
+      Fields(absl::StrCat(file, ": ssm_cfg"), *ssm), &config));
   ENGRAM_ASSIGN_OR_RETURN(const std::optional<bool> tied,
                           fields.Boolean("tie_embeddings"));
   config.tied = tied.value_or(true);
@@ -293,7 +423,8 @@ absl::StatusOr<ModelConfig> ReadFamily(const Fields& fields,
                                        const std::string& file) {
   // Hugging Face's files may carry d_model and n_layer too: model_type first.
   if (const json* type = fields.Find("model_type"); type != nullptr) {
-    if (*type == "mamba") return ReadHuggingFace(fields);
+    if (*type == "mamba") return ReadHuggingFaceMamba(fields);
+    if (*type == "mamba2") return ReadHuggingFaceMamba2(fields);
     return absl::UnimplementedError(
         absl::StrCat(file, ": model_type is ", Shown(*type), "; ", kSupported));
   }
@@ -315,7 +446,7 @@ absl::StatusOr<json> ParseObject(std::string_view text,
 }
 
 // Both files may name ends of sequence, and a token that either names ends one.
-// Only if neither has the field, Hugging Face's class default stands: 0.
+// Only if neither has the field, the default of Hugging Face's class stands.
 absl::Status ReadTokenIds(const Fields& fields, const Fields& generation,
                           ModelConfig* config) {
   ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
@@ -328,7 +459,8 @@ absl::Status ReadTokenIds(const Fields& fields, const Fields& generation,
   const bool is_hugging_face = fields.Find("model_type") != nullptr;
   if (is_hugging_face && !fields.Names("eos_token_id") &&
       !generation.Names("eos_token_id")) {
-    ids.push_back(0);
+    const int32_t missing = config->family == ModelFamily::kMamba2 ? 2 : 0;
+    if (missing < config->vocab) ids.push_back(missing);
   }
   config->eos_token_ids = std::move(ids);
   ENGRAM_ASSIGN_OR_RETURN(
@@ -344,6 +476,8 @@ const char* ModelFamilyName(ModelFamily family) {
   switch (family) {
     case ModelFamily::kMamba:
       return "mamba";
+    case ModelFamily::kMamba2:
+      return "mamba2";
   }
   return "unknown";
 }

@@ -1,12 +1,13 @@
 // ModelConfig: what a model folder's config.json says about the model.
 //
-// Two layouts are understood: Hugging Face's (model_type "mamba") and the
-// original state-spaces one (d_model, n_layer, ssm_cfg). Settings that Engram
-// does not have are refused by name; every number is bounded, so that nothing
-// computed from a hostile file can overflow.
+// Two layouts are understood: Hugging Face's (model_type "mamba" or "mamba2")
+// and the original state-spaces one (d_model, n_layer, ssm_cfg). Settings that
+// Engram does not have are refused by name; every number is bounded, so that
+// nothing computed from a hostile file can overflow.
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,10 +18,24 @@
 namespace engram {
 
 // The families that can be loaded; LoadModel() has one case for each.
-enum class ModelFamily { kMamba };
+enum class ModelFamily { kMamba, kMamba2 };
 
-// "mamba": the name in ModelInfo.
+// "mamba", "mamba2": the name in ModelInfo.
 const char* ModelFamilyName(ModelFamily family);
+
+// What only Mamba-2 has. No tensor tells how its channels are divided, so that
+// the loader takes these numbers from here and refuses tensors that disagree.
+struct Mamba2Config {
+  int64_t heads = 0;
+  int64_t head_dim = 0;
+  int64_t groups = 0;  // divides heads
+  // Bounds of the scan's step; dt_max may be infinity.
+  float dt_min = 0;
+  float dt_max = std::numeric_limits<float>::infinity();
+  // Whether a norm follows the gate; nothing if the file does not say: then the
+  // tensors decide.
+  std::optional<bool> gated_norm;
+};
 
 struct ModelConfig {
   ModelFamily family = ModelFamily::kMamba;
@@ -28,11 +43,12 @@ struct ModelConfig {
   int64_t d_model = 0;
   int64_t vocab = 0;  // rows of the embedding matrix, padding included
   // What the file claims about the mixer. Files in the wild are wrong about
-  // these, so a loader takes them from the shapes of the tensors.
+  // these, so a loader takes them from the shapes of the tensors where it can.
   int64_t d_inner = 0;
   int64_t d_state = 0;
   int64_t d_conv = 0;
-  int64_t dt_rank = 0;
+  int64_t dt_rank = 0;  // Mamba only
+  Mamba2Config mamba2;
   float norm_epsilon = 1e-5f;
   // Whether in_proj and out_proj, and the convolution, have a bias; nothing if
   // the file does not say: then the tensors decide.

@@ -73,6 +73,7 @@ class WeightLoader {
   absl::StatusOr<std::unique_ptr<PackedWeight>> SharedMatrix(
       absl::Span<const std::string> names, int64_t outputs, int64_t inputs);
 
+  const std::string& folder() const { return folder_; }
   const Checkpoint& checkpoint() const { return *checkpoint_; }
   // Elements of the distinct tensors loaded so far.
   int64_t parameters() const { return parameters_; }

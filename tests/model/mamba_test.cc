@@ -6,20 +6,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <cstdint>
-#include <limits>
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/backend.h"
-#include "kernels/status.h"
-#include "model/checkpoint.h"
 #include "model/model.h"
+#include "tests/model/golden_model.h"
 #include "tests/model/model_folder.h"
 
 namespace engram {
@@ -28,69 +24,11 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-std::unique_ptr<Backend> CpuBackend() {
-  BackendOptions options;
-  options.kind = BackendKind::kCpu;
-  options.threads = 2;
-  auto backend = MakeBackend(options);
-  ENGRAM_CHECK_OK(backend.status());
-  return std::move(*backend);
-}
-
-std::string GoldenFolder(const std::string& name) {
-  return absl::StrCat(ENGRAM_SOURCE_DIR, "/tests/golden/mamba/", name);
-}
-
-// expected.safetensors of a golden folder: the checkpoint reader wants it under
-// the name of a model.
-struct Expected {
-  std::vector<int32_t> tokens;
-  std::vector<float> logits;
-};
-
-Expected ReadExpected(const std::string& folder) {
-  TemporaryFolder copy;
-  std::filesystem::copy(folder + "/expected.safetensors",
-                        copy.path() + "/model.safetensors");
-  const auto checkpoint = Checkpoint::Open(copy.path());
-  ENGRAM_CHECK_OK(checkpoint.status());
-  Expected expected;
-  for (float id : WidenToFloat32((*checkpoint)->Get("tokens").value())) {
-    expected.tokens.push_back(static_cast<int32_t>(id));
-  }
-  expected.logits = WidenToFloat32((*checkpoint)->Get("logits").value());
-  return expected;
-}
-
 class MambaGolden : public testing::TestWithParam<std::string> {};
 
 TEST_P(MambaGolden, LogitsEqualThoseOfTransformers) {
-  const std::string folder = GoldenFolder(GetParam());
-  const Expected expected = ReadExpected(folder);
-  const auto backend = CpuBackend();
-  ModelLimits limits;
-  limits.slots = 1;
-  auto model = LoadModel(folder, backend.get(), limits, 0);
-  ASSERT_TRUE(model.ok()) << model.status();
-
-  Batch batch;
-  batch.rows.push_back(
-      {(*model)->states().Take(), expected.tokens, LogitsWanted::kAll});
-  const auto result = (*model)->Step(batch);
-  ASSERT_TRUE(result.ok()) << result.status();
-  EXPECT_TRUE(result->finite[0]);
-  ASSERT_EQ(result->logits.size(), expected.logits.size());
-  double largest_difference = 0;
-  double largest = 0;
-  for (size_t i = 0; i < expected.logits.size(); ++i) {
-    largest_difference = std::max<double>(
-        largest_difference, std::fabs(result->logits[i] - expected.logits[i]));
-    largest = std::max<double>(largest, std::fabs(expected.logits[i]));
-  }
-  EXPECT_LE(largest_difference, 1e-3);
-  // Of logits that say something.
-  EXPECT_GT(largest, 1);
-  RecordProperty("largest_difference", absl::StrCat(largest_difference));
+  ExpectGoldenLogits(
+      absl::StrCat(ENGRAM_SOURCE_DIR, "/tests/golden/mamba/", GetParam()));
 }
 
 INSTANTIATE_TEST_SUITE_P(Folders, MambaGolden,
@@ -121,7 +59,7 @@ class MambaLoading : public testing::Test {
   std::string config_ = RandomMambaConfig(shape_);
   std::map<std::string, RawTensor> tensors_ = RandomMambaTensors(shape_);
   TemporaryFolder folder_;
-  std::unique_ptr<Backend> backend_ = CpuBackend();
+  std::unique_ptr<Backend> backend_ = TwoThreadBackend();
 };
 
 TEST_F(MambaLoading, TellsWhatTheModelIs) {

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <ostream>
 #include <random>
 #include <string>
 #include <utility>
@@ -36,19 +37,35 @@ bool SameBits(absl::Span<const float> a, absl::Span<const float> b) {
          std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-class ModelEquivalence : public testing::Test {
+// A family by a small random model of it.
+struct Family {
+  const char* name;
+  int64_t vocab;
+  int64_t d_model;
+  void (*write)(const TemporaryFolder& folder);
+};
+void PrintTo(const Family& family, std::ostream* out) { *out << family.name; }
+
+const Family kFamilies[] = {
+    {"Mamba", RandomMambaShape().vocab, RandomMambaShape().d_model,
+     [](const TemporaryFolder& folder) { WriteRandomMamba(folder, {}); }},
+    {"Mamba2", RandomMamba2Shape().vocab, RandomMamba2Shape().d_model,
+     [](const TemporaryFolder& folder) { WriteRandomMamba2(folder, {}); }},
+};
+
+class ModelEquivalence : public testing::TestWithParam<Family> {
  protected:
   ModelEquivalence() {
     BackendOptions options;
     options.kind = BackendKind::kCpu;
     options.threads = 2;
     backend_ = std::move(MakeBackend(options).value());
-    WriteRandomMamba(folder_, shape_);
+    family_.write(folder_);
     model_ = Load(0);
     std::mt19937 random(7);
     for (Tokens& tokens : sequences_) {
       for (int i = 0; i < kLength; ++i) {
-        tokens.push_back(random() % shape_.vocab);
+        tokens.push_back(random() % family_.vocab);
       }
     }
   }
@@ -90,8 +107,8 @@ class ModelEquivalence : public testing::Test {
 
   absl::Span<const float> RowsOf(const Logits& logits, size_t first,
                                  size_t count) {
-    return absl::MakeConstSpan(logits).subspan(first * shape_.vocab,
-                                               count * shape_.vocab);
+    return absl::MakeConstSpan(logits).subspan(first * family_.vocab,
+                                               count * family_.vocab);
   }
 
   std::string Saved(int slot) {
@@ -100,14 +117,14 @@ class ModelEquivalence : public testing::Test {
     return block;
   }
 
-  const RandomMambaShape shape_;
+  const Family& family_ = GetParam();
   TemporaryFolder folder_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Model> model_;
   Tokens sequences_[kSequences];
 };
 
-TEST_F(ModelEquivalence, HoldsForEveryCutIntoPiecesOfOneSize) {
+TEST_P(ModelEquivalence, HoldsForEveryCutIntoPiecesOfOneSize) {
   const Tokens& tokens = sequences_[0];
   const Logits whole = Whole(tokens);
   for (size_t size = 1; size < tokens.size(); ++size) {
@@ -124,7 +141,7 @@ TEST_F(ModelEquivalence, HoldsForEveryCutIntoPiecesOfOneSize) {
   }
 }
 
-TEST_F(ModelEquivalence, HoldsForEveryCutInTwoWithASaveBetween) {
+TEST_P(ModelEquivalence, HoldsForEveryCutInTwoWithASaveBetween) {
   const Tokens& tokens = sequences_[1];
   const Logits whole = Whole(tokens);
   for (size_t cut = 1; cut < tokens.size(); ++cut) {
@@ -147,7 +164,7 @@ TEST_F(ModelEquivalence, HoldsForEveryCutInTwoWithASaveBetween) {
   }
 }
 
-TEST_F(ModelEquivalence, HoldsForACopiedSlotAndItsSource) {
+TEST_P(ModelEquivalence, HoldsForACopiedSlotAndItsSource) {
   const auto all = absl::MakeConstSpan(sequences_[3]);
   const Logits whole = Whole(sequences_[3]);
   const int source = states().Take();
@@ -161,7 +178,7 @@ TEST_F(ModelEquivalence, HoldsForACopiedSlotAndItsSource) {
   EXPECT_EQ(Saved(source), Saved(copy));
 }
 
-TEST_F(ModelEquivalence, HoldsBesideOthersOfOtherLengths) {
+TEST_P(ModelEquivalence, HoldsBesideOthersOfOtherLengths) {
   Batch batch;
   for (int i = 0; i < kSequences; ++i) {
     const auto tokens = absl::MakeConstSpan(sequences_[i]);
@@ -181,7 +198,7 @@ TEST_F(ModelEquivalence, HoldsBesideOthersOfOtherLengths) {
   }
 }
 
-TEST_F(ModelEquivalence, HoldsForDecodingBesideAPrompt) {
+TEST_P(ModelEquivalence, HoldsForDecodingBesideAPrompt) {
   std::vector<int> slots;
   std::vector<Logits> expected;
   for (const Tokens& tokens : sequences_) {
@@ -210,7 +227,7 @@ TEST_F(ModelEquivalence, HoldsForDecodingBesideAPrompt) {
   }
 }
 
-TEST_F(ModelEquivalence, HoldsForEveryKindOfLogitsWanted) {
+TEST_P(ModelEquivalence, HoldsForEveryKindOfLogitsWanted) {
   const Tokens& tokens = sequences_[4];
   const Logits whole = Whole(tokens);
   const int slot = states().Take();
@@ -222,7 +239,7 @@ TEST_F(ModelEquivalence, HoldsForEveryKindOfLogitsWanted) {
   EXPECT_EQ(Saved(other), after_last);
 }
 
-TEST_F(ModelEquivalence, LogitsBeforeAreTheLastOnesOfTheStepBefore) {
+TEST_P(ModelEquivalence, LogitsBeforeAreTheLastOnesOfTheStepBefore) {
   const auto tokens = absl::MakeConstSpan(sequences_[5]);
   const Logits whole = Whole(sequences_[5]);
   const int slot = states().Take();
@@ -235,7 +252,7 @@ TEST_F(ModelEquivalence, LogitsBeforeAreTheLastOnesOfTheStepBefore) {
                RowsOf(whole, 9, 1)));
 }
 
-TEST_F(ModelEquivalence, LogitsBeforeStandFirstInEachRow) {
+TEST_P(ModelEquivalence, LogitsBeforeStandFirstInEachRow) {
   Batch fed;
   Batch batch;
   for (int i = 0; i < 3; ++i) {
@@ -248,7 +265,7 @@ TEST_F(ModelEquivalence, LogitsBeforeStandFirstInEachRow) {
   Step(fed);
   const StepResult result = Step(batch);
   const Logits logits(result.logits.begin(), result.logits.end());
-  ASSERT_EQ(logits.size(), 5u * shape_.vocab);
+  ASSERT_EQ(logits.size(), 5u * family_.vocab);
   const Logits first = Whole(sequences_[0]);
   const Logits second = Whole(sequences_[1]);
   const Logits third = Whole(sequences_[2]);
@@ -259,7 +276,7 @@ TEST_F(ModelEquivalence, LogitsBeforeStandFirstInEachRow) {
   EXPECT_TRUE(SameBits(RowsOf(logits, 4, 1), RowsOf(third, 6, 1)));
 }
 
-TEST_F(ModelEquivalence, UnknownIdsHaveLogitsOfMinusInfinity) {
+TEST_P(ModelEquivalence, UnknownIdsHaveLogitsOfMinusInfinity) {
   const Tokens& tokens = sequences_[6];
   const Logits whole = Whole(tokens);
   constexpr int kKnown = 37;
@@ -267,16 +284,16 @@ TEST_F(ModelEquivalence, UnknownIdsHaveLogitsOfMinusInfinity) {
   const Logits masked = Whole(tokens);
   ASSERT_EQ(masked.size(), whole.size());
   for (size_t i = 0; i < masked.size(); ++i) {
-    const bool known = static_cast<int>(i % shape_.vocab) < kKnown;
+    const bool known = static_cast<int>(i % family_.vocab) < kKnown;
     EXPECT_EQ(masked[i],
               known ? whole[i] : -std::numeric_limits<float>::infinity());
   }
 }
 
-TEST_F(ModelEquivalence, ABrokenStateMarksItsOwnRowOnly) {
+TEST_P(ModelEquivalence, ABrokenStateMarksItsOwnRowOnly) {
   const std::string fresh(states().state_bytes(), '\0');
   // Each float of the state in turn, without those of last_hidden.
-  const size_t floats = fresh.size() / sizeof(float) - shape_.d_model;
+  const size_t floats = fresh.size() / sizeof(float) - family_.d_model;
   const Logits whole = Whole(sequences_[7]);
   const int slots[3] = {states().Take(), states().Take(), states().Take()};
   for (float broken : {std::numeric_limits<float>::quiet_NaN(),
@@ -301,7 +318,7 @@ TEST_F(ModelEquivalence, ABrokenStateMarksItsOwnRowOnly) {
   }
 }
 
-TEST_F(ModelEquivalence, ABrokenLastHiddenMarksARowThatWantsLogitsBefore) {
+TEST_P(ModelEquivalence, ABrokenLastHiddenMarksARowThatWantsLogitsBefore) {
   const int slot = states().Take();
   std::string block(states().state_bytes(), '\0');
   const float broken = std::numeric_limits<float>::quiet_NaN();
@@ -314,20 +331,24 @@ TEST_F(ModelEquivalence, ABrokenLastHiddenMarksARowThatWantsLogitsBefore) {
   }
 }
 
-TEST_F(ModelEquivalence, AnEmptyBatchIsNoWork) {
+TEST_P(ModelEquivalence, AnEmptyBatchIsNoWork) {
   const StepResult result = Step(Batch{});
   EXPECT_TRUE(result.logits.empty());
   EXPECT_TRUE(result.finite.empty());
 }
 
+INSTANTIATE_TEST_SUITE_P(Families, ModelEquivalence,
+                         testing::ValuesIn(kFamilies),
+                         [](const auto& info) { return info.param.name; });
+
 using ModelLimitsDeathTest = ModelEquivalence;
 
-TEST_F(ModelLimitsDeathTest, StopsAtABatchThatBreaksTheContract) {
+TEST_P(ModelLimitsDeathTest, StopsAtABatchThatBreaksTheContract) {
   // The back end has threads, which a plain fork would lose.
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   const int slot = states().Take();
   const Tokens& tokens = sequences_[0];
-  const Tokens unknown = {static_cast<int32_t>(shape_.vocab)};
+  const Tokens unknown = {static_cast<int32_t>(family_.vocab)};
   const Tokens negative = {-1};
   const Tokens long_tokens(kSequences * kLength + 1, 0);
   const auto step = [this](Batch batch) { (void)model_->Step(batch); };
@@ -339,6 +360,10 @@ TEST_F(ModelLimitsDeathTest, StopsAtABatchThatBreaksTheContract) {
   EXPECT_DEATH(step({{{-1, tokens}}}), "broken invariant");
   EXPECT_DEATH(step({{{slot, long_tokens}}}), "broken invariant");
 }
+
+INSTANTIATE_TEST_SUITE_P(Families, ModelLimitsDeathTest,
+                         testing::ValuesIn(kFamilies),
+                         [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace engram

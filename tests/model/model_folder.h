@@ -1,5 +1,5 @@
 // Model folders made by tests: a temporary folder, a writer of safetensors
-// files, and a small Mamba of random weights.
+// files, and small models of random weights.
 #pragma once
 
 #include <stdlib.h>
@@ -87,6 +87,22 @@ inline std::string SafetensorsFile(
                          data);
 }
 
+// Tensors whose elements are normally distributed; the same on every run.
+class RandomTensors {
+ public:
+  RawTensor operator()(std::vector<int64_t> shape, float center, float spread) {
+    int64_t count = 1;
+    for (int64_t size : shape) count *= size;
+    std::normal_distribution<float> normal(center, spread);
+    std::vector<float> values(count);
+    for (float& value : values) value = normal(random_);
+    return FloatTensor(std::move(shape), values);
+  }
+
+ private:
+  std::mt19937 random_{20231201};
+};
+
 struct RandomMambaShape {
   int64_t layers = 2;
   int64_t d_model = 19;
@@ -109,16 +125,7 @@ inline std::string RandomMambaConfig(const RandomMambaShape& shape) {
 // Tensors whose values make every part of the model matter.
 inline std::map<std::string, RawTensor> RandomMambaTensors(
     const RandomMambaShape& shape) {
-  std::mt19937 random(20231201);
-  const auto tensor = [&random](std::vector<int64_t> sizes, float center,
-                                float spread) {
-    int64_t count = 1;
-    for (int64_t size : sizes) count *= size;
-    std::normal_distribution<float> normal(center, spread);
-    std::vector<float> values(count);
-    for (float& value : values) value = normal(random);
-    return FloatTensor(std::move(sizes), values);
-  };
+  RandomTensors tensor;
   const auto [layers, d_model, d_inner, d_state, d_conv, dt_rank, vocab] =
       shape;
   std::map<std::string, RawTensor> tensors;
@@ -146,6 +153,64 @@ inline void WriteRandomMamba(const TemporaryFolder& folder,
                              const RandomMambaShape& shape) {
   folder.Write("config.json", RandomMambaConfig(shape));
   folder.Write("model.safetensors", SafetensorsFile(RandomMambaTensors(shape)));
+}
+
+struct RandomMamba2Shape {
+  int64_t layers = 2;
+  int64_t d_model = 19;
+  int64_t heads = 4;
+  int64_t groups = 2;
+  int64_t head_dim = 17;
+  int64_t d_state = 3;
+  int64_t d_conv = 4;
+  int64_t vocab = 40;
+
+  int64_t d_inner() const { return heads * head_dim; }
+  int64_t convolved() const { return d_inner() + 2 * groups * d_state; }
+};
+
+inline std::string RandomMamba2Config(const RandomMamba2Shape& shape) {
+  return absl::StrCat(
+      "{\"model_type\":\"mamba2\",\"vocab_size\":", shape.vocab,
+      ",\"hidden_size\":", shape.d_model,
+      ",\"num_hidden_layers\":", shape.layers,
+      ",\"state_size\":", shape.d_state, ",\"conv_kernel\":", shape.d_conv,
+      ",\"num_heads\":", shape.heads, ",\"head_dim\":", shape.head_dim,
+      ",\"n_groups\":", shape.groups,
+      ",\"use_bias\":false,\"tie_word_embeddings\":true}");
+}
+
+inline std::map<std::string, RawTensor> RandomMamba2Tensors(
+    const RandomMamba2Shape& shape) {
+  RandomTensors tensor;
+  const int64_t d_model = shape.d_model;
+  const int64_t d_inner = shape.d_inner();
+  std::map<std::string, RawTensor> tensors;
+  tensors["backbone.embeddings.weight"] = tensor({shape.vocab, d_model}, 0, 1);
+  tensors["backbone.norm_f.weight"] = tensor({d_model}, 1, 0.3f);
+  for (int64_t i = 0; i < shape.layers; ++i) {
+    const std::string layer = absl::StrCat("backbone.layers.", i, ".");
+    const std::string mixer = layer + "mixer.";
+    tensors[layer + "norm.weight"] = tensor({d_model}, 1, 0.3f);
+    tensors[mixer + "in_proj.weight"] =
+        tensor({d_inner + shape.convolved() + shape.heads, d_model}, 0, 0.3f);
+    tensors[mixer + "conv1d.weight"] =
+        tensor({shape.convolved(), 1, shape.d_conv}, 0, 0.5f);
+    tensors[mixer + "conv1d.bias"] = tensor({shape.convolved()}, 0, 0.3f);
+    tensors[mixer + "dt_bias"] = tensor({shape.heads}, -2, 1);
+    tensors[mixer + "A_log"] = tensor({shape.heads}, 0, 1);
+    tensors[mixer + "D"] = tensor({shape.heads}, 1, 0.5f);
+    tensors[mixer + "norm.weight"] = tensor({d_inner}, 1, 0.3f);
+    tensors[mixer + "out_proj.weight"] = tensor({d_model, d_inner}, 0, 0.3f);
+  }
+  return tensors;
+}
+
+inline void WriteRandomMamba2(const TemporaryFolder& folder,
+                              const RandomMamba2Shape& shape) {
+  folder.Write("config.json", RandomMamba2Config(shape));
+  folder.Write("model.safetensors",
+               SafetensorsFile(RandomMamba2Tensors(shape)));
 }
 
 }  // namespace engram

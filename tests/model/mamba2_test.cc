@@ -1,0 +1,160 @@
+// Mamba-2 against transformers' Mamba2ForCausalLM and a plain implementation of
+// the paper's equations: the folders of tests/golden/mamba2 were written by
+// tools/golden/make_mamba2_golden.py.
+
+#include "model/mamba2.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/backend.h"
+#include "model/model.h"
+#include "tests/model/golden_model.h"
+#include "tests/model/model_folder.h"
+
+namespace engram {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class Mamba2Golden : public testing::TestWithParam<std::string> {};
+
+TEST_P(Mamba2Golden, LogitsEqualThoseExpected) {
+  ExpectGoldenLogits(
+      absl::StrCat(ENGRAM_SOURCE_DIR, "/tests/golden/mamba2/", GetParam()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Folders, Mamba2Golden,
+                         testing::Values("odd", "untied_biased", "two_groups",
+                                         "three_groups_bf16", "original",
+                                         "no_gated_norm"),
+                         [](const auto& info) { return info.param; });
+
+// Loading of a random model after changes to its configuration or tensors.
+class Mamba2Loading : public testing::Test {
+ protected:
+  absl::StatusOr<std::unique_ptr<Model>> Load() {
+    folder_.Write("config.json", config_);
+    folder_.Write("model.safetensors", SafetensorsFile(tensors_));
+    ModelLimits limits;
+    limits.slots = 2;
+    return LoadModel(folder_.path(), backend_.get(), limits, 0);
+  }
+
+  void ExpectRefused(absl::StatusCode code, const std::string& first,
+                     const std::string& second) {
+    const absl::Status status = Load().status();
+    EXPECT_EQ(status.code(), code) << status;
+    EXPECT_THAT(std::string(status.message()),
+                AllOf(HasSubstr(first), HasSubstr(second)));
+  }
+
+  void ExpectDataLoss(const std::string& first, const std::string& second) {
+    ExpectRefused(absl::StatusCode::kDataLoss, first, second);
+  }
+
+  // The name of a tensor of layer `layer`.
+  static std::string Mixer(const char* tensor, int layer = 1) {
+    return absl::StrCat("backbone.layers.", layer, ".mixer.", tensor);
+  }
+
+  const RandomMamba2Shape shape_;
+  std::string config_ = RandomMamba2Config(shape_);
+  std::map<std::string, RawTensor> tensors_ = RandomMamba2Tensors(shape_);
+  TemporaryFolder folder_;
+  std::unique_ptr<Backend> backend_ = TwoThreadBackend();
+};
+
+TEST_F(Mamba2Loading, TellsWhatTheModelIs) {
+  const auto model = Load();
+  ASSERT_TRUE(model.ok()) << model.status();
+  const ModelInfo& info = (*model)->info();
+  int64_t elements = 0;
+  for (const auto& [name, tensor] : tensors_) {
+    elements += tensor.bytes.size() / sizeof(float);
+  }
+  EXPECT_EQ(info.family, "mamba2");
+  EXPECT_EQ(info.parameters, elements);
+  EXPECT_EQ(info.vocabulary_size, shape_.vocab);
+  EXPECT_EQ(info.layers, shape_.layers);
+  // Two layers of a window of 3 x (68 + 2 x 6) and 4 heads of 3 x 17, and 19 of
+  // the last hidden vector.
+  EXPECT_EQ(info.state_bytes, (2 * (3 * 80 + 4 * 3 * 17) + 19) * sizeof(float));
+}
+
+TEST_F(Mamba2Loading, RefusesTensorsThatContradictTheConfiguration) {
+  struct Contradiction {
+    std::string sound, wrong, tensor;
+  };
+  const std::string config = config_;
+  for (const auto& [sound, wrong, tensor] : std::vector<Contradiction>{
+           {"\"num_heads\":4", "\"num_heads\":6", "mixer.A_log"},
+           {"\"head_dim\":17", "\"head_dim\":18", "mixer.in_proj.weight"},
+           {"\"n_groups\":2", "\"n_groups\":1", "mixer.in_proj.weight"},
+           {"\"state_size\":3", "\"state_size\":4", "mixer.in_proj.weight"},
+           {"\"hidden_size\":19", "\"hidden_size\":20", "norm.weight"}}) {
+    config_ = config;
+    config_.replace(config_.find(sound), sound.size(), wrong);
+    ExpectDataLoss(tensor, "expected [");
+  }
+}
+
+TEST_F(Mamba2Loading, RefusesAMissingTensor) {
+  for (const char* tensor : {"A_log", "D", "dt_bias", "in_proj.weight",
+                             "conv1d.weight", "out_proj.weight"}) {
+    const RawTensor kept = tensors_[Mixer(tensor)];
+    tensors_.erase(Mixer(tensor));
+    ExpectDataLoss(Mixer(tensor), "missing");
+    tensors_[Mixer(tensor)] = kept;
+  }
+}
+
+TEST_F(Mamba2Loading, RefusesATensorOfABlockThatItDoesNotKnow) {
+  tensors_[Mixer("x_proj.weight")] = FloatTensor({1}, {1.0f});
+  ExpectDataLoss(Mixer("x_proj.weight"), "not part of");
+}
+
+TEST_F(Mamba2Loading, RefusesADOfEveryChannel) {
+  tensors_[Mixer("D")] = FloatTensor({68}, std::vector<float>(68));
+  ExpectRefused(absl::StatusCode::kUnimplemented, Mixer("D"),
+                "one per channel");
+  tensors_[Mixer("D")] = FloatTensor({5}, std::vector<float>(5));
+  ExpectDataLoss(Mixer("D"), "expected [4]");
+}
+
+TEST_F(Mamba2Loading, NeedsTheGatedNormThatTheConfigurationStates) {
+  const auto state = [this](const char* rms_norm) {
+    config_ = RandomMamba2Config(shape_);
+    config_.insert(1, absl::StrCat("\"rms_norm\":", rms_norm, ","));
+  };
+  state("true");
+  EXPECT_TRUE(Load().ok());
+  state("null");
+  EXPECT_TRUE(Load().ok());
+  state("false");
+  ExpectDataLoss(Mixer("norm.weight", 0), "not part of");
+
+  for (int layer : {0, 1}) tensors_.erase(Mixer("norm.weight", layer));
+  EXPECT_TRUE(Load().ok());
+  state("null");
+  EXPECT_TRUE(Load().ok());
+  state("true");
+  ExpectDataLoss(Mixer("norm.weight", 0), "missing");
+}
+
+TEST_F(Mamba2Loading, RefusesAnUntiedModelWithoutAHead) {
+  const std::string stated = ",\"tie_word_embeddings\":true";
+  config_.replace(config_.find(stated), stated.size(), "");
+  ExpectDataLoss("lm_head.weight", "missing");
+}
+
+}  // namespace
+}  // namespace engram
