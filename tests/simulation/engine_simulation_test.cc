@@ -30,13 +30,13 @@ namespace {
 
 std::optional<uint64_t> only_seed;
 
-// Sanitizers make a run ten times as slow: they get fewer seeds.
+// Sanitizers make a run many times as slow: they get fewer seeds.
 #ifdef ENGRAM_SANITIZED
 constexpr bool kSanitized = true;
 #else
 constexpr bool kSanitized = false;
 #endif
-constexpr uint64_t kSeeds = kSanitized ? 50 : 200;
+constexpr uint64_t kSeeds = kSanitized ? 20 : 200;
 
 uint64_t Number(absl::string_view name, absl::string_view text) {
   uint64_t number = 0;
