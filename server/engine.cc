@@ -14,10 +14,6 @@ namespace {
 constexpr absl::Duration kPausedWait = absl::Milliseconds(20);
 constexpr absl::Duration kIdleWait = absl::Seconds(1);
 
-const char* KindName(RequestKind kind) {
-  return kind == RequestKind::kScore ? "score" : "generate";
-}
-
 const char* ReasonName(FinishReason reason) {
   switch (reason) {
     case FinishReason::kStop:
@@ -543,7 +539,7 @@ void Engine::Report(const Sequence& sequence, const CompletedEvent* completed,
   const CompletedEvent figures =
       MakeCompleted(sequence, FinishReason::kCancelled, now);
   summary.model = model_.name;
-  summary.kind = KindName(sequence.request.kind);
+  summary.kind = RequestKindName(sequence.request.kind);
   summary.session_id = sequence.request.session_id;
   summary.request_id = sequence.request.request_id;
   summary.status = status;

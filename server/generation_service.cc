@@ -15,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "engram/v1/generation.grpc.pb.h"
 #include "kernels/status.h"
+#include "server/log.h"
 #include "server/service.h"
 #include "server/turn_feed.h"
 #include "server/wire.h"
@@ -38,19 +39,47 @@ absl::Status CancelReason(const grpc::CallbackServerContext& context) {
   return absl::CancelledError("the client cancelled or went away");
 }
 
+RequestSummary Refusal(const v1::GenerateRequest& message,
+                       const absl::Status& status) {
+  RequestSummary summary;
+  summary.handling = RequestHandling::kRefused;
+  summary.kind = RequestKindName(RequestKind::kGenerate);
+  summary.session_id = message.session_id();
+  summary.request_id = message.request_id();
+  summary.status = status;
+  return summary;
+}
+
+RequestSummary Refusal(const v1::ScoreRequest& message,
+                       const absl::Status& status) {
+  RequestSummary summary;
+  summary.handling = RequestHandling::kRefused;
+  summary.kind = RequestKindName(RequestKind::kScore);
+  summary.session_id = message.session_id();
+  summary.status = status;
+  return summary;
+}
+
 template <typename Message>
 absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
     const ServedModels& models, const ServerOptions& options,
     const grpc::CallbackServerContext& context, const Message& message) {
-  ENGRAM_ASSIGN_OR_RETURN(ServedModel * model,
-                          models.Find(message.model(), message.session_id()));
-  absl::StatusOr<Request> request = ToRequest(message, *model, options);
+  const absl::StatusOr<ServedModel*> model =
+      models.Find(message.model(), message.session_id());
+  if (!model.ok()) {
+    const RequestSummary refusal = Refusal(message, model.status());
+    if (options.request_log) Log("request", DescribeRequest(refusal));
+    return model.status();
+  }
+  absl::StatusOr<Request> request = ToRequest(message, **model, options);
   if (!request.ok()) {
-    model->metrics->CountRefusal(request.status());
+    RequestSummary refusal = Refusal(message, request.status());
+    refusal.model = (*model)->name;
+    (*model)->on_end(refusal);
     return request.status();
   }
   request->deadline = DeadlineOf(context);
-  return TurnFeed::Submit(model, *std::move(request));
+  return TurnFeed::Submit(*model, *std::move(request));
 }
 
 // --- Generate.

@@ -69,12 +69,29 @@ void Log(std::string_view event, const LogFields& fields) {
   std::fwrite(line.data(), 1, line.size(), stderr);
 }
 
+namespace {
+
+std::string HandlingName(RequestHandling handling) {
+  switch (handling) {
+    case RequestHandling::kRun:
+      return "run";
+    case RequestHandling::kRefused:
+      return "refused";
+    case RequestHandling::kReplayed:
+      return "replayed";
+  }
+  return "";
+}
+
+}  // namespace
+
 LogFields DescribeRequest(const RequestSummary& request) {
   LogFields fields = {
       {"model", request.model},
       {"kind", request.kind},
       {"session_id", request.session_id},
       {"request_id", request.request_id},
+      {"handling", HandlingName(request.handling)},
       {"code", absl::StatusCodeToString(request.status.code())},
       {"finish_reason", request.finish_reason},
       {"prompt_tokens", request.usage.prompt_tokens},

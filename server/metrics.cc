@@ -138,6 +138,8 @@ class PrometheusModelMetrics final : public ModelMetrics {
   }
 
   void ObserveRequest(const RequestSummary& request) override {
+    CountRequest(request.finish_reason, request.status);
+    if (request.handling != RequestHandling::kRun) return;
     e2e_request_latency_.Observe(absl::ToDoubleSeconds(request.total));
     request_queue_time_.Observe(absl::ToDoubleSeconds(request.timing.queue));
     request_prefill_time_.Observe(
@@ -146,11 +148,6 @@ class PrometheusModelMetrics final : public ModelMetrics {
     request_prompt_tokens_.Observe(double(request.usage.prompt_tokens));
     request_generation_tokens_.Observe(double(request.usage.generated_tokens));
     tokens_saved_.Increment(double(request.usage.cached_tokens));
-    CountRequest(request.finish_reason, request.status);
-  }
-
-  void CountRefusal(const absl::Status& status) override {
-    CountRequest("", status);
   }
 
   void SetLoad(int running, int waiting, int slots_used) override {

@@ -35,9 +35,8 @@ class ModelMetrics {
   virtual ~ModelMetrics() = default;
 
   virtual void ObserveStep(const StepObservation& step) = 0;
+  // Times and tokens of what was run; what was not is only counted.
   virtual void ObserveRequest(const RequestSummary& request) = 0;
-  // A request that was not admitted.
-  virtual void CountRefusal(const absl::Status& status) = 0;
   virtual void SetLoad(int running, int waiting, int slots_used) = 0;
 };
 

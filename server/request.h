@@ -95,8 +95,13 @@ struct CompletedEvent {
 
 using Event = std::variant<StartedEvent, TokenEvent, CompletedEvent>;
 
+// What became of a request: it was run by the engine, turned down before, or
+// answered from the record of a turn that had committed.
+enum class RequestHandling { kRun, kRefused, kReplayed };
+
 // What one ended request is remembered by in log and metrics.
 struct RequestSummary {
+  RequestHandling handling = RequestHandling::kRun;
   std::string model;
   std::string kind;  // "generate", "score"
   std::string session_id;
@@ -107,5 +112,10 @@ struct RequestSummary {
   Timing timing;
   absl::Duration total;
 };
+
+// "generate", "score".
+inline const char* RequestKindName(RequestKind kind) {
+  return kind == RequestKind::kScore ? "score" : "generate";
+}
 
 }  // namespace engram

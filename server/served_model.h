@@ -4,6 +4,7 @@
 // Thread-safe: constant once the server has started.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,6 +30,8 @@ struct ServedModel {
   std::unique_ptr<Admission> admission;
   std::unique_ptr<Engine> engine;
   ModelMetrics* metrics = nullptr;
+  // Told of each request once, when it has ended: log and metrics.
+  std::function<void(const RequestSummary&)> on_end;
 };
 
 class ServedModels {

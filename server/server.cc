@@ -184,6 +184,11 @@ void Server::StartEngines() {
     queued.eos_token_ids = model->eos_token_ids;
     model->admission = std::make_unique<Admission>(
         limits, std::move(queued), sessions_.get(), RealClock());
+    model->on_end = [metrics = model->metrics, log = options_.request_log](
+                        const RequestSummary& request) {
+      metrics->ObserveRequest(request);
+      if (log) Log("request", DescribeRequest(request));
+    };
     EngineModel run;
     run.name = model->name;
     run.model = model->model.get();
@@ -192,12 +197,7 @@ void Server::StartEngines() {
     run.number = model->number;
     model->engine = std::make_unique<Engine>(
         std::move(run), engine_options, model->admission.get(),
-        sessions_.get(), RealClock(), model->metrics,
-        [metrics = model->metrics,
-         log = options_.request_log](const RequestSummary& request) {
-          metrics->ObserveRequest(request);
-          if (log) Log("request", DescribeRequest(request));
-        });
+        sessions_.get(), RealClock(), model->metrics, model->on_end);
   }
   for (size_t i = 0; i < models_->all().size(); ++i) {
     engines_.emplace_back([this, i] {

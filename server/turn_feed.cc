@@ -9,24 +9,41 @@ namespace engram {
 
 absl::StatusOr<std::unique_ptr<TurnFeed>> TurnFeed::Submit(ServedModel* model,
                                                            Request request) {
+  RequestSummary summary;
+  summary.model = model->name;
+  summary.kind = RequestKindName(request.kind);
+  summary.session_id = request.session_id;
+  summary.request_id = request.request_id;
+  absl::StatusOr<std::unique_ptr<TurnFeed>> feed =
+      Admit(model, std::move(request));
+  if (!feed.ok()) {
+    summary.handling = RequestHandling::kRefused;
+    summary.status = feed.status();
+    model->on_end(summary);
+  } else if ((*feed)->replay_ != nullptr) {
+    // What runs is reported by the engine.
+    summary.handling = RequestHandling::kReplayed;
+    model->on_end(summary);
+  }
+  return feed;
+}
+
+absl::StatusOr<std::unique_ptr<TurnFeed>> TurnFeed::Admit(ServedModel* model,
+                                                          Request request) {
   // A replay needs what admission consumes.
   Request repeat;
   repeat.stopping = request.stopping;
   repeat.received = request.received;
-  absl::StatusOr<Admission::Admitted> admitted =
-      model->admission->Submit(std::move(request));
-  if (!admitted.ok()) {
-    model->metrics->CountRefusal(admitted.status());
-    return admitted.status();
-  }
+  ENGRAM_ASSIGN_OR_RETURN(Admission::Admitted admitted,
+                          model->admission->Submit(std::move(request)));
   std::unique_ptr<TurnFeed> feed(new TurnFeed);
-  if (auto* stream = std::get_if<std::shared_ptr<TokenStream>>(&*admitted)) {
+  if (auto* stream = std::get_if<std::shared_ptr<TokenStream>>(&admitted)) {
     feed->stream_ = std::move(*stream);
     return feed;
   }
   ENGRAM_ASSIGN_OR_RETURN(
       feed->replay_,
-      Replay::Create(std::get<std::shared_ptr<const TurnRecord>>(*admitted),
+      Replay::Create(std::get<std::shared_ptr<const TurnRecord>>(admitted),
                      repeat, model->tokenizer.get(), model->eos_token_ids));
   return feed;
 }

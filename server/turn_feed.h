@@ -17,8 +17,8 @@ namespace engram {
 
 class TurnFeed {
  public:
-  // Submits to `model`'s admission; refusals are counted. Errors:
-  // Admission::Submit, Replay::Create.
+  // Submits to `model`'s admission; refusals and replays are reported to its
+  // on_end. Errors: Admission::Submit, Replay::Create.
   static absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(ServedModel* model,
                                                           Request request);
 
@@ -30,6 +30,9 @@ class TurnFeed {
 
  private:
   TurnFeed() = default;
+
+  static absl::StatusOr<std::unique_ptr<TurnFeed>> Admit(ServedModel* model,
+                                                         Request request);
 
   // One of the two.
   std::shared_ptr<TokenStream> stream_;

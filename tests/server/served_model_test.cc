@@ -17,18 +17,6 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-class CountedRefusals final : public ModelMetrics {
- public:
-  void ObserveStep(const StepObservation&) override {}
-  void ObserveRequest(const RequestSummary&) override {}
-  void CountRefusal(const absl::Status& status) override {
-    refusals.push_back(status);
-  }
-  void SetLoad(int, int, int) override {}
-
-  std::vector<absl::Status> refusals;
-};
-
 class ServedModelsTest : public ::testing::Test {
  protected:
   ServedModelsTest() : sessions_({}, &clock_), models_(&sessions_) {}
@@ -92,18 +80,21 @@ class TurnFeedTest : public ::testing::Test {
                        .vocabulary_size = 16,
                        .eos_token_ids = {}},
         &engine_.sessions, &engine_.clock);
-    model_.metrics = &metrics_;
+    model_.on_end = [this](const RequestSummary& request) {
+      reported_.push_back(request);
+    };
   }
 
   TestEngine engine_;
-  CountedRefusals metrics_;
   ServedModel model_;
+  std::vector<RequestSummary> reported_;
 };
 
-TEST_F(TurnFeedTest, CountsARefusal) {
+TEST_F(TurnFeedTest, ReportsARefusal) {
   EXPECT_FALSE(TurnFeed::Submit(&model_, TestEngine::Generate({}, 1)).ok());
-  ASSERT_EQ(metrics_.refusals.size(), 1);
-  EXPECT_EQ(metrics_.refusals[0].code(), absl::StatusCode::kInvalidArgument);
+  ASSERT_EQ(reported_.size(), 1);
+  EXPECT_EQ(reported_[0].handling, RequestHandling::kRefused);
+  EXPECT_EQ(reported_[0].status.code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(TurnFeedTest, FeedsWhatTheEngineSays) {
@@ -137,6 +128,8 @@ TEST_F(TurnFeedTest, FeedsARepeatFromItsRecord) {
   }
   EXPECT_TRUE(status.ok());
   EXPECT_EQ(tokens, first.ids());
+  ASSERT_EQ(reported_.size(), 1);
+  EXPECT_EQ(reported_[0].handling, RequestHandling::kReplayed);
 }
 
 TEST_F(TurnFeedTest, RefusesARepeatWhoseReceivedTokensDiffer) {
