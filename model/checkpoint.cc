@@ -439,7 +439,8 @@ absl::Status NoSafetensors(const std::string& folder) {
     if (Exists(folder, pickled)) {
       return absl::NotFoundError(absl::StrCat(
           folder, ": has ", pickled, " but no ", kSingleFile,
-          "; pickled weights are not read: convert them to safetensors first"));
+          "; pickled weights are not read: convert them to safetensors first "
+          "(tools/convert/convert.py)"));
     }
   }
   return absl::NotFoundError(

@@ -44,25 +44,32 @@ std::string SymbolOf(const Answer& answer) {
   return text;
 }
 
-TEST(Induction, OfAThousandPromptsAtMostFiveAreWrong) {
-  const int prompts = Scaled(1000, 60);
+// How many of `prompts` fresh prompts of `length` symbols are answered right.
+int CountRight(TestServer* server, int length, int prompts) {
   constexpr int kAtOnce = 16;
-  TestServer server(ZooOptions({kInduction}));
   std::atomic<int> right = 0;
   RunAtOnce(kAtOnce, [&](int thread) {
     for (int i = thread; i < prompts; i += kAtOnce) {
-      std::mt19937 random(static_cast<uint32_t>(1'000'000 + i));
-      const int length = 64 + static_cast<int>(random() % (1024 - 64 + 1));
+      std::mt19937 random(static_cast<uint32_t>(length * 10'000 + i));
       const Prompt prompt = DrawPrompt(&random, length);
       const Answer answer =
-          server.client().Generate(TextTurn("", prompt.text, 1));
+          server->client().Generate(TextTurn("", prompt.text, 1));
       ASSERT_TRUE(answer.status.ok()) << answer.status;
       if (SymbolOf(answer) == prompt.answer) ++right;
     }
   });
-  std::printf("%d of %d prompts of 64 to 1,024 symbols right\n", right.load(),
-              prompts);
-  EXPECT_GE(right * 1000, prompts * 995);
+  return right;
+}
+
+TEST(Induction, OfAThousandPromptsOfEachLengthAtMostFiveAreWrong) {
+  const int prompts = Scaled(1000, 20);
+  TestServer server(ZooOptions({kInduction}));
+  for (int length = 64; length <= 4096; length *= 2) {
+    const int right = CountRight(&server, length, prompts);
+    std::printf("%d of %d prompts of %d symbols right\n", right, prompts,
+                length);
+    EXPECT_GE(right * 1000, prompts * 995);
+  }
 }
 
 // --- One session that reads a million symbols.
