@@ -15,6 +15,9 @@ namespace {
 
 // Ids of turns that are remembered after their answers are gone.
 constexpr size_t kRememberedTurns = 64;
+// Answers of up to so many bytes are kept for a repeat in any case: there are no
+// more of them in slots than there are slots.
+constexpr size_t kSmallAnswer = 64 << 10;
 // What a session's own fields take, roughly; so that empty sessions count too.
 constexpr size_t kSessionBytes = 1024;
 
@@ -206,14 +209,7 @@ bool SessionStore::Commit(const SessionHandle& session, CommittedTurns turns,
   session->slot = slot;
   session->block = nullptr;
   session->turns = std::move(turns);
-  if (session->record != nullptr) {
-    session->remembered.emplace_back(session->record->request_id,
-                                     session->record->version);
-    // The last turn's own record is the 64th.
-    while (session->remembered.size() >= kRememberedTurns) {
-      session->remembered.pop_front();
-    }
-  }
+  Remember(session.get());
   session->record = std::make_shared<const TurnRecord>(std::move(record));
   session->made_by_turn = false;
   EndTurn(session.get());
@@ -288,14 +284,43 @@ std::vector<int> SessionStore::ReleasedSlots(int model) {
 }
 
 bool SessionStore::MakeRoom(size_t bytes, const Session* keep) {
+  const auto fits = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return ram_bytes_ + bytes <= limits_.memory_bytes;
+  };
   auto next = idle_in_ram_.begin();
-  while (ram_bytes_ + bytes > limits_.memory_bytes &&
-         next != idle_in_ram_.end()) {
+  while (!fits() && next != idle_in_ram_.end()) {
     Session* session = *next++;
     if (session == keep) continue;
     EvictForGood(session, "evicted: session memory is full");
   }
-  return ram_bytes_ + bytes <= limits_.memory_bytes;
+  for (size_t i = 0; i < models_.size() && !fits(); ++i) {
+    // A copy: forgetting lists the session anew.
+    for (Session* session : SessionList(models_[i].idle_in_slots)) {
+      if (fits()) break;
+      ForgetAnswer(session);
+    }
+  }
+  return fits();
+}
+
+void SessionStore::ForgetAnswer(Session* session) {
+  if (session->record == nullptr || session->record->bytes() <= kSmallAnswer) {
+    return;
+  }
+  Unlist(session);
+  Remember(session);
+  session->record = nullptr;
+  Enlist(session);
+}
+
+void SessionStore::Remember(Session* session) {
+  if (session->record == nullptr) return;
+  session->remembered.emplace_back(session->record->request_id,
+                                   session->record->version);
+  // The last turn's own record is the 64th.
+  while (session->remembered.size() >= kRememberedTurns) {
+    session->remembered.pop_front();
+  }
 }
 
 // --- Sessions as users see them.

@@ -252,10 +252,15 @@ class SessionStore {
   void Enlist(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   size_t StateBytes(const Session& session) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Drops idle sessions until `bytes` more fit, but not `keep`; false if they
-  // cannot.
+  // Drops idle sessions from RAM until `bytes` more fit, but not `keep`; then
+  // the long answers that idle sessions in slots keep for repeats, the oldest
+  // first.
+  // False if that is not enough.
   bool MakeRoom(size_t bytes, const Session* keep)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Drops the answer of the last turn if it is long; its request_id stays known.
+  void ForgetAnswer(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Remember(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndTurn(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   SessionInfo Describe(const Session& session) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

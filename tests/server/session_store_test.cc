@@ -216,6 +216,33 @@ TEST_F(SessionStoreTest, RemembersTheIdsOfTheLast64Turns) {
       std::holds_alternative<SessionStore::Turn>(*Begin(Turn("a", "r1"))));
 }
 
+TEST_F(SessionStoreTest, GivesUpTheOldestLongAnswersWhenMemoryIsFull) {
+  limits_.memory_bytes = kSessionBytes + 200000;
+  for (const std::string id : {"a", "b", "c"}) {
+    const Request request = Turn(id, "r1");
+    const SessionStore::Turn turn = BeginGood(request);
+    TurnRecord record;
+    record.request_id = "r1";
+    record.fingerprint = request.fingerprint;
+    record.version = 1;
+    record.tokens.assign(20000, 7);  // 80,000 bytes
+    CommittedTurns turns;
+    turns.version = 1;
+    turns.position = 3;
+    ASSERT_TRUE(
+        store().Commit(turn.session, turns, next_slot_++, std::move(record)));
+    EXPECT_LE(store().Counts().ram_bytes, limits_.memory_bytes);
+    clock_.Advance(absl::Seconds(1));
+  }
+  // All three sessions are there; the first one's answer is not.
+  EXPECT_THAT(Ids(), ElementsAre("a", "b", "c"));
+  ExpectCode(Begin(Turn("a", "r1")).status(), Code::kAlreadyExists,
+             "as version 1");
+  EXPECT_TRUE(
+      std::holds_alternative<std::shared_ptr<const TurnRecord>>(
+          *Begin(Turn("c", "r1"))));
+}
+
 TEST_F(SessionStoreTest, RunsARequestAgainThatDidNotCommit) {
   store().Abort(BeginGood(Turn("a", "r1")).session);
   BeginGood(Turn("a", "r1"));
