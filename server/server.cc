@@ -141,6 +141,12 @@ absl::Status Server::LoadOne(const std::string& name,
   limits.max_batch_tokens = static_cast<int>(options_.max_batch_tokens);
   limits.max_logits_rows = static_cast<int>(
       std::min(options_.slots + 64, options_.max_batch_tokens + 1));
+  if (options_.max_batch_tokens < options_.slots) {
+    Log("warning", {{"model", name},
+                    {"message",
+                     "--max-batch-tokens is below --slots: when all slots "
+                     "decode, prompts wait"}});
+  }
   const absl::Time begin = RealClock()->Now();
   ENGRAM_ASSIGN_OR_RETURN(
       served->model,

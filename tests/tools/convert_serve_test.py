@@ -34,8 +34,9 @@ class ServeTest(ConvertCase):
             limit.cancel()
         return "".join(said)
 
-    def test_converted_mamba_models_are_served(self):
-        for name in ("mamba.bin", "mamba_bf16.bin", "mamba_untied.bin", "mamba_views.bin"):
+    def test_converted_models_are_served(self):
+        for name in ("mamba.bin", "mamba_bf16.bin", "mamba_untied.bin", "mamba_views.bin", "mamba2.bin",
+                     "mamba2_groups.bin"):
             with self.subTest(name):
                 target = self.folder / name.removesuffix(".bin")
                 self.convert(DATA / name, target=target)
