@@ -60,18 +60,25 @@ RequestSummary Refusal(const v1::ScoreRequest& message,
   return summary;
 }
 
+// What all calls of the service share.
+struct Surroundings {
+  const ServedModels& models;
+  const ServerOptions& options;
+  TextThreads& texts;
+};
+
 template <typename Message>
 absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
-    const ServedModels& models, const ServerOptions& options,
-    const grpc::CallbackServerContext& context, const Message& message) {
+    const Surroundings& around, const grpc::CallbackServerContext& context,
+    const Message& message) {
   const absl::StatusOr<ServedModel*> model =
-      models.Find(message.model(), message.session_id());
+      around.models.Find(message.model(), message.session_id());
   if (!model.ok()) {
     const RequestSummary refusal = Refusal(message, model.status());
-    if (options.request_log) Log("request", DescribeRequest(refusal));
+    if (around.options.request_log) Log("request", DescribeRequest(refusal));
     return model.status();
   }
-  absl::StatusOr<Request> request = ToRequest(message, **model, options);
+  absl::StatusOr<Request> request = ToRequest(message, **model, around.options);
   if (!request.ok()) {
     RequestSummary refusal = Refusal(message, request.status());
     refusal.model = (*model)->name;
@@ -87,19 +94,17 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
 class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
+  // `message` lives as long as the call.
   static grpc::ServerWriteReactor<v1::GenerateResponse>* Start(
-      const ServedModels& models, const ServerOptions& options,
-      grpc::CallbackServerContext* context,
-      const v1::GenerateRequest& message) {
+      const Surroundings& around, grpc::CallbackServerContext* context,
+      const v1::GenerateRequest* message) {
     auto call = std::make_shared<GenerateCall>(context);
     call->self_ = call;
-    absl::StatusOr<std::unique_ptr<TurnFeed>> feed =
-        SubmitMessage(models, options, *context, message);
-    if (feed.ok()) {
-      call->Run(*std::move(feed));
-    } else {
-      call->Finish(ToGrpc(feed.status()));
-    }
+    const absl::Status taken =
+        around.texts.Run(message->text().size(), [call, &around, message] {
+          call->Run(SubmitMessage(around, *call->context_, *message));
+        });
+    if (!taken.ok()) call->Finish(ToGrpc(taken));
     return call.get();
   }
 
@@ -107,14 +112,23 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
       : context_(context) {}
 
  private:
-  void Run(std::unique_ptr<TurnFeed> feed) {
-    feed_ = std::move(feed);
-    feed_->SetReady([weak = weak_from_this()] {
+  void Run(absl::StatusOr<std::unique_ptr<TurnFeed>> submitted) {
+    if (!submitted.ok()) return Finish(ToGrpc(submitted.status()));
+    const std::shared_ptr<TurnFeed> feed = *std::move(submitted);
+    feed->SetReady([weak = weak_from_this()] {
       if (auto call = weak.lock()) call->Pump();
     });
+    if (!Keep(feed)) feed->Cancel(CancelReason(*context_));
     // Debian's gRPC hangs if a stream's first write is buffered: the initial
     // metadata go first, by themselves.
     StartSendInitialMetadata();
+  }
+
+  // False if the client went away before there was a feed to cancel.
+  bool Keep(const std::shared_ptr<TurnFeed>& feed) {
+    absl::MutexLock lock(&mutex_);
+    feed_ = feed;
+    return !broken_;
   }
 
   void OnSendInitialMetadataDone(bool ok) override { OnWriteDone(ok); }
@@ -123,14 +137,19 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     {
       absl::MutexLock lock(&mutex_);
       writing_ = false;
-      if (!ok) broken_ = true;
     }
-    if (!ok) feed_->Cancel(CancelReason(*context_));
+    if (!ok) OnCancel();
     Pump();
   }
 
   void OnCancel() override {
-    if (feed_ != nullptr) feed_->Cancel(CancelReason(*context_));
+    std::shared_ptr<TurnFeed> feed;
+    {
+      absl::MutexLock lock(&mutex_);
+      broken_ = true;
+      feed = feed_;
+    }
+    if (feed != nullptr) feed->Cancel(CancelReason(*context_));
   }
 
   void OnDone() override { self_.reset(); }
@@ -172,9 +191,10 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
 
   grpc::CallbackServerContext* const context_;
   std::shared_ptr<GenerateCall> self_;  // until OnDone
-  std::unique_ptr<TurnFeed> feed_;      // set before anything is sent
 
   absl::Mutex mutex_;
+  // Set before anything is sent.
+  std::shared_ptr<TurnFeed> feed_ ABSL_GUARDED_BY(mutex_);
   // The write in flight reads this; nobody else touches it meanwhile.
   v1::GenerateResponse response_;
   bool writing_ ABSL_GUARDED_BY(mutex_) = true;  // the initial metadata
@@ -191,17 +211,15 @@ class ConverseCall final
       public std::enable_shared_from_this<ConverseCall> {
  public:
   static grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Start(
-      const ServedModels& models, const ServerOptions& options,
-      grpc::CallbackServerContext* context) {
-    auto call = std::make_shared<ConverseCall>(models, options, context);
+      const Surroundings& around, grpc::CallbackServerContext* context) {
+    auto call = std::make_shared<ConverseCall>(around, context);
     call->self_ = call;
     call->Run();
     return call.get();
   }
 
-  ConverseCall(const ServedModels& models, const ServerOptions& options,
-               grpc::CallbackServerContext* context)
-      : models_(models), options_(options), context_(context) {}
+  ConverseCall(const Surroundings& around, grpc::CallbackServerContext* context)
+      : around_(around), context_(context) {}
 
  private:
   void Run() {
@@ -280,21 +298,19 @@ class ConverseCall final
 
   void Pump() {
     const auto keep = shared_from_this();
-    while (true) {
-      absl::Status status;
-      switch (TakeNext(&status)) {
-        case Next::kNothing:
-          return;
-        case Next::kWrite:
-          return StartWrite(&outgoing_);
-        case Next::kFinish:
-          return Finish(ToGrpc(status));
-        case Next::kStartTurn:
-          StartTurn();
-          // Before another thread may finish the call.
-          StartRead(&incoming_);
-          EndStart();
-      }
+    absl::Status status;
+    switch (TakeNext(&status)) {
+      case Next::kNothing:
+        return;
+      case Next::kWrite:
+        return StartWrite(&outgoing_);
+      case Next::kFinish:
+        return Finish(ToGrpc(status));
+      case Next::kStartTurn:
+        const absl::Status taken = around_.texts.Run(
+            turn_.text().size(),
+            [keep] { keep->StartTurn(keep->SubmitTurn(&keep->turn_)); });
+        if (!taken.ok()) StartTurn(taken);
     }
   }
 
@@ -310,6 +326,7 @@ class ConverseCall final
       *status = error_;
     } else if (held_.has_value()) {
       starting_ = true;
+      turn_ = *std::exchange(held_, std::nullopt);
       return Next::kStartTurn;
     } else if (!reads_done_) {
       return Next::kNothing;
@@ -351,7 +368,7 @@ class ConverseCall final
   // What the session is, for a turn that was cancelled before it started.
   void ReadSession(CompletedEvent* end) const {
     const absl::StatusOr<SessionInfo> session =
-        models_.sessions()->Get(session_id_);
+        around_.models.sessions()->Get(session_id_);
     if (!session.ok()) return;  // it has no turns yet
     end->version = session->version;
     end->position = session->position;
@@ -368,15 +385,19 @@ class ConverseCall final
     return Next::kWrite;
   }
 
-  // Submits the held turn; may take as long as its text to tokenise, so no lock
-  // is held.
-  void StartTurn() {
-    v1::GenerateRequest message;
+  // The turn was submitted, or refused.
+  void StartTurn(absl::StatusOr<std::shared_ptr<TurnFeed>> feed) {
+    KeepTurn(std::move(feed));
+    // Before another thread may finish the call.
+    StartRead(&incoming_);
     {
       absl::MutexLock lock(&mutex_);
-      message = *std::exchange(held_, std::nullopt);
+      starting_ = false;
     }
-    absl::StatusOr<std::shared_ptr<TurnFeed>> feed = SubmitTurn(&message);
+    Pump();
+  }
+
+  void KeepTurn(absl::StatusOr<std::shared_ptr<TurnFeed>> feed) {
     absl::MutexLock lock(&mutex_);
     turn_cancelled_ = false;
     told_start_ = false;
@@ -389,11 +410,6 @@ class ConverseCall final
     } else {
       error_ = feed.status();
     }
-  }
-
-  void EndStart() {
-    absl::MutexLock lock(&mutex_);
-    starting_ = false;
   }
 
   absl::StatusOr<std::shared_ptr<TurnFeed>> SubmitTurn(
@@ -412,19 +428,19 @@ class ConverseCall final
     model_ = message->model();
     ENGRAM_ASSIGN_OR_RETURN(
         std::unique_ptr<TurnFeed> feed,
-        SubmitMessage(models_, options_, *context_, *message));
+        SubmitMessage(around_, *context_, *message));
     feed->SetReady([weak = weak_from_this()] {
       if (auto call = weak.lock()) call->Pump();
     });
     return std::shared_ptr<TurnFeed>(std::move(feed));
   }
 
-  const ServedModels& models_;
-  const ServerOptions& options_;
+  const Surroundings& around_;
   grpc::CallbackServerContext* const context_;
   std::shared_ptr<ConverseCall> self_;  // until OnDone
 
   // Touched only by the one thread that starts a turn, and while none does.
+  v1::GenerateRequest turn_;
   std::string session_id_;
   std::string model_;
   // The read or write in flight owns these.
@@ -451,24 +467,18 @@ class ConverseCall final
 class ScoreCall final : public grpc::ServerUnaryReactor,
                         public std::enable_shared_from_this<ScoreCall> {
  public:
-  static grpc::ServerUnaryReactor* Start(const ServedModels& models,
-                                         const ServerOptions& options,
+  // `message` and `response` live as long as the call.
+  static grpc::ServerUnaryReactor* Start(const Surroundings& around,
                                          grpc::CallbackServerContext* context,
-                                         const v1::ScoreRequest& message,
+                                         const v1::ScoreRequest* message,
                                          v1::ScoreResponse* response) {
     auto call = std::make_shared<ScoreCall>(context, response);
     call->self_ = call;
-    absl::StatusOr<std::unique_ptr<TurnFeed>> feed =
-        SubmitMessage(models, options, *context, message);
-    if (!feed.ok()) {
-      call->Finish(ToGrpc(feed.status()));
-      return call.get();
-    }
-    call->feed_ = *std::move(feed);
-    call->feed_->SetReady([weak = call->weak_from_this()] {
-      if (auto held = weak.lock()) held->Pump();
-    });
-    call->Pump();
+    const absl::Status taken =
+        around.texts.Run(message->text().size(), [call, &around, message] {
+          call->Run(SubmitMessage(around, *call->context_, *message));
+        });
+    if (!taken.ok()) call->Finish(ToGrpc(taken));
     return call.get();
   }
 
@@ -476,8 +486,31 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
       : context_(context), response_(response) {}
 
  private:
+  void Run(absl::StatusOr<std::unique_ptr<TurnFeed>> submitted) {
+    if (!submitted.ok()) return Finish(ToGrpc(submitted.status()));
+    const std::shared_ptr<TurnFeed> feed = *std::move(submitted);
+    feed->SetReady([weak = weak_from_this()] {
+      if (auto call = weak.lock()) call->Pump();
+    });
+    if (!Keep(feed)) feed->Cancel(CancelReason(*context_));
+    Pump();
+  }
+
+  // False if the client went away before there was a feed to cancel.
+  bool Keep(const std::shared_ptr<TurnFeed>& feed) {
+    absl::MutexLock lock(&mutex_);
+    feed_ = feed;
+    return !cancelled_;
+  }
+
   void OnCancel() override {
-    if (feed_ != nullptr) feed_->Cancel(CancelReason(*context_));
+    std::shared_ptr<TurnFeed> feed;
+    {
+      absl::MutexLock lock(&mutex_);
+      cancelled_ = true;
+      feed = feed_;
+    }
+    if (feed != nullptr) feed->Cancel(CancelReason(*context_));
   }
 
   void OnDone() override { self_.reset(); }
@@ -519,8 +552,10 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
   grpc::CallbackServerContext* const context_;
   v1::ScoreResponse* const response_;
   std::shared_ptr<ScoreCall> self_;  // until OnDone
-  std::unique_ptr<TurnFeed> feed_;
+
   absl::Mutex mutex_;
+  std::shared_ptr<TurnFeed> feed_ ABSL_GUARDED_BY(mutex_);
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
@@ -530,36 +565,37 @@ using Methods = v1::Generation::WithCallbackMethod_Generate<
 
 class GenerationService final : public Methods {
  public:
-  GenerationService(const ServedModels* models, const ServerOptions* options)
-      : models_(*models), options_(*options) {}
+  GenerationService(const ServedModels* models, const ServerOptions* options,
+                    TextThreads* texts)
+      : around_{*models, *options, *texts} {}
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context,
       const v1::GenerateRequest* request) override {
-    return GenerateCall::Start(models_, options_, context, *request);
+    return GenerateCall::Start(around_, context, request);
   }
 
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Converse(
       grpc::CallbackServerContext* context) override {
-    return ConverseCall::Start(models_, options_, context);
+    return ConverseCall::Start(around_, context);
   }
 
   grpc::ServerUnaryReactor* Score(grpc::CallbackServerContext* context,
                                   const v1::ScoreRequest* request,
                                   v1::ScoreResponse* response) override {
-    return ScoreCall::Start(models_, options_, context, *request, response);
+    return ScoreCall::Start(around_, context, request, response);
   }
 
  private:
-  const ServedModels& models_;
-  const ServerOptions& options_;
+  const Surroundings around_;
 };
 
 }  // namespace
 
 std::unique_ptr<grpc::Service> MakeGenerationService(
-    const ServedModels* models, const ServerOptions* options) {
-  return std::make_unique<GenerationService>(models, options);
+    const ServedModels* models, const ServerOptions* options,
+    TextThreads* texts) {
+  return std::make_unique<GenerationService>(models, options, texts);
 }
 
 }  // namespace engram

@@ -22,7 +22,8 @@ grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context,
 
 class ModelsService final : public v1::Models::CallbackService {
  public:
-  explicit ModelsService(const ServedModels* models) : models_(*models) {}
+  ModelsService(const ServedModels* models, TextThreads* texts)
+      : models_(*models), texts_(*texts) {}
 
   grpc::ServerUnaryReactor* List(grpc::CallbackServerContext* context,
                                  const v1::ListModelsRequest*,
@@ -44,7 +45,13 @@ class ModelsService final : public v1::Models::CallbackService {
   grpc::ServerUnaryReactor* Tokenize(
       grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
       v1::TokenizeResponse* response) override {
-    return Finish(context, TokenizeText(*request, response));
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    const absl::Status taken =
+        texts_.Run(request->text().size(), [this, reactor, request, response] {
+          reactor->Finish(ToGrpc(TokenizeText(*request, response)));
+        });
+    if (!taken.ok()) reactor->Finish(ToGrpc(taken));
+    return reactor;
   }
 
   grpc::ServerUnaryReactor* Detokenize(
@@ -102,12 +109,14 @@ class ModelsService final : public v1::Models::CallbackService {
   }
 
   const ServedModels& models_;
+  TextThreads& texts_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeModelsService(const ServedModels* models) {
-  return std::make_unique<ModelsService>(models);
+std::unique_ptr<grpc::Service> MakeModelsService(const ServedModels* models,
+                                                 TextThreads* texts) {
+  return std::make_unique<ModelsService>(models, texts);
 }
 
 }  // namespace engram

@@ -21,6 +21,7 @@
 #include "server/self_probe.h"
 #include "server/served_model.h"
 #include "server/service.h"
+#include "server/text_threads.h"
 
 namespace engram {
 namespace {
@@ -220,9 +221,12 @@ absl::Status Server::OpenPorts() {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::channelz::experimental::InitChannelzService();
-  services_.push_back(MakeGenerationService(models_.get(), &options_));
+  texts_ = std::make_unique<TextThreads>(/*threads=*/2,
+                                         static_cast<int>(options_.max_queue));
+  services_.push_back(
+      MakeGenerationService(models_.get(), &options_, texts_.get()));
   services_.push_back(MakeSessionsService(models_.get(), &options_));
-  services_.push_back(MakeModelsService(models_.get()));
+  services_.push_back(MakeModelsService(models_.get(), texts_.get()));
 
   grpc::ServerBuilder builder;
   int port = 0;

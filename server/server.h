@@ -2,7 +2,7 @@
 // engines, services, metrics, health.
 //
 // Threads, all of them: one engine per model, gRPC's own, the metrics port's
-// two, the kernels' pool of each model, and the probe of the gRPC port.
+// two, two that tokenise long texts, the kernels' pool of each model, and the probe of the gRPC port.
 #pragma once
 
 #include <atomic>
@@ -25,6 +25,7 @@ class Metrics;
 class SelfProbe;
 class ServedModels;
 class SessionStore;
+class TextThreads;
 
 class Server {
  public:
@@ -68,6 +69,7 @@ class Server {
   std::unique_ptr<SessionStore> sessions_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<ServedModels> models_;
+  std::unique_ptr<TextThreads> texts_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::vector<std::thread> engines_;
   std::vector<absl::Status> engine_ends_;

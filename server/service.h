@@ -8,14 +8,17 @@
 
 #include "server/options.h"
 #include "server/served_model.h"
+#include "server/text_threads.h"
 
 namespace engram {
 
-// `models` and `options` must outlive the services.
+// All pointers must outlive the services.
 std::unique_ptr<grpc::Service> MakeGenerationService(
-    const ServedModels* models, const ServerOptions* options);
+    const ServedModels* models, const ServerOptions* options,
+    TextThreads* texts);
 std::unique_ptr<grpc::Service> MakeSessionsService(
     const ServedModels* models, const ServerOptions* options);
-std::unique_ptr<grpc::Service> MakeModelsService(const ServedModels* models);
+std::unique_ptr<grpc::Service> MakeModelsService(const ServedModels* models,
+                                                 TextThreads* texts);
 
 }  // namespace engram

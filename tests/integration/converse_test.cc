@@ -60,6 +60,54 @@ TEST_F(Converse, RunsTurnsOneAfterTheOtherOnOneSession) {
   EXPECT_EQ(client().GetSession("s")->version(), 4);
 }
 
+// Long enough that gRPC's threads leave it to others.
+std::string LongText() {
+  std::string text;
+  while (text.size() < 40000) text += "7 3 11 0 ";
+  return text;
+}
+
+TEST_F(Converse, LongTextsAreTokenisedAndAnsweredLikeShortOnes) {
+  const std::string text = LongText();
+  const std::vector<int32_t> ids = client().Ids(kInduction, text);
+  ASSERT_GT(ids.size(), 10000u);
+  const Answer expected = client().Generate(TokenTurn("", ids, 4));
+  ASSERT_TRUE(expected.status.ok()) << expected.status;
+
+  const Answer generated = client().Generate(TextTurn("", text, 4));
+  ASSERT_TRUE(generated.status.ok()) << generated.status;
+  EXPECT_EQ(generated.ids(), expected.ids());
+
+  const auto stream = client().Converse();
+  for (int turn = 1; turn <= 2; ++turn) {
+    ASSERT_TRUE(stream->WriteTurn(TextTurn("", text, 4)));
+    const Answer answer = stream->ReadTurn();
+    ASSERT_TRUE(answer.status.ok()) << answer.status;
+    EXPECT_EQ(answer.completed->version(), turn);
+    if (turn == 1) {
+      EXPECT_EQ(answer.ids(), expected.ids());
+    }
+  }
+  stream->WritesDone();
+  EXPECT_TRUE(stream->Finish().ok());
+
+  v1::ScoreRequest score;
+  score.set_text(text);
+  const auto scored = client().Score(score);
+  ASSERT_TRUE(scored.ok()) << scored.status();
+  EXPECT_EQ(static_cast<size_t>(scored->tokens_size()), ids.size());
+}
+
+TEST_F(Converse, ALongTextThatCannotBeTokenisedEndsTheStream) {
+  const auto stream = client().Converse();
+  ASSERT_TRUE(stream->WriteTurn(TextTurn("", LongText() + "what", 1)));
+  v1::ConverseResponse response;
+  EXPECT_FALSE(stream->Read(&response));
+  const absl::Status end = stream->Finish();
+  EXPECT_EQ(end.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(end.message()), HasSubstr("what"));
+}
+
 TEST_F(Converse, MakesUpASessionIdIfNoneIsGiven) {
   const auto stream = client().Converse();
   ASSERT_TRUE(stream->WriteTurn(TokenTurn("", {1}, 0)));
