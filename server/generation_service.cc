@@ -89,6 +89,58 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
   return TurnFeed::Submit(*model, *std::move(request));
 }
 
+// The feed of a call that has one: there is none until its text is tokenised,
+// and the client may go away before. Thread-safe.
+class CallFeed {
+ public:
+  explicit CallFeed(const grpc::CallbackServerContext* context)
+      : context_(context) {}
+
+  // Once. Cancels the feed if the client has gone meanwhile.
+  void Set(std::shared_ptr<TurnFeed> feed) {
+    {
+      absl::MutexLock lock(&mutex_);
+      feed_ = feed;
+      if (!client_gone_) return;
+    }
+    feed->Cancel(CancelReason(*context_));
+  }
+
+  // The client cancelled or went away.
+  void Cancel() {
+    std::shared_ptr<TurnFeed> feed;
+    {
+      absl::MutexLock lock(&mutex_);
+      client_gone_ = true;
+      feed = feed_;
+    }
+    if (feed != nullptr) feed->Cancel(CancelReason(*context_));
+  }
+
+  // As TurnFeed::Pop, but passes over events that nobody is there to read: what
+  // is still awaited is the end. REQUIRES: Set.
+  TurnFeed::State Pop(Event* event, absl::Status* status) {
+    std::shared_ptr<TurnFeed> feed;
+    bool skip = false;
+    {
+      absl::MutexLock lock(&mutex_);
+      feed = feed_;
+      skip = client_gone_;
+    }
+    auto state = feed->Pop(event, status);
+    while (skip && state == TurnFeed::State::kEvent) {
+      state = feed->Pop(event, status);
+    }
+    return state;
+  }
+
+ private:
+  const grpc::CallbackServerContext* const context_;
+  absl::Mutex mutex_;
+  std::shared_ptr<TurnFeed> feed_ ABSL_GUARDED_BY(mutex_);
+  bool client_gone_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
 // --- Generate.
 
 class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
@@ -109,7 +161,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   }
 
   explicit GenerateCall(grpc::CallbackServerContext* context)
-      : context_(context) {}
+      : context_(context), feed_(context) {}
 
  private:
   void Run(absl::StatusOr<std::unique_ptr<TurnFeed>> submitted) {
@@ -118,17 +170,10 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     feed->SetReady([weak = weak_from_this()] {
       if (auto call = weak.lock()) call->Pump();
     });
-    if (!Keep(feed)) feed->Cancel(CancelReason(*context_));
+    feed_.Set(feed);
     // Debian's gRPC hangs if a stream's first write is buffered: the initial
     // metadata go first, by themselves.
     StartSendInitialMetadata();
-  }
-
-  // False if the client went away before there was a feed to cancel.
-  bool Keep(const std::shared_ptr<TurnFeed>& feed) {
-    absl::MutexLock lock(&mutex_);
-    feed_ = feed;
-    return !broken_;
   }
 
   void OnSendInitialMetadataDone(bool ok) override { OnWriteDone(ok); }
@@ -138,19 +183,11 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
       absl::MutexLock lock(&mutex_);
       writing_ = false;
     }
-    if (!ok) OnCancel();
+    if (!ok) feed_.Cancel();
     Pump();
   }
 
-  void OnCancel() override {
-    std::shared_ptr<TurnFeed> feed;
-    {
-      absl::MutexLock lock(&mutex_);
-      broken_ = true;
-      feed = feed_;
-    }
-    if (feed != nullptr) feed->Cancel(CancelReason(*context_));
-  }
+  void OnCancel() override { feed_.Cancel(); }
 
   void OnDone() override { self_.reset(); }
 
@@ -174,11 +211,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     absl::MutexLock lock(&mutex_);
     if (writing_ || finished_) return Next::kNothing;
     Event event;
-    auto state = feed_->Pop(&event, status);
-    // A client that is gone reads nothing; the turn's end is still awaited.
-    while (broken_ && state == TurnFeed::State::kEvent) {
-      state = feed_->Pop(&event, status);
-    }
+    const TurnFeed::State state = feed_.Pop(&event, status);
     if (state == TurnFeed::State::kEmpty) return Next::kNothing;
     if (state == TurnFeed::State::kEnd) {
       finished_ = true;
@@ -191,14 +224,12 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
 
   grpc::CallbackServerContext* const context_;
   std::shared_ptr<GenerateCall> self_;  // until OnDone
+  CallFeed feed_;                       // set before anything is sent
 
   absl::Mutex mutex_;
-  // Set before anything is sent.
-  std::shared_ptr<TurnFeed> feed_ ABSL_GUARDED_BY(mutex_);
   // The write in flight reads this; nobody else touches it meanwhile.
   v1::GenerateResponse response_;
   bool writing_ ABSL_GUARDED_BY(mutex_) = true;  // the initial metadata
-  bool broken_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
@@ -483,7 +514,7 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
   }
 
   ScoreCall(grpc::CallbackServerContext* context, v1::ScoreResponse* response)
-      : context_(context), response_(response) {}
+      : context_(context), response_(response), feed_(context) {}
 
  private:
   void Run(absl::StatusOr<std::unique_ptr<TurnFeed>> submitted) {
@@ -492,26 +523,11 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
     feed->SetReady([weak = weak_from_this()] {
       if (auto call = weak.lock()) call->Pump();
     });
-    if (!Keep(feed)) feed->Cancel(CancelReason(*context_));
+    feed_.Set(feed);
     Pump();
   }
 
-  // False if the client went away before there was a feed to cancel.
-  bool Keep(const std::shared_ptr<TurnFeed>& feed) {
-    absl::MutexLock lock(&mutex_);
-    feed_ = feed;
-    return !cancelled_;
-  }
-
-  void OnCancel() override {
-    std::shared_ptr<TurnFeed> feed;
-    {
-      absl::MutexLock lock(&mutex_);
-      cancelled_ = true;
-      feed = feed_;
-    }
-    if (feed != nullptr) feed->Cancel(CancelReason(*context_));
-  }
+  void OnCancel() override { feed_.Cancel(); }
 
   void OnDone() override { self_.reset(); }
 
@@ -522,9 +538,9 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
       absl::MutexLock lock(&mutex_);
       if (finished_) return;
       Event event;
-      auto state = feed_->Pop(&event, &status);
+      auto state = feed_.Pop(&event, &status);
       for (; state == TurnFeed::State::kEvent;
-           state = feed_->Pop(&event, &status)) {
+           state = feed_.Pop(&event, &status)) {
         Add(std::move(event));
       }
       if (state == TurnFeed::State::kEmpty) return;
@@ -552,10 +568,9 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
   grpc::CallbackServerContext* const context_;
   v1::ScoreResponse* const response_;
   std::shared_ptr<ScoreCall> self_;  // until OnDone
+  CallFeed feed_;
 
   absl::Mutex mutex_;
-  std::shared_ptr<TurnFeed> feed_ ABSL_GUARDED_BY(mutex_);
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
