@@ -21,7 +21,7 @@ TextThreads::TextThreads(int threads, int max_queue) : max_queue_(max_queue) {
 TextThreads::~TextThreads() {
   {
     absl::MutexLock lock(&mutex_);
-    stopping_ = true;
+    stopping_ = has_work_ = true;
   }
   for (std::thread& thread : threads_) thread.join();
 }
@@ -39,6 +39,7 @@ absl::Status TextThreads::Run(size_t text_bytes, std::function<void()> task) {
         " (--max-queue); try again later"));
   }
   queue_.push_back(std::move(task));
+  has_work_ = true;
   return absl::OkStatus();
 }
 
@@ -47,10 +48,11 @@ void TextThreads::RunQueued() {
     std::function<void()> task;
     {
       absl::MutexLock lock(&mutex_);
-      mutex_.Await(absl::Condition(this, &TextThreads::HasWork));
+      mutex_.Await(absl::Condition(&has_work_));
       if (queue_.empty()) return;
       task = std::move(queue_.front());
       queue_.pop_front();
+      has_work_ = stopping_ || !queue_.empty();
     }
     task();
   }

@@ -1,11 +1,11 @@
 #include "server/text_threads.h"
 
+#include <latch>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
-#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -24,36 +24,36 @@ TEST(TextThreads, RunsAShortTextInTheCallersThread) {
 TEST(TextThreads, RunsALongTextElsewhere) {
   TextThreads texts(1, 1);
   std::thread::id ran;
-  absl::Notification done;
+  std::latch done(1);
   EXPECT_TRUE(texts
                   .Run(kLong,
                        [&] {
                          ran = std::this_thread::get_id();
-                         done.Notify();
+                         done.count_down();
                        })
                   .ok());
-  done.WaitForNotification();
+  done.wait();
   EXPECT_NE(ran, std::this_thread::get_id());
 }
 
 TEST(TextThreads, RefusesWhenTheQueueIsFull) {
   TextThreads texts(1, 2);
-  absl::Notification begun, may_end;
+  std::latch begun(1), may_end(1);
   EXPECT_TRUE(texts
                   .Run(kLong,
                        [&] {
-                         begun.Notify();
-                         may_end.WaitForNotification();
+                         begun.count_down();
+                         may_end.wait();
                        })
                   .ok());
-  begun.WaitForNotification();
+  begun.wait();
   EXPECT_TRUE(texts.Run(kLong, [] {}).ok());
   EXPECT_TRUE(texts.Run(kLong, [] {}).ok());
   const absl::Status refused = texts.Run(kLong, [] { ADD_FAILURE(); });
   EXPECT_EQ(refused.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(refused.message()),
               testing::HasSubstr("2 long texts wait to be tokenised, limit 2"));
-  may_end.Notify();
+  may_end.count_down();
 }
 
 TEST(TextThreads, RunsWhatIsQueuedBeforeItEnds) {
