@@ -67,7 +67,9 @@ struct Row {
 };
 using Rows = absl::Span<const Row>;
 
-enum class Activation { kNone, kSilu };
+// kGelu is the exact one, by the error function; kGeluTanh its approximation
+// x (1 + tanh(sqrt(2/π) (x + 0.044715 x³))) / 2.
+enum class Activation { kNone, kSilu, kGelu, kGeluTanh };
 enum class NormKind { kRms, kLayer };
 
 struct NormWeights {
@@ -143,6 +145,63 @@ struct GatedNormArguments {
   const float* weight = nullptr;  // [d_inner]; nullptr: the gate without a norm
   float epsilon = 1e-5f;
   Matrix normed;  // [tokens, d_inner] out; may be the same as y
+};
+
+struct ShiftMultiplyArguments {
+  int64_t channels = 0;
+  int64_t taps = 0;
+  ConstMatrix k;        // [tokens, channels]
+  ConstMatrix v;        // [tokens, channels]
+  const float* filter;  // [taps, channels], the last tap is the current token's
+  // In and out: [slots, taps-1, channels] of one layer, the last inputs k of a
+  // slot, oldest first.
+  float* shift_state;
+  Matrix p;  // [tokens, channels] out; may be the same as v, not as k
+};
+
+struct DiagonalScanArguments {
+  int64_t channels = 0;
+  int64_t pairs = 0;   // complex states per channel
+  ConstMatrix p;       // [tokens, channels]
+  ConstMatrix gate;    // [tokens, channels]; data nullptr: none
+  const float* decay;  // [pairs, 2, channels], real and imaginary parts
+  const float* read;   // [pairs, 2, channels], likewise
+  const float* d;      // [channels]
+  Activation activation = Activation::kNone;
+  // In and out: [slots, pairs, 2, channels] of one layer; the scan of a row
+  // starts from its slot and leaves its last state there.
+  float* diagonal_state;
+  Matrix y;  // [tokens, channels] out; may be the same as p
+};
+
+// Keys and values of attention layers lie in blocks of this many tokens. A
+// block of one layer is [heads, head_dim, block tokens] keys and then [heads,
+// block tokens, head_dim] values: scores are computed for all tokens of a block
+// side by side, and sums of values for all channels.
+inline constexpr int64_t kKeyValueBlockTokens = 32;
+
+// What attention needs to know of a row's sequence.
+struct RowHistory {
+  int64_t position = 0;  // tokens before the row's first
+  // Host memory: the blocks of its tokens 0, 1, ..., the row's own included.
+  absl::Span<const int32_t> blocks;
+};
+
+struct AttentionArguments {
+  int64_t heads = 0;
+  int64_t head_dim = 0;
+  // The leading dimensions of each head of q and k that are rotated by
+  // position: dimension i with i + rotary_dim / 2, by the angle position
+  // 10000^(-2i / rotary_dim). Even, at most head_dim; 0: none.
+  int64_t rotary_dim = 0;
+  Matrix q;       // [tokens, heads head_dim] in, overwritten
+  Matrix k;       // [tokens, heads head_dim] in, overwritten
+  ConstMatrix v;  // [tokens, heads head_dim]
+  absl::Span<const RowHistory> histories;  // one per row
+  // In and out: [blocks, 2 heads head_dim kKeyValueBlockTokens] of one layer;
+  // the rows' keys and values are added behind those of their histories.
+  float* blocks;
+  Matrix y;  // [tokens, heads head_dim] out; may be the same as q
 };
 
 class Backend {
@@ -222,6 +281,33 @@ class Backend {
   // normed = v / sqrt(mean(v²) + epsilon) * weight. Without weights, v itself.
   // Source: Mamba-2, arXiv 2405.21060, section 7.
   virtual void GatedNorm(const GatedNormArguments& arguments) = 0;
+
+  // H3's shift SSM, which is a causal filter per channel, and what it is
+  // multiplied by; tokens before the row come from its slot:
+  //   p_t = (Σ_j filter[j] k_{t-(taps-1)+j}) v_t
+  // summed from the oldest token to the newest.
+  // Source: H3, arXiv 2212.14052, section 3.1.
+  virtual void ShiftMultiply(Rows rows,
+                             const ShiftMultiplyArguments& arguments) = 0;
+
+  // The diagonal SSM of H3 and S4D, per channel with `pairs` complex states h,
+  // each for itself and its conjugate:
+  //   h[n] = decay[n] h[n] + p
+  //   y = gate activation(Σ_n Re(read[n] h[n]) + d p)
+  // The states of the papers are these times B: `read` is 2 C B.
+  // Source: S4D, arXiv 2206.11893, section 3; H3, arXiv 2212.14052, section 3.1.
+  virtual void DiagonalScan(Rows rows,
+                            const DiagonalScanArguments& arguments) = 0;
+
+  // Causal softmax attention of each token over the tokens of its sequence up
+  // to itself, with scores q k / sqrt(head_dim).
+  virtual void Attention(Rows rows, const AttentionArguments& arguments) = 0;
+
+  // target[i] += table[indices[i]], rows of `width` floats.
+  //   table    [rows, width] in
+  //   indices  host
+  virtual void AddRows(const float* table, absl::Span<const int32_t> indices,
+                       int64_t width, Matrix target) = 0;
 
   // target[i] = source[indices[i]], rows of `width` floats.
   //   indices  host

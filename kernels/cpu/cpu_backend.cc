@@ -12,12 +12,15 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/causal_conv1d.h"
+#include "kernels/cpu/diagonal_scan.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/flush_denormals.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/norm.h"
 #include "kernels/cpu/selective_scan.h"
+#include "kernels/cpu/shift_multiply.h"
 #include "kernels/cpu/ssd_scan.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/status.h"
@@ -175,6 +178,46 @@ class CpuBackend : public Backend {
                  arguments.d_inner % arguments.groups == 0);
     const ScopedFlushDenormals flush;
     cpu::GatedNorm(threads_, arguments);
+  }
+
+  void ShiftMultiply(Rows rows,
+                     const ShiftMultiplyArguments& arguments) override {
+    ENGRAM_CHECK(arguments.channels >= 1 && arguments.taps >= 1);
+    ENGRAM_CHECK(arguments.p.data != arguments.k.data);
+    CheckRows(rows);
+    const ScopedFlushDenormals flush;
+    cpu::ShiftMultiply(threads_, rows, arguments);
+  }
+
+  void DiagonalScan(Rows rows,
+                    const DiagonalScanArguments& arguments) override {
+    ENGRAM_CHECK(arguments.channels >= 1 && arguments.pairs >= 1);
+    CheckRows(rows);
+    const ScopedFlushDenormals flush;
+    cpu::DiagonalScan(threads_, rows, arguments);
+  }
+
+  void Attention(Rows rows, const AttentionArguments& arguments) override {
+    ENGRAM_CHECK(arguments.heads >= 1 && arguments.head_dim >= 1);
+    ENGRAM_CHECK(arguments.rotary_dim >= 0 && arguments.rotary_dim % 2 == 0 &&
+                 arguments.rotary_dim <= arguments.head_dim);
+    ENGRAM_CHECK(arguments.histories.size() == rows.size());
+    CheckRows(rows);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const RowHistory& history = arguments.histories[i];
+      ENGRAM_CHECK(history.position >= 0 &&
+                   static_cast<int64_t>(history.blocks.size()) *
+                           kKeyValueBlockTokens >=
+                       history.position + rows[i].tokens);
+    }
+    const ScopedFlushDenormals flush;
+    cpu::Attention(threads_, rows, arguments);
+  }
+
+  void AddRows(const float* table, absl::Span<const int32_t> indices,
+               int64_t width, Matrix target) override {
+    const ScopedFlushDenormals flush;
+    cpu::AddRows(table, indices, width, target);
   }
 
   void Gather(ConstMatrix source, absl::Span<const int32_t> indices,

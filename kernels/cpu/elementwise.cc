@@ -35,6 +35,15 @@ void Embed(ThreadPool& threads, const PackedMatrix& table,
   });
 }
 
+void AddRows(const float* table, absl::Span<const int32_t> indices,
+             int64_t width, Matrix target) {
+  for (size_t i = 0; i < indices.size(); ++i) {
+    const float* const source = table + indices[i] * width;
+    float* const row = target.data + static_cast<int64_t>(i) * target.stride;
+    for (int64_t j = 0; j < width; ++j) row[j] += source[j];
+  }
+}
+
 void Gather(ConstMatrix source, absl::Span<const int32_t> indices,
             int64_t width, Matrix target) {
   for (size_t i = 0; i < indices.size(); ++i) {

@@ -14,6 +14,10 @@ namespace engram::cpu {
 void Embed(ThreadPool& threads, const PackedMatrix& table,
            absl::Span<const int32_t> ids, float* residual);
 
+// See Backend::AddRows.
+void AddRows(const float* table, absl::Span<const int32_t> indices,
+             int64_t width, Matrix target);
+
 // See Backend::Gather.
 void Gather(ConstMatrix source, absl::Span<const int32_t> indices,
             int64_t width, Matrix target);

@@ -1,0 +1,14 @@
+// Softmax attention over blocks of keys and values, for prefill and decode
+// alike.
+#pragma once
+
+#include "kernels/backend.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace engram::cpu {
+
+// See Backend::Attention.
+void Attention(ThreadPool& threads, Rows rows,
+               const AttentionArguments& arguments);
+
+}  // namespace engram::cpu
