@@ -18,7 +18,8 @@ constexpr char kLastHidden[] = "last_hidden";
 struct Weights {
   std::unique_ptr<PackedWeight> embedding;  // [vocab, d_model]
   std::unique_ptr<PackedWeight> own_head;   // the same, nullptr if tied
-  std::unique_ptr<Buffer> final_norm;       // [d_model]
+  std::unique_ptr<Buffer> positions;        // [max_positions, d_model] or nullptr
+  LayerNorm final_norm;                     // RMSNorm if there is no bias
 
   const PackedWeight& head() const {
     return own_head == nullptr ? *embedding : *own_head;
@@ -36,11 +37,15 @@ struct WorkBuffers {
 absl::StatusOr<Weights> LoadWeights(const ModelConfig& config,
                                     WeightLoader* loader) {
   Weights weights;
-  // The original layout has the singular, Hugging Face's the plural; and since
-  // the format knows no shared tensors, a converter may have dropped either the
-  // embedding or the head of a tied model.
-  std::vector<std::string> embedding_names = {"backbone.embeddings.weight",
-                                              "backbone.embedding.weight"};
+  // Mamba's original layout has the singular, Hugging Face's the plural; and
+  // since the format knows no shared tensors, a converter may have dropped
+  // either the embedding or the head of a tied model.
+  std::vector<std::string> embedding_names =
+      config.has_mixer_stack()
+          ? std::vector<std::string>{"backbone.embeddings.word_embeddings."
+                                     "weight"}
+          : std::vector<std::string>{"backbone.embeddings.weight",
+                                     "backbone.embedding.weight"};
   if (config.tied) embedding_names.push_back("lm_head.weight");
   ENGRAM_ASSIGN_OR_RETURN(
       weights.embedding,
@@ -50,9 +55,21 @@ absl::StatusOr<Weights> LoadWeights(const ModelConfig& config,
         weights.own_head,
         loader->Matrix("lm_head.weight", config.vocab, config.d_model));
   }
-  ENGRAM_ASSIGN_OR_RETURN(
-      weights.final_norm,
-      loader->Vector("backbone.norm_f.weight", {config.d_model}));
+  if (config.has_mixer_stack()) {
+    ENGRAM_ASSIGN_OR_RETURN(
+        weights.final_norm,
+        LoadLayerNorm("backbone.ln_f", config.d_model, loader));
+  } else {
+    ENGRAM_ASSIGN_OR_RETURN(
+        weights.final_norm.weight,
+        loader->Vector("backbone.norm_f.weight", {config.d_model}));
+  }
+  if (config.mixers.positions > 0) {
+    ENGRAM_ASSIGN_OR_RETURN(
+        weights.positions,
+        loader->Vector("backbone.embeddings.position_embeddings.weight",
+                       {config.mixers.positions, config.d_model}));
+  }
   ENGRAM_RETURN_IF_ERROR(loader->CheckAllUsed({"backbone.", "lm_head."}));
   return weights;
 }
@@ -89,6 +106,9 @@ class LanguageModel final : public Model {
  private:
   // Checks the batch and lays its rows and ids out one after another.
   void LayOut(const Batch& batch);
+  // Makes room for the rows' keys and values.
+  void LayOutHistories();
+  void Embed();
   void RunLayers();
   // Collects the hidden vectors that logits are wanted for, and then leaves
   // each row's last one in its slot: the order is what makes logits_before
@@ -114,6 +134,8 @@ class LanguageModel final : public Model {
   // Of the current step, in host memory.
   std::vector<Row> rows_;
   std::vector<int32_t> ids_;           // of all rows
+  std::vector<RowHistory> histories_;  // of a model with attention layers
+  std::vector<int32_t> positions_;     // of all tokens, if they are embedded
   std::vector<int32_t> head_sources_;  // the token that each logits row is of
   std::vector<uint8_t> finite_;
   std::vector<bool> slot_in_use_;
@@ -161,11 +183,40 @@ void LanguageModel::LayOut(const Batch& batch) {
     logits_rows_ += row.logits_rows();
   }
   ENGRAM_CHECK(logits_rows_ <= limits_.max_logits_rows);
+  LayOutHistories();
+}
+
+void LanguageModel::LayOutHistories() {
+  KeyValuePool* const key_values = states_->key_values();
+  if (key_values == nullptr) return;
+  histories_.clear();
+  for (const Row& row : rows_) {
+    const int64_t position = key_values->tokens(row.slot);
+    ENGRAM_CHECK(info_.max_positions == 0 ||
+                 position + row.tokens <= info_.max_positions);
+    key_values->Append(row.slot, row.tokens);
+    histories_.push_back({position, key_values->blocks_of(row.slot)});
+  }
+}
+
+void LanguageModel::Embed() {
+  backend_->Embed(*weights_.embedding, ids_, work_.residual->floats());
+  if (weights_.positions == nullptr) return;
+  positions_.clear();
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    for (int token = 0; token < rows_[i].tokens; ++token) {
+      positions_.push_back(
+          static_cast<int32_t>(histories_[i].position + token));
+    }
+  }
+  backend_->AddRows(weights_.positions->floats(), positions_, d_model_,
+                    {work_.residual->floats(), d_model_});
 }
 
 void LanguageModel::RunLayers() {
   LayerStep step;
   step.rows = rows_;
+  step.histories = histories_;
   step.tokens = static_cast<int64_t>(ids_.size());
   step.states = states_.get();
   step.residual = {work_.residual->floats(), d_model_};
@@ -263,10 +314,14 @@ absl::StatusOr<StepResult> LanguageModel::Step(const Batch& batch) {
   StepResult result;
   if (rows_.empty()) return result;
   const int64_t vocab = info_.vocabulary_size;
-  backend_->Embed(*weights_.embedding, ids_, work_.residual->floats());
+  Embed();
   RunLayers();
-  backend_->Norm(RmsNorm(*weights_.final_norm, norm_epsilon_), ids_.size(),
-                 d_model_, work_.residual->floats(), work_.normed->floats());
+  const NormWeights final_norm = weights_.final_norm.bias == nullptr
+                                     ? RmsNorm(*weights_.final_norm.weight,
+                                               norm_epsilon_)
+                                     : weights_.final_norm.With(norm_epsilon_);
+  backend_->Norm(final_norm, ids_.size(), d_model_, work_.residual->floats(),
+                 work_.normed->floats());
   if (logits_rows_ > 0) {
     GatherHeadInput(batch);
     backend_->MatMul(weights_.head(), logits_rows_,
@@ -292,9 +347,16 @@ absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
                           AllocateWorkBuffers(config, limits, backend));
   std::vector<StateComponent> components = layers->StateComponents();
   components.push_back({kLastHidden, 1, {config.d_model}});
+  std::unique_ptr<KeyValuePool> key_values;
+  if (layers->KeyValues().layers > 0) {
+    ENGRAM_ASSIGN_OR_RETURN(
+        key_values, KeyValuePool::Create(backend, layers->KeyValues(),
+                                         limits.kv_bytes, limits.slots));
+  }
   ENGRAM_ASSIGN_OR_RETURN(
       std::unique_ptr<StatePool> states,
-      StatePool::Create(backend, std::move(components), limits.slots));
+      StatePool::Create(backend, std::move(components), limits.slots,
+                        std::move(key_values)));
   ENGRAM_RETURN_IF_ERROR(backend->Synchronize());
 
   ModelInfo info;
@@ -303,6 +365,12 @@ absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
   info.vocabulary_size = config.vocab;
   info.layers = config.layers;
   info.state_bytes = states->state_bytes();
+  if (const KeyValuePool* pool = states->key_values()) {
+    info.kv_bytes_per_token = pool->shape().token_bytes();
+    info.kv_block_bytes = pool->shape().block_bytes();
+    info.kv_blocks = pool->blocks();
+  }
+  info.max_positions = config.mixers.positions;
   info.weight_format = "f32";
   info.backend = backend->name();
   info.weight_hash = loader->checkpoint().Hash();
@@ -320,6 +388,26 @@ NormWeights RmsNorm(const Buffer& weight, float epsilon) {
   NormWeights norm;
   norm.weight = weight.floats();
   norm.epsilon = epsilon;
+  return norm;
+}
+
+NormWeights LayerNorm::With(float epsilon) const {
+  NormWeights norm;
+  norm.kind = NormKind::kLayer;
+  norm.weight = weight->floats();
+  norm.bias = bias->floats();
+  norm.epsilon = epsilon;
+  return norm;
+}
+
+absl::StatusOr<LayerNorm> LoadLayerNorm(const std::string& name,
+                                        int64_t d_model,
+                                        WeightLoader* loader) {
+  LayerNorm norm;
+  ENGRAM_ASSIGN_OR_RETURN(norm.weight,
+                          loader->Vector(name + ".weight", {d_model}));
+  ENGRAM_ASSIGN_OR_RETURN(norm.bias,
+                          loader->Vector(name + ".bias", {d_model}));
   return norm;
 }
 

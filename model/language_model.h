@@ -20,6 +20,7 @@ namespace engram {
 // What a layer works on in one step.
 struct LayerStep {
   Rows rows;
+  absl::Span<const RowHistory> histories;  // for attention; else empty
   int64_t tokens = 0;  // of all rows
   StatePool* states = nullptr;
   Matrix residual;  // [tokens, d_model] in and out
@@ -34,6 +35,8 @@ class LayerStack {
 
   // What the layers keep of a sequence, in the order of the state pool.
   virtual std::vector<StateComponent> StateComponents() const = 0;
+  // What its attention layers keep of every token; layers 0: it has none.
+  virtual KeyValueShape KeyValues() const { return {}; }
 
   // residual += layer(residual), with the rows' states moved on.
   virtual void RunLayer(int64_t index, const LayerStep& step) = 0;
@@ -50,6 +53,16 @@ absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
 std::string LayerTensorName(int64_t layer, const char* tensor);
 
 NormWeights RmsNorm(const Buffer& weight, float epsilon);
+
+// A LayerNorm's tensors, `name`.weight and `name`.bias.
+struct LayerNorm {
+  std::unique_ptr<Buffer> weight;  // [d_model]
+  std::unique_ptr<Buffer> bias;    // [d_model]
+
+  NormWeights With(float epsilon) const;
+};
+absl::StatusOr<LayerNorm> LoadLayerNorm(const std::string& name,
+                                        int64_t d_model, WeightLoader* loader);
 
 inline const float* FloatsOrNull(const std::unique_ptr<Buffer>& buffer) {
   return buffer == nullptr ? nullptr : buffer->floats();

@@ -9,6 +9,7 @@
 #include "model/language_model.h"
 #include "model/mamba.h"
 #include "model/mamba2.h"
+#include "model/mixer_stack.h"
 #include "model/model_config.h"
 #include "model/weight_loader.h"
 
@@ -23,6 +24,10 @@ absl::StatusOr<std::unique_ptr<LayerStack>> LoadLayers(
       return LoadMambaLayers(config, limits, backend, loader);
     case ModelFamily::kMamba2:
       return LoadMamba2Layers(config, limits, backend, loader);
+    case ModelFamily::kH3:
+    case ModelFamily::kS4d:
+    case ModelFamily::kAttention:
+      return LoadMixerStack(config, limits, backend, loader);
   }
   return absl::InternalError("a family without a loader");
 }

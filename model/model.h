@@ -17,12 +17,17 @@
 namespace engram {
 
 struct ModelInfo {
-  std::string family;           // "mamba", "mamba2"
+  std::string family;           // "mamba", "mamba2", "h3", "s4d", "attention"
   int64_t parameters = 0;
   int64_t vocabulary_size = 0;  // columns of logits; ids must be below
   int64_t layers = 0;
-  size_t state_bytes = 0;       // of one session
+  // What one session takes: state_bytes, and with attention layers also
+  // kv_block_bytes for every kKeyValueBlockTokens tokens it has read, or begun.
+  size_t state_bytes = 0;
   size_t kv_bytes_per_token = 0;  // 0 unless the model has attention layers
+  size_t kv_block_bytes = 0;      // likewise
+  int64_t kv_blocks = 0;          // there are on the device
+  int64_t max_positions = 0;  // tokens that a sequence may have; 0: no limit
   std::string weight_format;    // "f32"
   std::string backend;          // "cpu"
   std::string weight_hash;      // 32 hexadecimal digits, over all tensors
@@ -32,6 +37,8 @@ struct ModelLimits {
   int slots = 64;
   int max_batch_tokens = 512;  // tokens of one step
   int max_logits_rows = 128;   // rows of logits of one step
+  // Memory for keys and values, if the model has attention layers.
+  size_t kv_bytes = size_t{256} << 20;
 };
 
 class Model {
@@ -43,7 +50,9 @@ class Model {
   virtual StatePool& states() = 0;
 
   // Feeds every row's tokens into its slot and returns the logits asked for.
-  // REQUIRES: rows, tokens and logits within limits(); distinct taken slots.
+  // REQUIRES: rows, tokens and logits within limits(); distinct taken slots; no
+  // sequence beyond max_positions; blocks for keys and values as
+  // KeyValuePool::Append.
   // INTERNAL if the device failed: the model is then not to be used again.
   virtual absl::StatusOr<StepResult> Step(const Batch& batch) = 0;
 };

@@ -33,9 +33,12 @@ constexpr double kExpandMin = 1e-3;
 constexpr double kExpandMax = 64;
 constexpr double kEpsilonMin = 1e-12;  // a float that is not 0
 
+constexpr int64_t kPositionsMax = 1 << 24;
+
 constexpr char kSupported[] =
     "supported: Mamba and Mamba-2 (model_type \"mamba\" or \"mamba2\", or the "
-    "state-spaces layout with ssm_cfg.layer \"Mamba1\" or \"Mamba2\")";
+    "state-spaces layout with ssm_cfg.layer \"Mamba1\" or \"Mamba2\"), H3 and "
+    "its baselines (model_type \"h3\", \"s4d\" or \"attention\")";
 
 // Python writes Infinity and NaN bare, which is not JSON. They are turned into
 // the form that newer transformers write, {"__float__": "Infinity"}, outside
@@ -313,6 +316,113 @@ absl::StatusOr<ModelConfig> ReadHuggingFaceMamba2(const Fields& fields) {
   return config;
 }
 
+// Layers that mix tokens by softmax attention: of an "attention" all, of H3 those
+// in attn_layer_idx.
+absl::Status ReadAttentionLayers(const Fields& fields, ModelConfig* config) {
+  std::vector<int64_t>& layers = config->mixers.attention_layers;
+  if (config->family == ModelFamily::kAttention) {
+    for (int64_t i = 0; i < config->layers; ++i) layers.push_back(i);
+    return absl::OkStatus();
+  }
+  const json* list = fields.Find("attn_layer_idx");
+  if (list == nullptr) return absl::OkStatus();
+  const std::string expected = absl::StrCat(
+      "a list of distinct layers from 0 to ", config->layers - 1);
+  if (!list->is_array()) return fields.Bad("attn_layer_idx", expected);
+  for (const json& layer : *list) {
+    const bool fits =
+        layer.is_number_unsigned() &&
+        layer.get<uint64_t>() < static_cast<uint64_t>(config->layers);
+    if (!fits) return fields.Bad("attn_layer_idx", expected);
+    layers.push_back(layer.get<int64_t>());
+  }
+  std::sort(layers.begin(), layers.end());
+  if (std::adjacent_find(layers.begin(), layers.end()) != layers.end()) {
+    return fields.Bad("attn_layer_idx", expected);
+  }
+  if (config->family == ModelFamily::kS4d && !layers.empty()) {
+    return fields.Unsupported("attn_layer_idx", "[]");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadAttention(const Fields& fields, ModelConfig* config) {
+  MixerStackConfig& mixers = config->mixers;
+  ENGRAM_RETURN_IF_ERROR(ReadAttentionLayers(fields, config));
+  if (mixers.attention_layers.empty()) return absl::OkStatus();
+  ENGRAM_ASSIGN_OR_RETURN(
+      mixers.heads,
+      fields.Integer("num_attention_heads", 1, kHeadsMax, std::nullopt));
+  if (config->d_model % mixers.heads != 0) {
+    return fields.Bad(
+        "num_attention_heads",
+        absl::StrCat("a divisor of hidden_size ", config->d_model));
+  }
+  const int64_t head_dim = config->d_model / mixers.heads;
+  ENGRAM_ASSIGN_OR_RETURN(mixers.rotary_dim,
+                          fields.Integer("rotary_emb_dim", 0, head_dim, 0));
+  if (mixers.rotary_dim % 2 != 0) {
+    return fields.Bad("rotary_emb_dim",
+                      absl::StrCat("an even number up to ", head_dim));
+  }
+  return absl::OkStatus();
+}
+
+// Which diagonal SSM the layers have, if any.
+absl::Status ReadDiagonalSsm(const Fields& fields, ModelConfig* config) {
+  const json* mode = fields.Find("ssm_mode");
+  if (mode != nullptr && *mode != "diag") {
+    return fields.Unsupported("ssm_mode", "\"diag\"");
+  }
+  // S4D is defined by zero-order hold.
+  const bool is_s4d = config->family == ModelFamily::kS4d;
+  config->mixers.zero_order_hold = is_s4d;
+  const json* rule = fields.Find("ssm_disc");
+  if (rule == nullptr) return absl::OkStatus();
+  if (*rule == "zoh") {
+    config->mixers.zero_order_hold = true;
+    return absl::OkStatus();
+  }
+  if (*rule == "bilinear" && !is_s4d) return absl::OkStatus();
+  return fields.Unsupported("ssm_disc",
+                            is_s4d ? "\"zoh\"" : "\"bilinear\", \"zoh\"");
+}
+
+// H3 and the baselines in its skeleton. The fields are those of H3's code and
+// of GPT-2 in Hugging Face's transformers.
+absl::StatusOr<ModelConfig> ReadMixerStack(const Fields& fields,
+                                           ModelFamily family) {
+  ModelConfig config;
+  config.family = family;
+  ENGRAM_ASSIGN_OR_RETURN(
+      config.vocab, fields.Integer("vocab_size", 1, kVocabMax, std::nullopt));
+  ENGRAM_ASSIGN_OR_RETURN(
+      config.d_model,
+      fields.Integer("hidden_size", 1, kWidthMax, std::nullopt));
+  ENGRAM_ASSIGN_OR_RETURN(
+      config.layers,
+      fields.Integer("num_hidden_layers", 1, kLayersMax, std::nullopt));
+  ENGRAM_ASSIGN_OR_RETURN(
+      config.mixers.mlp_width,
+      fields.Integer("n_inner", 0, kInnerWidthMax, 4 * config.d_model));
+  ENGRAM_ASSIGN_OR_RETURN(
+      config.norm_epsilon,
+      fields.Number("layer_norm_epsilon", kEpsilonMin, 1, 1e-5));
+  ENGRAM_ASSIGN_OR_RETURN(const std::optional<bool> tied,
+                          fields.Boolean("tie_word_embeddings"));
+  config.tied = tied.value_or(true);
+  ENGRAM_RETURN_IF_ERROR(ReadAttention(fields, &config));
+  ENGRAM_RETURN_IF_ERROR(ReadDiagonalSsm(fields, &config));
+  ENGRAM_ASSIGN_OR_RETURN(
+      config.mixers.positions,
+      fields.Integer("max_position_embeddings", 0, kPositionsMax, 0));
+  // Only attention keeps count of positions; H3 and S4D have no use for them.
+  if (config.mixers.positions > 0 && family != ModelFamily::kAttention) {
+    return fields.Unsupported("max_position_embeddings", "0");
+  }
+  return config;
+}
+
 // Settings of the original layout that change the mathematics.
 absl::Status RefuseUnsupported(const Fields& fields) {
   const json* intermediate = fields.Find("d_intermediate");
@@ -425,6 +535,12 @@ absl::StatusOr<ModelConfig> ReadFamily(const Fields& fields,
   if (const json* type = fields.Find("model_type"); type != nullptr) {
     if (*type == "mamba") return ReadHuggingFaceMamba(fields);
     if (*type == "mamba2") return ReadHuggingFaceMamba2(fields);
+    for (const ModelFamily family :
+         {ModelFamily::kH3, ModelFamily::kS4d, ModelFamily::kAttention}) {
+      if (*type == ModelFamilyName(family)) {
+        return ReadMixerStack(fields, family);
+      }
+    }
     return absl::UnimplementedError(
         absl::StrCat(file, ": model_type is ", Shown(*type), "; ", kSupported));
   }
@@ -457,7 +573,7 @@ absl::Status ReadTokenIds(const Fields& fields, const Fields& generation,
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   const bool is_hugging_face = fields.Find("model_type") != nullptr;
-  if (is_hugging_face && !fields.Names("eos_token_id") &&
+  if (is_hugging_face && !config->has_mixer_stack() && !fields.Names("eos_token_id") &&
       !generation.Names("eos_token_id")) {
     const int32_t missing = config->family == ModelFamily::kMamba2 ? 2 : 0;
     if (missing < config->vocab) ids.push_back(missing);
@@ -478,6 +594,12 @@ const char* ModelFamilyName(ModelFamily family) {
       return "mamba";
     case ModelFamily::kMamba2:
       return "mamba2";
+    case ModelFamily::kH3:
+      return "h3";
+    case ModelFamily::kS4d:
+      return "s4d";
+    case ModelFamily::kAttention:
+      return "attention";
   }
   return "unknown";
 }

@@ -1,7 +1,8 @@
 // ModelConfig: what a model folder's config.json says about the model.
 //
-// Two layouts are understood: Hugging Face's (model_type "mamba" or "mamba2")
-// and the original state-spaces one (d_model, n_layer, ssm_cfg). Settings that
+// Three layouts are understood: Hugging Face's (model_type "mamba" or "mamba2"),
+// the original state-spaces one (d_model, n_layer, ssm_cfg), and that of H3 and
+// the baselines in its skeleton (model_type "h3", "s4d" or "attention"). Settings that
 // Engram does not have are refused by name; every number is bounded, so that
 // nothing computed from a hostile file can overflow.
 #pragma once
@@ -18,9 +19,9 @@
 namespace engram {
 
 // The families that can be loaded; LoadModel() has one case for each.
-enum class ModelFamily { kMamba, kMamba2 };
+enum class ModelFamily { kMamba, kMamba2, kH3, kS4d, kAttention };
 
-// "mamba", "mamba2": the name in ModelInfo.
+// "mamba", "mamba2", "h3", "s4d", "attention": the name in ModelInfo.
 const char* ModelFamilyName(ModelFamily family);
 
 // What only Mamba-2 has. No tensor tells how its channels are divided, so that
@@ -37,6 +38,18 @@ struct Mamba2Config {
   std::optional<bool> gated_norm;
 };
 
+// What only H3 and the baselines in its skeleton have.
+struct MixerStackConfig {
+  int64_t mlp_width = 0;  // 0: the layers have no MLP
+  std::vector<int64_t> attention_layers;  // ascending
+  int64_t heads = 0;       // of attention layers; divides d_model
+  int64_t rotary_dim = 0;  // even, at most a head's width; 0: not rotated
+  int64_t positions = 0;   // rows of learned positions; 0: none
+  // How the diagonal SSM is made discrete: by the bilinear rule or zero-order
+  // hold.
+  bool zero_order_hold = false;
+};
+
 struct ModelConfig {
   ModelFamily family = ModelFamily::kMamba;
   int64_t layers = 0;
@@ -49,6 +62,7 @@ struct ModelConfig {
   int64_t d_conv = 0;
   int64_t dt_rank = 0;  // Mamba only
   Mamba2Config mamba2;
+  MixerStackConfig mixers;
   float norm_epsilon = 1e-5f;
   // Whether in_proj and out_proj, and the convolution, have a bias; nothing if
   // the file does not say: then the tensors decide.
@@ -59,6 +73,12 @@ struct ModelConfig {
   // Distinct, ascending, below vocab; empty if no file says.
   std::vector<int32_t> eos_token_ids;
   std::optional<int32_t> bos_token_id;
+
+  // Whether the family is H3 or a baseline in its skeleton.
+  bool has_mixer_stack() const {
+    return family == ModelFamily::kH3 || family == ModelFamily::kS4d ||
+           family == ModelFamily::kAttention;
+  }
 };
 
 // Reads config.json of `folder`, and the end-of-sequence ids of

@@ -22,10 +22,11 @@ int64_t StateComponent::floats() const {
 }
 
 StatePool::StatePool(Backend* backend, std::vector<StateComponent> components,
-                     int slots)
+                     int slots, std::unique_ptr<KeyValuePool> key_values)
     : backend_(backend),
       components_(std::move(components)),
       slots_(slots),
+      key_values_(std::move(key_values)),
       taken_(slots, false) {
   for (const StateComponent& component : components_) {
     state_bytes_ += component.layers * LayerBytes(component);
@@ -35,10 +36,11 @@ StatePool::StatePool(Backend* backend, std::vector<StateComponent> components,
 }
 
 absl::StatusOr<std::unique_ptr<StatePool>> StatePool::Create(
-    Backend* backend, std::vector<StateComponent> components, int slots) {
+    Backend* backend, std::vector<StateComponent> components, int slots,
+    std::unique_ptr<KeyValuePool> key_values) {
   ENGRAM_CHECK(slots >= 1);
-  std::unique_ptr<StatePool> pool(
-      new StatePool(backend, std::move(components), slots));
+  std::unique_ptr<StatePool> pool(new StatePool(
+      backend, std::move(components), slots, std::move(key_values)));
   for (const StateComponent& component : pool->components_) {
     size_t bytes = 0;
     if (__builtin_mul_overflow(component.layers * LayerBytes(component),
@@ -65,8 +67,13 @@ int StatePool::Take() {
   return slot;
 }
 
+size_t StatePool::bytes(int slot) const {
+  return state_bytes_ + (key_values_ == nullptr ? 0 : key_values_->bytes(slot));
+}
+
 void StatePool::Clear(int slot) {
   ENGRAM_CHECK(IsTaken(slot));
+  if (key_values_ != nullptr) key_values_->Clear(slot);
   for (size_t i = 0; i < components_.size(); ++i) {
     for (int64_t layer = 0; layer < components_[i].layers; ++layer) {
       backend_->Zero(Piece(i, layer, slot), LayerBytes(components_[i]));
@@ -84,6 +91,7 @@ int StatePool::TakeForOverwrite() {
 
 void StatePool::Free(int slot) {
   ENGRAM_CHECK(IsTaken(slot));
+  if (key_values_ != nullptr) key_values_->Free(slot);
   taken_[slot] = false;
   free_.push_back(slot);
 }
@@ -91,6 +99,7 @@ void StatePool::Free(int slot) {
 void StatePool::CopySlot(int target, int source) {
   ENGRAM_CHECK(IsTaken(target) && IsTaken(source));
   if (target == source) return;
+  if (key_values_ != nullptr) key_values_->Copy(target, source);
   for (size_t i = 0; i < components_.size(); ++i) {
     for (int64_t layer = 0; layer < components_[i].layers; ++layer) {
       backend_->Copy(Piece(i, layer, target), Piece(i, layer, source),
@@ -109,9 +118,10 @@ void StatePool::Save(int slot, void* block) const {
       target += bytes;
     }
   }
+  if (key_values_ != nullptr) key_values_->Save(slot, target);
 }
 
-void StatePool::Restore(int slot, const void* block) {
+void StatePool::Restore(int slot, const void* block, int64_t tokens) {
   ENGRAM_CHECK(IsTaken(slot));
   const char* source = static_cast<const char*>(block);
   for (size_t i = 0; i < components_.size(); ++i) {
@@ -121,6 +131,7 @@ void StatePool::Restore(int slot, const void* block) {
       source += bytes;
     }
   }
+  if (key_values_ != nullptr) key_values_->Restore(slot, source, tokens);
 }
 
 float* StatePool::Layer(int component, int64_t layer) {

@@ -5,6 +5,10 @@
 // of all slots is one array for the kernels; a slot's pieces are gathered into
 // one block of bytes for RAM, store and file.
 //
+// Of a model with attention layers the state grows: beside the components, whose
+// size is fixed, a slot then holds the keys and values of its tokens
+// (key_values(), model/key_value_pool.h).
+//
 // Engine thread only. The pool knows nothing of sessions: who holds a slot is
 // the engine's affair.
 #pragma once
@@ -17,6 +21,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "model/key_value_pool.h"
 
 namespace engram {
 
@@ -31,14 +36,20 @@ struct StateComponent {
 class StatePool {
  public:
   // `backend` must outlive the pool. RESOURCE_EXHAUSTED if memory is short,
-  // with the bytes asked for.
+  // with the bytes asked for. `key_values` only for a model with attention
+  // layers, and of as many slots.
   static absl::StatusOr<std::unique_ptr<StatePool>> Create(
-      Backend* backend, std::vector<StateComponent> components, int slots);
+      Backend* backend, std::vector<StateComponent> components, int slots,
+      std::unique_ptr<KeyValuePool> key_values = nullptr);
 
   int slots() const { return slots_; }
   int free_slots() const { return static_cast<int>(free_.size()); }
-  // Bytes of one state: what a session costs.
+  // Bytes of the components of one state.
   size_t state_bytes() const { return state_bytes_; }
+  // nullptr unless the model has attention layers.
+  KeyValuePool* key_values() { return key_values_.get(); }
+  // What Save writes of a slot: the components, then its keys and values.
+  size_t bytes(int slot) const;
   const std::vector<StateComponent>& components() const { return components_; }
 
   // A slot that is all zeros, as at the start of a sequence; -1 if none is
@@ -56,23 +67,25 @@ class StatePool {
   // The slots named below must be taken.
   void Clear(int slot);  // all zeros
   void CopySlot(int target, int source);
-  // The whole state as one block of state_bytes(): components in order, each
-  // [layers][shape]. `block` is host memory.
+  // The whole state as one block of bytes(slot): components in order, each
+  // [layers][shape], then keys and values. `block` is host memory.
   void Save(int slot, void* block) const;
-  void Restore(int slot, const void* block);
+  // The inverse, for the state after `tokens` tokens.
+  void Restore(int slot, const void* block, int64_t tokens);
 
   // [slots, shape] of one layer of a component; for the model's kernels.
   float* Layer(int component, int64_t layer);
 
  private:
   StatePool(Backend* backend, std::vector<StateComponent> components,
-            int slots);
+            int slots, std::unique_ptr<KeyValuePool> key_values);
   // One slot's share of one layer of a component.
   float* Piece(int component, int64_t layer, int slot) const;
 
   Backend* const backend_;
   const std::vector<StateComponent> components_;
   const int slots_;
+  const std::unique_ptr<KeyValuePool> key_values_;
   size_t state_bytes_ = 0;
   std::vector<std::unique_ptr<Buffer>> buffers_;  // per component
   std::vector<int> free_;

@@ -209,7 +209,8 @@ absl::Status Engine::LoadState(Sequence* sequence) {
   if (location->slot >= 0) {
     states_.CopySlot(sequence->slot, location->slot);
   } else if (location->block != nullptr) {
-    states_.Restore(sequence->slot, location->block->data());
+    states_.Restore(sequence->slot, location->block->data(),
+                    location->turns.position);
     sessions_->CountRestore(model_.number);
   } else {
     states_.Clear(sequence->slot);

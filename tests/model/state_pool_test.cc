@@ -73,7 +73,7 @@ TEST_F(StatePoolTest, GivesEverySlotOnceAndThenNone) {
 
 TEST_F(StatePoolTest, AUsedSlotIsAllZeroBitsWhenItIsTakenAgain) {
   const int slot = pool_->Take();
-  pool_->Restore(slot, std::string(pool_->state_bytes(), '\xff').data());
+  pool_->Restore(slot, std::string(pool_->state_bytes(), '\xff').data(), 0);
   pool_->Free(slot);
   ASSERT_EQ(pool_->Take(), slot);
   EXPECT_EQ(Saved(slot), std::string(pool_->state_bytes(), '\0'));
@@ -83,8 +83,8 @@ TEST_F(StatePoolTest, SavesWhatWasRestored) {
   const int first = pool_->Take();
   const int second = pool_->TakeForOverwrite();
   const int third = pool_->Take();
-  pool_->Restore(first, Counted(1).data());
-  pool_->Restore(second, Counted(100).data());
+  pool_->Restore(first, Counted(1).data(), 0);
+  pool_->Restore(second, Counted(100).data(), 0);
   EXPECT_EQ(Saved(first), Counted(1));
   EXPECT_EQ(Saved(second), Counted(100));
   EXPECT_EQ(Saved(third), std::string(pool_->state_bytes(), '\0'));
@@ -95,7 +95,7 @@ TEST_F(StatePoolTest, KeepsEveryBitEvenOfNan) {
   std::string block = Counted(1);
   const uint32_t signaling_nan = 0x7fa00001;
   std::memcpy(block.data() + 8, &signaling_nan, sizeof(signaling_nan));
-  pool_->Restore(slot, block.data());
+  pool_->Restore(slot, block.data(), 0);
   EXPECT_EQ(Saved(slot), block);
 }
 
@@ -103,7 +103,7 @@ TEST_F(StatePoolTest, CopiesOneSlotAndNoOther) {
   const int source = pool_->Take();
   const int target = pool_->Take();
   const int other = pool_->Take();
-  pool_->Restore(source, Counted(1).data());
+  pool_->Restore(source, Counted(1).data(), 0);
   pool_->CopySlot(target, source);
   EXPECT_EQ(Saved(source), Counted(1));
   EXPECT_EQ(Saved(target), Counted(1));
@@ -115,8 +115,8 @@ TEST_F(StatePoolTest, CopiesOneSlotAndNoOther) {
 TEST_F(StatePoolTest, ClearsOneSlotAndNoOther) {
   const int slot = pool_->Take();
   const int other = pool_->Take();
-  pool_->Restore(slot, Counted(1).data());
-  pool_->Restore(other, Counted(100).data());
+  pool_->Restore(slot, Counted(1).data(), 0);
+  pool_->Restore(other, Counted(100).data(), 0);
   pool_->Clear(slot);
   EXPECT_EQ(Saved(slot), std::string(pool_->state_bytes(), '\0'));
   EXPECT_EQ(Saved(other), Counted(100));
@@ -125,7 +125,7 @@ TEST_F(StatePoolTest, ClearsOneSlotAndNoOther) {
 TEST_F(StatePoolTest, LaysALayerOfAllSlotsOutAsOneArray) {
   pool_->Take();
   const int slot = pool_->Take();
-  pool_->Restore(slot, Counted(0).data());
+  pool_->Restore(slot, Counted(0).data(), 0);
   // A block holds the window's two layers, the memory's two, then the last.
   EXPECT_EQ(pool_->Layer(0, 1)[slot * 15 + 2], 15 + 2);
   EXPECT_EQ(pool_->Layer(1, 0)[slot * 7 + 6], 30 + 6);

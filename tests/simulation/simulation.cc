@@ -526,7 +526,8 @@ void Simulation::CheckSessions() {
       EXPECT_EQ(*snapshot->turns.pending, session->tokens.back());
     }
     // Its state says what its tokens would.
-    probe.states().Restore(slot, snapshot->block->data());
+    probe.states().Restore(slot, snapshot->block->data(),
+                           snapshot->turns.position);
     Script::Sequence sequence;
     for (int32_t token : Prefix(session->tokens, session->position())) {
       sequence.Feed(token);

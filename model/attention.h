@@ -1,0 +1,30 @@
+// Softmax attention as a layer's mixer, of hybrid H3 models and of the baseline
+// that has nothing else, written as calls on Backend: one product to q, k and v,
+// attention over all the sequence's tokens so far, a product back onto the
+// residual.
+//
+// What it keeps of a sequence grows with every token: keys and values in blocks
+// of the pool (model/key_value_pool.h).
+// Source: HazyResearch/flash-attention 33e0860, as H3 uses it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "model/mixer.h"
+#include "model/model.h"
+#include "model/model_config.h"
+#include "model/weight_loader.h"
+
+namespace engram {
+
+// The attention mixers of `layers`. `backend` must outlive them; `loader` is not
+// needed afterwards. Errors as for LoadModel().
+absl::StatusOr<std::unique_ptr<Mixers>> LoadAttentionMixers(
+    const std::vector<int64_t>& layers, const ModelConfig& config,
+    const ModelLimits& limits, Backend* backend, WeightLoader* loader);
+
+}  // namespace engram

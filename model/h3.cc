@@ -1,0 +1,182 @@
+#include "model/h3.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/status.h"
+#include "model/diagonal_ssm.h"
+
+namespace engram {
+namespace {
+
+// Components of the state, by their index in the pool.
+enum Component { kShiftState, kDiagonalState };
+
+constexpr int64_t kTapsMax = 4096;
+
+struct Layer {
+  Linear q_proj;
+  Linear k_proj;
+  Linear v_proj;
+  std::unique_ptr<Buffer> filter;  // [taps, d_model], the shift SSM
+  DiagonalSsm ssm;
+  Linear output;
+};
+
+// The shift SSM with its skip term D as one filter, the newest input's tap last:
+// tap l back is Σ_m C[m + l] B[m], and D is added to that of the newest.
+absl::StatusOr<std::unique_ptr<Buffer>> LoadFilter(const std::string& mixer,
+                                                   int64_t channels,
+                                                   int64_t taps,
+                                                   WeightLoader* loader) {
+  const std::string kernel = mixer + "ssm_k_kernel.kernel.";
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<float> b,
+                          loader->Values(kernel + "B", {channels, taps}));
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<float> c,
+                          loader->Values(kernel + "C", {1, channels, taps}));
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<float> d,
+                          loader->Values(mixer + "ssm_k_D", {channels}));
+  std::vector<float> filter(taps * channels);
+  for (int64_t channel = 0; channel < channels; ++channel) {
+    for (int64_t back = 0; back < taps; ++back) {
+      double tap = back == 0 ? d[channel] : 0.0;
+      for (int64_t m = 0; m + back < taps; ++m) {
+        tap += double{c[channel * taps + m + back]} * b[channel * taps + m];
+      }
+      filter[(taps - 1 - back) * channels + channel] = static_cast<float>(tap);
+    }
+  }
+  return loader->Upload(filter);
+}
+
+absl::StatusOr<int64_t> ReadTaps(int64_t layer, const WeightLoader& loader) {
+  const std::string name =
+      LayerTensorName(layer, "mixer.ssm_k_kernel.kernel.B");
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<int64_t> shape,
+                          loader.Shape(name, 2));
+  if (shape[1] <= kTapsMax) return shape[1];
+  return absl::DataLossError(absl::StrCat(loader.folder(), ": tensor ", name,
+                                          " has ", shape[1],
+                                          " states per channel, limit ",
+                                          kTapsMax));
+}
+
+absl::StatusOr<Layer> LoadLayer(const std::string& mixer, int64_t d_model,
+                                int64_t taps, const DiagonalSsmLayout& ssm,
+                                WeightLoader* loader) {
+  Layer layer;
+  ENGRAM_ASSIGN_OR_RETURN(
+      layer.q_proj, LoadLinear(mixer + "q_proj", d_model, d_model, loader));
+  ENGRAM_ASSIGN_OR_RETURN(
+      layer.k_proj, LoadLinear(mixer + "k_proj", d_model, d_model, loader));
+  ENGRAM_ASSIGN_OR_RETURN(
+      layer.v_proj, LoadLinear(mixer + "v_proj", d_model, d_model, loader));
+  ENGRAM_ASSIGN_OR_RETURN(layer.filter,
+                          LoadFilter(mixer, d_model, taps, loader));
+  ENGRAM_ASSIGN_OR_RETURN(layer.ssm, LoadDiagonalSsm(mixer, ssm, loader));
+  ENGRAM_ASSIGN_OR_RETURN(
+      layer.output,
+      LoadLinear(mixer + "output_linear", d_model, d_model, loader));
+  return layer;
+}
+
+class H3 final : public Mixers {
+ public:
+  H3(Backend* backend, int64_t d_model, int64_t taps, int64_t pairs,
+     std::vector<Layer> layers, std::unique_ptr<Buffer> projected)
+      : backend_(backend),
+        d_model_(d_model),
+        taps_(taps),
+        pairs_(pairs),
+        layers_(std::move(layers)),
+        projected_(std::move(projected)) {}
+
+  std::vector<StateComponent> StateComponents() const override {
+    const auto layers = static_cast<int64_t>(layers_.size());
+    return {{"shift_state", layers, {taps_ - 1, d_model_}},
+            {"diagonal_state", layers, {pairs_, 2, d_model_}}};
+  }
+  void Run(int64_t index, const LayerStep& step) override;
+
+ private:
+  Backend* const backend_;
+  const int64_t d_model_;
+  const int64_t taps_;
+  const int64_t pairs_;
+  const std::vector<Layer> layers_;
+  // [tokens, 3 d_model]: q, k and v; k v and what the SSM makes of it take the
+  // place of v.
+  const std::unique_ptr<Buffer> projected_;
+};
+
+void H3::Run(int64_t index, const LayerStep& step) {
+  const Layer& layer = layers_[index];
+  const Matrix q = {projected_->floats(), 3 * d_model_};
+  const Matrix k = {q.data + d_model_, q.stride};
+  const Matrix v = {k.data + d_model_, q.stride};
+  for (const auto& [linear, output] :
+       {std::pair(&layer.q_proj, q), std::pair(&layer.k_proj, k),
+        std::pair(&layer.v_proj, v)}) {
+    backend_->MatMul(*linear->weight, step.tokens, step.normed,
+                     linear->Options(), output);
+  }
+
+  ShiftMultiplyArguments shift;
+  shift.channels = d_model_;
+  shift.taps = taps_;
+  shift.k = k;
+  shift.v = v;
+  shift.filter = layer.filter->floats();
+  shift.shift_state = step.states->Layer(kShiftState, index);
+  shift.p = v;
+  backend_->ShiftMultiply(step.rows, shift);
+
+  DiagonalScanArguments scan;
+  scan.channels = d_model_;
+  scan.pairs = pairs_;
+  scan.p = v;
+  scan.gate = q;
+  scan.decay = layer.ssm.decay->floats();
+  scan.read = layer.ssm.read->floats();
+  scan.d = layer.ssm.d->floats();
+  scan.diagonal_state = step.states->Layer(kDiagonalState, index);
+  scan.y = v;
+  backend_->DiagonalScan(step.rows, scan);
+
+  backend_->MatMul(*layer.output.weight, step.tokens, v,
+                   layer.output.Options(Activation::kNone, /*accumulate=*/true),
+                   step.residual);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Mixers>> LoadH3Mixers(
+    const std::vector<int64_t>& layers, const ModelConfig& config,
+    const ModelLimits& limits, Backend* backend, WeightLoader* loader) {
+  ENGRAM_CHECK(!layers.empty());
+  const int64_t d_model = config.d_model;
+  ENGRAM_ASSIGN_OR_RETURN(const int64_t taps,
+                          ReadTaps(layers.front(), *loader));
+  DiagonalSsmLayout ssm;
+  ssm.channels = d_model;
+  ssm.zero_order_hold = config.mixers.zero_order_hold;
+  ENGRAM_ASSIGN_OR_RETURN(
+      ssm.pairs,
+      DiagonalSsmPairs(LayerTensorName(layers.front(), "mixer."), *loader));
+  std::vector<Layer> loaded;
+  for (int64_t index : layers) {
+    ENGRAM_ASSIGN_OR_RETURN(
+        Layer layer, LoadLayer(LayerTensorName(index, "mixer."), d_model, taps,
+                               ssm, loader));
+    loaded.push_back(std::move(layer));
+  }
+  ENGRAM_ASSIGN_OR_RETURN(
+      std::unique_ptr<Buffer> projected,
+      backend->Allocate(limits.max_batch_tokens * 3 * d_model * sizeof(float)));
+  return std::make_unique<H3>(backend, d_model, taps, ssm.pairs,
+                              std::move(loaded), std::move(projected));
+}
+
+}  // namespace engram

@@ -1,0 +1,151 @@
+#include "model/key_value_pool.h"
+
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/status.h"
+
+namespace engram {
+
+int64_t KeyValueBlocks(int64_t tokens) {
+  return (tokens + kKeyValueBlockTokens - 1) / kKeyValueBlockTokens;
+}
+
+KeyValuePool::KeyValuePool(Backend* backend, KeyValueShape shape,
+                           int64_t blocks, int slots)
+    : backend_(backend), shape_(shape), owners_(blocks, 0), slots_(slots) {
+  // The last is taken first: blocks go out in ascending order at the start.
+  for (int64_t block = blocks - 1; block >= 0; --block) {
+    free_.push_back(static_cast<int32_t>(block));
+  }
+}
+
+absl::StatusOr<std::unique_ptr<KeyValuePool>> KeyValuePool::Create(
+    Backend* backend, KeyValueShape shape, size_t bytes, int slots) {
+  ENGRAM_CHECK(shape.layers >= 1 && shape.width >= 1 && slots >= 1);
+  const size_t blocks = bytes / shape.block_bytes();
+  if (blocks < 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "memory for keys and values is ", bytes, " bytes (--kv-memory); ",
+        kKeyValueBlockTokens, " tokens of this model's ", shape.layers,
+        " attention layers take ", shape.block_bytes()));
+  }
+  std::unique_ptr<KeyValuePool> pool(
+      new KeyValuePool(backend, shape, static_cast<int64_t>(blocks), slots));
+  absl::StatusOr<std::unique_ptr<Buffer>> buffer =
+      backend->Allocate(blocks * shape.block_bytes());
+  if (!buffer.ok()) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no memory for keys and values (--kv-memory): ",
+                     buffer.status().message()));
+  }
+  pool->buffer_ = std::move(*buffer);
+  return pool;
+}
+
+bool KeyValuePool::Reserve(int slot, int64_t blocks) {
+  ENGRAM_CHECK(blocks >= 0);
+  if (blocks > available()) return false;
+  slots_[slot].reserved += blocks;
+  reserved_ += blocks;
+  return true;
+}
+
+void KeyValuePool::EndReservation(int slot) {
+  reserved_ -= slots_[slot].reserved;
+  slots_[slot].reserved = 0;
+}
+
+int32_t KeyValuePool::TakeBlock(Slot* slot) {
+  if (slot->reserved > 0) {
+    --slot->reserved;
+    --reserved_;
+  } else {
+    ENGRAM_CHECK(available() > 0);
+  }
+  const int32_t block = free_.back();
+  free_.pop_back();
+  owners_[block] = 1;
+  // What lies behind the last token is saved with a block: it must not be
+  // what another sequence left there.
+  for (int64_t layer = 0; layer < shape_.layers; ++layer) {
+    backend_->Zero(Piece(layer, block), piece_bytes());
+  }
+  slot->blocks.push_back(block);
+  return block;
+}
+
+void KeyValuePool::DropBlocks(Slot* slot) {
+  for (int32_t block : slot->blocks) {
+    if (--owners_[block] == 0) free_.push_back(block);
+  }
+  slot->blocks.clear();
+  slot->tokens = 0;
+}
+
+void KeyValuePool::Append(int slot, int64_t tokens) {
+  Slot& target = slots_[slot];
+  target.tokens += tokens;
+  const auto wanted = static_cast<size_t>(KeyValueBlocks(target.tokens));
+  while (target.blocks.size() < wanted) TakeBlock(&target);
+}
+
+void KeyValuePool::Free(int slot) {
+  Clear(slot);
+  EndReservation(slot);
+}
+
+void KeyValuePool::Clear(int slot) { DropBlocks(&slots_[slot]); }
+
+void KeyValuePool::Copy(int target, int source) {
+  if (target == source) return;
+  Clear(target);
+  const Slot& from = slots_[source];
+  Slot& to = slots_[target];
+  to.tokens = from.tokens;
+  const auto full = static_cast<size_t>(from.tokens / kKeyValueBlockTokens);
+  for (size_t i = 0; i < full; ++i) {
+    ++owners_[from.blocks[i]];
+    to.blocks.push_back(from.blocks[i]);
+  }
+  if (from.blocks.size() == full) return;
+  const int32_t block = TakeBlock(&to);
+  for (int64_t layer = 0; layer < shape_.layers; ++layer) {
+    backend_->Copy(Piece(layer, block), Piece(layer, from.blocks[full]),
+                   piece_bytes());
+  }
+}
+
+void KeyValuePool::Save(int slot, void* target) const {
+  char* next = static_cast<char*>(target);
+  for (int32_t block : slots_[slot].blocks) {
+    for (int64_t layer = 0; layer < shape_.layers; ++layer) {
+      backend_->CopyToHost(next, Piece(layer, block), piece_bytes());
+      next += piece_bytes();
+    }
+  }
+}
+
+void KeyValuePool::Restore(int slot, const void* source, int64_t tokens) {
+  Clear(slot);
+  Append(slot, tokens);
+  const char* next = static_cast<const char*>(source);
+  for (int32_t block : slots_[slot].blocks) {
+    for (int64_t layer = 0; layer < shape_.layers; ++layer) {
+      backend_->CopyFromHost(Piece(layer, block), next, piece_bytes());
+      next += piece_bytes();
+    }
+  }
+}
+
+float* KeyValuePool::Layer(int64_t layer) { return Piece(layer, 0); }
+
+float* KeyValuePool::Piece(int64_t layer, int32_t block) const {
+  ENGRAM_CHECK(layer >= 0 && layer < shape_.layers);
+  return buffer_->floats() +
+         (layer * blocks() + block) *
+             static_cast<int64_t>(piece_bytes() / sizeof(float));
+}
+
+}  // namespace engram

@@ -1,0 +1,115 @@
+// KeyValuePool: the keys and values that attention layers keep of every token,
+// in blocks of kKeyValueBlockTokens tokens of all layers, allocated once.
+//
+// A slot's tokens lie in its list of blocks, in order. A block that is full
+// never changes again, so that a slot which begins as a copy of another shares
+// its full blocks and takes one of its own for the rest: a turn beside a
+// committed state, and a fork, cost at most one block at first.
+//
+// Nothing may run out of blocks half way: who runs a sequence reserves all the
+// blocks that it can come to need before its first step. Blocks that are free
+// and reserved for nobody are available().
+//
+// Engine thread only. Which slots exist is StatePool's affair, which owns this.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/backend.h"
+
+namespace engram {
+
+// What attention layers keep of a token: `width` keys and as many values in
+// each layer.
+struct KeyValueShape {
+  int64_t layers = 0;
+  int64_t width = 0;  // heads head_dim
+
+  size_t token_bytes() const { return 2 * layers * width * sizeof(float); }
+  size_t block_bytes() const { return kKeyValueBlockTokens * token_bytes(); }
+};
+
+// Blocks that hold so many tokens.
+int64_t KeyValueBlocks(int64_t tokens);
+
+class KeyValuePool {
+ public:
+  // `backend` must outlive the pool. INVALID_ARGUMENT if `bytes` is less than a
+  // block; RESOURCE_EXHAUSTED if memory is short.
+  static absl::StatusOr<std::unique_ptr<KeyValuePool>> Create(
+      Backend* backend, KeyValueShape shape, size_t bytes, int slots);
+
+  const KeyValueShape& shape() const { return shape_; }
+  int64_t blocks() const { return static_cast<int64_t>(owners_.size()); }
+  // Neither held by a slot nor reserved for one.
+  int64_t available() const {
+    return static_cast<int64_t>(free_.size()) - reserved_;
+  }
+  // Held by slots; one that several share counts once.
+  int64_t used() const {
+    return blocks() - static_cast<int64_t>(free_.size());
+  }
+
+  int64_t tokens(int slot) const { return slots_[slot].tokens; }
+  absl::Span<const int32_t> blocks_of(int slot) const {
+    return slots_[slot].blocks;
+  }
+  // The blocks of a slot as they are saved.
+  size_t bytes(int slot) const {
+    return slots_[slot].blocks.size() * shape_.block_bytes();
+  }
+
+  // Sets `blocks` apart for the slot, beyond those it holds. False if fewer are
+  // available.
+  bool Reserve(int slot, int64_t blocks);
+  // What is reserved for the slot is available again.
+  void EndReservation(int slot);
+
+  // The slot holds `tokens` more, whose keys and values are still to be
+  // written. REQUIRES: the blocks for them are reserved for it or available.
+  void Append(int slot, int64_t tokens);
+  // The slot holds nothing, and nothing is reserved for it.
+  void Free(int slot);
+  // The slot holds nothing; its reservation stays.
+  void Clear(int slot);
+  // `target` holds what `source` holds. REQUIRES: as for Append, a block if the
+  // last of `source` is not full.
+  void Copy(int target, int source);
+  // bytes(slot) of host memory: block by block, each [layers][block].
+  void Save(int slot, void* target) const;
+  // The inverse, for a slot of `tokens`. REQUIRES: as for Append.
+  void Restore(int slot, const void* source, int64_t tokens);
+
+  // [blocks, 2 width kKeyValueBlockTokens] of one layer, for Attention.
+  float* Layer(int64_t layer);
+
+ private:
+  struct Slot {
+    int64_t tokens = 0;
+    int64_t reserved = 0;
+    std::vector<int32_t> blocks;
+  };
+
+  KeyValuePool(Backend* backend, KeyValueShape shape, int64_t blocks,
+               int slots);
+  // A block for the slot that is all zeros.
+  int32_t TakeBlock(Slot* slot);
+  void DropBlocks(Slot* slot);
+  float* Piece(int64_t layer, int32_t block) const;
+  size_t piece_bytes() const { return shape_.block_bytes() / shape_.layers; }
+
+  Backend* const backend_;
+  const KeyValueShape shape_;
+  std::unique_ptr<Buffer> buffer_;  // [layers][blocks][piece]
+  std::vector<int> owners_;         // slots that hold a block, per block
+  std::vector<int32_t> free_;
+  int64_t reserved_ = 0;  // of all slots
+  std::vector<Slot> slots_;
+};
+
+}  // namespace engram

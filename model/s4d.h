@@ -1,0 +1,27 @@
+// S4D as a layer's mixer, the baseline of the H3 paper's tables, written as
+// calls on Backend: a diagonal SSM, GELU, a product back onto the residual.
+//
+// All channels share one A, and B is folded into C.
+// Source: S4D, arXiv 2206.11893, section 4; HazyResearch/safari 02220c6.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "model/mixer.h"
+#include "model/model.h"
+#include "model/model_config.h"
+#include "model/weight_loader.h"
+
+namespace engram {
+
+// The S4D mixers of `layers`. `backend` must outlive them; `loader` is not
+// needed afterwards. Errors as for LoadModel().
+absl::StatusOr<std::unique_ptr<Mixers>> LoadS4dMixers(
+    const std::vector<int64_t>& layers, const ModelConfig& config,
+    const ModelLimits& limits, Backend* backend, WeightLoader* loader);
+
+}  // namespace engram
