@@ -72,6 +72,8 @@ absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
   } else if (taken.prompt.empty()) {
     return absl::InvalidArgumentError(
         "the prompt is empty and there is no session to go on from");
+  } else {
+    ENGRAM_RETURN_IF_ERROR(CheckLength(model_.capacity, /*before=*/0, taken));
   }
   const SessionHandle session = sequence->session;
   const bool is_turn = session != nullptr && taken.kind == RequestKind::kGenerate;
@@ -174,6 +176,11 @@ std::unique_ptr<Sequence> Admission::TakeNext() {
   std::unique_ptr<Sequence> taken = std::move(*best);
   queue_.erase(best);
   return taken;
+}
+
+void Admission::PutBack(std::unique_ptr<Sequence> sequence) {
+  absl::MutexLock lock(&mutex_);
+  queue_.push_front(std::move(sequence));
 }
 
 std::vector<std::unique_ptr<Sequence>> Admission::TakeEnded(absl::Time now) {

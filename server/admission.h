@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "server/clock.h"
+#include "server/model_capacity.h"
 #include "server/sequence.h"
 
 namespace engram {
@@ -35,6 +36,7 @@ struct AdmissionLimits {
 struct AdmissionModel {
   int number = 0;  // SessionStore::AddModel
   int64_t vocabulary_size = 0;
+  ModelCapacity capacity;
   const Tokenizer* tokenizer = nullptr;  // may be nullptr
   std::vector<int32_t> eos_token_ids;
 };
@@ -48,7 +50,8 @@ class Admission {
   using Admitted = std::variant<std::shared_ptr<TokenStream>,
                                 std::shared_ptr<const TurnRecord>>;
   // A stream of events to come, or the record of a turn that has committed, to
-  // be replayed. INVALID_ARGUMENT: over a fixed limit, an id out of range.
+  // be replayed. INVALID_ARGUMENT: over a fixed limit, an id out of range,
+  // longer than the model can ever hold.
   // UNAVAILABLE: the queue is full, or the server is draining or unhealthy.
   // Others: SessionStore::BeginTurn, SessionStore::Find.
   absl::StatusOr<Admitted> Submit(Request request);
@@ -60,6 +63,8 @@ class Admission {
   // --- Engine.
   // Of highest priority, then the earliest; nullptr if none waits.
   std::unique_ptr<Sequence> TakeNext();
+  // The one that was just taken waits on, before the others of its priority.
+  void PutBack(std::unique_ptr<Sequence> sequence);
   // Those that are cancelled or past their deadline at `now`.
   std::vector<std::unique_ptr<Sequence>> TakeEnded(absl::Time now);
   std::vector<std::unique_ptr<Sequence>> TakeAll();

@@ -95,8 +95,14 @@ bool Engine::RunOnce() {
   const bool worked = Step(now);
   ForgetOver();
   if (metrics_ != nullptr) {
-    metrics_->SetLoad(running(), admission_->waiting(),
-                      states_.slots() - states_.free_slots());
+    EngineLoad load;
+    load.running = running();
+    load.waiting = admission_->waiting();
+    load.slots_used = states_.slots() - states_.free_slots();
+    if (const KeyValuePool* key_values = states_.key_values()) {
+      load.kv_blocks_used = key_values->used();
+    }
+    metrics_->SetLoad(load);
   }
   return worked;
 }
@@ -164,18 +170,22 @@ void Engine::StartWaiting(absl::Time now) {
   while (running() < states_.slots()) {
     SequencePointer sequence = admission_->TakeNext();
     if (sequence == nullptr) return;
-    absl::Status started = Start(sequence.get(), now);
+    const absl::StatusOr<bool> started = Start(sequence.get(), now);
     if (!started.ok()) {
-      End(sequence.get(), std::move(started));
-      continue;
+      End(sequence.get(), started.status());
+    } else if (*started) {
+      running_.push_back(std::move(sequence));
+    } else {
+      // Nobody overtakes it, or it could wait for ever.
+      return admission_->PutBack(std::move(sequence));
     }
-    running_.push_back(std::move(sequence));
   }
 }
 
-absl::Status Engine::Start(Sequence* sequence, absl::Time now) {
+absl::StatusOr<bool> Engine::Start(Sequence* sequence, absl::Time now) {
+  ENGRAM_ASSIGN_OR_RETURN(const bool has_room, LoadState(sequence));
+  if (!has_room) return false;
   sequence->start_time = now;
-  ENGRAM_RETURN_IF_ERROR(LoadState(sequence));
   Prepare(sequence, model_.eos_token_ids,
           model_.model->info().vocabulary_size);
   StartedEvent started;
@@ -186,55 +196,91 @@ absl::Status Engine::Start(Sequence* sequence, absl::Time now) {
   started.cached_tokens = sequence->start.position;
   started.seed = static_cast<int64_t>(sequence->request.sampling.seed);
   sequence->stream->Push(std::move(started));
-  return absl::OkStatus();
+  return true;
 }
 
-absl::Status Engine::LoadState(Sequence* sequence) {
-  if (sequence->session == nullptr) {
-    sequence->slot = AcquireSlot();
-    states_.Clear(sequence->slot);
-    return absl::OkStatus();
-  }
+absl::StatusOr<bool> Engine::LoadState(Sequence* sequence) {
   // First the slot: getting one may move this very session's state.
   sequence->slot = AcquireSlot();
-  const absl::StatusOr<SessionStore::Location> location =
-      sessions_->Locate(sequence->session);
-  if (!location.ok()) {
+  do {
+    ENGRAM_ASSIGN_OR_RETURN(const SessionStore::Location location,
+                            Locate(*sequence));
+    sequence->start = location.turns;
+    // A session that is only looked at may have grown since admission.
+    ENGRAM_RETURN_IF_ERROR(CheckLength(CapacityOf(model_.model->info()),
+                                       sequence->start.tokens(),
+                                       sequence->request));
+    if (ReserveKeyValues(*sequence, location)) {
+      CopyState(sequence->slot, location);
+      return true;
+    }
+  } while (EvictOne());
+  states_.Free(sequence->slot);
+  sequence->slot = -1;
+  return false;
+}
+
+absl::StatusOr<SessionStore::Location> Engine::Locate(
+    const Sequence& sequence) const {
+  if (sequence.session == nullptr) return SessionStore::Location();
+  absl::StatusOr<SessionStore::Location> location =
+      sessions_->Locate(sequence.session);
+  if (!location.ok() && sequence.is_turn()) {
     // Deleted since the engine looked for what is cancelled.
-    return sequence->is_turn()
-               ? absl::CancelledError(location.status().message())
-               : location.status();
+    return absl::CancelledError(location.status().message());
   }
-  sequence->start = location->turns;
-  if (location->slot >= 0) {
-    states_.CopySlot(sequence->slot, location->slot);
-  } else if (location->block != nullptr) {
-    states_.Restore(sequence->slot, location->block->data(),
-                    location->turns.position);
+  return location;
+}
+
+bool Engine::ReserveKeyValues(const Sequence& sequence,
+                              const SessionStore::Location& location) {
+  KeyValuePool* const key_values = states_.key_values();
+  if (key_values == nullptr) return true;
+  int64_t blocks = KeyValueBlocks(
+      TokensInTheEnd(sequence.start.tokens(), sequence.request));
+  // The full blocks of a state that is in a slot are shared.
+  if (location.slot >= 0) {
+    blocks -= key_values->tokens(location.slot) / kKeyValueBlockTokens;
+  }
+  return key_values->Reserve(sequence.slot, blocks);
+}
+
+void Engine::CopyState(int slot, const SessionStore::Location& location) {
+  if (location.slot >= 0) {
+    states_.CopySlot(slot, location.slot);
+  } else if (location.block != nullptr) {
+    states_.Restore(slot, location.block->data(), location.turns.position);
     sessions_->CountRestore(model_.number);
   } else {
-    states_.Clear(sequence->slot);
+    states_.Clear(slot);
   }
-  return absl::OkStatus();
 }
 
 int Engine::AcquireSlot() {
   while (true) {
     const int slot = states_.TakeForOverwrite();
     if (slot >= 0) return slot;
-    const auto resident = sessions_->EvictionCandidate(model_.number);
-    if (resident.has_value() &&
-        sessions_->MoveToRam(resident->session, resident->slot,
-                             SaveBlock(resident->slot))) {
-      return resident->slot;
-    }
-    // Its session was deleted meanwhile, and left the slot behind.
-    ReclaimSlots();
+    // If no state is there to be moved, sessions were deleted meanwhile and left
+    // their slots behind.
+    if (!EvictOne()) ReclaimSlots();
   }
 }
 
+bool Engine::EvictOne() {
+  const auto resident = sessions_->EvictionCandidate(model_.number);
+  if (!resident.has_value()) return false;
+  if (sessions_->MoveToRam(resident->session, resident->slot,
+                           SaveBlock(resident->slot))) {
+    states_.Free(resident->slot);
+  } else {
+    // Its session was deleted meanwhile, and left the slot behind.
+    ReclaimSlots();
+  }
+  return true;
+}
+
 std::shared_ptr<const StateBlock> Engine::SaveBlock(int slot) {
-  auto block = std::make_shared<StateBlock>(states_.state_bytes());
+  auto block = std::make_shared<StateBlock>(states_.bytes(slot));
   states_.Save(slot, block->data());
   return block;
 }
@@ -490,6 +536,9 @@ bool Engine::CommitTurn(Sequence* sequence, FinishReason reason,
   if (!sessions_->Commit(sequence->session, std::move(turns), sequence->slot,
                          std::move(record))) {
     return false;
+  }
+  if (states_.key_values() != nullptr) {
+    states_.key_values()->EndReservation(sequence->slot);
   }
   sequence->slot = -1;
   ReclaimSlots();

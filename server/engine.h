@@ -84,9 +84,18 @@ class Engine {
   bool DrainIsOver(absl::Time now) const;
   absl::Status ReasonToEnd(Sequence* sequence, absl::Time now) const;
   void StartWaiting(absl::Time now);
-  absl::Status Start(Sequence* sequence, absl::Time now);
-  absl::Status LoadState(Sequence* sequence);
+  // False, with nothing changed: there is no room for it before others end.
+  absl::StatusOr<bool> Start(Sequence* sequence, absl::Time now);
+  absl::StatusOr<bool> LoadState(Sequence* sequence);
+  absl::StatusOr<SessionStore::Location> Locate(const Sequence& sequence) const;
+  // Sets apart all that the sequence can come to need, which starts from
+  // `location`.
+  bool ReserveKeyValues(const Sequence& sequence,
+                        const SessionStore::Location& location);
+  void CopyState(int slot, const SessionStore::Location& location);
   int AcquireSlot();
+  // Moves a committed state to RAM; false if there is none in a slot.
+  bool EvictOne();
   std::shared_ptr<const StateBlock> SaveBlock(int slot);
 
   std::vector<int> Plan();

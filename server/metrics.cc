@@ -76,7 +76,7 @@ class StepHistogram {
 class PrometheusModelMetrics final : public ModelMetrics {
  public:
   PrometheusModelMetrics(prometheus::Registry* registry, const Labels& labels,
-                         int slots)
+                         int slots, int64_t kv_blocks)
       : labels_(labels),
         time_to_first_token_(registry, "time_to_first_token_seconds",
                              "From arrival to the first token.", labels,
@@ -125,6 +125,12 @@ class PrometheusModelMetrics final : public ModelMetrics {
                       .Register(*registry)) {
     Gauge(registry, "slots", "Places for states on the device.", labels)
         .Set(slots);
+    if (kv_blocks == 0) return;
+    Gauge(registry, "kv_blocks",
+          "Blocks for keys and values of attention layers.", labels)
+        .Set(static_cast<double>(kv_blocks));
+    kv_blocks_used_ = &Gauge(registry, "kv_blocks_used",
+                             "Of them, those that hold tokens.", labels);
   }
 
   void ObserveStep(const StepObservation& step) override {
@@ -150,10 +156,12 @@ class PrometheusModelMetrics final : public ModelMetrics {
     tokens_saved_.Increment(double(request.usage.cached_tokens));
   }
 
-  void SetLoad(int running, int waiting, int slots_used) override {
-    running_.Set(running);
-    waiting_.Set(waiting);
-    slots_used_.Set(slots_used);
+  void SetLoad(const EngineLoad& load) override {
+    running_.Set(load.running);
+    waiting_.Set(load.waiting);
+    slots_used_.Set(load.slots_used);
+    if (kv_blocks_used_ == nullptr) return;
+    kv_blocks_used_->Set(static_cast<double>(load.kv_blocks_used));
   }
 
  private:
@@ -208,6 +216,7 @@ class PrometheusModelMetrics final : public ModelMetrics {
   prometheus::Gauge& running_;
   prometheus::Gauge& waiting_;
   prometheus::Gauge& slots_used_;
+  prometheus::Gauge* kv_blocks_used_ = nullptr;  // if there are attention layers
   prometheus::Family<prometheus::Counter>& requests_;
 
   absl::Mutex mutex_;
@@ -219,9 +228,9 @@ class PrometheusModelMetrics final : public ModelMetrics {
 // Tells what the session store counts, read when it is scraped.
 class SessionCollector final : public prometheus::Collectable {
  public:
-  void AddModel(const std::string& name, size_t state_bytes) {
+  void AddModel(const std::string& name) {
     absl::MutexLock lock(&mutex_);
-    models_.push_back({name, state_bytes});
+    models_.push_back(name);
   }
 
   void Watch(const SessionStore* sessions, size_t memory_bytes) {
@@ -252,14 +261,13 @@ class SessionCollector final : public prometheus::Collectable {
         "session_expirations_total", "Sessions idle for longer than their time "
         "to live.", Type::Counter);
     for (size_t i = 0; i < models_.size() && i < counts.models.size(); ++i) {
-      const auto& [name, state_bytes] = models_[i];
+      const std::string& name = models_[i];
       const SessionCounts::PerModel& model = counts.models[i];
       AddGauge(&sessions, name, "slot", model.sessions_in_slots);
       AddGauge(&sessions, name, "ram", model.sessions_in_ram);
       AddGauge(&sessions, name, "none", model.sessions_empty);
-      AddGauge(&bytes, name, "slot",
-               double(model.sessions_in_slots) * state_bytes);
-      AddGauge(&bytes, name, "ram", double(model.sessions_in_ram) * state_bytes);
+      AddGauge(&bytes, name, "slot", double(model.state_bytes_in_slots));
+      AddGauge(&bytes, name, "ram", double(model.state_bytes_in_ram));
       AddCounter(&evictions, {{"model", name}, {"from", "slot"}, {"to", "ram"}},
                  model.evictions_slot_to_ram);
       AddCounter(&evictions, {{"model", name}, {"from", "ram"}, {"to", "none"}},
@@ -313,7 +321,7 @@ class SessionCollector final : public prometheus::Collectable {
   }
 
   mutable absl::Mutex mutex_;
-  std::vector<std::pair<std::string, size_t>> models_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> models_ ABSL_GUARDED_BY(mutex_);
   const SessionStore* sessions_ ABSL_GUARDED_BY(mutex_) = nullptr;
   size_t memory_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
@@ -343,9 +351,9 @@ class PrometheusMetrics final : public Metrics {
               {"weight_format", info.weight_format},
               {"weight_hash", info.weight_hash}})
         .Set(1);
-    sessions_->AddModel(name, info.state_bytes);
+    sessions_->AddModel(name);
     models_.push_back(std::make_unique<PrometheusModelMetrics>(
-        registry_.get(), Labels{{"model", name}}, slots));
+        registry_.get(), Labels{{"model", name}}, slots, info.kv_blocks));
     return models_.back().get();
   }
 

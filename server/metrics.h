@@ -30,6 +30,14 @@ struct StepObservation {
   std::vector<double> inter_token_latency_seconds;  // of each other new token
 };
 
+// What is in use between two steps.
+struct EngineLoad {
+  int running = 0;
+  int waiting = 0;
+  int slots_used = 0;
+  int64_t kv_blocks_used = 0;
+};
+
 class ModelMetrics {
  public:
   virtual ~ModelMetrics() = default;
@@ -37,7 +45,7 @@ class ModelMetrics {
   virtual void ObserveStep(const StepObservation& step) = 0;
   // Times and tokens of what was run; what was not is only counted.
   virtual void ObserveRequest(const RequestSummary& request) = 0;
-  virtual void SetLoad(int running, int waiting, int slots_used) = 0;
+  virtual void SetLoad(const EngineLoad& load) = 0;
 };
 
 class Metrics {

@@ -205,6 +205,9 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
                 "Requests that wait for a slot, per model.");
   list->Bytes("session-memory", int64_t{1} << 50, &options->session_memory,
               "RAM for states of sessions that hold no slot.");
+  list->Bytes("kv-memory", int64_t{1} << 50, &options->kv_memory,
+              "Device memory for keys and values, per model that has attention "
+              "layers.");
   list->Duration("session-ttl", &options->session_ttl,
                  "Idle time after which a session is forgotten.");
   list->Integer("max-sessions", 1, kMany, &options->max_sessions,

@@ -29,6 +29,7 @@ struct ServerOptions {
   std::string metrics_address = "127.0.0.1:8002";
 
   int64_t session_memory = int64_t{1} << 30;
+  int64_t kv_memory = int64_t{256} << 20;
   absl::Duration session_ttl = absl::Hours(24);
   int64_t max_sessions = 100000;
   int64_t max_departed = 10000;

@@ -148,18 +148,20 @@ absl::Status Server::LoadOne(const std::string& name,
                      "--max-batch-tokens is below --slots: when all slots "
                      "decode, prompts wait"}});
   }
+  limits.kv_bytes = static_cast<size_t>(options_.kv_memory);
   const absl::Time begin = RealClock()->Now();
   ENGRAM_ASSIGN_OR_RETURN(
       served->model,
       LoadModel(folder, served->backend.get(), limits,
                 served->tokenizer == nullptr ? 0 : served->tokenizer->ids()));
   const ModelInfo& info = served->model->info();
-  if (info.state_bytes > static_cast<size_t>(options_.session_memory)) {
+  const size_t session_bytes = CapacityOf(info).StateBytes(1);
+  if (session_bytes > static_cast<size_t>(options_.session_memory)) {
     return absl::InvalidArgumentError(
         absl::StrCat("--session-memory is ", options_.session_memory,
-                     " bytes, one session takes ", info.state_bytes));
+                     " bytes, one session takes ", session_bytes));
   }
-  served->number = sessions_->AddModel(name, info.state_bytes);
+  served->number = sessions_->AddModel(name, CapacityOf(info));
   served->metrics = metrics_->AddModel(name, info, limits.slots);
   Log("model_loaded",
       {{"model", name},
@@ -187,6 +189,7 @@ void Server::StartEngines() {
     AdmissionModel queued;
     queued.number = model->number;
     queued.vocabulary_size = model->model->info().vocabulary_size;
+    queued.capacity = CapacityOf(model->model->info());
     queued.tokenizer = model->tokenizer.get();
     queued.eos_token_ids = model->eos_token_ids;
     model->admission = std::make_unique<Admission>(

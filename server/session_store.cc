@@ -86,13 +86,14 @@ SessionStore::SessionStore(const SessionLimits& limits, Clock* clock)
 
 SessionStore::~SessionStore() = default;
 
-int SessionStore::AddModel(const std::string& name, size_t state_bytes) {
+int SessionStore::AddModel(const std::string& name,
+                           const ModelCapacity& capacity) {
   absl::MutexLock lock(&mutex_);
   // Lists must not move once sessions point at them.
   ENGRAM_CHECK(sessions_.empty());
   ModelSessions model;
   model.name = name;
-  model.state_bytes = state_bytes;
+  model.capacity = capacity;
   models_.push_back(std::move(model));
   return static_cast<int>(models_.size()) - 1;
 }
@@ -128,8 +129,7 @@ absl::StatusOr<SessionStore::TurnOrRecord> SessionStore::BeginTurn(
     session->made_by_turn = true;
   }
 
-  const size_t reserve =
-      session->turns.position > 0 ? models_[session->model].state_bytes : 0;
+  const size_t reserve = StateBytes(*session);
   if (reserved_bytes_ + reserve > limits_.memory_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "session memory of ", limits_.memory_bytes, " bytes is reserved for ",
@@ -194,7 +194,21 @@ absl::Status SessionStore::CheckMayRun(const Session& session,
         absl::StrCat("the prompt is empty and session \"", session.id,
                      "\" has no pending token to go on from"));
   }
-  return absl::OkStatus();
+  return CheckLengthOf(session, request);
+}
+
+absl::Status SessionStore::CheckLengthOf(const Session& session,
+                                         const Request& request) const {
+  const ModelCapacity& capacity = models_[session.model].capacity;
+  const int64_t before = session.turns.tokens();
+  ENGRAM_RETURN_IF_ERROR(CheckLength(capacity, before, request));
+  // A state that RAM could never hold would be lost when its slot is needed.
+  const int64_t tokens = TokensInTheEnd(before, request);
+  const size_t bytes = capacity.StateBytes(tokens);
+  if (bytes <= limits_.memory_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "the session could come to ", tokens, " tokens, whose state takes ", bytes,
+      " bytes, limit ", limits_.memory_bytes, " (--session-memory)"));
 }
 
 bool SessionStore::Commit(const SessionHandle& session, CommittedTurns turns,
@@ -539,18 +553,25 @@ void SessionStore::Sweep() {
 // --- Lists and bytes.
 
 size_t SessionStore::StateBytes(const Session& session) const {
-  return session.turns.position > 0 ? models_[session.model].state_bytes : 0;
+  return models_[session.model].capacity.StateBytes(session.turns.position);
+}
+
+void SessionStore::Count(const Session& session, int sign) {
+  SessionCounts::PerModel& counts = models_[session.model].counts;
+  const size_t bytes = StateBytes(session) * sign;
+  if (session.slot >= 0) {
+    counts.sessions_in_slots += sign;
+    counts.state_bytes_in_slots += bytes;
+  } else if (session.block != nullptr) {
+    counts.sessions_in_ram += sign;
+    counts.state_bytes_in_ram += bytes;
+  } else {
+    counts.sessions_empty += sign;
+  }
 }
 
 void SessionStore::Unlist(Session* session) {
-  ModelSessions& model = models_[session->model];
-  if (session->slot >= 0) {
-    --model.counts.sessions_in_slots;
-  } else if (session->block != nullptr) {
-    --model.counts.sessions_in_ram;
-  } else {
-    --model.counts.sessions_empty;
-  }
+  Count(*session, -1);
   ram_bytes_ -= session->counted_bytes;
   session->counted_bytes = 0;
   if (session->list != nullptr) session->list->erase(session->place);
@@ -560,13 +581,7 @@ void SessionStore::Unlist(Session* session) {
 
 void SessionStore::Enlist(Session* session) {
   ModelSessions& model = models_[session->model];
-  if (session->slot >= 0) {
-    ++model.counts.sessions_in_slots;
-  } else if (session->block != nullptr) {
-    ++model.counts.sessions_in_ram;
-  } else {
-    ++model.counts.sessions_empty;
-  }
+  Count(*session, 1);
   session->counted_bytes =
       kSessionBytes + (session->block == nullptr ? 0 : session->block->size()) +
       (session->record == nullptr ? 0 : session->record->bytes()) +

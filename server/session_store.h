@@ -41,11 +41,12 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/clock.h"
+#include "server/model_capacity.h"
 #include "server/request.h"
 
 namespace engram {
 
-// A state of Model::info().state_bytes, as StatePool::Save wrote it.
+// A state as StatePool::Save wrote it: ModelCapacity::StateBytes of its tokens.
 using StateBlock = std::vector<std::byte>;
 
 // A session between two turns. The state itself is elsewhere.
@@ -54,6 +55,9 @@ struct CommittedTurns {
   int64_t position = 0;  // tokens fed
   std::optional<int32_t> pending;          // sampled, not yet fed
   std::shared_ptr<const TokenSet> seen;    // nullptr: nothing yet
+
+  // Fed when the next turn begins with its own.
+  int64_t tokens() const { return position + (pending.has_value() ? 1 : 0); }
 };
 
 // The last turn's answer, kept for a repeat of its request.
@@ -110,9 +114,12 @@ struct SessionCounts {
     int64_t expirations = 0;
     int64_t restores = 0;
     int64_t forks = 0;
-    int64_t sessions_in_slots = 0;  // now
-    int64_t sessions_in_ram = 0;    // now
-    int64_t sessions_empty = 0;     // now
+    // Now.
+    int64_t sessions_in_slots = 0;
+    int64_t sessions_in_ram = 0;
+    int64_t sessions_empty = 0;
+    size_t state_bytes_in_slots = 0;
+    size_t state_bytes_in_ram = 0;
   };
   std::vector<PerModel> models;
   size_t ram_bytes = 0;
@@ -128,7 +135,7 @@ class SessionStore {
   ~SessionStore();
 
   // Before any other call. Returns the model's number.
-  int AddModel(const std::string& name, size_t state_bytes);
+  int AddModel(const std::string& name, const ModelCapacity& capacity);
 
   // --- Turns.
   struct Turn {
@@ -140,8 +147,8 @@ class SessionStore {
   // The order of checks: a request_id that has committed (its record, if it is
   // the last turn's; else ALREADY_EXISTS), a running turn (ABORTED),
   // expected_version (FAILED_PRECONDITION), an empty prompt with no pending
-  // token (INVALID_ARGUMENT); then room (RESOURCE_EXHAUSTED), and the session
-  // is the turn's until Commit or Abort. An unknown id makes a new session, one
+  // token and a sequence longer than can be (INVALID_ARGUMENT); then room
+  // (RESOURCE_EXHAUSTED), and the session is the turn's until Commit or Abort. An unknown id makes a new session, one
   // of the departed NOT_FOUND, one of another model INVALID_ARGUMENT.
   // `cancel_turn` is called, without locks held, if the session is deleted.
   // `may_queue` is what a turn that passes the checks is refused with, if it is
@@ -211,7 +218,7 @@ class SessionStore {
   using SessionList = std::list<Session*>;
   struct ModelSessions {
     std::string name;
-    size_t state_bytes = 0;
+    ModelCapacity capacity;
     SessionList idle_in_slots;     // least recently used first
     SessionList running_in_slots;
     std::vector<int> released;
@@ -237,6 +244,12 @@ class SessionStore {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckMayRun(const Session& session, const Request& request,
                            int model) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckLengthOf(const Session& session,
+                             const Request& request) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Adds `sign` times the session to its model's counts of where states are.
+  void Count(const Session& session, int sign)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Of those without a running turn; nullptr if there is none.
   Session* LeastRecentlyUsed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

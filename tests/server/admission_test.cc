@@ -23,8 +23,8 @@ const Tokenizer* ByteTokenizer() {
 class AdmissionTest : public ::testing::Test {
  protected:
   AdmissionTest() : sessions_({}, &clock_) {
-    number_ = sessions_.AddModel("m", 32);
-    other_number_ = sessions_.AddModel("other", 32);
+    number_ = sessions_.AddModel("m", {.state_bytes = 32});
+    other_number_ = sessions_.AddModel("other", {.state_bytes = 32});
     limits_.max_queue = 3;
     limits_.max_prompt_tokens = 8;
     limits_.max_generated_tokens = 10;
@@ -259,7 +259,7 @@ TEST_F(AdmissionTest, SendsNoSessionAwayForARequestThatItRefuses) {
   SessionLimits limits;
   limits.sessions = 2;
   SessionStore sessions(limits, &clock_);
-  const int number = sessions.AddModel("m", 32);
+  const int number = sessions.AddModel("m", {.state_bytes = 32});
   Admission admission(limits_, {.number = number, .vocabulary_size = 16, .eos_token_ids = {}},
                       &sessions, &clock_);
   ASSERT_TRUE(sessions.Create(EmptySession("old", number)).ok());

@@ -62,7 +62,7 @@ class WaitingReader {
 struct ThreadedEngine {
   explicit ThreadedEngine(const SessionLimits& limits)
       : sessions(limits, RealClock()),
-        number(sessions.AddModel("scripted", model.info().state_bytes)),
+        number(sessions.AddModel("scripted", CapacityOf(model.info()))),
         admission({.max_queue = 8, .stream_tokens = 4},
                   {.number = number, .vocabulary_size = 16, .eos_token_ids = {}},
                   &sessions,

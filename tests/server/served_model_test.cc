@@ -24,7 +24,7 @@ class ServedModelsTest : public ::testing::Test {
   void Add(const std::string& name) {
     auto model = std::make_unique<ServedModel>();
     model->name = name;
-    model->number = sessions_.AddModel(name, 8);
+    model->number = sessions_.AddModel(name, {.state_bytes = 8});
     models_.Add(std::move(model));
   }
 

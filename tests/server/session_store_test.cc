@@ -31,8 +31,8 @@ class SessionStoreTest : public ::testing::Test {
   SessionStore& store() {
     if (store_ == nullptr) {
       store_ = std::make_unique<SessionStore>(limits_, &clock_);
-      store_->AddModel("m", kStateBytes);
-      store_->AddModel("other", kStateBytes);
+      store_->AddModel("m", {.state_bytes = kStateBytes});
+      store_->AddModel("other", {.state_bytes = kStateBytes});
     }
     return *store_;
   }

@@ -147,7 +147,7 @@ TestEngine::TestEngine(TestEngineOptions taken)
       script(options.vocabulary_size),
       model(&script, options.model),
       sessions(options.sessions, &clock),
-      number(sessions.AddModel("scripted", model.info().state_bytes)),
+      number(sessions.AddModel("scripted", CapacityOf(model.info()))),
       admission(options.admission, QueuedModel(options, number), &sessions,
                 &clock),
       engine(RunModel(options, &model, number), options.engine, &admission,
