@@ -29,7 +29,8 @@ using Tokens = std::vector<int32_t>;
 using Logits = std::vector<float>;  // some rows of them
 
 constexpr int kSequences = 32;
-constexpr int kLength = 23;
+// Beyond two blocks of keys and values, and beyond every window.
+constexpr int kLength = 2 * kKeyValueBlockTokens + 7;
 
 // Bits, not values: NaN equals itself here and -0 does not equal 0.
 bool SameBits(absl::Span<const float> a, absl::Span<const float> b) {
@@ -46,11 +47,56 @@ struct Family {
 };
 void PrintTo(const Family& family, std::ostream* out) { *out << family.name; }
 
+template <class Shape>
+Family MakeFamily(const char* name, const Shape& shape,
+                  void (*write)(const TemporaryFolder& folder)) {
+  return {name, shape.vocab, shape.d_model, write};
+}
+
+RandomMixerStackShape HybridShape() {
+  RandomMixerStackShape shape;
+  shape.attention_layers = {1};
+  shape.rotary_dim = 2;
+  return shape;
+}
+RandomMixerStackShape S4dShape() {
+  RandomMixerStackShape shape;
+  shape.family = "s4d";
+  return shape;
+}
+RandomMixerStackShape AttentionShape() {
+  RandomMixerStackShape shape;
+  shape.family = "attention";
+  shape.mlp_width = 0;
+  shape.positions = kLength;
+  return shape;
+}
+
 const Family kFamilies[] = {
-    {"Mamba", RandomMambaShape().vocab, RandomMambaShape().d_model,
-     [](const TemporaryFolder& folder) { WriteRandomMamba(folder, {}); }},
-    {"Mamba2", RandomMamba2Shape().vocab, RandomMamba2Shape().d_model,
-     [](const TemporaryFolder& folder) { WriteRandomMamba2(folder, {}); }},
+    MakeFamily("Mamba", RandomMambaShape(),
+               [](const TemporaryFolder& folder) {
+                 WriteRandomMamba(folder, {});
+               }),
+    MakeFamily("Mamba2", RandomMamba2Shape(),
+               [](const TemporaryFolder& folder) {
+                 WriteRandomMamba2(folder, {});
+               }),
+    MakeFamily("H3", RandomMixerStackShape(),
+               [](const TemporaryFolder& folder) {
+                 WriteRandomMixerStack(folder, {});
+               }),
+    MakeFamily("HybridH3", HybridShape(),
+               [](const TemporaryFolder& folder) {
+                 WriteRandomMixerStack(folder, HybridShape());
+               }),
+    MakeFamily("S4d", S4dShape(),
+               [](const TemporaryFolder& folder) {
+                 WriteRandomMixerStack(folder, S4dShape());
+               }),
+    MakeFamily("Attention", AttentionShape(),
+               [](const TemporaryFolder& folder) {
+                 WriteRandomMixerStack(folder, AttentionShape());
+               }),
 };
 
 class ModelEquivalence : public testing::TestWithParam<Family> {
@@ -112,7 +158,7 @@ class ModelEquivalence : public testing::TestWithParam<Family> {
   }
 
   std::string Saved(int slot) {
-    std::string block(states().state_bytes(), '?');
+    std::string block(states().bytes(slot), '?');
     states().Save(slot, block.data());
     return block;
   }
@@ -155,7 +201,7 @@ TEST_P(ModelEquivalence, HoldsForEveryCutInTwoWithASaveBetween) {
     const int stranger = states().Take();
     const int restored = states().TakeForOverwrite();
     Feed(stranger, sequences_[2], LogitsWanted::kNone);
-    states().Restore(restored, block.data());
+    states().Restore(restored, block.data(), static_cast<int64_t>(cut));
     const Logits rest = Feed(restored, all.subspan(cut), LogitsWanted::kAll);
     EXPECT_TRUE(SameBits(rest, RowsOf(whole, cut, tokens.size() - cut)))
         << "cut at " << cut;
@@ -176,6 +222,28 @@ TEST_P(ModelEquivalence, HoldsForACopiedSlotAndItsSource) {
   EXPECT_TRUE(SameBits(of_copy, RowsOf(whole, 9, kLength - 9)));
   EXPECT_TRUE(SameBits(of_source, of_copy));
   EXPECT_EQ(Saved(source), Saved(copy));
+}
+
+// The full blocks of keys and values are shared by a slot and its copies, and
+// must outlive any of them.
+TEST_P(ModelEquivalence, HoldsForCopiesOfCopiesWhoseSourcesAreGone) {
+  const auto all = absl::MakeConstSpan(sequences_[9]);
+  const Logits whole = Whole(sequences_[9]);
+  constexpr int kPiece = 10;
+  int slot = states().Take();
+  int fed = 0;
+  for (; fed + kPiece < kLength; fed += kPiece) {
+    Feed(slot, all.subspan(fed, kPiece), LogitsWanted::kNone);
+    const int copy = states().TakeForOverwrite();
+    states().CopySlot(copy, slot);
+    // What the source goes on with must not be seen by the copy.
+    Feed(slot, absl::MakeConstSpan(sequences_[10]).subspan(fed + kPiece),
+         LogitsWanted::kNone);
+    states().Free(slot);
+    slot = copy;
+  }
+  EXPECT_TRUE(SameBits(Feed(slot, all.subspan(fed), LogitsWanted::kAll),
+                       RowsOf(whole, fed, kLength - fed)));
 }
 
 TEST_P(ModelEquivalence, HoldsBesideOthersOfOtherLengths) {
@@ -303,7 +371,8 @@ TEST_P(ModelEquivalence, ABrokenStateMarksItsOwnRowOnly) {
       std::memcpy(&block[i * sizeof(float)], &broken, sizeof(broken));
       Batch batch;
       for (int row = 0; row < 3; ++row) {
-        states().Restore(slots[row], row == 1 ? block.data() : fresh.data());
+        states().Restore(slots[row], row == 1 ? block.data() : fresh.data(),
+                         0);
         batch.rows.push_back({slots[row], sequences_[7], LogitsWanted::kLast});
       }
       const StepResult result = Step(batch);
@@ -324,7 +393,7 @@ TEST_P(ModelEquivalence, ABrokenLastHiddenMarksARowThatWantsLogitsBefore) {
   const float broken = std::numeric_limits<float>::quiet_NaN();
   std::memcpy(&block[block.size() - sizeof(broken)], &broken, sizeof(broken));
   for (bool before : {true, false}) {
-    states().Restore(slot, block.data());
+    states().Restore(slot, block.data(), 0);
     const StepResult result =
         Step(Batch{{{slot, sequences_[8], LogitsWanted::kLast, before}}});
     EXPECT_EQ(result.finite[0], !before);

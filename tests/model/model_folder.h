@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -211,6 +212,119 @@ inline void WriteRandomMamba2(const TemporaryFolder& folder,
   folder.Write("config.json", RandomMamba2Config(shape));
   folder.Write("model.safetensors",
                SafetensorsFile(RandomMamba2Tensors(shape)));
+}
+
+// H3 and the baselines in its skeleton.
+struct RandomMixerStackShape {
+  std::string family = "h3";
+  int64_t layers = 3;
+  int64_t d_model = 12;
+  int64_t mlp_width = 20;  // 0: none
+  std::vector<int64_t> attention_layers;  // of "attention" all
+  int64_t heads = 3;
+  int64_t rotary_dim = 0;
+  int64_t positions = 0;
+  int64_t taps = 9;
+  int64_t pairs = 3;
+  int64_t vocab = 40;
+
+  bool IsAttention(int64_t layer) const {
+    return family == "attention" ||
+           std::count(attention_layers.begin(), attention_layers.end(),
+                      layer) > 0;
+  }
+};
+
+inline std::string RandomMixerStackConfig(const RandomMixerStackShape& shape) {
+  return absl::StrCat(
+      "{\"model_type\":\"", shape.family, "\",\"vocab_size\":", shape.vocab,
+      ",\"hidden_size\":", shape.d_model,
+      ",\"num_hidden_layers\":", shape.layers,
+      ",\"n_inner\":", shape.mlp_width, ",\"attn_layer_idx\":[",
+      absl::StrJoin(shape.attention_layers, ","),
+      "],\"num_attention_heads\":", shape.heads,
+      ",\"rotary_emb_dim\":", shape.rotary_dim,
+      ",\"max_position_embeddings\":", shape.positions, "}");
+}
+
+// Adds the tensors of one layer's mixer, all of which matter; the dynamics
+// forget slowly enough that early tokens do too.
+inline void AddRandomMixer(const RandomMixerStackShape& shape, int64_t layer,
+                           RandomTensors* tensor,
+                           std::map<std::string, RawTensor>* tensors) {
+  const int64_t d_model = shape.d_model;
+  const std::string mixer =
+      absl::StrCat("backbone.layers.", layer, ".mixer.");
+  const auto add = [&](const std::string& name, std::vector<int64_t> dimensions,
+                       float center, float spread) {
+    (*tensors)[mixer + name] = (*tensor)(std::move(dimensions), center, spread);
+  };
+  const auto add_linear = [&](const std::string& name, int64_t outputs) {
+    add(name + ".weight", {outputs, d_model}, 0, 0.4f);
+    add(name + ".bias", {outputs}, 0, 0.3f);
+  };
+  if (shape.IsAttention(layer)) {
+    add_linear("Wqkv", 3 * d_model);
+    return add_linear("out_proj", d_model);
+  }
+  const bool is_h3 = shape.family == "h3";
+  const int64_t a_rows = is_h3 ? d_model : 1;
+  const std::string kernel = "kernel.kernel.";
+  add("D", {d_model}, 0, 0.5f);
+  add(kernel + "C", {1, d_model, shape.pairs, 2}, 0, 1);
+  add(kernel + "log_dt", {d_model}, -3, 1);
+  add(kernel + "inv_A_real", {a_rows, shape.pairs}, -0.7f, 0.3f);
+  add(kernel + "A_imag", {a_rows, shape.pairs}, 0, 3);
+  add_linear("output_linear", d_model);
+  if (!is_h3) return;
+  add(kernel + "B", {d_model, shape.pairs, 2}, 1, 0.5f);
+  for (const char* name : {"q_proj", "k_proj", "v_proj"}) {
+    add_linear(name, d_model);
+  }
+  add("ssm_k_D", {d_model}, 0, 0.5f);
+  add("ssm_k_kernel.kernel.B", {d_model, shape.taps}, 0, 0.4f);
+  add("ssm_k_kernel.kernel.C", {1, d_model, shape.taps}, 0, 0.4f);
+}
+
+inline std::map<std::string, RawTensor> RandomMixerStackTensors(
+    const RandomMixerStackShape& shape) {
+  RandomTensors tensor;
+  const int64_t d_model = shape.d_model;
+  std::map<std::string, RawTensor> tensors;
+  const auto add_norm = [&](const std::string& name) {
+    tensors[name + ".weight"] = tensor({d_model}, 1, 0.3f);
+    tensors[name + ".bias"] = tensor({d_model}, 0, 0.3f);
+  };
+  const auto add_linear = [&](const std::string& name, int64_t outputs,
+                              int64_t inputs) {
+    tensors[name + ".weight"] = tensor({outputs, inputs}, 0, 0.4f);
+    tensors[name + ".bias"] = tensor({outputs}, 0, 0.3f);
+  };
+  const std::string embeddings = "backbone.embeddings.";
+  tensors[embeddings + "word_embeddings.weight"] =
+      tensor({shape.vocab, d_model}, 0, 1);
+  if (shape.positions > 0) {
+    tensors[embeddings + "position_embeddings.weight"] =
+        tensor({shape.positions, d_model}, 0, 1);
+  }
+  add_norm("backbone.ln_f");
+  for (int64_t i = 0; i < shape.layers; ++i) {
+    const std::string layer = absl::StrCat("backbone.layers.", i, ".");
+    add_norm(layer + "norm1");
+    AddRandomMixer(shape, i, &tensor, &tensors);
+    if (shape.mlp_width == 0) continue;
+    add_norm(layer + "norm2");
+    add_linear(layer + "mlp.fc1", shape.mlp_width, d_model);
+    add_linear(layer + "mlp.fc2", d_model, shape.mlp_width);
+  }
+  return tensors;
+}
+
+inline void WriteRandomMixerStack(const TemporaryFolder& folder,
+                                  const RandomMixerStackShape& shape) {
+  folder.Write("config.json", RandomMixerStackConfig(shape));
+  folder.Write("model.safetensors",
+               SafetensorsFile(RandomMixerStackTensors(shape)));
 }
 
 }  // namespace engram
