@@ -202,7 +202,9 @@ absl::Status SessionStore::CheckLengthOf(const Session& session,
   const ModelCapacity& capacity = models_[session.model].capacity;
   const int64_t before = session.turns.tokens();
   ENGRAM_RETURN_IF_ERROR(CheckLength(capacity, before, request));
-  // A state that RAM could never hold would be lost when its slot is needed.
+  // States of one size fit, which was seen at start. One that has grown beyond
+  // what RAM can hold would be lost when its slot is needed.
+  if (capacity.kv_block_bytes == 0) return absl::OkStatus();
   const int64_t tokens = TokensInTheEnd(before, request);
   const size_t bytes = capacity.StateBytes(tokens);
   if (bytes <= limits_.memory_bytes) return absl::OkStatus();

@@ -385,10 +385,106 @@ TEST(Mamba2Config, RefusesSettingsThatWouldChangeTheMathematics) {
       {"attn_layer_idx is [9,18]"});
 }
 
+// --- H3 and the baselines in its skeleton.
+
+std::string MixerStack(const std::string& family, const std::string& fields) {
+  return absl::StrCat("{\"model_type\":\"", family,
+                      "\",\"vocab_size\":50264,\"hidden_size\":768,"
+                      "\"num_hidden_layers\":12",
+                      fields.empty() ? "" : ",", fields, "}");
+}
+
+TEST(ModelConfig, ReadsAReleasedH3) {
+  const ModelConfig config = Parsed(MixerStack("h3", R"("attn_layer_idx":[6],
+      "num_attention_heads":12,"n_inner":3072,"ssm_mode":"diag",
+      "ssm_measure":"diag-lin","rotary_emb_dim":0,"layer_norm_epsilon":1e-5,
+      "tie_word_embeddings":true,"eos_token_id":50256)"));
+  EXPECT_EQ(config.family, ModelFamily::kH3);
+  EXPECT_TRUE(config.has_mixer_stack());
+  EXPECT_EQ(config.vocab, 50264);
+  EXPECT_EQ(config.d_model, 768);
+  EXPECT_EQ(config.layers, 12);
+  EXPECT_EQ(config.mixers.mlp_width, 3072);
+  EXPECT_THAT(config.mixers.attention_layers, ElementsAre(6));
+  EXPECT_EQ(config.mixers.heads, 12);
+  EXPECT_EQ(config.mixers.rotary_dim, 0);
+  EXPECT_EQ(config.mixers.positions, 0);
+  EXPECT_FALSE(config.mixers.zero_order_hold);
+  EXPECT_TRUE(config.tied);
+  EXPECT_THAT(config.eos_token_ids, ElementsAre(50256));
+}
+
+TEST(ModelConfig, AnH3IsBilinearWithoutAttentionUnlessItSaysOtherwise) {
+  const ModelConfig config = Parsed(MixerStack("h3", ""));
+  EXPECT_THAT(config.mixers.attention_layers, IsEmpty());
+  EXPECT_EQ(config.mixers.mlp_width, 4 * 768);
+  EXPECT_THAT(config.eos_token_ids, IsEmpty());
+  EXPECT_FALSE(config.mixers.zero_order_hold);
+  EXPECT_TRUE(Parsed(MixerStack("h3", R"("ssm_disc":"zoh")"))
+                  .mixers.zero_order_hold);
+  EXPECT_FALSE(Parsed(MixerStack("h3", R"("ssm_disc":"bilinear")"))
+                   .mixers.zero_order_hold);
+}
+
+TEST(ModelConfig, S4dHasZeroOrderHoldAndNoAttention) {
+  const ModelConfig config = Parsed(MixerStack("s4d", R"("n_inner":0)"));
+  EXPECT_EQ(config.family, ModelFamily::kS4d);
+  EXPECT_TRUE(config.mixers.zero_order_hold);
+  EXPECT_EQ(config.mixers.mlp_width, 0);
+  ExpectUnsupported(MixerStack("s4d", R"("ssm_disc":"bilinear")"),
+                    {"ssm_disc", "zoh"});
+  ExpectUnsupported(MixerStack("s4d", R"("attn_layer_idx":[1])"),
+                    {"attn_layer_idx"});
+}
+
+TEST(ModelConfig, EveryLayerOfAnAttentionModelIsOne) {
+  const ModelConfig config = Parsed(MixerStack(
+      "attention",
+      R"("num_attention_heads":8,"max_position_embeddings":32)"));
+  EXPECT_EQ(config.family, ModelFamily::kAttention);
+  EXPECT_EQ(config.mixers.attention_layers.size(), 12u);
+  EXPECT_EQ(config.mixers.heads, 8);
+  EXPECT_EQ(config.mixers.positions, 32);
+}
+
+TEST(ModelConfig, RefusesLayersThatCannotBe) {
+  for (const char* layers :
+       {"[12]", "[-1]", "[3,3]", "[1.5]", "\"all\"", "7"}) {
+    ExpectDamaged(
+        MixerStack("h3", absl::StrCat("\"num_attention_heads\":12,"
+                                      "\"attn_layer_idx\":", layers)),
+        {"attn_layer_idx is", "from 0 to 11"});
+  }
+}
+
+TEST(ModelConfig, RefusesHeadsAndRotationsThatDoNotFit) {
+  const auto hybrid = [](const std::string& fields) {
+    return MixerStack("h3", absl::StrCat("\"attn_layer_idx\":[6],", fields));
+  };
+  ExpectDamaged(hybrid(R"("n_inner":8)"), {"num_attention_heads is missing"});
+  ExpectDamaged(hybrid(R"("num_attention_heads":7)"),
+                {"num_attention_heads is 7", "a divisor of hidden_size 768"});
+  ExpectDamaged(
+      hybrid(R"("num_attention_heads":12,"rotary_emb_dim":65)"),
+      {"rotary_emb_dim is 65", "64"});
+  ExpectDamaged(
+      hybrid(R"("num_attention_heads":12,"rotary_emb_dim":63)"),
+      {"rotary_emb_dim is 63", "an even number up to 64"});
+}
+
+TEST(ModelConfig, RefusesWhatItsMixersCannotDo) {
+  ExpectUnsupported(MixerStack("h3", R"("ssm_mode":"nplr")"), {"ssm_mode"});
+  ExpectUnsupported(MixerStack("h3", R"("ssm_disc":"dss")"), {"ssm_disc"});
+  ExpectUnsupported(MixerStack("h3", R"("max_position_embeddings":99)"),
+                    {"max_position_embeddings is 99"});
+  ExpectDamaged(R"({"model_type":"h3","hidden_size":8,"num_hidden_layers":1})",
+                {"vocab_size is missing"});
+}
+
 // --- What is not supported.
 
 TEST(ModelConfig, NamesTheArchitectureThatItDoesNotHave) {
-  for (const char* type : {"falcon_mamba", "h3", "llama"}) {
+  for (const char* type : {"falcon_mamba", "hyena", "llama"}) {
     ExpectUnsupported(
         absl::StrCat("{\"model_type\":\"", type, "\"}"),
         {absl::StrCat("model_type is \"", type, "\""), "supported: Mamba"});

@@ -21,9 +21,11 @@ std::string NameOfByte(int byte, int* unprintable) {
   return name;
 }
 
-AdmissionModel QueuedModel(const TestEngineOptions& options, int number) {
+AdmissionModel QueuedModel(const TestEngineOptions& options, const Model& model,
+                           int number) {
   return {.number = number,
           .vocabulary_size = options.vocabulary_size,
+          .capacity = CapacityOf(model.info()),
           .tokenizer = options.tokenizer,
           .eos_token_ids = options.eos_token_ids};
 }
@@ -145,11 +147,11 @@ std::vector<std::optional<float>> Reader::logprobs() const {
 TestEngine::TestEngine(TestEngineOptions taken)
     : options(std::move(taken)),
       script(options.vocabulary_size),
-      model(&script, options.model),
+      model(&script, options.model, options.has_attention),
       sessions(options.sessions, &clock),
       number(sessions.AddModel("scripted", CapacityOf(model.info()))),
-      admission(options.admission, QueuedModel(options, number), &sessions,
-                &clock),
+      admission(options.admission, QueuedModel(options, model, number),
+                &sessions, &clock),
       engine(RunModel(options, &model, number), options.engine, &admission,
              &sessions, &clock, /*metrics=*/nullptr,
              [this](const RequestSummary& summary) {
@@ -240,6 +242,9 @@ void TestEngine::ExpectNoSlotLost() {
       sessions.Counts().models[number].sessions_in_slots;
   EXPECT_EQ(model.states().free_slots() + engine.running() + in_sessions,
             model.states().slots());
+  KeyValuePool* const key_values = model.states().key_values();
+  if (key_values == nullptr || engine.running() > 0 || in_sessions > 0) return;
+  EXPECT_EQ(key_values->available(), key_values->blocks());
 }
 
 }  // namespace engram

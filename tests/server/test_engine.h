@@ -68,6 +68,7 @@ struct TestEngineOptions {
   int64_t vocabulary_size = 16;
   ModelLimits model = {.slots = 4, .max_batch_tokens = 16,
                        .max_logits_rows = 17};
+  bool has_attention = false;  // see ScriptedModel
   AdmissionLimits admission;
   SessionLimits sessions;
   EngineOptions engine;

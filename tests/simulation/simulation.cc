@@ -18,6 +18,9 @@ constexpr int64_t kVocabulary = 16;
 // What a session may take in RAM beside its state: its own fields, and the
 // record of one answer.
 constexpr size_t kSessionFields = 2048;
+// Of a scripted model's keys: 32 tokens of a key and a value.
+constexpr int64_t kBlockTokens = 32;
+constexpr size_t kBlockBytes = kBlockTokens * 2 * sizeof(float);
 
 std::string CodeName(const absl::Status& status) {
   return absl::StatusCodeToString(status.code());
@@ -52,6 +55,8 @@ TestEngineOptions Simulation::RandomOptions(std::mt19937_64* random) {
   options.model.max_batch_tokens = uniform(1, 12);
   options.model.max_logits_rows =
       uniform(2, options.model.max_batch_tokens + 1);
+  options.has_attention = uniform(0, 1) == 1;
+  options.model.kv_bytes = uniform(2, 16) * kBlockBytes;
   options.admission.max_queue = uniform(2, 8);
   options.admission.max_prompt_tokens = 20;
   options.admission.max_generated_tokens = 12;
@@ -279,7 +284,10 @@ absl::StatusCode Simulation::ExpectedRefusal(const Request& request) {
     return Code::kInvalidArgument;
   }
   const bool full = engine_.admission.waiting() >= limits.max_queue;
-  if (request.session_id.empty()) return full ? Code::kUnavailable : Code::kOk;
+  if (request.session_id.empty()) {
+    if (CouldOutgrow(nullptr, request)) return Code::kInvalidArgument;
+    return full ? Code::kUnavailable : Code::kOk;
+  }
 
   // A session may have left for good since; its id then is of the departed.
   SessionPointer session = Known(request.session_id);
@@ -312,18 +320,42 @@ absl::StatusCode Simulation::ExpectedRefusal(const Request& request) {
   if (request.prompt.empty() && (session == nullptr || !session->pending)) {
     return Code::kInvalidArgument;
   }
+  if (CouldOutgrow(session.get(), request)) return Code::kInvalidArgument;
   if (full) return Code::kUnavailable;
   if (session != nullptr && session->position() > 0) {
-    size_t reserved = 1;
+    size_t reserved = StateBytes(session->position());
     for (const auto& [id, other] : sessions_) {
-      if (other->running && other->position() > 0) ++reserved;
+      if (other->running) reserved += StateBytes(other->position());
     }
-    if (reserved * engine_.model.states().state_bytes() >
-        engine_.options.sessions.memory_bytes) {
+    if (reserved > engine_.options.sessions.memory_bytes) {
       return Code::kResourceExhausted;
     }
   }
   return Code::kOk;
+}
+
+size_t Simulation::StateBytes(int64_t tokens) const {
+  if (tokens == 0) return 0;
+  const size_t keys = engine_.options.has_attention
+                          ? (tokens + kBlockTokens - 1) / kBlockTokens *
+                                kBlockBytes
+                          : 0;
+  return engine_.model.info().state_bytes + keys;
+}
+
+bool Simulation::CouldOutgrow(const Session* session,
+                              const Request& request) const {
+  if (!engine_.options.has_attention) return false;
+  const int64_t answer =
+      request.kind == RequestKind::kScore
+          ? 0
+          : std::max<int64_t>(0, request.stopping.max_tokens - 1);
+  const int64_t tokens = (session == nullptr ? 0 : session->tokens.size()) +
+                         request.prompt.size() + answer;
+  const int64_t blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
+  if (blocks * kBlockBytes > engine_.options.model.kv_bytes) return true;
+  return !request.session_id.empty() &&
+         StateBytes(tokens) > engine_.options.sessions.memory_bytes;
 }
 
 void Simulation::Submit(Request request) {
@@ -450,6 +482,12 @@ void Simulation::CheckEnd(const Call& call, const RequestSummary& summary) {
       EXPECT_EQ(call.request.kind, RequestKind::kScore);
       EXPECT_FALSE(call.request.session_id.empty());
       break;
+    case absl::StatusCode::kInvalidArgument:
+      // The session that it looks at has too many tokens.
+      EXPECT_EQ(call.request.kind, RequestKind::kScore);
+      EXPECT_TRUE(engine_.options.has_attention);
+      EXPECT_FALSE(call.request.session_id.empty());
+      break;
     case absl::StatusCode::kUnavailable:
       EXPECT_TRUE(draining_);
       break;
@@ -500,12 +538,22 @@ void Simulation::CheckSlots() {
   EXPECT_EQ(engine_.model.states().free_slots() + engine_.engine.running() +
                 in_sessions,
             engine_.options.model.slots);
+  // Nor is a block: when nothing runs, sessions hold what their tokens need, and
+  // nothing is set apart.
+  KeyValuePool* const keys = engine_.model.states().key_values();
+  if (keys == nullptr || engine_.engine.running() > 0) return;
+  size_t bytes = engine_.sessions.Counts().models[0].state_bytes_in_slots;
+  bytes -= in_sessions * engine_.model.info().state_bytes;
+  EXPECT_EQ(keys->used() * kBlockBytes, bytes);
+  EXPECT_EQ(keys->available() + keys->used(), keys->blocks());
 }
 
 // Every session that is still there holds its history and nothing else.
 void Simulation::CheckSessions() {
-  ScriptedModel probe(&engine_.script, {.slots = 1, .max_batch_tokens = 1,
-                                        .max_logits_rows = 1});
+  ScriptedModel probe(
+      &engine_.script,
+      {.slots = 1, .max_batch_tokens = 1, .max_logits_rows = 1},
+      engine_.options.has_attention);
   const int slot = probe.states().Take();
   for (const auto& [id, session] : sessions_) {
     SCOPED_TRACE(id);

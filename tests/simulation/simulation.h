@@ -95,6 +95,10 @@ class Simulation {
   void Submit(Request request);
   // The code that a turn must be refused with; OK if it must not.
   absl::StatusCode ExpectedRefusal(const Request& request);
+  // Whether a turn on `session` (nullptr: a fresh sequence) could come to more
+  // tokens than there can be keys for.
+  bool CouldOutgrow(const Session* session, const Request& request) const;
+  size_t StateBytes(int64_t tokens) const;
   void CheckReplay(const Request& request,
                    std::shared_ptr<const TurnRecord> record);
   SessionPointer Known(const std::string& id) const;

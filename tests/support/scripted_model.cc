@@ -15,6 +15,8 @@ namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr int kDigestFloats = 4;  // 16 bits in each, which a float holds exactly
+// What a model with attention keeps.
+constexpr KeyValueShape kKeyShape = {.layers = 1, .width = 1};
 
 // The finaliser of splitmix64.
 uint64_t Mix(uint64_t value) {
@@ -73,12 +75,23 @@ std::vector<float> Script::LogitsAfter(const Sequence& sequence) const {
 
 // --- ScriptedModel.
 
-ScriptedModel::ScriptedModel(const Script* script, const ModelLimits& limits)
+ScriptedModel::ScriptedModel(const Script* script, const ModelLimits& limits,
+                             bool has_attention)
     : script_(script), limits_(limits) {
   absl::StatusOr<std::unique_ptr<Backend>> backend =
       MakeBackend({.kind = BackendKind::kCpu, .threads = 1});
   ENGRAM_CHECK_OK(backend.status());
   backend_ = *std::move(backend);
+  std::unique_ptr<KeyValuePool> key_values;
+  if (has_attention) {
+    auto pool = KeyValuePool::Create(backend_.get(), kKeyShape,
+                                     limits.kv_bytes, limits.slots);
+    ENGRAM_CHECK_OK(pool.status());
+    key_values = *std::move(pool);
+    info_.kv_bytes_per_token = kKeyShape.token_bytes();
+    info_.kv_block_bytes = kKeyShape.block_bytes();
+    info_.kv_blocks = key_values->blocks();
+  }
   // Two components that must both travel with a session, and one that is never
   // read: it makes the state weigh more than the rest of a session.
   absl::StatusOr<std::unique_ptr<StatePool>> states =
@@ -87,7 +100,7 @@ ScriptedModel::ScriptedModel(const Script* script, const ModelLimits& limits)
                           .shape = {kDigestFloats / 2}},
                          {.name = "count", .layers = 1, .shape = {1}},
                          {.name = "ballast", .layers = 1, .shape = {1024}}},
-                        limits.slots);
+                        limits.slots, std::move(key_values));
   ENGRAM_CHECK_OK(states.status());
   states_ = *std::move(states);
   info_.family = "scripted";
@@ -140,6 +153,32 @@ void ScriptedModel::Store(int slot, const Script::Sequence& sequence,
   states_->Layer(1, 0)[slot] = static_cast<float>(sequence.count);
 }
 
+float* ScriptedModel::Key(int slot, int64_t position) {
+  KeyValuePool& pool = *states_->key_values();
+  const int32_t block = pool.blocks_of(slot)[position / kKeyValueBlockTokens];
+  const int64_t piece_floats = 2 * kKeyShape.width * kKeyValueBlockTokens;
+  return pool.Layer(0) + block * piece_floats +
+         position % kKeyValueBlockTokens;
+}
+
+void ScriptedModel::CheckKeys(int slot, const Script::Sequence& sequence,
+                              bool sound) {
+  if (states_->key_values() == nullptr) return;
+  ASSERT_EQ(states_->key_values()->tokens(slot), sequence.count);
+  Script::Sequence kept;
+  for (int64_t i = 0; i < sequence.count; ++i) {
+    kept.Feed(static_cast<int32_t>(*Key(slot, i)));
+  }
+  if (sound) EXPECT_EQ(kept.digest, sequence.digest) << "keys of another text";
+}
+
+void ScriptedModel::AddKeys(int slot, absl::Span<const int32_t> tokens) {
+  if (states_->key_values() == nullptr) return;
+  int64_t position = states_->key_values()->tokens(slot);
+  states_->key_values()->Append(slot, static_cast<int64_t>(tokens.size()));
+  for (int32_t id : tokens) *Key(slot, position++) = static_cast<float>(id);
+}
+
 void ScriptedModel::AddLogits(const Script::Sequence& sequence, bool sound) {
   std::vector<float> row(script_->vocabulary_size(), kNan);
   if (sound) row = script_->LogitsAfter(sequence);
@@ -158,6 +197,8 @@ absl::StatusOr<StepResult> ScriptedModel::Step(const Batch& batch) {
         {static_cast<int>(row.tokens.size()), row.logits_rows()});
     Script::Sequence sequence;
     bool sound = Load(row.slot, &sequence);
+    CheckKeys(row.slot, sequence, sound);
+    AddKeys(row.slot, row.tokens);
     if (row.logits_before) {
       EXPECT_GT(sequence.count, 0) << "logits before a slot's first token";
       AddLogits(sequence, sound);

@@ -68,8 +68,11 @@ class Script {
 
 class ScriptedModel final : public Model {
  public:
-  // `script` must outlive the model and may change between steps.
-  ScriptedModel(const Script* script, const ModelLimits& limits);
+  // `script` must outlive the model and may change between steps. With
+  // `has_attention` every token is kept as a key too, in limits.kv_bytes, and a
+  // step fails the test if a slot's keys are not its tokens.
+  ScriptedModel(const Script* script, const ModelLimits& limits,
+                bool has_attention = false);
 
   const ModelInfo& info() const override { return info_; }
   const ModelLimits& limits() const override { return limits_; }
@@ -98,6 +101,10 @@ class ScriptedModel final : public Model {
   bool Load(int slot, Script::Sequence* sequence);
   void Store(int slot, const Script::Sequence& sequence, bool sound);
   void AddLogits(const Script::Sequence& sequence, bool sound);
+  // Compares the keys of a slot with its sequence, and adds those of `tokens`.
+  void CheckKeys(int slot, const Script::Sequence& sequence, bool sound);
+  void AddKeys(int slot, absl::Span<const int32_t> tokens);
+  float* Key(int slot, int64_t position);
 
   const Script* const script_;
   const ModelLimits limits_;

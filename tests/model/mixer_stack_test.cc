@@ -1,0 +1,206 @@
+// H3 and the baselines in its skeleton against a plain implementation in its
+// convolution form, which shares nothing with the recurrence here: the folders
+// of tests/golden/{h3,s4d,attention} were written by
+// tools/golden/make_h3_golden.py. And what loading refuses.
+
+#include "model/mixer_stack.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "kernels/backend.h"
+#include "model/model.h"
+#include "tests/model/golden_model.h"
+#include "tests/model/model_folder.h"
+
+namespace engram {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class MixerStackGolden : public testing::TestWithParam<std::string> {};
+
+TEST_P(MixerStackGolden, LogitsEqualThoseExpected) {
+  ExpectGoldenLogits(
+      absl::StrCat(ENGRAM_SOURCE_DIR, "/tests/golden/", GetParam()));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Folders, MixerStackGolden,
+    testing::Values("h3/plain", "h3/zoh", "h3/short_filter", "h3/bf16",
+                    "h3/untied_no_mlp", "h3/hybrid", "h3/hybrid_rotary",
+                    "s4d/plain", "s4d/untied_no_mlp", "attention/plain",
+                    "attention/rotary", "attention/learned_positions"),
+    [](const auto& info) {
+      return absl::StrReplaceAll(info.param, {{"/", "_"}});
+    });
+
+// Loading of a random model after changes to its configuration or tensors.
+class MixerStackLoading : public testing::Test {
+ protected:
+  absl::StatusOr<std::unique_ptr<Model>> Load() {
+    folder_.Write("config.json", config_);
+    folder_.Write("model.safetensors", SafetensorsFile(tensors_));
+    return LoadModel(folder_.path(), backend_.get(), limits_, 0);
+  }
+
+  void Use(const RandomMixerStackShape& shape) {
+    shape_ = shape;
+    config_ = RandomMixerStackConfig(shape_);
+    tensors_ = RandomMixerStackTensors(shape_);
+  }
+
+  void Replace(const std::string& sound, const std::string& wrong) {
+    ASSERT_THAT(config_, HasSubstr(sound));
+    config_.replace(config_.find(sound), sound.size(), wrong);
+  }
+
+  void ExpectRefused(absl::StatusCode code, const std::string& first,
+                     const std::string& second) {
+    const absl::Status status = Load().status();
+    EXPECT_EQ(status.code(), code) << status;
+    EXPECT_THAT(std::string(status.message()),
+                AllOf(HasSubstr(first), HasSubstr(second)));
+  }
+
+  static std::string Mixer(const char* tensor, int layer) {
+    return absl::StrCat("backbone.layers.", layer, ".mixer.", tensor);
+  }
+
+  RandomMixerStackShape shape_;
+  std::string config_ = RandomMixerStackConfig(shape_);
+  std::map<std::string, RawTensor> tensors_ = RandomMixerStackTensors(shape_);
+  ModelLimits limits_ = {.slots = 2};
+  TemporaryFolder folder_;
+  std::unique_ptr<Backend> backend_ = TwoThreadBackend();
+};
+
+RandomMixerStackShape Hybrid() {
+  RandomMixerStackShape shape;
+  shape.attention_layers = {0, 2};
+  shape.rotary_dim = 4;
+  return shape;
+}
+
+TEST_F(MixerStackLoading, TellsWhatAnH3Is) {
+  const auto model = Load();
+  ASSERT_TRUE(model.ok()) << model.status();
+  const ModelInfo& info = (*model)->info();
+  int64_t elements = 0;
+  for (const auto& [name, tensor] : tensors_) {
+    elements += tensor.bytes.size() / sizeof(float);
+  }
+  EXPECT_EQ(info.family, "h3");
+  EXPECT_EQ(info.parameters, elements);
+  EXPECT_EQ(info.layers, 3);
+  // Three layers of 8 inputs and 3 complex states for each of 12 channels, and
+  // the last hidden vector.
+  EXPECT_EQ(info.state_bytes, (3 * (8 + 2 * 3) * 12 + 12) * sizeof(float));
+  EXPECT_EQ(info.kv_bytes_per_token, 0u);
+  EXPECT_EQ(info.kv_block_bytes, 0u);
+  EXPECT_EQ(info.max_positions, 0);
+  EXPECT_EQ((*model)->states().key_values(), nullptr);
+}
+
+TEST_F(MixerStackLoading, TellsWhatAHybridKeepsOfEveryToken) {
+  Use(Hybrid());
+  limits_.kv_bytes = 100000;
+  const auto model = Load();
+  ASSERT_TRUE(model.ok()) << model.status();
+  const ModelInfo& info = (*model)->info();
+  EXPECT_EQ(info.state_bytes, (1 * (8 + 2 * 3) * 12 + 12) * sizeof(float));
+  EXPECT_EQ(info.kv_bytes_per_token, 2 * 2 * 12 * sizeof(float));
+  EXPECT_EQ(info.kv_block_bytes, 32 * info.kv_bytes_per_token);
+  EXPECT_EQ(info.kv_blocks, 100000 / 6144);
+}
+
+TEST_F(MixerStackLoading, TakesNoMoreBlocksThanLearnedPositionsCanFill) {
+  RandomMixerStackShape shape;
+  shape.family = "attention";
+  shape.positions = 33;
+  Use(shape);
+  const auto model = Load();
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ((*model)->info().max_positions, 33);
+  // Two slots of two blocks.
+  EXPECT_EQ((*model)->info().kv_blocks, 4);
+}
+
+TEST_F(MixerStackLoading, NeedsMemoryForABlock) {
+  Use(Hybrid());
+  limits_.kv_bytes = 6143;
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "6143 bytes", "6144");
+}
+
+TEST_F(MixerStackLoading, RefusesTensorsThatContradictTheConfiguration) {
+  struct Contradiction {
+    std::string sound, wrong, tensor;
+  };
+  const std::string config = config_;
+  for (const auto& [sound, wrong, tensor] : std::vector<Contradiction>{
+           {"\"hidden_size\":12", "\"hidden_size\":13", "q_proj.weight"},
+           {"\"n_inner\":20", "\"n_inner\":21", "mlp.fc1.weight"},
+           {"\"n_inner\":20", "\"n_inner\":0", "norm2"},
+           {"\"num_hidden_layers\":3", "\"num_hidden_layers\":4", "layers.3."},
+           {"\"num_hidden_layers\":3", "\"num_hidden_layers\":2", "layers.2."},
+           {"\"attn_layer_idx\":[]", "\"attn_layer_idx\":[1]", "Wqkv"}}) {
+    config_ = config;
+    Replace(sound, wrong);
+    ExpectRefused(absl::StatusCode::kDataLoss, tensor, "tensor");
+  }
+}
+
+TEST_F(MixerStackLoading, RefusesAMissingTensor) {
+  for (const char* tensor :
+       {"q_proj.weight", "k_proj.bias", "ssm_k_D", "ssm_k_kernel.kernel.B",
+        "ssm_k_kernel.kernel.C", "D", "kernel.kernel.B", "kernel.kernel.C",
+        "kernel.kernel.log_dt", "kernel.kernel.inv_A_real",
+        "kernel.kernel.A_imag", "output_linear.bias"}) {
+    const RawTensor kept = tensors_[Mixer(tensor, 0)];
+    tensors_.erase(Mixer(tensor, 0));
+    ExpectRefused(absl::StatusCode::kDataLoss, Mixer(tensor, 0), "missing");
+    tensors_[Mixer(tensor, 0)] = kept;
+  }
+}
+
+TEST_F(MixerStackLoading, RefusesLayersWithOtherNumbersOfStates) {
+  tensors_[Mixer("ssm_k_kernel.kernel.B", 1)] =
+      FloatTensor({12, 8}, std::vector<float>(12 * 8));
+  ExpectRefused(absl::StatusCode::kDataLoss, Mixer("ssm_k_kernel.kernel.B", 1),
+                "[12, 9]");
+}
+
+TEST_F(MixerStackLoading, RefusesATensorOfALayerThatItDoesNotKnow) {
+  tensors_[Mixer("Wqkv.weight", 1)] = FloatTensor({1}, {1.0f});
+  ExpectRefused(absl::StatusCode::kDataLoss, Mixer("Wqkv.weight", 1),
+                "not part of");
+}
+
+TEST_F(MixerStackLoading, AcceptsRotaryFrequenciesThatFollowFromTheirNumber) {
+  Use(Hybrid());
+  const std::string name = Mixer("rotary_emb.inv_freq", 0);
+  tensors_[name] = FloatTensor({2}, {1.0f, 0.01f});
+  EXPECT_TRUE(Load().ok());
+  // Of base 500.
+  tensors_[name] = FloatTensor({2}, {1.0f, 0.0447f});
+  ExpectRefused(absl::StatusCode::kUnimplemented, name, "0.0447");
+  tensors_[name] = FloatTensor({3}, {1.0f, 0.1f, 0.01f});
+  ExpectRefused(absl::StatusCode::kDataLoss, name, "expected [2]");
+}
+
+TEST_F(MixerStackLoading, RefusesAnUntiedModelWithoutAHead) {
+  Replace("{", "{\"tie_word_embeddings\":false,");
+  ExpectRefused(absl::StatusCode::kDataLoss, "lm_head.weight", "missing");
+}
+
+}  // namespace
+}  // namespace engram
