@@ -11,9 +11,10 @@ import unittest
 import zipfile
 from unittest import mock
 
-from convert_support import (DATA, EXPECTED, TOOL, ConvertCase, ConvertError, read_entries, read_safetensors,
+from convert_support import (DATA, EXPECTED, HERE, TOOL, ConvertCase, ConvertError, read_entries, read_safetensors,
                              write_archive)
 
+GOLDEN = HERE.parent / "golden" / "h3" / "hybrid_rotary"
 HEADS = ("--attention-heads", "1")
 MAMBA_CONFIG = {"d_model": 8, "n_layer": 2, "vocab_size": 21, "ssm_cfg": {"d_state": 4}, "pad_vocab_size_multiple": 8}
 MAMBA2_CONFIG = {"d_model": 16, "n_layer": 1, "vocab_size": 32, "pad_vocab_size_multiple": 16,
@@ -66,12 +67,13 @@ class ConvertTest(ConvertCase):
         self.assertEqual({told[0] for told in EXPECTED["mamba2.bin"].values()}, {"F16", "F32"})
 
     def test_h3(self):
-        config, _ = self.check("h3.pt", *HEADS)
+        config, notes = self.check("h3.pt", *HEADS)
+        self.assertIn("ssm_disc is taken to be bilinear", notes)
         self.assertEqual(config, {
             "architectures": ["H3ForCausalLM"], "model_type": "h3", "vocab_size": 24, "hidden_size": 4,
             "num_hidden_layers": 3, "attn_layer_idx": [1], "num_attention_heads": 1, "n_inner": 16, "ssm_mode": "diag",
-            "ssm_measure": "diag-lin", "rotary_emb_dim": 0, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
-            "bos_token_id": None, "eos_token_id": None, "pad_token_id": None})
+            "ssm_measure": "diag-lin", "ssm_disc": "bilinear", "rotary_emb_dim": 0, "layer_norm_epsilon": 1e-5,
+            "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None})
 
     def test_h3_with_old_names_and_old_places_of_the_norms(self):
         config, notes = self.check("h3_old.pt", *HEADS)
@@ -82,6 +84,47 @@ class ConvertTest(ConvertCase):
     def test_h3_rotary(self):
         config, _ = self.check("h3_rotary.pt", *HEADS)
         self.assertEqual((config["rotary_emb_dim"], config["attn_layer_idx"]), (4, [0, 1]))
+
+    def test_h3_of_other_sizes_without_mlp_and_with_its_own_head(self):
+        config, _ = self.check("h3_toy.pt", "--attention-heads", "2")
+        self.assertEqual({name: config[name] for name in (
+            "attn_layer_idx", "num_attention_heads", "n_inner", "rotary_emb_dim", "tie_word_embeddings")}, {
+                "attn_layer_idx": [0], "num_attention_heads": 2, "n_inner": 0, "rotary_emb_dim": 0,
+                "tie_word_embeddings": False})
+        _, tensors = read_safetensors(self.target / "model.safetensors")
+        mixer = "backbone.layers.1.mixer."
+        self.assertEqual([tensors[mixer + name][:2] for name in (
+            "ssm_k_kernel.kernel.B", "kernel.kernel.C", "q_proj.weight")], [
+                ["F32", [4, 6]], ["F32", [1, 4, 3, 2]], ["BF16", [4, 4]]])
+
+    def test_h3_layers_have_states_of_one_size_and_all_an_mlp_or_none(self):
+        entries = read_entries(DATA / "h3.pt")
+        for old, new, problem in (
+                (b"layers.0.mixer.kernel.kernel.A_imag", b"layers.0.mixer.kernel.kernel.A_imog", "A_imag' is missing"),
+                (b"layers.1.mlp.fc1.weight", b"layers.1.mlp.fc3.weight", "layers.1.mlp.fc1.weight' is missing"),
+                (b"layers.0.mlp.fc1.weight", b"layers.0.mlp.fc3.weight", "norm2.weight' does not belong")):
+            pickled = entries["data.pkl"].replace(old, new)
+            self.assertNotEqual(pickled, entries["data.pkl"])
+            path = write_archive(self.folder / "changed.pt", {**entries, "data.pkl": pickled})
+            self.assert_refused(problem, path, *HEADS)
+
+    def test_h3_becomes_the_golden_model_that_it_was_made_from(self):
+        config, notes = self.check("h3_golden.pt", "--attention-heads", "2")
+        self.assertRegex(notes, "Lightning[^\n]*\n[^\n]*old names[^\n]*\n[^\n]*norms")
+        _, tensors = read_safetensors(self.target / "model.safetensors")
+        _, golden = read_safetensors(GOLDEN / "model.safetensors")
+        self.assertEqual(tensors, golden)
+        golden_config = json.loads((GOLDEN / "config.json").read_text())
+        self.assertEqual({name: config.get(name, "missing") for name in golden_config}, golden_config)
+
+    def test_h3_with_a_config_beside_it(self):
+        golden_config = json.loads((GOLDEN / "config.json").read_text())
+        source = self.source("h3_golden.pt", config={**golden_config, "ssm_disc": "zoh"})
+        config, _ = self.check("h3_golden.pt", source=source)
+        self.assertEqual((config["ssm_disc"], config["num_attention_heads"]), ("zoh", 2))
+        shutil.rmtree(self.target)
+        self.assert_refused("n_inner is 0, but the tensors have 37",
+                            self.source("h3_golden.pt", config={**golden_config, "n_inner": 0}))
 
     def test_h3_heads_are_asked_for_where_no_table_tells_them(self):
         self.assert_refused("--attention-heads", DATA / "h3.pt")
@@ -151,6 +194,9 @@ class ConvertTest(ConvertCase):
         self.assert_refused("has token 24, but the model has 24 rows",
                             self.source("mamba.bin", tokenizer=tokenizer(24)))
         self.assert_refused("no such file", source, "--tokenizer", str(self.folder))
+        (self.folder / "t" / "tokenizer.json").write_text(json.dumps(tokenizer(23)))
+        self.check("h3.pt", *HEADS, "--tokenizer", str(self.folder / "t"))
+        self.assertEqual(json.loads((self.target / "tokenizer.json").read_text()), tokenizer(23))
 
     def test_unknown_and_missing_tensors_are_named(self):
         entries = read_entries(DATA / "mamba.bin")

@@ -19,7 +19,6 @@ END_TOKENS = {50264: 50256, 50280: 0, 50288: 0}
 
 # Released H3 models, (d_model, layers): attention heads. Shapes do not tell them.
 H3_HEADS = {(768, 12): 12, (1024, 24): 16, (2048, 24): 16, (2560, 32): 20}
-H3_STATE = 64
 H3_OLD_NAMES = ((r"^s4seq\.encoder\.", "backbone."), (r"^embedding\.", "backbone.embeddings.word_embeddings."),
                 (r"^backbone\.norm", "backbone.ln_0"))
 
@@ -252,13 +251,25 @@ class H3:
         self.layers = tensors.layers()
         self.attention = [layer for layer in range(self.layers)
                           if f"backbone.layers.{layer}.mixer.Wqkv.weight" in tensors]
-        self.d_mlp = tensors.shape("backbone.layers.0.mlp.fc1.weight", 2)[0]
+        # Toy models have layers of a mixer alone.
+        first = "backbone.layers.0.mlp.fc1.weight"
+        self.d_mlp = tensors.shape(first, 2)[0] if first in tensors else 0
+        self.shift, self.pairs = self._state(tensors)
         self.rotary = self._rotary(tensors)
         self.heads = self._heads(tensors, heads)
         for layer in range(self.layers):
             self._check_layer(tensors, f"backbone.layers.{layer}.", layer in self.attention)
         self._check_norm(tensors, "backbone.ln_f")
         tensors.check_none_left(self.name)
+
+    def _state(self, tensors):
+        """Taps of the shift SSM and pairs of the diagonal one: 64 and 32 in every released model."""
+        for layer in range(self.layers):
+            if layer not in self.attention:
+                mixer = f"backbone.layers.{layer}.mixer."
+                return (tensors.shape(mixer + "ssm_k_kernel.kernel.B", 2)[1],
+                        tensors.shape(mixer + "kernel.kernel.A_imag", 2)[1])
+        return 0, 0
 
     def _rotary(self, tensors):
         """Rotated dimensions of a head: twice the length of inv_freq."""
@@ -290,16 +301,17 @@ class H3:
     def _check_layer(self, tensors, prefix, is_attention):
         d, mixer = self.d_model, prefix + "mixer."
         self._check_norm(tensors, prefix + "norm1")
-        self._check_norm(tensors, prefix + "norm2")
-        tensors.check_linear(prefix + "mlp.fc1", self.d_mlp, d, True)
-        tensors.check_linear(prefix + "mlp.fc2", d, self.d_mlp, True)
+        if self.d_mlp > 0:
+            self._check_norm(tensors, prefix + "norm2")
+            tensors.check_linear(prefix + "mlp.fc1", self.d_mlp, d, True)
+            tensors.check_linear(prefix + "mlp.fc2", d, self.d_mlp, True)
         if is_attention:
             tensors.check_linear(mixer + "Wqkv", 3 * d, d, True)
             tensors.check_linear(mixer + "out_proj", d, d, True)
             return
         for name in ("q_proj", "k_proj", "v_proj", "output_linear"):
             tensors.check_linear(mixer + name, d, d, True)
-        shift, pairs = H3_STATE, H3_STATE // 2
+        shift, pairs = self.shift, self.pairs
         for name, shape in (("ssm_k_D", (d,)), ("ssm_k_kernel.kernel.B", (d, shift)),
                             ("ssm_k_kernel.kernel.C", (1, d, shift)), ("D", (d,)),
                             ("kernel.kernel.C", (1, d, pairs, 2)), ("kernel.kernel.B", (d, pairs, 2)),
@@ -312,12 +324,15 @@ class H3:
             "architectures": ["H3ForCausalLM"], "model_type": "h3", "vocab_size": self.vocab,
             "hidden_size": self.d_model, "num_hidden_layers": self.layers, "attn_layer_idx": self.attention,
             "num_attention_heads": self.heads, "n_inner": self.d_mlp, "ssm_mode": "diag", "ssm_measure": "diag-lin",
-            "rotary_emb_dim": self.rotary, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": tied,
-            **end_tokens(self.vocab),
+            "ssm_disc": "bilinear", "rotary_emb_dim": self.rotary, "layer_norm_epsilon": 1e-5,
+            "tie_word_embeddings": tied, **end_tokens(self.vocab),
         }
 
     def assumptions(self):
-        return []
+        if (self.d_model, self.layers) in H3_HEADS:
+            return []
+        return ["ssm_disc is taken to be bilinear, as in every released model: shapes do not tell. If that is wrong, "
+                "correct it in config.json"]
 
 
 FAMILIES = {family.name: family for family in (Mamba, Mamba2, H3)}

@@ -1,6 +1,6 @@
 """Writes tests/tools/data with real PyTorch: small checkpoints as torch.save makes them, and what they must become.
 
-Run: python3 tools/convert/make_test_data.py tests/tools/data   (needs torch; the tests themselves do not)
+Run: python3 tools/convert/make_test_data.py tests/tools/data   (needs torch and safetensors; the tests need neither)
 The same PyTorch writes the same files again, but for mamba_legacy.bin, which holds addresses of memory.
 expected.json tells for each checkpoint the names, dtypes, shapes and SHA-256 of the row-major bytes after conversion.
 """
@@ -13,7 +13,10 @@ import json
 import pathlib
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
+
+GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden" / "h3" / "hybrid_rotary"
 
 
 class Node(nn.Module):
@@ -68,17 +71,18 @@ def mamba2(layers=2, d=16, inner=32, state=8, heads=4, groups=1, vocab=32):
     return tensors
 
 
-def h3(layers=3, attention=(1,), d=4, vocab=24, rotary=0):
+def h3(layers=3, attention=(1,), d=4, vocab=24, rotary=0, mlp=16, shift=64, pairs=32):
     def linear(name, rows, columns):
         return {f"{name}.weight": [rows, columns], f"{name}.bias": [rows]}
 
-    norms = {f"{name}.{part}": [d] for name in ("norm1", "norm2") for part in ("weight", "bias")}
-    mlp = {**linear("mlp.fc1", 4 * d, d), **linear("mlp.fc2", d, 4 * d)}
+    norms = {f"{name}.{part}": [d] for name in ("norm1", "norm2")[:2 if mlp else 1] for part in ("weight", "bias")}
+    mlp = {**linear("mlp.fc1", mlp, d), **linear("mlp.fc2", d, mlp)} if mlp else {}
     attention_mixer = {**linear("mixer.Wqkv", 3 * d, d), **linear("mixer.out_proj", d, d)}
-    h3_mixer = {"mixer.ssm_k_D": [d], "mixer.ssm_k_kernel.kernel.B": [d, 64], "mixer.ssm_k_kernel.kernel.C": [1, d, 64],
-                "mixer.D": [d], "mixer.kernel.kernel.C": [1, d, 32, 2], "mixer.kernel.kernel.B": [d, 32, 2],
-                "mixer.kernel.kernel.log_dt": [d], "mixer.kernel.kernel.inv_A_real": [d, 32],
-                "mixer.kernel.kernel.A_imag": [d, 32]}
+    h3_mixer = {"mixer.ssm_k_D": [d], "mixer.ssm_k_kernel.kernel.B": [d, shift],
+                "mixer.ssm_k_kernel.kernel.C": [1, d, shift], "mixer.D": [d],
+                "mixer.kernel.kernel.C": [1, d, pairs, 2], "mixer.kernel.kernel.B": [d, pairs, 2],
+                "mixer.kernel.kernel.log_dt": [d], "mixer.kernel.kernel.inv_A_real": [d, pairs],
+                "mixer.kernel.kernel.A_imag": [d, pairs]}
     for name in ("q_proj", "k_proj", "v_proj", "output_linear"):
         h3_mixer.update(linear(f"mixer.{name}", d, d))
     tensors = {"backbone.embeddings.word_embeddings.weight": normal(vocab, d)}
@@ -107,11 +111,12 @@ def old_h3(new, layers):
     return old
 
 
-def lightning(tensors, foreign):
+def lightning(tensors, foreign, embedding="backbone.embeddings.word_embeddings.weight",
+              trained="backbone.ln_f.weight", rate=1e-3):
     module = Node({f"model.{name}": tensor for name, tensor in tensors.items()},
-                  [("model.lm_head.weight", "model.backbone.embeddings.word_embeddings.weight")])
-    optimizer = torch.optim.Adam([module.get_parameter("model.backbone.ln_f.weight")])
-    module.get_parameter("model.backbone.ln_f.weight").sum().backward()
+                  [("model.lm_head.weight", f"model.{embedding}")])
+    optimizer = torch.optim.Adam([module.get_parameter(f"model.{trained}")], lr=rate)
+    module.get_parameter(f"model.{trained}").sum().backward()
     optimizer.step()
     checkpoint = {
         "epoch": 3, "global_step": 12345678901, "pytorch-lightning_version": "1.8.6",
@@ -193,6 +198,15 @@ def main():
     tensors = h3(layers=1, attention=())
     save("h3_lightning.pt", lightning(tensors, foreign=False), tensors)
     save("h3_lightning_foreign.pt", lightning(tensors, foreign=True), tensors)
+    tensors = h3(layers=2, attention=(0,), mlp=0, shift=6, pairs=3)
+    # As upstream halves a model: all but the SSMs.
+    tensors = {name: tensor if "kernel" in name or name.endswith("D") else tensor.to(torch.bfloat16)
+               for name, tensor in {**tensors, "lm_head.weight": normal(24, 4)}.items()}
+    save("h3_toy.pt", Node(tensors).state_dict(), tensors)
+    # The golden weights, so the optimizer must leave them as they are.
+    tensors = load_file(GOLDEN / "model.safetensors")
+    old = lightning(old_h3(tensors, 3), False, "embedding.weight", "s4seq.encoder.layers.2.norm2.weight", rate=0.0)
+    save("h3_golden.pt", old, tensors)
     lines = [f"  {json.dumps(file)}: {{\n" + ",\n".join(
         f"    {json.dumps(name)}: {json.dumps(told)}" for name, told in tensors.items()) + "\n  }"
         for file, tensors in expected.items()]
