@@ -91,6 +91,15 @@ absl::StatusOr<WorkBuffers> AllocateWorkBuffers(const ModelConfig& config,
   return work;
 }
 
+// What is asked for, or what all slots can fill if that is less.
+size_t KeyValueBytes(const ModelConfig& config, const ModelLimits& limits,
+                     const KeyValueShape& shape) {
+  if (config.mixers.positions == 0) return limits.kv_bytes;
+  return std::min(limits.kv_bytes,
+                  limits.slots * KeyValueBlocks(config.mixers.positions) *
+                      shape.block_bytes());
+}
+
 class LanguageModel final : public Model {
  public:
   LanguageModel(Backend* backend, ModelInfo info, const ModelLimits& limits,
@@ -350,8 +359,10 @@ absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
   std::unique_ptr<KeyValuePool> key_values;
   if (layers->KeyValues().layers > 0) {
     ENGRAM_ASSIGN_OR_RETURN(
-        key_values, KeyValuePool::Create(backend, layers->KeyValues(),
-                                         limits.kv_bytes, limits.slots));
+        key_values, KeyValuePool::Create(
+                        backend, layers->KeyValues(),
+                        KeyValueBytes(config, limits, layers->KeyValues()),
+                        limits.slots));
   }
   ENGRAM_ASSIGN_OR_RETURN(
       std::unique_ptr<StatePool> states,

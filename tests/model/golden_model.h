@@ -58,6 +58,7 @@ inline void ExpectGoldenLogits(const std::string& folder) {
   const auto backend = TwoThreadBackend();
   ModelLimits limits;
   limits.slots = 1;
+  limits.max_logits_rows = static_cast<int>(expected.tokens.size());
   auto model = LoadModel(folder, backend.get(), limits, 0);
   ASSERT_TRUE(model.ok()) << model.status();
 

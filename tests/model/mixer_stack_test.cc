@@ -149,7 +149,7 @@ TEST_F(MixerStackLoading, RefusesTensorsThatContradictTheConfiguration) {
   for (const auto& [sound, wrong, tensor] : std::vector<Contradiction>{
            {"\"hidden_size\":12", "\"hidden_size\":13", "q_proj.weight"},
            {"\"n_inner\":20", "\"n_inner\":21", "mlp.fc1.weight"},
-           {"\"n_inner\":20", "\"n_inner\":0", "norm2"},
+           {"\"n_inner\":20", "\"n_inner\":0", "mlp.fc1.bias"},
            {"\"num_hidden_layers\":3", "\"num_hidden_layers\":4", "layers.3."},
            {"\"num_hidden_layers\":3", "\"num_hidden_layers\":2", "layers.2."},
            {"\"attn_layer_idx\":[]", "\"attn_layer_idx\":[1]", "Wqkv"}}) {

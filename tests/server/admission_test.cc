@@ -37,6 +37,7 @@ class AdmissionTest : public ::testing::Test {
           limits_,
           AdmissionModel{.number = number_,
                          .vocabulary_size = kByteTokenizerIds,
+                         .capacity = {},
                          .tokenizer = ByteTokenizer(),
                          .eos_token_ids = {kEndOfText}},
           &sessions_, &clock_);
@@ -260,7 +261,11 @@ TEST_F(AdmissionTest, SendsNoSessionAwayForARequestThatItRefuses) {
   limits.sessions = 2;
   SessionStore sessions(limits, &clock_);
   const int number = sessions.AddModel("m", {.state_bytes = 32});
-  Admission admission(limits_, {.number = number, .vocabulary_size = 16, .eos_token_ids = {}},
+  Admission admission(limits_,
+                      {.number = number,
+                       .vocabulary_size = 16,
+                       .capacity = {},
+                       .eos_token_ids = {}},
                       &sessions, &clock_);
   ASSERT_TRUE(sessions.Create(EmptySession("old", number)).ok());
   ASSERT_TRUE(sessions.Create(EmptySession("older", number)).ok());

@@ -74,12 +74,13 @@ TEST_F(ServedModelsTest, ListsTheNamesIfThereIsNoSuchModel) {
 class TurnFeedTest : public ::testing::Test {
  protected:
   TurnFeedTest() {
-    model_.admission = std::make_unique<Admission>(
-        AdmissionLimits{},
-        AdmissionModel{.number = engine_.number,
-                       .vocabulary_size = 16,
-                       .eos_token_ids = {}},
-        &engine_.sessions, &engine_.clock);
+    model_.admission =
+        std::make_unique<Admission>(AdmissionLimits{},
+                                    AdmissionModel{.number = engine_.number,
+                                                   .vocabulary_size = 16,
+                                                   .capacity = {},
+                                                   .eos_token_ids = {}},
+                                    &engine_.sessions, &engine_.clock);
     model_.on_end = [this](const RequestSummary& request) {
       reported_.push_back(request);
     };

@@ -552,7 +552,10 @@ void Simulation::CheckSlots() {
 void Simulation::CheckSessions() {
   ScriptedModel probe(
       &engine_.script,
-      {.slots = 1, .max_batch_tokens = 1, .max_logits_rows = 1},
+      {.slots = 1,
+       .max_batch_tokens = 1,
+       .max_logits_rows = 1,
+       .kv_bytes = engine_.options.model.kv_bytes + kBlockBytes},
       engine_.options.has_attention);
   const int slot = probe.states().Take();
   for (const auto& [id, session] : sessions_) {
