@@ -1,5 +1,6 @@
 // Vector mathematics that several kernels share, compiled once per target of
-// Highway: exp, softplus, SiLU, and loads and stores of incomplete vectors.
+// Highway: exp, softplus, the activations, and loads and stores of incomplete
+// vectors.
 //
 // The same functions serve decode and prefill, full vectors and tails, so all
 // of them give the same bits. Only operations that IEEE 754 rounds exactly are
@@ -20,6 +21,7 @@
 #include <cstring>
 
 #include "hwy/highway.h"
+#include "kernels/backend.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace engram::cpu {
@@ -128,6 +130,59 @@ HWY_INLINE FloatVector Softplus(FloatVector x) {
 // x * sigmoid(x).
 HWY_INLINE FloatVector Silu(FloatVector x) {
   return hn::Div(x, hn::Add(Constant(1.0f), Exp(hn::Neg(x))));
+}
+
+// 1 + erf(x / sqrt(2)), accurate relative to its value on both sides.
+//
+// With u = |x| / sqrt(2), erfc(u) = exp(-u²) erfcx(u), and erfcx is a polynomial
+// of t = 1 / (1 + u / 2), fitted where exp(-u²) is a normal float, to a relative
+// error of 3.1e-8. On the negative side 1 + erf is erfc(u), with nothing
+// subtracted; on the other it is 2 - erfc(u).
+HWY_INLINE FloatVector OnePlusErf(FloatVector x) {
+  const FloatVector one = Constant(1.0f);
+  const FloatVector t = hn::Div(
+      one, hn::MulAdd(hn::Abs(x), Constant(0.353553391f), one));  // 1 / sqrt(8)
+  FloatVector sum = Constant(-0.0543247275f);
+  sum = hn::MulAdd(sum, t, Constant(0.260103673f));
+  sum = hn::MulAdd(sum, t, Constant(-0.432916224f));
+  sum = hn::MulAdd(sum, t, Constant(0.210310116f));
+  sum = hn::MulAdd(sum, t, Constant(0.0256483015f));
+  sum = hn::MulAdd(sum, t, Constant(0.176923603f));
+  sum = hn::MulAdd(sum, t, Constant(0.251189023f));
+  sum = hn::MulAdd(sum, t, Constant(0.280821741f));
+  sum = hn::MulAdd(sum, t, Constant(0.282251924f));
+  sum = hn::MulAdd(sum, t, Constant(-7.4388172e-06f));
+  const FloatVector erfc =
+      hn::Mul(Exp(hn::Mul(hn::Mul(x, Constant(-0.5f)), x)), sum);
+  return hn::IfThenElse(hn::Lt(x, Constant(0.0f)), erfc,
+                        hn::Sub(Constant(2.0f), erfc));
+}
+
+// x (1 + erf(x / sqrt(2))) / 2.
+HWY_INLINE FloatVector Gelu(FloatVector x) {
+  return hn::Mul(hn::Mul(Constant(0.5f), x), OnePlusErf(x));
+}
+
+// x (1 + tanh(w)) / 2 with w = sqrt(2/π) (x + 0.044715 x³), which is
+// x / (1 + exp(-2 w)): nothing is subtracted where tanh is near -1.
+HWY_INLINE FloatVector GeluTanh(FloatVector x) {
+  const FloatVector factor = hn::MulAdd(
+      hn::Mul(x, x), Constant(-0.0713548163f), Constant(-1.59576912f));
+  return hn::Div(x, hn::Add(Constant(1.0f), Exp(hn::Mul(x, factor))));
+}
+
+HWY_INLINE FloatVector Activate(Activation activation, FloatVector x) {
+  switch (activation) {
+    case Activation::kNone:
+      return x;
+    case Activation::kSilu:
+      return Silu(x);
+    case Activation::kGelu:
+      return Gelu(x);
+    case Activation::kGeluTanh:
+      return GeluTanh(x);
+  }
+  return x;
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

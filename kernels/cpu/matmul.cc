@@ -64,7 +64,7 @@ HWY_INLINE void Finish(const Product& product, FloatVector sum, int64_t token,
   if (options.bias != nullptr) {
     sum = hn::Add(sum, LoadPart<kWhole>(options.bias + output, count));
   }
-  if (options.activation == Activation::kSilu) sum = Silu(sum);
+  sum = Activate(options.activation, sum);
   float* const y = product.y.data + token * product.y.stride + output;
   if (options.accumulate) sum = hn::Add(LoadPart<kWhole>(y, count), sum);
   StorePart<kWhole>(sum, y, count);
