@@ -420,4 +420,129 @@ struct GatedNormCase {
   }
 };
 
+// Parameters of one shift SSM, and the inputs of `tokens` tokens.
+struct ShiftMultiplyCase {
+  int64_t channels = 0;
+  int64_t taps = 0;
+  int64_t tokens = 0;
+  Floats k, v, filter;
+
+  ShiftMultiplyCase(int64_t channels, int64_t taps, int64_t tokens)
+      : channels(channels),
+        taps(taps),
+        tokens(tokens),
+        k(RandomFloats(40, tokens * channels)),
+        v(RandomFloats(41, tokens * channels)),
+        filter(RandomFloats(42, taps * channels)) {}
+
+  int64_t StateFloats() const { return (taps - 1) * channels; }
+
+  // The same parameters with the inputs of [first, first + count) only.
+  ShiftMultiplyCase Part(int64_t first, int64_t count) const {
+    ShiftMultiplyCase part = *this;
+    part.tokens = count;
+    part.k = Slice(k, first, count, channels);
+    part.v = Slice(v, first, count, channels);
+    return part;
+  }
+
+  // Updates `states` [slots, taps-1, channels]. With `in_place`, p is v.
+  Floats Run(Backend& backend, Rows rows, Floats& states,
+             bool in_place = false) const {
+    const int64_t stride = WideStride(channels);
+    DeviceFloats device_k(backend, ToWide(k, channels));
+    DeviceFloats device_v(backend, ToWide(v, channels));
+    DeviceFloats device_filter(backend, filter);
+    DeviceFloats device_states(backend, states);
+    DeviceFloats device_p(backend, ToWide(Floats(k.size()), channels));
+    DeviceFloats& p = in_place ? device_v : device_p;
+    ShiftMultiplyArguments arguments;
+    arguments.channels = channels;
+    arguments.taps = taps;
+    arguments.k = {device_k.data() + kMargin, stride};
+    arguments.v = {device_v.data() + kMargin, stride};
+    arguments.filter = device_filter.data();
+    arguments.shift_state = device_states.data();
+    arguments.p = {p.data() + kMargin, stride};
+    backend.ShiftMultiply(rows, arguments);
+    states = device_states.ToHost();
+    return FromWide(p.ToHost(), channels);
+  }
+
+  reference::Values Expected(reference::Values& state) const {
+    return reference::ShiftMultiply(channels, taps, Widened(k), Widened(v),
+                                    Widened(filter), state);
+  }
+};
+
+// Parameters of one diagonal SSM, and the inputs of `tokens` tokens.
+struct DiagonalScanCase {
+  int64_t channels = 0;
+  int64_t pairs = 0;
+  int64_t tokens = 0;
+  Activation activation = Activation::kNone;
+  Floats p, gate, decay, read, d;  // no gate: none
+
+  DiagonalScanCase(int64_t channels, int64_t pairs, int64_t tokens)
+      : channels(channels),
+        pairs(pairs),
+        tokens(tokens),
+        p(RandomFloats(50, tokens * channels)),
+        gate(RandomFloats(51, tokens * channels)),
+        // Absolute values below 1: states neither grow nor die out at once.
+        decay(RandomFloats(52, pairs * 2 * channels, -0.7f, 0.7f)),
+        read(RandomFloats(53, pairs * 2 * channels)),
+        d(RandomFloats(54, channels)) {}
+
+  int64_t StateFloats() const { return pairs * 2 * channels; }
+
+  // The same parameters with the inputs of [first, first + count) only.
+  DiagonalScanCase Part(int64_t first, int64_t count) const {
+    DiagonalScanCase part = *this;
+    part.tokens = count;
+    part.p = Slice(p, first, count, channels);
+    if (!gate.empty()) part.gate = Slice(gate, first, count, channels);
+    return part;
+  }
+
+  // Updates `states` [slots, pairs, 2, channels]. With `in_place`, y is p.
+  Floats Run(Backend& backend, Rows rows, Floats& states,
+             bool in_place = false) const {
+    const int64_t stride = WideStride(channels);
+    DeviceFloats device_p(backend, ToWide(p, channels));
+    DeviceFloats device_gate(backend, ToWide(gate, channels));
+    DeviceFloats device_decay(backend, decay), device_read(backend, read);
+    DeviceFloats device_d(backend, d), device_states(backend, states);
+    DeviceFloats device_y(backend, ToWide(Floats(p.size()), channels));
+    DeviceFloats& y = in_place ? device_p : device_y;
+    DiagonalScanArguments arguments;
+    arguments.channels = channels;
+    arguments.pairs = pairs;
+    arguments.p = {device_p.data() + kMargin, stride};
+    if (!gate.empty()) arguments.gate = {device_gate.data() + kMargin, stride};
+    arguments.decay = device_decay.data();
+    arguments.read = device_read.data();
+    arguments.d = device_d.data();
+    arguments.activation = activation;
+    arguments.diagonal_state = device_states.data();
+    arguments.y = {y.data() + kMargin, stride};
+    backend.DiagonalScan(rows, arguments);
+    states = device_states.ToHost();
+    return FromWide(y.ToHost(), channels);
+  }
+
+  reference::Values Expected(reference::Values& state) const {
+    reference::DiagonalScanInputs inputs;
+    inputs.channels = channels;
+    inputs.pairs = pairs;
+    inputs.activation = activation;
+    inputs.p = Widened(p);
+    inputs.gate = Widened(gate);
+    inputs.decay = Widened(decay);
+    inputs.read = Widened(read);
+    inputs.d = Widened(d);
+    return reference::DiagonalScan(inputs, state);
+  }
+};
+
 }  // namespace engram

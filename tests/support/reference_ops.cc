@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <complex>
+#include <numbers>
 
 namespace engram::reference {
 namespace {
@@ -16,6 +18,28 @@ int64_t Tokens(const Values& values, int64_t width) {
 double Silu(double x) { return x / (1.0 + std::exp(-x)); }
 
 double Softplus(double x) { return x > 20.0 ? x : std::log1p(std::exp(x)); }
+
+double Gelu(double x) { return x * std::erfc(-x / std::numbers::sqrt2) / 2.0; }
+
+double GeluTanh(double x) {
+  const double w =
+      std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x);
+  return x * (1.0 + std::tanh(w)) / 2.0;
+}
+
+double Activate(Activation activation, double x) {
+  switch (activation) {
+    case Activation::kNone:
+      return x;
+    case Activation::kSilu:
+      return Silu(x);
+    case Activation::kGelu:
+      return Gelu(x);
+    case Activation::kGeluTanh:
+      return GeluTanh(x);
+  }
+  return x;
+}
 
 Values Norm(NormKind kind, double epsilon, int64_t d_model,
             const Values& residual, const Values& weight, const Values& bias) {
@@ -49,7 +73,7 @@ Values MatMul(int64_t outputs, int64_t inputs, const Values& weight,
       for (int64_t k = 0; k < inputs; ++k) {
         sum += weight[o * inputs + k] * x[t * inputs + k];
       }
-      y[t * outputs + o] = activation == Activation::kSilu ? Silu(sum) : sum;
+      y[t * outputs + o] = Activate(activation, sum);
     }
   }
   return y;
@@ -136,6 +160,100 @@ Values GatedNorm(int64_t d_inner, int64_t groups, double epsilon,
     }
   }
   return normed;
+}
+
+Values ShiftMultiply(int64_t channels, int64_t taps, const Values& k,
+                     const Values& v, const Values& filter, Values& state) {
+  // The state and the row on one time axis.
+  Values inputs = state;
+  inputs.insert(inputs.end(), k.begin(), k.end());
+  Values p(k.size());
+  for (int64_t t = 0; t < Tokens(k, channels); ++t) {
+    for (int64_t e = 0; e < channels; ++e) {
+      double sum = 0.0;
+      for (int64_t j = 0; j < taps; ++j) {
+        sum += filter[j * channels + e] * inputs[(t + j) * channels + e];
+      }
+      p[t * channels + e] = sum * v[t * channels + e];
+    }
+  }
+  state.assign(inputs.end() - static_cast<int64_t>(state.size()), inputs.end());
+  return p;
+}
+
+Values DiagonalScan(const DiagonalScanInputs& in, Values& state) {
+  Values y(in.p.size());
+  for (int64_t t = 0; t < Tokens(in.p, in.channels); ++t) {
+    for (int64_t e = 0; e < in.channels; ++e) {
+      const int64_t te = t * in.channels + e;
+      double sum = in.d[e] * in.p[te];
+      for (int64_t n = 0; n < in.pairs; ++n) {
+        const int64_t real = n * 2 * in.channels + e;
+        const int64_t imaginary = real + in.channels;
+        const auto at = [&](const Values& values) {
+          return std::complex<double>(values[real], values[imaginary]);
+        };
+        const std::complex<double> h = at(in.decay) * at(state) + in.p[te];
+        state[real] = h.real();
+        state[imaginary] = h.imag();
+        sum += (at(in.read) * h).real();
+      }
+      y[te] = Activate(in.activation, sum);
+      if (!in.gate.empty()) y[te] *= in.gate[te];
+    }
+  }
+  return y;
+}
+
+void RotateByPosition(int64_t heads, int64_t head_dim, int64_t rotary_dim,
+                      int64_t position, Values& x) {
+  const int64_t half = rotary_dim / 2;
+  for (int64_t t = 0; t < Tokens(x, heads * head_dim); ++t) {
+    for (int64_t head = 0; head < heads; ++head) {
+      double* const part = &x[(t * heads + head) * head_dim];
+      for (int64_t i = 0; i < half; ++i) {
+        const double angle =
+            (position + t) * std::pow(10000.0, -2.0 * i / rotary_dim);
+        const std::complex<double> rotated =
+            std::complex<double>(part[i], part[i + half]) *
+            std::polar(1.0, angle);
+        part[i] = rotated.real();
+        part[i + half] = rotated.imag();
+      }
+    }
+  }
+}
+
+Values Attention(int64_t heads, int64_t head_dim, const Values& q,
+                 const Values& k, const Values& v) {
+  Values y(q.size());
+  const int64_t tokens = Tokens(q, heads * head_dim);
+  const int64_t before = Tokens(k, heads * head_dim) - tokens;
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t head = 0; head < heads; ++head) {
+      const double* const query = &q[(t * heads + head) * head_dim];
+      Values weights;
+      double maximum = -HUGE_VAL;
+      for (int64_t s = 0; s <= before + t; ++s) {
+        double score = 0.0;
+        for (int64_t i = 0; i < head_dim; ++i) {
+          score += query[i] * k[(s * heads + head) * head_dim + i];
+        }
+        weights.push_back(score / std::sqrt(head_dim));
+        maximum = std::max(maximum, weights.back());
+      }
+      double total = 0.0;
+      for (double& weight : weights) total += weight = std::exp(weight - maximum);
+      for (int64_t i = 0; i < head_dim; ++i) {
+        double sum = 0.0;
+        for (int64_t s = 0; s <= before + t; ++s) {
+          sum += weights[s] * v[(s * heads + head) * head_dim + i];
+        }
+        y[(t * heads + head) * head_dim + i] = sum / total;
+      }
+    }
+  }
+  return y;
 }
 
 }  // namespace engram::reference

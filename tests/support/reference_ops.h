@@ -15,6 +15,9 @@ using Values = std::vector<double>;
 
 double Silu(double x);
 double Softplus(double x);
+double Gelu(double x);
+double GeluTanh(double x);
+double Activate(Activation activation, double x);
 
 // Returns normed [tokens, d_model]. `bias` may be empty for kRms.
 Values Norm(NormKind kind, double epsilon, int64_t d_model,
@@ -67,5 +70,39 @@ Values SsdScan(const SsdScanInputs& inputs, Values& state);
 // Returns normed [tokens, d_inner]. `weight` [d_inner] may be empty: no norm.
 Values GatedNorm(int64_t d_inner, int64_t groups, double epsilon,
                  const Values& y, const Values& z, const Values& weight);
+
+// Returns p [tokens, channels] of one row.
+//   k, v    [tokens, channels]
+//   filter  [taps, channels]
+//   state   [taps-1, channels] in and out, oldest first
+Values ShiftMultiply(int64_t channels, int64_t taps, const Values& k,
+                     const Values& v, const Values& filter, Values& state);
+
+struct DiagonalScanInputs {
+  int64_t channels = 0;
+  int64_t pairs = 0;
+  Activation activation = Activation::kNone;
+  Values p;            // [tokens, channels]
+  Values gate;         // [tokens, channels], or empty
+  Values decay, read;  // [pairs, 2, channels]
+  Values d;            // [channels]
+};
+
+// Returns y [tokens, channels] of one row.
+//   state  [pairs, 2, channels] in and out
+Values DiagonalScan(const DiagonalScanInputs& inputs, Values& state);
+
+// Rotates dimensions i and i + rotary_dim / 2 of each head of x [tokens, heads,
+// head_dim], whose first token is at `position`.
+void RotateByPosition(int64_t heads, int64_t head_dim, int64_t rotary_dim,
+                      int64_t position, Values& x);
+
+// Returns y [tokens, heads, head_dim] of one row's last tokens, as many as q
+// has; keys and values are those of the whole sequence, q and k are rotated
+// already.
+//   q     [tokens, heads, head_dim]
+//   k, v  [all tokens, heads, head_dim]
+Values Attention(int64_t heads, int64_t head_dim, const Values& q,
+                 const Values& k, const Values& v);
 
 }  // namespace engram::reference

@@ -1,0 +1,247 @@
+// The contract of Attention.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kernels/backend.h"
+#include "kernels/status.h"
+#include "tests/kernels/attention_test_case.h"
+#include "tests/kernels/backend_under_test.h"
+#include "tests/kernels/kernel_test_case.h"
+
+namespace engram {
+namespace {
+
+using AttentionTest = BackendUnderTestSuite;
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr int64_t kBlocks = 8;
+
+// What memory holds before a sequence takes a block may be anything.
+Floats UnusedBlocks(const AttentionShape& shape) {
+  return Floats(kBlocks * shape.BlockFloats(), kNan);
+}
+
+// Scores have errors relative to q k, not to what they add up to.
+constexpr double kScale = 4.0;
+
+// --- What is computed.
+
+TEST_P(AttentionTest, IsRightForHeadsOfEveryWidth) {
+  for (const int64_t head_dim : {1, 2, 7, 15, 16, 17, 32, 33, 64, 65, 128}) {
+    for (const int64_t heads : {1, 3}) {
+      SCOPED_TRACE(testing::Message() << heads << " heads of " << head_dim);
+      const AttentionShape shape{heads, head_dim, 0};
+      Floats blocks = UnusedBlocks(shape);
+      AttentionSequence sequence(shape, 60, 70, {5, 0, 3});
+      AttentionStep(backend(), {{&sequence, 70}}, blocks);
+      ExpectClose(sequence.y, sequence.Expected(), kScale);
+    }
+  }
+}
+
+TEST_P(AttentionTest, IsRightAroundTheEdgesOfBlocks) {
+  const AttentionShape shape{2, 7, 4};
+  for (const int64_t before : {0, 1, 30, 31, 32, 33, 63, 64, 65}) {
+    for (const int64_t tokens : {1, 2, 3, 4, 5, 31, 32, 33}) {
+      SCOPED_TRACE(testing::Message() << tokens << " behind " << before);
+      Floats blocks = UnusedBlocks(shape);
+      AttentionSequence sequence(shape, 60, before + tokens, {2, 7, 1, 4});
+      if (before > 0) AttentionStep(backend(), {{&sequence, before}}, blocks);
+      AttentionStep(backend(), {{&sequence, tokens}}, blocks);
+      ExpectClose(sequence.y, sequence.Expected(), kScale);
+    }
+  }
+}
+
+TEST_P(AttentionTest, RotatesTheLeadingDimensionsByPosition) {
+  for (const int64_t rotary_dim : {2, 6, 16, 64}) {
+    const AttentionShape shape{2, std::max<int64_t>(rotary_dim, 7), rotary_dim};
+    Floats blocks = UnusedBlocks(shape);
+    AttentionSequence sequence(shape, 60, 100, {2, 7, 1, 4});
+    AttentionStep(backend(), {{&sequence, 100}}, blocks);
+    ExpectClose(sequence.y, sequence.Expected(), kScale);
+    // A rotation that did nothing would show nothing.
+    AttentionSequence still = sequence;
+    still.shape.rotary_dim = 0;
+    EXPECT_NE(still.Expected(), sequence.Expected());
+  }
+}
+
+TEST_P(AttentionTest, LaysOutKeysByTokenAndValuesByDimension) {
+  const AttentionShape shape{2, 3, 0};
+  Floats blocks = UnusedBlocks(shape);
+  AttentionSequence sequence(shape, 60, 34, {6, 2});
+  AttentionStep(backend(), {{&sequence, 33}}, blocks);
+  AttentionStep(backend(), {{&sequence, 1}}, blocks);
+  Floats expected = UnusedBlocks(shape);
+  for (int64_t t = 0; t < 34; ++t) {
+    float* const block = expected.data() + sequence.blocks[t / 32] * 2 * 6 * 32;
+    for (int64_t head = 0; head < 2; ++head) {
+      for (int64_t d = 0; d < 3; ++d) {
+        const int64_t from = t * 6 + head * 3 + d;
+        block[(head * 3 + d) * 32 + t % 32] = sequence.k[from];
+        block[6 * 32 + (head * 32 + t % 32) * 3 + d] = sequence.v[from];
+      }
+    }
+  }
+  // Everything else is as it was.
+  ExpectSameBits(blocks, expected);
+}
+
+TEST_P(AttentionTest, OfASingleTokenIsItsValue) {
+  const AttentionShape shape{3, 5, 2};
+  Floats blocks = UnusedBlocks(shape);
+  AttentionSequence sequence(shape, 60, 1, {1});
+  AttentionStep(backend(), {{&sequence, 1}}, blocks);
+  ExpectSameBits(sequence.y, sequence.v);
+}
+
+TEST_P(AttentionTest, HoldsScoresOfAnySize) {
+  const AttentionShape shape{1, 4, 0};
+  Floats blocks = UnusedBlocks(shape);
+  AttentionSequence sequence(shape, 60, 70, {1, 2, 3});
+  // Scores up to thousands, where exp alone would overflow.
+  for (float& q : sequence.q) q *= 1000.0f;
+  AttentionStep(backend(), {{&sequence, 70}}, blocks);
+  const reference::Values expected = sequence.Expected();
+  for (size_t i = 0; i < expected.size(); ++i) {
+    // A score of 1e4 is a multiple of 1e-3.
+    EXPECT_NEAR(sequence.y[i], expected[i], 1e-2) << "at " << i;
+  }
+}
+
+// --- What it doesn't depend on.
+
+TEST_P(AttentionTest, InChunksIsTheSame) {
+  for (const AttentionShape& shape :
+       {AttentionShape{2, 7, 0}, AttentionShape{1, 16, 16},
+        AttentionShape{3, 33, 10}}) {
+    Floats whole_blocks = UnusedBlocks(shape);
+    AttentionSequence whole(shape, 60, 100, {3, 0, 6, 1});
+    AttentionStep(backend(), {{&whole, 100}}, whole_blocks);
+    for (const int64_t chunk : {1, 2, 3, 5, 31, 32, 33, 64}) {
+      SCOPED_TRACE(testing::Message() << "chunks of " << chunk);
+      Floats blocks = UnusedBlocks(shape);
+      AttentionSequence sequence(shape, 60, 100, {3, 0, 6, 1});
+      while (sequence.position < 100) {
+        AttentionStep(
+            backend(),
+            {{&sequence, std::min(chunk, 100 - sequence.position)}}, blocks);
+      }
+      ExpectSameBits(sequence.y, whole.y);
+      ExpectSameBits(blocks, whole_blocks);
+    }
+  }
+}
+
+TEST_P(AttentionTest, OfARowDoesNotDependOnTheOthersNorOnItsBlocks) {
+  // Enough work for several threads.
+  const AttentionShape shape{3, 33, 10};
+  std::vector<AttentionSequence> sequences = {
+      {shape, 60, 65, {7, 2, 0}}, {shape, 63, 37, {1, 4}}, {shape, 66, 8, {5}}};
+  Floats blocks = UnusedBlocks(shape);
+  AttentionStep(backend(), {{&sequences[1], 36}}, blocks);
+  AttentionStep(backend(),
+                {{&sequences[0], 64}, {&sequences[1], 1}, {&sequences[2], 7}},
+                blocks);
+  AttentionStep(backend(), {{&sequences[2], 1}, {&sequences[0], 1}}, blocks);
+  for (const AttentionSequence& sequence : sequences) {
+    AttentionSequence alone = sequence;
+    alone.y.clear();
+    alone.position = 0;
+    alone.blocks = {0, 1, 2};
+    Floats alone_blocks = UnusedBlocks(shape);
+    AttentionStep(backend(), {{&alone, alone.tokens()}}, alone_blocks);
+    ExpectSameBits(sequence.y, alone.y);
+  }
+}
+
+TEST_P(AttentionTest, MayTakeBlocksThatOthersHaveUsed) {
+  const AttentionShape shape{2, 5, 0};
+  Floats blocks = UnusedBlocks(shape);
+  AttentionSequence earlier(shape, 70, 64, {2, 1});
+  AttentionStep(backend(), {{&earlier, 64}}, blocks);
+  AttentionSequence sequence(shape, 60, 40, {1, 2});
+  AttentionStep(backend(), {{&sequence, 40}}, blocks);
+  Floats fresh_blocks = UnusedBlocks(shape);
+  AttentionSequence fresh(shape, 60, 40, {1, 2});
+  AttentionStep(backend(), {{&fresh, 40}}, fresh_blocks);
+  ExpectSameBits(sequence.y, fresh.y);
+}
+
+TEST_P(AttentionTest, MayWriteOverTheQueries) {
+  for (const int64_t tokens : {1, 9, 70}) {
+    const AttentionShape shape{2, 19, 4};
+    AttentionSequence sequence(shape, 60, tokens, {0, 1, 2});
+    AttentionSequence in_place = sequence;
+    Floats blocks = UnusedBlocks(shape), blocks_in_place = blocks;
+    AttentionStep(backend(), {{&sequence, tokens}}, blocks);
+    AttentionStep(backend(), {{&in_place, tokens}}, blocks_in_place, true);
+    ExpectSameBits(in_place.y, sequence.y);
+    ExpectSameBits(blocks_in_place, blocks);
+  }
+}
+
+TEST_P(AttentionTest, NanInATokenReachesOnlyItsHeadAndThoseBehind) {
+  const AttentionShape shape{3, 5, 0};
+  AttentionSequence clean(shape, 60, 50, {0, 1});
+  for (const bool in_value : {false, true}) {
+    AttentionSequence sequence = clean, expected = clean;
+    (in_value ? sequence.v : sequence.k)[40 * 15 + 7] = kNan;  // head 1
+    Floats blocks = UnusedBlocks(shape), clean_blocks = blocks;
+    AttentionStep(backend(), {{&expected, 50}}, clean_blocks);
+    AttentionStep(backend(), {{&sequence, 50}}, blocks);
+    for (int64_t t = 0; t < 50; ++t) {
+      for (int64_t i = 0; i < 15; ++i) {
+        const bool hit = t >= 40 && (in_value ? i == 7 : i / 5 == 1);
+        const float y = sequence.y[t * 15 + i];
+        EXPECT_EQ(std::isnan(y), hit) << "token " << t << ", " << i;
+        if (!hit) {
+          EXPECT_EQ(y, expected.y[t * 15 + i]);
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, AttentionTest,
+                         ::testing::ValuesIn(CpuBackendsUnderTest()),
+                         [](const auto& info) { return info.param.name; });
+
+#if HWY_ARCH_X86
+TEST(CpuAttention, GivesTheSameBitsWithAvx2AndAvx512) {
+  UseCpuTargets(0);
+  if ((hwy::SupportedTargets() & HWY_AVX3) == 0) GTEST_SKIP() << "no AVX-512";
+  auto backend = MakeBackend({BackendKind::kCpu, 1});
+  ENGRAM_CHECK_OK(backend.status());
+  const AttentionShape shape{2, 43, 12};
+  AttentionSequence wide(shape, 60, 100, {0, 1, 2, 3}), narrow = wide;
+  Floats wide_blocks = UnusedBlocks(shape), narrow_blocks = wide_blocks;
+  UseCpuTargets(HWY_AVX3);
+  AttentionStep(**backend, {{&wide, 100}}, wide_blocks);
+  UseCpuTargets(HWY_AVX2);
+  AttentionStep(**backend, {{&narrow, 100}}, narrow_blocks);
+  ExpectSameBits(narrow.y, wide.y);
+  ExpectSameBits(narrow_blocks, wide_blocks);
+  UseCpuTargets(0);
+}
+#endif
+
+TEST(CpuAttentionDeathTest, TooFewBlocksStopTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  auto backend = MakeBackend({BackendKind::kCpu, 1});
+  ENGRAM_CHECK_OK(backend.status());
+  const AttentionShape shape{1, 2, 0};
+  AttentionSequence sequence(shape, 60, 33, {0});
+  Floats blocks = UnusedBlocks(shape);
+  EXPECT_DEATH(AttentionStep(**backend, {{&sequence, 33}}, blocks),
+               "broken invariant");
+}
+
+}  // namespace
+}  // namespace engram
