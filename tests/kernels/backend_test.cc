@@ -66,7 +66,7 @@ TEST_P(BackendTest, PacksOnlyMatrices) {
             absl::StatusCode::kInvalidArgument);
 }
 
-// --- Embed, Gather, AllFinite.
+// --- Embed, AddRows, Gather, AllFinite.
 
 TEST_P(BackendTest, EmbedsRowsOfThePackedTable) {
   for (const int64_t d_model : {1, 16, 33}) {
@@ -100,6 +100,14 @@ TEST_P(BackendTest, PacksBFloat16AndFloat16Exactly) {
     backend().Embed(**packed, {0}, row.data());
     EXPECT_THAT(row.ToHost(), ElementsAre(1.0f, -2.0f, 0.5f));
   }
+}
+
+TEST_P(BackendTest, AddsRowsToThoseOfAWiderMatrix) {
+  DeviceFloats table(backend(), {0, 1, 10, 11, 20, 21});
+  DeviceFloats target(backend(), {-1, 0.5, 0.25, -1, 100, 200, -1, 3, 4});
+  backend().AddRows(table.data(), {2, 0, 2}, 2, {target.data() + 1, 3});
+  EXPECT_THAT(target.ToHost(),
+              ElementsAre(-1, 20.5, 21.25, -1, 100, 201, -1, 23, 25));
 }
 
 TEST_P(BackendTest, GathersRowsOfWiderMatrices) {
@@ -174,15 +182,19 @@ TEST_P(BackendTest, LongProductsAreRight) {
 
 TEST_P(BackendTest, ProductsAddBiasThenActivateThenAccumulate) {
   for (const int64_t outputs : {5, 33, 64}) {
-    MatMulCase product(outputs, 40);
-    product.bias = RandomFloats(6, outputs);
-    product.activation = Activation::kSilu;
-    const Floats x = RandomFloats(5, 7 * 40);
-    ExpectClose(product.Run(backend(), x), product.Expected(x));
-    const Floats y = RandomFloats(7, 7 * outputs);
-    reference::Values expected = product.Expected(x);
-    for (size_t i = 0; i < y.size(); ++i) expected[i] += y[i];
-    ExpectClose(product.Run(backend(), x, y, true), expected);
+    for (const Activation activation :
+         {Activation::kNone, Activation::kSilu, Activation::kGelu,
+          Activation::kGeluTanh}) {
+      MatMulCase product(outputs, 40);
+      product.bias = RandomFloats(6, outputs);
+      product.activation = activation;
+      const Floats x = RandomFloats(5, 7 * 40);
+      ExpectClose(product.Run(backend(), x), product.Expected(x));
+      const Floats y = RandomFloats(7, 7 * outputs);
+      reference::Values expected = product.Expected(x);
+      for (size_t i = 0; i < y.size(); ++i) expected[i] += y[i];
+      ExpectClose(product.Run(backend(), x, y, true), expected);
+    }
   }
 }
 
@@ -445,18 +457,71 @@ TEST_P(BackendTest, ExpIsAccurateEverywhere) {
   }
 }
 
-// A product with weight 1 and SiLU is SiLU itself.
+// A product with weight 1 and an activation is the activation itself.
+Floats Activated(Backend& backend, Activation activation,
+                 const Floats& values) {
+  MatMulCase product(1, 1);
+  product.weight = {1.0f};
+  product.activation = activation;
+  return product.Run(backend, values);
+}
+
 TEST_P(BackendTest, SiluIsAccurateEverywhere) {
   Floats values = {-1e30f, -100.0f, -88.0f, 0.0f, 88.0f, 1e30f};
   for (float v = -87.0f; v < 30.0f; v += 0.0371f) values.push_back(v);
-  MatMulCase product(1, 1);
-  product.weight = {1.0f};
-  product.activation = Activation::kSilu;
-  const Floats y = product.Run(backend(), values);
+  const Floats y = Activated(backend(), Activation::kSilu, values);
   for (size_t i = 0; i < values.size(); ++i) {
     const double expected = reference::Silu(values[i]);
     EXPECT_NEAR(y[i], expected, 3e-7 * std::abs(expected) + 1e-36)
         << "silu(" << values[i] << ")";
+  }
+}
+
+TEST_P(BackendTest, GeluIsAccurateEverywhere) {
+  Floats values = {-1e30f, -100.0f, -14.0f, -1e-6f, -1e-30f, 0.0f,
+                   1e-30f, 1e-6f,   14.0f,  100.0f, 1e30f};
+  for (float v = -13.0f; v < 13.0f; v += 0.00171f) values.push_back(v);
+  const Floats y = Activated(backend(), Activation::kGelu, values);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double x = values[i];
+    const double expected = reference::Gelu(x);
+    // The exponent x² / 2 of the left tail is rounded to a float.
+    const double exponent = x < 0.0 ? std::min(x * x / 2.0, 90.0) : 0.0;
+    const double relative = 4e-7 + 1e-7 * exponent;
+    EXPECT_NEAR(y[i], expected, relative * std::abs(expected) + 1e-36)
+        << "gelu(" << x << ")";
+  }
+}
+
+TEST_P(BackendTest, GeluTanhIsAccurateEverywhere) {
+  Floats values = {-1e30f, -100.0f, -14.0f, -1e-6f, -1e-30f, 0.0f,
+                   1e-30f, 1e-6f,   14.0f,  100.0f, 1e30f};
+  for (float v = -9.0f; v < 9.0f; v += 0.00171f) values.push_back(v);
+  const Floats y = Activated(backend(), Activation::kGeluTanh, values);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double expected = reference::GeluTanh(values[i]);
+    // The exponent of the left tail, and with it the relative error, grows with
+    // x³; the reference itself ends where tanh rounds to -1.
+    const double cube = values[i] < 0.0f ? std::abs(std::pow(values[i], 3)) : 0;
+    const double relative = 4e-7 + 3e-8 * std::min(cube, 1000.0);
+    EXPECT_NEAR(y[i], expected, relative * std::abs(expected) + 1e-15)
+        << "gelu(" << values[i] << ")";
+  }
+}
+
+// What a fault turned into infinity or NaN must not become an ordinary number
+// again, except where that is the limit.
+TEST_P(BackendTest, ActivationsOfInfinityAndNanAreNotOrdinaryNumbers) {
+  for (const Activation activation :
+       {Activation::kNone, Activation::kSilu, Activation::kGelu,
+        Activation::kGeluTanh}) {
+    SCOPED_TRACE(testing::Message()
+                 << "activation " << static_cast<int>(activation));
+    const Floats y =
+        Activated(backend(), activation, {kInfinity, -kInfinity, kNan});
+    EXPECT_EQ(y[0], kInfinity);
+    EXPECT_FALSE(std::isfinite(y[1]));
+    EXPECT_TRUE(std::isnan(y[2]));
   }
 }
 
@@ -472,7 +537,7 @@ TEST(CpuBackend, GivesTheSameBitsWithAvx2AndAvx512) {
   if ((hwy::SupportedTargets() & HWY_AVX3) == 0) GTEST_SKIP() << "no AVX-512";
   auto backend = MakeBackend({BackendKind::kCpu, 1});
   ASSERT_TRUE(backend.ok());
-  const MatMulCase product(129, 300);
+  MatMulCase product(129, 300);
   const ConvCase conv(67, 4);
   const ScanCase scan(67, 16, 9);
   const Floats x = RandomFloats(5, 9 * 300);
@@ -482,7 +547,13 @@ TEST(CpuBackend, GivesTheSameBitsWithAvx2AndAvx512) {
   for (const int64_t target : {HWY_AVX3, HWY_AVX2}) {
     UseCpuTargets(target);
     Floats window(conv.WindowFloats()), state(scan.StateFloats());
-    std::vector<Floats> results = {product.Run(**backend, x)};
+    std::vector<Floats> results;
+    for (const Activation activation :
+         {Activation::kNone, Activation::kSilu, Activation::kGelu,
+          Activation::kGeluTanh}) {
+      product.activation = activation;
+      results.push_back(product.Run(**backend, x));
+    }
     results.push_back(conv.Run(**backend, rows, conv_x, window));
     results.push_back(scan.Run(**backend, rows, state));
     results.push_back(state);

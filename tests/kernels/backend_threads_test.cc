@@ -6,6 +6,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/backend.h"
+#include "tests/kernels/attention_test_case.h"
 #include "tests/kernels/kernel_test_case.h"
 
 namespace engram {
@@ -40,6 +41,25 @@ std::vector<Floats> RunAll(int threads) {
   results.push_back(ssd_scan.Run(backend, rows, ssd_states));
   results.push_back(ssd_states);
   results.push_back(GatedNormCase(300, 2, 200).Run(backend));
+
+  const ShiftMultiplyCase shift(300, 64, 64);
+  Floats kept(3 * shift.StateFloats());
+  results.push_back(shift.Run(backend, rows, kept));
+  results.push_back(kept);
+
+  const DiagonalScanCase diagonal_scan(300, 16, 64);
+  Floats diagonal_states(3 * diagonal_scan.StateFloats());
+  results.push_back(diagonal_scan.Run(backend, rows, diagonal_states));
+  results.push_back(diagonal_states);
+
+  const AttentionShape shape{3, 16, 8};
+  AttentionSequence one(shape, 60, 70, {4, 1, 0}), other(shape, 63, 40, {2, 3});
+  Floats blocks(5 * shape.BlockFloats());
+  AttentionStep(backend, {{&one, 50}, {&other, 39}}, blocks);
+  AttentionStep(backend, {{&other, 1}, {&one, 20}}, blocks);
+  results.push_back(one.y);
+  results.push_back(other.y);
+  results.push_back(blocks);
 
   const int64_t tokens = 200;
   DeviceFloats residual(backend, RandomFloats(3, tokens * 300));

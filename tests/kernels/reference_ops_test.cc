@@ -11,6 +11,7 @@ namespace {
 
 using ::testing::DoubleNear;
 using ::testing::ElementsAre;
+using ::testing::Pointwise;
 
 constexpr double kTolerance = 1e-12;
 
@@ -20,6 +21,21 @@ TEST(ReferenceOps, SoftplusAndSilu) {
   EXPECT_NEAR(Softplus(-30.0) / std::exp(-30.0), 1.0, kTolerance);
   EXPECT_EQ(Silu(0.0), 0.0);
   EXPECT_NEAR(Silu(1.0), 0.7310585786300049, kTolerance);
+}
+
+TEST(ReferenceOps, GeluAndItsApproximation) {
+  EXPECT_EQ(Gelu(0.0), 0.0);
+  // The normal distribution at 1 and -2.
+  EXPECT_NEAR(Gelu(1.0), 0.8413447460685429, kTolerance);
+  EXPECT_NEAR(Gelu(-2.0), -2.0 * 0.022750131948179207, kTolerance);
+  EXPECT_EQ(GeluTanh(0.0), 0.0);
+  // sqrt(2/π) 1.044715 = 0.8335619..., whose tanh is 0.6823839...
+  EXPECT_NEAR(GeluTanh(1.0), 0.8411919906082768, kTolerance);
+  EXPECT_NEAR(GeluTanh(-2.0), -0.04540230591222497, kTolerance);
+  EXPECT_EQ(Activate(Activation::kNone, -3.0), -3.0);
+  EXPECT_EQ(Activate(Activation::kSilu, -3.0), Silu(-3.0));
+  EXPECT_EQ(Activate(Activation::kGelu, -3.0), Gelu(-3.0));
+  EXPECT_EQ(Activate(Activation::kGeluTanh, -3.0), GeluTanh(-3.0));
 }
 
 TEST(ReferenceOps, RmsNorm) {
@@ -106,6 +122,62 @@ TEST(ReferenceOps, GatedNormOfTwoGroups) {
               ElementsAre(DoubleNear(3.0 / first_rms, kTolerance),
                           DoubleNear(8.0 / first_rms, kTolerance),
                           DoubleNear(6.0 / second_rms, kTolerance), 0.0));
+}
+
+TEST(ReferenceOps, ShiftMultiplyOfOneChannel) {
+  Values state = {1.0, 2.0};
+  const Values p =
+      ShiftMultiply(1, 3, {3.0, 4.0}, {10.0, 100.0}, {0.5, 0.25, 2.0}, state);
+  EXPECT_THAT(p, ElementsAre(70.0, 975.0));
+  EXPECT_THAT(state, ElementsAre(3.0, 4.0));
+}
+
+TEST(ReferenceOps, DiagonalScanOfOneChannelAndTwoPairs) {
+  DiagonalScanInputs in;
+  in.channels = 1;
+  in.pairs = 2;
+  in.p = {1.0, 2.0};
+  in.decay = {0.0, 1.0, 0.5, 0.0};  // i and 1/2
+  in.read = {3.0, 4.0, 10.0, 0.0};  // 3 + 4i and 10
+  in.d = {0.25};
+  Values state = {2.0, 1.0, 4.0, 0.0};
+  // The states are i (2 + i) + 1 = 2i and 3, then 2 i² + 2 = 0 and 3.5.
+  EXPECT_THAT(DiagonalScan(in, state),
+              ElementsAre(-8.0 + 30.0 + 0.25, 35.0 + 0.5));
+  EXPECT_THAT(state, ElementsAre(0.0, 0.0, 3.5, 0.0));
+  in.activation = Activation::kSilu;
+  in.gate = {2.0, -1.0};
+  state = {2.0, 1.0, 4.0, 0.0};
+  EXPECT_THAT(DiagonalScan(in, state),
+              ElementsAre(2.0 * Silu(22.25), -Silu(35.5)));
+}
+
+TEST(ReferenceOps, RotateByPosition) {
+  // Two heads of five dimensions, of which four turn: by 1 and 1/100 a token.
+  Values x = {1.0, 0.0, 0.0, 1.0, 7.0, 0.0, 1.0, 1.0, 0.0, 8.0};
+  RotateByPosition(2, 5, 4, 3, x);
+  const Values expected = {std::cos(3.0),   -std::sin(0.03), std::sin(3.0),
+                           std::cos(0.03),  7.0,             -std::sin(3.0),
+                           std::cos(0.03),  std::cos(3.0),   std::sin(0.03),
+                           8.0};
+  EXPECT_THAT(x, Pointwise(DoubleNear(kTolerance), expected));
+}
+
+TEST(ReferenceOps, AttentionOfTwoHeads) {
+  // Scores 0 and log 3 in the first head, equal ones in the second.
+  const double query = 2.0 * std::log(3.0);
+  const Values k = {0, 0, 0, 0, 5, 5, 5, 5, 1, 0, 0, 0, 5, 5, 5, 5};
+  const Values v = {1, 2, 3, 4, 10, 20, 30, 40, 5, 6, 7, 8, 30, 0, 0, 0};
+  const Values q = {query, 9, 9, 9, 1, 1, 1, 1};
+  const Values expected = {4, 5, 6, 7, 20, 10, 15, 20};
+  EXPECT_THAT(Attention(2, 4, q, k, v),
+              Pointwise(DoubleNear(kTolerance), expected));
+  // The first token sees only itself.
+  Values both = q;
+  both.insert(both.end(), q.begin(), q.end());
+  const Values y = Attention(2, 4, both, k, v);
+  EXPECT_THAT(Values(y.begin(), y.begin() + 8),
+              Pointwise(DoubleNear(kTolerance), Values(v.begin(), v.begin() + 8)));
 }
 
 }  // namespace
