@@ -1,6 +1,8 @@
 // Speed of the back end's operations in the shapes of mamba-130m: d_model 768,
-// d_inner 1536, d_state 16, dt_rank 48, vocabulary 50280; and of mamba2-130m's
-// scan and norm, which has 24 heads of 64 channels and d_state 128.
+// d_inner 1536, d_state 16, dt_rank 48, vocabulary 50280; of mamba2-130m's scan
+// and norm, which has 24 heads of 64 channels and d_state 128; and of H3-125M,
+// which has 768 channels with 64 taps and 32 complex states, and attention with
+// 12 heads of 64 channels.
 //
 // The last argument of every benchmark is the number of threads. GB/s counts
 // the bytes that an operation has to move at least, each once; GFLOP/s counts a
@@ -8,9 +10,11 @@
 // hold, as they do in a model.
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <utility>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "benchmark/benchmark.h"
 #include "kernels/backend.h"
 #include "kernels/status.h"
@@ -27,6 +31,9 @@ constexpr int64_t kVocab = 50280;
 constexpr int64_t kHeads = 24;
 constexpr int64_t kHeadDim = 64;
 constexpr int64_t kHeadState = 128;
+constexpr int64_t kTaps = 64;
+constexpr int64_t kPairs = 32;
+constexpr int64_t kAttentionHeads = 12;
 
 // Weights of one benchmark together; beyond the last-level cache of most CPUs.
 constexpr int64_t kRotatedBytes = int64_t{160} << 20;
@@ -192,6 +199,116 @@ void CausalConv1d(benchmark::State& state) {
         (2 * kDConv + 3) * tokens * kDInner);
 }
 
+void ShiftMultiply(benchmark::State& state) {
+  const int64_t row_count = state.range(0), row_tokens = state.range(1);
+  const int64_t tokens = row_count * row_tokens;
+  const int64_t state_floats = (kTaps - 1) * kDModel;
+  const auto backend = MakeCpu(state.range(2));
+  const std::vector<Row> rows = MakeRows(row_count, row_tokens);
+  const auto k = Filled(*backend, tokens * kDModel);
+  const auto v = Filled(*backend, tokens * kDModel);
+  const auto filter = Filled(*backend, kTaps * kDModel);
+  const auto shift_state = Filled(*backend, row_count * state_floats);
+  const auto p = Filled(*backend, tokens * kDModel);
+  ShiftMultiplyArguments arguments;
+  arguments.channels = kDModel;
+  arguments.taps = kTaps;
+  arguments.k = {k->floats(), kDModel};
+  arguments.v = {v->floats(), kDModel};
+  arguments.filter = filter->floats();
+  arguments.shift_state = shift_state->floats();
+  arguments.p = {p->floats(), kDModel};
+  for (auto _ : state) {
+    backend->ShiftMultiply(rows, arguments);
+    benchmark::ClobberMemory();
+  }
+  Count(state, 12 * tokens * kDModel + 8 * row_count * state_floats,
+        (2 * kTaps + 1) * tokens * kDModel);
+}
+
+void DiagonalScan(benchmark::State& state) {
+  const int64_t row_count = state.range(0), row_tokens = state.range(1);
+  const int64_t tokens = row_count * row_tokens;
+  const int64_t state_floats = kPairs * 2 * kDModel;
+  const auto backend = MakeCpu(state.range(2));
+  const std::vector<Row> rows = MakeRows(row_count, row_tokens);
+  const auto p = Filled(*backend, tokens * kDModel);
+  const auto gate = Filled(*backend, tokens * kDModel);
+  const auto decay = Filled(*backend, state_floats);
+  const auto read = Filled(*backend, state_floats);
+  const auto d = Filled(*backend, kDModel);
+  const auto diagonal_state = Filled(*backend, row_count * state_floats);
+  const auto y = Filled(*backend, tokens * kDModel);
+  DiagonalScanArguments arguments;
+  arguments.channels = kDModel;
+  arguments.pairs = kPairs;
+  arguments.p = {p->floats(), kDModel};
+  arguments.gate = {gate->floats(), kDModel};
+  arguments.decay = decay->floats();
+  arguments.read = read->floats();
+  arguments.d = d->floats();
+  arguments.diagonal_state = diagonal_state->floats();
+  arguments.y = {y->floats(), kDModel};
+  for (auto _ : state) {
+    backend->DiagonalScan(rows, arguments);
+    benchmark::ClobberMemory();
+  }
+  // Per pair four products and three sums of the state, and two of each of the
+  // output. Decay and read are shared by all rows.
+  Count(state, 12 * tokens * kDModel + (8 * row_count + 8) * state_floats,
+        11 * tokens * kDModel * kPairs);
+  state.counters["updates/s"] = benchmark::Counter(
+      static_cast<double>(tokens * kDModel * kPairs),
+      benchmark::Counter::kIsIterationInvariantRate,
+      benchmark::Counter::kIs1000);
+}
+
+// Rows of `tokens` tokens behind `position` others each.
+void Attention(benchmark::State& state) {
+  const int64_t row_count = state.range(0), row_tokens = state.range(1);
+  const int64_t position = state.range(2);
+  const int64_t tokens = row_count * row_tokens;
+  const int64_t row_blocks =
+      (position + row_tokens + kKeyValueBlockTokens - 1) / kKeyValueBlockTokens;
+  const auto backend = MakeCpu(state.range(3));
+  const std::vector<Row> rows = MakeRows(row_count, row_tokens);
+  std::vector<int32_t> block_indices(row_count * row_blocks);
+  std::iota(block_indices.begin(), block_indices.end(), 0);
+  std::vector<RowHistory> histories;
+  for (int64_t row = 0; row < row_count; ++row) {
+    histories.push_back(
+        {position, absl::MakeConstSpan(block_indices)
+                       .subspan(row * row_blocks, row_blocks)});
+  }
+  const auto q = Filled(*backend, tokens * kDModel);
+  const auto k = Filled(*backend, tokens * kDModel);
+  const auto v = Filled(*backend, tokens * kDModel);
+  const auto blocks = Filled(*backend, row_count * row_blocks * 2 * kDModel *
+                                           kKeyValueBlockTokens);
+  const auto y = Filled(*backend, tokens * kDModel);
+  AttentionArguments arguments;
+  arguments.heads = kAttentionHeads;
+  arguments.head_dim = kDModel / kAttentionHeads;
+  arguments.q = {q->floats(), kDModel};
+  arguments.k = {k->floats(), kDModel};
+  arguments.v = {v->floats(), kDModel};
+  arguments.histories = histories;
+  arguments.blocks = blocks->floats();
+  arguments.y = {y->floats(), kDModel};
+  for (auto _ : state) {
+    backend->Attention(rows, arguments);
+    benchmark::ClobberMemory();
+  }
+  // Every token's keys and values once per row; a multiply-add for a score and
+  // one for a value per dimension.
+  const int64_t seen = row_count * (row_tokens * position +
+                                    row_tokens * (row_tokens + 1) / 2);
+  Count(state,
+        8 * row_count * (position + row_tokens) * kDModel +
+            16 * tokens * kDModel,
+        4 * seen * kDModel);
+}
+
 void RmsNorm(benchmark::State& state) {
   const int64_t tokens = state.range(0);
   const auto backend = MakeCpu(state.range(1));
@@ -246,6 +363,16 @@ void RowsByTokensByThreads(benchmark::internal::Benchmark* benchmark) {
   }
   benchmark->UseRealTime();
 }
+void RowsByTokensByPositionByThreads(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgNames({"rows", "tokens", "position", "threads"});
+  for (const int64_t threads : {1, 2}) {
+    benchmark->Args({1, 1, 1024, threads})
+        ->Args({32, 1, 1024, threads})
+        ->Args({1, 512, 0, threads})
+        ->Args({1, 512, 1024, threads});
+  }
+  benchmark->UseRealTime();
+}
 
 BENCHMARK(InProjection)->Apply(TokensByThreads);
 BENCHMARK(XProjection)->Apply(TokensByThreads);
@@ -255,6 +382,9 @@ BENCHMARK(Head)->Apply(HeadRowsByThreads);
 BENCHMARK(SelectiveScan)->Apply(RowsByTokensByThreads);
 BENCHMARK(SsdScan)->Apply(RowsByTokensByThreads);
 BENCHMARK(CausalConv1d)->Apply(RowsByTokensByThreads);
+BENCHMARK(ShiftMultiply)->Apply(RowsByTokensByThreads);
+BENCHMARK(DiagonalScan)->Apply(RowsByTokensByThreads);
+BENCHMARK(Attention)->Apply(RowsByTokensByPositionByThreads);
 BENCHMARK(RmsNorm)->Apply(TokensByThreads);
 BENCHMARK(GatedNorm)->Apply(TokensByThreads);
 
