@@ -1,4 +1,4 @@
-"""Checks the training data: induction prompts and the cleaned King James text.
+"""Checks the training data: the prompts of the tasks and the cleaned King James text.
 
 Run: python3 data_test.py
 """
@@ -8,7 +8,7 @@ import unittest
 import torch
 
 from english import join_books, read_chapters, split_chapters, train_tokenizer
-from induction import NORMAL, SYMBOLS, TRIGGER, make_prompts
+from tasks import AssociativeRecall, InductionHead, draw_distinct, sorted_symbols
 
 VERSES = """Ge1:1 In the beginning God created the heaven and the earth.
 Ge1:2 And the earth was without form, and void.
@@ -17,21 +17,57 @@ Ge2:1 Thus the heavens and the earth were finished.
 """
 
 
-class InductionPromptsTest(unittest.TestCase):
+class TasksTest(unittest.TestCase):
     def test_symbols_are_sorted_as_text(self):
-        self.assertEqual(SYMBOLS[:4] + SYMBOLS[-1:], [".", "0", "1", "10", "=>"])
-        self.assertEqual((len(SYMBOLS), len(NORMAL), TRIGGER), (16, 14, 15))
+        symbols = sorted_symbols(20)
+        self.assertEqual(symbols[:5], [".", "0", "1", "10", "11"])
+        self.assertEqual(symbols[10:13] + symbols[18:], ["17", "2", "3", "9", "=>"])
+        self.assertEqual(len(symbols), 20)
 
-    def test_the_answer_follows_the_first_of_two_triggers(self):
-        ids, answers = make_prompts(500, 12, torch.Generator().manual_seed(0))
-        self.assertEqual(ids.shape, (500, 13))
-        places = []
+    def test_the_same_seed_draws_the_same_prompts(self):
+        for task in (InductionHead(20, 30), AssociativeRecall(10, 20)):
+            one, two, other = (task.draw(50, torch.Generator().manual_seed(seed))[0] for seed in (1, 1, 2))
+            self.assertTrue(torch.equal(one, two))
+            self.assertFalse(torch.equal(one, other))
+
+    def test_the_induction_answer_follows_the_first_of_two_triggers(self):
+        task = InductionHead(16, 12)
+        ids, answers = task.draw(500, torch.Generator().manual_seed(0))
+        self.assertEqual(ids.shape, (500, task.prompt_tokens))
+        places, trigger = [], task.symbols.index("=>")
         for row, answer in zip(ids.tolist(), answers.tolist()):
-            first = row.index(TRIGGER)
+            first = row.index(trigger)
             places.append(first)
-            self.assertEqual((row.count(TRIGGER), row[-1], row[first + 1]), (2, TRIGGER, answer))
-            self.assertNotIn(SYMBOLS.index("."), row)
+            self.assertEqual((row.count(trigger), row[-1], row[first + 1]), (2, trigger, answer))
+            self.assertNotIn(task.symbols.index("."), row)
         self.assertEqual(set(places), set(range(10)))  # 0 to T-3, as in the original task
+        self.assertEqual(set(answers.tolist()), set(task.normal.tolist()))
+
+    def test_the_recall_answer_is_the_value_of_the_last_key(self):
+        task = AssociativeRecall(10, 20)
+        ids, answers = task.draw(500, torch.Generator().manual_seed(0))
+        self.assertEqual(ids.shape, (500, task.prompt_tokens))
+        asked = []
+        for row, answer in zip(ids.tolist(), answers.tolist()):
+            words = [task.symbols[i] for i in row]
+            bound = {}
+            for key, value in zip(words[0:20:2], words[1:20:2]):
+                self.assertIn(key, ("0", "1", "2", "3"))
+                self.assertIn(value, ("4", "5", "6", "7"))
+                self.assertEqual(bound.setdefault(key, value), value)
+            self.assertEqual((words[20], bound[words[21]]), ("=>", task.symbols[answer]))
+            asked.append(words[21])
+        self.assertEqual(set(asked), {"0", "1", "2", "3"})
+
+    def test_recall_of_an_odd_length_is_refused(self):
+        with self.assertRaisesRegex(ValueError, "21, must be even"):
+            AssociativeRecall(10, 21)
+
+    def test_distinct_prompts_are_all_there_is_and_keep_their_answers(self):
+        task = AssociativeRecall(6, 2)  # two keys, two values, one pair: 4 prompts
+        ids, answers = draw_distinct(task, 4, torch.Generator().manual_seed(0))
+        self.assertEqual(len({tuple(row) for row in ids.tolist()}), 4)
+        self.assertTrue(torch.equal(ids[:, 1], answers))
 
 
 class EnglishTextTest(unittest.TestCase):

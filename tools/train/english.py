@@ -18,7 +18,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 
-from mamba import Mamba, MambaConfig, load, save
+from checkpoint import load, save
+from mamba import Mamba, MambaConfig
 
 END = "<|endoftext|>"
 VERSE = re.compile(r"(\d?[A-Za-z]+)(\d+):(\d+) (.*)")

@@ -9,48 +9,17 @@ import pathlib
 
 import torch
 
+from evaluate_task import PIECE, answer, count_right, report
 from export import load_folder
-from induction import make_prompts, random_symbols
-
-PIECE = 4096  # tokens read at once; the state carries over
-
-
-def wilson(hits, count, z=1.96):
-    """The 95 % score interval of a proportion, in percent."""
-    share, half = hits / count, z * z / count / 2
-    width = z * (share * (1 - share) / count + z * z / count**2 / 4) ** 0.5
-    return [100 * (share + half + sign * width) / (1 + 2 * half) for sign in (-1, 1)]
-
-
-def copy_rows(state, rows):
-    """One row of state, repeated."""
-    return [(window.expand(rows, -1, -1), h.expand(rows, -1, -1)) for window, h in state]
-
-
-@torch.no_grad()
-def answer(model, ids, state=None):
-    for piece in ids.split(PIECE, dim=1):
-        logits, state = model(piece, state, last_only=True)
-    return logits[:, 0].argmax(-1)
-
-
-def count_right(model, count, length, generator, state=None):
-    """Right answers to `count` prompts, each continuing from `state` (one row) if given."""
-    rows_max, right = max(1, min(64, 65536 // length)), 0
-    for first in range(0, count, rows_max):
-        rows = min(rows_max, count - first)
-        ids, answers = make_prompts(rows, length, generator)
-        start = copy_rows(state, rows) if state else None
-        right += (answer(model, ids, start) == answers).sum().item()
-    return right
+from tasks import InductionHead
 
 
 @torch.no_grad()
 def read_symbols(model, tokens, generator):
     """The state after so many random symbols without the trigger, one row."""
-    state = None
+    task, state = InductionHead(model.config.vocab, tokens), None
     for first in range(0, tokens, PIECE):
-        ids = random_symbols(1, min(PIECE, tokens - first), generator)
+        ids = task.random_symbols(1, min(PIECE, tokens - first), generator)
         _, state = model(ids, state, last_only=True)
     return state
 
@@ -58,21 +27,16 @@ def read_symbols(model, tokens, generator):
 @torch.no_grad()
 def count_second(model, count, length, generator):
     """Asks twice in one sequence: (same binding, right), (other binding: new answer, old answer)."""
-    ids, first = make_prompts(count, length, generator)
+    task = InductionHead(model.config.vocab, length)
+    ids, first = task.draw(count, generator)
     _, state = model(ids, last_only=True)
     trigger = ids[:, -1:]
-    again = torch.cat([first[:, None], random_symbols(count, length, generator), trigger], dim=1)
-    other, second = make_prompts(count, length, generator)
+    again = torch.cat([first[:, None], task.random_symbols(count, length, generator), trigger], dim=1)
+    other, second = task.draw(count, generator)
     other = torch.cat([first[:, None], other], dim=1)
     kept = (answer(model, again, state) == first).sum().item()
     said = answer(model, other, state)
     return kept, (said == second).sum().item(), (said == first).sum().item()
-
-
-def report(label, right, count):
-    low, high = wilson(right, count)
-    share = 100 * right / count
-    print(f"| {label} | {right} / {count} | {share:.2f} | {low:.2f} to {high:.2f} |", flush=True)
 
 
 def main():
@@ -93,12 +57,14 @@ def main():
     print("| random part | right | % | 95 % interval |\n| --- | --- | --- | --- |")
     for length in args.lengths:
         generator = torch.Generator().manual_seed(args.seed + length)
-        report(f"{length:,}", count_right(model, args.prompts, length, generator), args.prompts)
+        task = InductionHead(model.config.vocab, length)
+        report(f"{length:,}", count_right(model, task, args.prompts, generator), args.prompts)
     for tokens in args.read:
         generator = torch.Generator().manual_seed(args.seed + tokens)
         state = read_symbols(model, tokens, generator)
         largest = max(h.abs().max().item() for _, h in state)
-        right = count_right(model, args.read_prompts, args.read_length, generator, state)
+        task = InductionHead(model.config.vocab, args.read_length)
+        right = count_right(model, task, args.read_prompts, generator, state)
         report(f"{args.read_length:,} after {tokens:,} symbols", right, args.read_prompts)
         print(f"\nLargest absolute state value after {tokens:,} symbols: {largest:.1f}\n")
     if args.second:

@@ -1,4 +1,4 @@
-"""Writes a trained checkpoint as a model folder that `transformers` opens unchanged."""
+"""Writes a trained checkpoint as a model folder; those of Mamba and Mamba-2 `transformers` opens unchanged."""
 
 import argparse
 import json
@@ -8,40 +8,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from induction import SYMBOLS
-from mamba import Mamba, MambaConfig, load
+from checkpoint import FAMILIES, load, make_model
+from tasks import sorted_symbols
 
 END = "<|endoftext|>"
 
 
-def make_config(config, end_id):
-    return {
-        "architectures": ["MambaForCausalLM"],
-        "model_type": "mamba",
-        "vocab_size": config.vocab,
-        "hidden_size": config.d_model,
-        "num_hidden_layers": config.n_layer,
-        "state_size": config.d_state,
-        "conv_kernel": config.d_conv,
-        "expand": 2,
-        "intermediate_size": config.d_inner,
-        "time_step_rank": config.dt_rank,
-        "use_bias": False,
-        "use_conv_bias": True,
-        "hidden_act": "silu",
-        "layer_norm_epsilon": 1e-5,
-        "residual_in_fp32": True,
-        "tie_word_embeddings": config.tied,
-        "bos_token_id": end_id,
-        "eos_token_id": end_id,
-        "pad_token_id": end_id,
-        "torch_dtype": "float32",
-    }
-
-
-def symbol_tokenizer():
+def symbol_tokenizer(vocab):
     """One token a symbol, split at blanks. There is no unknown token: another word is an error."""
-    tokenizer = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(SYMBOLS)}))
+    tokenizer = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(sorted_symbols(vocab))}))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return tokenizer
 
@@ -56,9 +31,8 @@ def load_folder(path):
     if path.is_file():
         return load(path)[0]
     fields = json.loads((path / "config.json").read_text())
-    model = Mamba(MambaConfig(
-        vocab=fields["vocab_size"], d_model=fields["hidden_size"], n_layer=fields["num_hidden_layers"],
-        d_state=fields["state_size"], d_conv=fields["conv_kernel"], tied=fields["tie_word_embeddings"]))
+    config_class, _ = FAMILIES[fields["model_type"]]
+    model = make_model(config_class.from_json(fields))
     model.load_state_dict(load_file(path / "model.safetensors"))
     return model.eval()
 
@@ -68,22 +42,22 @@ def main():
     parser.add_argument("checkpoint", type=pathlib.Path)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--tokenizer", type=pathlib.Path,
-                        help="tokenizer.json to copy; without it the sixteen induction symbols")
+                        help="tokenizer.json to copy; without it the symbols of the tasks")
     args = parser.parse_args()
     model, _ = load(args.checkpoint)
-    tokenizer = Tokenizer.from_file(str(args.tokenizer)) if args.tokenizer else symbol_tokenizer()
+    tokenizer = Tokenizer.from_file(str(args.tokenizer)) if args.tokenizer else symbol_tokenizer(model.config.vocab)
     if tokenizer.get_vocab_size() != model.config.vocab:
         raise SystemExit(f"tokenizer has {tokenizer.get_vocab_size()} ids, model {model.config.vocab}")
     end_id = tokenizer.token_to_id(END)
     end = END if end_id is not None else None
 
     args.folder.mkdir(parents=True, exist_ok=True)
+    ends = {"bos_token_id": end_id, "eos_token_id": end_id, "pad_token_id": end_id}
     weights = {name: value.to(torch.float32).contiguous() for name, value in model.state_dict().items()}
     save_file(weights, args.folder / "model.safetensors", metadata={"format": "pt"})
     (args.folder / "model.safetensors").chmod(0o644)
-    write_json(args.folder / "config.json", make_config(model.config, end_id))
-    write_json(args.folder / "generation_config.json",
-               {"bos_token_id": end_id, "eos_token_id": end_id, "pad_token_id": end_id})
+    write_json(args.folder / "config.json", model.config.to_json() | ends | {"torch_dtype": "float32"})
+    write_json(args.folder / "generation_config.json", ends)
     tokenizer.save(str(args.folder / "tokenizer.json"))
     write_json(args.folder / "tokenizer_config.json", {
         "tokenizer_class": "PreTrainedTokenizerFast",

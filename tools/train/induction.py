@@ -1,9 +1,8 @@
-"""Trains the two-layer induction model on fresh random prompts.
+"""Trains an induction-head model on fresh random prompts, the loss on the answer only.
 
-A prompt is T random symbols, of which one is replaced by the trigger "=>", and
-then the trigger once more; the answer is the symbol that followed the first
-trigger. The loss is on the answer only, and T doubles whenever the running
-accuracy at the present T passes a bar.
+The random part doubles whenever the running accuracy at the present length
+passes a bar. With --validate, the checkpoint kept is the one with the highest
+mean accuracy on fixed prompts of those lengths, the later of equals.
 """
 
 import argparse
@@ -15,46 +14,68 @@ import time
 import torch
 from torch.nn import functional as F
 
-from mamba import Mamba, MambaConfig, save
+from checkpoint import FAMILIES, make_model, save
+from evaluate_task import count_right
+from skeleton import MIXERS, SkeletonConfig
+from tasks import InductionHead
 
-SYMBOLS = sorted([".", "=>", *map(str, range(14))])
-NORMAL = torch.tensor([i for i, s in enumerate(SYMBOLS) if s not in (".", "=>")])
-TRIGGER = SYMBOLS.index("=>")
-
-
-def random_symbols(rows, length, generator=None):
-    return NORMAL[torch.randint(len(NORMAL), (rows, length), generator=generator)]
+VALIDATE_TOKENS = 2**18  # per length
+VALIDATE_PROMPTS_MAX = 256
 
 
-def make_prompts(rows, length, generator=None):
-    """Returns ids [rows, length + 1], which end in the trigger, and the answers [rows]."""
-    ids = random_symbols(rows, length, generator)
-    positions = torch.randint(length - 2, (rows, 1), generator=generator)
-    answers = ids.gather(1, positions + 1)[:, 0]
-    ids.scatter_(1, positions, TRIGGER)
-    return torch.cat([ids, torch.full((rows, 1), TRIGGER)], dim=1), answers
+def make_config(args):
+    if args.family in MIXERS:
+        config = SkeletonConfig(args.family, vocab=args.vocab, d_model=args.d_model, n_layer=2, n_inner=0, tied=False)
+        if args.family == "attention":
+            config.heads, config.rotary_dim = 8, args.d_model // 8
+        return config
+    return FAMILIES[args.family][0](vocab=args.vocab, d_model=args.d_model, n_layer=2, tied=args.tied)
 
 
-def draw_length(longest):
+def draw_length(shortest, longest):
     """The longest in half the steps; shorter ones stay in the mix so that nothing is lost."""
     if random.random() < 0.5:
         return longest
-    return int(math.exp(random.uniform(math.log(12), math.log(longest + 1))))
+    return int(math.exp(random.uniform(math.log(shortest), math.log(longest + 1))))
 
 
-def rows_for(length):
+def rows_for(length, rows_max):
     if length <= 64:
-        return 64
-    return 16 if length <= 1024 else max(1, 16384 // length)
+        return min(64, 4 * rows_max)
+    return rows_max if length <= 1024 else max(1, 16384 // length)
+
+
+@torch.no_grad()
+def validate(model, lengths):
+    """The share right on fixed prompts of each length."""
+    model.eval()
+    shares = []
+    for length in lengths:
+        count = max(1, min(VALIDATE_PROMPTS_MAX, VALIDATE_TOKENS // length))
+        task, generator = InductionHead(model.config.vocab, length), torch.Generator().manual_seed(length)
+        shares.append(count_right(model, task, count, generator) / count)
+    model.train()
+    return shares
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="checkpoint to write")
+    parser.add_argument("--family", choices=FAMILIES, default="mamba")
+    parser.add_argument("--vocab", type=int, default=16)
+    parser.add_argument("--d-model", type=int, default=64)
+    parser.add_argument("--tied", action="store_true", help="one matrix for embedding and head")
     parser.add_argument("--steps", type=int, default=2700)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of Adam, constant")
+    parser.add_argument("--cool-down", type=int, default=0, help="last steps, in which the rate falls to zero")
+    parser.add_argument("--rows", type=int, default=16,
+                        help="prompts a step at lengths over 64; up to there four times as many, at most 64")
+    parser.add_argument("--length-min", type=int, default=12, help="shortest random part of the mix")
+    parser.add_argument("--length-first", type=int, default=16, help="start of the curriculum")
     parser.add_argument("--length-max", type=int, default=8192, help="end of the curriculum")
+    parser.add_argument("--validate", type=int, nargs="*", default=[], help="lengths that choose the checkpoint")
+    parser.add_argument("--validate-every", type=int, default=500)
     return parser.parse_args()
 
 
@@ -64,12 +85,14 @@ def main():
     random.seed(args.seed)
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("medium")  # oneDNN's matrix product, the faster one here
-    model = Mamba(MambaConfig(vocab=len(SYMBOLS), d_model=64, n_layer=2, tied=False))
+    model = make_model(make_config(args))
     optimizer = torch.optim.Adam(model.parameters(), lr=args.rate)
-    longest, accuracy, begin = 16, 0.0, time.time()
+    longest, accuracy, best, begin = args.length_first, 0.0, -1.0, time.time()
     for step in range(1, args.steps + 1):
-        length = draw_length(longest)
-        ids, answers = make_prompts(rows_for(length), length)
+        for group in optimizer.param_groups:
+            group["lr"] = args.rate * min(1, (args.steps + 1 - step) / (args.cool_down + 1))
+        length = draw_length(args.length_min, longest)
+        ids, answers = InductionHead(args.vocab, length).draw(rows_for(length, args.rows))
         logits, _ = model(ids, last_only=True)
         loss = F.cross_entropy(logits[:, 0], answers)
         optimizer.zero_grad()
@@ -81,11 +104,22 @@ def main():
             right = (logits[:, 0].argmax(-1) == answers).float().mean().item()
             accuracy = 0.97 * accuracy + 0.03 * right
         if accuracy > 0.97 and longest < args.length_max:
-            longest, accuracy = 2 * longest, 0.9
-        if step % 100 == 0 or step == args.steps:
+            longest, accuracy = min(2 * longest, args.length_max), 0.9
+        last = step == args.steps
+        if step % 100 == 0 or last:
             print(f"step {step} longest {longest} loss {loss.item():.5f} "
                   f"accuracy {accuracy:.4f} seconds {time.time() - begin:.0f}", flush=True)
-            save(model, args.out, step=step)
+            if not args.validate:
+                save(model, args.out, step=step)
+        if args.validate and (step % args.validate_every == 0 or last):
+            shares = validate(model, args.validate)
+            mean = sum(shares) / len(shares)
+            kept = mean >= best
+            print(f"step {step} validation {' '.join(f'{share:.3f}' for share in shares)} "
+                  f"mean {mean:.4f}{' kept' if kept else ''}", flush=True)
+            if kept:
+                best = mean
+                save(model, args.out, step=step, validation=dict(zip(args.validate, shares)))
 
 
 if __name__ == "__main__":

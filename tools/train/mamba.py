@@ -22,6 +22,7 @@ class MambaConfig:
     d_conv: int = 4
     tied: bool = True
     dropout: float = 0.0  # training only: on the embedding and on what each layer adds
+    family: str = "mamba"
 
     @property
     def d_inner(self):
@@ -30,6 +31,32 @@ class MambaConfig:
     @property
     def dt_rank(self):
         return -(-self.d_model // 16)
+
+    def to_json(self):
+        return {
+            "architectures": ["MambaForCausalLM"],
+            "model_type": "mamba",
+            "vocab_size": self.vocab,
+            "hidden_size": self.d_model,
+            "num_hidden_layers": self.n_layer,
+            "state_size": self.d_state,
+            "conv_kernel": self.d_conv,
+            "expand": 2,
+            "intermediate_size": self.d_inner,
+            "time_step_rank": self.dt_rank,
+            "use_bias": False,
+            "use_conv_bias": True,
+            "hidden_act": "silu",
+            "layer_norm_epsilon": 1e-5,
+            "residual_in_fp32": True,
+            "tie_word_embeddings": self.tied,
+        }
+
+    @classmethod
+    def from_json(cls, fields):
+        return cls(vocab=fields["vocab_size"], d_model=fields["hidden_size"],
+                   n_layer=fields["num_hidden_layers"], d_state=fields["state_size"],
+                   d_conv=fields["conv_kernel"], tied=fields["tie_word_embeddings"])
 
 
 class RmsNorm(nn.Module):
@@ -40,6 +67,24 @@ class RmsNorm(nn.Module):
 
     def forward(self, x):
         return F.rms_norm(x, x.shape[-1:], self.weight, self.epsilon)
+
+
+def inverse_softplus(dt):
+    return dt + torch.log(-torch.expm1(-dt))
+
+
+def causal_conv1d(x, conv1d, window=None):
+    """A filter per channel over x [rows, tokens, channels], which follows window [rows, taps - 1, channels].
+
+    Returns its output and the window that the next token needs.
+    """
+    taps, tokens = conv1d.kernel_size[0], x.shape[1]
+    if window is None:
+        window = x.new_zeros(x.shape[0], taps - 1, x.shape[2])
+    padded = torch.cat([window, x], dim=1)
+    weight = conv1d.weight[:, 0, :].t()  # the last tap meets the current token
+    y = conv1d.bias + sum(weight[j] * padded[:, j : j + tokens] for j in range(taps))
+    return y, padded[:, tokens:].detach()
 
 
 class Mixer(nn.Module):
@@ -64,34 +109,28 @@ class Mixer(nn.Module):
         self.dt_proj.weight.uniform_(-bound, bound)
         low, high = math.log(1e-3), math.log(1e-1)
         dt = torch.empty(self.config.d_inner).uniform_(low, high).exp().clamp(min=1e-4)
-        self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus, inverted
+        self.dt_proj.bias.copy_(inverse_softplus(dt))
         self.out_proj.weight /= math.sqrt(self.config.n_layer)
 
     def forward(self, u, state):
         """u [rows, tokens, d_model]; state (window, h) or None; gives both again."""
         window, h = state if state is not None else (None, None)
         x, z = self.in_proj(u).chunk(2, dim=-1)
-        taps = self.config.d_conv
-        if window is None:
-            window = x.new_zeros(x.shape[0], taps - 1, x.shape[2])
-        padded = torch.cat([window, x], dim=1)
-        tokens = x.shape[1]
-        weight = self.conv1d.weight[:, 0, :].t()  # tap 3 meets the current token
-        x = self.conv1d.bias + sum(weight[j] * padded[:, j : j + tokens] for j in range(taps))
+        x, window = causal_conv1d(x, self.conv1d, window)
         x = F.silu(x)
         sizes = [self.config.dt_rank, self.config.d_state, self.config.d_state]
         dt, B, C = self.x_proj(x).split(sizes, dim=-1)
         dt = softplus(self.dt_proj(dt))
         y, h = selective_scan(dt, x, -torch.exp(self.A_log.t()), B, C, h)
         y = (y + self.D * x) * F.silu(z)
-        return self.out_proj(y), (padded[:, tokens:].detach(), h.detach())
+        return self.out_proj(y), (window, h.detach())
 
 
 class Block(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config, mixer):
         super().__init__()
         self.norm = RmsNorm(config.d_model)
-        self.mixer = Mixer(config)
+        self.mixer = mixer(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, residual, state):
@@ -100,20 +139,23 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config, mixer):
         super().__init__()
         self.embeddings = nn.Embedding(config.vocab, config.d_model)
         nn.init.normal_(self.embeddings.weight, std=0.02)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.layers = nn.ModuleList(Block(config, mixer) for _ in range(config.n_layer))
         self.norm_f = RmsNorm(config.d_model)
         self.dropout = nn.Dropout(config.dropout)
 
 
-class Mamba(nn.Module):
-    def __init__(self, config):
+class LanguageModel(nn.Module):
+    """What Mamba and Mamba-2 share."""
+
+    carries_state = True
+
+    def __init__(self, config, backbone):
         super().__init__()
-        self.config = config
-        self.backbone = Backbone(config)
+        self.config, self.backbone = config, backbone
         if not config.tied:
             self.lm_head = nn.Linear(config.d_model, config.vocab, bias=False)
             nn.init.normal_(self.lm_head.weight, std=0.02)
@@ -121,8 +163,7 @@ class Mamba(nn.Module):
     def forward(self, ids, state=None, last_only=False):
         """Returns logits [rows, tokens or 1, vocab] and the state after the last token.
 
-        The state is one (window [rows, 3, d_inner], h [rows, d_state, d_inner]) per
-        layer; no gradient flows through it. None starts from zero.
+        No gradient flows through the state. None starts from zero.
         """
         hidden, after = self.read(ids, state)
         return self.head(hidden[:, -1:] if last_only else hidden), after
@@ -141,17 +182,8 @@ class Mamba(nn.Module):
         return F.linear(self.backbone.norm_f(residual), matrix.weight)
 
 
-def save(model, path, **progress):
-    """Writes a checkpoint; it replaces the old one only when complete."""
-    content = {"config": dataclasses.asdict(model.config), "weights": model.state_dict()}
-    partial = path.with_suffix(".partial")
-    torch.save({**content, **progress}, partial)
-    partial.replace(path)
+class Mamba(LanguageModel):
+    """The state is one (window [rows, 3, d_inner], h [rows, d_state, d_inner]) per layer."""
 
-
-def load(path):
-    """Returns the model of a checkpoint and the progress saved with it."""
-    content = torch.load(path, weights_only=True)
-    model = Mamba(MambaConfig(**content.pop("config")))
-    model.load_state_dict(content.pop("weights"))
-    return model.eval(), content
+    def __init__(self, config):
+        super().__init__(config, Backbone(config, Mixer))
