@@ -4,6 +4,8 @@ Sequences are [channels, tokens, rows], so that a matrix product per channel
 meets them as they lie.
 """
 
+import math
+
 import torch
 from torch.nn import functional as F
 
@@ -37,8 +39,12 @@ class _DiagonalKernel(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, log_size, angle, weight_re, weight_im, tokens):
-        l = torch.arange(tokens, dtype=angle.dtype)
-        size, phase = torch.exp(log_size[:, :, None] * l), angle[:, :, None] * l
+        # Whole turns are taken off in float64: an angle of a hundred, times l, would lose its digits.
+        turn = 2 * math.pi
+        angle = angle - turn * torch.round(angle / turn)
+        l = torch.arange(tokens, dtype=weight_re.dtype)
+        size = torch.exp(log_size.to(l.dtype)[:, :, None] * l)
+        phase = angle.to(l.dtype)[:, :, None] * l
         powers = torch.cat([size * torch.cos(phase), size * torch.sin(phase)], dim=1)
         weights = torch.cat([weight_re, -weight_im], dim=1)
         ctx.save_for_backward(powers, weight_re, weight_im, l)
@@ -49,9 +55,13 @@ class _DiagonalKernel(torch.autograd.Function):
         powers, weight_re, weight_im, l = ctx.saved_tensors
         columns = 2 * torch.stack([d_kernel, d_kernel * l], dim=2)
         (re, re_l), (im, im_l) = (half.unbind(-1) for half in torch.bmm(powers, columns).chunk(2, dim=1))
-        return (weight_re * re_l - weight_im * im_l, -weight_re * im_l - weight_im * re_l, re, -im, None)
+        d_log_size, d_angle = weight_re * re_l - weight_im * im_l, -weight_re * im_l - weight_im * re_l
+        return d_log_size.double(), d_angle.double(), re, -im, None
 
 
 def diagonal_kernel(log_size, angle, weight_re, weight_im, tokens):
-    """2 Re sum over n of weight_n exp((log_size_n + i angle_n) l), l < tokens; all [channels, states]."""
+    """2 Re sum over n of weight_n exp((log_size_n + i angle_n) l), l < tokens.
+
+    All [channels, states]; log_size and angle in float64, the weights in the type of the result.
+    """
     return _DiagonalKernel.apply(log_size, angle, weight_re, weight_im, tokens)

@@ -54,7 +54,7 @@ class DiagonalKernel(nn.Module):
         self.A_imag = nn.Parameter(math.pi * torch.arange(states, dtype=torch.float32).repeat(channels, 1))
 
     def forward(self, tokens):
-        dt = torch.exp(self.log_dt)[:, None]
+        dt = torch.exp(self.log_dt.double())[:, None]
         # With half = z / 2 = re + i im: A' = (1 + half) / (1 - half), B' = B dt / (1 - half).
         re, im = -0.5 * dt * torch.exp(self.inv_A_real), 0.5 * dt * self.A_imag
         im_squared = im * im
@@ -67,7 +67,7 @@ class DiagonalKernel(nn.Module):
         factor = dt / below
         weight_re = factor * (CB_re * (1 - re) - CB_im * im)
         weight_im = factor * (CB_re * im + CB_im * (1 - re))
-        return diagonal_kernel(log_size, angle, weight_re, weight_im, tokens)
+        return diagonal_kernel(log_size, angle, weight_re.float(), weight_im.float(), tokens)
 
 
 class Kernel(nn.Module):

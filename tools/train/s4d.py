@@ -31,8 +31,8 @@ class ZohKernel(nn.Module):
         self.C = nn.Parameter(torch.view_as_real(C).contiguous())
 
     def forward(self, tokens):
-        A_re, A_im = -torch.exp(self.inv_A_real), self.A_imag
-        dt = torch.exp(self.log_dt)[:, None]
+        A_re, A_im = -torch.exp(self.inv_A_real.double()), self.A_imag
+        dt = torch.exp(self.log_dt.double())[:, None]
         log_size, angle = A_re * dt, A_im * dt
         # C (exp(z) - 1) / A
         size = torch.exp(log_size)
@@ -43,7 +43,7 @@ class ZohKernel(nn.Module):
         C_re, C_im = self.C[0].unbind(-1)
         weight_re = C_re * factor_re - C_im * factor_im
         weight_im = C_re * factor_im + C_im * factor_re
-        return diagonal_kernel(log_size, angle, weight_re, weight_im, tokens)
+        return diagonal_kernel(log_size, angle, weight_re.float(), weight_im.float(), tokens)
 
 
 class S4dMixer(nn.Module):
