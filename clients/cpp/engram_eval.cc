@@ -1,0 +1,263 @@
+// engram-eval: asks served models the questions of the papers' tasks.
+#include <unistd.h>
+
+#include <cstdio>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "clients/cpp/cancellation.h"
+#include "clients/cpp/client.h"
+#include "clients/cpp/eval_options.h"
+#include "clients/cpp/eval_report.h"
+#include "clients/cpp/eval_run.h"
+#include "clients/cpp/eval_tables.h"
+#include "clients/cpp/flags.h"
+#include "clients/cpp/interrupt.h"
+#include "clients/cpp/resumable_turn.h"
+
+namespace engram {
+namespace {
+
+constexpr int kExitOk = 0;
+constexpr int kExitFailed = 1;
+constexpr int kExitUsage = 2;
+
+constexpr char kHelp[] =
+    "engram-eval: asks a served model the questions of a task, and tells how\n"
+    "many of its answers are right, with the 95 %% interval.\n\n"
+    "  induction-head      random symbols, one \"=>\" among them and one at "
+    "the\n"
+    "                      end: what followed the first one?\n"
+    "                        3 1 => 7 0 12 5 =>           answer: 7\n"
+    "  associative-recall  pairs of key and value, then a key that was there:\n"
+    "                      which value has it?\n"
+    "                        2 6 0 4 2 6 3 5 => 0         answer: 4\n\n"
+    "The symbols are \"=>\", \".\" and the numbers from 0, one token each. An\n"
+    "answer is the one token that is likeliest after the prompt.\n\n"
+    "Usage: engram-eval --task NAME [flags]\n"
+    "       engram-eval table NAME [flags]     a table of a paper, see\n"
+    "                                          engram-eval table --help\n\n"
+    "Examples:\n"
+    "  engram-eval --model mamba-induction --task induction-head "
+    "--vocabulary 16\n"
+    "  engram-eval --model h3-recall --task associative-recall --count 5000\n"
+    "  engram-eval --model mamba-induction --task induction-head "
+    "--vocabulary 16 \\\n"
+    "    --length 65536 --count 20 --through-session --json\n\n"
+    "Flags:\n%s\n"
+    "Ctrl-C ends it early and still reports.\n\n"
+    "Exit codes: 0 done; 1 the server refused or failed; 2 wrong use; 130\n"
+    "interrupted.\n";
+
+constexpr char kTableHelp[] =
+    "engram-eval table: measures a table of a paper on the served models, and\n"
+    "prints it in Markdown beside the paper's own numbers.\n\n"
+    "  h3-paper     induction head and associative recall by S4D, H3,\n"
+    "               attention and Mamba\n"
+    "  mamba-paper  the induction head at lengths 2^6 to 2^20 by models that\n"
+    "               were trained at 256, and what their sessions take\n\n"
+    "Usage: engram-eval table h3-paper|mamba-paper [flags]\n\n"
+    "Examples:\n"
+    "  engram-eval table h3-paper\n"
+    "  engram-eval table mamba-paper --max-length 4096 --count 50\n\n"
+    "Flags:\n%s\n"
+    "Exit codes: 0 done; 1 the server failed; 2 wrong use; 130 interrupted.\n";
+
+int Refuse(absl::string_view message) {
+  absl::FPrintF(stderr, "engram-eval: %s\n`engram-eval --help` tells more.\n",
+                message);
+  return kExitUsage;
+}
+
+int ReportError(const absl::Status& status, const std::string& server) {
+  absl::FPrintF(stderr,
+                "engram-eval: %s: %s\n  the server is %s; name another "
+                "with --server HOST:PORT\n",
+                absl::StatusCodeToString(status.code()), status.message(),
+                server);
+  return kExitFailed;
+}
+
+ClientOptions OptionsFor(const std::string& server) {
+  ClientOptions options;
+  options.server = server;
+  return options;
+}
+
+// Shows progress on standard error: on a terminal in one line that changes.
+class ProgressDisplay {
+ public:
+  void Show(const std::string& line) {
+    absl::FPrintF(stderr, "%s%s%s", on_terminal_ ? "\r\033[K" : "", line,
+                  on_terminal_ ? "" : "\n");
+    std::fflush(stderr);
+    shown_ = true;
+  }
+  // The line on the terminal stays.
+  void End() {
+    if (on_terminal_ && shown_) absl::FPrintF(stderr, "\n");
+    shown_ = false;
+  }
+  absl::Duration interval() const {
+    return absl::Seconds(on_terminal_ ? 1 : 5);
+  }
+
+ private:
+  const bool on_terminal_ = isatty(STDERR_FILENO);
+  bool shown_ = false;
+};
+
+absl::StatusOr<EvalResult> Evaluate(const Evaluation& evaluation,
+                                    Client* client, ProgressDisplay* display,
+                                    Cancellation* cancellation) {
+  // Also if they are not needed: a model without them would answer, and wrong.
+  absl::StatusOr<std::vector<int32_t>> ids =
+      FindSymbolIds(evaluation.model, evaluation.settings.vocabulary, client,
+                    {.cancellation = cancellation});
+  if (!ids.ok()) return ids.status();
+  EvalRun run;
+  run.evaluation = evaluation;
+  run.symbol_ids = *std::move(ids);
+  run.session_prefix = absl::StrCat("eval-", RandomId().substr(0, 8));
+  run.progress_interval = display->interval();
+  run.on_progress = [&](const EvalProgress& progress) {
+    display->Show(EvalProgressLine(evaluation, progress));
+  };
+  absl::StatusOr<EvalResult> result = RunEvaluation(run, client, cancellation);
+  display->End();
+  if (result.ok() && result->sessions_left > 0) {
+    absl::FPrintF(stderr, "engram-eval: %d sessions were left on the server\n",
+                  result->sessions_left);
+  }
+  return result;
+}
+
+// Also finds out which model is meant if none is named.
+absl::StatusOr<EvalResult> EvaluateModel(Evaluation* evaluation, Client* client,
+                                         Cancellation* cancellation) {
+  v1::GetModelRequest request;
+  request.set_model(evaluation->model);
+  const absl::StatusOr<v1::ModelInfo> model =
+      client->GetModel(request, {.cancellation = cancellation});
+  if (!model.ok()) return model.status();
+  evaluation->model = model->name();
+  ProgressDisplay display;
+  return Evaluate(*evaluation, client, &display, cancellation);
+}
+
+int RunTask(EvalOptions options, Interrupt* interrupt) {
+  Client client(OptionsFor(options.server));
+  Cancellation cancellation;
+  InterruptScope scope(interrupt, &cancellation);
+  Evaluation& evaluation = options.evaluation;
+  const absl::StatusOr<EvalResult> result =
+      EvaluateModel(&evaluation, &client, &cancellation);
+  if (!result.ok()) {
+    return cancellation.cancelled()
+               ? kExitInterrupted
+               : ReportError(result.status(), options.server);
+  }
+  const std::string report =
+      options.json
+          ? absl::StrCat(EvalReportJson(options.server, evaluation, *result),
+                         "\n")
+          : EvalReportText(options.server, evaluation, *result);
+  absl::PrintF("%s", report);
+  std::fflush(stdout);
+  return cancellation.cancelled() ? kExitInterrupted : kExitOk;
+}
+
+absl::StatusOr<std::string> MeasureTable(PaperTable table,
+                                         const TableOptions& options,
+                                         Client* client,
+                                         Cancellation* cancellation) {
+  const absl::StatusOr<v1::ListModelsResponse> models =
+      client->ListModels({.cancellation = cancellation});
+  if (!models.ok()) return models.status();
+  std::vector<std::string> names;
+  for (const v1::ModelInfo& model : models->models()) {
+    names.push_back(model.name());
+  }
+  ProgressDisplay display;
+  return MakePaperTable(
+      table, options, names,
+      [&](const Evaluation& evaluation) -> absl::StatusOr<EvalResult> {
+        absl::StatusOr<EvalResult> result =
+            Evaluate(evaluation, client, &display, cancellation);
+        if (!result.ok()) return result;
+        if (cancellation->cancelled()) return absl::CancelledError("");
+        // One line stays for each cell.
+        display.Show(EvalProgressLine(
+            evaluation, {result->seconds, result->count, result->right,
+                         result->prompt_tokens}));
+        display.End();
+        return result;
+      });
+}
+
+int RunTable(PaperTable table, const TableOptions& options,
+             Interrupt* interrupt) {
+  Client client(OptionsFor(options.server));
+  Cancellation cancellation;
+  InterruptScope scope(interrupt, &cancellation);
+  const absl::StatusOr<std::string> text =
+      MeasureTable(table, options, &client, &cancellation);
+  if (cancellation.cancelled()) return kExitInterrupted;
+  if (!text.ok()) return ReportError(text.status(), options.server);
+  absl::PrintF("%s", *text);
+  return kExitOk;
+}
+
+int TableMain(absl::Span<const std::string> arguments, Interrupt* interrupt) {
+  TableOptions options;
+  FlagSet flags;
+  options.AddTo(&flags);
+  const absl::StatusOr<std::vector<std::string>> others =
+      flags.Parse(arguments);
+  if (!others.ok()) return Refuse(others.status().message());
+  if (options.help) {
+    absl::PrintF(kTableHelp, flags.Help());
+    return kExitOk;
+  }
+  if (others->size() != 1) {
+    return Refuse("which table? give one: h3-paper or mamba-paper");
+  }
+  const absl::StatusOr<PaperTable> table = ParsePaperTable(others->front());
+  if (!table.ok()) return Refuse(table.status().message());
+  const absl::Status status = options.Check();
+  if (!status.ok()) return Refuse(status.message());
+  return RunTable(*table, options, interrupt);
+}
+
+int Main(const std::vector<std::string>& arguments) {
+  Interrupt interrupt;
+  if (!arguments.empty() && arguments.front() == "table") {
+    return TableMain(absl::MakeSpan(arguments).subspan(1), &interrupt);
+  }
+  EvalOptions options;
+  FlagSet flags;
+  options.AddTo(&flags);
+  const absl::StatusOr<std::vector<std::string>> others =
+      flags.Parse(arguments);
+  if (!others.ok()) return Refuse(others.status().message());
+  if (options.help) {
+    absl::PrintF(kHelp, flags.Help());
+    return kExitOk;
+  }
+  if (!others->empty()) {
+    return Refuse(absl::StrCat("unexpected argument '", others->front(), "'"));
+  }
+  const absl::Status status = options.Complete();
+  if (!status.ok()) return Refuse(status.message());
+  return RunTask(std::move(options), &interrupt);
+}
+
+}  // namespace
+}  // namespace engram
+
+int main(int argc, char** argv) {
+  return engram::Main(std::vector<std::string>(argv + 1, argv + argc));
+}
