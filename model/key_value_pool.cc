@@ -1,5 +1,7 @@
 #include "model/key_value_pool.h"
 
+#include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -24,7 +26,10 @@ KeyValuePool::KeyValuePool(Backend* backend, KeyValueShape shape,
 absl::StatusOr<std::unique_ptr<KeyValuePool>> KeyValuePool::Create(
     Backend* backend, KeyValueShape shape, size_t bytes, int slots) {
   ENGRAM_CHECK(shape.layers >= 1 && shape.width >= 1 && slots >= 1);
-  const size_t blocks = bytes / shape.block_bytes();
+  // Their numbers must fit in 32 bits.
+  const size_t blocks =
+      std::min<size_t>(bytes / shape.block_bytes(),
+                       std::numeric_limits<int32_t>::max());
   if (blocks < 1) {
     return absl::InvalidArgumentError(absl::StrCat(
         "memory for keys and values is ", bytes, " bytes (--kv-memory); ",

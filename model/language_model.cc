@@ -95,9 +95,11 @@ absl::StatusOr<WorkBuffers> AllocateWorkBuffers(const ModelConfig& config,
 size_t KeyValueBytes(const ModelConfig& config, const ModelLimits& limits,
                      const KeyValueShape& shape) {
   if (config.mixers.positions == 0) return limits.kv_bytes;
-  return std::min(limits.kv_bytes,
-                  limits.slots * KeyValueBlocks(config.mixers.positions) *
-                      shape.block_bytes());
+  size_t all = KeyValueBlocks(config.mixers.positions) * shape.block_bytes();
+  if (__builtin_mul_overflow(all, static_cast<size_t>(limits.slots), &all)) {
+    return limits.kv_bytes;
+  }
+  return std::min(limits.kv_bytes, all);
 }
 
 class LanguageModel final : public Model {
