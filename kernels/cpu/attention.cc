@@ -30,7 +30,7 @@ namespace engram::cpu {
 
 inline constexpr int64_t kBlockTokens = kKeyValueBlockTokens;
 // Tokens of an item.
-inline constexpr int64_t kItemTokens = 4;
+inline constexpr int64_t kItemTokens = 8;
 
 // Neighbouring tokens of a row, which has `history`.
 struct TokenGroup {
@@ -62,8 +62,12 @@ namespace HWY_NAMESPACE {
 constexpr int64_t kLanes = hn::MaxLanes(FloatTag());
 constexpr int64_t kBlockVectors = kBlockTokens / kLanes;
 static_assert(kBlockTokens % kLanes == 0);
-// So many vectors for each of a few tokens fit into the registers.
-constexpr int64_t kTileVectors = std::min<int64_t>(2, kBlockVectors);
+// So many tokens by so many vectors fit into the registers; a single token
+// takes more vectors, whose sums would otherwise wait for each other.
+constexpr bool kManyRegisters = HWY_MAX_BYTES == 64 || HWY_ARCH_ARM;
+constexpr int64_t kTileTokens = kManyRegisters ? 8 : 4;
+template <int64_t kTokens>
+constexpr int64_t kTileVectors = kTokens == 1 ? 4 : 2;
 
 // What kTokens tokens know of their softmax, and their last scores.
 template <int64_t kTokens>
@@ -91,25 +95,26 @@ HWY_INLINE void Scores(const Tokens& tokens, const float* HWY_RESTRICT keys,
                        int64_t head_dim, float scale,
                        Softmax<kTokens>& softmax) {
   const FloatTag tag;
-  for (int64_t first = 0; first < kBlockTokens; first += kTileVectors * kLanes) {
-    FloatVector sums[kTokens][kTileVectors];
+  constexpr int64_t kVectors = std::min(kTileVectors<kTokens>, kBlockVectors);
+  for (int64_t first = 0; first < kBlockTokens; first += kVectors * kLanes) {
+    FloatVector sums[kTokens][kVectors];
     for (int64_t i = 0; i < kTokens; ++i) {
-      for (int64_t v = 0; v < kTileVectors; ++v) sums[i][v] = hn::Zero(tag);
+      for (int64_t v = 0; v < kVectors; ++v) sums[i][v] = hn::Zero(tag);
     }
     for (int64_t d = 0; d < head_dim; ++d) {
-      FloatVector key[kTileVectors];
-      for (int64_t v = 0; v < kTileVectors; ++v) {
+      FloatVector key[kVectors];
+      for (int64_t v = 0; v < kVectors; ++v) {
         key[v] = hn::LoadU(tag, keys + d * kBlockTokens + first + v * kLanes);
       }
       for (int64_t i = 0; i < kTokens; ++i) {
         const FloatVector q = Constant(tokens.q[i * tokens.q_stride + d]);
-        for (int64_t v = 0; v < kTileVectors; ++v) {
+        for (int64_t v = 0; v < kVectors; ++v) {
           sums[i][v] = hn::MulAdd(q, key[v], sums[i][v]);
         }
       }
     }
     for (int64_t i = 0; i < kTokens; ++i) {
-      for (int64_t v = 0; v < kTileVectors; ++v) {
+      for (int64_t v = 0; v < kVectors; ++v) {
         hn::Store(hn::Mul(sums[i][v], Constant(scale)), tag,
                   softmax.weights[i] + first + v * kLanes);
       }
@@ -117,27 +122,38 @@ HWY_INLINE void Scores(const Tokens& tokens, const float* HWY_RESTRICT keys,
   }
 }
 
-// Turns the scores of token i into weights, of which `count` exist.
+// Turns the scores of token i, which sees the first `count` of a block's
+// tokens, into weights.
 template <int64_t kTokens>
 HWY_INLINE void Exponentials(int64_t i, int64_t count,
                              Softmax<kTokens>& softmax) {
   const FloatTag tag;
   float* const weights = softmax.weights[i];
-  std::fill(weights + count, weights + kBlockTokens,
-            -std::numeric_limits<float>::infinity());
+  if (count < kBlockTokens) {
+    for (int64_t v = 0; v < kBlockTokens; v += kLanes) {
+      const auto seen = hn::Lt(hn::Iota(tag, static_cast<float>(v)),
+                               Constant(static_cast<float>(count)));
+      hn::Store(
+          hn::IfThenElse(seen, hn::Load(tag, weights + v),
+                         Constant(-std::numeric_limits<float>::infinity())),
+          tag, weights + v);
+    }
+  }
   // Comparisons rather than Max: NaN, which has no order, is passed over here
   // and comes back in the exponentials.
-  float maximum = softmax.maximum[i];
-  for (int64_t j = 0; j < count; ++j) {
-    if (weights[j] > maximum) maximum = weights[j];
+  const FloatVector earlier = Constant(softmax.maximum[i]);
+  FloatVector maximum = earlier;
+  for (int64_t v = 0; v < kBlockTokens; v += kLanes) {
+    const FloatVector score = hn::Load(tag, weights + v);
+    maximum = hn::IfThenElse(hn::Gt(score, maximum), score, maximum);
   }
-  const FloatVector rescale =
-      Exp(Constant(softmax.maximum[i] - maximum));
+  maximum = hn::MaxOfLanes(tag, maximum);
+  const FloatVector rescale = Exp(hn::Sub(earlier, maximum));
   softmax.rescale[i] = hn::GetLane(rescale);
-  softmax.maximum[i] = maximum;
+  softmax.maximum[i] = hn::GetLane(maximum);
   for (int64_t v = 0; v < kBlockTokens; v += kLanes) {
     const FloatVector weight =
-        Exp(hn::Sub(hn::Load(tag, weights + v), Constant(maximum)));
+        Exp(hn::Sub(hn::Load(tag, weights + v), maximum));
     hn::Store(weight, tag, weights + v);
     float* const sums = softmax.sums[i] + v;
     hn::Store(hn::MulAdd(hn::Load(tag, sums), rescale, weight), tag, sums);
@@ -145,11 +161,12 @@ HWY_INLINE void Exponentials(int64_t i, int64_t count,
 }
 
 // Adds the weighted values of a block to kVectors vectors of the sums from
-// channel d on. Values behind the last of `count` may be anything, even NaN.
+// channel d on. Token i sees the first seen + i of the block's tokens; what
+// lies behind may be anything, even NaN, and is left alone.
 template <int64_t kTokens, int64_t kVectors, bool kWhole>
 HWY_INLINE void AddValues(const Tokens& tokens,
                           const float* HWY_RESTRICT values, int64_t head_dim,
-                          int64_t count, int64_t d, size_t channels,
+                          int64_t seen, int64_t d, size_t channels,
                           const Softmax<kTokens>& softmax) {
   FloatVector sums[kTokens][kVectors];
   for (int64_t i = 0; i < kTokens; ++i) {
@@ -160,17 +177,26 @@ HWY_INLINE void AddValues(const Tokens& tokens,
       sums[i][v] = hn::Mul(LoadPart<kWhole>(sum, channels), rescale);
     }
   }
-  for (int64_t j = 0; j < count; ++j) {
+  // Value j, for the tokens from the given one on.
+  const auto add = [&](int64_t j, int64_t first) HWY_ATTR {
     FloatVector value[kVectors];
     for (int64_t v = 0; v < kVectors; ++v) {
       value[v] =
           LoadPart<kWhole>(values + j * head_dim + d + v * kLanes, channels);
     }
-    for (int64_t i = 0; i < kTokens; ++i) {
+    for (int64_t i = first; i < kTokens; ++i) {
       const FloatVector weight = Constant(softmax.weights[i][j]);
       for (int64_t v = 0; v < kVectors; ++v) {
         sums[i][v] = hn::MulAdd(weight, value[v], sums[i][v]);
       }
+    }
+  };
+  const int64_t all_see = std::min(seen, kBlockTokens);
+  for (int64_t j = 0; j < all_see; ++j) add(j, 0);
+  if (seen < kBlockTokens) {
+    for (int64_t i = 1; i < kTokens; ++i) {
+      const int64_t j = seen + i - 1;
+      if (j >= 0 && j < kBlockTokens) add(j, i);
     }
   }
   for (int64_t i = 0; i < kTokens; ++i) {
@@ -182,31 +208,30 @@ HWY_INLINE void AddValues(const Tokens& tokens,
   }
 }
 
-// One block, of which `count` tokens may be seen.
+// One block, of which token i sees the first seen + i tokens. A token that sees
+// none is left as it is.
 template <int64_t kTokens>
-void AttendBlock(const AttentionArguments& arguments, int64_t head,
-                 int32_t block, int64_t count, const Tokens& tokens,
-                 Softmax<kTokens>& softmax) {
+HWY_INLINE void AttendBlock(const AttentionArguments& arguments, int64_t head,
+                            int32_t block, int64_t seen, float scale,
+                            const Tokens& tokens, Softmax<kTokens>& softmax) {
   const int64_t head_dim = arguments.head_dim;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-  Scores<kTokens>(tokens,
-                  arguments.blocks + KeyOffset(arguments, block, head),
+  Scores<kTokens>(tokens, arguments.blocks + KeyOffset(arguments, block, head),
                   head_dim, scale, softmax);
-  for (int64_t i = 0; i < kTokens; ++i) Exponentials(i, count, softmax);
+  for (int64_t i = 0; i < kTokens; ++i) Exponentials(i, seen + i, softmax);
   const float* const values =
       arguments.blocks + ValueOffset(arguments, block, head);
-  constexpr int64_t kTileChannels = kTileVectors * kLanes;
+  constexpr int64_t kVectors = kTileVectors<kTokens>;
   int64_t d = 0;
-  for (; d + kTileChannels <= head_dim; d += kTileChannels) {
-    AddValues<kTokens, kTileVectors, true>(tokens, values, head_dim, count, d,
-                                           kLanes, softmax);
+  for (; d + kVectors * kLanes <= head_dim; d += kVectors * kLanes) {
+    AddValues<kTokens, kVectors, true>(tokens, values, head_dim, seen, d,
+                                       kLanes, softmax);
   }
   for (; d + kLanes <= head_dim; d += kLanes) {
-    AddValues<kTokens, 1, true>(tokens, values, head_dim, count, d, kLanes,
+    AddValues<kTokens, 1, true>(tokens, values, head_dim, seen, d, kLanes,
                                 softmax);
   }
   if (d < head_dim) {
-    AddValues<kTokens, 1, false>(tokens, values, head_dim, count, d,
+    AddValues<kTokens, 1, false>(tokens, values, head_dim, seen, d,
                                  head_dim - d, softmax);
   }
 }
@@ -235,54 +260,46 @@ void Attend(const AttentionArguments& arguments, const TokenGroup& group,
     std::memset(tokens.sums + i * tokens.sums_stride, 0,
                 arguments.head_dim * sizeof(float));
   }
-  const absl::Span<const int32_t> blocks = group.history->blocks;
-  // Blocks that all of the tokens see whole.
-  const int64_t shared = (group.position + 1) / kBlockTokens;
-  for (int64_t block = 0; block < shared; ++block) {
-    AttendBlock<kTokens>(arguments, head, blocks[block], kBlockTokens, tokens,
-                         softmax);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(arguments.head_dim));
+  const int64_t last = group.position + kTokens - 1;
+  for (int64_t block = 0; block <= last / kBlockTokens; ++block) {
+    AttendBlock<kTokens>(arguments, head, group.history->blocks[block],
+                         group.position + 1 - block * kBlockTokens, scale,
+                         tokens, softmax);
   }
   const FloatTag tag;
   for (int64_t i = 0; i < kTokens; ++i) {
-    Tokens own = tokens;
-    own.q += i * own.q_stride;
-    own.sums += i * own.sums_stride;
-    Softmax<1> own_softmax;
-    own_softmax.maximum[0] = softmax.maximum[i];
-    std::memcpy(own_softmax.sums[0], softmax.sums[i],
-                sizeof(softmax.sums[i]));
-    const int64_t seen = group.position + i + 1;
-    for (int64_t block = shared; block * kBlockTokens < seen; ++block) {
-      AttendBlock<1>(arguments, head, blocks[block],
-                     std::min(kBlockTokens, seen - block * kBlockTokens), own,
-                     own_softmax);
-    }
-    const FloatVector sum = Constant(SumOfBlock(own_softmax.sums[0]));
+    const FloatVector sum = Constant(SumOfBlock(softmax.sums[i]));
+    const float* const sums = tokens.sums + i * tokens.sums_stride;
     float* const y =
         arguments.y.data + (group.token + i) * arguments.y.stride + column;
     int64_t d = 0;
     for (; d + kLanes <= arguments.head_dim; d += kLanes) {
-      hn::StoreU(hn::Div(hn::LoadU(tag, own.sums + d), sum), tag, y + d);
+      hn::StoreU(hn::Div(hn::LoadU(tag, sums + d), sum), tag, y + d);
     }
     if (d < arguments.head_dim) {
       const size_t rest = arguments.head_dim - d;
-      StoreFirst(hn::Div(LoadFirst(own.sums + d, rest), sum), y + d, rest);
+      StoreFirst(hn::Div(LoadFirst(sums + d, rest), sum), y + d, rest);
     }
   }
 }
 
-void AttendItem(const AttentionArguments& arguments, const TokenGroup& group,
+// For a group of at most kTokens tokens.
+template <int64_t kTokens>
+void AttendGroup(const AttentionArguments& arguments, const TokenGroup& group,
+                 int64_t head) {
+  if (group.tokens == kTokens) return Attend<kTokens>(arguments, group, head);
+  if constexpr (kTokens > 1) AttendGroup<kTokens - 1>(arguments, group, head);
+}
+
+void AttendItem(const AttentionArguments& arguments, const TokenGroup& item,
                 int64_t head) {
-  static_assert(kItemTokens == 4);
-  switch (group.tokens) {
-    case 1:
-      return Attend<1>(arguments, group, head);
-    case 2:
-      return Attend<2>(arguments, group, head);
-    case 3:
-      return Attend<3>(arguments, group, head);
-    default:
-      return Attend<4>(arguments, group, head);
+  for (int64_t first = 0; first < item.tokens; first += kTileTokens) {
+    AttendGroup<kTileTokens>(
+        arguments,
+        {item.history, item.token + first, item.position + first,
+         std::min(kTileTokens, item.tokens - first)},
+        head);
   }
 }
 
@@ -376,10 +393,10 @@ void Attention(ThreadPool& threads, Rows rows,
   const auto append = [&](int64_t group) {
     Append(arguments, GroupAt(rows, arguments, group));
   };
+  // A head's groups one after the other find its keys and values in the cache.
   const auto attend = [&](int64_t item) {
     HWY_DYNAMIC_DISPATCH(AttendItem)
-    (arguments, GroupAt(rows, arguments, item / arguments.heads),
-     item % arguments.heads);
+    (arguments, GroupAt(rows, arguments, item % groups), item / groups);
   };
   // All keys and values must be there before any token looks at them.
   if (work < kParallelWork) {

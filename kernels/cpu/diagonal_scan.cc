@@ -67,9 +67,8 @@ HWY_INLINE void ScanTile(const Pairs& pairs, int64_t pair, Chunk& chunk,
     const FloatVector p = hn::Load(tag, chunk.p + t * kLanes);
     FloatVector sum = hn::Load(tag, chunk.sums + t * kLanes);
     for (int64_t n = 0; n < kPairs; ++n) {
-      const FloatVector real =
-          hn::MulAdd(decay[n][0], state[n][0],
-                     hn::NegMulAdd(decay[n][1], state[n][1], p));
+      const FloatVector real = hn::MulAdd(
+          decay[n][0], state[n][0], hn::NegMulAdd(decay[n][1], state[n][1], p));
       const FloatVector imaginary = hn::MulAdd(
           decay[n][1], state[n][0], hn::Mul(decay[n][0], state[n][1]));
       sum = hn::MulAdd(read[n][0], real, sum);
@@ -108,9 +107,10 @@ HWY_INLINE void ScanChunk(const DiagonalScanArguments& arguments,
   }
   const FloatVector d = LoadPart<kWhole>(arguments.d + channel, count);
   for (int64_t t = 0; t < chunk.tokens; ++t) {
-    FloatVector y = Activate(arguments.activation,
-                             hn::MulAdd(d, hn::Load(tag, chunk.p + t * kLanes),
-                                        hn::Load(tag, chunk.sums + t * kLanes)));
+    FloatVector y =
+        Activate(arguments.activation,
+                 hn::MulAdd(d, hn::Load(tag, chunk.p + t * kLanes),
+                            hn::Load(tag, chunk.sums + t * kLanes)));
     if (arguments.gate.data != nullptr) {
       const float* const gate =
           arguments.gate.data + (token + t) * arguments.gate.stride + channel;

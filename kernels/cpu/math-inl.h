@@ -134,10 +134,10 @@ HWY_INLINE FloatVector Silu(FloatVector x) {
 
 // 1 + erf(x / sqrt(2)), accurate relative to its value on both sides.
 //
-// With u = |x| / sqrt(2), erfc(u) = exp(-u²) erfcx(u), and erfcx is a polynomial
-// of t = 1 / (1 + u / 2), fitted where exp(-u²) is a normal float, to a relative
-// error of 3.1e-8. On the negative side 1 + erf is erfc(u), with nothing
-// subtracted; on the other it is 2 - erfc(u).
+// With u = |x| / sqrt(2), erfc(u) = exp(-u²) erfcx(u), and erfcx is a
+// polynomial of t = 1 / (1 + u / 2), fitted where exp(-u²) is a normal float,
+// to a relative error of 3.1e-8. On the negative side 1 + erf is erfc(u), with
+// nothing subtracted; on the other it is 2 - erfc(u).
 HWY_INLINE FloatVector OnePlusErf(FloatVector x) {
   const FloatVector one = Constant(1.0f);
   const FloatVector t = hn::Div(
@@ -166,8 +166,8 @@ HWY_INLINE FloatVector Gelu(FloatVector x) {
 // x (1 + tanh(w)) / 2 with w = sqrt(2/π) (x + 0.044715 x³), which is
 // x / (1 + exp(-2 w)): nothing is subtracted where tanh is near -1.
 HWY_INLINE FloatVector GeluTanh(FloatVector x) {
-  const FloatVector factor = hn::MulAdd(
-      hn::Mul(x, x), Constant(-0.0713548163f), Constant(-1.59576912f));
+  const FloatVector factor = hn::MulAdd(hn::Mul(x, x), Constant(-0.0713548163f),
+                                        Constant(-1.59576912f));
   return hn::Div(x, hn::Add(Constant(1.0f), Exp(hn::Mul(x, factor))));
 }
 

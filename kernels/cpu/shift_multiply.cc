@@ -21,7 +21,11 @@ namespace engram::cpu {
 namespace HWY_NAMESPACE {
 
 constexpr int64_t kLanes = hn::MaxLanes(FloatTag());
-constexpr int64_t kTileTokens = 8;
+// Sums and inputs of a tile of tokens, or sums of one token and several vectors
+// of channels, fill the registers.
+constexpr bool kManyRegisters = HWY_MAX_BYTES == 64 || HWY_ARCH_ARM;
+constexpr int64_t kTileTokens = kManyRegisters ? 8 : 6;
+constexpr int64_t kTileVectors = 4;
 
 // One row's inputs on one time axis: 0 is its first token, and the taps - 1
 // tokens of the state lie before it.
@@ -32,64 +36,70 @@ struct Timeline {
   int64_t state_tokens;
   int64_t channels;
 
-  const float* Given(int64_t time) const { return k + time * k_stride; }
-  const float* Kept(int64_t time) const {
-    return state + (state_tokens + time) * channels;
-  }
   const float* At(int64_t time) const {
-    return time >= 0 ? Given(time) : Kept(time);
+    return time >= 0 ? k + time * k_stride
+                     : state + (state_tokens + time) * channels;
   }
 };
 
-// kTokens tokens from `time` on, of the vector of channels at `channel`.
-template <int64_t kTokens, bool kWhole>
+// kTokens tokens from `time` on, of kVectors vectors of channels from `channel`
+// on. If not kWhole, the one vector has `count` channels.
+//
+// From one tap to the next each token's input becomes that of the token before
+// it: one more is loaded, the others stay in the registers.
+template <int64_t kTokens, int64_t kVectors, bool kWhole>
 HWY_INLINE void Tile(const ShiftMultiplyArguments& arguments, const Row& row,
                      const Timeline& inputs, int64_t time, int64_t channel,
                      size_t count) {
-  FloatVector sums[kTokens];
-  for (int64_t i = 0; i < kTokens; ++i) sums[i] = Constant(0.0f);
-  const auto add = [&](int64_t tap, auto input) HWY_ATTR {
-    const FloatVector weight = LoadPart<kWhole>(
-        arguments.filter + tap * arguments.channels + channel, count);
-    for (int64_t i = 0; i < kTokens; ++i) {
-      sums[i] = hn::MulAdd(
-          weight, LoadPart<kWhole>(input(tap, i) + channel, count), sums[i]);
-    }
-  };
   const int64_t first = time - inputs.state_tokens;  // input of the first tap
-  const auto kept = [&](int64_t tap, int64_t i) HWY_ATTR {
-    return inputs.Kept(first + tap + i);
-  };
-  const auto either = [&](int64_t tap, int64_t i) HWY_ATTR {
-    return inputs.At(first + tap + i);
-  };
-  const auto given = [&](int64_t tap, int64_t i) HWY_ATTR {
-    return inputs.Given(first + tap + i);
-  };
-  int64_t tap = 0;
-  for (; first + tap + kTokens <= 0; ++tap) add(tap, kept);
-  for (; first + tap < 0 && tap < arguments.taps; ++tap) add(tap, either);
-  for (; tap < arguments.taps; ++tap) add(tap, given);
-
+  FloatVector sums[kTokens][kVectors], window[kTokens][kVectors];
+  for (int64_t i = 0; i < kTokens; ++i) {
+    const float* const k = inputs.At(first + i) + channel;
+    for (int64_t v = 0; v < kVectors; ++v) {
+      sums[i][v] = Constant(0.0f);
+      window[i][v] = LoadPart<kWhole>(k + v * kLanes, count);
+    }
+  }
+  const float* filter = arguments.filter + channel;
+  for (int64_t tap = 0;; filter += arguments.channels) {
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const FloatVector weight = LoadPart<kWhole>(filter + v * kLanes, count);
+      for (int64_t i = 0; i < kTokens; ++i) {
+        sums[i][v] = hn::MulAdd(weight, window[i][v], sums[i][v]);
+      }
+    }
+    if (++tap == arguments.taps) break;
+    const float* const k = inputs.At(first + tap + kTokens - 1) + channel;
+    for (int64_t v = 0; v < kVectors; ++v) {
+      for (int64_t i = 0; i + 1 < kTokens; ++i) window[i][v] = window[i + 1][v];
+      window[kTokens - 1][v] = LoadPart<kWhole>(k + v * kLanes, count);
+    }
+  }
   for (int64_t i = 0; i < kTokens; ++i) {
     const int64_t token = row.offset + time + i;
-    const FloatVector v = LoadPart<kWhole>(
-        arguments.v.data + token * arguments.v.stride + channel, count);
-    StorePart<kWhole>(
-        hn::Mul(sums[i], v),
-        arguments.p.data + token * arguments.p.stride + channel, count);
+    const float* const v_row =
+        arguments.v.data + token * arguments.v.stride + channel;
+    float* const p = arguments.p.data + token * arguments.p.stride + channel;
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const FloatVector factor = LoadPart<kWhole>(v_row + v * kLanes, count);
+      StorePart<kWhole>(hn::Mul(sums[i][v], factor), p + v * kLanes, count);
+    }
   }
 }
 
-template <bool kWhole>
-HWY_INLINE void Vector(const ShiftMultiplyArguments& arguments, const Row& row,
-                       const Timeline& inputs, int64_t channel, size_t count) {
-  int64_t time = 0;
-  for (; time + kTileTokens <= row.tokens; time += kTileTokens) {
-    Tile<kTileTokens, kWhole>(arguments, row, inputs, time, channel, count);
+// All of the row's tokens that fill tiles, then the others one by one.
+template <int64_t kVectors, bool kWhole>
+HWY_INLINE void Vectors(const ShiftMultiplyArguments& arguments, const Row& row,
+                        const Timeline& inputs, int64_t channel, size_t count) {
+  const int64_t tiled = row.tokens / kTileTokens * kTileTokens;
+  for (int64_t v = 0; v < kVectors; ++v) {
+    for (int64_t time = 0; time < tiled; time += kTileTokens) {
+      Tile<kTileTokens, 1, kWhole>(arguments, row, inputs, time,
+                                   channel + v * kLanes, count);
+    }
   }
-  for (; time < row.tokens; ++time) {
-    Tile<1, kWhole>(arguments, row, inputs, time, channel, count);
+  for (int64_t time = tiled; time < row.tokens; ++time) {
+    Tile<1, kVectors, kWhole>(arguments, row, inputs, time, channel, count);
   }
 }
 
@@ -101,11 +111,15 @@ void ShiftMultiplyItem(const ShiftMultiplyArguments& arguments, const Row& row,
       arguments.shift_state + row.slot * state_tokens * arguments.channels,
       state_tokens, arguments.channels};
   int64_t channel = channel_begin;
+  constexpr int64_t kTileChannels = kTileVectors * kLanes;
+  for (; channel + kTileChannels <= channel_end; channel += kTileChannels) {
+    Vectors<kTileVectors, true>(arguments, row, inputs, channel, kLanes);
+  }
   for (; channel + kLanes <= channel_end; channel += kLanes) {
-    Vector<true>(arguments, row, inputs, channel, kLanes);
+    Vectors<1, true>(arguments, row, inputs, channel, kLanes);
   }
   if (channel < channel_end) {
-    Vector<false>(arguments, row, inputs, channel, channel_end - channel);
+    Vectors<1, false>(arguments, row, inputs, channel, channel_end - channel);
   }
   // In ascending order a row shorter than the state shifts in place.
   for (int64_t j = 0; j < state_tokens; ++j) {

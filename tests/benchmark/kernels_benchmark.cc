@@ -257,10 +257,10 @@ void DiagonalScan(benchmark::State& state) {
   // output. Decay and read are shared by all rows.
   Count(state, 12 * tokens * kDModel + (8 * row_count + 8) * state_floats,
         11 * tokens * kDModel * kPairs);
-  state.counters["updates/s"] = benchmark::Counter(
-      static_cast<double>(tokens * kDModel * kPairs),
-      benchmark::Counter::kIsIterationInvariantRate,
-      benchmark::Counter::kIs1000);
+  state.counters["updates/s"] =
+      benchmark::Counter(static_cast<double>(tokens * kDModel * kPairs),
+                         benchmark::Counter::kIsIterationInvariantRate,
+                         benchmark::Counter::kIs1000);
 }
 
 // Rows of `tokens` tokens behind `position` others each.
@@ -276,15 +276,14 @@ void Attention(benchmark::State& state) {
   std::iota(block_indices.begin(), block_indices.end(), 0);
   std::vector<RowHistory> histories;
   for (int64_t row = 0; row < row_count; ++row) {
-    histories.push_back(
-        {position, absl::MakeConstSpan(block_indices)
-                       .subspan(row * row_blocks, row_blocks)});
+    histories.push_back({position, absl::MakeConstSpan(block_indices)
+                                       .subspan(row * row_blocks, row_blocks)});
   }
   const auto q = Filled(*backend, tokens * kDModel);
   const auto k = Filled(*backend, tokens * kDModel);
   const auto v = Filled(*backend, tokens * kDModel);
-  const auto blocks = Filled(*backend, row_count * row_blocks * 2 * kDModel *
-                                           kKeyValueBlockTokens);
+  const auto blocks = Filled(
+      *backend, row_count * row_blocks * 2 * kDModel * kKeyValueBlockTokens);
   const auto y = Filled(*backend, tokens * kDModel);
   AttentionArguments arguments;
   arguments.heads = kAttentionHeads;
@@ -301,12 +300,12 @@ void Attention(benchmark::State& state) {
   }
   // Every token's keys and values once per row; a multiply-add for a score and
   // one for a value per dimension.
-  const int64_t seen = row_count * (row_tokens * position +
-                                    row_tokens * (row_tokens + 1) / 2);
-  Count(state,
-        8 * row_count * (position + row_tokens) * kDModel +
-            16 * tokens * kDModel,
-        4 * seen * kDModel);
+  const int64_t seen =
+      row_count * (row_tokens * position + row_tokens * (row_tokens + 1) / 2);
+  Count(
+      state,
+      8 * row_count * (position + row_tokens) * kDModel + 16 * tokens * kDModel,
+      4 * seen * kDModel);
 }
 
 void RmsNorm(benchmark::State& state) {
@@ -363,7 +362,8 @@ void RowsByTokensByThreads(benchmark::internal::Benchmark* benchmark) {
   }
   benchmark->UseRealTime();
 }
-void RowsByTokensByPositionByThreads(benchmark::internal::Benchmark* benchmark) {
+void RowsByTokensByPositionByThreads(
+    benchmark::internal::Benchmark* benchmark) {
   benchmark->ArgNames({"rows", "tokens", "position", "threads"});
   for (const int64_t threads : {1, 2}) {
     benchmark->Args({1, 1, 1024, threads})

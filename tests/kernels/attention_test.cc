@@ -129,9 +129,9 @@ TEST_P(AttentionTest, InChunksIsTheSame) {
       Floats blocks = UnusedBlocks(shape);
       AttentionSequence sequence(shape, 60, 100, {3, 0, 6, 1});
       while (sequence.position < 100) {
-        AttentionStep(
-            backend(),
-            {{&sequence, std::min(chunk, 100 - sequence.position)}}, blocks);
+        AttentionStep(backend(),
+                      {{&sequence, std::min(chunk, 100 - sequence.position)}},
+                      blocks);
       }
       ExpectSameBits(sequence.y, whole.y);
       ExpectSameBits(blocks, whole_blocks);

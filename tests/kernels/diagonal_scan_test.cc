@@ -51,8 +51,8 @@ template <class Case>
 void ExpectTheSameInChunks(Backend& backend, const Case& whole_case) {
   const int tokens = static_cast<int>(whole_case.tokens);
   Floats whole_state(whole_case.StateFloats(), 0.5f);
-  const Floats whole = whole_case.Run(
-      backend, std::vector<Row>{{0, 0, tokens}}, whole_state);
+  const Floats whole =
+      whole_case.Run(backend, std::vector<Row>{{0, 0, tokens}}, whole_state);
   for (const int chunk : {1, 2, 3, 7, 8, 9, 63, 64, 65, 128, 130}) {
     SCOPED_TRACE(testing::Message() << "chunks of " << chunk);
     Floats state(whole_case.StateFloats(), 0.5f);
@@ -102,9 +102,9 @@ TEST_P(ShiftMultiplyTest, IsRightForEveryWidthAndNumberOfTaps) {
     for (const int64_t taps : {1, 2, 8, 9, 64}) {
       SCOPED_TRACE(testing::Message() << channels << " x " << taps);
       // The state is a copy of inputs.
-      ExpectRaggedRowsAreRight(
-          backend(), ShiftMultiplyCase(channels, taps, kRaggedTokens),
-          std::max(1.0, std::sqrt(taps) / 4), 0.0);
+      ExpectRaggedRowsAreRight(backend(),
+                               ShiftMultiplyCase(channels, taps, kRaggedTokens),
+                               std::max(1.0, std::sqrt(taps) / 4), 0.0);
     }
   }
 }

@@ -156,10 +156,9 @@ TEST(ReferenceOps, RotateByPosition) {
   // Two heads of five dimensions, of which four turn: by 1 and 1/100 a token.
   Values x = {1.0, 0.0, 0.0, 1.0, 7.0, 0.0, 1.0, 1.0, 0.0, 8.0};
   RotateByPosition(2, 5, 4, 3, x);
-  const Values expected = {std::cos(3.0),   -std::sin(0.03), std::sin(3.0),
-                           std::cos(0.03),  7.0,             -std::sin(3.0),
-                           std::cos(0.03),  std::cos(3.0),   std::sin(0.03),
-                           8.0};
+  const Values expected = {
+      std::cos(3.0),  -std::sin(0.03), std::sin(3.0), std::cos(0.03), 7.0,
+      -std::sin(3.0), std::cos(0.03),  std::cos(3.0), std::sin(0.03), 8.0};
   EXPECT_THAT(x, Pointwise(DoubleNear(kTolerance), expected));
 }
 
@@ -176,8 +175,9 @@ TEST(ReferenceOps, AttentionOfTwoHeads) {
   Values both = q;
   both.insert(both.end(), q.begin(), q.end());
   const Values y = Attention(2, 4, both, k, v);
-  EXPECT_THAT(Values(y.begin(), y.begin() + 8),
-              Pointwise(DoubleNear(kTolerance), Values(v.begin(), v.begin() + 8)));
+  EXPECT_THAT(
+      Values(y.begin(), y.begin() + 8),
+      Pointwise(DoubleNear(kTolerance), Values(v.begin(), v.begin() + 8)));
 }
 
 }  // namespace

@@ -243,7 +243,8 @@ Values Attention(int64_t heads, int64_t head_dim, const Values& q,
         maximum = std::max(maximum, weights.back());
       }
       double total = 0.0;
-      for (double& weight : weights) total += weight = std::exp(weight - maximum);
+      for (double& weight : weights)
+        total += weight = std::exp(weight - maximum);
       for (int64_t i = 0; i < head_dim; ++i) {
         double sum = 0.0;
         for (int64_t s = 0; s <= before + t; ++s) {
