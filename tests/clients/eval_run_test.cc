@@ -243,7 +243,7 @@ TEST(EvalOptions, WhatIsWrongIsNamedWithItsLimit) {
 
 Evaluation ReportedEvaluation() {
   Evaluation evaluation;
-  evaluation.model = "m";
+  evaluation.model = "model";
   evaluation.settings = DefaultSettings(EvalTask::kInductionHead);
   evaluation.count = 10;
   evaluation.seed = 7;
@@ -253,11 +253,12 @@ Evaluation ReportedEvaluation() {
 TEST(EvalReport, TellsAccuracyIntervalAndChance) {
   const EvalResult result = {
       .count = 10, .right = 8, .seconds = 2, .prompt_tokens = 310};
-  EXPECT_EQ(EvalReportText("here:1", ReportedEvaluation(), result),
-            "m at here:1: induction-head, vocabulary 20, length 30, seed 7\n"
-            "accuracy 80.0 % (8 of 10 right), 95 % interval 49.0 to 94.3, "
-            "chance 5.6\n"
-            "2.0 s, 155 prompt tokens/s\n");
+  EXPECT_EQ(
+      EvalReportText("here:1", ReportedEvaluation(), result),
+      "model at here:1: induction-head, vocabulary 20, length 30, seed 7\n"
+      "accuracy 80.0 % (8 of 10 right), 95 % interval 49.0 to 94.3, "
+      "chance 5.6\n"
+      "2.0 s, 155 prompt tokens/s\n");
 }
 
 TEST(EvalReport, TellsWhatASessionTakesAndWhatWasNotAsked) {
@@ -276,7 +277,7 @@ TEST(EvalReport, JsonHasEverything) {
       EvalReportJson("here:1", ReportedEvaluation(), result);
   EXPECT_THAT(line, Not(HasSubstr("\n")));
   const auto json = nlohmann::json::parse(line);
-  EXPECT_EQ(json["parameters"]["model"], "m");
+  EXPECT_EQ(json["parameters"]["model"], "model");
   EXPECT_EQ(json["parameters"]["task"], "induction-head");
   EXPECT_EQ(json["parameters"]["vocabulary"], 20);
   EXPECT_EQ(json["parameters"]["length"], 30);
@@ -293,12 +294,12 @@ TEST(EvalReport, JsonHasEverything) {
 
 TEST(EvalReport, NothingAnsweredIsNoDivisionByZero) {
   EXPECT_THAT(EvalReportText("here:1", ReportedEvaluation(), {}),
-              HasSubstr("accuracy 0.0 % (0 of 10 right)"));
+              HasSubstr("accuracy 0.0 % (0 of 0 right)"));
 }
 
 TEST(EvalReport, ProgressIsOneLine) {
   EXPECT_EQ(EvalProgressLine(ReportedEvaluation(), {4, 5, 3, 200}),
-            "     4 s: m, induction-head, length 30: 5 of 10 answered, 3 "
+            "     4 s: model, induction-head, length 30: 5 of 10 answered, 3 "
             "right, 50 tokens/s");
 }
 

@@ -9,7 +9,7 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
+#include "clients/cpp/eval_tasks.h"
 #include "tests/integration/child_process.h"
 #include "tests/support/test_server.h"
 
@@ -17,24 +17,20 @@ namespace engram {
 namespace {
 
 constexpr int kSymbols = 14;  // "0" to "13"; then "=>" and "."
-constexpr char kTrigger[] = "=>";
+constexpr int kPromptSeed = 1;
 
 struct Prompt {
   std::string text;
   std::string answer;
 };
 
-// `length` random symbols, one of them replaced by the trigger, and the trigger
-// once more; the answer is the symbol that followed the first one.
-Prompt DrawPrompt(std::mt19937* random, int length) {
-  std::vector<std::string> symbols;
-  for (int i = 0; i < length; ++i) {
-    symbols.push_back(absl::StrCat((*random)() % kSymbols));
-  }
-  const size_t place = (*random)() % static_cast<uint32_t>(length - 2);
-  symbols[place] = kTrigger;
-  symbols.push_back(kTrigger);
-  return {absl::StrJoin(symbols, " "), symbols[place + 1]};
+// The prompt `number` of `length` symbols.
+Prompt DrawPrompt(int length, int64_t number) {
+  const TaskSettings settings = {EvalTask::kInductionHead, kSymbols + 2,
+                                 length};
+  const std::vector<std::string> symbols = SymbolsOf(settings.vocabulary);
+  const Example example = DrawExample(settings, kPromptSeed, number);
+  return {PromptText(example.prompt, symbols), symbols[example.answer]};
 }
 
 // "3" of " 3": a symbol after another one has a blank before it.
@@ -50,8 +46,7 @@ int CountRight(TestServer* server, int length, int prompts) {
   std::atomic<int> right = 0;
   RunAtOnce(kAtOnce, [&](int thread) {
     for (int i = thread; i < prompts; i += kAtOnce) {
-      std::mt19937 random(static_cast<uint32_t>(length * 10'000 + i));
-      const Prompt prompt = DrawPrompt(&random, length);
+      const Prompt prompt = DrawPrompt(length, i);
       const Answer answer =
           server->client().Generate(TextTurn("", prompt.text, 1));
       ASSERT_TRUE(answer.status.ok()) << answer.status;
@@ -175,8 +170,7 @@ TEST_F(LongSession, AMillionSymbolsChangeNeitherSpeedNorMemoryNorAnswers) {
   for (int i = 0; i < prompts; ++i) {
     const std::string fork = absl::StrCat("question-", i);
     ASSERT_TRUE(client_.Fork("long", fork).ok());
-    std::mt19937 random(static_cast<uint32_t>(2'000'000 + i));
-    const Prompt prompt = DrawPrompt(&random, 256);
+    const Prompt prompt = DrawPrompt(256, 2'000'000 + i);
     const Answer answer =
         client_.Generate(OnSession(TextTurn("", prompt.text, 1), fork));
     ASSERT_TRUE(answer.status.ok()) << answer.status;
