@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <random>
 #include <thread>
 #include <utility>
 
@@ -433,6 +434,16 @@ v1::GenerateRequest EndlessTurn(const std::string& model) {
   return request;
 }
 
+std::vector<int32_t> RandomIds(int count, int64_t vocabulary_size,
+                               uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<int32_t> ids(count);
+  for (int32_t& id : ids) {
+    id = static_cast<int32_t>(random() % vocabulary_size);
+  }
+  return ids;
+}
+
 // --- The server.
 
 namespace {
@@ -467,6 +478,16 @@ ServerOptions ZooOptions(const std::vector<std::string>& models) {
   options.threads = 1;
   options.drain_timeout = absl::ZeroDuration();
   options.request_log = false;
+  return options;
+}
+
+ServerOptions GoldenOptions(
+    const std::vector<std::pair<std::string, std::string>>& models) {
+  ServerOptions options = ZooOptions({});
+  for (const auto& [name, golden] : models) {
+    options.models.emplace_back(
+        name, absl::StrCat(ENGRAM_SOURCE_DIR "/tests/golden/", golden));
+  }
   return options;
 }
 

@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -174,12 +175,19 @@ v1::ScoreRequest TokenScore(const std::string& model,
                             const std::string& session_id = "");
 // One that goes on until it is stopped from outside.
 v1::GenerateRequest EndlessTurn(const std::string& model);
+// The same ids for the same arguments.
+std::vector<int32_t> RandomIds(int count, int64_t vocabulary_size,
+                               uint32_t seed = 0);
 
 // --- The server.
 
 // Of the models of the zoo named, on free ports, with one thread per model and
 // without a request log; a drain ends what runs at once.
 ServerOptions ZooOptions(const std::vector<std::string>& models);
+// Likewise of golden models, as {"h3", "h3/hybrid"} for tests/golden/h3/hybrid:
+// small, with random weights and no tokenizer.
+ServerOptions GoldenOptions(
+    const std::vector<std::pair<std::string, std::string>>& models);
 
 class TestServer {
  public:
