@@ -284,13 +284,14 @@ TEST_P(Equivalence, OfRunningAloneAndAmong31Others) {
   ServerOptions options = Serve(GetParam());
   options.slots = 32;
   options.threads = 2;
+  // The others are as long as all of them fit side by side.
+  options.kv_memory = int64_t{256} << 20;
   TestServer crowded(options);
   std::vector<std::unique_ptr<GenerateStream>> others;
   for (int i = 0; i < 31; ++i) {
     v1::GenerateRequest request = EndlessTurn("");
     request.mutable_sampling()->set_seed(i);
     if (crowded.client().GetModel("")->kv_bytes_per_token() > 0) {
-      // As long as all of them fit into memory side by side.
       request.mutable_stopping()->set_max_tokens(1 << 14);
     }
     others.push_back(crowded.client().StartGenerate(request));

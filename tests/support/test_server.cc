@@ -484,6 +484,7 @@ ServerOptions ZooOptions(const std::vector<std::string>& models) {
 ServerOptions GoldenOptions(
     const std::vector<std::pair<std::string, std::string>>& models) {
   ServerOptions options = ZooOptions({});
+  options.kv_memory = 16 << 20;
   for (const auto& [name, golden] : models) {
     options.models.emplace_back(
         name, absl::StrCat(ENGRAM_SOURCE_DIR "/tests/golden/", golden));
