@@ -3,8 +3,9 @@
 // cache) and writes 4 bytes of y; the window of a row is read and written once.
 #include "kernels/cpu/causal_conv1d.h"
 
-#include <algorithm>
 #include <cstring>
+
+#include "kernels/cpu/row_parts.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/causal_conv1d.cc"
@@ -94,22 +95,13 @@ constexpr int64_t kParallelElements = 1 << 14;
 
 void CausalConv1d(ThreadPool& threads, Rows rows,
                   const CausalConv1dArguments& arguments) {
-  const int64_t blocks =
-      (arguments.channels + kItemChannels - 1) / kItemChannels;
-  const int64_t items = static_cast<int64_t>(rows.size()) * blocks;
-  const auto body = [&](int64_t item) {
-    const int64_t channel = item % blocks * kItemChannels;
-    HWY_DYNAMIC_DISPATCH(CausalConv1dItem)
-    (arguments, rows[item / blocks], channel,
-     std::min(channel + kItemChannels, arguments.channels));
-  };
-  int64_t tokens = 0;
-  for (const Row& row : rows) tokens += row.tokens;
-  if (tokens * arguments.channels < kParallelElements) {
-    for (int64_t item = 0; item < items; ++item) body(item);
-  } else {
-    threads.ParallelFor(items, body);
-  }
+  ForEachRowAndChannels(
+      threads, rows, arguments.channels, kItemChannels, arguments.channels,
+      kParallelElements,
+      [&](const Row& row, int64_t channel_begin, int64_t channel_end) {
+        HWY_DYNAMIC_DISPATCH(CausalConv1dItem)
+        (arguments, row, channel_begin, channel_end);
+      });
 }
 
 }  // namespace engram::cpu

@@ -15,6 +15,8 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/row_parts.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/diagonal_scan.cc"
 #include "hwy/foreach_target.h"  // Comes before highway.h.
@@ -168,22 +170,13 @@ constexpr int64_t kParallelUpdates = 1 << 14;
 
 void DiagonalScan(ThreadPool& threads, Rows rows,
                   const DiagonalScanArguments& arguments) {
-  const int64_t blocks =
-      (arguments.channels + kItemChannels - 1) / kItemChannels;
-  const int64_t items = static_cast<int64_t>(rows.size()) * blocks;
-  const auto body = [&](int64_t item) {
-    const int64_t channel = item % blocks * kItemChannels;
-    HWY_DYNAMIC_DISPATCH(DiagonalScanItem)
-    (arguments, rows[item / blocks], channel,
-     std::min(channel + kItemChannels, arguments.channels));
-  };
-  int64_t tokens = 0;
-  for (const Row& row : rows) tokens += row.tokens;
-  if (tokens * arguments.channels * arguments.pairs < kParallelUpdates) {
-    for (int64_t item = 0; item < items; ++item) body(item);
-  } else {
-    threads.ParallelFor(items, body);
-  }
+  ForEachRowAndChannels(
+      threads, rows, arguments.channels, kItemChannels,
+      arguments.channels * arguments.pairs, kParallelUpdates,
+      [&](const Row& row, int64_t channel_begin, int64_t channel_end) {
+        HWY_DYNAMIC_DISPATCH(DiagonalScanItem)
+        (arguments, row, channel_begin, channel_end);
+      });
 }
 
 }  // namespace engram::cpu

@@ -7,8 +7,9 @@
 // state is read and written once, 8 d_state bytes, and `a` is read once.
 #include "kernels/cpu/selective_scan.h"
 
-#include <algorithm>
 #include <cstring>
+
+#include "kernels/cpu/row_parts.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/selective_scan.cc"
@@ -147,22 +148,13 @@ constexpr int64_t kParallelUpdates = 1 << 14;
 
 void SelectiveScan(ThreadPool& threads, Rows rows,
                    const SelectiveScanArguments& arguments) {
-  const int64_t blocks =
-      (arguments.d_inner + kScanItemChannels - 1) / kScanItemChannels;
-  const int64_t items = static_cast<int64_t>(rows.size()) * blocks;
-  const auto body = [&](int64_t item) {
-    const int64_t channel = item % blocks * kScanItemChannels;
-    HWY_DYNAMIC_DISPATCH(SelectiveScanItem)
-    (arguments, rows[item / blocks], channel,
-     std::min(channel + kScanItemChannels, arguments.d_inner));
-  };
-  int64_t tokens = 0;
-  for (const Row& row : rows) tokens += row.tokens;
-  if (tokens * arguments.d_inner * arguments.d_state < kParallelUpdates) {
-    for (int64_t item = 0; item < items; ++item) body(item);
-  } else {
-    threads.ParallelFor(items, body);
-  }
+  ForEachRowAndChannels(
+      threads, rows, arguments.d_inner, kScanItemChannels,
+      arguments.d_inner * arguments.d_state, kParallelUpdates,
+      [&](const Row& row, int64_t channel_begin, int64_t channel_end) {
+        HWY_DYNAMIC_DISPATCH(SelectiveScanItem)
+        (arguments, row, channel_begin, channel_end);
+      });
 }
 
 }  // namespace engram::cpu

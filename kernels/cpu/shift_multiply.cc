@@ -7,8 +7,9 @@
 // the state is read and written once, 8 (taps - 1) bytes.
 #include "kernels/cpu/shift_multiply.h"
 
-#include <algorithm>
 #include <cstring>
+
+#include "kernels/cpu/row_parts.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/shift_multiply.cc"
@@ -148,22 +149,13 @@ constexpr int64_t kParallelWork = 1 << 16;
 
 void ShiftMultiply(ThreadPool& threads, Rows rows,
                    const ShiftMultiplyArguments& arguments) {
-  const int64_t blocks =
-      (arguments.channels + kItemChannels - 1) / kItemChannels;
-  const int64_t items = static_cast<int64_t>(rows.size()) * blocks;
-  const auto body = [&](int64_t item) {
-    const int64_t channel = item % blocks * kItemChannels;
-    HWY_DYNAMIC_DISPATCH(ShiftMultiplyItem)
-    (arguments, rows[item / blocks], channel,
-     std::min(channel + kItemChannels, arguments.channels));
-  };
-  int64_t tokens = 0;
-  for (const Row& row : rows) tokens += row.tokens;
-  if (tokens * arguments.channels * arguments.taps < kParallelWork) {
-    for (int64_t item = 0; item < items; ++item) body(item);
-  } else {
-    threads.ParallelFor(items, body);
-  }
+  ForEachRowAndChannels(
+      threads, rows, arguments.channels, kItemChannels,
+      arguments.channels * arguments.taps, kParallelWork,
+      [&](const Row& row, int64_t channel_begin, int64_t channel_end) {
+        HWY_DYNAMIC_DISPATCH(ShiftMultiplyItem)
+        (arguments, row, channel_begin, channel_end);
+      });
 }
 
 }  // namespace engram::cpu

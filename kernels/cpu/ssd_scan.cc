@@ -16,6 +16,8 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/row_parts.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/ssd_scan.cc"
 #include "hwy/foreach_target.h"  // Comes before highway.h.
@@ -196,20 +198,11 @@ constexpr int64_t kParallelUpdates = 1 << 16;
 void SsdScan(ThreadPool& threads, Rows rows,
              const SsdScanArguments& arguments) {
   const int64_t heads = arguments.heads;
-  const int64_t items = static_cast<int64_t>(rows.size()) * heads;
-  const auto body = [&](int64_t item) {
-    HWY_DYNAMIC_DISPATCH(SsdScanItem)
-    (arguments, rows[item / heads], item % heads);
-  };
-  int64_t tokens = 0;
-  for (const Row& row : rows) tokens += row.tokens;
-  const int64_t updates =
-      tokens * heads * arguments.head_dim * arguments.d_state;
-  if (updates < kParallelUpdates) {
-    for (int64_t item = 0; item < items; ++item) body(item);
-  } else {
-    threads.ParallelFor(items, body);
-  }
+  ForEachRowPart(threads, rows, heads,
+                 heads * arguments.head_dim * arguments.d_state,
+                 kParallelUpdates, [&](const Row& row, int64_t head) {
+                   HWY_DYNAMIC_DISPATCH(SsdScanItem)(arguments, row, head);
+                 });
 }
 
 }  // namespace engram::cpu
