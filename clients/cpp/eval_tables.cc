@@ -70,7 +70,7 @@ constexpr int64_t kMaxLengthOfAttention = int64_t{1} << 14;
 const std::vector<MambaColumn>& MambaColumns() {
   static const auto* const columns = new std::vector<MambaColumn>{
       {"Mamba", "mamba-induction-t256", false},
-      {"Mamba to 8,192", "mamba-induction", false},
+      {"Mamba, trained to 8,192", "mamba-induction", false},
       {"H3", "h3-induction-t256", false},
       {"attention", "attention-induction-t256", true}};
   return *columns;
@@ -152,7 +152,10 @@ class Measurer {
     const std::string& model = evaluation.model;
     if (std::find(served_models_.begin(), served_models_.end(), model) ==
         served_models_.end()) {
-      Note(absl::StrCat("`", model, "` is not served."));
+      if (std::find(missing_.begin(), missing_.end(), model) ==
+          missing_.end()) {
+        missing_.push_back(model);
+      }
       return std::nullopt;
     }
     if (refused_[model]) return std::nullopt;
@@ -177,8 +180,15 @@ class Measurer {
 
   // A paragraph after the table, if there is something to note.
   std::string NotesText() const {
-    if (notes_.empty()) return "";
-    return absl::StrCat("\n\"-\": ", absl::StrJoin(notes_, " "), "\n");
+    std::vector<std::string> notes;
+    if (!missing_.empty()) {
+      notes.push_back(
+          absl::StrCat("Not served: `", absl::StrJoin(missing_, "`, `"), "`."));
+    }
+    notes.insert(notes.end(), notes_.begin(), notes_.end());
+    if (notes.empty()) return "";
+    return absl::StrCat("\nA \"-\" stands where nothing was measured. ",
+                        absl::StrJoin(notes, " "), "\n");
   }
 
  private:
@@ -186,6 +196,7 @@ class Measurer {
   const absl::Span<const std::string> served_models_;
   const MeasureEvaluation measure_;
   std::map<std::string, bool> refused_;
+  std::vector<std::string> missing_;
   std::vector<std::string> notes_;
 };
 

@@ -157,8 +157,7 @@ TEST_F(EvalTest, TheProgramMeasuresATable) {
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_THAT(outcome.out, HasSubstr("| 128 "));
   EXPECT_THAT(outcome.out, HasSubstr("19,712"));
-  EXPECT_THAT(outcome.out,
-              HasSubstr("`attention-induction-t256` is not served."));
+  EXPECT_THAT(outcome.out, HasSubstr("Not served: `mamba-induction-t256`"));
   // A line for each cell.
   EXPECT_THAT(outcome.err, HasSubstr("length 128: 20 of 20 answered"));
 }
