@@ -29,17 +29,28 @@ constexpr VerbHelp kDetokenizeHelp = {
     "Prints the text of token ids, byte for byte.",
     "  engram detokenize --model mamba-english --tokens 72,105"};
 
+std::string DescribeCost(const v1::ModelInfo& model) {
+  std::string cost = absl::StrCat(model.state_bytes(), " bytes");
+  if (model.kv_bytes_per_token() > 0) {
+    absl::StrAppend(&cost, " and ", model.kv_bytes_per_token(), " per token");
+  }
+  return cost;
+}
+
 void PrintModel(const v1::ModelInfo& model) {
   absl::PrintF(
       "%s\n"
       "  family %s, %d layers, %d parameters, %s weights, %s\n"
       "  vocabulary %d%s\n"
-      "  a session costs %d bytes and %d per token\n"
-      "  weight hash %s\n",
+      "  a session costs %s\n",
       model.name(), model.family(), model.layers(), model.parameters(),
       model.weight_format(), model.backend(), model.vocabulary_size(),
       model.has_tokenizer() ? "" : ", no tokenizer (token ids only)",
-      model.state_bytes(), model.kv_bytes_per_token(), model.weight_hash());
+      DescribeCost(model));
+  if (model.max_positions() > 0) {
+    absl::PrintF("  a sequence has at most %d tokens\n", model.max_positions());
+  }
+  absl::PrintF("  weight hash %s\n", model.weight_hash());
 }
 
 int ListModels(const GlobalFlags& global) {

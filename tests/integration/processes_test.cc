@@ -181,6 +181,44 @@ TEST(Processes, WhatAKilledClientWantedKeptIsReplayedToTheNext) {
   EXPECT_EQ(client.GetSession("s")->version(), 1);
 }
 
+TEST(Processes, TheClientTellsWhatModelsAndSessionsCost) {
+  const auto golden = [](const char* model) {
+    return absl::StrCat(model, "=" ENGRAM_SOURCE_DIR "/tests/golden/", model);
+  };
+  ServerProcess server({"--model", golden("h3/hybrid_rotary"), "--model",
+                        golden("attention/learned_positions"), "--model",
+                        ZooModel(kInduction)});
+  ASSERT_FALSE(server.grpc_address().empty());
+  const TestClient client(server.grpc_address());
+  const auto bytes = [&](const char* model) {
+    return client.GetModel(model)->state_bytes();
+  };
+  const std::string models =
+      absl::StrJoin(OutputOfClient(server, {"models"}), "\n");
+  EXPECT_THAT(models,
+              HasSubstr(absl::StrCat("a session costs ", bytes(kInduction),
+                                     " bytes\n  weight hash")));
+  EXPECT_THAT(models, HasSubstr(absl::StrCat(
+                          "a session costs ", bytes("h3/hybrid_rotary"),
+                          " bytes and 160 per token\n  weight hash")));
+  EXPECT_THAT(models, HasSubstr("a session costs 112 bytes and 448 per token\n"
+                                "  a sequence has at most 163 tokens\n"));
+
+  // Two blocks of 32 tokens.
+  ASSERT_TRUE(client
+                  .Generate(OnSession(TokenTurn("h3/hybrid_rotary",
+                                                RandomIds(33, 31), 0),
+                                      "s"))
+                  .status.ok());
+  const auto sessions = OutputOfClient(server, {"sessions", "list"});
+  ASSERT_EQ(sessions.size(), 2u);
+  EXPECT_THAT(sessions[0], HasSubstr("bytes"));
+  EXPECT_THAT(sessions[1],
+              HasSubstr(absl::StrCat(" ", bytes("h3/hybrid_rotary") +
+                                              2 * 32 * 160, " ")));
+  EXPECT_EQ(OutputOfClient(server, {"sessions", "get", "s"}), sessions);
+}
+
 TEST(Processes, TheCommandLineClientTalksToTheServer) {
   ServerProcess server({"--model", ZooModel(kInduction), "--model",
                         ZooModel(kEnglish)});
