@@ -3,6 +3,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <iterator>
+#include <regex>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "tests/support/test_server.h"
 
 namespace engram {
@@ -90,6 +98,38 @@ TEST(Metrics, EveryNameIsThereAndAgreesWithTheTraffic) {
   EXPECT_GT(page.Sum("state_usage_ratio"), 0);
   EXPECT_LT(page.Sum("state_usage_ratio"), 1);
   EXPECT_THAT(page.text(), Not(HasSubstr("private")));
+}
+
+// What "engram_..." stands in a file of deploy/monitoring, in whatever language.
+std::set<std::string> MetricsNamedIn(const std::string& file) {
+  std::ifstream stream(
+      absl::StrCat(ENGRAM_SOURCE_DIR "/deploy/monitoring/", file));
+  const std::string text{std::istreambuf_iterator<char>(stream), {}};
+  const std::regex pattern("engram_([a-z0-9_]+)");
+  std::set<std::string> names;
+  for (std::sregex_iterator next(text.begin(), text.end(), pattern), end;
+       next != end; ++next) {
+    names.insert((*next)[1]);
+  }
+  return names;
+}
+
+TEST(Metrics, WhatTheDashboardAndTheAlertsAskForIsThere) {
+  TestServer server(GoldenOptions({{"h3", "h3/hybrid"}}));
+  ASSERT_TRUE(server.client().Generate(TokenTurn("", {1, 2}, 3)).status.ok());
+  ASSERT_TRUE(server.AwaitLoad(0, 0));
+  const MetricsPage page = server.Metrics();
+  for (const char* file : {"dashboard.json", "alerts.yml"}) {
+    const std::set<std::string> names = MetricsNamedIn(file);
+    EXPECT_GT(names.size(), 5u) << file;
+    for (const std::string& name : names) {
+      absl::string_view family = name;
+      for (const char* part : {"_bucket", "_sum", "_count"}) {
+        absl::ConsumeSuffix(&family, part);
+      }
+      EXPECT_TRUE(page.HasFamily(family)) << file << " asks for " << name;
+    }
+  }
 }
 
 TEST(Metrics, ACancelledRequestIsCountedAsSuch) {
