@@ -25,9 +25,11 @@ VALIDATE_PROMPTS_MAX = 256
 
 def make_config(args):
     if args.family in MIXERS:
-        config = SkeletonConfig(args.family, vocab=args.vocab, d_model=args.d_model, n_layer=2, n_inner=0, tied=False)
+        config = SkeletonConfig(args.family, vocab=args.vocab, d_model=args.d_model, n_layer=2,
+                                n_inner=args.n_inner, tied=args.tied)
         if args.family == "attention":
-            config.heads, config.rotary_dim = 8, args.d_model // 8
+            config.heads, config.positions = args.heads, args.positions
+            config.rotary_dim = 0 if args.positions else args.d_model // args.heads
         return config
     return FAMILIES[args.family][0](vocab=args.vocab, d_model=args.d_model, n_layer=2, tied=args.tied)
 
@@ -65,6 +67,9 @@ def parse_arguments():
     parser.add_argument("--vocab", type=int, default=16)
     parser.add_argument("--d-model", type=int, default=64)
     parser.add_argument("--tied", action="store_true", help="one matrix for embedding and head")
+    parser.add_argument("--n-inner", type=int, default=0, help="width of the MLP of H3, S4D and attention")
+    parser.add_argument("--heads", type=int, default=8, help="of attention")
+    parser.add_argument("--positions", type=int, default=0, help="learned positions of attention; 0 = rotary")
     parser.add_argument("--steps", type=int, default=2700)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of Adam, constant")

@@ -19,7 +19,7 @@ from checkpoint import FAMILIES, make_model, save
 from skeleton import MIXERS, SkeletonConfig
 from tasks import TASKS, draw_distinct
 
-RATE, RATE_WARM_UP, RATE_MIN = 5e-4, 1e-6, 5e-5
+RATE, RATE_WARM_UP, RATE_SSM_MAX = 5e-4, 1e-6, 1e-3
 BATCH = 32
 TRAIN_PROMPTS, TEST_PROMPTS = 5000, 500
 SETTINGS = {"induction": dict(vocab=20, length=30, epochs=400), "recall": dict(vocab=10, length=20, epochs=200)}
@@ -35,25 +35,26 @@ def make_config(family, task):
     return config
 
 
-def make_optimizer(model):
+def make_optimizer(model, rate):
     mixer = MIXERS.get(model.config.family)
     undecayed = mixer.undecayed if mixer else ("A_log", "dt_proj.bias", "dt_bias")
     groups = {True: [], False: []}
     for name, parameter in model.named_parameters():
         groups[".mixer." in name and name.endswith(undecayed)].append(parameter)
-    return torch.optim.AdamW([{"params": groups[False], "weight_decay": 0.1},
-                              {"params": groups[True], "weight_decay": 0.0}],
-                             lr=RATE, betas=(0.9, 0.999), fused=True)
+    return torch.optim.AdamW(
+        [{"params": groups[False], "rate": rate, "weight_decay": 0.1},
+         {"params": groups[True], "rate": min(RATE_SSM_MAX, rate), "weight_decay": 0.0}],
+        betas=(0.9, 0.999), fused=True)
 
 
-def rate_at(step, steps, task_name):
-    """Learning rate of step 0, 1, ...: linear warm-up over a tenth, then down."""
+def rate_at(step, steps, rate, task_name):
+    """Learning rate of step 0, 1, ...: linear warm-up over a tenth to `rate`, then down."""
     warm_up = steps // 10
     if step < warm_up:
-        return RATE_WARM_UP + (RATE - RATE_WARM_UP) * step / warm_up
+        return RATE_WARM_UP + (rate - RATE_WARM_UP) * step / warm_up
     if task_name == "induction":  # the angle counts from step 0
-        return RATE_MIN + (RATE - RATE_MIN) * 0.5 * (1 + math.cos(math.pi * step / steps))
-    return RATE * (steps - step) / (steps - warm_up)
+        return rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    return rate * (steps - step) / (steps - warm_up)
 
 
 @torch.no_grad()
@@ -71,6 +72,7 @@ def parse_arguments():
     parser.add_argument("--out", type=pathlib.Path, required=True, help="checkpoint to write")
     parser.add_argument("--seed", type=int, default=1, help="of the initial weights, order and dropout")
     parser.add_argument("--data-seed", type=int, default=0, help="of the training and test prompts")
+    parser.add_argument("--rate", type=float, default=RATE, help="highest learning rate, if not the protocol's")
     parser.add_argument("--epochs", type=int, help="length of the schedule, if not the protocol's")
     parser.add_argument("--stop", type=int, help="end at this epoch of the schedule already")
     return parser.parse_args()
@@ -88,14 +90,14 @@ def main():
     rows = torch.cat([ids, answers[:, None]], dim=1)
 
     model = make_model(make_config(args.family, task))
-    optimizer = make_optimizer(model)
+    optimizer = make_optimizer(model, args.rate)
     epochs = args.epochs or settings["epochs"]
     steps, step, begin = epochs * math.ceil(len(rows) / BATCH), 0, time.time()
     for epoch in range(1, (args.stop or epochs) + 1):
         total = 0.0
         for batch in rows[torch.randperm(len(rows))].split(BATCH):
             for group in optimizer.param_groups:
-                group["lr"] = rate_at(step, steps, args.task)
+                group["lr"] = rate_at(step, steps, group["rate"], args.task)
             logits, _ = model(batch[:, :-1])
             loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
             optimizer.zero_grad()
