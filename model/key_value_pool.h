@@ -55,6 +55,14 @@ class KeyValuePool {
     return blocks() - static_cast<int64_t>(free_.size());
   }
 
+  // Set apart for slots and not taken yet.
+  int64_t reserved() const { return reserved_; }
+  // What one slot holds and may still take; what it shares is counted.
+  int64_t claimed(int slot) const {
+    return static_cast<int64_t>(slots_[slot].blocks.size()) +
+           slots_[slot].reserved;
+  }
+
   int64_t tokens(int slot) const { return slots_[slot].tokens; }
   absl::Span<const int32_t> blocks_of(int slot) const {
     return slots_[slot].blocks;

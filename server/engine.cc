@@ -101,6 +101,7 @@ bool Engine::RunOnce() {
     load.slots_used = states_.slots() - states_.free_slots();
     if (const KeyValuePool* key_values = states_.key_values()) {
       load.kv_blocks_used = key_values->used();
+      load.kv_blocks_reserved = key_values->reserved();
     }
     metrics_->SetLoad(load);
   }
@@ -202,6 +203,8 @@ absl::StatusOr<bool> Engine::Start(Sequence* sequence, absl::Time now) {
 absl::StatusOr<bool> Engine::LoadState(Sequence* sequence) {
   // First the slot: getting one may move this very session's state.
   sequence->slot = AcquireSlot();
+  KeyValuePool* const key_values = states_.key_values();
+  int64_t blocks = 0;
   do {
     ENGRAM_ASSIGN_OR_RETURN(const SessionStore::Location location,
                             Locate(*sequence));
@@ -210,11 +213,12 @@ absl::StatusOr<bool> Engine::LoadState(Sequence* sequence) {
     ENGRAM_RETURN_IF_ERROR(CheckLength(CapacityOf(model_.model->info()),
                                        sequence->start.tokens(),
                                        sequence->request));
-    if (ReserveKeyValues(*sequence, location)) {
+    blocks = KeyValueBlocksFor(*sequence, location);
+    if (blocks == 0 || key_values->Reserve(sequence->slot, blocks)) {
       CopyState(sequence->slot, location);
       return true;
     }
-  } while (EvictOne());
+  } while (EvictionCanFree(blocks) && EvictOne());
   states_.Free(sequence->slot);
   sequence->slot = -1;
   return false;
@@ -232,17 +236,26 @@ absl::StatusOr<SessionStore::Location> Engine::Locate(
   return location;
 }
 
-bool Engine::ReserveKeyValues(const Sequence& sequence,
-                              const SessionStore::Location& location) {
+int64_t Engine::KeyValueBlocksFor(
+    const Sequence& sequence, const SessionStore::Location& location) const {
   KeyValuePool* const key_values = states_.key_values();
-  if (key_values == nullptr) return true;
+  if (key_values == nullptr) return 0;
   int64_t blocks = KeyValueBlocks(
       TokensInTheEnd(sequence.start.tokens(), sequence.request));
   // The full blocks of a state that is in a slot are shared.
   if (location.slot >= 0) {
     blocks -= key_values->tokens(location.slot) / kKeyValueBlockTokens;
   }
-  return key_values->Reserve(sequence.slot, blocks);
+  return blocks;
+}
+
+// Blocks that running sequences share count several times, so that it may say
+// no too early. It never does when nothing runs, and what runs ends.
+bool Engine::EvictionCanFree(int64_t blocks) const {
+  for (const SequencePointer& sequence : running_) {
+    if (!sequence->over) blocks += states_.key_values()->claimed(sequence->slot);
+  }
+  return blocks <= states_.key_values()->blocks();
 }
 
 void Engine::CopyState(int slot, const SessionStore::Location& location) {

@@ -88,10 +88,12 @@ class Engine {
   absl::StatusOr<bool> Start(Sequence* sequence, absl::Time now);
   absl::StatusOr<bool> LoadState(Sequence* sequence);
   absl::StatusOr<SessionStore::Location> Locate(const Sequence& sequence) const;
-  // Sets apart all that the sequence can come to need, which starts from
-  // `location`.
-  bool ReserveKeyValues(const Sequence& sequence,
-                        const SessionStore::Location& location);
+  // The blocks that the sequence can come to need, which starts from `location`;
+  // 0 if the model has no attention layers.
+  int64_t KeyValueBlocksFor(const Sequence& sequence,
+                            const SessionStore::Location& location) const;
+  // Whether so many blocks are free of all that runs.
+  bool EvictionCanFree(int64_t blocks) const;
   void CopyState(int slot, const SessionStore::Location& location);
   int AcquireSlot();
   // Moves a committed state to RAM; false if there is none in a slot.

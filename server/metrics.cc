@@ -131,6 +131,9 @@ class PrometheusModelMetrics final : public ModelMetrics {
         .Set(static_cast<double>(kv_blocks));
     kv_blocks_used_ = &Gauge(registry, "kv_blocks_used",
                              "Of them, those that hold tokens.", labels);
+    kv_blocks_reserved_ =
+        &Gauge(registry, "kv_blocks_reserved",
+               "Of them, those set apart for tokens to come.", labels);
   }
 
   void ObserveStep(const StepObservation& step) override {
@@ -162,6 +165,7 @@ class PrometheusModelMetrics final : public ModelMetrics {
     slots_used_.Set(load.slots_used);
     if (kv_blocks_used_ == nullptr) return;
     kv_blocks_used_->Set(static_cast<double>(load.kv_blocks_used));
+    kv_blocks_reserved_->Set(static_cast<double>(load.kv_blocks_reserved));
   }
 
  private:
@@ -216,7 +220,9 @@ class PrometheusModelMetrics final : public ModelMetrics {
   prometheus::Gauge& running_;
   prometheus::Gauge& waiting_;
   prometheus::Gauge& slots_used_;
-  prometheus::Gauge* kv_blocks_used_ = nullptr;  // if there are attention layers
+  // If there are attention layers.
+  prometheus::Gauge* kv_blocks_used_ = nullptr;
+  prometheus::Gauge* kv_blocks_reserved_ = nullptr;
   prometheus::Family<prometheus::Counter>& requests_;
 
   absl::Mutex mutex_;

@@ -36,6 +36,7 @@ struct EngineLoad {
   int waiting = 0;
   int slots_used = 0;
   int64_t kv_blocks_used = 0;
+  int64_t kv_blocks_reserved = 0;
 };
 
 class ModelMetrics {

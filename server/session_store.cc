@@ -206,11 +206,11 @@ absl::Status SessionStore::CheckLengthOf(const Session& session,
   // what RAM can hold would be lost when its slot is needed.
   if (capacity.kv_block_bytes == 0) return absl::OkStatus();
   const int64_t tokens = TokensInTheEnd(before, request);
-  const size_t bytes = capacity.StateBytes(tokens);
+  const size_t bytes = capacity.StateBytes(tokens) + kSessionBytes;
   if (bytes <= limits_.memory_bytes) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
-      "the session could come to ", tokens, " tokens, whose state takes ", bytes,
-      " bytes, limit ", limits_.memory_bytes, " (--session-memory)"));
+      "the session could come to ", tokens, " tokens, with which it takes ",
+      bytes, " bytes, limit ", limits_.memory_bytes, " (--session-memory)"));
 }
 
 bool SessionStore::Commit(const SessionHandle& session, CommittedTurns turns,

@@ -84,11 +84,13 @@ TEST_F(EngineKeyValues, CountWhatTheSessionHasReadAndItsPendingToken) {
 TEST_F(EngineKeyValues, RefuseASessionThatRamCouldNotHold) {
   TestEngineOptions options = WithBlocks(100);
   const size_t fixed_bytes = 4 * (4 + 1 + 1024);
-  options.sessions.memory_bytes = fixed_bytes + 3 * kBlockBytes;
+  const size_t own_bytes = 1024;  // what a session takes beside its state
+  options.sessions.memory_bytes = fixed_bytes + 3 * kBlockBytes + own_bytes;
   Start(options);
   ExpectRefused(TestEngine::Turn("a", "r", PromptOf(4), 0),
                 AllOf(HasSubstr("97 tokens"),
-                      HasSubstr(absl::StrCat(fixed_bytes + 4 * kBlockBytes)),
+                      HasSubstr(absl::StrCat(fixed_bytes + 4 * kBlockBytes +
+                                             own_bytes)),
                       HasSubstr("--session-memory")));
   EXPECT_TRUE(
       engine_->Run(TestEngine::Turn("a", "r", PromptOf(3), 0)).status().ok());
@@ -188,6 +190,19 @@ TEST_F(EngineKeyValues, MoveIdleSessionsToRamForARequestThatNeedsTheirs) {
   // And it goes on as if nothing had been.
   const Request next = TestEngine::Turn("idle", "r2", {5, 6}, 3);
   EXPECT_EQ(engine_->Run(next).ids(), engine_->Expect(history, next).tokens);
+}
+
+TEST_F(EngineKeyValues, LeaveIdleSessionsAloneIfTheirBlocksAreNotEnough) {
+  Start(WithBlocks(5));
+  engine_->Run(TestEngine::Turn("idle", "r1", PromptOf(1), 0));
+  Reader first = engine_->Submit(TestEngine::Generate(PromptOf(3), 20));
+  Reader second = engine_->Submit(TestEngine::Generate(PromptOf(3), 1));
+  engine_->engine.RunOnce();
+  EXPECT_EQ(engine_->admission.waiting(), 1);
+  EXPECT_EQ(engine_->sessions.Get("idle")->tier, "slot");
+  engine_->RunUntilIdle();
+  second.Read();
+  EXPECT_TRUE(second.status().ok()) << second.status();
 }
 
 TEST_F(EngineKeyValues, MakeARequestWaitForThoseThatRun) {

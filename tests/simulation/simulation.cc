@@ -18,6 +18,8 @@ constexpr int64_t kVocabulary = 16;
 // What a session may take in RAM beside its state: its own fields, and the
 // record of one answer.
 constexpr size_t kSessionFields = 2048;
+// Its own fields alone, as the store counts them.
+constexpr size_t kOwnBytes = 1024;
 // Of a scripted model's keys: 32 tokens of a key and a value.
 constexpr int64_t kBlockTokens = 32;
 constexpr size_t kBlockBytes = kBlockTokens * 2 * sizeof(float);
@@ -355,7 +357,7 @@ bool Simulation::CouldOutgrow(const Session* session,
   const int64_t blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
   if (blocks * kBlockBytes > engine_.options.model.kv_bytes) return true;
   return !request.session_id.empty() &&
-         StateBytes(tokens) > engine_.options.sessions.memory_bytes;
+         StateBytes(tokens) + kOwnBytes > engine_.options.sessions.memory_bytes;
 }
 
 void Simulation::Submit(Request request) {
