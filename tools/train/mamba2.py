@@ -54,7 +54,7 @@ class Mamba2Config:
             "head_dim": self.head_dim,
             "n_groups": self.groups,
             "chunk_size": CHUNK,
-            "time_step_limit": [0.0, 1e30],  # no limit; JSON has no infinity
+            "time_step_limit": [0.0, math.inf],  # written as Infinity, which is no JSON but the custom
             "use_bias": False,
             "use_conv_bias": True,
             "hidden_act": "silu",
