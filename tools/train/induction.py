@@ -14,7 +14,7 @@ import time
 import torch
 from torch.nn import functional as F
 
-from checkpoint import FAMILIES, make_model, save
+from checkpoint import FAMILIES, load, make_model, save
 from evaluate_task import count_right
 from skeleton import MIXERS, SkeletonConfig
 from tasks import InductionHead
@@ -63,6 +63,7 @@ def validate(model, lengths):
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="checkpoint to write")
+    parser.add_argument("--resume", type=pathlib.Path, help="checkpoint whose weights to start from")
     parser.add_argument("--family", choices=FAMILIES, default="mamba")
     parser.add_argument("--vocab", type=int, default=16)
     parser.add_argument("--d-model", type=int, default=64)
@@ -90,7 +91,7 @@ def main():
     random.seed(args.seed)
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("medium")  # oneDNN's matrix product, the faster one here
-    model = make_model(make_config(args))
+    model = load(args.resume)[0].train() if args.resume else make_model(make_config(args))
     optimizer = torch.optim.Adam(model.parameters(), lr=args.rate)
     longest, accuracy, best, begin = args.length_first, 0.0, -1.0, time.time()
     for step in range(1, args.steps + 1):
