@@ -390,7 +390,8 @@ TEST(Attention, ASessionThatRamCouldNotHoldIsRefused) {
   ServerOptions options = HybridOptions();
   TestServer probe(options);
   const v1::ModelInfo model = *probe.client().GetModel("");
-  options.session_memory = StateBytes(model, 64);
+  constexpr int64_t kOwnBytes = 1024;  // of a session beside its state
+  options.session_memory = StateBytes(model, 64) + kOwnBytes;
   TestServer server(options);
   Feed(server, "", "s", 64);
   const Answer refused =
@@ -398,8 +399,9 @@ TEST(Attention, ASessionThatRamCouldNotHoldIsRefused) {
   EXPECT_EQ(refused.status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(
       std::string(refused.status.message()),
-      HasSubstr(absl::StrCat("65 tokens, whose state takes ",
-                             StateBytes(model, 65), " bytes, limit ",
+      HasSubstr(absl::StrCat("65 tokens, with which it takes ",
+                             StateBytes(model, 65) + kOwnBytes,
+                             " bytes, limit ",
                              options.session_memory, " (--session-memory)")));
   ExpectState(server, "s", 64, "slot");
   // Without a session nothing is kept.
