@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from checkpoint import FAMILIES, load, make_model, save
 from evaluate_task import count_right
+from selective_scan import softplus
 from skeleton import MIXERS, SkeletonConfig
 from tasks import InductionHead
 
@@ -32,6 +33,14 @@ def make_config(args):
             config.rotary_dim = 0 if args.positions else args.d_model // args.heads
         return config
     return FAMILIES[args.family][0](vocab=args.vocab, d_model=args.d_model, n_layer=2, tied=args.tied)
+
+
+def record_steps(model):
+    """A list that every forward pass of a Mamba appends the mean step size of each layer to."""
+    means = []
+    for layer in model.backbone.layers:
+        layer.mixer.dt_proj.register_forward_hook(lambda module, _, dt: means.append(softplus(dt).mean()))
+    return means
 
 
 def draw_length(shortest, longest):
@@ -74,6 +83,8 @@ def parse_arguments():
     parser.add_argument("--steps", type=int, default=2700)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of Adam, constant")
+    parser.add_argument("--step-penalty", type=float, default=0.0,
+                        help="weight of Mamba's mean step size in the loss: reads, writes and forgets no more than it must")
     parser.add_argument("--cool-down", type=int, default=0, help="last steps, in which the rate falls to zero")
     parser.add_argument("--rows", type=int, default=16,
                         help="prompts a step at lengths over 64; up to there four times as many, at most 64")
@@ -93,6 +104,7 @@ def main():
     torch.set_float32_matmul_precision("medium")  # oneDNN's matrix product, the faster one here
     model = load(args.resume)[0].train() if args.resume else make_model(make_config(args))
     optimizer = torch.optim.Adam(model.parameters(), lr=args.rate)
+    steps_taken = record_steps(model) if args.step_penalty else []
     longest, accuracy, best, begin = args.length_first, 0.0, -1.0, time.time()
     for step in range(1, args.steps + 1):
         for group in optimizer.param_groups:
@@ -102,7 +114,8 @@ def main():
         logits, _ = model(ids, last_only=True)
         loss = F.cross_entropy(logits[:, 0], answers)
         optimizer.zero_grad()
-        loss.backward()
+        (loss + args.step_penalty * sum(steps_taken)).backward()
+        steps_taken.clear()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
@@ -119,6 +132,7 @@ def main():
                 save(model, args.out, step=step)
         if args.validate and (step % args.validate_every == 0 or last):
             shares = validate(model, args.validate)
+            steps_taken.clear()
             mean = sum(shares) / len(shares)
             kept = mean >= best
             print(f"step {step} validation {' '.join(f'{share:.3f}' for share in shares)} "
