@@ -1,4 +1,4 @@
-"""Checks that the training model gives the same logits however its input is cut.
+"""Checks that the training model gives the same logits however its input is cut, and its step sizes.
 
 Run: python3 mamba_test.py
 """
@@ -7,6 +7,7 @@ import unittest
 
 import torch
 
+from induction import record_steps
 from mamba import Mamba, MambaConfig
 
 
@@ -39,6 +40,15 @@ class MambaTest(unittest.TestCase):
         before, after = self.model(self.ids)[0], self.model(other)[0]
         self.assertTrue(torch.equal(before[:, :20], after[:, :20]))
         self.assertFalse(torch.equal(before[:, 20:], after[:, 20:]))
+
+    def test_every_layer_records_its_mean_step_for_the_penalty(self):
+        means = record_steps(self.model)
+        self.model(self.ids)
+        self.assertEqual(len(means), 2)
+        sum(means).backward()
+        for layer, mean in zip(self.model.backbone.layers, means):
+            self.assertGreater(mean.item(), 0)
+            self.assertGreater(layer.mixer.dt_proj.bias.grad.min().item(), 0)  # smaller bias, smaller step
 
 
 if __name__ == "__main__":
