@@ -131,7 +131,7 @@ class Conversation {
     }
     SetPrompt(line);
     turn_.set_expected_version(version_);
-    turn_.set_request_id(RandomId());
+    turn_.set_request_id(FreshId());
     TurnOutput output(global_.json);
     Cancellation cancellation;
     InterruptScope scope(interrupt_, &cancellation);
@@ -212,7 +212,7 @@ int RunChat(Invocation invocation) {
   if (!suffix.ok()) return arguments.Refuse(suffix.status().message());
 
   if (turn->session_id().empty()) {
-    turn->set_session_id(absl::StrCat("chat-", RandomId().substr(0, 8)));
+    turn->set_session_id(absl::StrCat("chat-", FreshId().substr(0, 8)));
   }
   return Conversation(invocation, *std::move(turn), *std::move(prefix),
                       *std::move(suffix))

@@ -111,7 +111,7 @@ int Run(BenchOptions options, Interrupt* interrupt) {
   BenchLoad load;
   load.options = options;
   load.vocabulary_size = model->vocabulary_size();
-  load.session_prefix = absl::StrCat("bench-", RandomId().substr(0, 8));
+  load.session_prefix = absl::StrCat("bench-", FreshId().substr(0, 8));
   load.progress_interval = display.interval();
   load.on_progress = [&](const BenchProgress& progress) {
     display.Show(progress);

@@ -121,7 +121,7 @@ absl::StatusOr<EvalResult> Evaluate(const Evaluation& evaluation,
   EvalRun run;
   run.evaluation = evaluation;
   run.symbol_ids = *std::move(ids);
-  run.session_prefix = absl::StrCat("eval-", RandomId().substr(0, 8));
+  run.session_prefix = absl::StrCat("eval-", FreshId().substr(0, 8));
   run.progress_interval = display->interval();
   run.on_progress = [&](const EvalProgress& progress) {
     display->Show(EvalProgressLine(evaluation, progress));

@@ -18,7 +18,7 @@ bool IsTransportFailure(const absl::Status& status) {
          absl::StrContains(status.message(), "Stream removed");
 }
 
-std::string RandomId() {
+std::string FreshId() {
   absl::BitGen random;
   return absl::StrFormat("%016x%016x", absl::Uniform<uint64_t>(random),
                          absl::Uniform<uint64_t>(random));
@@ -27,7 +27,7 @@ std::string RandomId() {
 ResumableTurn::ResumableTurn(v1::GenerateRequest request, int retries)
     : request_(std::move(request)), retries_(retries) {
   if (!request_.session_id().empty() && request_.request_id().empty()) {
-    request_.set_request_id(RandomId());
+    request_.set_request_id(FreshId());
   }
 }
 

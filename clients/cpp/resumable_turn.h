@@ -19,7 +19,7 @@ namespace engram {
 bool IsTransportFailure(const absl::Status& status);
 
 // 128 random bits in hexadecimal: an id that nobody else has made up.
-std::string RandomId();
+std::string FreshId();
 
 // Thread-compatible.
 class ResumableTurn {
