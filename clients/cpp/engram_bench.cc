@@ -1,6 +1,4 @@
 // engram-bench: the load generator.
-#include <unistd.h>
-
 #include <cstdio>
 #include <string>
 #include <utility>
@@ -15,6 +13,7 @@
 #include "clients/cpp/client.h"
 #include "clients/cpp/flags.h"
 #include "clients/cpp/interrupt.h"
+#include "clients/cpp/progress_display.h"
 #include "clients/cpp/resumable_turn.h"
 
 namespace engram {
@@ -56,30 +55,6 @@ int ReportError(const absl::Status& status, const std::string& server) {
   return kExitFailed;
 }
 
-// Shows progress on standard error: on a terminal in one line that changes.
-class ProgressDisplay {
- public:
-  void Show(const BenchProgress& progress) {
-    const std::string line = ProgressLine(before_, progress);
-    before_ = progress;
-    absl::FPrintF(stderr, "%s%s%s", on_terminal_ ? "\r\033[K" : "", line,
-                  on_terminal_ ? "" : "\n");
-    std::fflush(stderr);
-    shown_ = true;
-  }
-  void End() {
-    if (on_terminal_ && shown_) absl::FPrintF(stderr, "\n");
-  }
-  absl::Duration interval() const {
-    return absl::Seconds(on_terminal_ ? 1 : 5);
-  }
-
- private:
-  const bool on_terminal_ = isatty(STDERR_FILENO);
-  bool shown_ = false;
-  BenchProgress before_;
-};
-
 void DeleteSessions(const std::vector<std::string>& ids, Client* client) {
   int failed = 0;
   for (const std::string& id : ids) {
@@ -108,13 +83,15 @@ int Run(BenchOptions options, Interrupt* interrupt) {
   options.model = model->name();
 
   ProgressDisplay display;
+  BenchProgress before;
   BenchLoad load;
   load.options = options;
   load.vocabulary_size = model->vocabulary_size();
   load.session_prefix = absl::StrCat("bench-", FreshId().substr(0, 8));
   load.progress_interval = display.interval();
   load.on_progress = [&](const BenchProgress& progress) {
-    display.Show(progress);
+    display.Show(ProgressLine(before, progress));
+    before = progress;
   };
   Cancellation cancellation;
   LoadResult result;

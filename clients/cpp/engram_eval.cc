@@ -1,6 +1,4 @@
 // engram-eval: asks served models the questions of the papers' tasks.
-#include <unistd.h>
-
 #include <cstdio>
 #include <string>
 #include <utility>
@@ -16,6 +14,7 @@
 #include "clients/cpp/eval_tables.h"
 #include "clients/cpp/flags.h"
 #include "clients/cpp/interrupt.h"
+#include "clients/cpp/progress_display.h"
 #include "clients/cpp/resumable_turn.h"
 
 namespace engram {
@@ -86,29 +85,6 @@ ClientOptions OptionsFor(const std::string& server) {
   options.server = server;
   return options;
 }
-
-// Shows progress on standard error: on a terminal in one line that changes.
-class ProgressDisplay {
- public:
-  void Show(const std::string& line) {
-    absl::FPrintF(stderr, "%s%s%s", on_terminal_ ? "\r\033[K" : "", line,
-                  on_terminal_ ? "" : "\n");
-    std::fflush(stderr);
-    shown_ = true;
-  }
-  // The line on the terminal stays.
-  void End() {
-    if (on_terminal_ && shown_) absl::FPrintF(stderr, "\n");
-    shown_ = false;
-  }
-  absl::Duration interval() const {
-    return absl::Seconds(on_terminal_ ? 1 : 5);
-  }
-
- private:
-  const bool on_terminal_ = isatty(STDERR_FILENO);
-  bool shown_ = false;
-};
 
 absl::StatusOr<EvalResult> Evaluate(const Evaluation& evaluation,
                                     Client* client, ProgressDisplay* display,
