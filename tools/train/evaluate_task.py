@@ -10,6 +10,7 @@ from tasks import TASKS
 
 PIECE = 4096  # tokens read at once by a model that carries its state
 TOKENS_MAX = 65536  # of a batch
+LONG_ROWS = 16  # of a batch of longer prompts, which are read in pieces
 
 
 def wilson(hits, count, z=1.96):
@@ -34,6 +35,8 @@ def answer(model, ids, state=None):
 def count_right(model, task, count, generator, state=None):
     """Right answers to `count` prompts, each continuing from `state` (one row) if given."""
     rows_max, right = max(1, min(64, TOKENS_MAX // task.length)), 0
+    if task.length > TOKENS_MAX and model.carries_state:
+        rows_max = LONG_ROWS
     for first in range(0, count, rows_max):
         rows = min(rows_max, count - first)
         ids, answers = task.draw(rows, generator)

@@ -35,11 +35,19 @@ def make_config(args):
     return FAMILIES[args.family][0](vocab=args.vocab, d_model=args.d_model, n_layer=2, tied=args.tied)
 
 
-def record_steps(model):
-    """A list that every forward pass of a Mamba appends the mean step size of each layer to."""
+STEP_MIN = 1e-30  # below, a step is as good as none and the penalty on logarithms ends
+
+
+def record_steps(model, logarithms=False):
+    """A list that every forward pass of a Mamba appends each layer's mean step size (or its logarithm's) to."""
     means = []
+
+    def record(module, inputs, dt):
+        step = softplus(dt)
+        means.append((step.clamp(min=STEP_MIN).log() if logarithms else step).mean())
+
     for layer in model.backbone.layers:
-        layer.mixer.dt_proj.register_forward_hook(lambda module, _, dt: means.append(softplus(dt).mean()))
+        layer.mixer.dt_proj.register_forward_hook(record)
     return means
 
 
@@ -85,6 +93,8 @@ def parse_arguments():
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of Adam, constant")
     parser.add_argument("--step-penalty", type=float, default=0.0,
                         help="weight of Mamba's mean step size in the loss: reads, writes and forgets no more than it must")
+    parser.add_argument("--step-logarithms", action="store_true",
+                        help="take the penalty on the mean logarithm of the step, which small steps feel as much as large ones")
     parser.add_argument("--cool-down", type=int, default=0, help="last steps, in which the rate falls to zero")
     parser.add_argument("--rows", type=int, default=16,
                         help="prompts a step at lengths over 64; up to there four times as many, at most 64")
@@ -104,7 +114,7 @@ def main():
     torch.set_float32_matmul_precision("medium")  # oneDNN's matrix product, the faster one here
     model = load(args.resume)[0].train() if args.resume else make_model(make_config(args))
     optimizer = torch.optim.Adam(model.parameters(), lr=args.rate)
-    steps_taken = record_steps(model) if args.step_penalty else []
+    steps_taken = record_steps(model, args.step_logarithms) if args.step_penalty else []
     longest, accuracy, best, begin = args.length_first, 0.0, -1.0, time.time()
     for step in range(1, args.steps + 1):
         for group in optimizer.param_groups:
