@@ -51,9 +51,9 @@ def record_steps(model, logarithms=False):
     return means
 
 
-def draw_length(shortest, longest):
-    """The longest in half the steps; shorter ones stay in the mix so that nothing is lost."""
-    if random.random() < 0.5:
+def draw_length(shortest, longest, longest_share):
+    """The longest in that share of the steps; shorter ones stay in the mix so that nothing is lost."""
+    if random.random() < longest_share:
         return longest
     return int(math.exp(random.uniform(math.log(shortest), math.log(longest + 1))))
 
@@ -99,6 +99,7 @@ def parse_arguments():
     parser.add_argument("--rows", type=int, default=16,
                         help="prompts a step at lengths over 64; up to there four times as many, at most 64")
     parser.add_argument("--length-min", type=int, default=12, help="shortest random part of the mix")
+    parser.add_argument("--longest-share", type=float, default=0.5, help="share of the steps at the present longest length")
     parser.add_argument("--length-first", type=int, default=16, help="start of the curriculum")
     parser.add_argument("--length-max", type=int, default=8192, help="end of the curriculum")
     parser.add_argument("--validate", type=int, nargs="*", default=[], help="lengths that choose the checkpoint")
@@ -119,7 +120,7 @@ def main():
     for step in range(1, args.steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = args.rate * min(1, (args.steps + 1 - step) / (args.cool_down + 1))
-        length = draw_length(args.length_min, longest)
+        length = draw_length(args.length_min, longest, args.longest_share)
         ids, answers = InductionHead(args.vocab, length).draw(rows_for(length, args.rows))
         logits, _ = model(ids, last_only=True)
         loss = F.cross_entropy(logits[:, 0], answers)
