@@ -13,15 +13,14 @@
 #include "clients/cpp/client.h"
 #include "clients/cpp/flags.h"
 #include "clients/cpp/interrupt.h"
+#include "clients/cpp/program.h"
 #include "clients/cpp/progress_display.h"
 #include "clients/cpp/resumable_turn.h"
 
 namespace engram {
 namespace {
 
-constexpr int kExitOk = 0;
-constexpr int kExitFailed = 1;
-constexpr int kExitUsage = 2;
+constexpr char kProgram[] = "engram-bench";
 
 constexpr char kHelp[] =
     "engram-bench: puts load on an Engram server and measures it.\n\n"
@@ -39,21 +38,6 @@ constexpr char kHelp[] =
     "Ctrl-C ends the load early and still reports.\n\n"
     "Exit codes: 0 done; 1 no request succeeded; 2 wrong use; 130 "
     "interrupted.\n";
-
-int Refuse(absl::string_view message) {
-  absl::FPrintF(stderr, "engram-bench: %s\n`engram-bench --help` tells more.\n",
-                message);
-  return kExitUsage;
-}
-
-int ReportError(const absl::Status& status, const std::string& server) {
-  absl::FPrintF(stderr,
-                "engram-bench: %s: %s\n  the server is %s; name another "
-                "with --server HOST:PORT\n",
-                absl::StatusCodeToString(status.code()), status.message(),
-                server);
-  return kExitFailed;
-}
 
 void DeleteSessions(const std::vector<std::string>& ids, Client* client) {
   int failed = 0;
@@ -79,7 +63,9 @@ int Run(BenchOptions options, Interrupt* interrupt) {
   v1::GetModelRequest model_request;
   model_request.set_model(options.model);
   absl::StatusOr<v1::ModelInfo> model = client.GetModel(model_request);
-  if (!model.ok()) return ReportError(model.status(), options.server);
+  if (!model.ok()) {
+    return ReportFailedCall(kProgram, model.status(), options.server);
+  }
   options.model = model->name();
 
   ProgressDisplay display;
@@ -117,16 +103,17 @@ int Main(const std::vector<std::string>& arguments) {
   FlagSet flags;
   options.AddTo(&flags);
   absl::StatusOr<std::vector<std::string>> others = flags.Parse(arguments);
-  if (!others.ok()) return Refuse(others.status().message());
+  if (!others.ok()) return RefuseUse(kProgram, others.status().message());
   if (options.help) {
     absl::PrintF(kHelp, flags.Help());
     return kExitOk;
   }
   if (!others->empty()) {
-    return Refuse(absl::StrCat("unexpected argument '", others->front(), "'"));
+    return RefuseUse(
+        kProgram, absl::StrCat("unexpected argument '", others->front(), "'"));
   }
   absl::Status status = options.Complete();
-  if (!status.ok()) return Refuse(status.message());
+  if (!status.ok()) return RefuseUse(kProgram, status.message());
   return Run(std::move(options), &interrupt);
 }
 

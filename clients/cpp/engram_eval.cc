@@ -14,15 +14,14 @@
 #include "clients/cpp/eval_tables.h"
 #include "clients/cpp/flags.h"
 #include "clients/cpp/interrupt.h"
+#include "clients/cpp/program.h"
 #include "clients/cpp/progress_display.h"
 #include "clients/cpp/resumable_turn.h"
 
 namespace engram {
 namespace {
 
-constexpr int kExitOk = 0;
-constexpr int kExitFailed = 1;
-constexpr int kExitUsage = 2;
+constexpr char kProgram[] = "engram-eval";
 
 constexpr char kHelp[] =
     "engram-eval: asks a served model the questions of a task, and tells how\n"
@@ -64,21 +63,6 @@ constexpr char kTableHelp[] =
     "  engram-eval table mamba-paper --max-length 4096 --count 50\n\n"
     "Flags:\n%s\n"
     "Exit codes: 0 done; 1 the server failed; 2 wrong use; 130 interrupted.\n";
-
-int Refuse(absl::string_view message) {
-  absl::FPrintF(stderr, "engram-eval: %s\n`engram-eval --help` tells more.\n",
-                message);
-  return kExitUsage;
-}
-
-int ReportError(const absl::Status& status, const std::string& server) {
-  absl::FPrintF(stderr,
-                "engram-eval: %s: %s\n  the server is %s; name another "
-                "with --server HOST:PORT\n",
-                absl::StatusCodeToString(status.code()), status.message(),
-                server);
-  return kExitFailed;
-}
 
 ClientOptions OptionsFor(const std::string& server) {
   ClientOptions options;
@@ -134,7 +118,7 @@ int RunTask(EvalOptions options, Interrupt* interrupt) {
   if (!result.ok()) {
     return cancellation.cancelled()
                ? kExitInterrupted
-               : ReportError(result.status(), options.server);
+               : ReportFailedCall(kProgram, result.status(), options.server);
   }
   const std::string report =
       options.json
@@ -182,7 +166,9 @@ int RunTable(PaperTable table, const TableOptions& options,
   const absl::StatusOr<std::string> text =
       MeasureTable(table, options, &client, &cancellation);
   if (cancellation.cancelled()) return kExitInterrupted;
-  if (!text.ok()) return ReportError(text.status(), options.server);
+  if (!text.ok()) {
+    return ReportFailedCall(kProgram, text.status(), options.server);
+  }
   absl::PrintF("%s", *text);
   return kExitOk;
 }
@@ -193,18 +179,19 @@ int TableMain(absl::Span<const std::string> arguments, Interrupt* interrupt) {
   options.AddTo(&flags);
   const absl::StatusOr<std::vector<std::string>> others =
       flags.Parse(arguments);
-  if (!others.ok()) return Refuse(others.status().message());
+  if (!others.ok()) return RefuseUse(kProgram, others.status().message());
   if (options.help) {
     absl::PrintF(kTableHelp, flags.Help());
     return kExitOk;
   }
   if (others->size() != 1) {
-    return Refuse("which table? give one: h3-paper or mamba-paper");
+    return RefuseUse(kProgram,
+                     "which table? give one: h3-paper or mamba-paper");
   }
   const absl::StatusOr<PaperTable> table = ParsePaperTable(others->front());
-  if (!table.ok()) return Refuse(table.status().message());
+  if (!table.ok()) return RefuseUse(kProgram, table.status().message());
   const absl::Status status = options.Check();
-  if (!status.ok()) return Refuse(status.message());
+  if (!status.ok()) return RefuseUse(kProgram, status.message());
   return RunTable(*table, options, interrupt);
 }
 
@@ -218,16 +205,17 @@ int Main(const std::vector<std::string>& arguments) {
   options.AddTo(&flags);
   const absl::StatusOr<std::vector<std::string>> others =
       flags.Parse(arguments);
-  if (!others.ok()) return Refuse(others.status().message());
+  if (!others.ok()) return RefuseUse(kProgram, others.status().message());
   if (options.help) {
     absl::PrintF(kHelp, flags.Help());
     return kExitOk;
   }
   if (!others->empty()) {
-    return Refuse(absl::StrCat("unexpected argument '", others->front(), "'"));
+    return RefuseUse(
+        kProgram, absl::StrCat("unexpected argument '", others->front(), "'"));
   }
   const absl::Status status = options.Complete();
-  if (!status.ok()) return Refuse(status.message());
+  if (!status.ok()) return RefuseUse(kProgram, status.message());
   return RunTask(std::move(options), &interrupt);
 }
 

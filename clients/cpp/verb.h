@@ -13,12 +13,9 @@
 #include "clients/cpp/client.h"
 #include "clients/cpp/flags.h"
 #include "clients/cpp/interrupt.h"
+#include "clients/cpp/program.h"
 
 namespace engram {
-
-inline constexpr int kExitOk = 0;
-inline constexpr int kExitFailed = 1;
-inline constexpr int kExitUsage = 2;
 
 // Flags that may stand before or after the verb.
 struct GlobalFlags {

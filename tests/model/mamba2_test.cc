@@ -18,12 +18,10 @@
 #include "model/model.h"
 #include "tests/model/golden_model.h"
 #include "tests/model/model_folder.h"
+#include "tests/model/model_loading.h"
 
 namespace engram {
 namespace {
-
-using ::testing::AllOf;
-using ::testing::HasSubstr;
 
 class Mamba2Golden : public testing::TestWithParam<std::string> {};
 
@@ -38,51 +36,20 @@ INSTANTIATE_TEST_SUITE_P(Folders, Mamba2Golden,
                                          "no_gated_norm"),
                          [](const auto& info) { return info.param; });
 
-// Loading of a random model after changes to its configuration or tensors.
-class Mamba2Loading : public testing::Test {
+class Mamba2Loading : public ModelLoading {
  protected:
-  absl::StatusOr<std::unique_ptr<Model>> Load() {
-    folder_.Write("config.json", config_);
-    folder_.Write("model.safetensors", SafetensorsFile(tensors_));
-    ModelLimits limits;
-    limits.slots = 2;
-    return LoadModel(folder_.path(), backend_.get(), limits, 0);
-  }
-
-  void ExpectRefused(absl::StatusCode code, const std::string& first,
-                     const std::string& second) {
-    const absl::Status status = Load().status();
-    EXPECT_EQ(status.code(), code) << status;
-    EXPECT_THAT(std::string(status.message()),
-                AllOf(HasSubstr(first), HasSubstr(second)));
-  }
-
-  void ExpectDataLoss(const std::string& first, const std::string& second) {
-    ExpectRefused(absl::StatusCode::kDataLoss, first, second);
-  }
-
-  // The name of a tensor of layer `layer`.
-  static std::string Mixer(const char* tensor, int layer = 1) {
-    return absl::StrCat("backbone.layers.", layer, ".mixer.", tensor);
-  }
+  Mamba2Loading()
+      : ModelLoading(RandomMamba2Config({}), RandomMamba2Tensors({})) {}
 
   const RandomMamba2Shape shape_;
-  std::string config_ = RandomMamba2Config(shape_);
-  std::map<std::string, RawTensor> tensors_ = RandomMamba2Tensors(shape_);
-  TemporaryFolder folder_;
-  std::unique_ptr<Backend> backend_ = TwoThreadBackend();
 };
 
 TEST_F(Mamba2Loading, TellsWhatTheModelIs) {
   const auto model = Load();
   ASSERT_TRUE(model.ok()) << model.status();
   const ModelInfo& info = (*model)->info();
-  int64_t elements = 0;
-  for (const auto& [name, tensor] : tensors_) {
-    elements += tensor.bytes.size() / sizeof(float);
-  }
   EXPECT_EQ(info.family, "mamba2");
-  EXPECT_EQ(info.parameters, elements);
+  EXPECT_EQ(info.parameters, Elements());
   EXPECT_EQ(info.vocabulary_size, shape_.vocab);
   EXPECT_EQ(info.layers, shape_.layers);
   // Two layers of a window of 3 x (68 + 2 x 6) and 4 heads of 3 x 17, and 19 of

@@ -17,11 +17,11 @@
 #include "model/model.h"
 #include "tests/model/golden_model.h"
 #include "tests/model/model_folder.h"
+#include "tests/model/model_loading.h"
 
 namespace engram {
 namespace {
 
-using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 class MambaGolden : public testing::TestWithParam<std::string> {};
@@ -37,41 +37,20 @@ INSTANTIATE_TEST_SUITE_P(Folders, MambaGolden,
                                          "original"),
                          [](const auto& info) { return info.param; });
 
-// Loading of a random model after `change` was made to its tensors.
-class MambaLoading : public testing::Test {
+class MambaLoading : public ModelLoading {
  protected:
-  absl::StatusOr<std::unique_ptr<Model>> Load(int64_t known_ids = 0) {
-    folder_.Write("config.json", config_);
-    folder_.Write("model.safetensors", SafetensorsFile(tensors_));
-    ModelLimits limits;
-    limits.slots = 2;
-    return LoadModel(folder_.path(), backend_.get(), limits, known_ids);
-  }
-
-  void ExpectDataLoss(const std::string& first, const std::string& second) {
-    const absl::Status status = Load().status();
-    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
-    EXPECT_THAT(std::string(status.message()),
-                AllOf(HasSubstr(first), HasSubstr(second)));
-  }
+  MambaLoading()
+      : ModelLoading(RandomMambaConfig({}), RandomMambaTensors({})) {}
 
   const RandomMambaShape shape_;
-  std::string config_ = RandomMambaConfig(shape_);
-  std::map<std::string, RawTensor> tensors_ = RandomMambaTensors(shape_);
-  TemporaryFolder folder_;
-  std::unique_ptr<Backend> backend_ = TwoThreadBackend();
 };
 
 TEST_F(MambaLoading, TellsWhatTheModelIs) {
   const auto model = Load();
   ASSERT_TRUE(model.ok()) << model.status();
   const ModelInfo& info = (*model)->info();
-  int64_t elements = 0;
-  for (const auto& [name, tensor] : tensors_) {
-    elements += tensor.bytes.size() / sizeof(float);
-  }
   EXPECT_EQ(info.family, "mamba");
-  EXPECT_EQ(info.parameters, elements);
+  EXPECT_EQ(info.parameters, Elements());
   EXPECT_EQ(info.vocabulary_size, shape_.vocab);
   EXPECT_EQ(info.layers, shape_.layers);
   // Two layers of 3 x 38 and 5 x 38, and 19 of the last hidden vector.

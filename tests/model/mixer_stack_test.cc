@@ -20,11 +20,11 @@
 #include "model/model.h"
 #include "tests/model/golden_model.h"
 #include "tests/model/model_folder.h"
+#include "tests/model/model_loading.h"
 
 namespace engram {
 namespace {
 
-using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 class MixerStackGolden : public testing::TestWithParam<std::string> {};
@@ -44,14 +44,10 @@ INSTANTIATE_TEST_SUITE_P(
       return absl::StrReplaceAll(info.param, {{"/", "_"}});
     });
 
-// Loading of a random model after changes to its configuration or tensors.
-class MixerStackLoading : public testing::Test {
+class MixerStackLoading : public ModelLoading {
  protected:
-  absl::StatusOr<std::unique_ptr<Model>> Load() {
-    folder_.Write("config.json", config_);
-    folder_.Write("model.safetensors", SafetensorsFile(tensors_));
-    return LoadModel(folder_.path(), backend_.get(), limits_, 0);
-  }
+  MixerStackLoading()
+      : ModelLoading(RandomMixerStackConfig({}), RandomMixerStackTensors({})) {}
 
   void Use(const RandomMixerStackShape& shape) {
     shape_ = shape;
@@ -64,24 +60,7 @@ class MixerStackLoading : public testing::Test {
     config_.replace(config_.find(sound), sound.size(), wrong);
   }
 
-  void ExpectRefused(absl::StatusCode code, const std::string& first,
-                     const std::string& second) {
-    const absl::Status status = Load().status();
-    EXPECT_EQ(status.code(), code) << status;
-    EXPECT_THAT(std::string(status.message()),
-                AllOf(HasSubstr(first), HasSubstr(second)));
-  }
-
-  static std::string Mixer(const char* tensor, int layer) {
-    return absl::StrCat("backbone.layers.", layer, ".mixer.", tensor);
-  }
-
   RandomMixerStackShape shape_;
-  std::string config_ = RandomMixerStackConfig(shape_);
-  std::map<std::string, RawTensor> tensors_ = RandomMixerStackTensors(shape_);
-  ModelLimits limits_ = {.slots = 2};
-  TemporaryFolder folder_;
-  std::unique_ptr<Backend> backend_ = TwoThreadBackend();
 };
 
 RandomMixerStackShape Hybrid() {
@@ -95,12 +74,8 @@ TEST_F(MixerStackLoading, TellsWhatAnH3Is) {
   const auto model = Load();
   ASSERT_TRUE(model.ok()) << model.status();
   const ModelInfo& info = (*model)->info();
-  int64_t elements = 0;
-  for (const auto& [name, tensor] : tensors_) {
-    elements += tensor.bytes.size() / sizeof(float);
-  }
   EXPECT_EQ(info.family, "h3");
-  EXPECT_EQ(info.parameters, elements);
+  EXPECT_EQ(info.parameters, Elements());
   EXPECT_EQ(info.layers, 3);
   // Three layers of 8 inputs and 3 complex states for each of 12 channels, and
   // the last hidden vector.
@@ -155,7 +130,7 @@ TEST_F(MixerStackLoading, RefusesTensorsThatContradictTheConfiguration) {
            {"\"attn_layer_idx\":[]", "\"attn_layer_idx\":[1]", "Wqkv"}}) {
     config_ = config;
     Replace(sound, wrong);
-    ExpectRefused(absl::StatusCode::kDataLoss, tensor, "tensor");
+    ExpectDataLoss(tensor, "tensor");
   }
 }
 
@@ -167,7 +142,7 @@ TEST_F(MixerStackLoading, RefusesAMissingTensor) {
         "kernel.kernel.A_imag", "output_linear.bias"}) {
     const RawTensor kept = tensors_[Mixer(tensor, 0)];
     tensors_.erase(Mixer(tensor, 0));
-    ExpectRefused(absl::StatusCode::kDataLoss, Mixer(tensor, 0), "missing");
+    ExpectDataLoss(Mixer(tensor, 0), "missing");
     tensors_[Mixer(tensor, 0)] = kept;
   }
 }
@@ -175,14 +150,12 @@ TEST_F(MixerStackLoading, RefusesAMissingTensor) {
 TEST_F(MixerStackLoading, RefusesLayersWithOtherNumbersOfStates) {
   tensors_[Mixer("ssm_k_kernel.kernel.B", 1)] =
       FloatTensor({12, 8}, std::vector<float>(12 * 8));
-  ExpectRefused(absl::StatusCode::kDataLoss, Mixer("ssm_k_kernel.kernel.B", 1),
-                "[12, 9]");
+  ExpectDataLoss(Mixer("ssm_k_kernel.kernel.B", 1), "[12, 9]");
 }
 
 TEST_F(MixerStackLoading, RefusesATensorOfALayerThatItDoesNotKnow) {
   tensors_[Mixer("Wqkv.weight", 1)] = FloatTensor({1}, {1.0f});
-  ExpectRefused(absl::StatusCode::kDataLoss, Mixer("Wqkv.weight", 1),
-                "not part of");
+  ExpectDataLoss(Mixer("Wqkv.weight", 1), "not part of");
 }
 
 TEST_F(MixerStackLoading, AcceptsRotaryFrequenciesThatFollowFromTheirNumber) {
@@ -194,12 +167,12 @@ TEST_F(MixerStackLoading, AcceptsRotaryFrequenciesThatFollowFromTheirNumber) {
   tensors_[name] = FloatTensor({2}, {1.0f, 0.0447f});
   ExpectRefused(absl::StatusCode::kUnimplemented, name, "0.0447");
   tensors_[name] = FloatTensor({3}, {1.0f, 0.1f, 0.01f});
-  ExpectRefused(absl::StatusCode::kDataLoss, name, "expected [2]");
+  ExpectDataLoss(name, "expected [2]");
 }
 
 TEST_F(MixerStackLoading, RefusesAnUntiedModelWithoutAHead) {
   Replace("{", "{\"tie_word_embeddings\":false,");
-  ExpectRefused(absl::StatusCode::kDataLoss, "lm_head.weight", "missing");
+  ExpectDataLoss("lm_head.weight", "missing");
 }
 
 }  // namespace

@@ -1,0 +1,69 @@
+// Loading of a small random model after changes to its configuration or tensors,
+// which every family is tested with.
+#pragma once
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/backend.h"
+#include "model/model.h"
+#include "tests/model/golden_model.h"
+#include "tests/model/model_folder.h"
+
+namespace engram {
+
+class ModelLoading : public testing::Test {
+ protected:
+  ModelLoading(std::string config, std::map<std::string, RawTensor> tensors)
+      : config_(std::move(config)), tensors_(std::move(tensors)) {}
+
+  absl::StatusOr<std::unique_ptr<Model>> Load(int64_t known_ids = 0) {
+    folder_.Write("config.json", config_);
+    folder_.Write("model.safetensors", SafetensorsFile(tensors_));
+    return LoadModel(folder_.path(), backend_.get(), limits_, known_ids);
+  }
+
+  void ExpectRefused(absl::StatusCode code, const std::string& first,
+                     const std::string& second) {
+    const absl::Status status = Load().status();
+    EXPECT_EQ(status.code(), code) << status;
+    EXPECT_THAT(std::string(status.message()),
+                testing::AllOf(testing::HasSubstr(first),
+                               testing::HasSubstr(second)));
+  }
+
+  void ExpectDataLoss(const std::string& first, const std::string& second) {
+    ExpectRefused(absl::StatusCode::kDataLoss, first, second);
+  }
+
+  // The name of a tensor of layer `layer`.
+  static std::string Mixer(const char* tensor, int layer = 1) {
+    return absl::StrCat("backbone.layers.", layer, ".mixer.", tensor);
+  }
+
+  // Of all tensors.
+  int64_t Elements() const {
+    int64_t elements = 0;
+    for (const auto& [name, tensor] : tensors_) {
+      elements += tensor.bytes.size() / sizeof(float);
+    }
+    return elements;
+  }
+
+  std::string config_;
+  std::map<std::string, RawTensor> tensors_;
+  ModelLimits limits_ = {.slots = 2};
+  TemporaryFolder folder_;
+  std::unique_ptr<Backend> backend_ = TwoThreadBackend();
+};
+
+}  // namespace engram
