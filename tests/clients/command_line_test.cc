@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/clients/scripted_server.h"
+#include "tests/support/folders.h"
 
 namespace engram {
 namespace {

@@ -16,6 +16,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "kernels/status.h"
+#include "tests/support/folders.h"
 #include "tests/support/test_server.h"
 
 namespace engram {

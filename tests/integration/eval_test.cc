@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "clients/cpp/eval_run.h"
 #include "tests/integration/child_process.h"
+#include "tests/support/folders.h"
 #include "tests/support/test_server.h"
 
 namespace engram {

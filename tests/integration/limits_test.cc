@@ -9,6 +9,7 @@
 #include <functional>
 
 #include "absl/strings/str_cat.h"
+#include "tests/support/folders.h"
 #include "tests/support/test_server.h"
 
 namespace engram {

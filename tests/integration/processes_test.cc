@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "tests/integration/child_process.h"
+#include "tests/support/folders.h"
 #include "tests/support/test_server.h"
 
 namespace engram {

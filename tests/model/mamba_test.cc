@@ -18,6 +18,7 @@
 #include "tests/model/golden_model.h"
 #include "tests/model/model_folder.h"
 #include "tests/model/model_loading.h"
+#include "tests/support/folders.h"
 
 namespace engram {
 namespace {

@@ -20,6 +20,7 @@
 #include "engram/v1/models.grpc.pb.h"
 #include "engram/v1/sessions.grpc.pb.h"
 #include "kernels/status.h"
+#include "tests/support/folders.h"
 
 namespace engram {
 namespace {
