@@ -20,7 +20,7 @@ MAY_INCLUDE = {
     "server": {"kernels", "model", "server", "engram"},
     "clients": {"clients", "engram"},
 }
-GRPC_FILES = re.compile(r"server/(\w*service|wire|server)\.(h|cc)$")
+GRPC_FILES = re.compile(r"server/(\w*service|\w*call|wire|server)\.(h|cc)$")
 PROMETHEUS_FILES = {"server/metrics.cc"}
 BACKEND_FILES = {"server/server.cc", "server/served_model.h", "server/options.h"}
 

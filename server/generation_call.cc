@@ -1,0 +1,87 @@
+#include "server/generation_call.h"
+
+#include <utility>
+
+#include "kernels/status.h"
+#include "server/log.h"
+#include "server/wire.h"
+
+namespace engram {
+namespace {
+
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+  const auto deadline = context.deadline();
+  if (deadline == std::chrono::system_clock::time_point::max()) {
+    return absl::InfiniteFuture();
+  }
+  return absl::FromChrono(deadline);
+}
+
+RequestSummary Refusal(const v1::GenerateRequest& message,
+                       const absl::Status& status) {
+  RequestSummary summary;
+  summary.handling = RequestHandling::kRefused;
+  summary.kind = RequestKindName(RequestKind::kGenerate);
+  summary.session_id = message.session_id();
+  summary.request_id = message.request_id();
+  summary.status = status;
+  return summary;
+}
+
+RequestSummary Refusal(const v1::ScoreRequest& message,
+                       const absl::Status& status) {
+  RequestSummary summary;
+  summary.handling = RequestHandling::kRefused;
+  summary.kind = RequestKindName(RequestKind::kScore);
+  summary.session_id = message.session_id();
+  summary.status = status;
+  return summary;
+}
+
+template <typename Message>
+absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(
+    const CallSurroundings& around, const grpc::CallbackServerContext& context,
+    const Message& message) {
+  const absl::StatusOr<ServedModel*> model =
+      around.models.Find(message.model(), message.session_id());
+  if (!model.ok()) {
+    const RequestSummary refusal = Refusal(message, model.status());
+    if (around.options.request_log) Log("request", DescribeRequest(refusal));
+    return model.status();
+  }
+  absl::StatusOr<Request> request = ToRequest(message, **model, around.options);
+  if (!request.ok()) {
+    RequestSummary refusal = Refusal(message, request.status());
+    refusal.model = (*model)->name;
+    (*model)->on_end(refusal);
+    return request.status();
+  }
+  request->deadline = DeadlineOf(context);
+  return TurnFeed::Submit(*model, *std::move(request));
+}
+
+}  // namespace
+
+absl::Status CancelReason(const grpc::CallbackServerContext& context) {
+  // A client counts from when it sent the call and we from when it came: its
+  // cancellation at the deadline arrives a little before ours.
+  constexpr auto kEarly = std::chrono::milliseconds(100);
+  if (context.deadline() - std::chrono::system_clock::now() <= kEarly) {
+    return absl::DeadlineExceededError("the deadline passed");
+  }
+  return absl::CancelledError("the client cancelled or went away");
+}
+
+absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
+    const CallSurroundings& around, const grpc::CallbackServerContext& context,
+    const v1::GenerateRequest& message) {
+  return Submit(around, context, message);
+}
+
+absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
+    const CallSurroundings& around, const grpc::CallbackServerContext& context,
+    const v1::ScoreRequest& message) {
+  return Submit(around, context, message);
+}
+
+}  // namespace engram
