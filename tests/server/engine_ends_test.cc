@@ -1,6 +1,8 @@
 // How requests end that do not run to their end: cancelled, late, too slow,
 // broken, drained. Each ends once, with its own code, and nobody else's.
+#include <memory>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -339,6 +341,73 @@ TEST(EngineEnds, StarvesNobodyWhenDecodesDoNotFitAStep) {
     // Started and three tokens, and a fair share of 80 * 3.
     EXPECT_NEAR(reader.tokens().size(), 3 + 80 * 3 / 8, 2);
   }
+}
+
+// --- What is true once the client knows the end.
+
+// What a reader finds at the very moment at which it is told the end.
+struct AtTheEnd {
+  int free_slots = -1;
+  size_t reported = 0;
+  absl::Status next_turn = absl::UnknownError("not asked");
+};
+
+// Reads on the engine's thread, as a call's reactor does, and looks around when
+// Completed comes.
+AtTheEnd WhenCompletedComes(TestEngine* engine, const Request& request,
+                            bool cancel) {
+  absl::StatusOr<Admission::Admitted> admitted =
+      engine->admission.Submit(request);
+  EXPECT_TRUE(admitted.ok()) << admitted.status();
+  const auto stream = std::get<std::shared_ptr<TokenStream>>(*admitted);
+  AtTheEnd end;
+  const auto read = [&] {
+    Event event;
+    absl::Status status;
+    while (stream->Pop(&event, &status) == TokenStream::State::kEvent) {
+      if (!std::holds_alternative<CompletedEvent>(event)) continue;
+      end.free_slots = engine->model.states().free_slots();
+      end.reported = engine->ended.size();
+      if (request.session_id.empty()) continue;
+      end.next_turn = engine->admission
+                          .Submit(TestEngine::Turn(request.session_id, "next",
+                                                   {1}, 1))
+                          .status();
+    }
+  };
+  stream->SetReady(read);
+  read();
+  engine->engine.RunOnce();
+  if (cancel) stream->Cancel(absl::CancelledError("enough"));
+  engine->engine.RunOnce();
+  return end;
+}
+
+TEST(EngineEnds, FreesTheSlotBeforeCompletedIsTold) {
+  TestEngine engine(Slots(2));
+  const AtTheEnd end =
+      WhenCompletedComes(&engine, TestEngine::Generate({1}, 1), false);
+  EXPECT_EQ(end.free_slots, 2);
+  EXPECT_EQ(end.reported, 1);
+}
+
+TEST(EngineEnds, CommitsBeforeCompletedIsTold) {
+  TestEngine engine(Slots(2));
+  const AtTheEnd end =
+      WhenCompletedComes(&engine, TestEngine::Turn("s", "r", {1}, 1), false);
+  EXPECT_EQ(end.free_slots, 1);  // the session's
+  EXPECT_EQ(end.reported, 1);
+  EXPECT_TRUE(end.next_turn.ok()) << end.next_turn;
+}
+
+TEST(EngineEnds, CommitsAFragmentBeforeCompletedIsTold) {
+  TestEngine engine(Slots(2));
+  Request request = TestEngine::Turn("s", "r", {1}, 1000);
+  request.keep_partial = true;
+  const AtTheEnd end = WhenCompletedComes(&engine, request, true);
+  EXPECT_EQ(end.free_slots, 1);
+  EXPECT_EQ(end.reported, 1);
+  EXPECT_TRUE(end.next_turn.ok()) << end.next_turn;
 }
 
 }  // namespace

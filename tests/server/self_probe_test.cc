@@ -1,16 +1,19 @@
 #include "server/self_probe.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <string>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
 
 namespace engram {
 namespace {
@@ -43,6 +46,22 @@ class Listener {
     EXPECT_EQ(write(connection, "settings", 8), 8);
     close(connection);
   }
+  // Closes the next connection without a greeting.
+  void Refuse() { close(accept(descriptor_, nullptr, nullptr)); }
+  // The connections that were made and not taken yet.
+  int Waiting() {
+    int count = 0;
+    for (int connection;
+         (connection = accept4(descriptor_, nullptr, nullptr, 0)) >= 0;
+         ++count) {
+      close(connection);
+    }
+    return count;
+  }
+  // Ends every wait for a connection.
+  void Shut() { shutdown(descriptor_, SHUT_RDWR); }
+  // From here on nothing waits for a connection that does not come.
+  void SetNonblocking() { fcntl(descriptor_, F_SETFL, O_NONBLOCK); }
 
  private:
   const int descriptor_;
@@ -82,18 +101,55 @@ TEST(ProbeGrpc, SaysWhenNobodyListens) {
             absl::StatusCode::kUnavailable);
 }
 
-TEST(SelfProbe, ReportsAfterSeveralFailuresInARow) {
-  Listener listener;
-  absl::Notification failed;
+// Reports once, when it has failed this often in a row.
+constexpr int kFailures = 3;
+
+SelfProbe::Options Eager(absl::Duration timeout) {
   SelfProbe::Options options;
   options.interval = absl::Milliseconds(1);
-  options.timeout = absl::Milliseconds(5);
-  options.failures = 3;
-  SelfProbe probe(listener.address(), options, [&](const absl::Status& status) {
-    EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
-    failed.Notify();
+  options.timeout = timeout;
+  options.failures = kFailures;
+  return options;
+}
+
+TEST(SelfProbe, ReportsAfterSeveralFailuresInARowAndNotBefore) {
+  Listener listener;
+  listener.SetNonblocking();
+  absl::Notification failed;
+  SelfProbe probe(listener.address(), Eager(absl::Milliseconds(5)),
+                  [&](const absl::Status& status) {
+                    EXPECT_EQ(status.code(),
+                              absl::StatusCode::kDeadlineExceeded);
+                    // Each probe was a connection.
+                    EXPECT_EQ(listener.Waiting(), kFailures);
+                    failed.Notify();
+                  });
+  EXPECT_TRUE(failed.WaitForNotificationWithTimeout(absl::Seconds(60)));
+}
+
+TEST(SelfProbe, CountsAnewAfterAGreeting) {
+  Listener listener;
+  absl::Notification failed;
+  std::atomic<int> greetings = 0;
+  // Far more failures than it takes, but never as many in a row.
+  constexpr int kGreetings = 4;
+  SelfProbe probe(listener.address(), Eager(absl::Seconds(60)),
+                  [&](const absl::Status& status) {
+                    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+                    EXPECT_EQ(greetings, kGreetings);
+                    failed.Notify();
+                  });
+  std::thread server([&] {
+    for (int i = 0; i < kGreetings && !failed.HasBeenNotified(); ++i) {
+      for (int j = 1; j < kFailures; ++j) listener.Refuse();
+      ++greetings;
+      listener.Answer();
+    }
+    for (int j = 0; j < kFailures; ++j) listener.Refuse();
   });
   EXPECT_TRUE(failed.WaitForNotificationWithTimeout(absl::Seconds(60)));
+  listener.Shut();  // a probe that is over makes no further connection
+  server.join();
 }
 
 TEST(SelfProbe, EndsAtOnceWhileItWaits) {

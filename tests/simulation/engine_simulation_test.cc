@@ -67,6 +67,9 @@ void Print(const SimulationCounts& counts) {
   for (const auto& [code, count] : counts.refusals) {
     std::cout << "  refused " << code << ": " << count << "\n";
   }
+  for (const auto& [code, count] : counts.fork_refusals) {
+    std::cout << "  fork refused " << code << ": " << count << "\n";
+  }
 }
 
 TEST(EngineSimulation, HoldsItsPromisesUnderRandomClients) {
@@ -96,6 +99,10 @@ TEST(EngineSimulation, HoldsItsPromisesUnderRandomClients) {
        {"ABORTED", "ALREADY_EXISTS", "FAILED_PRECONDITION", "INVALID_ARGUMENT",
         "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}) {
     EXPECT_GT(counts.refusals[code], 0) << code;
+  }
+  for (const char* code :
+       {"ALREADY_EXISTS", "NOT_FOUND", "RESOURCE_EXHAUSTED"}) {
+    EXPECT_GT(counts.fork_refusals[code], 0) << "fork " << code;
   }
   EXPECT_GT(counts.replays, 0);
   EXPECT_GT(counts.resumed, 0);

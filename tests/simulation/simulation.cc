@@ -37,6 +37,9 @@ Tokens Prefix(const Tokens& tokens, size_t count) {
 void SimulationCounts::Add(const SimulationCounts& other) {
   for (const auto& [code, count] : other.ends) ends[code] += count;
   for (const auto& [code, count] : other.refusals) refusals[code] += count;
+  for (const auto& [code, count] : other.fork_refusals) {
+    fork_refusals[code] += count;
+  }
   replays += other.replays;
   resumed += other.resumed;
   forks += other.forks;
@@ -96,6 +99,7 @@ SimulationCounts Simulation::Run() {
   for (int i = 0; i < kIterations && !engine_.admission.closed(); ++i) {
     for (int64_t actions = Uniform(0, 3); actions > 0; --actions) Act();
     engine_.engine.RunOnce();
+    posted_ = 0;
     Read();
     CheckLimits();
     if (Chance(5)) CheckSlots();
@@ -230,8 +234,10 @@ void Simulation::Fork() {
   const std::string target = RandomSession();
   const absl::Status posted = engine_.admission.Post([this, source, target] {
     const SessionPointer session = Known(source);
+    const absl::StatusCode expected = ExpectedForkRefusal(source, target);
     const absl::Status status = engine_.Fork(source, target);
-    if (!status.ok()) return;
+    if (!status.ok()) return CheckForkRefusal(source, expected, status);
+    EXPECT_EQ(expected, absl::StatusCode::kOk);
     ++counts_.forks;
     ASSERT_TRUE(session != nullptr);
     if (Known(target) != nullptr) Depart(target);
@@ -241,9 +247,49 @@ void Simulation::Fork() {
     fork->committed.clear();
     sessions_[target] = std::move(fork);
   });
-  EXPECT_TRUE(posted.ok() || engine_.admission.closed() ||
-              engine_.options.admission.max_queue < 4)
-      << posted;
+  // Only a full queue of tasks and a server that has closed say no.
+  const bool room = posted_ < engine_.options.admission.max_queue;
+  EXPECT_EQ(posted.ok(), room) << posted;
+  if (posted.ok()) {
+    ++posted_;
+  } else {
+    EXPECT_EQ(posted.code(), absl::StatusCode::kUnavailable);
+  }
+}
+
+// The code that a fork must be refused with, unless there is no room.
+absl::StatusCode Simulation::ExpectedForkRefusal(
+    const std::string& source, const std::string& target) const {
+  const SessionPointer session = Known(source);
+  // Whether a session has left since it was last heard of, only the store can
+  // know.
+  if (session == nullptr || !engine_.sessions.Find(source).ok()) {
+    return absl::StatusCode::kNotFound;
+  }
+  const SessionPointer other = Known(target);
+  const bool exists =
+      other != nullptr && (other->running || engine_.sessions.Find(target).ok());
+  return exists ? absl::StatusCode::kAlreadyExists : absl::StatusCode::kOk;
+}
+
+void Simulation::CheckForkRefusal(const std::string& source,
+                                  absl::StatusCode expected,
+                                  const absl::Status& status) {
+  ++counts_.fork_refusals[CodeName(status)];
+  if (expected != absl::StatusCode::kOk) {
+    EXPECT_EQ(status.code(), expected) << status;
+    return;
+  }
+  // Everything that may leave has left by now.
+  ASSERT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  const SessionLimits& limits = engine_.options.sessions;
+  const size_t bytes = engine_.sessions.Counts().ram_bytes +
+                       StateBytes(Known(source)->position()) + kSessionFields;
+  const size_t sessions = engine_.sessions.List(-1, "", 1000).size();
+  EXPECT_TRUE(bytes > limits.memory_bytes ||
+              sessions + running_.size() >=
+                  static_cast<size_t>(limits.sessions))
+      << status;
 }
 
 void Simulation::Cancel() {

@@ -25,6 +25,7 @@ namespace engram {
 struct SimulationCounts {
   std::map<std::string, int64_t> ends;      // by code
   std::map<std::string, int64_t> refusals;  // by code
+  std::map<std::string, int64_t> fork_refusals;  // by code
   int64_t replays = 0;
   int64_t resumed = 0;
   int64_t forks = 0;
@@ -95,6 +96,10 @@ class Simulation {
   void Submit(Request request);
   // The code that a turn must be refused with; OK if it must not.
   absl::StatusCode ExpectedRefusal(const Request& request);
+  absl::StatusCode ExpectedForkRefusal(const std::string& source,
+                                       const std::string& target) const;
+  void CheckForkRefusal(const std::string& source, absl::StatusCode expected,
+                        const absl::Status& status);
   // Whether a turn on `session` (nullptr: a fresh sequence) could come to more
   // tokens than there can be keys for.
   bool CouldOutgrow(const Session* session, const Request& request) const;
@@ -123,6 +128,7 @@ class Simulation {
   std::map<std::string, CallPointer> running_;  // by request id
   std::vector<CallPointer> ended_;
   int64_t next_request_ = 0;
+  int posted_ = 0;  // tasks that the engine has not run yet
   bool device_fails_ = false;
   bool draining_ = false;
 };
