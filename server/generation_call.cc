@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "kernels/status.h"
+#include "server/clock.h"
 #include "server/log.h"
 #include "server/wire.h"
 
@@ -65,8 +66,8 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(
 absl::Status CancelReason(const grpc::CallbackServerContext& context) {
   // A client counts from when it sent the call and we from when it came: its
   // cancellation at the deadline arrives a little before ours.
-  constexpr auto kEarly = std::chrono::milliseconds(100);
-  if (context.deadline() - std::chrono::system_clock::now() <= kEarly) {
+  constexpr absl::Duration kEarly = absl::Milliseconds(100);
+  if (DeadlineOf(context) - RealClock()->Now() <= kEarly) {
     return absl::DeadlineExceededError("the deadline passed");
   }
   return absl::CancelledError("the client cancelled or went away");

@@ -290,8 +290,8 @@ absl::Status Server::Drain() {
   // Every request has its answer; this lets gRPC deliver it, and ends what
   // clients hold open without a request.
   if (grpc_server_ != nullptr) {
-    grpc_server_->Shutdown(std::chrono::system_clock::now() +
-                           std::chrono::seconds(5));
+    grpc_server_->Shutdown(
+        absl::ToChronoTime(RealClock()->Now() + absl::Seconds(5)));
     grpc_server_->Wait();
   }
   for (const absl::Status& end : engine_ends_) ENGRAM_RETURN_IF_ERROR(end);

@@ -154,17 +154,18 @@ TEST_F(Cancellation, OfAConverseBetweenItsTurns) {
 
 class CancellationOfTexts : public Cancellation {
  protected:
-  // Takes the threads for texts a while.
-  static std::string LongText() {
+  // Of megabytes, it takes the threads for texts a while.
+  static std::string LongText(size_t bytes) {
     std::string text;
-    while (text.size() < 400000) text += "7 3 11 0 ";
+    while (text.size() < bytes) text += "7 3 11 0 ";
     return text;
   }
   // Calls that are refused once their text has been read to its end, where a
   // word is that the model does not know.
   void SendTexts(int count) {
+    const std::string text = LongText(8 << 20) + "what";
     for (int i = 0; i < count; ++i) {
-      texts_.push_back(client().StartGenerate(TextTurn("", text_ + "what", 0)));
+      texts_.push_back(client().StartGenerate(TextTurn("", text, 0)));
     }
   }
   // When they are answered, what was cancelled between them has been seen too.
@@ -190,7 +191,7 @@ class CancellationOfTexts : public Cancellation {
     return request;
   }
 
-  const std::string text_ = LongText();
+  const std::string text_ = LongText(400000);
   std::vector<std::unique_ptr<GenerateStream>> texts_;
 };
 
