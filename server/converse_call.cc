@@ -239,7 +239,7 @@ class ConverseCall final
     model_ = message->model();
     ENGRAM_ASSIGN_OR_RETURN(
         std::unique_ptr<TurnFeed> feed,
-        SubmitMessage(around_, *context_, *message));
+        SubmitMessage(around_, *context_, *message, "Converse"));
     feed->SetReady([weak = weak_from_this()] {
       if (auto call = weak.lock()) call->Pump();
     });

@@ -22,7 +22,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     call->self_ = call;
     const absl::Status taken =
         around.texts.Run(message->text().size(), [call, &around, message] {
-          call->Run(SubmitMessage(around, *call->context_, *message));
+          call->Run(
+              SubmitMessage(around, *call->context_, *message, "Generate"));
         });
     if (!taken.ok()) call->Finish(ToGrpc(taken));
     return call.get();

@@ -4,7 +4,6 @@
 
 #include "kernels/status.h"
 #include "server/clock.h"
-#include "server/log.h"
 #include "server/wire.h"
 
 namespace engram {
@@ -18,22 +17,24 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
   return absl::FromChrono(deadline);
 }
 
-RequestSummary Refusal(const v1::GenerateRequest& message,
+RequestSummary Refusal(const v1::GenerateRequest& message, const char* method,
                        const absl::Status& status) {
   RequestSummary summary;
   summary.handling = RequestHandling::kRefused;
   summary.kind = RequestKindName(RequestKind::kGenerate);
+  summary.method = method;
   summary.session_id = message.session_id();
   summary.request_id = message.request_id();
   summary.status = status;
   return summary;
 }
 
-RequestSummary Refusal(const v1::ScoreRequest& message,
+RequestSummary Refusal(const v1::ScoreRequest& message, const char* method,
                        const absl::Status& status) {
   RequestSummary summary;
   summary.handling = RequestHandling::kRefused;
   summary.kind = RequestKindName(RequestKind::kScore);
+  summary.method = method;
   summary.session_id = message.session_id();
   summary.status = status;
   return summary;
@@ -42,21 +43,21 @@ RequestSummary Refusal(const v1::ScoreRequest& message,
 template <typename Message>
 absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(
     const CallSurroundings& around, const grpc::CallbackServerContext& context,
-    const Message& message) {
+    const Message& message, const char* method) {
   const absl::StatusOr<ServedModel*> model =
       around.models.Find(message.model(), message.session_id());
   if (!model.ok()) {
-    const RequestSummary refusal = Refusal(message, model.status());
-    if (around.options.request_log) Log("request", DescribeRequest(refusal));
+    around.models.Report(Refusal(message, method, model.status()));
     return model.status();
   }
   absl::StatusOr<Request> request = ToRequest(message, **model, around.options);
   if (!request.ok()) {
-    RequestSummary refusal = Refusal(message, request.status());
+    RequestSummary refusal = Refusal(message, method, request.status());
     refusal.model = (*model)->name;
     (*model)->on_end(refusal);
     return request.status();
   }
+  request->method = method;
   request->deadline = DeadlineOf(context);
   return TurnFeed::Submit(*model, *std::move(request));
 }
@@ -75,14 +76,14 @@ absl::Status CancelReason(const grpc::CallbackServerContext& context) {
 
 absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
     const CallSurroundings& around, const grpc::CallbackServerContext& context,
-    const v1::GenerateRequest& message) {
-  return Submit(around, context, message);
+    const v1::GenerateRequest& message, const char* method) {
+  return Submit(around, context, message, method);
 }
 
 absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
     const CallSurroundings& around, const grpc::CallbackServerContext& context,
     const v1::ScoreRequest& message) {
-  return Submit(around, context, message);
+  return Submit(around, context, message, "Score");
 }
 
 }  // namespace engram

@@ -30,10 +30,10 @@ struct CallSurroundings {
 // Why gRPC cancelled a call: it does so too when the deadline passes.
 absl::Status CancelReason(const grpc::CallbackServerContext& context);
 
-// Reports refusals. Errors: ServedModels::Find, ToRequest, TurnFeed::Submit.
+// `method` is the call's: "Generate" or "Converse". Reports refusals. Errors: ServedModels::Find, ToRequest, TurnFeed::Submit.
 absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
     const CallSurroundings& around, const grpc::CallbackServerContext& context,
-    const v1::GenerateRequest& message);
+    const v1::GenerateRequest& message, const char* method);
 absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
     const CallSurroundings& around, const grpc::CallbackServerContext& context,
     const v1::ScoreRequest& message);

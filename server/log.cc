@@ -89,6 +89,7 @@ LogFields DescribeRequest(const RequestSummary& request) {
   LogFields fields = {
       {"model", request.model},
       {"kind", request.kind},
+      {"method", request.method},
       {"session_id", request.session_id},
       {"request_id", request.request_id},
       {"handling", HandlingName(request.handling)},

@@ -10,6 +10,8 @@
 
 #include <algorithm>
 #include <exception>
+#include <functional>
+#include <tuple>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -73,12 +75,51 @@ class StepHistogram {
   prometheus::Histogram& histogram_;
 };
 
+// Requests that ended, of one model or of none.
+class RequestCounter {
+ public:
+  RequestCounter(prometheus::Registry* registry, const std::string& model)
+      : model_(model),
+        family_(prometheus::BuildCounter()
+                    .Name(Name("requests_total"))
+                    .Help("Requests that ended, by method, finish_reason and "
+                          "code.")
+                    .Register(*registry)) {}
+
+  void Count(const RequestSummary& request) {
+    absl::MutexLock lock(&mutex_);
+    const auto key = std::make_tuple(request.method, request.finish_reason,
+                                     request.status.code());
+    auto found = by_end_.find(key);
+    if (found == by_end_.end()) {
+      found =
+          by_end_
+              .emplace(key,
+                       &family_.Add({{"model", model_},
+                                     {"method", request.method},
+                                     {"finish_reason", request.finish_reason},
+                                     {"code", absl::StatusCodeToString(
+                                                  request.status.code())}}))
+              .first;
+    }
+    found->second->Increment();
+  }
+
+ private:
+  const std::string model_;
+  prometheus::Family<prometheus::Counter>& family_;
+
+  absl::Mutex mutex_;
+  absl::flat_hash_map<std::tuple<std::string, std::string, absl::StatusCode>,
+                      prometheus::Counter*>
+      by_end_ ABSL_GUARDED_BY(mutex_);
+};
+
 class PrometheusModelMetrics final : public ModelMetrics {
  public:
   PrometheusModelMetrics(prometheus::Registry* registry, const Labels& labels,
                          int slots, int64_t kv_blocks)
-      : labels_(labels),
-        time_to_first_token_(registry, "time_to_first_token_seconds",
+      : time_to_first_token_(registry, "time_to_first_token_seconds",
                              "From arrival to the first token.", labels,
                              SecondsBuckets()),
         inter_token_latency_(registry, "inter_token_latency_seconds",
@@ -119,10 +160,7 @@ class PrometheusModelMetrics final : public ModelMetrics {
                        "Requests in the queue.", labels)),
         slots_used_(Gauge(registry, "slots_used",
                           "Slots with a running or a kept state.", labels)),
-        requests_(prometheus::BuildCounter()
-                      .Name(Name("requests_total"))
-                      .Help("Requests that ended, by finish_reason and code.")
-                      .Register(*registry)) {
+        requests_(registry, labels.at("model")) {
     Gauge(registry, "slots", "Places for states on the device.", labels)
         .Set(slots);
     if (kv_blocks == 0) return;
@@ -147,7 +185,7 @@ class PrometheusModelMetrics final : public ModelMetrics {
   }
 
   void ObserveRequest(const RequestSummary& request) override {
-    CountRequest(request.finish_reason, request.status);
+    requests_.Count(request);
     if (request.handling != RequestHandling::kRun) return;
     e2e_request_latency_.Observe(absl::ToDoubleSeconds(request.total));
     request_queue_time_.Observe(absl::ToDoubleSeconds(request.timing.queue));
@@ -188,21 +226,6 @@ class PrometheusModelMetrics final : public ModelMetrics {
         .Add(labels);
   }
 
-  void CountRequest(const std::string& finish_reason,
-                    const absl::Status& status) {
-    absl::MutexLock lock(&mutex_);
-    const auto key = std::make_pair(finish_reason, status.code());
-    auto found = by_end_.find(key);
-    if (found == by_end_.end()) {
-      Labels labels = labels_;
-      labels["finish_reason"] = finish_reason;
-      labels["code"] = absl::StatusCodeToString(status.code());
-      found = by_end_.emplace(key, &requests_.Add(labels)).first;
-    }
-    found->second->Increment();
-  }
-
-  const Labels labels_;
   StepHistogram time_to_first_token_;
   StepHistogram inter_token_latency_;
   StepHistogram e2e_request_latency_;
@@ -223,12 +246,80 @@ class PrometheusModelMetrics final : public ModelMetrics {
   // If there are attention layers.
   prometheus::Gauge* kv_blocks_used_ = nullptr;
   prometheus::Gauge* kv_blocks_reserved_ = nullptr;
-  prometheus::Family<prometheus::Counter>& requests_;
+  RequestCounter requests_;
+};
 
-  absl::Mutex mutex_;
-  absl::flat_hash_map<std::pair<std::string, absl::StatusCode>,
-                      prometheus::Counter*>
-      by_end_ ABSL_GUARDED_BY(mutex_);
+prometheus::MetricFamily Family(const std::string& name,
+                                const std::string& help,
+                                prometheus::MetricType type) {
+  prometheus::MetricFamily family;
+  family.name = absl::StrCat("engram_", name);
+  family.help = help;
+  family.type = type;
+  return family;
+}
+
+// A sample without its value. `labels` are pairs of names and values.
+template <typename LabelPairs>
+prometheus::ClientMetric Labelled(const LabelPairs& labels) {
+  prometheus::ClientMetric metric;
+  for (const auto& [name, value] : labels) {
+    prometheus::ClientMetric::Label label;
+    label.name = name;
+    label.value = value;
+    metric.label.push_back(label);
+  }
+  return metric;
+}
+
+// Tells what other parts keep, read when it is scraped.
+class WatchedValues final : public prometheus::Collectable {
+ public:
+  void Watch(prometheus::MetricType type, const std::string& name,
+             const std::string& help, std::function<double()> value,
+             const MetricLabels& labels) {
+    absl::MutexLock lock(&mutex_);
+    auto family = std::find_if(
+        families_.begin(), families_.end(),
+        [&](const WatchedFamily& one) { return one.name == name; });
+    if (family == families_.end()) {
+      family = families_.insert(family, {type, name, help, {}});
+    }
+    family->values.emplace_back(labels, std::move(value));
+  }
+
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    std::vector<WatchedFamily> families;
+    {
+      absl::MutexLock lock(&mutex_);
+      families = families_;
+    }
+    std::vector<prometheus::MetricFamily> collected;
+    for (const WatchedFamily& family : families) {
+      collected.push_back(Family(family.name, family.help, family.type));
+      for (const auto& [labels, value] : family.values) {
+        prometheus::ClientMetric metric = Labelled(labels);
+        if (family.type == prometheus::MetricType::Counter) {
+          metric.counter.value = value();
+        } else {
+          metric.gauge.value = value();
+        }
+        collected.back().metric.push_back(std::move(metric));
+      }
+    }
+    return collected;
+  }
+
+ private:
+  struct WatchedFamily {
+    prometheus::MetricType type;
+    std::string name;
+    std::string help;
+    std::vector<std::pair<MetricLabels, std::function<double()>>> values;
+  };
+
+  mutable absl::Mutex mutex_;
+  std::vector<WatchedFamily> families_ ABSL_GUARDED_BY(mutex_);
 };
 
 // Tells what the session store counts, read when it is scraped.
@@ -250,22 +341,23 @@ class SessionCollector final : public prometheus::Collectable {
     if (sessions_ == nullptr) return {};
     const SessionCounts counts = sessions_->Counts();
     using Type = prometheus::MetricType;
-    prometheus::MetricFamily sessions = Family(
-        "sessions", "Sessions by where their state is.", Type::Gauge);
-    prometheus::MetricFamily bytes = Family(
-        "session_state_bytes", "Bytes of session states.", Type::Gauge);
-    prometheus::MetricFamily evictions =
-        Family("session_evictions_total",
-               "States that left a tier; to \"none\": for good.",
-               Type::Counter);
+    prometheus::MetricFamily sessions =
+        Family("sessions", "Sessions by where their state is.", Type::Gauge);
+    prometheus::MetricFamily bytes =
+        Family("session_state_bytes", "Bytes of session states.", Type::Gauge);
+    prometheus::MetricFamily evictions = Family(
+        "session_evictions_total",
+        "States that left a tier; to \"none\": for good.", Type::Counter);
     prometheus::MetricFamily restores =
         Family("session_restores_total", "States copied back into a slot.",
                Type::Counter);
     prometheus::MetricFamily forks =
         Family("session_forks_total", "Sessions forked.", Type::Counter);
-    prometheus::MetricFamily expirations = Family(
-        "session_expirations_total", "Sessions idle for longer than their time "
-        "to live.", Type::Counter);
+    prometheus::MetricFamily expirations =
+        Family("session_expirations_total",
+               "Sessions idle for longer than their time "
+               "to live.",
+               Type::Counter);
     for (size_t i = 0; i < models_.size() && i < counts.models.size(); ++i) {
       const std::string& name = models_[i];
       const SessionCounts::PerModel& model = counts.models[i];
@@ -283,8 +375,8 @@ class SessionCollector final : public prometheus::Collectable {
       AddCounter(&expirations, {{"model", name}}, model.expirations);
     }
     prometheus::MetricFamily usage =
-        Family("state_usage_ratio",
-               "Share of the session memory (RAM) in use.", Type::Gauge);
+        Family("state_usage_ratio", "Share of the session memory (RAM) in use.",
+               Type::Gauge);
     prometheus::ClientMetric ratio;
     ratio.gauge.value =
         memory_bytes_ == 0 ? 0 : double(counts.ram_bytes) / memory_bytes_;
@@ -293,29 +385,11 @@ class SessionCollector final : public prometheus::Collectable {
   }
 
  private:
-  static prometheus::MetricFamily Family(const char* name, const char* help,
-                                         prometheus::MetricType type) {
-    prometheus::MetricFamily family;
-    family.name = Name(name);
-    family.help = help;
-    family.type = type;
-    return family;
-  }
-  static prometheus::ClientMetric Labelled(const Labels& labels) {
-    prometheus::ClientMetric metric;
-    for (const auto& [name, value] : labels) {
-      prometheus::ClientMetric::Label label;
-      label.name = name;
-      label.value = value;
-      metric.label.push_back(label);
-    }
-    return metric;
-  }
   static void AddGauge(prometheus::MetricFamily* family,
                        const std::string& model, const char* tier,
                        double value) {
     prometheus::ClientMetric metric =
-        Labelled({{"model", model}, {"tier", tier}});
+        Labelled(MetricLabels{{"model", model}, {"tier", tier}});
     metric.gauge.value = value;
     family->metric.push_back(metric);
   }
@@ -338,10 +412,13 @@ class PrometheusMetrics final : public Metrics {
                     std::string address)
       : registry_(std::make_shared<prometheus::Registry>()),
         sessions_(std::make_shared<SessionCollector>()),
+        watched_(std::make_shared<WatchedValues>()),
+        without_model_(registry_.get(), ""),
         exposer_(std::move(exposer)),
         address_(std::move(address)) {
     exposer_->RegisterCollectable(registry_);
     exposer_->RegisterCollectable(sessions_);
+    exposer_->RegisterCollectable(watched_);
   }
 
   ModelMetrics* AddModel(const std::string& name, const ModelInfo& info,
@@ -368,11 +445,31 @@ class PrometheusMetrics final : public Metrics {
     sessions_->Watch(sessions, memory_bytes);
   }
 
+  void WatchCounter(const std::string& name, const std::string& help,
+                    std::function<double()> value,
+                    const MetricLabels& labels) override {
+    watched_->Watch(prometheus::MetricType::Counter, name, help,
+                    std::move(value), labels);
+  }
+
+  void WatchGauge(const std::string& name, const std::string& help,
+                  std::function<double()> value,
+                  const MetricLabels& labels) override {
+    watched_->Watch(prometheus::MetricType::Gauge, name, help, std::move(value),
+                    labels);
+  }
+
+  void ObserveRequest(const RequestSummary& request) override {
+    without_model_.Count(request);
+  }
+
   const std::string& address() const override { return address_; }
 
  private:
   const std::shared_ptr<prometheus::Registry> registry_;
   const std::shared_ptr<SessionCollector> sessions_;
+  const std::shared_ptr<WatchedValues> watched_;
+  RequestCounter without_model_;
   std::vector<std::unique_ptr<PrometheusModelMetrics>> models_;
   // Last, so that nothing is scraped while the rest goes.
   const std::unique_ptr<prometheus::Exposer> exposer_;
@@ -392,9 +489,9 @@ absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Create(
         ports.empty() ? address : absl::StrCat(host, ":", ports.front());
     return std::make_unique<PrometheusMetrics>(std::move(exposer), used);
   } catch (const std::exception& error) {
-    return absl::UnavailableError(absl::StrCat(
-        "cannot serve metrics on ", address, ": ", error.what(),
-        "; choose another --metrics-address"));
+    return absl::UnavailableError(
+        absl::StrCat("cannot serve metrics on ", address, ": ", error.what(),
+                     "; choose another --metrics-address"));
   }
 }
 

@@ -2,13 +2,17 @@
 // tells them. Prometheus' own headers stay in metrics.cc.
 //
 // Handles are made once per model; an event costs no look-up. A step's values
-// are observed in one call. There is never a label per session.
+// are observed in one call. There is never a label per session. Values that
+// another part keeps anyway are asked for when they are scraped
+// (WatchCounter, WatchGauge).
 //
 // Thread-safe.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -26,7 +30,8 @@ struct StepObservation {
   int tokens = 0;
   int prompt_tokens = 0;
   int generated_tokens = 0;
-  std::vector<double> time_to_first_token_seconds;  // of each row with its first
+  std::vector<double>
+      time_to_first_token_seconds;  // of each row with its first
   std::vector<double> inter_token_latency_seconds;  // of each other new token
 };
 
@@ -49,6 +54,9 @@ class ModelMetrics {
   virtual void SetLoad(const EngineLoad& load) = 0;
 };
 
+// Name and value of each label.
+using MetricLabels = std::vector<std::pair<std::string, std::string>>;
+
 class Metrics {
  public:
   // Serves /metrics on `address` (HOST:PORT, port 0 picks a free one).
@@ -60,11 +68,28 @@ class Metrics {
 
   // Models in the order of SessionStore::AddModel. The handle lives as long as
   // this.
-  virtual ModelMetrics* AddModel(const std::string& name,
-                                 const ModelInfo& info, int slots) = 0;
+  virtual ModelMetrics* AddModel(const std::string& name, const ModelInfo& info,
+                                 int slots) = 0;
   // `counts` is asked for its numbers whenever they are scraped.
   virtual void WatchSessions(const SessionStore* sessions,
                              size_t memory_bytes) = 0;
+
+  // Tell a value that another part keeps: `value` is asked at every scrape, on
+  // a thread of the metrics port, for as long as this lives; it must be
+  // thread-safe and quick. `name` is without "engram_"; a counter's ends in
+  // "_total" and its value never falls. Several with one name are one family
+  // and differ in their labels.
+  virtual void WatchCounter(const std::string& name, const std::string& help,
+                            std::function<double()> value,
+                            const MetricLabels& labels = {}) = 0;
+  virtual void WatchGauge(const std::string& name, const std::string& help,
+                          std::function<double()> value,
+                          const MetricLabels& labels = {}) = 0;
+
+  // Counts a call that reached no model: it named none or one that is not
+  // served, or is not about one. Its label `model` is empty.
+  virtual void ObserveRequest(const RequestSummary& request) = 0;
+
   // HOST:PORT in use.
   virtual const std::string& address() const = 0;
 };

@@ -30,6 +30,7 @@ enum class RequestKind {
 // One RPC after validation of what can be told from the message alone.
 struct Request {
   RequestKind kind = RequestKind::kGenerate;
+  std::string method;      // of the call: "Generate", "Converse" or "Score"
   std::string session_id;  // empty: without memory
   std::string request_id;  // never empty once admitted
   std::optional<int64_t> expected_version;
@@ -104,6 +105,10 @@ struct RequestSummary {
   RequestHandling handling = RequestHandling::kRun;
   std::string model;
   std::string kind;  // "generate", "score"
+  // Of the call, without "engram.v1.": "Generate", "Converse", "Score",
+  // "Tokenize", "Detokenize", "Sessions.Create", "Models.List" and so on. One of
+  // few: it is a label of the metrics.
+  std::string method;
   std::string session_id;
   std::string request_id;
   absl::Status status;

@@ -18,8 +18,15 @@ absl::StatusOr<ServedModel*> ServedModels::Find(
   for (const auto& model : models_) {
     if (model->name == name) return model.get();
   }
-  return absl::NotFoundError(absl::StrCat("there is no model \"", name,
-                                          "\"; served are: ", Names()));
+  return absl::NotFoundError(
+      absl::StrCat("there is no model \"", name, "\"; served are: ", Names()));
+}
+
+void ServedModels::Report(const RequestSummary& request) const {
+  for (const auto& model : models_) {
+    if (model->name == request.model) return model->on_end(request);
+  }
+  if (on_end_without_model_ != nullptr) on_end_without_model_(request);
 }
 
 std::string ServedModels::Names() const {

@@ -47,6 +47,16 @@ class ServedModels {
   }
   SessionStore* sessions() const { return sessions_; }
 
+  // Who is told of calls that reached no model. REQUIRES: no call has come yet.
+  void SetOnEndWithoutModel(std::function<void(const RequestSummary&)> on_end) {
+    on_end_without_model_ = std::move(on_end);
+  }
+
+  // Tells log and metrics of a call that no engine tells of: one that was
+  // refused, or that needs no engine. `request.model` may be empty or name none
+  // that is served. Once per call, when it has ended.
+  void Report(const RequestSummary& request) const;
+
   // By name. Empty: the model of `session_id` if there is such a session, else
   // the only one served. NOT_FOUND: no such model; INVALID_ARGUMENT: it must be
   // named. Both list the names.
@@ -57,6 +67,7 @@ class ServedModels {
   std::string Names() const;
 
   SessionStore* const sessions_;
+  std::function<void(const RequestSummary&)> on_end_without_model_;
   std::vector<std::unique_ptr<ServedModel>> models_;
 };
 

@@ -184,6 +184,12 @@ void Server::StartEngines() {
   limits.stream_tokens = static_cast<int>(options_.stream_tokens);
   EngineOptions engine_options;
   engine_options.slow_reader_timeout = options_.slow_reader_timeout;
+  models_->SetOnEndWithoutModel(
+      [metrics = metrics_.get(),
+       log = options_.request_log](const RequestSummary& request) {
+        metrics->ObserveRequest(request);
+        if (log) Log("request", DescribeRequest(request));
+      });
   engine_ends_.resize(models_->all().size());
   for (const auto& model : models_->all()) {
     AdmissionModel queued;

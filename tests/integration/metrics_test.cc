@@ -73,6 +73,8 @@ TEST(Metrics, EveryNameIsThereAndAgreesWithTheTraffic) {
   EXPECT_EQ(page.Sum("requests_total", {model, "code=\"INVALID_ARGUMENT\""}),
             1);
   EXPECT_EQ(page.Sum("requests_total"), 5);
+  EXPECT_EQ(page.Sum("requests_total", {model, "method=\"Score\"", kOk}), 1);
+  EXPECT_EQ(page.Sum("requests_total", {model, "method=\"Generate\""}), 4);
   EXPECT_EQ(page.Sum("requests_total", {"model=\"mamba-english\""}), 0);
   // 4; then the pending one, 6 and 2 received; then 3 scored and 1.
   EXPECT_EQ(page.Sum("prompt_tokens_total", {model}), 4 + 1 + 6 + 2 + 3 + 1);
@@ -147,6 +149,17 @@ TEST(Metrics, ACancelledRequestIsCountedAsSuch) {
                                 {"finish_reason=\"cancelled\"",
                                  "code=\"CANCELLED\""}) == 1;
   }));
+}
+
+TEST(Metrics, ARequestForAnUnknownModelIsCountedWithoutItsName) {
+  TestServer server(ZooOptions({kInduction}));
+  EXPECT_FALSE(
+      server.client().Generate(TokenTurn("no-such-model", {1}, 1)).status.ok());
+  const MetricsPage page = server.Metrics();
+  EXPECT_EQ(page.Sum("requests_total", {"model=\"\"", "method=\"Generate\"",
+                                        "code=\"NOT_FOUND\""}),
+            1);
+  EXPECT_THAT(page.text(), Not(HasSubstr("no-such-model")));
 }
 
 }  // namespace

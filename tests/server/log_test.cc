@@ -52,6 +52,7 @@ TEST(Log, DescribesARequest) {
   RequestSummary request;
   request.model = "m";
   request.kind = "generate";
+  request.method = "Generate";
   request.session_id = "s";
   request.request_id = "r";
   request.status = absl::CancelledError("the \"client\"\nleft");
@@ -59,6 +60,7 @@ TEST(Log, DescribesARequest) {
   request.timing.queue = absl::Milliseconds(1500);
   const Json line = ParseLine(DescribeRequest(request));
   EXPECT_EQ(line["model"], "m");
+  EXPECT_EQ(line["method"], "Generate");
   EXPECT_EQ(line["session_id"], "s");
   EXPECT_EQ(line["request_id"], "r");
   EXPECT_EQ(line["code"], "CANCELLED");
