@@ -8,6 +8,7 @@
 #include "kernels/status.h"
 #include "model/strict_json.h"
 #include "model/unicode.h"
+#include "model/word_splitter.h"
 
 namespace engram {
 namespace {
@@ -73,9 +74,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> ByteLevelBpe::Create(
   ENGRAM_RETURN_IF_ERROR(tokenizer->BuildAlphabet(file));
   ENGRAM_RETURN_IF_ERROR(tokenizer->BuildMerges(file));
   tokenizer->add_prefix_space_ = file.add_prefix_space;
-  if (file.split_words) {
-    ENGRAM_ASSIGN_OR_RETURN(tokenizer->splitter_, WordSplitter::Create());
-  }
+  tokenizer->split_words_ = file.split_words;
   return tokenizer;
 }
 
@@ -139,13 +138,13 @@ absl::Status ByteLevelBpe::EncodePiece(std::string_view piece,
     piece = prefixed;
   }
   Scratch scratch;
-  if (splitter_ == nullptr) return EncodeWord(piece, &scratch, ids);
-  WordSplitter::Words words(*splitter_, piece);
-  while (true) {
-    ENGRAM_ASSIGN_OR_RETURN(const std::string_view word, words.Next());
-    if (word.empty()) return absl::OkStatus();
+  if (!split_words_) return EncodeWord(piece, &scratch, ids);
+  WordSplitter words(piece);
+  for (std::string_view word = words.Next(); !word.empty();
+       word = words.Next()) {
     ENGRAM_RETURN_IF_ERROR(EncodeWord(word, &scratch, ids));
   }
+  return absl::OkStatus();
 }
 
 absl::Status ByteLevelBpe::EncodeWord(std::string_view word, Scratch* scratch,

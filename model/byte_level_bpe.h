@@ -20,7 +20,6 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "model/piecewise_tokenizer.h"
-#include "model/word_splitter.h"
 
 namespace engram {
 
@@ -82,7 +81,7 @@ class ByteLevelBpe : public PiecewiseTokenizer {
   // A word that is a token as a whole; only if the file says so.
   absl::flat_hash_map<std::string, int32_t> id_of_word_;
   bool add_prefix_space_ = false;
-  std::unique_ptr<const WordSplitter> splitter_;  // nullptr: one word
+  bool split_words_ = true;  // otherwise a piece is one word
   std::vector<std::string> bytes_;                // by id
 };
 

@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "kernels/status.h"
+#include "model/normalization.h"
 #include "model/strict_json.h"
 #include "model/unicode.h"
 

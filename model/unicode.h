@@ -1,5 +1,5 @@
-// The little of Unicode that tokenizers need: whole characters in UTF-8, white
-// space, and Normalization Form C.
+// The little of Unicode that tokenizers need: whole characters in UTF-8, and
+// what kind of character each is.
 //
 // Functions only. Thread-safe.
 #pragma once
@@ -33,7 +33,10 @@ size_t FindInvalidUtf8(std::string_view text);
 char32_t FirstCharacter(std::string_view text);
 void AppendUtf8(char32_t character, std::string* text);
 
-// Unicode's property White_Space.
+// Unicode's properties Letter, Number and White_Space, of which a character has
+// one at most.
+bool IsLetter(char32_t character);
+bool IsNumber(char32_t character);
 bool IsWhiteSpace(char32_t character);
 // Bytes of white space that `text` starts or ends with. REQUIRES: valid UTF-8.
 size_t WhiteSpaceAtStart(std::string_view text);
@@ -44,11 +47,5 @@ size_t WhiteSpaceAtEnd(std::string_view text);
 bool IsWordCharacter(char32_t character);
 bool StartsWithWord(std::string_view text);
 bool EndsWithWord(std::string_view text);
-
-// Normalization Form C. REQUIRES: valid UTF-8. Takes O(n log n) however many
-// combining marks follow each other. Of utf8proc's version of Unicode; Hugging
-// Face's `tokenizers` (0.23) still leave marks that are younger than Unicode 9
-// as they are, some fifty rare ones.
-std::string ToNfc(std::string_view text);
 
 }  // namespace engram

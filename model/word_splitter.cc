@@ -1,68 +1,66 @@
 #include "model/word_splitter.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
-#include <string>
-
-#include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
+#include "model/unicode.h"
 
 namespace engram {
 namespace {
 
-// English endings; then letters, digits or other signs, each with at most one
-// space before it; then white space, whose last character stays with the word
-// that follows. `\s` is spelt out as a property: PCRE2's own differs from
-// Unicode's White_Space in U+180E.
-constexpr char kPattern[] =
-    R"('s|'t|'re|'ve|'m|'ll|'d)"
-    R"(| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+)"
-    R"(|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+)";
+enum class Kind { kLetter, kNumber, kWhiteSpace, kOther };
 
-absl::Status Failure(const char* what, int code) {
-  PCRE2_UCHAR message[128] = {};
-  pcre2_get_error_message(code, message, sizeof(message));
-  return absl::InternalError(absl::StrCat(
-      what, ": ", reinterpret_cast<const char*>(message), " (", code, ")"));
+Kind KindOf(char32_t character) {
+  if (IsLetter(character)) return Kind::kLetter;
+  if (IsNumber(character)) return Kind::kNumber;
+  if (IsWhiteSpace(character)) return Kind::kWhiteSpace;
+  return Kind::kOther;
+}
+
+// Bytes of an English ending at the start of `text`, or 0.
+size_t EndingLength(std::string_view text) {
+  for (const std::string_view ending :
+       {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"}) {
+    if (text.starts_with(ending)) return ending.size();
+  }
+  return 0;
+}
+
+struct Run {
+  size_t length = 0;       // bytes of characters of one kind
+  size_t last_length = 0;  // of the last of them
+};
+
+// REQUIRES: `text` starts with a character of `kind`.
+Run RunOf(Kind kind, std::string_view text) {
+  Run run;
+  while (run.length < text.size()) {
+    const std::string_view rest = text.substr(run.length);
+    if (KindOf(FirstCharacter(rest)) != kind) break;
+    run.last_length = StartOfUtf8(rest).length;
+    run.length += run.last_length;
+  }
+  return run;
+}
+
+// Bytes of the word that `text` starts with. REQUIRES: not empty.
+size_t WordLength(std::string_view text) {
+  const size_t ending = EndingLength(text);
+  if (ending > 0) return ending;
+  // A space goes with what follows it, unless that is white space too.
+  const size_t space = text.front() == ' ' && text.size() > 1 ? 1 : 0;
+  const std::string_view word = text.substr(space);
+  const Kind kind = KindOf(FirstCharacter(word));
+  if (kind != Kind::kWhiteSpace) return space + RunOf(kind, word).length;
+  const Run white_space = RunOf(Kind::kWhiteSpace, text);
+  const bool leaves_one = white_space.length < text.size() &&
+                          white_space.length > white_space.last_length;
+  return white_space.length - (leaves_one ? white_space.last_length : 0);
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<const WordSplitter>> WordSplitter::Create() {
-  int code = 0;
-  PCRE2_SIZE offset = 0;
-  pcre2_code* pattern = pcre2_compile(
-      reinterpret_cast<PCRE2_SPTR>(kPattern), PCRE2_ZERO_TERMINATED,
-      PCRE2_UTF | PCRE2_UCP, &code, &offset, nullptr);
-  if (pattern == nullptr) return Failure("word pattern", code);
-  // Where PCRE2 has no compiler for this machine, its interpreter does it.
-  pcre2_jit_compile(pattern, PCRE2_JIT_COMPLETE);
-  return std::unique_ptr<const WordSplitter>(new WordSplitter(pattern));
-}
-
-WordSplitter::~WordSplitter() { pcre2_code_free(pattern_); }
-
-WordSplitter::Words::Words(const WordSplitter& splitter, std::string_view text)
-    : splitter_(splitter),
-      text_(text),
-      match_(pcre2_match_data_create_from_pattern(splitter.pattern_, nullptr)) {
-}
-
-WordSplitter::Words::~Words() { pcre2_match_data_free(match_); }
-
-absl::StatusOr<std::string_view> WordSplitter::Words::Next() {
-  if (done_ == text_.size()) return std::string_view();
-  // The text was checked already; checking it again for every word would take
-  // quadratic time.
-  const int code =
-      pcre2_match(splitter_.pattern_,
-                  reinterpret_cast<PCRE2_SPTR>(text_.data()), text_.size(),
-                  done_, PCRE2_ANCHORED | PCRE2_NO_UTF_CHECK, match_, nullptr);
-  if (code < 0) return Failure("splitting words", code);
-  const size_t end = pcre2_get_ovector_pointer(match_)[1];
-  const std::string_view word = text_.substr(done_, end - done_);
-  done_ = end;
+std::string_view WordSplitter::Next() {
+  if (rest_.empty()) return rest_;
+  const std::string_view word = rest_.substr(0, WordLength(rest_));
+  rest_.remove_prefix(word.size());
   return word;
 }
 
