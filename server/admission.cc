@@ -40,6 +40,9 @@ Admission::Admission(const AdmissionLimits& limits, AdmissionModel model,
 
 absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
   ENGRAM_RETURN_IF_ERROR(CheckLimits(request));
+  if (!request.session_id.empty() && request.kind == RequestKind::kGenerate) {
+    request.identity = IdentityOf(request);
+  }
   auto stream = std::make_shared<TokenStream>(limits_.stream_tokens,
                                               [this] { Wake(); });
   auto sequence =

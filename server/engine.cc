@@ -531,7 +531,7 @@ bool Engine::CommitTurn(Sequence* sequence, FinishReason reason,
 
   TurnRecord record;
   record.request_id = sequence->request.request_id;
-  record.fingerprint = sequence->request.fingerprint;
+  record.identity = sequence->request.identity;
   record.started.session_id = sequence->request.session_id;
   record.started.request_id = sequence->request.request_id;
   record.started.version = sequence->start.version;

@@ -27,7 +27,9 @@ absl::StatusOr<std::unique_ptr<Replay>> Replay::Create(
   std::unique_ptr<Replay> replay(new Replay(std::move(record), request,
                                             tokenizer,
                                             std::move(eos_token_ids)));
-  while (replay->next_ < received.size()) replay->NextToken();
+  while (replay->next_ < received.size()) {
+    if (!replay->NextToken().has_value()) return replay->status_;
+  }
   return replay;
 }
 
@@ -39,7 +41,7 @@ Replay::Replay(std::shared_ptr<const TurnRecord> record, const Request& request,
       eos_token_ids_(std::move(eos_token_ids)),
       text_(tokenizer, request.stopping.stop) {}
 
-TokenEvent Replay::NextToken() {
+std::optional<TokenEvent> Replay::NextToken() {
   const size_t i = next_++;
   const int32_t id = record_->tokens[i];
   std::optional<float> logprob;
@@ -50,10 +52,18 @@ TokenEvent Replay::NextToken() {
     logprob = record_->logprobs[i - unknown];
     top = record_->top[i - unknown];
   }
-  return MakeTokenEvent(&text_, tokenizer_, static_cast<int32_t>(i), id,
-                        IsStopToken(stopping_, eos_token_ids_, id), logprob,
-                        top)
-      .event;
+  TokenOutcome outcome = MakeTokenEvent(
+      &text_, tokenizer_, static_cast<int32_t>(i), id,
+      IsStopToken(stopping_, eos_token_ids_, id), logprob, top);
+  if (outcome.stops && next_ < record_->tokens.size()) {
+    // Nothing a client sends makes two requests equal that stop differently;
+    // but a record may one day come from another machine.
+    status_ = absl::InternalError(
+        absl::StrCat("the record of request \"", record_->request_id,
+                     "\" goes on after token ", i, ", which ends the turn"));
+    return std::nullopt;
+  }
+  return std::move(outcome.event);
 }
 
 bool Replay::Next(Event* event) {
@@ -62,8 +72,11 @@ bool Replay::Next(Event* event) {
     *event = record_->started;
     return true;
   }
+  if (!status_.ok()) return false;
   if (next_ < record_->tokens.size()) {
-    *event = NextToken();
+    std::optional<TokenEvent> token = NextToken();
+    if (!token.has_value()) return false;
+    *event = *std::move(token);
     return true;
   }
   if (completed_) return false;

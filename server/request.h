@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "model/sampler.h"
+#include "server/request_identity.h"
 
 namespace engram {
 
@@ -42,9 +43,9 @@ struct Request {
   int logprobs = 0;               // alternatives per token
   int priority = 0;
   absl::Time deadline = absl::InfiniteFuture();
-  // Of the wire message with what may differ in a repeat left out: equal
-  // request_ids must come with equal fingerprints.
-  uint64_t fingerprint = 0;
+  // Of a turn on a session, set by admission: equal request_ids must come with
+  // equal identities.
+  RequestIdentity identity = {};
 };
 
 enum class FinishReason { kStop, kLength, kCancelled };

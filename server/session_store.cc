@@ -109,17 +109,19 @@ absl::StatusOr<SessionStore::TurnOrRecord> SessionStore::BeginTurn(
   SessionHandle session;
   if (found.ok()) {
     session = *found;
+    // A record is of a turn of the session's own model.
+    ENGRAM_RETURN_IF_ERROR(CheckModel(*session, model));
     ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<const TurnRecord> record,
                             FindReplay(*session, request));
     if (record != nullptr) return TurnOrRecord(std::move(record));
-    ENGRAM_RETURN_IF_ERROR(CheckMayRun(*session, request, model));
+    ENGRAM_RETURN_IF_ERROR(CheckMayRun(*session, request));
     ENGRAM_RETURN_IF_ERROR(may_queue);
   } else {
     if (departed_.contains(request.session_id)) return found.status();
     Session fresh;
     fresh.id = request.session_id;
     fresh.model = model;
-    ENGRAM_RETURN_IF_ERROR(CheckMayRun(fresh, request, model));
+    ENGRAM_RETURN_IF_ERROR(CheckMayRun(fresh, request));
     // Making it may send another session away.
     ENGRAM_RETURN_IF_ERROR(may_queue);
     NewSession made;
@@ -148,7 +150,7 @@ absl::StatusOr<std::shared_ptr<const TurnRecord>> SessionStore::FindReplay(
     const Session& session, const Request& request) const {
   const auto& record = session.record;
   if (record != nullptr && record->request_id == request.request_id) {
-    if (record->fingerprint != request.fingerprint) {
+    if (record->identity != request.identity) {
       return absl::InvalidArgumentError(
           absl::StrCat("request_id \"", request.request_id,
                        "\" was used for another request on session \"",
@@ -176,9 +178,7 @@ absl::Status SessionStore::CheckModel(const Session& session,
 }
 
 absl::Status SessionStore::CheckMayRun(const Session& session,
-                                       const Request& request,
-                                       int model) const {
-  ENGRAM_RETURN_IF_ERROR(CheckModel(session, model));
+                                       const Request& request) const {
   if (session.running) {
     return absl::AbortedError(absl::StrCat("session \"", session.id,
                                            "\" has a turn that is running"));

@@ -63,7 +63,7 @@ struct CommittedTurns {
 // The last turn's answer, kept for a repeat of its request.
 struct TurnRecord {
   std::string request_id;
-  uint64_t fingerprint = 0;
+  RequestIdentity identity = {};
   StartedEvent started;
   std::vector<int32_t> tokens;
   std::vector<float> logprobs;                     // empty unless asked for
@@ -144,12 +144,13 @@ class SessionStore {
   };
   using TurnOrRecord = std::variant<Turn, std::shared_ptr<const TurnRecord>>;
 
-  // The order of checks: a request_id that has committed (its record, if it is
-  // the last turn's; else ALREADY_EXISTS), a running turn (ABORTED),
-  // expected_version (FAILED_PRECONDITION), an empty prompt with no pending
-  // token and a sequence longer than can be (INVALID_ARGUMENT); then room
-  // (RESOURCE_EXHAUSTED), and the session is the turn's until Commit or Abort. An unknown id makes a new session, one
-  // of the departed NOT_FOUND, one of another model INVALID_ARGUMENT.
+  // The order of checks: another model's session (INVALID_ARGUMENT), a
+  // request_id that has committed (its record, if it is the last turn's; else
+  // ALREADY_EXISTS), a running turn (ABORTED), expected_version
+  // (FAILED_PRECONDITION), an empty prompt with no pending token and a sequence
+  // longer than can be (INVALID_ARGUMENT); then room (RESOURCE_EXHAUSTED), and
+  // the session is the turn's until Commit or Abort. An unknown id makes a new
+  // session, one of the departed NOT_FOUND.
   // `cancel_turn` is called, without locks held, if the session is deleted.
   // `may_queue` is what a turn that passes the checks is refused with, if it is
   // an error, before anything is changed for its sake.
@@ -242,8 +243,7 @@ class SessionStore {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckModel(const Session& session, int model) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status CheckMayRun(const Session& session, const Request& request,
-                           int model) const
+  absl::Status CheckMayRun(const Session& session, const Request& request) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckLengthOf(const Session& session,
                              const Request& request) const

@@ -52,7 +52,7 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> TurnFeed::Admit(ServedModel* model,
 TurnFeed::State TurnFeed::Pop(Event* event, absl::Status* status) {
   if (stream_ != nullptr) return stream_->Pop(event, status);
   if (replay_->Next(event)) return State::kEvent;
-  *status = absl::OkStatus();
+  *status = replay_->status();
   return State::kEnd;
 }
 

@@ -4,16 +4,15 @@
 #include <string_view>
 #include <utility>
 
-#include "kernels/status.h"
-
 namespace engram {
 
 TurnText::TurnText(const Tokenizer* tokenizer, std::vector<std::string> stop)
     : tokenizer_(tokenizer), stop_(std::move(stop)), decoder_(tokenizer) {}
 
 TurnText::Piece TurnText::Append(int32_t id) {
-  ENGRAM_CHECK(!stopped_);
   Piece piece;
+  piece.stopped = stopped_;
+  if (stopped_) return piece;
   if (tokenizer_ == nullptr || tokenizer_->IsSpecial(id)) return piece;
   TextDecoder::Piece decoded = decoder_.Append(id);
   piece.bytes = std::move(decoded.bytes);

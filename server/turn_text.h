@@ -25,7 +25,7 @@ class TurnText {
     std::string text;   // what may be shown now
     bool stopped = false;  // a stop string is complete; nothing may follow
   };
-  // Special tokens add no text.
+  // Special tokens add no text; after a stop string, nothing does.
   Piece Append(int32_t id);
 
   // The end without a stop string: all that was held back.

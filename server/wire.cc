@@ -1,7 +1,5 @@
 #include "server/wire.h"
 
-#include <google/protobuf/io/coded_stream.h>
-#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <xxhash.h>
 
 #include <utility>
@@ -120,24 +118,6 @@ uint64_t SeedFor(const Request& request) {
   return XXH64(key.data(), key.size(), 0);
 }
 
-uint64_t Fingerprint(const v1::GenerateRequest& message,
-                     const ServedModel& model, uint64_t seed) {
-  v1::GenerateRequest canonical = message;
-  canonical.set_model(model.name);
-  canonical.clear_request_id();
-  canonical.clear_expected_version();
-  canonical.clear_received_token_ids();
-  canonical.mutable_sampling()->set_seed(static_cast<int64_t>(seed));
-  std::string bytes;
-  {
-    google::protobuf::io::StringOutputStream stream(&bytes);
-    google::protobuf::io::CodedOutputStream coded(&stream);
-    coded.SetSerializationDeterministic(true);  // of the logit_bias map
-    canonical.SerializeToCodedStream(&coded);
-  }
-  return XXH3_64bits(bytes.data(), bytes.size());
-}
-
 google::protobuf::Duration ToMessage(absl::Duration duration) {
   google::protobuf::Duration message;
   message.set_seconds(absl::IDivDuration(duration, absl::Seconds(1), &duration));
@@ -200,7 +180,6 @@ absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& message,
   request.sampling.seed = message.sampling().has_seed()
                               ? static_cast<uint64_t>(message.sampling().seed())
                               : SeedFor(request);
-  request.fingerprint = Fingerprint(message, model, request.sampling.seed);
   return request;
 }
 

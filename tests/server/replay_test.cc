@@ -37,6 +37,7 @@ class ReplayTest : public ::testing::Test {
     std::vector<Event> events;
     Event event;
     while ((*replay)->Next(&event)) events.push_back(event);
+    EXPECT_TRUE((*replay)->status().ok()) << (*replay)->status();
     return events;
   }
 
@@ -126,6 +127,29 @@ TEST_F(ReplayTest, HasNoProbabilitiesOfTokensThatWereReceived) {
       EXPECT_EQ(token.logprob, first.tokens()[i - 2].logprob);
     }
   }
+}
+
+// As if two requests had been taken for one.
+TEST_F(ReplayTest, EndsWithAnErrorWhereTheRecordGoesOnAfterAStop) {
+  engine_.script.Say(2, Bytes("a.b.c"));
+  Request request = TestEngine::Turn("a", "r", Bytes("hi"), 5);
+  engine_.Run(request);
+  const auto record = engine_.Recorded(request);
+  request.stopping.stop = {"."};
+  auto replay = Replay::Create(record, request, tokenizer_.get(), {kEndOfText});
+  ASSERT_TRUE(replay.ok());
+  Event event;
+  int events = 0;
+  while ((*replay)->Next(&event)) ++events;
+  EXPECT_EQ(events, 2);  // Started, "a"
+  EXPECT_EQ((*replay)->status().code(), absl::StatusCode::kInternal);
+  EXPECT_FALSE((*replay)->Next(&event));
+
+  request.received = Bytes("a.b");
+  EXPECT_EQ(Replay::Create(record, request, tokenizer_.get(), {kEndOfText})
+                .status()
+                .code(),
+            absl::StatusCode::kInternal);
 }
 
 TEST_F(ReplayTest, RefusesReceivedTokensThatDiffer) {

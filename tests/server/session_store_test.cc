@@ -59,7 +59,7 @@ class SessionStoreTest : public ::testing::Test {
     turns.pending = 1;
     TurnRecord record;
     record.request_id = request.request_id;
-    record.fingerprint = request.fingerprint;
+    record.identity = request.identity;
     record.version = turns.version;
     record.tokens = {1};
     return store().Commit(turn.session, turns, slot, std::move(record));
@@ -193,12 +193,18 @@ TEST_F(SessionStoreTest, RefusesATurnOfAnotherModel) {
              "belongs to model \"m\", not \"other\"");
 }
 
+TEST_F(SessionStoreTest, RefusesARepeatThatNamesAnotherModel) {
+  RunTurn("a", "r1");
+  ExpectCode(Begin(Turn("a", "r1"), 1).status(), Code::kInvalidArgument,
+             "belongs to model \"m\", not \"other\"");
+}
+
 // --- request_id.
 
 TEST_F(SessionStoreTest, RefusesTheIdOfAnotherRequest) {
   RunTurn("a", "r1");
   Request request = Turn("a", "r1");
-  request.fingerprint = 99;
+  request.identity[31] = 1;
   ExpectCode(Begin(request).status(), Code::kInvalidArgument, "\"r1\"");
 }
 
@@ -223,7 +229,7 @@ TEST_F(SessionStoreTest, GivesUpTheOldestLongAnswersWhenMemoryIsFull) {
     const SessionStore::Turn turn = BeginGood(request);
     TurnRecord record;
     record.request_id = "r1";
-    record.fingerprint = request.fingerprint;
+    record.identity = request.identity;
     record.version = 1;
     record.tokens.assign(20000, 7);  // 80,000 bytes
     CommittedTurns turns;

@@ -35,6 +35,14 @@ TEST(TurnText, ShowsTextAtOnceWithoutStopStrings) {
   EXPECT_EQ(Show({}, Bytes("plain")), "plain|");
 }
 
+TEST(TurnText, SaysNothingAfterAStopString) {
+  TurnText text(ByteTokenizer(), {"!"});
+  EXPECT_TRUE(text.Append('!').stopped);
+  const TurnText::Piece piece = text.Append('a');
+  EXPECT_TRUE(piece.stopped);
+  EXPECT_EQ(piece.text + piece.bytes + text.Flush(), "");
+}
+
 TEST(TurnText, FindsAStopStringAcrossTokens) {
   EXPECT_EQ(Show({"END"}, Bytes("one END two")), "one X");
 }

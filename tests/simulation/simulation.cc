@@ -143,7 +143,6 @@ void Simulation::Generate() {
   Request request =
       TestEngine::Turn(id, absl::StrCat("r", ++next_request_),
                        RandomTokens(1, 20), Uniform(0, 12));
-  request.fingerprint = next_request_;
   const SessionPointer session = Known(id);
   if (session != nullptr) {
     if (session->pending && Chance(20)) request.prompt.clear();
