@@ -1,16 +1,16 @@
 #include "server/metrics.h"
 
-#include <prometheus/collectable.h>
 #include <prometheus/counter.h>
-#include <prometheus/exposer.h>
 #include <prometheus/family.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
 
 #include <algorithm>
-#include <exception>
 #include <functional>
+#include <map>
+#include <mutex>
 #include <tuple>
 #include <utility>
 
@@ -19,6 +19,8 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "server/process_usage.h"
+#include "server/request_ends.h"
 
 namespace engram {
 namespace {
@@ -43,19 +45,20 @@ Buckets CountBuckets(int doublings) {
 
 std::string Name(const char* name) { return absl::StrCat("engram_", name); }
 
-// One histogram, and the observations of one step in one call.
+// One histogram, and the observations of one step in one call. It is told from
+// its first observation on: those of idle models would fill pages with zeros.
 class StepHistogram {
  public:
   StepHistogram(prometheus::Registry* registry, const char* name,
                 const char* help, const Labels& labels, Buckets buckets)
-      : buckets_(buckets),
-        histogram_(prometheus::BuildHistogram()
-                       .Name(Name(name))
-                       .Help(help)
-                       .Register(*registry)
-                       .Add(labels, std::move(buckets))) {}
+      : labels_(labels),
+        buckets_(std::move(buckets)),
+        family_(prometheus::BuildHistogram()
+                    .Name(Name(name))
+                    .Help(help)
+                    .Register(*registry)) {}
 
-  void Observe(double value) { histogram_.Observe(value); }
+  void Observe(double value) { histogram().Observe(value); }
 
   void Observe(const std::vector<double>& values) {
     if (values.empty()) return;
@@ -67,45 +70,63 @@ class StepHistogram {
       ++increments[bucket - buckets_.begin()];
       sum += value;
     }
-    histogram_.ObserveMultiple(increments, sum);
+    histogram().ObserveMultiple(increments, sum);
   }
 
  private:
+  prometheus::Histogram& histogram() {
+    std::call_once(added_,
+                   [this] { histogram_ = &family_.Add(labels_, buckets_); });
+    return *histogram_;
+  }
+
+  const Labels labels_;
   const Buckets buckets_;
-  prometheus::Histogram& histogram_;
+  prometheus::Family<prometheus::Histogram>& family_;
+  std::once_flag added_;
+  prometheus::Histogram* histogram_ = nullptr;
 };
 
-// Requests that ended, of one model or of none.
+// Requests that ended, of one model or of none. Those of `known` exist from the
+// start.
 class RequestCounter {
  public:
-  RequestCounter(prometheus::Registry* registry, const std::string& model)
+  RequestCounter(prometheus::Registry* registry, const std::string& model,
+                 const std::vector<RequestEnd>& known)
       : model_(model),
         family_(prometheus::BuildCounter()
                     .Name(Name("requests_total"))
                     .Help("Requests that ended, by method, finish_reason and "
-                          "code.")
-                    .Register(*registry)) {}
+                          "code; of no model: those that named none that is "
+                          "served, and those about sessions.")
+                    .Register(*registry)) {
+    absl::MutexLock lock(&mutex_);
+    for (const RequestEnd& end : known) {
+      Find(end.method, end.finish_reason, end.code);
+    }
+  }
 
   void Count(const RequestSummary& request) {
     absl::MutexLock lock(&mutex_);
-    const auto key = std::make_tuple(request.method, request.finish_reason,
-                                     request.status.code());
-    auto found = by_end_.find(key);
-    if (found == by_end_.end()) {
-      found =
-          by_end_
-              .emplace(key,
-                       &family_.Add({{"model", model_},
-                                     {"method", request.method},
-                                     {"finish_reason", request.finish_reason},
-                                     {"code", absl::StatusCodeToString(
-                                                  request.status.code())}}))
-              .first;
-    }
-    found->second->Increment();
+    Find(request.method, request.finish_reason, request.status.code())
+        ->Increment();
   }
 
  private:
+  prometheus::Counter* Find(const std::string& method,
+                            const std::string& finish_reason,
+                            absl::StatusCode code)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    prometheus::Counter*& counter = by_end_[{method, finish_reason, code}];
+    if (counter == nullptr) {
+      counter = &family_.Add({{"model", model_},
+                              {"method", method},
+                              {"finish_reason", finish_reason},
+                              {"code", absl::StatusCodeToString(code)}});
+    }
+    return counter;
+  }
+
   const std::string model_;
   prometheus::Family<prometheus::Counter>& family_;
 
@@ -160,7 +181,7 @@ class PrometheusModelMetrics final : public ModelMetrics {
                        "Requests in the queue.", labels)),
         slots_used_(Gauge(registry, "slots_used",
                           "Slots with a running or a kept state.", labels)),
-        requests_(registry, labels.at("model")) {
+        requests_(registry, labels.at("model"), EndsOfModelCalls()) {
     Gauge(registry, "slots", "Places for states on the device.", labels)
         .Set(slots);
     if (kv_blocks == 0) return;
@@ -273,7 +294,7 @@ prometheus::ClientMetric Labelled(const LabelPairs& labels) {
 }
 
 // Tells what other parts keep, read when it is scraped.
-class WatchedValues final : public prometheus::Collectable {
+class WatchedValues {
  public:
   void Watch(prometheus::MetricType type, const std::string& name,
              const std::string& help, std::function<double()> value,
@@ -288,7 +309,7 @@ class WatchedValues final : public prometheus::Collectable {
     family->values.emplace_back(labels, std::move(value));
   }
 
-  std::vector<prometheus::MetricFamily> Collect() const override {
+  std::vector<prometheus::MetricFamily> Collect() const {
     std::vector<WatchedFamily> families;
     {
       absl::MutexLock lock(&mutex_);
@@ -323,7 +344,7 @@ class WatchedValues final : public prometheus::Collectable {
 };
 
 // Tells what the session store counts, read when it is scraped.
-class SessionCollector final : public prometheus::Collectable {
+class SessionCollector {
  public:
   void AddModel(const std::string& name) {
     absl::MutexLock lock(&mutex_);
@@ -336,7 +357,7 @@ class SessionCollector final : public prometheus::Collectable {
     memory_bytes_ = memory_bytes;
   }
 
-  std::vector<prometheus::MetricFamily> Collect() const override {
+  std::vector<prometheus::MetricFamily> Collect() const {
     absl::MutexLock lock(&mutex_);
     if (sessions_ == nullptr) return {};
     const SessionCounts counts = sessions_->Counts();
@@ -406,27 +427,53 @@ class SessionCollector final : public prometheus::Collectable {
   size_t memory_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
+// What this process takes, under the names that Prometheus' own clients use.
+std::vector<prometheus::MetricFamily> CollectProcessUsage() {
+  using Type = prometheus::MetricType;
+  const ProcessUsage usage = ReadProcessUsage();
+  std::vector<prometheus::MetricFamily> families;
+  const auto add = [&](const char* name, const char* help, Type type,
+                       double value) {
+    prometheus::MetricFamily family;
+    family.name = name;
+    family.help = help;
+    family.type = type;
+    prometheus::ClientMetric metric;
+    if (type == Type::Counter) {
+      metric.counter.value = value;
+    } else {
+      metric.gauge.value = value;
+    }
+    family.metric.push_back(metric);
+    families.push_back(std::move(family));
+  };
+  add("process_cpu_seconds_total", "Time on CPUs, user and system.",
+      Type::Counter, usage.cpu_seconds);
+  add("process_start_time_seconds", "When it started, in seconds since 1970.",
+      Type::Gauge, usage.start_time_seconds);
+  add("process_resident_memory_bytes", "RAM in use.", Type::Gauge,
+      static_cast<double>(usage.resident_bytes));
+  add("process_virtual_memory_bytes", "Address space in use.", Type::Gauge,
+      static_cast<double>(usage.virtual_bytes));
+  add("process_open_fds", "Open descriptors.", Type::Gauge,
+      static_cast<double>(usage.open_descriptors));
+  add("process_max_fds", "Limit of open descriptors.", Type::Gauge,
+      static_cast<double>(usage.max_descriptors));
+  add("process_threads", "Threads.", Type::Gauge,
+      static_cast<double>(usage.threads));
+  return families;
+}
+
 class PrometheusMetrics final : public Metrics {
  public:
-  PrometheusMetrics(std::unique_ptr<prometheus::Exposer> exposer,
-                    std::string address)
-      : registry_(std::make_shared<prometheus::Registry>()),
-        sessions_(std::make_shared<SessionCollector>()),
-        watched_(std::make_shared<WatchedValues>()),
-        without_model_(registry_.get(), ""),
-        exposer_(std::move(exposer)),
-        address_(std::move(address)) {
-    exposer_->RegisterCollectable(registry_);
-    exposer_->RegisterCollectable(sessions_);
-    exposer_->RegisterCollectable(watched_);
-  }
+  PrometheusMetrics() : without_model_(&registry_, "", EndsWithoutModel()) {}
 
   ModelMetrics* AddModel(const std::string& name, const ModelInfo& info,
                          int slots) override {
     prometheus::BuildGauge()
         .Name(Name("build_info"))
         .Help("What is served; always 1.")
-        .Register(*registry_)
+        .Register(registry_)
         .Add({{"model", name},
               {"version", ENGRAM_VERSION},
               {"family", info.family},
@@ -434,65 +481,56 @@ class PrometheusMetrics final : public Metrics {
               {"weight_format", info.weight_format},
               {"weight_hash", info.weight_hash}})
         .Set(1);
-    sessions_->AddModel(name);
+    sessions_.AddModel(name);
     models_.push_back(std::make_unique<PrometheusModelMetrics>(
-        registry_.get(), Labels{{"model", name}}, slots, info.kv_blocks));
+        &registry_, Labels{{"model", name}}, slots, info.kv_blocks));
     return models_.back().get();
   }
 
   void WatchSessions(const SessionStore* sessions,
                      size_t memory_bytes) override {
-    sessions_->Watch(sessions, memory_bytes);
+    sessions_.Watch(sessions, memory_bytes);
   }
 
   void WatchCounter(const std::string& name, const std::string& help,
                     std::function<double()> value,
                     const MetricLabels& labels) override {
-    watched_->Watch(prometheus::MetricType::Counter, name, help,
-                    std::move(value), labels);
+    watched_.Watch(prometheus::MetricType::Counter, name, help,
+                   std::move(value), labels);
   }
 
   void WatchGauge(const std::string& name, const std::string& help,
                   std::function<double()> value,
                   const MetricLabels& labels) override {
-    watched_->Watch(prometheus::MetricType::Gauge, name, help, std::move(value),
-                    labels);
+    watched_.Watch(prometheus::MetricType::Gauge, name, help, std::move(value),
+                   labels);
   }
 
   void ObserveRequest(const RequestSummary& request) override {
     without_model_.Count(request);
   }
 
-  const std::string& address() const override { return address_; }
+  std::string Text() const override {
+    std::vector<prometheus::MetricFamily> families = registry_.Collect();
+    for (auto&& more :
+         {sessions_.Collect(), watched_.Collect(), CollectProcessUsage()}) {
+      families.insert(families.end(), more.begin(), more.end());
+    }
+    return prometheus::TextSerializer().Serialize(families);
+  }
 
  private:
-  const std::shared_ptr<prometheus::Registry> registry_;
-  const std::shared_ptr<SessionCollector> sessions_;
-  const std::shared_ptr<WatchedValues> watched_;
+  prometheus::Registry registry_;
+  SessionCollector sessions_;
+  WatchedValues watched_;
   RequestCounter without_model_;
   std::vector<std::unique_ptr<PrometheusModelMetrics>> models_;
-  // Last, so that nothing is scraped while the rest goes.
-  const std::unique_ptr<prometheus::Exposer> exposer_;
-  const std::string address_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Create(
-    const std::string& address) {
-  // civetweb reports a port that is taken by an exception.
-  try {
-    auto exposer = std::make_unique<prometheus::Exposer>(address, 2);
-    const std::vector<int> ports = exposer->GetListeningPorts();
-    const std::string host = address.substr(0, address.rfind(':'));
-    const std::string used =
-        ports.empty() ? address : absl::StrCat(host, ":", ports.front());
-    return std::make_unique<PrometheusMetrics>(std::move(exposer), used);
-  } catch (const std::exception& error) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot serve metrics on ", address, ": ", error.what(),
-                     "; choose another --metrics-address"));
-  }
+std::unique_ptr<Metrics> Metrics::Create() {
+  return std::make_unique<PrometheusMetrics>();
 }
 
 }  // namespace engram

@@ -1,5 +1,5 @@
-// Metrics: every Prometheus name, label and bucket, and the HTTP port that
-// tells them. Prometheus' own headers stay in metrics.cc.
+// Metrics: every Prometheus name, label and bucket, and the page that tells
+// them. Prometheus' own headers stay in metrics.cc.
 //
 // Handles are made once per model; an event costs no look-up. A step's values
 // are observed in one call. There is never a label per session. Values that
@@ -15,7 +15,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "model/model.h"
 #include "server/request.h"
@@ -59,10 +58,7 @@ using MetricLabels = std::vector<std::pair<std::string, std::string>>;
 
 class Metrics {
  public:
-  // Serves /metrics on `address` (HOST:PORT, port 0 picks a free one).
-  // UNAVAILABLE if it cannot be had.
-  static absl::StatusOr<std::unique_ptr<Metrics>> Create(
-      const std::string& address);
+  static std::unique_ptr<Metrics> Create();
 
   virtual ~Metrics() = default;
 
@@ -70,7 +66,7 @@ class Metrics {
   // this.
   virtual ModelMetrics* AddModel(const std::string& name, const ModelInfo& info,
                                  int slots) = 0;
-  // `counts` is asked for its numbers whenever they are scraped.
+  // `sessions` is asked for its numbers at every Text().
   virtual void WatchSessions(const SessionStore* sessions,
                              size_t memory_bytes) = 0;
 
@@ -90,8 +86,8 @@ class Metrics {
   // served, or is not about one. Its label `model` is empty.
   virtual void ObserveRequest(const RequestSummary& request) = 0;
 
-  // HOST:PORT in use.
-  virtual const std::string& address() const = 0;
+  // All of them now, in Prometheus' text format.
+  virtual std::string Text() const = 0;
 };
 
 }  // namespace engram

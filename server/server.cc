@@ -100,15 +100,39 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
   limits.departed = static_cast<int>(options.max_departed);
   server->sessions_ = std::make_unique<SessionStore>(limits, RealClock());
   server->models_ = std::make_unique<ServedModels>(server->sessions_.get());
-  ENGRAM_ASSIGN_OR_RETURN(server->metrics_,
-                          Metrics::Create(options.metrics_address));
-  server->metrics_address_ = server->metrics_->address();
+  server->metrics_ = Metrics::Create();
+  ENGRAM_RETURN_IF_ERROR(server->OpenHttpPort());
   ENGRAM_RETURN_IF_ERROR(server->LoadModels());
   server->metrics_->WatchSessions(server->sessions_.get(),
                                   options.session_memory);
   server->StartEngines();
   ENGRAM_RETURN_IF_ERROR(server->OpenPorts());
   return server;
+}
+
+// Opened first, so that a server that still loads can be told from one that is
+// not there.
+absl::Status Server::OpenHttpPort() {
+  metrics_->WatchGauge(
+      "draining", "1 while the server lets its last requests end.",
+      [this] { return phase() == ServingPhase::kDraining ? 1 : 0; });
+  HttpPort::Pages pages;
+  pages["/metrics"] = [this] {
+    return HttpPage{.content_type = "text/plain; version=0.0.4; charset=utf-8",
+                    .body = metrics_->Text()};
+  };
+  pages["/healthz"] = [this] { return HealthPage(phase()); };
+  pages["/readyz"] = [this] { return ReadyPage(phase()); };
+  auto port = HttpPort::Open(options_.metrics_address, HttpPort::Options(),
+                             std::move(pages));
+  if (!port.ok()) {
+    return absl::Status(port.status().code(),
+                        absl::StrCat(port.status().message(),
+                                     "; choose another --metrics-address"));
+  }
+  http_port_ = *std::move(port);
+  metrics_address_ = http_port_->address();
+  return absl::OkStatus();
 }
 
 absl::Status Server::LoadModels() {
@@ -264,6 +288,7 @@ absl::Status Server::OpenPorts() {
       options_.grpc_address.substr(0, options_.grpc_address.rfind(':'));
   grpc_address_ = absl::StrCat(host, ":", port);
   SetHealth(true);
+  phase_ = ServingPhase::kServing;
   probe_ = std::make_unique<SelfProbe>(
       grpc_address_, SelfProbe::Options(), [this](const absl::Status& status) {
         Log("grpc_port_failed", {{"message", status.ToString()}});
@@ -284,6 +309,7 @@ void Server::SetHealth(bool serving) {
 
 absl::Status Server::Drain() {
   if (std::exchange(drained_, true)) return absl::OkStatus();
+  phase_ = ServingPhase::kDraining;
   const absl::Time deadline = RealClock()->Now() + options_.drain_timeout;
   probe_ = nullptr;
   if (grpc_server_ != nullptr) SetHealth(false);

@@ -2,7 +2,7 @@
 // engines, services, metrics, health.
 //
 // Threads, all of them: one engine per model, gRPC's own, the metrics port's
-// two, two that tokenise long texts, the kernels' pool of each model, and the probe of the gRPC port.
+// one, two that tokenise long texts, the kernels' pool of each model, and the probe of the gRPC port.
 #pragma once
 
 #include <atomic>
@@ -13,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/options.h"
+#include "server/serving_phase.h"
 
 namespace grpc {
 class Server;
@@ -52,20 +53,25 @@ class Server {
  private:
   explicit Server(const ServerOptions& options);
 
+  absl::Status OpenHttpPort();
   absl::Status LoadModels();
   absl::Status LoadOne(const std::string& name, const std::string& folder);
   absl::Status OpenPorts();
   void StartEngines();
   void SetHealth(bool serving);
+  ServingPhase phase() const {
+    return failed_ ? ServingPhase::kFailed : phase_.load();
+  }
 
   const ServerOptions options_;
   std::string grpc_address_;
   std::string metrics_address_;
   std::atomic<bool> failed_ = false;
+  std::atomic<ServingPhase> phase_ = ServingPhase::kLoading;
   bool drained_ = false;
 
-  // Destroyed in the reverse order: the gRPC server, whose calls point at all
-  // the rest, goes first.
+  // Destroyed in the reverse order: the HTTP port, whose pages ask all the
+  // rest, goes first; then the gRPC server, whose calls point at the rest.
   std::unique_ptr<SessionStore> sessions_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<ServedModels> models_;
@@ -75,6 +81,7 @@ class Server {
   std::vector<absl::Status> engine_ends_;
   std::unique_ptr<grpc::Server> grpc_server_;
   std::unique_ptr<SelfProbe> probe_;
+  std::unique_ptr<HttpPort> http_port_;
 };
 
 }  // namespace engram

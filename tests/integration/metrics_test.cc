@@ -5,18 +5,22 @@
 
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <regex>
 #include <set>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "tests/support/folders.h"
+#include "tests/support/http_connection.h"
 #include "tests/support/test_server.h"
 
 namespace engram {
 namespace {
 
+using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -133,6 +137,92 @@ TEST(Metrics, WhatTheDashboardAndTheAlertsAskForIsThere) {
       EXPECT_TRUE(page.HasFamily(family)) << file << " asks for " << name;
     }
   }
+}
+
+TEST(Metrics, CountersOfErrorsAreThereBeforeTheFirst) {
+  TestServer server(ZooOptions({kEnglish, kInduction}));
+  const MetricsPage before = server.Metrics();
+  const TestClient& client = server.client();
+  EXPECT_FALSE(client.Generate(TokenTurn("", {1}, 1)).status.ok());
+  EXPECT_FALSE(client.Generate(TokenTurn("unknown", {1}, 1)).status.ok());
+  EXPECT_FALSE(client.Generate(TokenTurn(kInduction, {99}, 1)).status.ok());
+  EXPECT_FALSE(client.Score(TokenScore(kEnglish, {})).ok());
+  EXPECT_FALSE(
+      client.Score(TokenScore(kEnglish, {1, 2}, "no-session")).ok());
+  EXPECT_FALSE(client
+                   .Generate(EndlessTurn(kInduction), absl::Milliseconds(200))
+                   .status.ok());
+  ASSERT_TRUE(client.Generate(TokenTurn(kInduction, {1}, 1)).status.ok());
+  ASSERT_TRUE(server.AwaitLoad(0, 0));
+
+  const MetricsPage after = server.Metrics();
+  EXPECT_EQ(before.Sum("requests_total"), 0);
+  EXPECT_EQ(after.Sum("requests_total"), 7);
+  const auto series = before.Samples("requests_total");
+  EXPECT_GT(series.size(), 50u);
+  EXPECT_THAT(after.Samples("requests_total"), ElementsAreArray(series));
+}
+
+TEST(Metrics, AModelWithoutTrafficTakesFewLines) {
+  TestServer one(ZooOptions({kInduction}));
+  TestServer two(ZooOptions({kEnglish, kInduction}));
+  const size_t samples_of_a_model =
+      two.Metrics().Samples().size() - one.Metrics().Samples().size();
+  EXPECT_LT(samples_of_a_model, 80u);
+  EXPECT_THAT(two.Metrics().text(), Not(HasSubstr("_bucket")));
+}
+
+TEST(Metrics, TellsOfTheProcessUnderTheUsualNames) {
+  TestServer server(ZooOptions({kInduction}));
+  const std::string text = server.Metrics().text();
+  for (const char* name :
+       {"process_cpu_seconds_total", "process_start_time_seconds",
+        "process_resident_memory_bytes", "process_virtual_memory_bytes",
+        "process_open_fds", "process_max_fds"}) {
+    EXPECT_THAT(text, HasSubstr(absl::StrCat("\n", name, " "))) << name;
+  }
+}
+
+TEST(Metrics, ThePortServesProbesBesidesMetrics) {
+  TestServer server(ZooOptions({kInduction}));
+  const std::string& address = server.server().metrics_address();
+  const HttpAnswer head = AskHttp(address, "HEAD", "/metrics");
+  EXPECT_EQ(head.status, 200);
+  EXPECT_EQ(head.body, "");
+  EXPECT_THAT(head.head, HasSubstr("text/plain; version=0.0.4"));
+  EXPECT_EQ(AskHttp(address, "GET", "/healthz").status, 200);
+  EXPECT_EQ(AskHttp(address, "GET", "/readyz").status, 200);
+  EXPECT_EQ(AskHttp(address, "GET", "/").status, 404);
+  EXPECT_EQ(AskHttp(address, "POST", "/metrics").status, 405);
+  EXPECT_EQ(server.Metrics().Sum("draining"), 0);
+}
+
+TEST(Metrics, ADrainingServerIsAliveAndNotReady) {
+  ServerOptions options = ZooOptions({kInduction});
+  options.drain_timeout = kTestLimit;
+  TestServer server(options);
+  const std::string address = server.server().metrics_address();
+  const auto running = server.client().StartGenerate(EndlessTurn(""));
+  ASSERT_TRUE(running->ReadStarted());
+  std::thread drain([&] { EXPECT_TRUE(server.server().Drain().ok()); });
+  EXPECT_TRUE(Eventually([&] { return server.Metrics().Sum("draining") == 1; }));
+  const HttpAnswer ready = AskHttp(address, "GET", "/readyz");
+  EXPECT_EQ(ready.status, 503);
+  EXPECT_EQ(ready.body, "draining\n");
+  EXPECT_EQ(AskHttp(address, "GET", "/healthz").status, 200);
+  running->Cancel();
+  drain.join();
+}
+
+TEST(Metrics, SilentConnectionsDoNotStopAScrape) {
+  TestServer server(ZooOptions({kInduction}));
+  std::vector<std::unique_ptr<HttpConnection>> silent;
+  for (int i = 0; i < 100; ++i) {
+    silent.push_back(std::make_unique<HttpConnection>(
+        server.server().metrics_address()));
+    ASSERT_TRUE(silent.back()->connected());
+  }
+  EXPECT_TRUE(server.Metrics().HasFamily("requests_total"));
 }
 
 TEST(Metrics, ACancelledRequestIsCountedAsSuch) {

@@ -1,12 +1,8 @@
 #include "tests/support/test_server.h"
 
-#include <arpa/inet.h>
 #include <grpcpp/grpcpp.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-#include <cstring>
+#include <algorithm>
 #include <random>
 #include <thread>
 #include <utility>
@@ -21,6 +17,7 @@
 #include "engram/v1/sessions.grpc.pb.h"
 #include "kernels/status.h"
 #include "tests/support/folders.h"
+#include "tests/support/http_connection.h"
 
 namespace engram {
 namespace {
@@ -153,33 +150,6 @@ absl::StatusOr<Response> Call(
   return response;
 }
 
-// What a server sends until it closes; nothing if it cannot be reached.
-std::string ReadHttp(const std::string& address, absl::string_view request) {
-  const std::pair<std::string, std::string> host_port =
-      absl::StrSplit(address, ':');
-  int port = 0;
-  ENGRAM_CHECK(absl::SimpleAtoi(host_port.second, &port));
-  sockaddr_in target = {};
-  target.sin_family = AF_INET;
-  target.sin_port = htons(static_cast<uint16_t>(port));
-  inet_pton(AF_INET, host_port.first.c_str(), &target.sin_addr);
-  const int connection = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  ENGRAM_CHECK(connection >= 0);
-  std::string received;
-  if (connect(connection, reinterpret_cast<sockaddr*>(&target),
-              sizeof(target)) == 0 &&
-      send(connection, request.data(), request.size(), MSG_NOSIGNAL) ==
-          static_cast<ssize_t>(request.size())) {
-    char buffer[16384];
-    ssize_t bytes = 0;
-    while ((bytes = recv(connection, buffer, sizeof(buffer), 0)) > 0) {
-      received.append(buffer, static_cast<size_t>(bytes));
-    }
-  }
-  close(connection);
-  return received;
-}
-
 }  // namespace
 
 bool Eventually(absl::FunctionRef<bool()> condition) {
@@ -228,18 +198,25 @@ double MetricsPage::Sum(absl::string_view name,
   return sum;
 }
 
-absl::StatusOr<MetricsPage> FetchMetrics(const std::string& address) {
-  const std::string answer = ReadHttp(
-      address,
-      absl::StrCat("GET /metrics HTTP/1.1\r\nHost: ", address,
-                   "\r\nConnection: close\r\n\r\n"));
-  const size_t body = answer.find("\r\n\r\n");
-  if (body == std::string::npos ||
-      !absl::StartsWith(answer, "HTTP/1.1 200")) {
-    return absl::UnavailableError(
-        absl::StrCat("no metrics on ", address, ": ", answer.substr(0, 100)));
+std::vector<std::string> MetricsPage::Samples(absl::string_view name) const {
+  std::vector<std::string> samples;
+  for (const auto& [sample, value] : samples_) {
+    if (name.empty() ||
+        sample.substr(0, sample.find('{')) == absl::StrCat("engram_", name)) {
+      samples.push_back(sample);
+    }
   }
-  return MetricsPage(answer.substr(body + 4));
+  std::sort(samples.begin(), samples.end());
+  return samples;
+}
+
+absl::StatusOr<MetricsPage> FetchMetrics(const std::string& address) {
+  HttpAnswer answer = AskHttp(address, "GET", "/metrics");
+  if (answer.status != 200) {
+    return absl::UnavailableError(absl::StrCat("no metrics on ", address, ": ",
+                                               answer.head, answer.body));
+  }
+  return MetricsPage(std::move(answer.body));
 }
 
 // --- Calls.

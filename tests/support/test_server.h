@@ -66,6 +66,9 @@ class MetricsPage {
   // labels, each as `model="x"`.
   double Sum(absl::string_view name,
              const std::vector<std::string>& labels = {}) const;
+  // Each sample of `name` (without "engram_"), or of all, with its labels and
+  // without its value; sorted.
+  std::vector<std::string> Samples(absl::string_view name = "") const;
 
  private:
   std::string text_;

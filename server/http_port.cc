@@ -1,0 +1,197 @@
+#include "server/http_port.h"
+
+#include <errno.h>
+#include <microhttpd.h>
+#include <netdb.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/status.h"
+
+namespace engram {
+namespace {
+
+absl::Status Unavailable(const std::string& address, absl::string_view why) {
+  return absl::UnavailableError(
+      absl::StrCat("cannot serve HTTP on ", address, ": ", why));
+}
+
+// The name in "localhost:1", "[::1]:1".
+std::string HostOf(const std::string& address) {
+  const std::string host = address.substr(0, address.rfind(':'));
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
+    return host.substr(1, host.size() - 2);
+  }
+  return host;
+}
+
+// A descriptor that listens on one of the addresses of the host.
+absl::StatusOr<int> Listen(const std::string& address) {
+  const std::string host = HostOf(address);
+  const std::string port = address.substr(address.rfind(':') + 1);
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE;
+  addrinfo* found = nullptr;
+  const int failure = getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
+  if (failure != 0) return Unavailable(address, gai_strerror(failure));
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owned(found,
+                                                                 freeaddrinfo);
+  absl::Status status = Unavailable(address, "the host has no address");
+  for (const addrinfo* one = found; one != nullptr; one = one->ai_next) {
+    const int descriptor =
+        socket(one->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    // A restart must not wait for the connections of the last run.
+    const int on = 1;
+    if (descriptor >= 0 &&
+        setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) ==
+            0 &&
+        bind(descriptor, one->ai_addr, one->ai_addrlen) == 0 &&
+        listen(descriptor, SOMAXCONN) == 0) {
+      return descriptor;
+    }
+    status = Unavailable(address, strerror(errno));
+    if (descriptor >= 0) close(descriptor);
+  }
+  return status;
+}
+
+int PortOf(int descriptor) {
+  sockaddr_storage bound = {};
+  socklen_t length = sizeof(bound);
+  char port[NI_MAXSERV] = "";
+  if (getsockname(descriptor, reinterpret_cast<sockaddr*>(&bound), &length) !=
+          0 ||
+      getnameinfo(reinterpret_cast<sockaddr*>(&bound), length, nullptr, 0, port,
+                  sizeof(port), NI_NUMERICSERV) != 0) {
+    return 0;
+  }
+  return atoi(port);
+}
+
+class MicroHttpPort final : public HttpPort {
+ public:
+  MicroHttpPort(std::string address, const Options& options, Pages pages)
+      : options_(options),
+        pages_(std::move(pages)),
+        address_(std::move(address)) {}
+
+  ~MicroHttpPort() override {
+    if (daemon_ != nullptr) MHD_stop_daemon(daemon_);
+  }
+
+  // Takes the descriptor.
+  absl::Status Start(int descriptor) {
+    const auto connections = static_cast<unsigned>(options_.connections);
+    daemon_ = MHD_start_daemon(
+        MHD_USE_EPOLL_INTERNAL_THREAD, /*port=*/0, nullptr, nullptr,
+        &MicroHttpPort::OnRequest, this,  //
+        MHD_OPTION_LISTEN_SOCKET, descriptor,
+        // Beyond our own limit the oldest is being closed.
+        MHD_OPTION_CONNECTION_LIMIT, 2 * connections,  //
+        MHD_OPTION_CONNECTION_TIMEOUT,
+        static_cast<unsigned>(absl::ToInt64Seconds(options_.idle_timeout)),
+        MHD_OPTION_NOTIFY_CONNECTION, &MicroHttpPort::OnConnection, this,
+        MHD_OPTION_END);
+    if (daemon_ != nullptr) return absl::OkStatus();
+    return Unavailable(address_, "its thread cannot be started");
+  }
+
+  const std::string& address() const override { return address_; }
+
+ private:
+  static void OnConnection(void* self, MHD_Connection* connection, void**,
+                           MHD_ConnectionNotificationCode what) {
+    auto* port = static_cast<MicroHttpPort*>(self);
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+      port->Add(connection);
+    } else {
+      port->Remove(connection);
+    }
+  }
+
+  static MHD_Result OnRequest(void* self, MHD_Connection* connection,
+                              const char* path, const char* method, const char*,
+                              const char*, size_t*, void**) {
+    // Answered as soon as the head is there; a body is never read.
+    const HttpPage page =
+        static_cast<MicroHttpPort*>(self)->Answer(method, path);
+    return Send(connection, page);
+  }
+
+  static MHD_Result Send(MHD_Connection* connection, const HttpPage& page) {
+    MHD_Response* response = MHD_create_response_from_buffer(
+        page.body.size(), const_cast<char*>(page.body.data()),
+        MHD_RESPMEM_MUST_COPY);
+    if (response == nullptr) return MHD_NO;
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
+                            page.content_type.c_str());
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
+    if (page.status == MHD_HTTP_METHOD_NOT_ALLOWED) {
+      MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
+    }
+    const MHD_Result sent = MHD_queue_response(
+        connection, static_cast<unsigned>(page.status), response);
+    MHD_destroy_response(response);
+    return sent;
+  }
+
+  HttpPage Answer(absl::string_view method, const char* path) const {
+    const auto page = pages_.find(path);
+    if (page == pages_.end()) {
+      std::string paths;
+      for (const auto& [known, _] : pages_) absl::StrAppend(&paths, " ", known);
+      return {.status = MHD_HTTP_NOT_FOUND,
+              .body = absl::StrCat("here are only", paths, "\n")};
+    }
+    if (method != MHD_HTTP_METHOD_GET && method != MHD_HTTP_METHOD_HEAD) {
+      return {.status = MHD_HTTP_METHOD_NOT_ALLOWED,
+              .body = "only GET and HEAD\n"};
+    }
+    return page->second();
+  }
+
+  void Add(MHD_Connection* connection) {
+    open_.push_back(connection);
+    if (open_.size() <= static_cast<size_t>(options_.connections)) return;
+    // Its thread then sees that it has ended.
+    const auto* oldest = MHD_get_connection_info(
+        open_.front(), MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (oldest != nullptr) shutdown(oldest->connect_fd, SHUT_RDWR);
+    open_.erase(open_.begin());
+  }
+
+  void Remove(MHD_Connection* connection) {
+    const auto found = std::find(open_.begin(), open_.end(), connection);
+    if (found != open_.end()) open_.erase(found);
+  }
+
+  const Options options_;
+  const Pages pages_;
+  const std::string address_;
+  MHD_Daemon* daemon_ = nullptr;
+
+  // The port's thread only. By age, without those that are being closed.
+  std::vector<MHD_Connection*> open_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<HttpPort>> HttpPort::Open(
+    const std::string& address, const Options& options, Pages pages) {
+  ENGRAM_ASSIGN_OR_RETURN(const int descriptor, Listen(address));
+  const std::string host = address.substr(0, address.rfind(':'));
+  auto port = std::make_unique<MicroHttpPort>(
+      absl::StrCat(host, ":", PortOf(descriptor)), options, std::move(pages));
+  ENGRAM_RETURN_IF_ERROR(port->Start(descriptor));
+  return port;
+}
+
+}  // namespace engram

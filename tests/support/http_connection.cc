@@ -1,0 +1,69 @@
+#include "tests/support/http_connection.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+namespace engram {
+
+HttpConnection::HttpConnection(const std::string& address)
+    : descriptor_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  const size_t colon = address.rfind(':');
+  int port = 0;
+  sockaddr_in target = {};
+  target.sin_family = AF_INET;
+  if (!absl::SimpleAtoi(address.substr(colon + 1), &port) ||
+      inet_pton(AF_INET, address.substr(0, colon).c_str(), &target.sin_addr) !=
+          1) {
+    return;
+  }
+  target.sin_port = htons(static_cast<uint16_t>(port));
+  const timeval limit = {120, 0};
+  setsockopt(descriptor_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+  connected_ = connect(descriptor_, reinterpret_cast<sockaddr*>(&target),
+                       sizeof(target)) == 0;
+}
+
+HttpConnection::~HttpConnection() { close(descriptor_); }
+
+bool HttpConnection::Send(absl::string_view bytes) {
+  return send(descriptor_, bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
+         static_cast<ssize_t>(bytes.size());
+}
+
+std::string HttpConnection::ReadAll() {
+  std::string received;
+  char buffer[16384];
+  ssize_t bytes = 0;
+  while ((bytes = recv(descriptor_, buffer, sizeof(buffer), 0)) > 0) {
+    received.append(buffer, static_cast<size_t>(bytes));
+  }
+  return received;
+}
+
+HttpAnswer AskHttp(const std::string& address, const std::string& method,
+                   const std::string& path) {
+  HttpConnection connection(address);
+  HttpAnswer answer;
+  if (!connection.connected() ||
+      !connection.Send(absl::StrCat(
+          method, " ", path, " HTTP/1.1\r\nHost: ", address, "\r\n\r\n"))) {
+    return answer;
+  }
+  const std::string all = connection.ReadAll();
+  const size_t end_of_head = all.find("\r\n\r\n");
+  if (end_of_head == std::string::npos) return answer;
+  answer.head = all.substr(0, end_of_head + 2);
+  answer.body = all.substr(end_of_head + 4);
+  // After "HTTP/1.1 ".
+  answer.status = atoi(answer.head.c_str() + 9);
+  return answer;
+}
+
+}  // namespace engram
