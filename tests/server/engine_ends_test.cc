@@ -176,6 +176,22 @@ TEST(EngineEnds, GoesBackAndKeepsNothingWhenAStateBreaks) {
   EXPECT_FALSE(engine.sessions.Get("a").ok());
 }
 
+// Neither draws a token, which would have to come from logits that are NaN.
+TEST(EngineEnds, CommitsNoPromptThatBreaksTheState) {
+  TestEngine engine;
+  engine.script.BreakStateAfter({1, 2});
+  const Reader reader = engine.Run(TestEngine::Turn("a", "r", {1, 2}, 0));
+  EXPECT_EQ(reader.status().code(), absl::StatusCode::kInternal);
+  EXPECT_FALSE(engine.sessions.Get("a").ok());
+}
+
+TEST(EngineEnds, ScoresNothingAfterAStateThatBreaks) {
+  TestEngine engine;
+  engine.script.BreakStateAfter({1, 2});
+  const Reader reader = engine.Run(TestEngine::Score("", {1, 2, 3}));
+  EXPECT_EQ(reader.status().code(), absl::StatusCode::kInternal);
+}
+
 TEST(EngineEnds, EndsASequenceThatHasNoTokenToDraw) {
   TestEngine engine;
   engine.script.BreakLogitsAfter({1, 2});
