@@ -71,6 +71,8 @@ class TextDecoder {
   Piece Append(int32_t id);
   // What was held back: one U+FFFD per maximal broken part, or nothing.
   std::string Flush();
+  // Whether something is held back: the last id ended within a character.
+  bool is_within_character() const { return !held_back_.empty(); }
 
  private:
   const Tokenizer* tokenizer_;

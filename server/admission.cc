@@ -47,6 +47,7 @@ absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
                                               [this] { Wake(); });
   auto sequence =
       std::make_unique<Sequence>(std::move(request), model_.tokenizer, stream);
+  ENGRAM_RETURN_IF_ERROR(ReadReceived(sequence.get(), model_.eos_token_ids));
   const Request& taken = sequence->request;
   if (!taken.session_id.empty() && taken.kind == RequestKind::kGenerate) {
     absl::Status may_queue;
@@ -123,16 +124,6 @@ absl::Status Admission::CheckReceived(const Request& request) const {
     return absl::InvalidArgumentError(
         absl::StrCat("received_token_ids has ", received.size(),
                      " tokens, max_tokens is ", request.stopping.max_tokens));
-  }
-  TurnText text(model_.tokenizer, request.stopping.stop);
-  for (size_t i = 0; i + 1 < received.size(); ++i) {
-    const bool stops = IsStopToken(request.stopping, model_.eos_token_ids,
-                                   received[i]);
-    if (stops || text.Append(received[i]).stopped) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "received_token_ids[", i, "] (", received[i], ") ends the turn, but ",
-          received.size() - 1 - i, " tokens follow it"));
-    }
   }
   return absl::OkStatus();
 }

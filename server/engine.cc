@@ -187,8 +187,7 @@ absl::StatusOr<bool> Engine::Start(Sequence* sequence, absl::Time now) {
   ENGRAM_ASSIGN_OR_RETURN(const bool has_room, LoadState(sequence));
   if (!has_room) return false;
   sequence->start_time = now;
-  Prepare(sequence, model_.eos_token_ids,
-          model_.model->info().vocabulary_size);
+  Prepare(sequence, model_.model->info().vocabulary_size);
   StartedEvent started;
   started.session_id = sequence->request.session_id;
   started.request_id = sequence->request.request_id;

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+
 namespace engram {
 
 bool IsStopToken(const Stopping& stopping,
@@ -13,30 +16,38 @@ bool IsStopToken(const Stopping& stopping,
          (!stopping.ignore_eos && contains(eos_token_ids));
 }
 
-namespace {
-
-// The text, counts and end of a turn whose first tokens the client has.
-void ReadReceived(Sequence* sequence,
-                  const std::vector<int32_t>& eos_token_ids) {
-  const Request& request = sequence->request;
-  for (int32_t id : request.received) {
+absl::Status ReadReceived(Sequence* sequence,
+                          const std::vector<int32_t>& eos_token_ids) {
+  const Stopping& stopping = sequence->request.stopping;
+  const std::vector<int32_t>& received = sequence->request.received;
+  absl::flat_hash_set<int32_t> stop_tokens(stopping.stop_token_ids.begin(),
+                                           stopping.stop_token_ids.end());
+  if (!stopping.ignore_eos) {
+    stop_tokens.insert(eos_token_ids.begin(), eos_token_ids.end());
+  }
+  sequence->generated.reserve(received.size());
+  for (size_t i = 0; i < received.size(); ++i) {
+    const int32_t id = received[i];
+    if (sequence->received_end) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "received_token_ids[", i - 1, "] (", received[i - 1],
+          ") ends the turn, but ", received.size() - i, " tokens follow it"));
+    }
     sequence->generated.push_back(id);
     ++sequence->generated_counts[id];
-    const bool stops = IsStopToken(request.stopping, eos_token_ids, id) ||
-                       sequence->text.Append(id).stopped;
-    if (stops) sequence->received_end = FinishReason::kStop;
+    const bool is_stop_token = stop_tokens.contains(id);
+    if (sequence->text.Append(id, is_stop_token).stopped || is_stop_token) {
+      sequence->received_end = FinishReason::kStop;
+    }
   }
-  const int64_t generated = static_cast<int64_t>(sequence->generated.size());
-  if (!sequence->received_end && generated > 0 &&
-      generated == request.stopping.max_tokens) {
+  if (!sequence->received_end && !received.empty() &&
+      static_cast<int64_t>(received.size()) == stopping.max_tokens) {
     sequence->received_end = FinishReason::kLength;
   }
+  return absl::OkStatus();
 }
 
-}  // namespace
-
-void Prepare(Sequence* sequence, const std::vector<int32_t>& eos_token_ids,
-             int64_t vocabulary_size) {
+void Prepare(Sequence* sequence, int64_t vocabulary_size) {
   const Request& request = sequence->request;
   const CommittedTurns& start = sequence->start;
   if (start.pending) sequence->to_feed.push_back(*start.pending);
@@ -46,7 +57,6 @@ void Prepare(Sequence* sequence, const std::vector<int32_t>& eos_token_ids,
                            request.received.end());
   sequence->seen = start.seen ? *start.seen : TokenSet(vocabulary_size);
   for (int32_t id : sequence->to_feed) sequence->seen.Insert(id);
-  ReadReceived(sequence, eos_token_ids);
   // The last token of a turn is never fed by it: it stays pending.
   if (sequence->received_end) sequence->to_feed.pop_back();
 }

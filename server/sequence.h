@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "server/request.h"
 #include "server/session_store.h"
@@ -70,9 +71,14 @@ struct Sequence {
 bool IsStopToken(const Stopping& stopping,
                  const std::vector<int32_t>& eos_token_ids, int32_t id);
 
-// Lays the sequence out to run after `start`: what is to be fed, and what the
-// received tokens have made of its text, counts and end.
-void Prepare(Sequence* sequence, const std::vector<int32_t>& eos_token_ids,
-             int64_t vocabulary_size);
+// What the tokens that the client has received make of the sequence's text,
+// counts and end. Takes time with their number, so it is done before the engine
+// has the sequence. INVALID_ARGUMENT: one that ends the turn is not the last.
+absl::Status ReadReceived(Sequence* sequence,
+                          const std::vector<int32_t>& eos_token_ids);
+
+// Lays the sequence out to run after `start`: what is to be fed.
+// REQUIRES: ReadReceived.
+void Prepare(Sequence* sequence, int64_t vocabulary_size);
 
 }  // namespace engram

@@ -1,57 +1,81 @@
 #include "server/turn_text.h"
 
 #include <algorithm>
-#include <string_view>
 #include <utility>
 
 namespace engram {
 
-TurnText::TurnText(const Tokenizer* tokenizer, std::vector<std::string> stop)
-    : tokenizer_(tokenizer), stop_(std::move(stop)), decoder_(tokenizer) {}
+TurnText::TurnText(const Tokenizer* tokenizer,
+                   const std::vector<std::string>& stop)
+    : tokenizer_(tokenizer), decoder_(tokenizer), matcher_(stop) {}
 
-TurnText::Piece TurnText::Append(int32_t id) {
+TurnText::Piece TurnText::Append(int32_t id, bool hidden) {
   Piece piece;
   piece.stopped = stopped_;
+  if (tokenizer_ == nullptr) return piece;
+  hidden = hidden || tokenizer_->IsSpecial(id);
+  std::string text;
+  if (hidden) {
+    piece.bytes = text = tokenizer_->Bytes(id, first_);
+    // What is shown goes on with the rest of a character that is cut here; for
+    // the search the two are not neighbours.
+    if (decoder_.is_within_character()) matcher_.Restart();
+  } else {
+    TextDecoder::Piece decoded = decoder_.Append(id);
+    piece.bytes = std::move(decoded.bytes);
+    text = std::move(decoded.text);
+  }
+  first_ = false;
   if (stopped_) return piece;
-  if (tokenizer_ == nullptr || tokenizer_->IsSpecial(id)) return piece;
-  TextDecoder::Piece decoded = decoder_.Append(id);
-  piece.bytes = std::move(decoded.bytes);
-  held_back_ += decoded.text;
 
-  size_t cut = std::string::npos;
-  for (const std::string& stop : stop_) {
-    cut = std::min(cut, held_back_.find(stop));
-  }
-  if (cut != std::string::npos) {
+  size_t cut = 0;
+  if (Search(text, hidden, &cut)) {
     stopped_ = piece.stopped = true;
-    piece.text = held_back_.substr(0, cut);
+    piece.text = Release(cut);
     held_back_.clear();
-    return piece;
+    hidden_.clear();
+  } else {
+    piece.text = Release(held_back_.size() - matcher_.pending());
   }
-  const size_t shown = held_back_.size() - PossibleStopBytes();
-  piece.text = held_back_.substr(0, shown);
-  held_back_.erase(0, shown);
   return piece;
+}
+
+bool TurnText::Search(const std::string& text, bool hidden, size_t* cut) {
+  if (hidden && !text.empty()) {
+    hidden_.emplace_back(held_back_.size(), held_back_.size() + text.size());
+  }
+  bool found = false;
+  for (const char byte : text) {
+    held_back_.push_back(byte);
+    const size_t length = matcher_.Append(byte);
+    if (length == 0) continue;
+    const size_t begin = held_back_.size() - length;
+    *cut = found ? std::min(*cut, begin) : begin;
+    found = true;
+  }
+  return found;
+}
+
+std::string TurnText::Release(size_t bytes) {
+  std::string shown;
+  size_t done = 0;
+  for (auto& [begin, end] : hidden_) {
+    if (begin < bytes) {
+      shown.append(held_back_, done, begin - done);
+      done = std::min(end, bytes);
+    }
+    begin -= std::min(begin, bytes);
+    end -= std::min(end, bytes);
+  }
+  std::erase_if(hidden_, [](const auto& part) { return part.second == 0; });
+  shown.append(held_back_, done, bytes - done);
+  held_back_.erase(0, bytes);
+  return shown;
 }
 
 std::string TurnText::Flush() {
   if (stopped_ || tokenizer_ == nullptr) return "";
-  return std::exchange(held_back_, "") + decoder_.Flush();
-}
-
-size_t TurnText::PossibleStopBytes() const {
-  size_t longest = 0;
-  for (const std::string& stop : stop_) {
-    size_t length = std::min(stop.size() - 1, held_back_.size());
-    for (; length > longest; --length) {
-      if (std::string_view(held_back_).substr(held_back_.size() - length) ==
-          std::string_view(stop).substr(0, length)) {
-        longest = length;
-        break;
-      }
-    }
-  }
-  return longest;
+  return Release(held_back_.size()) + decoder_.Flush();
 }
 
 namespace {
@@ -79,14 +103,10 @@ TokenOutcome MakeTokenEvent(TurnText* text, const Tokenizer* tokenizer,
                                  TextOf(tokenizer, alternative.id),
                                  alternative.value});
   }
-  if (is_stop_token) {
-    outcome.stops = true;
-    return outcome;
-  }
-  TurnText::Piece piece = text->Append(id);
+  TurnText::Piece piece = text->Append(id, /*hidden=*/is_stop_token);
   outcome.event.text = std::move(piece.text);
   outcome.event.bytes = std::move(piece.bytes);
-  outcome.stops = piece.stopped;
+  outcome.stops = is_stop_token || piece.stopped;
   return outcome;
 }
 

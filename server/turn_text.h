@@ -1,44 +1,59 @@
 // TurnText: the text of one turn's answer, token by token: whole characters
 // only, stop strings found and cut, what may become one held back.
 //
-// Not thread-safe; one per sequence.
+// Special tokens and stop tokens show no text, but what they stand for takes
+// part in the search: a stop string may be one, or have one in it.
+//
+// Not thread-safe; one per sequence. A token costs time in proportion to its
+// bytes, however much is held back.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model/sampler.h"
 #include "model/tokenizer.h"
 #include "server/request.h"
+#include "server/stop_matcher.h"
 
 namespace engram {
 
 class TurnText {
  public:
   // `tokenizer` may be nullptr: then there is no text. It must outlive this.
-  TurnText(const Tokenizer* tokenizer, std::vector<std::string> stop);
+  TurnText(const Tokenizer* tokenizer, const std::vector<std::string>& stop);
 
   struct Piece {
     std::string bytes;  // of the token, exactly
     std::string text;   // what may be shown now
     bool stopped = false;  // a stop string is complete; nothing may follow
   };
-  // Special tokens add no text; after a stop string, nothing does.
-  Piece Append(int32_t id);
+  // `hidden`: the token shows no text; special tokens never do. Of the stop
+  // strings that a token completes the one that begins first cuts. After a stop
+  // no more text comes, whatever is appended.
+  Piece Append(int32_t id, bool hidden = false);
 
   // The end without a stop string: all that was held back.
   std::string Flush();
 
  private:
-  // Length of the longest end of held_back_ that begins a stop string.
-  size_t PossibleStopBytes() const;
+  // Adds `text` to what is held back; true if a stop string is complete. Then
+  // *cut is where the first one begins.
+  bool Search(const std::string& text, bool hidden, size_t* cut);
+  // Takes the first `bytes` that are held back: those of them that are shown.
+  std::string Release(size_t bytes);
 
   const Tokenizer* const tokenizer_;
-  const std::vector<std::string> stop_;
   TextDecoder decoder_;
+  StopMatcher matcher_;
+  // Text that is not yet shown, as the matcher has seen it, and the parts of it
+  // that never will be: [begin, end), in order.
   std::string held_back_;
+  std::vector<std::pair<size_t, size_t>> hidden_;
+  bool first_ = true;  // no token came before
   bool stopped_ = false;
 };
 

@@ -1,6 +1,8 @@
 #include "server/turn_text.h"
 
+#include <algorithm>
 #include <memory>
+#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -93,6 +95,9 @@ TEST(TurnText, TellsNothingAfterAStop) {
   TurnText text(ByteTokenizer(), {"b"});
   text.Append('a');
   EXPECT_TRUE(text.Append('b').stopped);
+  const TurnText::Piece more = text.Append('c');
+  EXPECT_TRUE(more.stopped);
+  EXPECT_EQ(more.text, "");
   EXPECT_EQ(text.Flush(), "");
 }
 
@@ -124,6 +129,109 @@ TEST(TurnText, ShowsNoSpecialTokens) {
   EXPECT_EQ(Show({}, {'a', kEndOfText, 'b'}), "ab|");
 }
 
+TEST(TurnText, GivesTheBytesOfASpecialToken) {
+  TurnText text(ByteTokenizer(), {});
+  const TurnText::Piece piece = text.Append(kEndOfText);
+  EXPECT_EQ(piece.bytes, "<|endoftext|>");
+  EXPECT_EQ(piece.text, "");
+}
+
+TEST(TurnText, StopsAtASpecialToken) {
+  EXPECT_EQ(Show({"<|endoftext|>"}, {'a', kEndOfText}), "aX");
+}
+
+TEST(TurnText, StopsAtTextAndASpecialTokenTogether) {
+  EXPECT_EQ(Show({"b<|endoftext|>"}, {'a', 'b', kEndOfText}), "aX");
+  EXPECT_EQ(Show({"<|endoftext|>b"}, {'a', kEndOfText, 'b'}), "aX");
+  EXPECT_EQ(Show({"text|>b"}, {'a', kEndOfText, 'b'}), "aX");
+  EXPECT_EQ(Show({"b<|end"}, {'a', 'b', kEndOfText}), "aX");
+}
+
+TEST(TurnText, DoesNotMatchAcrossASpecialTokenAsIfItWereNotThere) {
+  EXPECT_EQ(Show({"ab"}, {'a', kEndOfText, 'b'}), "ab|");
+}
+
+TEST(TurnText, ShowsTheTextAroundASpecialTokenThatWasHeldBack) {
+  // "b<|endoftext|>c" is held back until it cannot be "b<|endoftext|>cX".
+  TurnText text(ByteTokenizer(), {"b<|endoftext|>cX"});
+  EXPECT_EQ(text.Append('a').text, "a");
+  EXPECT_EQ(text.Append('b').text, "");
+  EXPECT_EQ(text.Append(kEndOfText).text, "");
+  EXPECT_EQ(text.Append('c').text, "");
+  EXPECT_EQ(text.Append('d').text, "bcd");
+  EXPECT_EQ(text.Flush(), "");
+}
+
+TEST(TurnText, TellsTheTailAroundASpecialTokenAtTheEnd) {
+  EXPECT_EQ(Show({"b<|endoftext|>cX"}, {'a', 'b', kEndOfText, 'c'}), "a|bc");
+  EXPECT_EQ(Show({"X<|endoftext|>Y"}, {'X', kEndOfText}), "|X");
+}
+
+TEST(TurnText, JoinsACharacterThatASpecialTokenCuts) {
+  const Tokens ids = {'a', 0xe2, 0x82, kEndOfText, 0xac};
+  EXPECT_EQ(Show({}, ids), "a\xe2\x82\xac|");
+  // What stands before the special token is not "a".
+  EXPECT_EQ(Show({"a<|endoftext|>"}, ids), "a\xe2\x82\xac|");
+}
+
+// By looking at all of the text anew after each token.
+std::string ShowByReference(const std::vector<std::string>& stops,
+                            const Tokens& ids) {
+  std::string all, shown;
+  std::vector<bool> is_shown;
+  const auto visible = [&](size_t bytes) {
+    std::string text;
+    for (size_t i = 0; i < bytes; ++i) {
+      if (is_shown[i]) text.push_back(all[i]);
+    }
+    return text;
+  };
+  for (int32_t id : ids) {
+    all += ByteTokenizer()->Bytes(id, false);
+    is_shown.resize(all.size(), !ByteTokenizer()->IsSpecial(id));
+    size_t cut = std::string::npos;
+    for (const std::string& stop : stops) cut = std::min(cut, all.find(stop));
+    if (cut != std::string::npos) return visible(cut) + "X";
+    size_t held_back = 0;
+    for (const std::string& stop : stops) {
+      for (size_t length = 1; length < stop.size(); ++length) {
+        if (all.ends_with(stop.substr(0, length))) {
+          held_back = std::max(held_back, length);
+        }
+      }
+    }
+    shown = visible(all.size() - held_back);
+  }
+  return shown + "|" + visible(all.size()).substr(shown.size());
+}
+
+TEST(TurnText, ShowsWhatLookingAtAllOfTheTextShows) {
+  std::mt19937 random(1);
+  const std::vector<int32_t> tokens = {'h', 'e', 'l', 'o', kHelloToken,
+                                       kEndOfText};
+  const auto random_ids = [&](size_t most) {
+    Tokens ids;
+    for (size_t i = 1 + random() % most; i > 0; --i) {
+      ids.push_back(tokens[random() % tokens.size()]);
+    }
+    return ids;
+  };
+  int stopped = 0;
+  for (int round = 0; round < 3000; ++round) {
+    std::vector<std::string> stops;
+    for (size_t i = random() % 4; i > 0; --i) {
+      const std::string whole = ByteTokenizer()->Decode(random_ids(4));
+      const size_t begin = random() % whole.size();
+      stops.push_back(whole.substr(begin, 1 + random() % whole.size()));
+    }
+    const Tokens ids = random_ids(20);
+    const std::string expected = ShowByReference(stops, ids);
+    stopped += expected.back() == 'X';
+    ASSERT_EQ(Show(stops, ids), expected);
+  }
+  EXPECT_GT(stopped, 500);
+}
+
 TEST(TurnText, HasNoTextWithoutATokenizer) {
   TurnText text(nullptr, {});
   const TurnText::Piece piece = text.Append(3);
@@ -140,6 +248,16 @@ TEST(MakeTokenEvent, GivesAStopTokenNoText) {
   EXPECT_EQ(outcome.event.index, 3);
   EXPECT_EQ(outcome.event.id, 'b');
   EXPECT_EQ(outcome.event.text, "");
+  EXPECT_EQ(outcome.event.bytes, "b");
+}
+
+TEST(MakeTokenEvent, AStopTokenMayCompleteAStopString) {
+  TurnText text(ByteTokenizer(), {"ab"});
+  text.Append('a');
+  EXPECT_TRUE(MakeTokenEvent(&text, ByteTokenizer(), 1, 'b', true, std::nullopt,
+                             {})
+                  .stops);
+  EXPECT_EQ(text.Flush(), "");
 }
 
 TEST(MakeTokenEvent, GivesAlternativesAsValidText) {
