@@ -31,9 +31,9 @@ struct ClientOptions {
   // Repeats in a row that may bring nothing new before a call fails.
   int retries = 6;
   // Told of each failure that will be repeated, and of the wait before.
-  std::function<void(const absl::Status&, absl::Duration)> on_repeat;
+  std::function<void(const absl::Status&, absl::Duration)> on_repeat = {};
   // Replaces the wait before a repeat; tests need not wait at all.
-  std::function<void(absl::Duration)> wait_for_test;
+  std::function<void(absl::Duration)> wait_for_test = {};
 };
 
 struct CallOptions {

@@ -2,17 +2,20 @@
 
 Every ```sh block is run line by line as a user would type it, in the source
 folder, with ENGRAM_SERVER naming a server on a free port; each command must end
-with 0 and print something. The C++ example is compiled by the build and run
-here.
+with 0 and print something, and exactly what follows it as "# prints: TEXT" if
+that does. Every ```cpp block is compiled, as the example is, and run. Every file
+that the documents link to exists.
 
 Usage: readme_test.py SOURCE_FOLDER BINARY_FOLDER STUBS_FOLDER
 """
 import os
 import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import unittest
 
 ROOT = pathlib.Path(sys.argv.pop(1)).resolve()
@@ -20,12 +23,17 @@ BIN = pathlib.Path(sys.argv.pop(1)).resolve()
 STUBS = pathlib.Path(sys.argv.pop(1)).resolve()
 
 
+def blocks(document, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / document).read_text(), re.M | re.S)
+
+
 def commands(document):
-    for block in re.findall(r"^```sh\n(.*?)^```", (ROOT / document).read_text(), re.M | re.S):
-        for line in block.splitlines():
-            line = line.strip()
+    """Each command, with what it prints if the document tells."""
+    for block in blocks(document, "sh"):
+        lines = [line.strip() for line in block.splitlines()]
+        for line, after in zip(lines, lines[1:] + [""]):
             if line and not line.startswith(("#", "export PATH")):
-                yield line
+                yield line, after.removeprefix("# prints: ") if after.startswith("# prints: ") else None
 
 
 class ReadmeTest(unittest.TestCase):
@@ -56,34 +64,71 @@ class ReadmeTest(unittest.TestCase):
         self.assertTrue(done.stdout.strip(), f"{command} printed nothing\n{done.stderr}")
         return done.stdout
 
-    def test_commands_of_the_readme_work_as_written(self):
-        lines = list(commands("README.md"))
-        self.assertGreater(len(lines), 8)
-        for line in lines:
+    def run_document(self, document, least):
+        lines = list(commands(document))
+        self.assertGreater(len(lines), least)
+        for line, prints in lines:
             with self.subTest(line):
-                self.run_command(line)
+                printed = self.run_command(line.replace("--duration 30s", "--duration 2s"))
+                if prints is not None:
+                    self.assertEqual(printed.strip(), prints)
+
+    def test_commands_of_the_readme_work_as_written(self):
+        self.run_document("README.md", 8)
 
     def test_commands_of_the_clients_readme_work_as_written(self):
-        lines = list(commands("clients/README.md"))
-        self.assertGreater(len(lines), 4)
-        for line in lines:
-            with self.subTest(line):
-                self.run_command(line.replace("--duration 30s", "--duration 2s"))
+        self.run_document("clients/README.md", 4)
 
-    def test_the_induction_example_gives_the_answer_that_the_readme_tells(self):
-        line = next(line for line in commands("README.md") if "mamba-induction" in line)
-        self.assertEqual(self.run_command(line).strip(), "7")
+    def test_the_readme_tells_what_commands_print(self):
+        told = [prints for _, prints in commands("README.md") if prints is not None]
+        self.assertGreaterEqual(len(told), 2)
+        self.assertIn("7", told, "the induction example's answer")
 
     def test_the_example_program_runs(self):
         self.assertGreater(len(self.run_command("engram-example " + self.address).strip()), 20)
 
-    def test_the_code_of_the_readme_is_that_of_the_example(self):
-        block = re.search(r"^```cpp\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S).group(1)
-        example = re.sub(r"\s+", "", (ROOT / "clients/cpp/example.cc").read_text())
-        for statement in ("request.set_model(\"mamba-english\");", "request.set_session_id(\"example\");",
-                          "request.mutable_stopping()->set_max_tokens(40);", "client.Generate("):
-            self.assertIn(statement, block)
-            self.assertIn(statement, example)
+    def example_commands(self):
+        """How the build compiles and links the example, as words."""
+        listed = subprocess.run(["ninja", "-C", BIN.parent, "-t", "commands", "engram-example"],
+                                capture_output=True, text=True, check=True).stdout.splitlines()
+        compiled = next(line for line in listed if line.endswith("/clients/cpp/example.cc"))
+        return shlex.split(compiled), shlex.split(listed[-1].removeprefix(": && ").removesuffix(" && :"))
+
+    def test_the_code_of_the_documents_compiles_and_runs(self):
+        code = [block for document in ("README.md", "clients/README.md") for block in blocks(document, "cpp")]
+        self.assertGreaterEqual(len(code), 2)
+        bodies = "".join(f"{{\n{block}\nif (!status.ok()) {{ std::cerr << status << \"\\n\"; return 1; }}\n"
+                         "std::cout << std::endl;\n}\n" for block in code)
+        program = ("#include <iostream>\n#include \"clients/cpp/client.h\"\n"
+                   f"int main() {{\n{re.sub('localhost:[0-9]+', self.address, bodies)}}}\n")
+        compiled, linked = self.example_commands()
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = pathlib.Path(folder, "documents.cc"), pathlib.Path(folder, "documents")
+            source.write_text(program)
+            sound = compiled[compiled.index("-o") + 1]
+            compiled[compiled.index("-o") + 1] = f"{target}.o"
+            compiled[-1] = str(source)
+            for flag in ("-MF", "-MT"):
+                compiled[compiled.index(flag) + 1] = f"{target}.d"
+            linked[linked.index(sound)] = f"{target}.o"
+            linked[linked.index("-o") + 1] = str(target)
+            for command in (compiled, linked):
+                done = subprocess.run(command, cwd=BIN.parent, capture_output=True, text=True)
+                self.assertEqual(done.returncode, 0, done.stderr[-3000:])
+            printed = self.run_command(str(target)).strip().splitlines()
+        self.assertGreaterEqual(len(printed), len(code))
+
+    def test_what_the_documents_link_to_exists(self):
+        for document in sorted(path for path in ROOT.rglob("*.md") if "build" not in path.relative_to(ROOT).parts):
+            prose = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.M | re.S)
+            for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", prose):
+                self.assertTrue((document.parent / link).exists() or (ROOT / link).exists(),
+                                f"{document.relative_to(ROOT)} links to {link}")
+
+    def test_scripts_that_the_documents_name_exist(self):
+        for document in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"):
+            for script in re.findall(r"\bscripts/[a-z-]+", (ROOT / document).read_text()):
+                self.assertTrue(os.access(ROOT / script, os.X_OK), f"{document} names {script}")
 
 
 if __name__ == "__main__":
