@@ -79,6 +79,8 @@ std::string HandlingName(RequestHandling handling) {
       return "refused";
     case RequestHandling::kReplayed:
       return "replayed";
+    case RequestHandling::kAnswered:
+      return "answered";
   }
   return "";
 }

@@ -13,13 +13,6 @@
 namespace engram {
 namespace {
 
-grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context,
-                                 const absl::Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(status));
-  return reactor;
-}
-
 class ModelsService final : public v1::Models::CallbackService {
  public:
   ModelsService(const ServedModels* models, TextThreads* texts)
@@ -31,7 +24,8 @@ class ModelsService final : public v1::Models::CallbackService {
     for (const auto& model : models_.all()) {
       *response->add_models() = ToMessage(*model);
     }
-    return Finish(context, absl::OkStatus());
+    return Finish(context->DefaultReactor(), "Models.List", "",
+                  absl::OkStatus());
   }
 
   grpc::ServerUnaryReactor* Get(grpc::CallbackServerContext* context,
@@ -39,29 +33,45 @@ class ModelsService final : public v1::Models::CallbackService {
                                 v1::ModelInfo* response) override {
     const auto model = models_.Find(request->model(), "");
     if (model.ok()) *response = ToMessage(**model);
-    return Finish(context, model.status());
+    return Finish(context->DefaultReactor(), "Models.Get", "", model.status());
   }
 
-  grpc::ServerUnaryReactor* Tokenize(
-      grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
-      v1::TokenizeResponse* response) override {
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const v1::TokenizeRequest* request,
+                                     v1::TokenizeResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     const absl::Status taken =
         texts_.Run(request->text().size(), [this, reactor, request, response] {
-          reactor->Finish(ToGrpc(TokenizeText(*request, response)));
+          Finish(reactor, "Tokenize", NameOf(request->model()),
+                 TokenizeText(*request, response));
         });
-    if (!taken.ok()) reactor->Finish(ToGrpc(taken));
-    return reactor;
+    if (taken.ok()) return reactor;
+    return Finish(reactor, "Tokenize", NameOf(request->model()), taken);
   }
 
   grpc::ServerUnaryReactor* Detokenize(
       grpc::CallbackServerContext* context,
       const v1::DetokenizeRequest* request,
       v1::DetokenizeResponse* response) override {
-    return Finish(context, DetokenizeIds(*request, response));
+    return Finish(context->DefaultReactor(), "Detokenize",
+                  NameOf(request->model()), DetokenizeIds(*request, response));
   }
 
  private:
+  // Of the model that a call names; empty if it is not served.
+  std::string NameOf(const std::string& model) const {
+    const auto found = models_.Find(model, "");
+    return found.ok() ? (*found)->name : "";
+  }
+
+  grpc::ServerUnaryReactor* Finish(grpc::ServerUnaryReactor* reactor,
+                                   const char* method, const std::string& model,
+                                   const absl::Status& status) const {
+    models_.ReportAnswer(method, model, /*session_id=*/"", status);
+    reactor->Finish(ToGrpc(status));
+    return reactor;
+  }
+
   absl::StatusOr<const Tokenizer*> FindTokenizer(
       const std::string& name) const {
     ENGRAM_ASSIGN_OR_RETURN(ServedModel * model, models_.Find(name, ""));

@@ -97,9 +97,9 @@ struct CompletedEvent {
 
 using Event = std::variant<StartedEvent, TokenEvent, CompletedEvent>;
 
-// What became of a request: it was run by the engine, turned down before, or
-// answered from the record of a turn that had committed.
-enum class RequestHandling { kRun, kRefused, kReplayed };
+// What became of a request: it was run by the engine, turned down before,
+// answered from the record of a turn that had committed, or needed no engine.
+enum class RequestHandling { kRun, kRefused, kReplayed, kAnswered };
 
 // What one ended request is remembered by in log and metrics.
 struct RequestSummary {

@@ -29,6 +29,20 @@ void ServedModels::Report(const RequestSummary& request) const {
   if (on_end_without_model_ != nullptr) on_end_without_model_(request);
 }
 
+void ServedModels::ReportAnswer(const std::string& method,
+                                const std::string& model,
+                                const std::string& session_id,
+                                const absl::Status& status) const {
+  RequestSummary summary;
+  summary.handling =
+      status.ok() ? RequestHandling::kAnswered : RequestHandling::kRefused;
+  summary.model = model;
+  summary.method = method;
+  summary.session_id = session_id;
+  summary.status = status;
+  Report(summary);
+}
+
 std::string ServedModels::Names() const {
   std::string names;
   for (const auto& model : models_) {

@@ -56,6 +56,11 @@ class ServedModels {
   // refused, or that needs no engine. `request.model` may be empty or name none
   // that is served. Once per call, when it has ended.
   void Report(const RequestSummary& request) const;
+  // The same of a call without an engine that ended with `status`. `model` is
+  // the name of one that is served, or empty.
+  void ReportAnswer(const std::string& method, const std::string& model,
+                    const std::string& session_id,
+                    const absl::Status& status) const;
 
   // By name. Empty: the model of `session_id` if there is such a session, else
   // the only one served. NOT_FOUND: no such model; INVALID_ARGUMENT: it must be

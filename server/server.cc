@@ -78,6 +78,12 @@ std::vector<int32_t> FindEndOfText(const Tokenizer* tokenizer) {
   return {id};
 }
 
+// Not a line for each listing or health check that was answered.
+void LogRequest(const RequestSummary& request) {
+  if (request.handling == RequestHandling::kAnswered) return;
+  Log("request", DescribeRequest(request));
+}
+
 absl::Status WithPrefix(const std::string& prefix, const absl::Status& status) {
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat(prefix, status.message()));
@@ -212,7 +218,7 @@ void Server::StartEngines() {
       [metrics = metrics_.get(),
        log = options_.request_log](const RequestSummary& request) {
         metrics->ObserveRequest(request);
-        if (log) Log("request", DescribeRequest(request));
+        if (log) LogRequest(request);
       });
   engine_ends_.resize(models_->all().size());
   for (const auto& model : models_->all()) {
@@ -227,7 +233,7 @@ void Server::StartEngines() {
     model->on_end = [metrics = model->metrics, log = options_.request_log](
                         const RequestSummary& request) {
       metrics->ObserveRequest(request);
-      if (log) Log("request", DescribeRequest(request));
+      if (log) LogRequest(request);
     };
     EngineModel run;
     run.name = model->name;

@@ -15,17 +15,6 @@
 namespace engram {
 namespace {
 
-// A call that is answered at once.
-template <typename Result, typename Response>
-grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
-                                 const absl::StatusOr<Result>& result,
-                                 Response* response) {
-  if (result.ok()) *response = ToMessage(*result);
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(result.status()));
-  return reactor;
-}
-
 class SessionsService final : public v1::Sessions::CallbackService {
  public:
   SessionsService(const ServedModels* models, const ServerOptions* options)
@@ -34,21 +23,22 @@ class SessionsService final : public v1::Sessions::CallbackService {
   grpc::ServerUnaryReactor* Create(grpc::CallbackServerContext* context,
                                    const v1::CreateSessionRequest* request,
                                    v1::Session* response) override {
-    return Answer(context, CreateSession(*request), response);
+    return Answer(context, "Create", request->session_id(),
+                  CreateSession(*request), response);
   }
 
   grpc::ServerUnaryReactor* Get(grpc::CallbackServerContext* context,
                                 const v1::GetSessionRequest* request,
                                 v1::Session* response) override {
-    return Answer(context, GetSession(*request), response);
+    return Answer(context, "Get", request->session_id(), GetSession(*request),
+                  response);
   }
 
   grpc::ServerUnaryReactor* List(grpc::CallbackServerContext* context,
                                  const v1::ListSessionsRequest* request,
                                  v1::ListSessionsResponse* response) override {
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(ToGrpc(ListSessions(*request, response)));
-    return reactor;
+    return Finish(context->DefaultReactor(), "List", "",
+                  ListSessions(*request, response));
   }
 
   grpc::ServerUnaryReactor* Delete(
@@ -57,9 +47,8 @@ class SessionsService final : public v1::Sessions::CallbackService {
       v1::DeleteSessionResponse* response) override {
     absl::Status status = CheckId("session_id", request->session_id());
     if (status.ok()) status = sessions().Delete(request->session_id());
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(ToGrpc(status));
-    return reactor;
+    return Finish(context->DefaultReactor(), "Delete", request->session_id(),
+                  status);
   }
 
   grpc::ServerUnaryReactor* Fork(grpc::CallbackServerContext* context,
@@ -67,11 +56,32 @@ class SessionsService final : public v1::Sessions::CallbackService {
                                  v1::Session* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     const absl::Status posted = PostFork(*request, reactor, response);
-    if (!posted.ok()) reactor->Finish(ToGrpc(posted));
-    return reactor;
+    if (posted.ok()) return reactor;
+    return Finish(reactor, "Fork", request->session_id(), posted);
   }
 
  private:
+  grpc::ServerUnaryReactor* Finish(grpc::ServerUnaryReactor* reactor,
+                                   const char* method,
+                                   const std::string& session_id,
+                                   const absl::Status& status) const {
+    models_.ReportAnswer(absl::StrCat("Sessions.", method), "", session_id,
+                         status);
+    reactor->Finish(ToGrpc(status));
+    return reactor;
+  }
+
+  template <typename Result, typename Response>
+  grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
+                                   const char* method,
+                                   const std::string& session_id,
+                                   const absl::StatusOr<Result>& result,
+                                   Response* response) const {
+    if (result.ok()) *response = ToMessage(*result);
+    return Finish(context->DefaultReactor(), method, session_id,
+                  result.status());
+  }
+
   SessionStore& sessions() const { return *models_.sessions(); }
 
   absl::StatusOr<SessionInfo> CreateSession(
@@ -140,11 +150,11 @@ class SessionsService final : public v1::Sessions::CallbackService {
     const ServedModel* model = models_.all()[number].get();
     return model->admission->Post(
         [this, engine = model->engine.get(), source = std::move(source),
-         new_session_id, reactor, response] {
+         session_id = request.session_id(), new_session_id, reactor, response] {
           const absl::StatusOr<SessionInfo> fork =
               ForkOnEngine(engine, source, new_session_id);
           if (fork.ok()) *response = ToMessage(*fork);
-          reactor->Finish(ToGrpc(fork.status()));
+          Finish(reactor, "Fork", session_id, fork.status());
         });
   }
 

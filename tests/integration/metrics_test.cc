@@ -76,7 +76,9 @@ TEST(Metrics, EveryNameIsThereAndAgreesWithTheTraffic) {
             1);
   EXPECT_EQ(page.Sum("requests_total", {model, "code=\"INVALID_ARGUMENT\""}),
             1);
-  EXPECT_EQ(page.Sum("requests_total"), 5);
+  // Five that a model ran or refused, and the fork.
+  EXPECT_EQ(page.Sum("requests_total"), 6);
+  EXPECT_EQ(page.Sum("requests_total", {"method=\"Sessions.Fork\"", kOk}), 1);
   EXPECT_EQ(page.Sum("requests_total", {model, "method=\"Score\"", kOk}), 1);
   EXPECT_EQ(page.Sum("requests_total", {model, "method=\"Generate\""}), 4);
   EXPECT_EQ(page.Sum("requests_total", {"model=\"mamba-english\""}), 0);
@@ -161,6 +163,56 @@ TEST(Metrics, CountersOfErrorsAreThereBeforeTheFirst) {
   const auto series = before.Samples("requests_total");
   EXPECT_GT(series.size(), 50u);
   EXPECT_THAT(after.Samples("requests_total"), ElementsAreArray(series));
+}
+
+TEST(Metrics, CallsWithoutATurnAreCountedByMethodAndCode) {
+  TestServer server(ZooOptions({kEnglish, kInduction}));
+  const TestClient& client = server.client();
+  const std::vector<std::string> before = server.Metrics().Samples();
+  v1::TokenizeRequest text;
+  text.set_model(kEnglish);
+  text.set_text("In the beginning");
+  ASSERT_TRUE(client.Tokenize(text).ok());
+  text.set_model("unknown");
+  EXPECT_FALSE(client.Tokenize(text).ok());
+  v1::DetokenizeRequest ids;
+  ids.set_model(kEnglish);
+  ids.add_token_ids(-1);
+  EXPECT_FALSE(client.Detokenize(ids).ok());
+  ASSERT_TRUE(client.ListModels().ok());
+  EXPECT_FALSE(client.GetModel("unknown").ok());
+  v1::CreateSessionRequest session;
+  session.set_model(kEnglish);
+  session.set_session_id("s");
+  ASSERT_TRUE(client.CreateSession(session).ok());
+  EXPECT_FALSE(client.CreateSession(session).ok());
+  EXPECT_FALSE(client.GetSession("t").ok());
+  ASSERT_TRUE(client.ListSessions(v1::ListSessionsRequest()).ok());
+  ASSERT_TRUE(client.DeleteSession("s").ok());
+  EXPECT_FALSE(client.Fork("s", "t").ok());
+
+  const MetricsPage page = server.Metrics();
+  const auto count = [&](const char* model, const char* method,
+                         const char* code) {
+    return page.Sum("requests_total",
+                    {absl::StrCat("model=\"", model, "\""),
+                     absl::StrCat("method=\"", method, "\""),
+                     absl::StrCat("code=\"", code, "\"")});
+  };
+  EXPECT_EQ(count(kEnglish, "Tokenize", "OK"), 1);
+  EXPECT_EQ(count("", "Tokenize", "NOT_FOUND"), 1);
+  EXPECT_EQ(count(kEnglish, "Detokenize", "INVALID_ARGUMENT"), 1);
+  EXPECT_EQ(count("", "Models.List", "OK"), 1);
+  EXPECT_EQ(count("", "Models.Get", "NOT_FOUND"), 1);
+  EXPECT_EQ(count("", "Sessions.Create", "OK"), 1);
+  EXPECT_EQ(count("", "Sessions.Create", "ALREADY_EXISTS"), 1);
+  EXPECT_EQ(count("", "Sessions.Get", "NOT_FOUND"), 1);
+  EXPECT_EQ(count("", "Sessions.List", "OK"), 1);
+  EXPECT_EQ(count("", "Sessions.Delete", "OK"), 1);
+  EXPECT_EQ(count("", "Sessions.Fork", "NOT_FOUND"), 1);
+  EXPECT_EQ(page.Sum("requests_total"), 11);
+  // No times of what no engine ran, and no series that was not there before.
+  EXPECT_THAT(page.Samples(), ElementsAreArray(before));
 }
 
 TEST(Metrics, AModelWithoutTrafficTakesFewLines) {
