@@ -151,9 +151,10 @@ TEST(Metrics, CountersOfErrorsAreThereBeforeTheFirst) {
   EXPECT_FALSE(client.Score(TokenScore(kEnglish, {})).ok());
   EXPECT_FALSE(
       client.Score(TokenScore(kEnglish, {1, 2}, "no-session")).ok());
-  EXPECT_FALSE(client
-                   .Generate(EndlessTurn(kInduction), absl::Milliseconds(200))
-                   .status.ok());
+  const auto cancelled = client.StartGenerate(EndlessTurn(kInduction));
+  ASSERT_TRUE(cancelled->ReadStarted());
+  cancelled->Cancel();
+  EXPECT_FALSE(cancelled->ReadAll().status.ok());
   ASSERT_TRUE(client.Generate(TokenTurn(kInduction, {1}, 1)).status.ok());
   ASSERT_TRUE(server.AwaitLoad(0, 0));
 

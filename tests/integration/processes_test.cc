@@ -94,9 +94,16 @@ TEST(Processes, EveryRequestIsALineOfJsonInTheLog) {
         client.Generate(OnSession(TokenTurn("", {1, 2, 3}, 4), "logged", "one"))
             .status.ok());
     ASSERT_TRUE(client.Score(TokenScore("", {1, 2})).ok());
-    const Answer late =
-        client.Generate(EndlessTurn(""), absl::Milliseconds(100));
-    ASSERT_EQ(late.status.code(), absl::StatusCode::kDeadlineExceeded);
+    // Until one has come to the server before its deadline passed.
+    bool started = false;
+    for (absl::Duration deadline = absl::Milliseconds(100);
+         !started && deadline < kTestLimit; deadline *= 4) {
+      const auto late = client.StartGenerate(EndlessTurn(""), deadline);
+      started = late->ReadStarted();
+      ASSERT_EQ(late->ReadAll().status.code(),
+                absl::StatusCode::kDeadlineExceeded);
+    }
+    ASSERT_TRUE(started);
   }
   server.process().Signal(SIGTERM);
   ASSERT_EQ(server.process().Wait(), 0);
@@ -109,7 +116,7 @@ TEST(Processes, EveryRequestIsALineOfJsonInTheLog) {
     EXPECT_TRUE(line.contains("time"));
     if (line["event"] == "request") requests.push_back(line);
   }
-  ASSERT_EQ(requests.size(), 3u) << log;
+  ASSERT_GE(requests.size(), 3u) << log;
   const json& generate = requests[0];
   EXPECT_EQ(generate["model"], kInduction);
   EXPECT_EQ(generate["kind"], "generate");
@@ -123,7 +130,7 @@ TEST(Processes, EveryRequestIsALineOfJsonInTheLog) {
     EXPECT_TRUE(generate[time].is_number()) << time;
   }
   EXPECT_EQ(requests[1]["kind"], "score");
-  EXPECT_EQ(requests[2]["code"], "DEADLINE_EXCEEDED");
+  EXPECT_EQ(requests.back()["code"], "DEADLINE_EXCEEDED");
 }
 
 TEST(Processes, AClientThatIsKilledFreesItsSlotAndLeavesTheSessionAsItWas) {
