@@ -7,6 +7,7 @@ import argparse
 import pathlib
 import sys
 import time
+import traceback
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--binaries", type=pathlib.Path, required=True)
@@ -27,15 +28,30 @@ def milliseconds(seconds):
     return f"{seconds * 1000:.3g}" if seconds < 1 else f"{seconds * 1000:.0f}"
 
 
-def show(name, rows, note, took):
-    print(f"{name:28} {'held' if note is None or not note.startswith('NOT') else 'FAILED':7} {took:5.1f} s  {note or ''}")
-    for before, during, memory in rows:
-        for call in ("generate", "health"):
-            print(f"    {call:9} ms: median {milliseconds(before[call]['median'])} -> "
-                  f"{milliseconds(during[call]['median'])}, worst {milliseconds(before[call]['worst'])} -> "
-                  f"{milliseconds(during[call]['worst'])} of {during[call]['count']}")
-        print(f"    memory MiB: before {memory[0] // ground.MIB}, peak {memory[1] // ground.MIB}, "
-              f"after {memory[2] // ground.MIB}", flush=True)
+def show_costs(before, during, memory):
+    for call in ("generate", "health"):
+        print(f"    {call:9} ms: median {milliseconds(before[call]['median'])} -> "
+              f"{milliseconds(during[call]['median'])}, worst {milliseconds(before[call]['worst'])} -> "
+              f"{milliseconds(during[call]['worst'])} of {during[call]['count']}")
+    print(f"    memory MiB: before {memory[0] // ground.MIB}, peak {memory[1] // ground.MIB}, "
+          f"after {memory[2] // ground.MIB}", flush=True)
+
+
+def run(name):
+    """Whether the promise held."""
+    field = ground.Ground(arguments.binaries.resolve(), arguments.stubs.resolve(), ZOO, arguments.full)
+    begin = time.monotonic()
+    held, note = True, None
+    try:
+        note = attacks.ATTACKS[name](field)
+    except ground.Refuted as refuted:
+        held, note = False, refuted
+    except Exception:  # a fault of the attack: the others are run
+        held, note = False, traceback.format_exc()
+    print(f"{name:28} {'held' if held else 'NOT HELD':8} {time.monotonic() - begin:5.1f} s  {note or ''}")
+    for costs in field.rows:
+        show_costs(*costs)
+    return held
 
 
 def main():
@@ -47,16 +63,7 @@ def main():
     if unknown:
         print(f"no attack is called {', '.join(sorted(unknown))}; --list names them", file=sys.stderr)
         return 2
-    failed = []
-    for name in arguments.attacks or attacks.ATTACKS:
-        field = ground.Ground(arguments.binaries.resolve(), arguments.stubs.resolve(), ZOO, arguments.full)
-        begin = time.monotonic()
-        try:
-            note = attacks.ATTACKS[name](field)
-        except Exception as error:  # whatever it is, the others are tried
-            note = f"NOT HELD: {type(error).__name__}: {error}" if not isinstance(error, ground.Refuted) else f"NOT HELD: {error}"
-            failed.append(name)
-        show(name, field.rows, note, time.monotonic() - begin)
+    failed = [name for name in arguments.attacks or attacks.ATTACKS if not run(name)]
     print(f"{len(failed)} did not hold: {', '.join(failed)}" if failed else "every promise held")
     return 1 if failed else 0
 
