@@ -182,6 +182,7 @@ class CancellationOfTexts : public Cancellation {
     EXPECT_TRUE(
         Eventually([&] { return server_.Metrics().Sum("slots_used") == 0; }));
     EXPECT_LE(server_.Metrics().Sum("requests_total", {kCancelled}), 1);
+    EXPECT_EQ(server_.Metrics().Sum("requests_total", {"code=\"OK\""}), 0);
     EXPECT_EQ(client().GetSession("s").status().code(),
               absl::StatusCode::kNotFound);
   }
