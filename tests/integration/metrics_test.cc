@@ -109,12 +109,12 @@ TEST(Metrics, EveryNameIsThereAndAgreesWithTheTraffic) {
   EXPECT_THAT(page.text(), Not(HasSubstr("private")));
 }
 
-// What "engram_..." stands in a file of deploy/monitoring, in whatever language.
+// What "engram_..." and "process_..." stands in a file of deploy/monitoring, in whatever language.
 std::set<std::string> MetricsNamedIn(const std::string& file) {
   std::ifstream stream(
       absl::StrCat(ENGRAM_SOURCE_DIR "/deploy/monitoring/", file));
   const std::string text{std::istreambuf_iterator<char>(stream), {}};
-  const std::regex pattern("engram_([a-z0-9_]+)");
+  const std::regex pattern("\\b((engram|process)_[a-z0-9_]+)");
   std::set<std::string> names;
   for (std::sregex_iterator next(text.begin(), text.end(), pattern), end;
        next != end; ++next) {
@@ -136,7 +136,8 @@ TEST(Metrics, WhatTheDashboardAndTheAlertsAskForIsThere) {
       for (const char* part : {"_bucket", "_sum", "_count"}) {
         absl::ConsumeSuffix(&family, part);
       }
-      EXPECT_TRUE(page.HasFamily(family)) << file << " asks for " << name;
+      EXPECT_THAT(page.text(), HasSubstr(absl::StrCat("# TYPE ", family, " ")))
+          << file << " asks for " << name;
     }
   }
 }

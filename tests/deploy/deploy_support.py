@@ -1,0 +1,71 @@
+"""What the tests of deploy/ share: programs on free ports of loopback."""
+import pathlib
+import re
+import signal
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+ROOT = pathlib.Path(sys.argv.pop(1)).resolve()
+BIN = pathlib.Path(sys.argv.pop(1)).resolve()
+STUBS = pathlib.Path(sys.argv.pop(1)).resolve()
+sys.path.insert(0, str(STUBS))
+
+LIMIT_SECONDS = 180  # a hang becomes a failure
+
+
+def program(name):
+    """The path of an installed program that a test cannot do without."""
+    for path in (shutil.which(name), f"/usr/sbin/{name}"):
+        if path and pathlib.Path(path).exists():
+            return path
+    raise AssertionError(f"{name} is not installed: scripts/setup test does that")
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def eventually(condition, what):
+    """The first value of `condition()` that is true; asks until then."""
+    pause = threading.Event()
+    end = time.monotonic() + LIMIT_SECONDS
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {LIMIT_SECONDS} s: {what}")
+        pause.wait(0.05)
+
+
+class Process:
+    """A program that runs until the end of the test."""
+
+    def __init__(self, *command, **arguments):
+        self.process = subprocess.Popen([str(word) for word in command], text=True, **arguments)
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(timeout=LIMIT_SECONDS)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        return code
+
+
+class EngramServer(Process):
+    """mamba-induction as "m", on free ports."""
+
+    def __init__(self, *flags):
+        super().__init__(BIN / "engram-server", "--model", f"m={ROOT}/model/zoo/mamba-induction",
+                         "--grpc-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0",
+                         "--threads", "1", "--drain-timeout", "0s", "--request-log", "off", *flags,
+                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        line = self.process.stdout.readline()
+        self.grpc, self.metrics = re.match(r"listening grpc=(\S+) metrics=(\S+)", line).groups()
