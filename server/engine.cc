@@ -52,6 +52,7 @@ Engine::Engine(EngineModel model, const EngineOptions& options,
       metrics_(metrics),
       on_end_(std::move(on_end)),
       states_(model_.model->states()),
+      step_time_(options.target_step_time),
       sampler_(model_.model->info().vocabulary_size) {}
 
 Engine::~Engine() = default;
@@ -92,7 +93,7 @@ bool Engine::RunOnce() {
   EndWaiting(now);
   EndRunning(now);
   StartWaiting(now);
-  const bool worked = Step(now);
+  const bool worked = Step();
   ForgetOver();
   if (metrics_ != nullptr) {
     EngineLoad load;
@@ -315,29 +316,52 @@ bool Engine::NeedsLogitsBefore(const Sequence& sequence) const {
 
 std::vector<int> Engine::Plan() {
   std::vector<Candidate> candidates(running_.size());
-  size_t decoding = 0;
+  int streams = 0;
   for (size_t i = 0; i < running_.size(); ++i) {
     const Sequence& sequence = *running_[i];
     Candidate& candidate = candidates[i];
     if (!sequence.stream->HasRoom()) continue;
-    candidate.tokens = static_cast<int>(std::min<size_t>(
-        sequence.remaining(), model_.model->limits().max_batch_tokens));
+    candidate.tokens = static_cast<int64_t>(sequence.remaining());
     candidate.logits_for_every_token =
         sequence.request.kind == RequestKind::kScore;
     candidate.logits_before = NeedsLogitsBefore(sequence);
     candidate.decoding = sequence.decoding;
-    if (sequence.decoding) ++decoding;
+    candidate.priority = sequence.request.priority;
+    candidate.waited = sequence.steps_waited;
+    candidate.turns = sequence.steps;
+    if (sequence.decoding) ++streams;
   }
   StepLimits limits;
   limits.max_batch_tokens = model_.model->limits().max_batch_tokens;
   limits.max_logits_rows = model_.model->limits().max_logits_rows;
-  const size_t fit = std::min(limits.max_batch_tokens, limits.max_logits_rows);
-  // Not all fit: the next step begins where this one ends.
-  if (decoding > fit) first_decode_ += fit;
-  return PlanStep(candidates, limits, first_decode_);
+  limits.max_prompt_tokens =
+      step_time_.PromptTokens(streams, limits.max_batch_tokens);
+  std::vector<int> plan = PlanStep(candidates, limits);
+  for (size_t i = 0; i < running_.size(); ++i) {
+    const bool left_out = candidates[i].tokens > 0 && plan[i] == 0;
+    running_[i]->steps_waited = left_out ? running_[i]->steps_waited + 1 : 0;
+    if (plan[i] > 0) ++running_[i]->steps;
+  }
+  return plan;
 }
 
-bool Engine::Step(absl::Time now) {
+BatchRow Engine::MakeRow(const Sequence& sequence, int tokens) const {
+  BatchRow row;
+  row.slot = sequence.slot;
+  row.tokens =
+      absl::MakeConstSpan(sequence.to_feed).subspan(sequence.fed, tokens);
+  row.logits_before = NeedsLogitsBefore(sequence);
+  const bool last = sequence.fed + tokens == sequence.to_feed.size();
+  if (sequence.request.kind == RequestKind::kScore) {
+    row.logits = LogitsWanted::kAll;
+  } else if (last && !sequence.received_end &&
+             sequence.request.stopping.max_tokens > 0) {
+    row.logits = LogitsWanted::kLast;
+  }
+  return row;
+}
+
+bool Engine::Step() {
   const std::vector<int> plan = Plan();
   Batch batch;
   std::vector<Sequence*> sequences;
@@ -345,40 +369,39 @@ bool Engine::Step(absl::Time now) {
   for (size_t i = 0; i < plan.size(); ++i) {
     if (plan[i] == 0) continue;
     Sequence& sequence = *running_[i];
-    const bool last = sequence.fed + plan[i] == sequence.to_feed.size();
-    BatchRow row;
-    row.slot = sequence.slot;
-    row.tokens = absl::MakeConstSpan(sequence.to_feed)
-                     .subspan(sequence.fed, plan[i]);
-    row.logits_before = NeedsLogitsBefore(sequence);
-    if (sequence.request.kind == RequestKind::kScore) {
-      row.logits = LogitsWanted::kAll;
-    } else if (last && !sequence.received_end &&
-               sequence.request.stopping.max_tokens > 0) {
-      row.logits = LogitsWanted::kLast;
-    }
+    batch.rows.push_back(MakeRow(sequence, plan[i]));
+    sequences.push_back(&sequence);
     if (!sequence.decoding) observation_.prompt_tokens += plan[i];
     observation_.tokens += plan[i];
-    batch.rows.push_back(row);
-    sequences.push_back(&sequence);
   }
   if (batch.rows.empty()) return false;
 
+  const absl::Time begin = clock_->Now();
   absl::StatusOr<StepResult> result = model_.model->Step(batch);
   if (!result.ok()) {
     Fail(result.status());
     return false;
   }
-  const absl::Time after = clock_->Now();
+  AdvanceAll(batch, sequences, *result, clock_->Now());
+  observation_.duration = clock_->Now() - begin;
+  observation_.rows = static_cast<int>(batch.rows.size());
+  step_time_.Observe(observation_.tokens, observation_.duration);
+  if (metrics_ != nullptr) metrics_->ObserveStep(observation_);
+  return true;
+}
+
+void Engine::AdvanceAll(const Batch& batch,
+                        const std::vector<Sequence*>& sequences,
+                        const StepResult& result, absl::Time now) {
   const int64_t vocabulary = model_.model->info().vocabulary_size;
   size_t logits_row = 0;
   for (size_t i = 0; i < sequences.size(); ++i) {
     const BatchRow& row = batch.rows[i];
     const size_t logits_rows = row.logits_rows();
-    const auto logits = result->logits.subspan(logits_row * vocabulary,
-                                               logits_rows * vocabulary);
+    const auto logits = result.logits.subspan(logits_row * vocabulary,
+                                              logits_rows * vocabulary);
     logits_row += logits_rows;
-    if (!result->finite[i]) {
+    if (!result.finite[i]) {
       End(sequences[i],
           absl::InternalError(absl::StrCat(
               "the model's hidden state became NaN or infinite near position ",
@@ -386,12 +409,8 @@ bool Engine::Step(absl::Time now) {
       continue;
     }
     Advance(sequences[i], static_cast<int>(row.tokens.size()),
-            row.logits_before, logits, after);
+            row.logits_before, logits, now);
   }
-  observation_.duration = after - now;
-  observation_.rows = static_cast<int>(batch.rows.size());
-  if (metrics_ != nullptr) metrics_->ObserveStep(observation_);
-  return true;
 }
 
 void Engine::Advance(Sequence* sequence, int tokens, bool logits_before,

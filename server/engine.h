@@ -26,10 +26,13 @@
 #include "server/scheduler.h"
 #include "server/sequence.h"
 #include "server/session_store.h"
+#include "server/step_time.h"
 
 namespace engram {
 
 struct EngineOptions {
+  // Of a step beside running streams (server/step_time.h).
+  absl::Duration target_step_time = absl::Milliseconds(5);
   // How long a full stream may pause its sequence.
   absl::Duration slow_reader_timeout = absl::Seconds(30);
 };
@@ -101,7 +104,11 @@ class Engine {
   std::shared_ptr<const StateBlock> SaveBlock(int slot);
 
   std::vector<int> Plan();
-  bool Step(absl::Time now);
+  BatchRow MakeRow(const Sequence& sequence, int tokens) const;
+  bool Step();
+  // `result` of the rows of `sequences`.
+  void AdvanceAll(const Batch& batch, const std::vector<Sequence*>& sequences,
+                  const StepResult& result, absl::Time now);
   void Advance(Sequence* sequence, int tokens, bool logits_before,
                absl::Span<const float> logits, absl::Time now);
   void Score(Sequence* sequence, int tokens, bool logits_before,
@@ -135,9 +142,9 @@ class Engine {
   StatePool& states_;
 
   // Engine thread.
+  StepTime step_time_;
   Sampler sampler_;
   std::vector<SequencePointer> running_;  // in order of arrival
-  size_t first_decode_ = 0;
   std::optional<absl::Time> drain_deadline_;  // once Drain() was called
   absl::Status failure_;
   StepObservation observation_;  // of the step that is running

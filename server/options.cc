@@ -200,7 +200,11 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
   list->Integer("slots", 1, 65536, &options->slots,
                 "States on the device, per model: requests that run at once.");
   list->Integer("max-batch-tokens", 1, 1 << 20, &options->max_batch_tokens,
-                "Tokens of one step, per model.");
+                "Tokens of one step at most, per model.");
+  list->Duration("target-step-time", &options->target_step_time,
+                 "How long a step that reads prompts may take while streams "
+                 "run, as measured: each stream gets a token in it. inf: "
+                 "always --max-batch-tokens.");
   list->Integer("max-queue", 1, 1 << 20, &options->max_queue,
                 "Requests that wait for a slot, per model.");
   list->Bytes("session-memory", int64_t{1} << 50, &options->session_memory,

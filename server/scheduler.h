@@ -1,12 +1,15 @@
 // Scheduler: who is in the next step, and with how many tokens. Pure policy: no
 // thread, no lock, no clock.
 //
-// A step has a budget of tokens. Every decoding sequence comes first, so that
-// a long prompt never stalls running streams; what is left of the budget goes
-// to prompt chunks in order of arrival.
+// A step has a budget of tokens. Decoding sequences come first, one token each,
+// so that a long prompt never stalls running streams. What is left is shared by
+// the prompts: the highest priority first, then the shortest rest, so that a
+// short prompt need not wait for a long one. An eighth of it belongs to the
+// prompt that came first, or was kept out longest: none ever starves.
 #pragma once
 
-#include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace engram {
@@ -14,24 +17,33 @@ namespace engram {
 struct StepLimits {
   int max_batch_tokens = 512;
   int max_logits_rows = 128;
+  // Of max_batch_tokens, for prompts: what the time of a step allows.
+  int max_prompt_tokens = std::numeric_limits<int>::max();
 };
 
 // One running sequence, as the scheduler sees it.
 struct Candidate {
-  // Tokens that it could feed now; 0: it is paused.
-  int tokens = 0;
+  // All that it could feed now; 0: it is paused.
+  int64_t tokens = 0;
   // Rows of logits: one per token (kScore), or one after its last token.
   bool logits_for_every_token = false;
   // One more row, before its first token.
   bool logits_before = false;
   // It has sampled before: its one token is a decode step.
   bool decoding = false;
+  int priority = 0;
+  // Steps in a row that left it out.
+  int64_t waited = 0;
+  // Steps that it was in.
+  int64_t turns = 0;
 };
 
+// Steps after which nobody's priority keeps a candidate out of the next one.
+inline constexpr int64_t kSchedulerPatience = 8;
+
 // The number of tokens that each candidate feeds in the next step, 0 for those
-// that wait. `candidates` are in order of arrival. `first_decode` turns over
-// who goes first when not even all decoding sequences fit.
+// that wait. `candidates` are in order of arrival.
 std::vector<int> PlanStep(const std::vector<Candidate>& candidates,
-                          const StepLimits& limits, size_t first_decode);
+                          const StepLimits& limits);
 
 }  // namespace engram

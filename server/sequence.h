@@ -52,7 +52,9 @@ struct Sequence {
   std::vector<std::vector<LogProbability>> top;
   int32_t scored = 0;  // prompt tokens with an event (kScore)
 
-  bool over = false;              // ended; to be dropped
+  int64_t steps = 0;         // that it was in
+  int64_t steps_waited = 0;  // in a row that left it out though it could run
+  bool over = false;         // ended; to be dropped
 
   absl::Time arrival;
   absl::Time start_time = absl::InfinitePast();       // first step planned

@@ -213,6 +213,7 @@ void Server::StartEngines() {
   limits.max_score_tokens = options_.max_score_tokens;
   limits.stream_tokens = static_cast<int>(options_.stream_tokens);
   EngineOptions engine_options;
+  engine_options.target_step_time = options_.target_step_time;
   engine_options.slow_reader_timeout = options_.slow_reader_timeout;
   models_->SetOnEndWithoutModel(
       [metrics = metrics_.get(),

@@ -106,6 +106,92 @@ TEST(Engine, DecodesWhileALongPromptIsFed) {
   }
 }
 
+// A machine on which a step takes 0.1 ms and 0.1 ms for each token.
+void TakeTime(TestEngine* engine) {
+  engine->model.SetDuringStep([engine] {
+    int tokens = 1;
+    for (const auto& row : engine->model.last_step()) tokens += row.tokens;
+    engine->clock.Advance(tokens * absl::Microseconds(100));
+  });
+}
+
+TestEngineOptions LargeSteps() {
+  TestEngineOptions options;
+  options.model.max_batch_tokens = 512;
+  options.model.max_logits_rows = 64;
+  return options;
+}
+
+TEST(Engine, AnswersAShortPromptInTheNextStepBesideALongOne) {
+  TestEngine engine(LargeSteps());
+  const Request long_one = TestEngine::Generate(Count(100000), 1);
+  Reader reader = engine.Submit(long_one);
+  for (int i = 0; i < 5; ++i) engine.engine.RunOnce();
+  Reader short_one = engine.Submit(TestEngine::Generate({1, 2, 3}, 4));
+  engine.engine.RunOnce();
+  short_one.Read();
+  EXPECT_EQ(short_one.tokens().size(), 1);
+  // The long one goes on meanwhile.
+  EXPECT_EQ(engine.model.last_step().size(), 2);
+  engine.RunUntilIdle();
+  reader.Read();
+  ExpectAnswered(reader, engine.Expect({}, long_one));
+}
+
+TEST(Engine, EndsALongPromptWhileShortOnesKeepComing) {
+  TestEngine engine(LargeSteps());
+  const Request long_one = TestEngine::Generate(Count(5000), 2);
+  Reader reader = engine.Submit(long_one);
+  int64_t steps = 0;
+  while (!reader.ended() && ++steps < 1000) {
+    // More than the steps can take.
+    while (engine.engine.running() + engine.admission.waiting() < 8) {
+      engine.Submit(TestEngine::Generate(Count(500), 0));
+    }
+    engine.engine.RunOnce();
+    reader.Read();
+  }
+  ExpectAnswered(reader, engine.Expect({}, long_one));
+  EXPECT_LE(steps, 5000 / (512 / 8) + 3);
+}
+
+TEST(Engine, HonoursPriorityInEveryStep) {
+  TestEngine engine(LargeSteps());
+  Request low = TestEngine::Generate(Count(5000), 1);
+  low.priority = -1;
+  Request high = TestEngine::Generate(Count(10000), 1);
+  high.priority = 1;
+  high.request_id = "high";
+  engine.Submit(low);
+  engine.engine.RunOnce();
+  engine.Submit(high);
+  engine.RunUntilIdle();
+  EXPECT_EQ(engine.ended[0].request_id, "high");
+}
+
+TEST(Engine, KeepsThePaceOfStreamsBesideALongPrompt) {
+  TestEngine engine(LargeSteps());
+  TakeTime(&engine);
+  Reader stream = engine.Submit(TestEngine::Generate({1}, 100000));
+  for (int i = 0; i < 100; ++i) {
+    stream.Read();
+    engine.engine.RunOnce();
+  }
+  const Request prompt = TestEngine::Generate(Count(3000), 1);
+  Reader reader = engine.Submit(prompt);
+  while (!reader.ended()) {
+    const absl::Time before = engine.clock.Now();
+    engine.engine.RunOnce();
+    stream.Read();
+    reader.Read();
+    // Two or three steps to learn what a prompt costs.
+    EXPECT_LE(engine.clock.Now() - before,
+              1.5 * engine.options.engine.target_step_time);
+  }
+  ExpectAnswered(reader, engine.Expect({}, prompt));
+  EXPECT_GT(stream.tokens().size(), 100);
+}
+
 TEST(Engine, TellsUsageAndPosition) {
   TestEngine engine;
   const Reader reader = engine.Run(TestEngine::Generate({1, 2, 3}, 4));

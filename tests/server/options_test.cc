@@ -108,6 +108,8 @@ std::vector<FlagCase> FlagCases() {
       number("slots", &O::slots, "64", "1", "65536", "0", "65537"),
       number("max-batch-tokens", &O::max_batch_tokens, "512", "1", "1048576",
              "0", "1048577"),
+      {"target-step-time", Time(&O::target_step_time), "5ms",
+       {{"0", "0"}, {"250us", "250us"}, {"inf", "inf"}}, no_duration},
       number("max-queue", &O::max_queue, "1024", "1", "1048576", "0",
              "1048577"),
       {"session-memory", Number(&O::session_memory), "1073741824",

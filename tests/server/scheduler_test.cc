@@ -1,5 +1,6 @@
 #include "server/scheduler.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -8,11 +9,20 @@
 namespace engram {
 namespace {
 
+using ::testing::Each;
 using ::testing::ElementsAre;
+using ::testing::Ge;
 using ::testing::IsEmpty;
 
-Candidate Prompt(int tokens) { return {.tokens = tokens}; }
-Candidate Decode() { return {.tokens = 1, .decoding = true}; }
+Candidate Prompt(int64_t tokens, int priority = 0, int64_t waited = 0) {
+  return {.tokens = tokens, .priority = priority, .waited = waited};
+}
+Candidate Decode(int priority = 0, int64_t waited = 0) {
+  return {.tokens = 1,
+          .decoding = true,
+          .priority = priority,
+          .waited = waited};
+}
 Candidate Paused() { return {.tokens = 0, .decoding = true}; }
 Candidate Scored(int tokens, bool logits_before = false) {
   return {.tokens = tokens,
@@ -21,64 +31,148 @@ Candidate Scored(int tokens, bool logits_before = false) {
 }
 
 TEST(Scheduler, PlansNothingForNobody) {
-  EXPECT_THAT(PlanStep({}, {}, 0), IsEmpty());
-  EXPECT_THAT(PlanStep({}, {}, 7), IsEmpty());
+  EXPECT_THAT(PlanStep({}, {}), IsEmpty());
 }
 
 TEST(Scheduler, TakesDecodesBeforePrompts) {
   EXPECT_THAT(PlanStep({Prompt(9), Decode(), Decode()},
-                       {.max_batch_tokens = 4, .max_logits_rows = 8}, 0),
+                       {.max_batch_tokens = 4, .max_logits_rows = 8}),
               ElementsAre(2, 1, 1));
 }
 
-TEST(Scheduler, GivesTheRestOfTheBudgetToPromptsInOrderOfArrival) {
+TEST(Scheduler, GivesTheRestOfTheBudgetToTheShortestPromptFirst) {
+  EXPECT_THAT(PlanStep({Prompt(6), Prompt(3), Prompt(5)},
+                       {.max_batch_tokens = 7, .max_logits_rows = 8}),
+              ElementsAre(0, 3, 4));
+}
+
+TEST(Scheduler, GoesByArrivalAmongPromptsOfOneLength) {
   EXPECT_THAT(PlanStep({Prompt(5), Prompt(5), Prompt(5)},
-                       {.max_batch_tokens = 8, .max_logits_rows = 8}, 0),
-              ElementsAre(5, 3, 0));
+                       {.max_batch_tokens = 7, .max_logits_rows = 8}),
+              ElementsAre(5, 2, 0));
+}
+
+TEST(Scheduler, FeedsAShortPromptWholeBesideALongOne) {
+  EXPECT_THAT(PlanStep({Prompt(1 << 20), Prompt(3)},
+                       {.max_batch_tokens = 512, .max_logits_rows = 8}),
+              ElementsAre(509, 3));
+}
+
+TEST(Scheduler, GoesByPriorityBeforeLength) {
+  EXPECT_THAT(PlanStep({Prompt(3, -1), Prompt(9, 2), Prompt(4, 1)},
+                       {.max_batch_tokens = 7, .max_logits_rows = 8}),
+              ElementsAre(0, 7, 0));
+}
+
+TEST(Scheduler, KeepsAnEighthForThePromptThatCameFirstOrWasKeptOutTooLong) {
+  const StepLimits limits{.max_batch_tokens = 64, .max_logits_rows = 8};
+  EXPECT_THAT(PlanStep({Prompt(1000), Prompt(64), Prompt(64)}, limits),
+              ElementsAre(8, 56, 0));
+  EXPECT_THAT(PlanStep({Prompt(1000), Prompt(1000, -5, kSchedulerPatience),
+                        Prompt(64, 3)},
+                       limits),
+              ElementsAre(0, 8, 56));
+}
+
+// A long prompt of the lowest priority, while short ones never end.
+TEST(Scheduler, StarvesNoPromptHoweverManyShortOnesCome) {
+  for (int budget : {1, 3, 16, 512}) {
+    SCOPED_TRACE(budget);
+    Candidate starved = Prompt(10000, -9);
+    int64_t fed = 0;
+    constexpr int kSteps = 90;
+    for (int step = 0; step < kSteps; ++step) {
+      const std::vector<int> plan =
+          PlanStep({starved, Prompt(budget, 9), Prompt(budget, 9), Decode()},
+                   {.max_batch_tokens = budget + 1, .max_logits_rows = 8});
+      fed += plan[0];
+      starved.waited = plan[0] > 0 ? 0 : starved.waited + 1;
+    }
+    EXPECT_GE(fed, kSteps * std::max(1, budget / 8) / 9);
+  }
+}
+
+TEST(Scheduler, ServesDecodesByPriorityButStarvesNone) {
+  std::vector<Candidate> all = {Decode(0), Decode(5), Decode(5), Decode(0)};
+  std::vector<int> fed(4, 0);
+  for (int step = 0; step < 100; ++step) {
+    const std::vector<int> plan =
+        PlanStep(all, {.max_batch_tokens = 2, .max_logits_rows = 8});
+    for (size_t i = 0; i < all.size(); ++i) {
+      fed[i] += plan[i];
+      all[i].waited = plan[i] > 0 ? 0 : all[i].waited + 1;
+    }
+  }
+  EXPECT_THAT(fed, Each(Ge(10)));
+  EXPECT_GT(fed[1], 5 * fed[0]);
+  EXPECT_GT(fed[2], 5 * fed[3]);
+}
+
+TEST(Scheduler, DoesNotKeepAPromptOutWhenDecodesFillEveryStep) {
+  for (int budget = 1; budget <= 3; ++budget) {
+    const StepLimits limits{.max_batch_tokens = budget, .max_logits_rows = 4};
+    std::vector<Candidate> all = {Decode(), Decode(), Decode(), Prompt(9)};
+    EXPECT_EQ(PlanStep(all, limits)[3], 0);
+    all[3].waited = kSchedulerPatience;
+    EXPECT_GE(PlanStep(all, limits)[3], 1);
+  }
+}
+
+TEST(Scheduler, GivesPromptsNoMoreThanTheTimeOfAStepAllows) {
+  EXPECT_THAT(PlanStep({Prompt(500), Decode(), Prompt(3)},
+                       {.max_batch_tokens = 512, .max_logits_rows = 8,
+                        .max_prompt_tokens = 16}),
+              ElementsAre(13, 1, 3));
 }
 
 TEST(Scheduler, LeavesOutWhoIsPaused) {
-  EXPECT_THAT(PlanStep({Paused(), Decode(), Prompt(0)}, {}, 0),
+  EXPECT_THAT(PlanStep({Paused(), Decode(), Prompt(0)}, {}),
               ElementsAre(0, 1, 0));
 }
 
 TEST(Scheduler, StaysWithinTheLogitsRows) {
   EXPECT_THAT(PlanStep({Decode(), Decode(), Decode()},
-                       {.max_batch_tokens = 8, .max_logits_rows = 2}, 0),
+                       {.max_batch_tokens = 8, .max_logits_rows = 2}),
               ElementsAre(1, 1, 0));
 }
 
 TEST(Scheduler, FeedsAllButTheLastTokenOfAPromptWithoutALogitsRow) {
   EXPECT_THAT(PlanStep({Decode(), Prompt(4)},
-                       {.max_batch_tokens = 8, .max_logits_rows = 1}, 0),
+                       {.max_batch_tokens = 8, .max_logits_rows = 1}),
               ElementsAre(1, 3));
 }
 
 TEST(Scheduler, NeedsNoLogitsRowForAChunkThatIsNotTheLast) {
   EXPECT_THAT(PlanStep({Prompt(9), Decode()},
-                       {.max_batch_tokens = 5, .max_logits_rows = 1}, 0),
+                       {.max_batch_tokens = 5, .max_logits_rows = 1}),
               ElementsAre(4, 1));
 }
 
 TEST(Scheduler, CountsALogitsRowForEveryScoredToken) {
   EXPECT_THAT(PlanStep({Scored(9), Prompt(3)},
-                       {.max_batch_tokens = 16, .max_logits_rows = 6}, 0),
-              ElementsAre(6, 2));
+                       {.max_batch_tokens = 16, .max_logits_rows = 6}),
+              ElementsAre(5, 3));
 }
 
 TEST(Scheduler, CountsTheLogitsRowBeforeTheFirstScoredToken) {
   EXPECT_THAT(PlanStep({Scored(9, true)},
-                       {.max_batch_tokens = 16, .max_logits_rows = 6}, 0),
+                       {.max_batch_tokens = 16, .max_logits_rows = 6}),
               ElementsAre(5));
 }
 
 TEST(Scheduler, TurnsOverWhoGoesFirstWhenNotAllDecodesFit) {
-  const std::vector<Candidate> five(5, Decode());
+  std::vector<Candidate> five(5, Decode());
   const StepLimits limits{.max_batch_tokens = 2, .max_logits_rows = 8};
-  EXPECT_THAT(PlanStep(five, limits, 0), ElementsAre(1, 1, 0, 0, 0));
-  EXPECT_THAT(PlanStep(five, limits, 2), ElementsAre(0, 0, 1, 1, 0));
-  EXPECT_THAT(PlanStep(five, limits, 4), ElementsAre(1, 0, 0, 0, 1));
-  EXPECT_THAT(PlanStep(five, limits, 6), ElementsAre(0, 1, 1, 0, 0));
+  std::vector<int> fed(5, 0);
+  for (int step = 0; step < 10; ++step) {
+    const std::vector<int> plan = PlanStep(five, limits);
+    for (size_t i = 0; i < five.size(); ++i) {
+      fed[i] += plan[i];
+      five[i].waited = plan[i] > 0 ? 0 : five[i].waited + 1;
+      five[i].turns += plan[i];
+    }
+  }
+  EXPECT_THAT(fed, ElementsAre(4, 4, 4, 4, 4));
 }
 
 // Every mix of small counts: no limit is passed, and no step is left idle.
@@ -88,11 +182,13 @@ TEST(Scheduler, PassesNoLimitAndLeavesNoStepIdle) {
   for (int tokens = 1; tokens <= 6; ++tokens) {
     for (int rows = 2; rows <= 5; ++rows) {
       for (int mix = 0; mix < 6 * 6 * 6; ++mix) {
-        const std::vector<Candidate> candidates = {
+        std::vector<Candidate> candidates = {
             kinds[mix % 6], kinds[mix / 6 % 6], kinds[mix / 36]};
+        candidates[mix % 3].waited = (tokens + mix) % 2 * kSchedulerPatience;
+        candidates[mix / 3 % 3].priority = mix % 2;
         const std::vector<int> plan = PlanStep(
-            candidates, {.max_batch_tokens = tokens, .max_logits_rows = rows},
-            mix);
+            candidates,
+            {.max_batch_tokens = tokens, .max_logits_rows = rows});
         int planned = 0;
         int logits_rows = 0;
         bool runnable = false;
