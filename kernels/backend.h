@@ -47,17 +47,26 @@ class Buffer {
   const float* floats() const { return static_cast<const float*>(data()); }
 };
 
-// A matrix [outputs, inputs] laid out for MatMul in whatever format the back
-// end chose; opaque to models.
+// How the values of a weight are stored. A product widens them to float32, which
+// is exact, and sums in float32 whatever the format.
+enum class WeightFormat { kFloat32, kBFloat16, kFloat16 };
+
+// "f32", "bf16", "f16".
+const char* WeightFormatName(WeightFormat format);
+// The type that holds values of the format, and the format of values of a type.
+DataType StoredType(WeightFormat format);
+WeightFormat FormatOf(DataType type);
+
+// A matrix [outputs, inputs] laid out for MatMul as the back end likes it; opaque
+// to models.
 class PackedWeight {
  public:
   virtual ~PackedWeight() = default;
   virtual int64_t outputs() const = 0;
   virtual int64_t inputs() const = 0;
+  virtual WeightFormat format() const = 0;
   virtual size_t bytes() const = 0;
 };
-
-enum class WeightFormat { kFloat32 };
 
 // One sequence's share of a step.
 struct Row {
@@ -219,7 +228,10 @@ class Backend {
   // Waits for everything above and below; INTERNAL if the device failed.
   virtual absl::Status Synchronize() = 0;
 
-  // Lays out `weight` [outputs, inputs] (host memory) for MatMul.
+  // Lays out `weight` [outputs, inputs] (host memory) for MatMul, its values
+  // rounded to the nearest of `format` (ties to even) unless they have it
+  // already. INVALID_ARGUMENT: no matrix, or a value that the format has no
+  // finite number for.
   virtual absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(
       const Tensor& weight, WeightFormat format) = 0;
 

@@ -21,6 +21,49 @@ uint16_t LoadUint16(const void* data, int64_t index) {
   return bits;
 }
 
+uint32_t ToBits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+}  // namespace
+
+float WidenBFloat16(uint16_t bits) {
+  return FromBits(static_cast<uint32_t>(bits) << 16);
+}
+
+uint16_t NarrowToBFloat16(float value) {
+  const uint32_t bits = ToBits(value);
+  // A NaN stays one, whose mantissa rounding could carry away.
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return (bits >> 16) | 0x40u;
+  const uint32_t half = 0x7fffu + ((bits >> 16) & 1u);  // ties to even
+  return static_cast<uint16_t>((bits + half) >> 16);
+}
+
+uint16_t NarrowToFloat16(float value) {
+  const uint32_t bits = ToBits(value);
+  const uint16_t sign = (bits >> 16) & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return sign | 0x7e00u;
+  // 65520 is half way between the largest number and the next.
+  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;
+  if (magnitude >= 0x38800000u) {  // 2^-14, the least normal number
+    const uint32_t half = 0xfffu + ((magnitude >> 13) & 1u);
+    return sign | static_cast<uint16_t>((magnitude + half - 0x38000000u) >> 13);
+  }
+  // Counts of 2^-24, in integers: a flushing thread gets it right too.
+  const uint32_t exponent = magnitude >> 23;
+  if (exponent < 102) return sign;  // below half of 2^-24
+  const uint32_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;
+  const uint32_t shift = 126 - exponent;
+  const uint32_t count = mantissa >> shift;
+  const uint32_t rest = mantissa & ((1u << shift) - 1);
+  const uint32_t middle = 1u << (shift - 1);
+  const bool up = rest > middle || (rest == middle && (count & 1u) != 0);
+  return sign | static_cast<uint16_t>(count + (up ? 1 : 0));
+}
+
 float WidenFloat16(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
   const uint32_t exponent = (half >> 10) & 0x1fu;
@@ -34,8 +77,6 @@ float WidenFloat16(uint16_t half) {
   const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
   return sign != 0 ? -magnitude : magnitude;
 }
-
-}  // namespace
 
 size_t DataTypeBytes(DataType type) {
   return type == DataType::kFloat32 ? 4 : 2;
@@ -75,8 +116,7 @@ void WidenToFloat32(const Tensor& tensor, int64_t first,
       return;
     case DataType::kBFloat16:
       for (int64_t i = 0; i < count; ++i) {
-        const uint32_t upper_half = LoadUint16(tensor.data, first + i);
-        target[i] = FromBits(upper_half << 16);
+        target[i] = WidenBFloat16(LoadUint16(tensor.data, first + i));
       }
       return;
     case DataType::kFloat16:

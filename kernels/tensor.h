@@ -36,4 +36,11 @@ std::vector<float> WidenToFloat32(const Tensor& tensor);
 void WidenToFloat32(const Tensor& tensor, int64_t first,
                     absl::Span<float> target);
 
+// The nearest bfloat16 or float16 of `value`, ties to even; beyond the largest
+// one it is infinity.
+uint16_t NarrowToBFloat16(float value);
+uint16_t NarrowToFloat16(float value);
+float WidenBFloat16(uint16_t bits);
+float WidenFloat16(uint16_t bits);
+
 }  // namespace engram

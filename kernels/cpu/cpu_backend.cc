@@ -9,6 +9,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -117,11 +118,14 @@ class CpuBackend : public Backend {
     const int64_t panels = PackedMatrix::PanelCount(outputs);
     ENGRAM_ASSIGN_OR_RETURN(
         std::unique_ptr<Buffer> buffer,
-        Allocate(panels * PackedMatrix::PanelFloats(inputs) * sizeof(float)));
-    auto packed =
-        std::make_unique<PackedMatrix>(outputs, inputs, std::move(buffer));
-    threads_.ParallelFor(
-        panels, [&](int64_t panel) { packed->FillPanel(weight, panel); });
+        Allocate(panels * PackedMatrix::PanelBytes(inputs, format)));
+    auto packed = std::make_unique<PackedMatrix>(outputs, inputs, format,
+                                                 std::move(buffer));
+    std::vector<absl::Status> filled(panels);
+    threads_.ParallelFor(panels, [&](int64_t panel) {
+      filled[panel] = packed->FillPanel(weight, panel);
+    });
+    for (const absl::Status& status : filled) ENGRAM_RETURN_IF_ERROR(status);
     return packed;
   }
 

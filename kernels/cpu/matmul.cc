@@ -1,15 +1,19 @@
 // An item is two panels of outputs for up to kItemTokens tokens. Inside it, a
 // tile of a few tokens by a few vectors of outputs stays in registers while k
 // runs over all inputs: one accumulator per output element, k ascending,
-// whatever the tile. Weights are read once per tile (4 bytes per element, from
-// memory for the first tile, then from the second-level cache), x once per
-// panel pair; y is written once, and read once if it is accumulated to.
+// whatever the tile. Weights are read once per tile (4 or 2 bytes per element,
+// from memory for the first tile, then from the second-level cache) and widened
+// as they are loaded, x once per panel pair; y is written once, and read once if
+// it is accumulated to.
 #include "kernels/cpu/matmul.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/status.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -36,6 +40,13 @@ struct Product {
   int64_t item_columns;  // items side by side
 };
 
+// Where the value of a panel's column lies among those of one input.
+inline int64_t PositionInPanel(WeightFormat format, int64_t column) {
+  if (format != WeightFormat::kBFloat16) return column;
+  constexpr int64_t kHalf = PackedMatrix::kPanelWidth / 2;
+  return column < kHalf ? 2 * column : 2 * (column - kHalf) + 1;
+}
+
 }  // namespace engram::cpu
 #endif  // ENGRAM_KERNELS_CPU_MATMUL_ONCE_
 
@@ -55,6 +66,43 @@ constexpr int64_t kTileTokens =
     std::max<int64_t>(1, kAccumulators / (kTilePanels * kPanelVectors));
 static_assert(kItemTokens % kTileTokens == 0);
 
+// How each format is read: kPerInput values hold the weights of one input and
+// all outputs of a panel, and Load gives vector v of these outputs as float32.
+struct Float32Values {
+  using Value = float;
+  static constexpr int64_t kPerInput = PackedMatrix::kPanelWidth;
+  static HWY_INLINE FloatVector Load(const float* values, int64_t v) {
+    return hn::Load(FloatTag(), values + v * kLanes);
+  }
+};
+
+struct Float16Values {
+  using Value = hwy::float16_t;
+  static constexpr int64_t kPerInput = PackedMatrix::kPanelWidth;
+  static HWY_INLINE FloatVector Load(const hwy::float16_t* values, int64_t v) {
+    const hn::Rebind<hwy::float16_t, FloatTag> half_tag;
+    return hn::PromoteTo(FloatTag(), hn::Load(half_tag, values + v * kLanes));
+  }
+};
+
+// Two outputs share a word, see PackedMatrix: the lower half of the outputs is
+// in the words' lower halves.
+struct BFloat16Values {
+  using Value = uint32_t;
+  static constexpr int64_t kPerInput = PackedMatrix::kPanelWidth / 2;
+  static HWY_INLINE FloatVector Load(const uint32_t* words, int64_t v) {
+    constexpr int64_t kWordVectors = kPanelVectors / 2;
+    const hn::RebindToUnsigned<FloatTag> word_tag;
+    const auto pair =
+        hn::Load(word_tag, words + v % kWordVectors * kLanes);
+    return hn::BitCast(FloatTag(),
+                       v < kWordVectors
+                           ? hn::ShiftLeft<16>(pair)
+                           : hn::And(pair, hn::Set(word_tag, 0xffff0000u)));
+  }
+};
+static_assert(kPanelVectors % 2 == 0);
+
 // Adds bias, activation and the old y to `sum` and stores `count` outputs from
 // `output` on.
 template <bool kWhole>
@@ -71,13 +119,15 @@ HWY_INLINE void Finish(const Product& product, FloatVector sum, int64_t token,
 }
 
 // Tokens [token, token + kTokens) by panels [panel, panel + kPanels).
-template <int64_t kTokens, int64_t kPanels>
+template <class Values, int64_t kTokens, int64_t kPanels>
 HWY_NOINLINE void Tile(const Product& product, int64_t token, int64_t panel) {
+  using Value = typename Values::Value;
   constexpr int64_t kVectors = kPanels * kPanelVectors;
   const FloatTag tag;
   const int64_t inputs = product.weight.inputs();
-  const float* HWY_RESTRICT weight = product.weight.panel(panel);
-  const int64_t panel_floats = PackedMatrix::PanelFloats(inputs);
+  const auto* HWY_RESTRICT weight =
+      reinterpret_cast<const Value*>(product.weight.panel(panel));
+  const int64_t panel_values = inputs * Values::kPerInput;
   const int64_t x_stride = product.x.stride;
   const float* HWY_RESTRICT x = product.x.data + token * x_stride;
 
@@ -92,9 +142,9 @@ HWY_NOINLINE void Tile(const Product& product, int64_t token, int64_t panel) {
     }
     for (int64_t v = 0; v < kVectors; ++v) {
       const FloatVector w =
-          hn::Load(tag, weight + (v / kPanelVectors) * panel_floats +
-                            k * PackedMatrix::kPanelWidth +
-                            (v % kPanelVectors) * kLanes);
+          Values::Load(weight + (v / kPanelVectors) * panel_values +
+                           k * Values::kPerInput,
+                       v % kPanelVectors);
       for (int64_t i = 0; i < kTokens; ++i) {
         sums[i][v] = hn::MulAdd(broadcast[i], w, sums[i][v]);
       }
@@ -114,25 +164,28 @@ HWY_NOINLINE void Tile(const Product& product, int64_t token, int64_t panel) {
 }
 
 // Runs the tile with exactly `tokens` tokens, which is at most kTokens.
-template <int64_t kTokens, int64_t kPanels>
+template <class Values, int64_t kTokens, int64_t kPanels>
 void TileOfHeight(const Product& product, int64_t tokens, int64_t token,
                   int64_t panel) {
-  if (tokens == kTokens) return Tile<kTokens, kPanels>(product, token, panel);
+  if (tokens == kTokens) {
+    return Tile<Values, kTokens, kPanels>(product, token, panel);
+  }
   if constexpr (kTokens > 1) {
-    TileOfHeight<kTokens - 1, kPanels>(product, tokens, token, panel);
+    TileOfHeight<Values, kTokens - 1, kPanels>(product, tokens, token, panel);
   }
 }
 
-template <int64_t kPanels>
+template <class Values, int64_t kPanels>
 void Panels(const Product& product, int64_t token, int64_t token_end,
             int64_t panel) {
   for (; token < token_end; token += kTileTokens) {
     const int64_t tokens = std::min(kTileTokens, token_end - token);
-    TileOfHeight<kTileTokens, kPanels>(product, tokens, token, panel);
+    TileOfHeight<Values, kTileTokens, kPanels>(product, tokens, token, panel);
   }
 }
 
-void MatMulItem(const Product& product, int64_t item) {
+template <class Values>
+void Item(const Product& product, int64_t item) {
   const int64_t token = item / product.item_columns * kItemTokens;
   const int64_t token_end = std::min(token + kItemTokens, product.tokens);
   int64_t panel = item % product.item_columns * kItemPanels;
@@ -141,13 +194,24 @@ void MatMulItem(const Product& product, int64_t item) {
   // A single token leaves room for all panels of an item, and needs them: its
   // few accumulators would otherwise wait for each other.
   if (token_end - token == 1 && panel_end - panel == kItemPanels) {
-    return Tile<1, kItemPanels>(product, token, panel);
+    return Tile<Values, 1, kItemPanels>(product, token, panel);
   }
   for (; panel + kTilePanels <= panel_end; panel += kTilePanels) {
-    Panels<kTilePanels>(product, token, token_end, panel);
+    Panels<Values, kTilePanels>(product, token, token_end, panel);
   }
   for (; panel < panel_end; ++panel) {
-    Panels<1>(product, token, token_end, panel);
+    Panels<Values, 1>(product, token, token_end, panel);
+  }
+}
+
+void MatMulItem(const Product& product, int64_t item) {
+  switch (product.weight.format()) {
+    case WeightFormat::kFloat32:
+      return Item<Float32Values>(product, item);
+    case WeightFormat::kBFloat16:
+      return Item<BFloat16Values>(product, item);
+    case WeightFormat::kFloat16:
+      return Item<Float16Values>(product, item);
   }
 }
 
@@ -165,31 +229,99 @@ HWY_EXPORT(MatMulItem);
 // Multiplications below which waking a thread costs more than it saves.
 constexpr int64_t kParallelWork = 1 << 16;
 
-}  // namespace
-
-PackedMatrix::PackedMatrix(int64_t outputs, int64_t inputs,
-                           std::unique_ptr<Buffer> panels)
-    : outputs_(outputs), inputs_(inputs), panels_(std::move(panels)) {
-  ENGRAM_CHECK(static_cast<int64_t>(panels_->bytes() / sizeof(float)) >=
-               PanelCount(outputs) * PanelFloats(inputs));
+// The bits of `value` in a format of 16 bits.
+uint16_t Narrow(WeightFormat format, float value) {
+  return format == WeightFormat::kBFloat16 ? NarrowToBFloat16(value)
+                                           : NarrowToFloat16(value);
+}
+float Widen(WeightFormat format, uint16_t bits) {
+  return format == WeightFormat::kBFloat16 ? WidenBFloat16(bits)
+                                           : WidenFloat16(bits);
 }
 
-void PackedMatrix::FillPanel(const Tensor& weight, int64_t index) {
-  const int64_t first = index * kPanelWidth;
-  const int64_t columns = std::min(kPanelWidth, outputs_ - first);
-  std::vector<float> rows(columns * inputs_);
-  WidenToFloat32(weight, first * inputs_, absl::MakeSpan(rows));
-  float* const target = panels_->floats() + index * PanelFloats(inputs_);
-  for (int64_t k = 0; k < inputs_; ++k) {
-    for (int64_t column = 0; column < columns; ++column) {
-      target[k * kPanelWidth + column] = rows[column * inputs_ + k];
+// `rows` [columns, inputs] to a panel's [inputs, kPanelWidth].
+template <typename Value>
+void Interleave(WeightFormat format, const std::vector<Value>& rows,
+                int64_t columns, int64_t inputs, std::byte* panel) {
+  auto* const target = reinterpret_cast<Value*>(panel);
+  for (int64_t column = 0; column < columns; ++column) {
+    const int64_t position = PositionInPanel(format, column);
+    const Value* const row = rows.data() + column * inputs;
+    for (int64_t k = 0; k < inputs; ++k) {
+      target[k * PackedMatrix::kPanelWidth + position] = row[k];
     }
   }
 }
 
+// `count` values of `weight` from `first` on, as the bits of a format of 16
+// bits.
+absl::StatusOr<std::vector<uint16_t>> NarrowValues(const Tensor& weight,
+                                                   int64_t first, int64_t count,
+                                                   WeightFormat format) {
+  std::vector<uint16_t> bits(count);
+  if (weight.type == StoredType(format)) {
+    std::memcpy(bits.data(),
+                static_cast<const char*>(weight.data) + first * sizeof(uint16_t),
+                count * sizeof(uint16_t));
+    return bits;
+  }
+  std::vector<float> values(count);
+  WidenToFloat32(weight, first, absl::MakeSpan(values));
+  for (int64_t i = 0; i < count; ++i) {
+    bits[i] = Narrow(format, values[i]);
+    if (std::isfinite(values[i]) && !std::isfinite(Widen(format, bits[i]))) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the weight ", values[i], " is too large for ",
+                       WeightFormatName(format)));
+    }
+  }
+  return bits;
+}
+
+}  // namespace
+
+PackedMatrix::PackedMatrix(int64_t outputs, int64_t inputs, WeightFormat format,
+                           std::unique_ptr<Buffer> panels)
+    : outputs_(outputs),
+      inputs_(inputs),
+      format_(format),
+      panels_(std::move(panels)) {
+  ENGRAM_CHECK(static_cast<int64_t>(panels_->bytes()) >=
+               PanelCount(outputs) * PanelBytes(inputs, format));
+}
+
+absl::Status PackedMatrix::FillPanel(const Tensor& weight, int64_t index) {
+  const int64_t first = index * kPanelWidth;
+  const int64_t columns = std::min(kPanelWidth, outputs_ - first);
+  auto* const target = static_cast<std::byte*>(panels_->data()) +
+                       index * PanelBytes(inputs_, format_);
+  if (format_ == WeightFormat::kFloat32) {
+    std::vector<float> rows(columns * inputs_);
+    WidenToFloat32(weight, first * inputs_, absl::MakeSpan(rows));
+    Interleave(format_, rows, columns, inputs_, target);
+  } else {
+    ENGRAM_ASSIGN_OR_RETURN(
+        const std::vector<uint16_t> rows,
+        NarrowValues(weight, first * inputs_, columns * inputs_, format_));
+    Interleave(format_, rows, columns, inputs_, target);
+  }
+  return absl::OkStatus();
+}
+
 void PackedMatrix::CopyRow(int64_t row, float* output) const {
-  const float* const source = panel(row / kPanelWidth) + row % kPanelWidth;
-  for (int64_t k = 0; k < inputs_; ++k) output[k] = source[k * kPanelWidth];
+  const std::byte* const source = panel(row / kPanelWidth);
+  const int64_t position = PositionInPanel(format_, row % kPanelWidth);
+  if (format_ == WeightFormat::kFloat32) {
+    const auto* const values = reinterpret_cast<const float*>(source);
+    for (int64_t k = 0; k < inputs_; ++k) {
+      output[k] = values[k * kPanelWidth + position];
+    }
+    return;
+  }
+  const auto* const bits = reinterpret_cast<const uint16_t*>(source);
+  for (int64_t k = 0; k < inputs_; ++k) {
+    output[k] = Widen(format_, bits[k * kPanelWidth + position]);
+  }
 }
 
 void MatMul(ThreadPool& threads, const PackedMatrix& weight, int64_t tokens,

@@ -1,6 +1,7 @@
 // Matrix products with packed weights.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 
@@ -14,37 +15,47 @@ namespace engram::cpu {
 // memory strictly forwards and one loaded vector serves several outputs. The
 // last panel is filled up with zeros.
 //
-// float today. Another format brings its own bytes per panel and widens in the
-// loads of the product; everything else asks only this class.
+// The values are in their format, and a product widens them in registers, which
+// is exact: it gives the bits that the same values in float32 give. bfloat16
+// values of outputs i and i + kPanelWidth / 2 lie side by side, so that one
+// loaded vector becomes two by a shift and a mask.
 class PackedMatrix : public PackedWeight {
  public:
   static constexpr int64_t kPanelWidth = 32;
 
-  // `panels` holds panel_count() * panel_floats() floats and is owned.
-  PackedMatrix(int64_t outputs, int64_t inputs, std::unique_ptr<Buffer> panels);
+  // `panels` holds at least PanelCount() * PanelBytes() and is owned.
+  PackedMatrix(int64_t outputs, int64_t inputs, WeightFormat format,
+               std::unique_ptr<Buffer> panels);
 
   int64_t outputs() const override { return outputs_; }
   int64_t inputs() const override { return inputs_; }
+  WeightFormat format() const override { return format_; }
   size_t bytes() const override { return panels_->bytes(); }
 
   static int64_t PanelCount(int64_t outputs) {
     return (outputs + kPanelWidth - 1) / kPanelWidth;
   }
-  static int64_t PanelFloats(int64_t inputs) { return kPanelWidth * inputs; }
+  static int64_t PanelBytes(int64_t inputs, WeightFormat format) {
+    return kPanelWidth * inputs *
+           static_cast<int64_t>(DataTypeBytes(StoredType(format)));
+  }
 
-  const float* panel(int64_t index) const {
-    return panels_->floats() + index * PanelFloats(inputs_);
+  const std::byte* panel(int64_t index) const {
+    return static_cast<const std::byte*>(panels_->data()) +
+           index * PanelBytes(inputs_, format_);
   }
 
   // Lays out panel `index` of `weight`, a tensor [outputs, inputs].
-  void FillPanel(const Tensor& weight, int64_t index);
+  // INVALID_ARGUMENT if a value has no number in this format.
+  absl::Status FillPanel(const Tensor& weight, int64_t index);
 
-  // output [inputs] = the weight's row `output`, for embedding tables.
+  // output [inputs] = the weight's row `row`, for embedding tables.
   void CopyRow(int64_t row, float* output) const;
 
  private:
   const int64_t outputs_;
   const int64_t inputs_;
+  const WeightFormat format_;
   const std::unique_ptr<Buffer> panels_;
 };
 

@@ -66,12 +66,15 @@ void Count(benchmark::State& state, int64_t bytes, int64_t operations) {
 void MatMul(benchmark::State& state, int64_t outputs, int64_t inputs) {
   const int64_t tokens = state.range(0);
   const auto backend = MakeCpu(state.range(1));
-  const int64_t weight_bytes = outputs * inputs * sizeof(float);
+  const auto format = static_cast<WeightFormat>(state.range(2));
+  state.SetLabel(WeightFormatName(format));
+  const int64_t weight_bytes =
+      outputs * inputs * static_cast<int64_t>(DataTypeBytes(StoredType(format)));
   const std::vector<float> values(outputs * inputs, 0.01f);
   const Tensor tensor{DataType::kFloat32, {outputs, inputs}, values.data()};
   std::vector<std::unique_ptr<PackedWeight>> weights;
   for (int64_t bytes = 0; bytes < kRotatedBytes; bytes += weight_bytes) {
-    auto packed = backend->Pack(tensor, WeightFormat::kFloat32);
+    auto packed = backend->Pack(tensor, format);
     ENGRAM_CHECK_OK(packed.status());
     weights.push_back(*std::move(packed));
   }
@@ -348,9 +351,16 @@ void TokensByThreads(benchmark::internal::Benchmark* benchmark) {
       ->ArgsProduct({{1, 2, 8, 32, 512}, {1, 2}})
       ->UseRealTime();
 }
-void HeadRowsByThreads(benchmark::internal::Benchmark* benchmark) {
-  benchmark->ArgNames({"rows", "threads"})
-      ->ArgsProduct({{1, 8, 32}, {1, 2}})
+// Of WeightFormat; the label tells which.
+const std::vector<int64_t> kFormats = {0, 1, 2};
+void ProductsByFormat(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgNames({"tokens", "threads", "format"})
+      ->ArgsProduct({{1, 2, 8, 32, 512}, {1, 2}, kFormats})
+      ->UseRealTime();
+}
+void HeadsByFormat(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgNames({"rows", "threads", "format"})
+      ->ArgsProduct({{1, 8, 32}, {1, 2}, kFormats})
       ->UseRealTime();
 }
 void RowsByTokensByThreads(benchmark::internal::Benchmark* benchmark) {
@@ -374,11 +384,11 @@ void RowsByTokensByPositionByThreads(
   benchmark->UseRealTime();
 }
 
-BENCHMARK(InProjection)->Apply(TokensByThreads);
-BENCHMARK(XProjection)->Apply(TokensByThreads);
-BENCHMARK(DtProjection)->Apply(TokensByThreads);
-BENCHMARK(OutProjection)->Apply(TokensByThreads);
-BENCHMARK(Head)->Apply(HeadRowsByThreads);
+BENCHMARK(InProjection)->Apply(ProductsByFormat);
+BENCHMARK(XProjection)->Apply(ProductsByFormat);
+BENCHMARK(DtProjection)->Apply(ProductsByFormat);
+BENCHMARK(OutProjection)->Apply(ProductsByFormat);
+BENCHMARK(Head)->Apply(HeadsByFormat);
 BENCHMARK(SelectiveScan)->Apply(RowsByTokensByThreads);
 BENCHMARK(SsdScan)->Apply(RowsByTokensByThreads);
 BENCHMARK(CausalConv1d)->Apply(RowsByTokensByThreads);

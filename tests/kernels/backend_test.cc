@@ -102,6 +102,81 @@ TEST_P(BackendTest, PacksBFloat16AndFloat16Exactly) {
   }
 }
 
+// The weights as a format keeps them.
+Floats Rounded(Floats values, WeightFormat format) {
+  for (float& value : values) {
+    if (format == WeightFormat::kBFloat16) {
+      value = WidenBFloat16(NarrowToBFloat16(value));
+    } else if (format == WeightFormat::kFloat16) {
+      value = WidenFloat16(NarrowToFloat16(value));
+    }
+  }
+  return values;
+}
+constexpr WeightFormat kFormats[] = {
+    WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kFloat16};
+
+TEST_P(BackendTest, EveryFormatEmbedsAndMultipliesAsItsValuesInFloat32) {
+  for (const WeightFormat format : kFormats) {
+    for (const auto& [outputs, inputs] : std::vector<std::pair<int, int>>{
+             {1, 1}, {31, 7}, {33, 40}, {64, 65}, {130, 300}}) {
+      SCOPED_TRACE(testing::Message() << WeightFormatName(format) << " "
+                                      << outputs << " x " << inputs);
+      const Floats weight = RandomFloats(1, outputs * inputs);
+      const auto narrow =
+          PackFloats(backend(), weight, outputs, inputs, format);
+      const auto wide =
+          PackFloats(backend(), Rounded(weight, format), outputs, inputs);
+      EXPECT_EQ(narrow->format(), format);
+      if (format != WeightFormat::kFloat32) {
+        EXPECT_EQ(narrow->bytes() * 2, wide->bytes());
+      }
+      for (const int64_t tokens : {1, 2, 5, 49}) {
+        DeviceFloats x(backend(), RandomFloats(2, tokens * inputs));
+        DeviceFloats actual(backend(), Floats(tokens * outputs));
+        DeviceFloats expected(backend(), Floats(tokens * outputs));
+        backend().MatMul(*narrow, tokens, {x.data(), inputs}, {},
+                         {actual.data(), outputs});
+        backend().MatMul(*wide, tokens, {x.data(), inputs}, {},
+                         {expected.data(), outputs});
+        ExpectSameBits(actual.ToHost(), expected.ToHost());
+      }
+      const std::vector<int32_t> ids = {outputs - 1, 0, outputs / 2};
+      DeviceFloats actual(backend(), Floats(ids.size() * inputs));
+      DeviceFloats expected(backend(), Floats(ids.size() * inputs));
+      backend().Embed(*narrow, ids, actual.data());
+      backend().Embed(*wide, ids, expected.data());
+      ExpectSameBits(actual.ToHost(), expected.ToHost());
+    }
+  }
+}
+
+TEST_P(BackendTest, KeepsValuesOf16BitsAsTheyAre) {
+  std::vector<uint16_t> bits(40 * 3);
+  for (size_t i = 0; i < bits.size(); ++i) {
+    bits[i] = static_cast<uint16_t>(0x3000 + 37 * i);
+  }
+  for (const WeightFormat format :
+       {WeightFormat::kBFloat16, WeightFormat::kFloat16}) {
+    const Tensor tensor{StoredType(format), {40, 3}, bits.data()};
+    auto packed = backend().Pack(tensor, format);
+    ASSERT_TRUE(packed.ok());
+    DeviceFloats row(backend(), Floats(3));
+    backend().Embed(**packed, {21}, row.data());
+    ExpectSameBits(row.ToHost(), Slice(WidenToFloat32(tensor), 21, 1, 3));
+  }
+}
+
+TEST_P(BackendTest, RefusesAWeightThatTheFormatHasNoNumberFor) {
+  const Floats weight = {1, 70000};
+  const Tensor tensor{DataType::kFloat32, {2, 1}, weight.data()};
+  const absl::Status status =
+      backend().Pack(tensor, WeightFormat::kFloat16).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()),
+              testing::HasSubstr("70000 is too large for f16"));
+}
+
 TEST_P(BackendTest, AddsRowsToThoseOfAWiderMatrix) {
   DeviceFloats table(backend(), {0, 1, 10, 11, 20, 21});
   DeviceFloats target(backend(), {-1, 0.5, 0.25, -1, 100, 200, -1, 3, 4});

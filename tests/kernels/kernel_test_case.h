@@ -126,12 +126,11 @@ class DeviceFloats {
   std::unique_ptr<Buffer> buffer_;
 };
 
-inline std::unique_ptr<PackedWeight> PackFloats(Backend& backend,
-                                                const Floats& weight,
-                                                int64_t outputs,
-                                                int64_t inputs) {
+inline std::unique_ptr<PackedWeight> PackFloats(
+    Backend& backend, const Floats& weight, int64_t outputs, int64_t inputs,
+    WeightFormat format = WeightFormat::kFloat32) {
   const Tensor tensor{DataType::kFloat32, {outputs, inputs}, weight.data()};
-  auto packed = backend.Pack(tensor, WeightFormat::kFloat32);
+  auto packed = backend.Pack(tensor, format);
   ENGRAM_CHECK_OK(packed.status());
   return *std::move(packed);
 }

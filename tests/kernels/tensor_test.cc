@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <random>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -67,6 +68,63 @@ TEST(Tensor, WidensEveryFloat16) {
     EXPECT_EQ(values[i], (i >> 15) != 0 ? -expected : expected) << i;
     EXPECT_EQ(std::signbit(values[i]), (i >> 15) != 0) << i;
   }
+}
+
+// The nearest of two numbers that a format has beside each other, by distances
+// in double; at equal distances the one whose last bit is 0.
+uint16_t NearestOf(float value, uint16_t low, double low_value, uint16_t high,
+                   double high_value) {
+  const double below = value - low_value, above = high_value - value;
+  if (below == above) return (low & 1) == 0 ? low : high;
+  return below < above ? low : high;
+}
+
+TEST(Tensor, NarrowingUndoesWidening) {
+  for (uint32_t i = 0; i < 0x10000; ++i) {
+    const auto bits = static_cast<uint16_t>(i);
+    const float half = WidenFloat16(bits);
+    if (std::isnan(half)) {
+      EXPECT_TRUE(std::isnan(WidenFloat16(NarrowToFloat16(half)))) << i;
+    } else {
+      EXPECT_EQ(NarrowToFloat16(half), bits) << i;
+    }
+    const float brain = WidenBFloat16(bits);
+    if (std::isnan(brain)) {
+      EXPECT_TRUE(std::isnan(WidenBFloat16(NarrowToBFloat16(brain)))) << i;
+    } else {
+      EXPECT_EQ(NarrowToBFloat16(brain), bits) << i;
+    }
+  }
+}
+
+TEST(Tensor, NarrowsToTheNearestAndTiesToEven) {
+  std::mt19937 random(1);
+  std::uniform_real_distribution<float> share(0, 1);
+  for (uint32_t i = 0; i < 0x7bff; ++i) {  // the largest float16 is 0x7bff
+    const auto low = static_cast<uint16_t>(i);
+    const auto high = static_cast<uint16_t>(i + 1);
+    const float a = WidenFloat16(low), b = WidenFloat16(high);
+    for (const float between : {a + (b - a) / 2, a + (b - a) * share(random)}) {
+      EXPECT_EQ(NarrowToFloat16(between), NearestOf(between, low, a, high, b));
+      EXPECT_EQ(NarrowToFloat16(-between),
+                0x8000 | NearestOf(between, low, a, high, b));
+    }
+  }
+  for (uint32_t i = 0x0080; i < 0x7f7f; ++i) {  // normal numbers
+    const auto low = static_cast<uint16_t>(i);
+    const auto high = static_cast<uint16_t>(i + 1);
+    const float a = WidenBFloat16(low), b = WidenBFloat16(high);
+    for (const float between : {a + (b - a) / 2, a + (b - a) * share(random)}) {
+      EXPECT_EQ(NarrowToBFloat16(between), NearestOf(between, low, a, high, b));
+    }
+  }
+}
+
+TEST(Tensor, NarrowsWhatIsTooLargeToInfinity) {
+  EXPECT_EQ(NarrowToFloat16(65519), 0x7bff);
+  EXPECT_EQ(NarrowToFloat16(65520), 0x7c00);
+  EXPECT_EQ(NarrowToFloat16(-1e9f), 0xfc00);
+  EXPECT_EQ(NarrowToBFloat16(std::numeric_limits<float>::max()), 0x7f80);
 }
 
 TEST(Tensor, WidensAPart) {
