@@ -384,9 +384,9 @@ absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
     info.kv_blocks = pool->blocks();
   }
   info.max_positions = config.mixers.positions;
-  info.weight_format = "f32";
+  info.weight_format = loader->WeightFormats();
   info.backend = backend->name();
-  info.weight_hash = loader->checkpoint().Hash();
+  info.weight_hash = loader->WeightHash();
   return std::make_unique<LanguageModel>(
       backend, std::move(info), limits, config,
       known_ids == 0 ? config.vocab : known_ids, std::move(weights),

@@ -49,7 +49,8 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(const std::string& folder,
         absl::StrCat(folder, ": the tokenizer has ids up to ", known_ids - 1,
                      ", the model only ", config.vocab, " rows for them"));
   }
-  WeightLoader loader(folder, checkpoint.get(), backend);
+  WeightLoader loader(folder, checkpoint.get(), backend,
+                      limits.weight_format);
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<LayerStack> layers,
                           LoadLayers(config, limits, backend, &loader));
   return LoadLanguageModel(config, limits, known_ids, backend, &loader,

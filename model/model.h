@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -28,7 +29,7 @@ struct ModelInfo {
   size_t kv_block_bytes = 0;      // likewise
   int64_t kv_blocks = 0;          // there are on the device
   int64_t max_positions = 0;  // tokens that a sequence may have; 0: no limit
-  std::string weight_format;    // "f32"
+  std::string weight_format;    // of matrices: "f32", "bf16", "bf16 and f32"
   std::string backend;          // "cpu"
   std::string weight_hash;      // 32 hexadecimal digits, over all tensors
 };
@@ -39,6 +40,8 @@ struct ModelLimits {
   int max_logits_rows = 128;   // rows of logits of one step
   // Memory for keys and values, if the model has attention layers.
   size_t kv_bytes = size_t{256} << 20;
+  // Of matrices; nothing: each as the file stores it.
+  std::optional<WeightFormat> weight_format = std::nullopt;
 };
 
 class Model {

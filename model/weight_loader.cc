@@ -1,10 +1,14 @@
 #include "model/weight_loader.h"
 
+#include <xxhash.h>
+
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "kernels/status.h"
 #include "model/strict_json.h"
@@ -66,7 +70,23 @@ absl::StatusOr<Tensor> WeightLoader::Use(const std::string& name,
 absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::Matrix(
     const std::string& name, int64_t outputs, int64_t inputs) {
   ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, Use(name, {outputs, inputs}));
-  return backend_->Pack(tensor, WeightFormat::kFloat32);
+  return Pack(name, tensor);
+}
+
+absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::Pack(
+    const std::string& name, const Tensor& tensor) {
+  const WeightFormat stored = FormatOf(tensor.type);
+  const WeightFormat format = format_.value_or(stored);
+  absl::StatusOr<std::unique_ptr<PackedWeight>> packed =
+      backend_->Pack(tensor, format);
+  if (!packed.ok()) {
+    return absl::Status(packed.status().code(),
+                        absl::StrCat(folder_, ": tensor ", name, ": ",
+                                     packed.status().message()));
+  }
+  formats_.insert(format);
+  if (format != stored && format != WeightFormat::kFloat32) rounded_ = true;
+  return packed;
 }
 
 absl::StatusOr<std::vector<float>> WeightLoader::Values(
@@ -128,7 +148,24 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::SharedMatrix(
         absl::StrCat(folder_, ": no embedding matrix, expected one of ",
                      absl::StrJoin(names, ", ")));
   }
-  return backend_->Pack(first, WeightFormat::kFloat32);
+  return Pack(first_name, first);
+}
+
+std::string WeightLoader::WeightFormats() const {
+  std::vector<std::string> names;
+  for (const WeightFormat format : formats_) {
+    names.push_back(WeightFormatName(format));
+  }
+  std::sort(names.begin(), names.end());
+  return absl::StrJoin(names, " and ");
+}
+
+std::string WeightLoader::WeightHash() const {
+  const std::string hash = checkpoint_->Hash();
+  if (!rounded_) return hash;
+  const std::string named = absl::StrCat(hash, " ", WeightFormats());
+  const XXH128_hash_t both = XXH3_128bits(named.data(), named.size());
+  return absl::StrFormat("%016x%016x", both.high64, both.low64);
 }
 
 absl::Status WeightLoader::CheckAllUsed(

@@ -29,11 +29,13 @@ std::vector<float> Transposed(const std::vector<float>& matrix, int64_t rows,
 // is missing or has another shape.
 class WeightLoader {
  public:
+  // `format` is that of matrices; if there is none, each stays as it is stored.
   WeightLoader(std::string folder, const Checkpoint* checkpoint,
-               Backend* backend)
+               Backend* backend, std::optional<WeightFormat> format)
       : folder_(std::move(folder)),
         checkpoint_(checkpoint),
-        backend_(backend) {}
+        backend_(backend),
+        format_(format) {}
 
   // The shape of a tensor that has `dimensions` of them, none empty.
   absl::StatusOr<std::vector<int64_t>> Shape(const std::string& name,
@@ -77,6 +79,12 @@ class WeightLoader {
   const Checkpoint& checkpoint() const { return *checkpoint_; }
   // Elements of the distinct tensors loaded so far.
   int64_t parameters() const { return parameters_; }
+  // The format of the matrices loaded so far, "f32"; "bf16 and f32" if they have
+  // several.
+  std::string WeightFormats() const;
+  // The checkpoint's hash; another one if values were rounded to a format that
+  // has fewer numbers, since that makes another model.
+  std::string WeightHash() const;
   // DATA_LOSS if a tensor whose name begins with one of `prefixes` was not
   // used: the model has a part that is not understood.
   absl::Status CheckAllUsed(absl::Span<const std::string> prefixes) const;
@@ -84,11 +92,16 @@ class WeightLoader {
  private:
   absl::StatusOr<Tensor> Use(const std::string& name,
                              const std::vector<int64_t>& shape);
+  absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(const std::string& name,
+                                                     const Tensor& tensor);
 
   const std::string folder_;
   const Checkpoint* const checkpoint_;
   Backend* const backend_;
+  const std::optional<WeightFormat> format_;
   std::set<std::string> used_;
+  std::set<WeightFormat> formats_;
+  bool rounded_ = false;
   int64_t parameters_ = 0;
 };
 

@@ -94,6 +94,22 @@ absl::Status SetBackend(const std::string& value, BackendKind* target) {
   return absl::OkStatus();
 }
 
+absl::Status SetWeights(const std::string& value,
+                        std::optional<WeightFormat>* target) {
+  if (value == "stored") {
+    *target = std::nullopt;
+    return absl::OkStatus();
+  }
+  for (const WeightFormat format :
+       {WeightFormat::kFloat32, WeightFormat::kBFloat16,
+        WeightFormat::kFloat16}) {
+    if (value != WeightFormatName(format)) continue;
+    *target = format;
+    return absl::OkStatus();
+  }
+  return Expected("stored, f32, bf16 or f16", value);
+}
+
 absl::Status SetSwitch(const std::string& value, bool* target) {
   if (value != "on" && value != "off") return Expected("on or off", value);
   *target = value == "on";
@@ -199,6 +215,13 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
   constexpr int64_t kMany = std::numeric_limits<int32_t>::max();
   list->Integer("slots", 1, 65536, &options->slots,
                 "States on the device, per model: requests that run at once.");
+  list->Add("weights", "stored|f32|bf16|f16", "stored",
+            "How matrices are kept: as the file stores them, or in this format. "
+            "Formats of 16 bits take half the memory and decode faster; sums are "
+            "float32 in any case.",
+            [=](const std::string& value) {
+              return SetWeights(value, &options->weights);
+            });
   list->Integer("max-batch-tokens", 1, 1 << 20, &options->max_batch_tokens,
                 "Tokens of one step at most, per model.");
   list->Duration("target-step-time", &options->target_step_time,

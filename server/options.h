@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,6 +35,7 @@ struct ServerOptions {
   int64_t max_sessions = 100000;
   int64_t max_departed = 10000;
 
+  std::optional<WeightFormat> weights;  // nothing: as stored
   int64_t slots = 64;
   int64_t max_batch_tokens = 512;
   absl::Duration target_step_time = absl::Milliseconds(5);

@@ -179,6 +179,7 @@ absl::Status Server::LoadOne(const std::string& name,
                      "decode, prompts wait"}});
   }
   limits.kv_bytes = static_cast<size_t>(options_.kv_memory);
+  limits.weight_format = options_.weights;
   const absl::Time begin = RealClock()->Now();
   ENGRAM_ASSIGN_OR_RETURN(
       served->model,

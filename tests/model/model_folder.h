@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/status.h"
+#include "kernels/tensor.h"
 
 namespace engram {
 
@@ -62,6 +63,19 @@ inline RawTensor FloatTensor(std::vector<int64_t> shape,
   std::string bytes(values.size() * sizeof(float), '\0');
   std::memcpy(bytes.data(), values.data(), bytes.size());
   return {"F32", std::move(shape), std::move(bytes)};
+}
+
+// The same tensor with its values in another type, "BF16" or "F16".
+inline RawTensor Narrowed(const RawTensor& tensor, const std::string& dtype) {
+  std::string bytes;
+  for (size_t i = 0; i < tensor.bytes.size(); i += sizeof(float)) {
+    float value;
+    std::memcpy(&value, tensor.bytes.data() + i, sizeof(value));
+    const uint16_t narrow =
+        dtype == "BF16" ? NarrowToBFloat16(value) : NarrowToFloat16(value);
+    bytes.append(reinterpret_cast<const char*>(&narrow), sizeof(narrow));
+  }
+  return {dtype, tensor.shape, std::move(bytes)};
 }
 
 // A file of this header text and data, with the true length of the header.
