@@ -106,6 +106,14 @@ std::vector<FlagCase> FlagCases() {
        {{"off", "off"}, {"on", "on"}},
        {"", "yes", "true"}},
       number("slots", &O::slots, "64", "1", "65536", "0", "65537"),
+      {"weights",
+       [](const O& options) -> std::string {
+         return options.weights.has_value() ? WeightFormatName(*options.weights)
+                                            : "stored";
+       },
+       "stored",
+       {{"f32", "f32"}, {"bf16", "bf16"}, {"f16", "f16"}, {"stored", "stored"}},
+       {"", "int8", "F32"}},
       number("max-batch-tokens", &O::max_batch_tokens, "512", "1", "1048576",
              "0", "1048577"),
       {"target-step-time", Time(&O::target_step_time), "5ms",

@@ -37,12 +37,12 @@ TEST(TurnText, ShowsTextAtOnceWithoutStopStrings) {
   EXPECT_EQ(Show({}, Bytes("plain")), "plain|");
 }
 
-TEST(TurnText, SaysNothingAfterAStopString) {
+TEST(TurnText, ShowsNothingAfterAStopString) {
   TurnText text(ByteTokenizer(), {"!"});
   EXPECT_TRUE(text.Append('!').stopped);
   const TurnText::Piece piece = text.Append('a');
   EXPECT_TRUE(piece.stopped);
-  EXPECT_EQ(piece.text + piece.bytes + text.Flush(), "");
+  EXPECT_EQ(piece.text + text.Flush(), "");
 }
 
 TEST(TurnText, FindsAStopStringAcrossTokens) {
