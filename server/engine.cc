@@ -622,6 +622,7 @@ void Engine::Report(const Sequence& sequence, const CompletedEvent* completed,
   summary.model = model_.name;
   summary.kind = RequestKindName(sequence.request.kind);
   summary.method = sequence.request.method;
+  summary.peer = sequence.request.peer;
   summary.session_id = sequence.request.session_id;
   summary.request_id = sequence.request.request_id;
   summary.status = status;

@@ -47,17 +47,21 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(
   const absl::StatusOr<ServedModel*> model =
       around.models.Find(message.model(), message.session_id());
   if (!model.ok()) {
-    around.models.Report(Refusal(message, method, model.status()));
+    RequestSummary refusal = Refusal(message, method, model.status());
+    refusal.peer = context.peer();
+    around.models.Report(refusal);
     return model.status();
   }
   absl::StatusOr<Request> request = ToRequest(message, **model, around.options);
   if (!request.ok()) {
     RequestSummary refusal = Refusal(message, method, request.status());
     refusal.model = (*model)->name;
+    refusal.peer = context.peer();
     (*model)->on_end(refusal);
     return request.status();
   }
   request->method = method;
+  request->peer = context.peer();
   request->deadline = DeadlineOf(context);
   return TurnFeed::Submit(*model, *std::move(request));
 }

@@ -1,15 +1,23 @@
 #include "server/log.h"
 
+#include <stdio.h>
+#include <unistd.h>
+
 #include <cmath>
-#include <cstdio>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "model/unicode.h"
 #include "server/clock.h"
+#include "server/log_writer.h"
 
 namespace engram {
 namespace {
+
+constexpr size_t kDefaultMemory = 8 << 20;
+// How long a line that the process may end after is waited for.
+constexpr absl::Duration kLastLineWait = absl::Seconds(1);
 
 void AppendQuoted(std::string_view text, std::string* line) {
   line->push_back('"');
@@ -44,15 +52,49 @@ void AppendValue(const LogValue& value, std::string* line) {
   }
 }
 
+const char* LevelName(LogLevel level) {
+  switch (level) {
+    case LogLevel::kInfo:
+      return "info";
+    case LogLevel::kWarning:
+      return "warning";
+    case LogLevel::kError:
+      return "error";
+  }
+  return "";
+}
+
+// Never destroyed: threads that are not ours may have something to say to the
+// very end.
+LogWriter& Writer() {
+  static LogWriter* const writer = new LogWriter(
+      STDERR_FILENO, kDefaultMemory, [](int64_t lines) {
+        return LogLine(RealClock()->Now(), LogLevel::kWarning,
+                       "log_lines_dropped", {{"lines", lines}});
+      });
+  return *writer;
+}
+
+// Of a stream in place of stderr.
+ssize_t LogPrinted(void*, const char* text, size_t bytes) {
+  std::string message(text, bytes);
+  while (!message.empty() && message.back() == '\n') message.pop_back();
+  if (!message.empty()) {
+    Log(LogLevel::kError, "stderr", {{"message", std::move(message)}});
+    FlushLog(kLastLineWait);
+  }
+  return static_cast<ssize_t>(bytes);
+}
+
 }  // namespace
 
-std::string LogLine(absl::Time time, std::string_view event,
+std::string LogLine(absl::Time time, LogLevel level, std::string_view event,
                     const LogFields& fields) {
   std::string line = "{\"time\":";
   AppendQuoted(absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", time,
                                 absl::UTCTimeZone()),
                &line);
-  line += ",\"event\":";
+  absl::StrAppend(&line, ",\"level\":\"", LevelName(level), "\",\"event\":");
   AppendQuoted(event, &line);
   for (const auto& [name, value] : fields) {
     line.push_back(',');
@@ -64,9 +106,27 @@ std::string LogLine(absl::Time time, std::string_view event,
   return line;
 }
 
+void Log(LogLevel level, std::string_view event, const LogFields& fields) {
+  Writer().Write(LogLine(RealClock()->Now(), level, event, fields));
+}
+
 void Log(std::string_view event, const LogFields& fields) {
-  const std::string line = LogLine(RealClock()->Now(), event, fields) + "\n";
-  std::fwrite(line.data(), 1, line.size(), stderr);
+  Log(LogLevel::kInfo, event, fields);
+}
+
+void SetLogMemory(size_t bytes) { Writer().SetMaxBytes(bytes); }
+
+int64_t LogLinesDropped() { return Writer().dropped(); }
+
+bool FlushLog(absl::Duration limit) { return Writer().Flush(limit); }
+
+void LogStandardError() {
+  cookie_io_functions_t functions = {};
+  functions.write = LogPrinted;
+  FILE* const stream = fopencookie(nullptr, "w", functions);
+  if (stream == nullptr) return;
+  setvbuf(stream, nullptr, _IOLBF, BUFSIZ);
+  stderr = stream;
 }
 
 namespace {
@@ -92,6 +152,7 @@ LogFields DescribeRequest(const RequestSummary& request) {
       {"model", request.model},
       {"kind", request.kind},
       {"method", request.method},
+      {"peer", request.peer},
       {"session_id", request.session_id},
       {"request_id", request.request_id},
       {"handling", HandlingName(request.handling)},
@@ -108,6 +169,20 @@ LogFields DescribeRequest(const RequestSummary& request) {
     fields.emplace_back("message", std::string(request.status.message()));
   }
   return fields;
+}
+
+LogLevel RequestLevel(const RequestSummary& request) {
+  switch (request.status.code()) {
+    case absl::StatusCode::kInternal:
+    case absl::StatusCode::kUnknown:
+    case absl::StatusCode::kDataLoss:
+      return LogLevel::kError;
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kResourceExhausted:
+      return LogLevel::kWarning;
+    default:
+      return LogLevel::kInfo;  // the client's own affair
+  }
 }
 
 }  // namespace engram

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "server/log.h"
 #include "server/options.h"
 #include "server/server.h"
 
@@ -30,10 +31,23 @@ void WaitForEnd(const sigset_t& signals, const engram::Server& server) {
   }
 }
 
-int Fail(const absl::Status& status) {
+// What is said last is worth waiting for, but not for ever.
+constexpr absl::Duration kLastLinesWait = absl::Seconds(1);
+
+int End(const absl::Status& status) {
+  if (!status.ok()) {
+    engram::Log(engram::LogLevel::kError, "fatal",
+                {{"code", absl::StatusCodeToString(status.code())},
+                 {"message", std::string(status.message())}});
+  }
+  engram::FlushLog(kLastLinesWait);
+  return status.ok() ? 0 : 1;
+}
+
+int RefuseUse(const absl::Status& status) {
   std::fprintf(stderr, "engram-server: %s\n",
                std::string(status.message()).c_str());
-  return 1;
+  return 2;
 }
 
 }  // namespace
@@ -45,16 +59,21 @@ int main(int argc, char** argv) {
       std::fputs(engram::HelpText().c_str(), stdout);
       return 0;
     }
+    if (argument == "--version") {
+      std::puts("engram-server " ENGRAM_VERSION);
+      return 0;
+    }
   }
+  // A reader of the log that goes away must not take the server with it.
+  signal(SIGPIPE, SIG_IGN);
   const sigset_t signals = BlockSignals();
   const auto options = engram::ParseOptions(
       arguments, [](const char* name) { return std::getenv(name); });
-  if (!options.ok()) {
-    Fail(options.status());
-    return 2;
-  }
+  if (!options.ok()) return RefuseUse(options.status());
+  engram::SetLogMemory(static_cast<size_t>(options->log_memory));
+  engram::LogStandardError();
   auto server = engram::Server::Start(*options);
-  if (!server.ok()) return Fail(server.status());
+  if (!server.ok()) return End(server.status());
   std::printf("listening grpc=%s metrics=%s\n",
               (*server)->grpc_address().c_str(),
               (*server)->metrics_address().c_str());
@@ -65,6 +84,5 @@ int main(int argc, char** argv) {
   signal(SIGTERM, SIG_DFL);
   signal(SIGINT, SIG_DFL);
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
-  const absl::Status drained = (*server)->Drain();
-  return drained.ok() ? 0 : Fail(drained);
+  return End((*server)->Drain());
 }

@@ -209,6 +209,9 @@ void AddServing(FlagList* list, ServerOptions* options) {
             [=](const std::string& value) {
               return SetSwitch(value, &options->request_log);
             });
+  list->Bytes("log-memory", int64_t{1} << 40, &options->log_memory,
+              "Log lines that wait for a slow reader of standard error; what "
+              "does not fit is dropped and counted.");
 }
 
 void AddCapacity(FlagList* list, ServerOptions* options) {

@@ -58,6 +58,7 @@ struct ServerOptions {
   int64_t max_page_size = 1000;
 
   bool request_log = true;
+  int64_t log_memory = int64_t{8} << 20;
 };
 
 // One flag, for --help, the environment and the documentation alike.

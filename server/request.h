@@ -32,6 +32,7 @@ enum class RequestKind {
 struct Request {
   RequestKind kind = RequestKind::kGenerate;
   std::string method;      // of the call: "Generate", "Converse" or "Score"
+  std::string peer;        // who asks, as gRPC writes it: "ipv4:127.0.0.1:4711"
   std::string session_id;  // empty: without memory
   std::string request_id;  // never empty once admitted
   std::optional<int64_t> expected_version;
@@ -110,6 +111,7 @@ struct RequestSummary {
   // "Tokenize", "Detokenize", "Sessions.Create", "Models.List" and so on. One of
   // few: it is a label of the metrics.
   std::string method;
+  std::string peer;  // as in Request
   std::string session_id;
   std::string request_id;
   absl::Status status;

@@ -1,5 +1,6 @@
 #include "server/server.h"
 
+#include <grpc/support/log.h>
 #include <grpcpp/ext/channelz_service_plugin.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
@@ -35,6 +36,16 @@ void RaiseDescriptorLimit() {
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
   setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// What gRPC has to say, as events like any other.
+void LogFromGrpc(gpr_log_func_args* arguments) {
+  const LogLevel level = arguments->severity == GPR_LOG_SEVERITY_ERROR
+                             ? LogLevel::kError
+                             : LogLevel::kInfo;
+  Log(level, "grpc",
+      {{"message", std::string(arguments->message)},
+       {"source", absl::StrCat(arguments->file, ":", arguments->line)}});
 }
 
 // Every folder with a config.json in the first zoo that exists.
@@ -81,7 +92,7 @@ std::vector<int32_t> FindEndOfText(const Tokenizer* tokenizer) {
 // Not a line for each listing or health check that was answered.
 void LogRequest(const RequestSummary& request) {
   if (request.handling == RequestHandling::kAnswered) return;
-  Log("request", DescribeRequest(request));
+  Log(RequestLevel(request), "request", DescribeRequest(request));
 }
 
 absl::Status WithPrefix(const std::string& prefix, const absl::Status& status) {
@@ -97,6 +108,7 @@ Server::~Server() { Drain().IgnoreError(); }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     const ServerOptions& options) {
+  gpr_set_log_function(LogFromGrpc);
   RaiseDescriptorLimit();
   std::unique_ptr<Server> server(new Server(options));
   SessionLimits limits;
@@ -111,8 +123,15 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
   ENGRAM_RETURN_IF_ERROR(server->LoadModels());
   server->metrics_->WatchSessions(server->sessions_.get(),
                                   options.session_memory);
+  server->metrics_->WatchCounter(
+      "log_lines_dropped_total",
+      "Log lines that nobody read in time, or that could not be written.",
+      [] { return static_cast<double>(LogLinesDropped()); });
   server->StartEngines();
   ENGRAM_RETURN_IF_ERROR(server->OpenPorts());
+  Log("listening", {{"grpc", server->grpc_address_},
+                    {"metrics", server->metrics_address_},
+                    {"version", std::string(ENGRAM_VERSION)}});
   return server;
 }
 
@@ -173,7 +192,7 @@ absl::Status Server::LoadOne(const std::string& name,
   limits.max_logits_rows = static_cast<int>(
       std::min(options_.slots + 64, options_.max_batch_tokens + 1));
   if (options_.max_batch_tokens < options_.slots) {
-    Log("warning", {{"model", name},
+    Log(LogLevel::kWarning, "warning", {{"model", name},
                     {"message",
                      "--max-batch-tokens is below --slots: when all slots "
                      "decode, prompts wait"}});
@@ -251,7 +270,7 @@ void Server::StartEngines() {
     engines_.emplace_back([this, i] {
       engine_ends_[i] = models_->all()[i]->engine->Run();
       if (engine_ends_[i].ok()) return;
-      Log("engine_failed", {{"model", models_->all()[i]->name},
+      Log(LogLevel::kError, "engine_failed", {{"model", models_->all()[i]->name},
                             {"message", engine_ends_[i].ToString()}});
       failed_ = true;
     });
@@ -299,7 +318,7 @@ absl::Status Server::OpenPorts() {
   phase_ = ServingPhase::kServing;
   probe_ = std::make_unique<SelfProbe>(
       grpc_address_, SelfProbe::Options(), [this](const absl::Status& status) {
-        Log("grpc_port_failed", {{"message", status.ToString()}});
+        Log(LogLevel::kError, "grpc_port_failed", {{"message", status.ToString()}});
         failed_ = true;
       });
   return absl::OkStatus();
@@ -318,6 +337,12 @@ void Server::SetHealth(bool serving) {
 absl::Status Server::Drain() {
   if (std::exchange(drained_, true)) return absl::OkStatus();
   phase_ = ServingPhase::kDraining;
+  const absl::Time begin = RealClock()->Now();
+  const bool opened = grpc_server_ != nullptr;
+  if (opened) {
+    Log("drain_begun",
+        {{"limit_s", absl::ToDoubleSeconds(options_.drain_timeout)}});
+  }
   const absl::Time deadline = RealClock()->Now() + options_.drain_timeout;
   probe_ = nullptr;
   if (grpc_server_ != nullptr) SetHealth(false);
@@ -333,6 +358,10 @@ absl::Status Server::Drain() {
     grpc_server_->Shutdown(
         absl::ToChronoTime(RealClock()->Now() + absl::Seconds(5)));
     grpc_server_->Wait();
+  }
+  if (opened) {
+    Log("drain_ended",
+        {{"seconds", absl::ToDoubleSeconds(RealClock()->Now() - begin)}});
   }
   for (const absl::Status& end : engine_ends_) ENGRAM_RETURN_IF_ERROR(end);
   if (failed_) return absl::InternalError("the gRPC port stopped answering");

@@ -13,6 +13,7 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> TurnFeed::Submit(ServedModel* model,
   summary.model = model->name;
   summary.kind = RequestKindName(request.kind);
   summary.method = request.method;
+  summary.peer = request.peer;
   summary.session_id = request.session_id;
   summary.request_id = request.request_id;
   absl::StatusOr<std::unique_ptr<TurnFeed>> feed =

@@ -22,12 +22,19 @@
 namespace engram {
 
 ChildProcess::ChildProcess(const std::string& path,
-                           const std::vector<std::string>& arguments) {
+                           const std::vector<std::string>& arguments,
+                           StandardError standard_error) {
   int output[2];
   ENGRAM_CHECK(pipe2(output, O_CLOEXEC) == 0);
   output_ = output[0];
-  errors_ = memfd_create("stderr", MFD_CLOEXEC);
-  ENGRAM_CHECK(errors_ >= 0);
+  int errors[2] = {-1, -1};  // as pipe2 makes them
+  if (standard_error == StandardError::kKept) {
+    errors[0] = errors[1] = memfd_create("stderr", MFD_CLOEXEC);
+    ENGRAM_CHECK(errors[0] >= 0);
+  } else {
+    ENGRAM_CHECK(pipe2(errors, O_CLOEXEC) == 0);
+  }
+  errors_ = errors[0];
   std::vector<char*> argv = {const_cast<char*>(path.c_str())};
   for (const std::string& argument : arguments) {
     argv.push_back(const_cast<char*>(argument.c_str()));
@@ -36,11 +43,12 @@ ChildProcess::ChildProcess(const std::string& path,
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, output[1], STDOUT_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, errors_, STDERR_FILENO);
+  posix_spawn_file_actions_adddup2(&actions, errors[1], STDERR_FILENO);
   const int error =
       posix_spawn(&pid_, path.c_str(), &actions, nullptr, argv.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   close(output[1]);
+  if (errors[1] != errors[0]) close(errors[1]);
   if (error != 0) std::fprintf(stderr, "cannot run %s\n", path.c_str());
   ENGRAM_CHECK(error == 0);
 }
@@ -103,6 +111,21 @@ std::string ChildProcess::ErrorOutput() const {
   return all;
 }
 
+std::string ChildProcess::ReadErrors() {
+  const absl::Time limit = absl::Now() + kTestLimit;
+  std::string all;
+  char bytes[4096];
+  while (true) {
+    pollfd readable = {errors_, POLLIN, 0};
+    const int64_t wait = absl::ToInt64Milliseconds(limit - absl::Now());
+    if (wait <= 0 || poll(&readable, 1, static_cast<int>(wait)) <= 0) break;
+    const ssize_t count = read(errors_, bytes, sizeof(bytes));
+    if (count <= 0) break;
+    all.append(bytes, static_cast<size_t>(count));
+  }
+  return all;
+}
+
 int64_t ChildProcess::ResidentBytes() const {
   std::ifstream statm(absl::StrCat("/proc/", pid_, "/statm"));
   int64_t pages_in_all = 0;
@@ -123,9 +146,10 @@ std::vector<std::string> WithFreePorts(std::vector<std::string> arguments) {
 
 }  // namespace
 
-ServerProcess::ServerProcess(std::vector<std::string> arguments)
+ServerProcess::ServerProcess(std::vector<std::string> arguments,
+                             StandardError standard_error)
     : process_(ENGRAM_BINARY_DIR "/engram-server",
-               WithFreePorts(std::move(arguments))) {
+               WithFreePorts(std::move(arguments)), standard_error) {
   const std::string line = process_.ReadLine().value_or("");
   const std::vector<std::string> words = absl::StrSplit(line, ' ');
   if (words.size() != 3 || words[0] != "listening") return;

@@ -11,11 +11,16 @@
 
 namespace engram {
 
+// Where a program's standard error goes: kept, or into a pipe that is full until
+// somebody reads it.
+enum class StandardError { kKept, kUnread };
+
 class ChildProcess {
  public:
   // Aborts if `path` cannot be started.
   ChildProcess(const std::string& path,
-               const std::vector<std::string>& arguments);
+               const std::vector<std::string>& arguments,
+               StandardError standard_error = StandardError::kKept);
   ~ChildProcess();  // kills it if it still runs
   ChildProcess(const ChildProcess&) = delete;
   ChildProcess& operator=(const ChildProcess&) = delete;
@@ -28,8 +33,10 @@ class ChildProcess {
   // Waits for its end, and returns its exit code; 128 + n if signal n ended it,
   // -1 if it did not end within kTestLimit.
   int Wait();
-  // What it has written to standard error so far.
+  // What it has written to standard error so far. REQUIRES: kKept.
   std::string ErrorOutput() const;
+  // Reads standard error to its end, or until kTestLimit. REQUIRES: kUnread.
+  std::string ReadErrors();
   // Bytes of memory it has in RAM now.
   int64_t ResidentBytes() const;
 
@@ -37,7 +44,7 @@ class ChildProcess {
   pid_t pid_ = -1;
   bool waited_ = false;
   int output_ = -1;  // the read end of its standard output
-  int errors_ = -1;  // a file without name
+  int errors_ = -1;  // a file without name, or the read end of a pipe
   std::string buffer_;
 };
 
@@ -45,7 +52,9 @@ class ChildProcess {
 // model, on free ports.
 class ServerProcess {
  public:
-  explicit ServerProcess(std::vector<std::string> arguments);
+  explicit ServerProcess(
+      std::vector<std::string> arguments,
+      StandardError standard_error = StandardError::kKept);
 
   ChildProcess& process() { return process_; }
   // Empty if it did not come up.

@@ -109,18 +109,27 @@ TEST(Processes, EveryRequestIsALineOfJsonInTheLog) {
   ASSERT_EQ(server.process().Wait(), 0);
 
   std::vector<json> requests;
+  std::vector<std::string> events;
   const std::string log = server.process().ErrorOutput();
   for (absl::string_view text : absl::StrSplit(log, '\n', absl::SkipEmpty())) {
     const json line = json::parse(std::string(text), nullptr, false);
     ASSERT_TRUE(line.is_object()) << text;
     EXPECT_TRUE(line.contains("time"));
+    EXPECT_TRUE(line.contains("level"));
+    events.push_back(line["event"]);
     if (line["event"] == "request") requests.push_back(line);
   }
+  events.erase(std::unique(events.begin(), events.end()), events.end());
+  EXPECT_THAT(events, testing::ElementsAre("model_loaded", "listening",
+                                           "request", "drain_begun",
+                                           "drain_ended"));
   ASSERT_GE(requests.size(), 3u) << log;
   const json& generate = requests[0];
   EXPECT_EQ(generate["model"], kInduction);
   EXPECT_EQ(generate["kind"], "generate");
   EXPECT_EQ(generate["session_id"], "logged");
+  EXPECT_THAT(generate["peer"].get<std::string>(),
+              testing::StartsWith("ipv4:127.0.0.1:"));
   EXPECT_EQ(generate["request_id"], "one");
   EXPECT_EQ(generate["code"], "OK");
   EXPECT_EQ(generate["finish_reason"], "length");
@@ -131,6 +140,71 @@ TEST(Processes, EveryRequestIsALineOfJsonInTheLog) {
   }
   EXPECT_EQ(requests[1]["kind"], "score");
   EXPECT_EQ(requests.back()["code"], "DEADLINE_EXCEEDED");
+}
+
+TEST(Processes, ALogThatNobodyReadsStopsNoRequest) {
+  // Some hundred lines fit into the pipe and the queue; the rest is counted.
+  ServerProcess server({"--model", ZooModel(kInduction), "--drain-timeout",
+                        "500ms", "--log-memory", "64KiB"},
+                       StandardError::kUnread);
+  ASSERT_FALSE(server.grpc_address().empty());
+  const TestClient client(server.grpc_address());
+  const auto dropped = [&] {
+    const auto page = FetchMetrics(server.metrics_address());
+    return page.ok() ? page->Sum("log_lines_dropped_total") : -1;
+  };
+  const v1::GenerateRequest request =
+      OnSession(TokenTurn("", {1}, 0), std::string(100, 's'));
+  int requests = 0;
+  for (; requests < 20'000 && dropped() < 100; requests += 100) {
+    RunAtOnce(4, [&](int) {
+      for (int i = 0; i < 25; ++i) {
+        ASSERT_TRUE(client.Generate(TokenTurn("", {1}, 0)).status.ok());
+      }
+    });
+  }
+  EXPECT_GE(dropped(), 100);
+  ASSERT_TRUE(client.Generate(request).status.ok());
+
+  // Who reads at last is told, and hears of the end.
+  server.process().Signal(SIGTERM);
+  const std::string log = server.process().ReadErrors();
+  EXPECT_EQ(server.process().Wait(), 0);
+  int64_t told = 0;
+  std::string last;
+  for (absl::string_view text : absl::StrSplit(log, '\n', absl::SkipEmpty())) {
+    const json line = json::parse(std::string(text), nullptr, false);
+    ASSERT_TRUE(line.is_object()) << text;
+    last = line["event"];
+    if (last == "log_lines_dropped") told += line["lines"].get<int64_t>();
+  }
+  EXPECT_GE(told, 100);
+  EXPECT_EQ(last, "drain_ended");
+}
+
+TEST(Processes, ALogThatNobodyReadsDoesNotHoldTheEnd) {
+  ServerProcess server({"--model", ZooModel(kInduction), "--drain-timeout",
+                        "500ms"},
+                       StandardError::kUnread);
+  ASSERT_FALSE(server.grpc_address().empty());
+  const TestClient client(server.grpc_address());
+  for (int i = 0; i < 400; ++i) {
+    ASSERT_TRUE(client.Generate(TokenTurn("", {1}, 0)).status.ok());
+  }
+  server.process().Signal(SIGTERM);
+  EXPECT_EQ(server.process().Wait(), 0);
+}
+
+TEST(Processes, WhatEndsTheServerIsSaidInTheLog) {
+  ChildProcess model(ENGRAM_BINARY_DIR "/engram-server",
+                     {"--model", "x=/nowhere", "--metrics-address",
+                      "127.0.0.1:0", "--grpc-address", "127.0.0.1:0"});
+  EXPECT_EQ(model.Wait(), 1);
+  const json line = json::parse(model.ErrorOutput(), nullptr, false);
+  ASSERT_TRUE(line.is_object()) << model.ErrorOutput();
+  EXPECT_EQ(line["event"], "fatal");
+  EXPECT_EQ(line["level"], "error");
+  EXPECT_THAT(line["message"].get<std::string>(), HasSubstr("/nowhere"));
 }
 
 TEST(Processes, AClientThatIsKilledFreesItsSlotAndLeavesTheSessionAsItWas) {

@@ -13,7 +13,8 @@ using Json = nlohmann::json;
 
 // Parses what must be one line of valid JSON.
 Json ParseLine(const LogFields& fields) {
-  const std::string line = LogLine(absl::FromUnixSeconds(0), "event", fields);
+  const std::string line = 
+      LogLine(absl::FromUnixSeconds(0), LogLevel::kInfo, "event", fields);
   EXPECT_EQ(line.find('\n'), std::string::npos);
   const Json parsed = Json::parse(line, nullptr, /*allow_exceptions=*/false);
   EXPECT_FALSE(parsed.is_discarded()) << line;
@@ -21,9 +22,10 @@ Json ParseLine(const LogFields& fields) {
 }
 
 TEST(Log, WritesTimeEventAndFieldsInOrder) {
-  EXPECT_EQ(LogLine(absl::FromUnixMillis(1500), "end",
+  EXPECT_EQ(LogLine(absl::FromUnixMillis(1500), LogLevel::kWarning, "end",
                     {{"a", "x"}, {"b", int64_t{-3}}, {"c", 0.25}}),
-            R"({"time":"1970-01-01T00:00:01.500000Z","event":"end",)"
+            R"({"time":"1970-01-01T00:00:01.500000Z","level":"warning",)"
+            R"("event":"end",)"
             R"("a":"x","b":-3,"c":0.250000})");
 }
 
