@@ -209,7 +209,7 @@ void AddServing(FlagList* list, ServerOptions* options) {
             [=](const std::string& value) {
               return SetSwitch(value, &options->request_log);
             });
-  list->Bytes("log-memory", int64_t{1} << 40, &options->log_memory,
+  list->Bytes("log-memory", int64_t{1} << 50, &options->log_memory,
               "Log lines that wait for a slow reader of standard error; what "
               "does not fit is dropped and counted.");
 }

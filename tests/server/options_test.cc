@@ -105,6 +105,9 @@ std::vector<FlagCase> FlagCases() {
        "on",
        {{"off", "off"}, {"on", "on"}},
        {"", "yes", "true"}},
+      {"log-memory", Number(&O::log_memory), "8388608",
+       {{"0", "0"}, {"64KiB", "65536"}, {"1024TiB", "1125899906842624"}},
+       no_bytes},
       number("slots", &O::slots, "64", "1", "65536", "0", "65537"),
       {"weights",
        [](const O& options) -> std::string {
