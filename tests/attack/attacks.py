@@ -193,7 +193,7 @@ def dead_work(ground):
     """What nobody waits for any more is not done; a drain ends in its limit and a second."""
     with ground.server("--drain-timeout", "1s") as server, server.channel() as channel:
         text = WORDS * ((12 << 20) // len(WORDS))
-        calls = [generate(channel, turn(ENGLISH, text=text)) for _ in range(ground.size(8, 20))]
+        calls = [generate(channel, turn(ENGLISH, text=text)) for _ in range(ground.size(16, 40))]
         # They have come once the last of them has.
         pause(1)
         for call in calls:

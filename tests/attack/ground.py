@@ -64,7 +64,7 @@ class Server:
             self.log += chunk
 
     def text(self):
-        if not self.reader.is_alive() and not self.log:
+        if not self.reader.is_alive() and not self.log and not self.alive():
             self._read_log()
         return self.log.decode(errors="replace")
 
