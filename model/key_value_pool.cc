@@ -123,12 +123,26 @@ void KeyValuePool::Copy(int target, int source) {
 }
 
 void KeyValuePool::Save(int slot, void* target) const {
+  SavePart(slot, 0, bytes(slot), target);
+}
+
+void KeyValuePool::SavePart(int slot, size_t begin, size_t count,
+                            void* target) const {
+  ENGRAM_CHECK(begin + count <= bytes(slot));
   char* next = static_cast<char*>(target);
-  for (int32_t block : slots_[slot].blocks) {
-    for (int64_t layer = 0; layer < shape_.layers; ++layer) {
-      backend_->CopyToHost(next, Piece(layer, block), piece_bytes());
-      next += piece_bytes();
-    }
+  while (count > 0) {
+    const size_t piece = begin / piece_bytes();
+    const size_t within = begin % piece_bytes();
+    const int32_t block = slots_[slot].blocks[piece / shape_.layers];
+    const size_t copied = std::min(count, piece_bytes() - within);
+    backend_->CopyToHost(
+        next,
+        reinterpret_cast<const char*>(Piece(piece % shape_.layers, block)) +
+            within,
+        copied);
+    next += copied;
+    begin += copied;
+    count -= copied;
   }
 }
 

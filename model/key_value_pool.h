@@ -90,6 +90,8 @@ class KeyValuePool {
   void Copy(int target, int source);
   // bytes(slot) of host memory: block by block, each [layers][block].
   void Save(int slot, void* target) const;
+  // Those of its bytes from `begin` on. REQUIRES: begin + count <= bytes(slot).
+  void SavePart(int slot, size_t begin, size_t count, void* target) const;
   // The inverse, for a slot of `tokens`. REQUIRES: as for Append.
   void Restore(int slot, const void* source, int64_t tokens);
 

@@ -1,5 +1,6 @@
 #include "model/state_pool.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -109,16 +110,31 @@ void StatePool::CopySlot(int target, int source) {
 }
 
 void StatePool::Save(int slot, void* block) const {
-  ENGRAM_CHECK(IsTaken(slot));
-  char* target = static_cast<char*>(block);
-  for (size_t i = 0; i < components_.size(); ++i) {
-    const size_t bytes = LayerBytes(components_[i]);
-    for (int64_t layer = 0; layer < components_[i].layers; ++layer) {
-      backend_->CopyToHost(target, Piece(i, layer, slot), bytes);
+  SavePart(slot, 0, bytes(slot), block);
+}
+
+void StatePool::SavePart(int slot, size_t begin, size_t count,
+                         void* part) const {
+  ENGRAM_CHECK(IsTaken(slot) && begin + count <= bytes(slot));
+  char* target = static_cast<char*>(part);
+  size_t first = 0;  // byte of the component
+  for (size_t i = 0; i < components_.size() && count > 0; ++i) {
+    const size_t piece = LayerBytes(components_[i]);
+    const size_t end = first + components_[i].layers * piece;
+    while (count > 0 && begin < end) {
+      const int64_t layer = (begin - first) / piece;
+      const size_t within = (begin - first) % piece;
+      const size_t bytes = std::min(count, piece - within);
+      backend_->CopyToHost(
+          target,
+          reinterpret_cast<const char*>(Piece(i, layer, slot)) + within, bytes);
       target += bytes;
+      begin += bytes;
+      count -= bytes;
     }
+    first = end;
   }
-  if (key_values_ != nullptr) key_values_->Save(slot, target);
+  if (count > 0) key_values_->SavePart(slot, begin - first, count, target);
 }
 
 void StatePool::Restore(int slot, const void* block, int64_t tokens) {

@@ -70,6 +70,8 @@ class StatePool {
   // The whole state as one block of bytes(slot): components in order, each
   // [layers][shape], then keys and values. `block` is host memory.
   void Save(int slot, void* block) const;
+  // Those of its bytes from `begin` on. REQUIRES: begin + count <= bytes(slot).
+  void SavePart(int slot, size_t begin, size_t count, void* part) const;
   // The inverse, for the state after `tokens` tokens.
   void Restore(int slot, const void* block, int64_t tokens);
 

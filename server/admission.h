@@ -56,6 +56,11 @@ class Admission {
   // Others: SessionStore::BeginTurn, SessionStore::Find.
   absl::StatusOr<Admitted> Submit(Request request);
 
+  // As SessionStore::MakeRequestId.
+  std::string MakeRequestId(const std::string& session_id) const {
+    return sessions_->MakeRequestId(session_id);
+  }
+
   // From now on Submit answers UNAVAILABLE with this reason.
   void Close(std::string reason);
   bool closed() const;

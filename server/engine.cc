@@ -53,7 +53,8 @@ Engine::Engine(EngineModel model, const EngineOptions& options,
       on_end_(std::move(on_end)),
       states_(model_.model->states()),
       step_time_(options.target_step_time),
-      sampler_(model_.model->info().vocabulary_size) {}
+      sampler_(model_.model->info().vocabulary_size),
+      snapshots_(&states_, sessions, options.max_queue) {}
 
 Engine::~Engine() = default;
 
@@ -81,6 +82,7 @@ absl::Status Engine::Run() {
   // Whoever waits for a task is answered.
   admission_->CloseTasks();
   RunTasks();
+  snapshots_.Finish();
   return failure_;
 }
 
@@ -89,7 +91,8 @@ bool Engine::RunOnce() {
   ReadDrainDeadline();
   RunTasks();
   ReclaimSlots();
-  sessions_->Sweep();
+  const bool copies_are_left = snapshots_.Advance();
+  const bool swept = sessions_->Sweep();
   EndWaiting(now);
   EndRunning(now);
   StartWaiting(now);
@@ -106,7 +109,7 @@ bool Engine::RunOnce() {
     }
     metrics_->SetLoad(load);
   }
-  return worked;
+  return worked || copies_are_left || !swept;
 }
 
 void Engine::RunTasks() {
@@ -282,8 +285,9 @@ int Engine::AcquireSlot() {
 bool Engine::EvictOne() {
   const auto resident = sessions_->EvictionCandidate(model_.number);
   if (!resident.has_value()) return false;
-  if (sessions_->MoveToRam(resident->session, resident->slot,
-                           SaveBlock(resident->slot))) {
+  const auto block = resident->copy != nullptr ? resident->copy
+                                               : SaveBlock(resident->slot);
+  if (sessions_->MoveToRam(resident->session, resident->slot, block)) {
     states_.Free(resident->slot);
   } else {
     // Its session was deleted meanwhile, and left the slot behind.
@@ -296,15 +300,6 @@ std::shared_ptr<const StateBlock> Engine::SaveBlock(int slot) {
   auto block = std::make_shared<StateBlock>(states_.bytes(slot));
   states_.Save(slot, block->data());
   return block;
-}
-
-absl::StatusOr<Engine::Snapshot> Engine::TakeSnapshot(
-    const SessionHandle& session) {
-  ENGRAM_ASSIGN_OR_RETURN(SessionStore::Location location,
-                          sessions_->Locate(session));
-  Snapshot snapshot{location.turns, location.block};
-  if (location.slot >= 0) snapshot.block = SaveBlock(location.slot);
-  return snapshot;
 }
 
 // --- The step.
@@ -456,8 +451,7 @@ void Engine::SampleNext(Sequence* sequence, absl::Span<const float> logits,
   if (request.logprobs > 0) {
     logprob = LogProbabilityOf(logits, id);
     top = TopLogProbabilities(logits, request.logprobs);
-    sequence->logprobs.push_back(*logprob);
-    sequence->top.push_back(top);
+    KeepForRepeat(sequence, *logprob, top);
   }
   TokenOutcome outcome = MakeTokenEvent(
       &sequence->text, model_.tokenizer, index, id,
@@ -471,6 +465,23 @@ void Engine::SampleNext(Sequence* sequence, absl::Span<const float> logits,
   }
   sequence->to_feed.assign(1, id);
   sequence->fed = 0;
+}
+
+void Engine::KeepForRepeat(Sequence* sequence, float logprob,
+                           const std::vector<LogProbability>& top) {
+  // Only turns on a session are ever repeated from a record.
+  if (!sequence->is_turn() || !sequence->record_complete) return;
+  sequence->logprobs.push_back(logprob);
+  sequence->top.insert(sequence->top.end(), top.begin(), top.end());
+  sequence->top.resize(
+      sequence->logprobs.size() * sequence->request.logprobs,
+      LogProbability{.id = -1});
+  if (sequence->top.size() * sizeof(LogProbability) >
+      sessions_->limits().answer_bytes) {
+    sequence->record_complete = false;
+    sequence->logprobs = {};
+    sequence->top = {};
+  }
 }
 
 void Engine::ObserveToken(Sequence* sequence, absl::Time now) {
@@ -557,8 +568,11 @@ bool Engine::CommitTurn(Sequence* sequence, FinishReason reason,
   record.started.cached_tokens = sequence->start.position;
   record.started.seed = static_cast<int64_t>(sequence->request.sampling.seed);
   record.tokens = sequence->generated;
-  record.logprobs = sequence->logprobs;
-  record.top = sequence->top;
+  record.logprobs = std::move(sequence->logprobs);
+  record.top = std::move(sequence->top);
+  record.logprobs.shrink_to_fit();
+  record.top.shrink_to_fit();
+  record.complete = sequence->record_complete;
   record.finish_reason = reason;
   record.version = completed.version;
   record.position = completed.position;

@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -27,6 +28,7 @@
 #include "server/sequence.h"
 #include "server/session_store.h"
 #include "server/step_time.h"
+#include "server/state_snapshots.h"
 
 namespace engram {
 
@@ -35,6 +37,7 @@ struct EngineOptions {
   absl::Duration target_step_time = absl::Milliseconds(5);
   // How long a full stream may pause its sequence.
   absl::Duration slow_reader_timeout = absl::Seconds(30);
+  int max_queue = 1024;  // copies of states that may wait
 };
 
 struct EngineModel {
@@ -66,12 +69,10 @@ class Engine {
 
   // --- Engine thread, for tasks posted to it.
 
-  // The committed state of `session` as a block; nullptr if nothing was fed.
-  struct Snapshot {
-    CommittedTurns turns;
-    std::shared_ptr<const StateBlock> block;
-  };
-  absl::StatusOr<Snapshot> TakeSnapshot(const SessionHandle& session);
+  // The committed state of `session`, copied between the next steps.
+  void TakeSnapshot(SessionHandle session, StateSnapshots::Done done) {
+    snapshots_.Add(std::move(session), std::move(done));
+  }
 
   bool idle() const { return running_.empty(); }
   int running() const { return static_cast<int>(running_.size()); }
@@ -116,6 +117,8 @@ class Engine {
   void AddScored(Sequence* sequence, absl::Span<const float> logits);
   void SampleNext(Sequence* sequence, absl::Span<const float> logits,
                   absl::Time now);
+  void KeepForRepeat(Sequence* sequence, float logprob,
+                     const std::vector<LogProbability>& top);
   void ObserveToken(Sequence* sequence, absl::Time now);
   bool NeedsLogitsBefore(const Sequence& sequence) const;
 
@@ -144,6 +147,7 @@ class Engine {
   // Engine thread.
   StepTime step_time_;
   Sampler sampler_;
+  StateSnapshots snapshots_;
   std::vector<SequencePointer> running_;  // in order of arrival
   std::optional<absl::Time> drain_deadline_;  // once Drain() was called
   absl::Status failure_;

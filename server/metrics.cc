@@ -365,7 +365,10 @@ class SessionCollector {
     prometheus::MetricFamily sessions =
         Family("sessions", "Sessions by where their state is.", Type::Gauge);
     prometheus::MetricFamily bytes =
-        Family("session_state_bytes", "Bytes of session states.", Type::Gauge);
+        Family("session_state_bytes",
+               "Bytes of sessions: states in slots and in RAM, and what is kept "
+               "beside them (labels, ids, answers for repeats).",
+               Type::Gauge);
     prometheus::MetricFamily evictions = Family(
         "session_evictions_total",
         "States that left a tier; to \"none\": for good.", Type::Counter);
@@ -387,6 +390,7 @@ class SessionCollector {
       AddGauge(&sessions, name, "none", model.sessions_empty);
       AddGauge(&bytes, name, "slot", double(model.state_bytes_in_slots));
       AddGauge(&bytes, name, "ram", double(model.state_bytes_in_ram));
+      AddGauge(&bytes, name, "fields", double(model.own_bytes));
       AddCounter(&evictions, {{"model", name}, {"from", "slot"}, {"to", "ram"}},
                  model.evictions_slot_to_ram);
       AddCounter(&evictions, {{"model", name}, {"from", "ram"}, {"to", "none"}},
@@ -395,6 +399,9 @@ class SessionCollector {
       AddCounter(&forks, {{"model", name}}, model.forks);
       AddCounter(&expirations, {{"model", name}}, model.expirations);
     }
+    prometheus::ClientMetric departed = Labelled(Labels{{"tier", "departed"}});
+    departed.gauge.value = double(counts.departed_bytes);
+    bytes.metric.push_back(departed);
     prometheus::MetricFamily usage =
         Family("state_usage_ratio", "Share of the session memory (RAM) in use.",
                Type::Gauge);

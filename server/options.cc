@@ -234,7 +234,14 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
   list->Integer("max-queue", 1, 1 << 20, &options->max_queue,
                 "Requests that wait for a slot, per model.");
   list->Bytes("session-memory", int64_t{1} << 50, &options->session_memory,
-              "RAM for states of sessions that hold no slot.");
+              "RAM for states of sessions that hold no slot, and for all that "
+              "is kept beside states: labels, ids, answers for repeats.");
+  list->Bytes("max-answer-bytes", int64_t{1} << 40, &options->max_answer_bytes,
+              "A turn's answer that is kept for a repeat; of a longer one only "
+              "the request_id is.");
+  list->Integer("remembered-turns", 1, kMany, &options->remembered_turns,
+                "Turns of a session whose request_ids are remembered, 8 bytes "
+                "each.");
   list->Bytes("kv-memory", int64_t{1} << 50, &options->kv_memory,
               "Device memory for keys and values, per model that has attention "
               "layers.");

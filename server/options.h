@@ -32,6 +32,8 @@ struct ServerOptions {
   int64_t session_memory = int64_t{1} << 30;
   int64_t kv_memory = int64_t{256} << 20;
   absl::Duration session_ttl = absl::Hours(24);
+  int64_t max_answer_bytes = int64_t{8} << 20;
+  int64_t remembered_turns = 65536;
   int64_t max_sessions = 100000;
   int64_t max_departed = 10000;
 

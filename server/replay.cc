@@ -50,7 +50,8 @@ std::optional<TokenEvent> Replay::NextToken() {
   std::vector<LogProbability> top;
   if (!record_->logprobs.empty() && i >= unknown) {
     logprob = record_->logprobs[i - unknown];
-    top = record_->top[i - unknown];
+    const absl::Span<const LogProbability> kept = record_->TopOf(i - unknown);
+    top.assign(kept.begin(), kept.end());
   }
   TokenOutcome outcome = MakeTokenEvent(
       &text_, tokenizer_, static_cast<int32_t>(i), id,

@@ -47,9 +47,10 @@ struct Sequence {
   TurnText text;
   // Set if the received tokens end the turn: nothing is to be sampled.
   std::optional<FinishReason> received_end;
-  // What a repeat will be answered with.
+  // What a repeat of a turn will be answered with, as in TurnRecord.
   std::vector<float> logprobs;
-  std::vector<std::vector<LogProbability>> top;
+  std::vector<LogProbability> top;
+  bool record_complete = true;
   int32_t scored = 0;  // prompt tokens with an event (kScore)
 
   int64_t steps = 0;         // that it was in

@@ -113,6 +113,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
   std::unique_ptr<Server> server(new Server(options));
   SessionLimits limits;
   limits.memory_bytes = options.session_memory;
+  limits.answer_bytes = options.max_answer_bytes;
+  limits.remembered_turns = options.remembered_turns;
   limits.time_to_live = options.session_ttl;
   limits.sessions = static_cast<int>(options.max_sessions);
   limits.departed = static_cast<int>(options.max_departed);
@@ -235,6 +237,7 @@ void Server::StartEngines() {
   EngineOptions engine_options;
   engine_options.target_step_time = options_.target_step_time;
   engine_options.slow_reader_timeout = options_.slow_reader_timeout;
+  engine_options.max_queue = static_cast<int>(options_.max_queue);
   models_->SetOnEndWithoutModel(
       [metrics = metrics_.get(),
        log = options_.request_log](const RequestSummary& request) {

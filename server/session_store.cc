@@ -1,88 +1,65 @@
 #include "server/session_store.h"
 
 #include <algorithm>
-#include <iterator>
+#include <utility>
 
-#include "absl/random/random.h"
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 #include "kernels/status.h"
+#include "server/footprint.h"
+#include "server/request_identity.h"
+#include "server/session.h"
 
 namespace engram {
 namespace {
 
-// Ids of turns that are remembered after their answers are gone.
-constexpr size_t kRememberedTurns = 64;
-// Answers of up to so many bytes are kept for a repeat in any case: there are no
-// more of them in slots than there are slots.
+// Answers of up to so many bytes are not dropped one by one: it would gain
+// little.
 constexpr size_t kSmallAnswer = 64 << 10;
-// What a session's own fields take, roughly; so that empty sessions count too.
+// What a session's own fields take, roughly, before its client adds to them.
 constexpr size_t kSessionBytes = 1024;
+// Sessions that are told of, or leave, while the lock is held once: some dozen
+// microseconds of work.
+constexpr size_t kListedPerLock = 128;
+constexpr int kDroppedPerLock = 64;
+
+// The first of `sessions` but for `keep`; nullptr if there is none.
+Session* FirstBut(const SessionsByUse& sessions, const Session* keep) {
+  for (const auto& [use, session] : sessions) {
+    if (session != keep) return session;
+  }
+  return nullptr;
+}
 
 }  // namespace
 
-// Guarded by the store's mutex but for the first group.
-struct Session {
-  // Constant.
-  std::string id;
-  int model = 0;
-  absl::Time create_time;
-  absl::Duration time_to_live;
-  std::map<std::string, std::string> labels;
+class ABSL_SCOPED_LOCKABLE SessionStore::Lock {
+ public:
+  explicit Lock(SessionStore* store)
+      ABSL_EXCLUSIVE_LOCK_FUNCTION(store->mutex_)
+      : store_(store) {
+    store_->mutex_.Lock();
+  }
+  ~Lock() ABSL_UNLOCK_FUNCTION() {
+    std::vector<std::shared_ptr<const void>> discarded;
+    discarded.swap(store_->discarded_);
+    store_->mutex_.Unlock();
+  }
 
-  CommittedTurns turns;
-  int slot = -1;
-  std::shared_ptr<const StateBlock> block;
-  std::shared_ptr<const TurnRecord> record;
-  std::deque<std::pair<std::string, int64_t>> remembered;  // request_id, version
-  absl::Time last_used;
-
-  bool running = false;
-  bool made_by_turn = false;  // the running turn; gone if it does not commit
-  bool deleted = false;
-  size_t reserved_bytes = 0;
-  std::function<void(absl::Status)> cancel_turn;
-
-  // Where it is listed, while it is.
-  std::list<Session*>* list = nullptr;
-  std::list<Session*>::iterator place;
-  size_t counted_bytes = 0;  // its share of ram_bytes_
+ private:
+  SessionStore* const store_;
 };
 
-absl::Status CheckId(absl::string_view field, absl::string_view id) {
-  if (id.empty() || id.size() > 128) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        field, " has ", id.size(), " characters, limit 1 to 128"));
+size_t SessionInfo::bytes() const {
+  size_t bytes = 96 + session_id.size() + model.size();
+  for (const auto& [key, value] : *labels) {
+    bytes += 8 + key.size() + value.size();
   }
-  for (char c : id) {
-    if (!absl::ascii_isalnum(c) && c != '.' && c != '_' && c != ':' &&
-        c != '-') {
-      return absl::InvalidArgumentError(
-          absl::StrCat(field, " \"", id,
-                       "\" has a character outside [A-Za-z0-9._:-]"));
-    }
-  }
-  return absl::OkStatus();
-}
-
-std::string RandomId() {
-  absl::BitGen random;
-  return absl::StrFormat("%016x%016x", absl::Uniform<uint64_t>(random),
-                         absl::Uniform<uint64_t>(random));
-}
-
-size_t TurnRecord::bytes() const {
-  size_t total = tokens.size() * sizeof(int32_t) + logprobs.size() * sizeof(float);
-  for (const auto& alternatives : top) {
-    total += sizeof(alternatives) + alternatives.size() * sizeof(LogProbability);
-  }
-  return total;
+  return bytes;
 }
 
 SessionStore::SessionStore(const SessionLimits& limits, Clock* clock)
-    : limits_(limits), clock_(clock) {}
+    : limits_(limits), clock_(clock), departed_(limits.departed) {}
 
 SessionStore::~SessionStore() = default;
 
@@ -104,7 +81,13 @@ absl::StatusOr<SessionStore::TurnOrRecord> SessionStore::BeginTurn(
     int model, const Request& request,
     std::function<void(absl::Status)> cancel_turn,
     const absl::Status& may_queue) {
-  absl::MutexLock lock(&mutex_);
+  const uint64_t digest = ShortDigest(request.request_id);
+  NewSession made;
+  made.session_id = request.session_id;
+  made.model = model;
+  const SessionHandle fresh = Make(std::move(made));
+
+  Lock lock(this);
   const absl::StatusOr<SessionHandle> found = FindLocked(request.session_id);
   SessionHandle session;
   if (found.ok()) {
@@ -112,22 +95,19 @@ absl::StatusOr<SessionStore::TurnOrRecord> SessionStore::BeginTurn(
     // A record is of a turn of the session's own model.
     ENGRAM_RETURN_IF_ERROR(CheckModel(*session, model));
     ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<const TurnRecord> record,
-                            FindReplay(*session, request));
+                            FindReplay(*session, request, digest));
     if (record != nullptr) return TurnOrRecord(std::move(record));
     ENGRAM_RETURN_IF_ERROR(CheckMayRun(*session, request));
     ENGRAM_RETURN_IF_ERROR(may_queue);
   } else {
-    if (departed_.contains(request.session_id)) return found.status();
-    Session fresh;
-    fresh.id = request.session_id;
-    fresh.model = model;
-    ENGRAM_RETURN_IF_ERROR(CheckMayRun(fresh, request));
+    if (departed_.ReasonOf(request.session_id) != nullptr) {
+      return found.status();
+    }
+    session = fresh;
+    ENGRAM_RETURN_IF_ERROR(CheckMayRun(*session, request));
     // Making it may send another session away.
     ENGRAM_RETURN_IF_ERROR(may_queue);
-    NewSession made;
-    made.session_id = request.session_id;
-    made.model = model;
-    ENGRAM_ASSIGN_OR_RETURN(session, Insert(std::move(made)));
+    ENGRAM_RETURN_IF_ERROR(Insert(session));
     session->made_by_turn = true;
   }
 
@@ -147,7 +127,7 @@ absl::StatusOr<SessionStore::TurnOrRecord> SessionStore::BeginTurn(
 }
 
 absl::StatusOr<std::shared_ptr<const TurnRecord>> SessionStore::FindReplay(
-    const Session& session, const Request& request) const {
+    const Session& session, const Request& request, uint64_t digest) const {
   const auto& record = session.record;
   if (record != nullptr && record->request_id == request.request_id) {
     if (record->identity != request.identity) {
@@ -158,15 +138,42 @@ absl::StatusOr<std::shared_ptr<const TurnRecord>> SessionStore::FindReplay(
     }
     return record;
   }
-  for (const auto& [request_id, version] : session.remembered) {
-    if (request_id == request.request_id) {
-      return absl::AlreadyExistsError(absl::StrCat(
-          "request_id \"", request_id, "\" has committed as version ", version,
-          " of session \"", session.id, "\", which is at version ",
-          session.turns.version, "; its answer is no longer kept"));
-    }
+  if (const auto version = session.remembered.Find(digest)) {
+    return absl::AlreadyExistsError(absl::StrCat(
+        "request_id \"", request.request_id, "\" has committed as version ",
+        *version, " of session \"", session.id, "\", which is at version ",
+        session.turns.version, "; its answer is no longer kept"));
   }
+  ENGRAM_RETURN_IF_ERROR(CheckIsNew(session, request));
   return nullptr;
+}
+
+absl::Status SessionStore::CheckIsNew(const Session& session,
+                                      const Request& request) const {
+  const int64_t forgotten = session.remembered.forgotten();
+  // What expects the present version has not committed: it would be another.
+  if (forgotten == 0 || request.expected_version.has_value()) {
+    return absl::OkStatus();
+  }
+  // An id made at a version commits as a later one.
+  const auto made_at = VersionOfRequestId(session.id, request.request_id);
+  if (made_at.has_value() && *made_at >= forgotten) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "session \"", session.id, "\" has forgotten the request_ids up to version ",
+      forgotten, " (it remembers ", limits_.remembered_turns,
+      ", --remembered-turns), and \"", request.request_id,
+      "\" may be one of them: send expected_version, which is ",
+      session.turns.version, ", or leave request_id out"));
+}
+
+std::string SessionStore::MakeRequestId(const std::string& session_id) const {
+  int64_t version = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto found = sessions_.find(session_id);
+    if (found != sessions_.end()) version = found->second->turns.version;
+  }
+  return NewRequestId(session_id, version);
 }
 
 absl::Status SessionStore::CheckModel(const Session& session,
@@ -215,35 +222,44 @@ absl::Status SessionStore::CheckLengthOf(const Session& session,
 
 bool SessionStore::Commit(const SessionHandle& session, CommittedTurns turns,
                           int slot, TurnRecord record) {
-  absl::MutexLock lock(&mutex_);
-  if (session->deleted) return false;
-  ENGRAM_CHECK(session->running);
-  Unlist(session.get());
-  if (session->slot >= 0) {
-    models_[session->model].released.push_back(session->slot);
+  const uint64_t digest = ShortDigest(record.request_id);
+  std::shared_ptr<const TurnRecord> kept;
+  if (record.complete && record.bytes() <= limits_.answer_bytes) {
+    kept = std::make_shared<const TurnRecord>(std::move(record));
   }
-  session->slot = slot;
-  session->block = nullptr;
-  session->turns = std::move(turns);
-  Remember(session.get());
-  session->record = std::make_shared<const TurnRecord>(std::move(record));
-  session->made_by_turn = false;
-  EndTurn(session.get());
-  Enlist(session.get());
-  MakeRoom(0, session.get());
+  {
+    Lock lock(this);
+    if (session->deleted) return false;
+    ENGRAM_CHECK(session->running);
+    Unlist(session.get());
+    if (session->slot >= 0) {
+      models_[session->model].released.push_back(session->slot);
+    }
+    session->slot = slot;
+    discarded_.push_back(std::exchange(session->block, nullptr));
+    session->turns = std::move(turns);
+    session->remembered.Add(digest, limits_.remembered_turns);
+    discarded_.push_back(std::exchange(session->record, std::move(kept)));
+    session->made_by_turn = false;
+    EndTurn(session.get());
+    Enlist(session.get());
+  }
+  Trim(session.get());
   return true;
 }
 
 void SessionStore::Abort(const SessionHandle& session) {
-  absl::MutexLock lock(&mutex_);
-  if (session->deleted) return;
-  ENGRAM_CHECK(session->running);
-  Unlist(session.get());
-  EndTurn(session.get());
-  Enlist(session.get());
-  if (session->made_by_turn) return Remove(session);
+  {
+    Lock lock(this);
+    if (session->deleted) return;
+    ENGRAM_CHECK(session->running);
+    Unlist(session.get());
+    EndTurn(session.get());
+    Enlist(session.get());
+    if (session->made_by_turn) return Remove(session);
+  }
   // Its state may lie in RAM and has lost its reservation.
-  MakeRoom(0, session.get());
+  Trim(session.get());
 }
 
 void SessionStore::EndTurn(Session* session) {
@@ -251,7 +267,12 @@ void SessionStore::EndTurn(Session* session) {
   session->cancel_turn = nullptr;
   reserved_bytes_ -= session->reserved_bytes;
   session->reserved_bytes = 0;
+  Use(session);
+}
+
+void SessionStore::Use(Session* session) {
   session->last_used = clock_->Now();
+  session->use = ++uses_;
 }
 
 // --- States.
@@ -270,28 +291,46 @@ std::optional<SessionStore::Resident> SessionStore::EvictionCandidate(
     int model) const {
   absl::MutexLock lock(&mutex_);
   const ModelSessions& of_model = models_[model];
-  const SessionList& list = of_model.idle_in_slots.empty()
-                                ? of_model.running_in_slots
-                                : of_model.idle_in_slots;
+  const SessionsByUse& list = of_model.idle_in_slots.empty()
+                                  ? of_model.running_in_slots
+                                  : of_model.idle_in_slots;
   if (list.empty()) return std::nullopt;
-  const Session* session = list.front();
-  return Resident{sessions_.find(session->id)->second, session->slot};
+  const Session* session = list.begin()->second;
+  return Resident{sessions_.find(session->id)->second, session->slot,
+                  session->block};
 }
 
 bool SessionStore::MoveToRam(const SessionHandle& session, int slot,
                              std::shared_ptr<const StateBlock> block) {
-  absl::MutexLock lock(&mutex_);
-  if (session->deleted || session->slot != slot) return false;
-  ModelSessions& model = models_[session->model];
-  Unlist(session.get());
-  session->slot = -1;
-  session->block = std::move(block);
-  Enlist(session.get());
-  ++model.counts.evictions_slot_to_ram;
+  {
+    Lock lock(this);
+    if (session->deleted || session->slot != slot) return false;
+    ModelSessions& model = models_[session->model];
+    Unlist(session.get());
+    session->slot = -1;
+    discarded_.push_back(std::exchange(session->block, std::move(block)));
+    Enlist(session.get());
+    ++model.counts.evictions_slot_to_ram;
+  }
   // May be this very session's end, if it is the one used least recently. A
   // turn's reservation always finds room.
-  MakeRoom(0, nullptr);
+  Trim(nullptr);
   return true;
+}
+
+void SessionStore::KeepCopy(const SessionHandle& session, int slot,
+                            int64_t version,
+                            std::shared_ptr<const StateBlock> block) {
+  Lock lock(this);
+  if (session->deleted || session->slot != slot ||
+      session->turns.version != version || session->block != nullptr) {
+    return;
+  }
+  const bool counted = holders_.contains(block.get());
+  if (!counted && ram_bytes_ + block->size() > limits_.memory_bytes) return;
+  Unlist(session.get());
+  session->block = std::move(block);
+  Enlist(session.get());
 }
 
 std::vector<int> SessionStore::ReleasedSlots(int model) {
@@ -299,49 +338,88 @@ std::vector<int> SessionStore::ReleasedSlots(int model) {
   return std::exchange(models_[model].released, {});
 }
 
-bool SessionStore::MakeRoom(size_t bytes, const Session* keep) {
-  const auto fits = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return ram_bytes_ + bytes <= limits_.memory_bytes;
-  };
-  auto next = idle_in_ram_.begin();
-  while (!fits() && next != idle_in_ram_.end()) {
-    Session* session = *next++;
-    if (session == keep) continue;
-    EvictForGood(session, "evicted: session memory is full");
+// --- Room.
+
+SessionStore::Room SessionStore::MakeRoom(size_t bytes, const Session* keep) {
+  int left = kDroppedPerLock;
+  while (ram_bytes_ + bytes > limits_.memory_bytes) {
+    if (left-- == 0) return Room::kNotYet;
+    if (!DropOne(keep)) return Room::kNone;
   }
-  for (size_t i = 0; i < models_.size() && !fits(); ++i) {
-    // A copy: forgetting lists the session anew.
-    for (Session* session : SessionList(models_[i].idle_in_slots)) {
-      if (fits()) break;
-      ForgetAnswer(session);
-    }
-  }
-  return fits();
+  return Room::kFits;
 }
 
-void SessionStore::ForgetAnswer(Session* session) {
-  if (session->record == nullptr || session->record->bytes() <= kSmallAnswer) {
-    return;
+bool SessionStore::DropOne(const Session* keep) {
+  if (Session* copied = FirstBut(slot_copies_, keep)) {
+    DropCopy(copied);
+  } else if (Session* idle = FirstBut(idle_in_ram_, keep)) {
+    EvictForGood(idle, "evicted: session memory is full");
+  } else if (Session* answered = FirstBut(long_answers_, keep)) {
+    DropAnswer(answered);
+  } else {
+    return false;
   }
+  return true;
+}
+
+void SessionStore::Trim(const Session* keep) {
+  auto room = Room::kNotYet;
+  while (room == Room::kNotYet) {
+    Lock lock(this);
+    room = MakeRoom(0, keep);
+    if (room != Room::kNone) continue;
+    Session* const idle = LeastRecentlyUsedInSlots(keep);
+    if (idle == nullptr) return;
+    EvictForGood(idle, "evicted: session memory is full");
+    room = Room::kNotYet;
+  }
+}
+
+void SessionStore::DropAnswer(Session* session) {
   Unlist(session);
-  Remember(session);
-  session->record = nullptr;
+  discarded_.push_back(std::exchange(session->record, nullptr));
   Enlist(session);
 }
 
-void SessionStore::Remember(Session* session) {
-  if (session->record == nullptr) return;
-  session->remembered.emplace_back(session->record->request_id,
-                                   session->record->version);
-  // The last turn's own record is the 64th.
-  while (session->remembered.size() >= kRememberedTurns) {
-    session->remembered.pop_front();
+void SessionStore::DropCopy(Session* session) {
+  Unlist(session);
+  discarded_.push_back(std::exchange(session->block, nullptr));
+  Enlist(session);
+}
+
+Session* SessionStore::LeastRecentlyUsedInSlots(const Session* keep) const {
+  Session* least = nullptr;
+  for (const ModelSessions& model : models_) {
+    Session* const first = FirstBut(model.idle_in_slots, keep);
+    if (first != nullptr && (least == nullptr || first->use < least->use)) {
+      least = first;
+    }
   }
+  return least;
+}
+
+Session* SessionStore::LeastRecentlyUsed() const {
+  Session* const in_ram = FirstBut(idle_in_ram_, nullptr);
+  Session* const in_slot = LeastRecentlyUsedInSlots(nullptr);
+  if (in_ram == nullptr || in_slot == nullptr) {
+    return in_ram == nullptr ? in_slot : in_ram;
+  }
+  return in_ram->use < in_slot->use ? in_ram : in_slot;
 }
 
 // --- Sessions as users see them.
 
-absl::StatusOr<SessionHandle> SessionStore::Insert(NewSession created) {
+SessionHandle SessionStore::Make(NewSession created) const {
+  auto session = std::make_shared<Session>();
+  session->id = std::move(created.session_id);
+  session->model = created.model;
+  session->labels =
+      std::make_shared<const SessionLabels>(std::move(created.labels));
+  session->time_to_live = created.time_to_live.value_or(limits_.time_to_live);
+  return session;
+}
+
+absl::Status SessionStore::Insert(const SessionHandle& session) {
   if (sessions_.size() >= static_cast<size_t>(limits_.sessions)) {
     Session* const leaving = LeastRecentlyUsed();
     if (leaving == nullptr) {
@@ -351,58 +429,69 @@ absl::StatusOr<SessionHandle> SessionStore::Insert(NewSession created) {
     }
     EvictForGood(leaving, "evicted: too many sessions");
   }
-  auto session = std::make_shared<Session>();
-  session->id = std::move(created.session_id);
-  session->model = created.model;
-  session->labels = std::move(created.labels);
-  session->time_to_live = created.time_to_live.value_or(limits_.time_to_live);
-  session->create_time = session->last_used = clock_->Now();
+  Use(session.get());
+  session->create_time = session->last_used;
   sessions_.emplace(session->id, session);
+  models_[session->model].by_id.emplace(session->id, session.get());
   Enlist(session.get());
-  return session;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<SessionInfo> SessionStore::Create(NewSession created) {
-  absl::MutexLock lock(&mutex_);
-  if (sessions_.contains(created.session_id)) {
-    return absl::AlreadyExistsError(
-        absl::StrCat("session \"", created.session_id, "\" exists"));
+  const SessionHandle session = Make(std::move(created));
+  SessionInfo info;
+  {
+    Lock lock(this);
+    if (sessions_.contains(session->id)) {
+      return absl::AlreadyExistsError(
+          absl::StrCat("session \"", session->id, "\" exists"));
+    }
+    ENGRAM_RETURN_IF_ERROR(Insert(session));
+    departed_.Erase(session->id);
+    info = Describe(*session);
   }
-  ENGRAM_ASSIGN_OR_RETURN(SessionHandle session, Insert(std::move(created)));
-  departed_.erase(session->id);
-  MakeRoom(0, session.get());
-  return Describe(*session);
+  Trim(session.get());
+  return info;
 }
 
 absl::StatusOr<SessionInfo> SessionStore::InstallFork(
     const SessionHandle& source, const std::string& new_session_id,
     const CommittedTurns& turns, std::shared_ptr<const StateBlock> block) {
-  absl::MutexLock lock(&mutex_);
-  if (sessions_.contains(new_session_id)) {
-    return absl::AlreadyExistsError(
-        absl::StrCat("session \"", new_session_id, "\" exists"));
-  }
-  const size_t bytes = kSessionBytes +
-                       (block == nullptr ? 0 : block->size()) +
-                       (turns.seen == nullptr ? 0 : turns.seen->bytes());
-  if (!MakeRoom(bytes, source.get())) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("session memory of ", limits_.memory_bytes,
-                     " bytes has no room for a fork of ", bytes, " bytes"));
-  }
   NewSession made;
   made.session_id = new_session_id;
   made.model = source->model;
   made.time_to_live = source->time_to_live;
-  made.labels = source->labels;
-  ENGRAM_ASSIGN_OR_RETURN(SessionHandle session, Insert(std::move(made)));
-  departed_.erase(new_session_id);
-  Unlist(session.get());
+  const SessionHandle session = Make(std::move(made));
+  session->labels = source->labels;
   session->turns = turns;
+  session->remembered = RememberedTurns(turns.version);
   session->block = std::move(block);
-  Enlist(session.get());
-  ++models_[session->model].counts.forks;
-  return Describe(*session);
+
+  auto room = Room::kNotYet;
+  while (room == Room::kNotYet) {
+    Lock lock(this);
+    if (sessions_.contains(session->id)) {
+      return absl::AlreadyExistsError(
+          absl::StrCat("session \"", session->id, "\" exists"));
+    }
+    size_t bytes = session->own_bytes();
+    if (session->block != nullptr && !holders_.contains(session->block.get())) {
+      bytes += HeapBytes(session->block->size());
+    }
+    room = bytes > limits_.memory_bytes ? Room::kNone
+                                        : MakeRoom(bytes, source.get());
+    if (room == Room::kNotYet) continue;
+    if (room == Room::kNone) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("session memory of ", limits_.memory_bytes,
+                       " bytes has no room for a fork of ", bytes, " bytes"));
+    }
+    ENGRAM_RETURN_IF_ERROR(Insert(session));
+    departed_.Erase(session->id);
+    ++models_[session->model].counts.forks;
+    return Describe(*session);
+  }
+  return absl::InternalError("a fork found neither room nor none");
 }
 
 absl::StatusOr<SessionInfo> SessionStore::Get(
@@ -415,30 +504,47 @@ absl::StatusOr<SessionInfo> SessionStore::Get(
 std::vector<SessionInfo> SessionStore::List(int model,
                                             const std::string& after,
                                             int count) const {
-  absl::MutexLock lock(&mutex_);
   std::vector<SessionInfo> page;
-  for (auto next = sessions_.upper_bound(after);
-       next != sessions_.end() && static_cast<int>(page.size()) < count;
-       ++next) {
-    // A session that its first turn has not committed yet is nobody's business.
-    if (next->second->made_by_turn) continue;
-    if (model >= 0 && next->second->model != model) continue;
-    page.push_back(Describe(*next->second));
+  std::string last = after;
+  while (static_cast<int>(page.size()) < count &&
+         ListSome(model, count - page.size(), &last, &page)) {
   }
   return page;
+}
+
+bool SessionStore::ListSome(int model, size_t count, std::string* after,
+                            std::vector<SessionInfo>* page) const {
+  // From one map or the other, which are alike.
+  const auto list = [&](const auto& sessions)
+                        ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    size_t seen = 0;
+    auto next = sessions.upper_bound(*after);
+    for (; next != sessions.end() && count > 0 && seen < kListedPerLock;
+         ++next, ++seen) {
+      const Session& session = *next->second;
+      *after = session.id;
+      // One that its first turn has not committed yet is nobody's business.
+      if (session.made_by_turn) continue;
+      page->push_back(Describe(session));
+      --count;
+    }
+    return next != sessions.end();
+  };
+  absl::MutexLock lock(&mutex_);
+  return model < 0 ? list(sessions_) : list(models_[model].by_id);
 }
 
 absl::Status SessionStore::Delete(const std::string& session_id) {
   std::function<void(absl::Status)> cancel_turn;
   {
-    absl::MutexLock lock(&mutex_);
-    auto found = sessions_.find(session_id);
+    Lock lock(this);
+    const auto found = sessions_.find(session_id);
     if (found == sessions_.end()) {
       // Its owner says that the loss is known.
-      if (departed_.erase(session_id) > 0) return absl::OkStatus();
+      if (departed_.Erase(session_id)) return absl::OkStatus();
       return FindLocked(session_id).status();
     }
-    SessionHandle session = found->second;
+    const SessionHandle session = found->second;
     cancel_turn = std::move(session->cancel_turn);
     Remove(session);
   }
@@ -471,13 +577,12 @@ absl::StatusOr<int> SessionStore::ModelOf(const std::string& session_id) const {
 
 absl::StatusOr<SessionHandle> SessionStore::FindLocked(
     const std::string& session_id) const {
-  auto found = sessions_.find(session_id);
+  const auto found = sessions_.find(session_id);
   if (found != sessions_.end()) return found->second;
-  auto departed = departed_.find(session_id);
-  if (departed != departed_.end()) {
+  if (const std::string* reason = departed_.ReasonOf(session_id)) {
     return absl::NotFoundError(
-        absl::StrCat("session \"", session_id, "\" is gone, ",
-                     departed->second.reason, "; Create or Delete it to start anew"));
+        absl::StrCat("session \"", session_id, "\" is gone, ", *reason,
+                     "; Create or Delete it to start anew"));
   }
   return absl::NotFoundError(
       absl::StrCat("there is no session \"", session_id, "\""));
@@ -494,16 +599,7 @@ absl::StatusOr<SessionHandle> SessionStore::FindCommitted(
   return session;
 }
 
-Session* SessionStore::LeastRecentlyUsed() const {
-  // Each list begins with its own.
-  Session* least = idle_in_ram_.empty() ? nullptr : idle_in_ram_.front();
-  for (const ModelSessions& model : models_) {
-    if (model.idle_in_slots.empty()) continue;
-    Session* const first = model.idle_in_slots.front();
-    if (least == nullptr || first->last_used < least->last_used) least = first;
-  }
-  return least;
-}
+// --- Ends.
 
 void SessionStore::Remove(const SessionHandle& session) {
   Unlist(session.get());
@@ -513,8 +609,10 @@ void SessionStore::Remove(const SessionHandle& session) {
     models_[session->model].released.push_back(session->slot);
   }
   session->slot = -1;
-  session->block = nullptr;
+  models_[session->model].by_id.erase(session->id);
   sessions_.erase(session->id);
+  discarded_.push_back(std::exchange(session->block, nullptr));
+  discarded_.push_back(session);
 }
 
 void SessionStore::EvictForGood(Session* session, std::string reason) {
@@ -524,32 +622,24 @@ void SessionStore::EvictForGood(Session* session, std::string reason) {
 
 void SessionStore::Depart(Session* session, std::string reason) {
   if (session->turns.position > 0) {
-    const int64_t serial = ++departures_;
-    departed_[session->id] = Departure{std::move(reason), serial};
-    departed_order_.emplace_back(session->id, serial);
-    while (departed_order_.size() > static_cast<size_t>(limits_.departed)) {
-      const auto& [id, oldest] = departed_order_.front();
-      auto found = departed_.find(id);
-      // The id may have come back and gone again since.
-      if (found != departed_.end() && found->second.serial == oldest) {
-        departed_.erase(found);
-      }
-      departed_order_.pop_front();
-    }
+    departed_.Add(session->id, std::move(reason));
   }
   const SessionHandle handle = sessions_.find(session->id)->second;
   Remove(handle);
 }
 
-void SessionStore::Sweep() {
-  absl::MutexLock lock(&mutex_);
+bool SessionStore::Sweep() {
+  Lock lock(this);
   const absl::Time now = clock_->Now();
-  while (!expiries_.empty() && expiries_.begin()->first <= now) {
-    Session* session = expiries_.begin()->second;
+  for (int left = kDroppedPerLock; !expiries_.empty(); --left) {
+    const auto& [expiry, session] = *expiries_.begin();
+    const absl::Time time = expiry.first;
+    if (time > now) break;
+    if (left == 0) return false;
     ++models_[session->model].counts.expirations;
-    Depart(session, absl::StrCat("expired at ",
-                                 absl::FormatTime(expiries_.begin()->first)));
+    Depart(session, absl::StrCat("expired at ", absl::FormatTime(time)));
   }
+  return true;
 }
 
 // --- Lists and bytes.
@@ -558,54 +648,77 @@ size_t SessionStore::StateBytes(const Session& session) const {
   return models_[session.model].capacity.StateBytes(session.turns.position);
 }
 
-void SessionStore::Count(const Session& session, int sign) {
+void SessionStore::CountPlace(const Session& session, int sign) {
   SessionCounts::PerModel& counts = models_[session.model].counts;
-  const size_t bytes = StateBytes(session) * sign;
   if (session.slot >= 0) {
     counts.sessions_in_slots += sign;
-    counts.state_bytes_in_slots += bytes;
+    counts.state_bytes_in_slots += StateBytes(session) * sign;
   } else if (session.block != nullptr) {
     counts.sessions_in_ram += sign;
-    counts.state_bytes_in_ram += bytes;
   } else {
     counts.sessions_empty += sign;
   }
 }
 
-void SessionStore::Unlist(Session* session) {
-  Count(*session, -1);
+void SessionStore::Count(Session* session) {
+  SessionCounts::PerModel& counts = models_[session->model].counts;
+  CountPlace(*session, 1);
+  session->counted_bytes = session->own_bytes();
+  counts.own_bytes += session->counted_bytes;
+  ram_bytes_ += session->counted_bytes;
+  if (session->block != nullptr && ++holders_[session->block.get()] == 1) {
+    counts.state_bytes_in_ram += session->block->size();
+    ram_bytes_ += HeapBytes(session->block->size());
+  }
+}
+
+void SessionStore::Discount(Session* session) {
+  SessionCounts::PerModel& counts = models_[session->model].counts;
+  CountPlace(*session, -1);
+  counts.own_bytes -= session->counted_bytes;
   ram_bytes_ -= session->counted_bytes;
-  session->counted_bytes = 0;
-  if (session->list != nullptr) session->list->erase(session->place);
-  session->list = nullptr;
-  expiries_.erase({session->last_used + session->time_to_live, session});
+  if (session->block == nullptr) return;
+  const auto holders = holders_.find(session->block.get());
+  if (--holders->second > 0) return;
+  holders_.erase(holders);
+  counts.state_bytes_in_ram -= session->block->size();
+  ram_bytes_ -= HeapBytes(session->block->size());
+}
+
+void SessionStore::Unlist(Session* session) {
+  if (!session->listed) return;
+  session->listed = false;
+  Discount(session);
+  if (session->residence != nullptr) session->residence->erase(session->use);
+  session->residence = nullptr;
+  if (session->in_long_answers) long_answers_.erase(session->use);
+  if (session->in_slot_copies) slot_copies_.erase(session->use);
+  expiries_.erase({session->last_used + session->time_to_live, session->use});
 }
 
 void SessionStore::Enlist(Session* session) {
+  session->listed = true;
+  Count(session);
   ModelSessions& model = models_[session->model];
-  Count(*session, 1);
-  session->counted_bytes =
-      kSessionBytes + (session->block == nullptr ? 0 : session->block->size()) +
-      (session->record == nullptr ? 0 : session->record->bytes()) +
-      (session->turns.seen == nullptr ? 0 : session->turns.seen->bytes());
-  ram_bytes_ += session->counted_bytes;
   if (session->slot >= 0) {
-    session->list =
+    session->residence =
         session->running ? &model.running_in_slots : &model.idle_in_slots;
   } else if (!session->running) {
-    session->list = &idle_in_ram_;
+    session->residence = &idle_in_ram_;
   }
-  if (session->list != nullptr) {
-    // Nearly always the end already.
-    auto place = session->list->end();
-    while (place != session->list->begin() &&
-           (*std::prev(place))->last_used > session->last_used) {
-      --place;
-    }
-    session->place = session->list->insert(place, session);
+  if (session->residence != nullptr) {
+    session->residence->emplace(session->use, session);
   }
+  session->in_long_answers =
+      session->record != nullptr && session->record->bytes() > kSmallAnswer;
+  if (session->in_long_answers) long_answers_.emplace(session->use, session);
+  session->in_slot_copies = session->has_slot_copy();
+  if (session->in_slot_copies) slot_copies_.emplace(session->use, session);
   if (!session->running) {
-    expiries_.insert({session->last_used + session->time_to_live, session});
+    expiries_.emplace(
+        std::make_pair(session->last_used + session->time_to_live,
+                       session->use),
+        session);
   }
 }
 
@@ -639,6 +752,7 @@ SessionCounts SessionStore::Counts() const {
     counts.models.push_back(model.counts);
   }
   counts.ram_bytes = ram_bytes_;
+  counts.departed_bytes = departed_.bytes();
   return counts;
 }
 

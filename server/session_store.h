@@ -8,46 +8,65 @@
 // state, or the committed one behind a running turn, yields its slot when the
 // engine needs it.
 //
-// Bytes in RAM are bounded. When they run out, the idle session that was used
-// least recently leaves for good and its id joins a bounded list of the
-// departed, so that its loss is told and not silent. The states behind turns
-// that have begun are never dropped: BeginTurn reserves room for them and
-// refuses when it cannot (exact capacity).
+// Bytes in RAM are bounded: states, and all that a client can make us keep
+// beside them (labels, ids, answers for repeats). When they run out, the idle
+// session that was used least recently leaves for good and its id joins a
+// bounded list of the departed, so that its loss is told and not silent. The
+// states behind turns that have begun are never dropped: BeginTurn reserves room
+// for them and refuses when it cannot (exact capacity).
+//
+// A block of state never changes, so that forks share it; it is counted once.
 //
 // Thread-safe. Functions marked "engine thread" are for the one thread that
 // owns the model's StatePool; copies between slot and RAM are its work, never
-// done under the lock here.
+// done under the lock here. The lock is held for no longer than it takes to find
+// and change some dozens of sessions: longer work (a page of a listing, many that
+// leave) is done in parts, and memory is freed when the lock is free.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <functional>
-#include <list>
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <utility>
 #include <variant>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/container/flat_hash_map.h"
+#include "absl/container/btree_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "server/clock.h"
+#include "server/departed_sessions.h"
 #include "server/model_capacity.h"
 #include "server/request.h"
+#include "server/request_id.h"
 
 namespace engram {
 
 // A state as StatePool::Save wrote it: ModelCapacity::StateBytes of its tokens.
-using StateBlock = std::vector<std::byte>;
+// Its memory is not touched before it is written.
+class StateBlock {
+ public:
+  explicit StateBlock(size_t bytes);
+
+  size_t size() const { return size_; }
+  std::byte* data() { return bytes_.get(); }
+  const std::byte* data() const { return bytes_.get(); }
+
+ private:
+  const size_t size_;
+  const std::unique_ptr<std::byte[]> bytes_;
+};
+
+using SessionLabels = std::map<std::string, std::string>;
 
 // A session between two turns. The state itself is elsewhere.
 struct CommittedTurns {
@@ -66,14 +85,21 @@ struct TurnRecord {
   RequestIdentity identity = {};
   StartedEvent started;
   std::vector<int32_t> tokens;
-  std::vector<float> logprobs;                     // empty unless asked for
-  std::vector<std::vector<LogProbability>> top;    // likewise
+  // Empty unless asked for. Received tokens, the first ones, have none.
+  std::vector<float> logprobs;
+  // So many for each of logprobs; fewer end with ids of -1.
+  std::vector<LogProbability> top;
   FinishReason finish_reason = FinishReason::kLength;
   int64_t version = 0;   // after the turn
   int64_t position = 0;  // after the turn
   Usage usage;
   Timing timing;
+  // False: it grew beyond SessionLimits::answer_bytes, and only its id is
+  // remembered.
+  bool complete = true;
 
+  // The alternatives of the token that logprobs[index] is of.
+  absl::Span<const LogProbability> TopOf(size_t index) const;
   size_t bytes() const;
 };
 
@@ -89,18 +115,23 @@ struct SessionInfo {
   absl::Time create_time;
   absl::Time last_used_time;
   absl::Time expire_time;
-  std::map<std::string, std::string> labels;
+  std::shared_ptr<const SessionLabels> labels;  // never nullptr
+
+  // Roughly what it takes of a message.
+  size_t bytes() const;
 };
 
 struct NewSession {
   std::string session_id;
   int model = 0;
   std::optional<absl::Duration> time_to_live;
-  std::map<std::string, std::string> labels;
+  SessionLabels labels;
 };
 
 struct SessionLimits {
-  size_t memory_bytes = size_t{1} << 30;  // states and records in RAM
+  size_t memory_bytes = size_t{1} << 30;  // all that sessions take of RAM
+  size_t answer_bytes = size_t{8} << 20;  // of the last answer, for a repeat
+  int64_t remembered_turns = 65536;       // of a session
   absl::Duration time_to_live = absl::Hours(24);
   int sessions = 100000;
   int departed = 10000;
@@ -119,20 +150,28 @@ struct SessionCounts {
     int64_t sessions_in_ram = 0;
     int64_t sessions_empty = 0;
     size_t state_bytes_in_slots = 0;
+    // Copies of states in slots included; a block that sessions share once.
     size_t state_bytes_in_ram = 0;
+    // What they take of RAM beside states, wherever those are.
+    size_t own_bytes = 0;
   };
   std::vector<PerModel> models;
-  size_t ram_bytes = 0;
+  size_t ram_bytes = 0;       // what limits_.memory_bytes bounds
+  size_t departed_bytes = 0;  // beside it, bounded by their number
 };
 
-struct Session;  // opaque: its fields are the store's
+struct Session;  // opaque: its fields are the store's (server/session.h)
 using SessionHandle = std::shared_ptr<Session>;
+// Least recently used first.
+using SessionsByUse = absl::btree_map<int64_t, Session*>;
 
 class SessionStore {
  public:
   // `clock` must outlive the store.
   SessionStore(const SessionLimits& limits, Clock* clock);
   ~SessionStore();
+
+  const SessionLimits& limits() const { return limits_; }
 
   // Before any other call. Returns the model's number.
   int AddModel(const std::string& name, const ModelCapacity& capacity);
@@ -146,7 +185,9 @@ class SessionStore {
 
   // The order of checks: another model's session (INVALID_ARGUMENT), a
   // request_id that has committed (its record, if it is the last turn's; else
-  // ALREADY_EXISTS), a running turn (ABORTED), expected_version
+  // ALREADY_EXISTS) or that may have (FAILED_PRECONDITION: ids were forgotten,
+  // and neither expected_version nor the id, one of MakeRequestId's, tells that
+  // it is new), a running turn (ABORTED), expected_version
   // (FAILED_PRECONDITION), an empty prompt with no pending token and a sequence
   // longer than can be (INVALID_ARGUMENT); then room (RESOURCE_EXHAUSTED), and
   // the session is the turn's until Commit or Abort. An unknown id makes a new
@@ -164,6 +205,8 @@ class SessionStore {
   // slot then stays the caller's.
   bool Commit(const SessionHandle& session, CommittedTurns turns, int slot,
               TurnRecord record);
+  // A request_id for a turn of this session as it is now.
+  std::string MakeRequestId(const std::string& session_id) const;
   // Ends the turn and leaves the session as it was; one that the turn made is
   // gone. Any thread.
   void Abort(const SessionHandle& session);
@@ -172,13 +215,15 @@ class SessionStore {
   struct Location {
     CommittedTurns turns;
     int slot = -1;                            // or
-    std::shared_ptr<const StateBlock> block;  // or neither: nothing was fed
+    // The state, or a copy of what is in the slot; neither: nothing was fed.
+    std::shared_ptr<const StateBlock> block;
   };
   // NOT_FOUND if it was deleted.
   absl::StatusOr<Location> Locate(const SessionHandle& session) const;
   struct Resident {
     SessionHandle session;
     int slot = -1;
+    std::shared_ptr<const StateBlock> copy;  // nullptr: there is none yet
   };
   // The state of `model` whose slot is to be given up first: idle before
   // running, least recently used first.
@@ -187,6 +232,11 @@ class SessionStore {
   // now. False: the session was deleted, and ReleasedSlots() tells the slot.
   bool MoveToRam(const SessionHandle& session, int slot,
                  std::shared_ptr<const StateBlock> block);
+  // Keeps a copy of the state in `slot`, after `version` turns, for forks to
+  // share and for when the slot is given up; unless the session has gone on, or
+  // RAM is short: nothing leaves for a copy.
+  void KeepCopy(const SessionHandle& session, int slot, int64_t version,
+                std::shared_ptr<const StateBlock> block);
   // Slots whose sessions are gone; the caller's now.
   std::vector<int> ReleasedSlots(int model);
 
@@ -209,26 +259,26 @@ class SessionStore {
   // The session's model by number. NOT_FOUND likewise.
   absl::StatusOr<int> ModelOf(const std::string& session_id) const;
 
-  // Forgets the sessions whose time has come.
-  void Sweep();
+  // Forgets the sessions whose time has come, or some dozens of them: false if
+  // there are more.
+  bool Sweep();
   // A state was copied from RAM into a slot.
   void CountRestore(int model);
   SessionCounts Counts() const;
 
  private:
-  using SessionList = std::list<Session*>;
+  // Holds the lock; what was let go of meanwhile is freed after it.
+  class Lock;
+  enum class Room { kFits, kNotYet, kNone };
+
   struct ModelSessions {
     std::string name;
     ModelCapacity capacity;
-    SessionList idle_in_slots;     // least recently used first
-    SessionList running_in_slots;
+    absl::btree_map<absl::string_view, Session*> by_id;
+    SessionsByUse idle_in_slots;
+    SessionsByUse running_in_slots;
     std::vector<int> released;
     SessionCounts::PerModel counts;
-  };
-
-  struct Departure {
-    std::string reason;
-    int64_t serial = 0;
   };
 
   absl::StatusOr<SessionHandle> FindLocked(const std::string& session_id) const
@@ -236,10 +286,15 @@ class SessionStore {
   // The same, and it has not just been made by a turn that is still running.
   absl::StatusOr<SessionHandle> FindCommitted(const std::string& session_id)
       const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::StatusOr<SessionHandle> Insert(NewSession session)
+  // Another one leaves if there are too many.
+  absl::Status Insert(const SessionHandle& session)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  SessionHandle Make(NewSession session) const;
   absl::StatusOr<std::shared_ptr<const TurnRecord>> FindReplay(
-      const Session& session, const Request& request) const
+      const Session& session, const Request& request, uint64_t digest) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A request that is not among those remembered has not committed.
+  absl::Status CheckIsNew(const Session& session, const Request& request) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckModel(const Session& session, int model) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -248,33 +303,45 @@ class SessionStore {
   absl::Status CheckLengthOf(const Session& session,
                              const Request& request) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Adds `sign` times the session to its model's counts of where states are.
-  void Count(const Session& session, int sign)
+  // Part of a page, of those after `after`; false if these were the last.
+  bool ListSome(int model, size_t count, std::string* after,
+                std::vector<SessionInfo>* page) const;
+
+  // Adds the session, as a holder of its block too, to what is counted, or takes
+  // it away.
+  void Count(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Discount(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CountPlace(const Session& session, int sign)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Of those without a running turn; nullptr if there is none.
   Session* LeastRecentlyUsed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Session* LeastRecentlyUsedInSlots(const Session* keep) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(const SessionHandle& session)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EvictForGood(Session* session, std::string reason)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Depart(Session* session, std::string reason)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // The lists that a session is on follow from its fields: Unlist before they
-  // change, Enlist after.
+  // What a session is listed and counted as follows from its fields: Unlist
+  // before they change, Enlist after.
   void Unlist(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Enlist(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   size_t StateBytes(const Session& session) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Drops idle sessions from RAM until `bytes` more fit, but not `keep`; then
-  // the long answers that idle sessions in slots keep for repeats, the oldest
-  // first.
-  // False if that is not enough.
-  bool MakeRoom(size_t bytes, const Session* keep)
+  // Drops what is missed least until `bytes` more fit, but nothing of `keep`'s;
+  // kNotYet after some dozens of sessions.
+  Room MakeRoom(size_t bytes, const Session* keep)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Drops the answer of the last turn if it is long; its request_id stays known.
-  void ForgetAnswer(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Remember(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // In this order: a copy of a state that is in a slot, an idle session in RAM, a
+  // long answer kept for repeats. False if there is none of them.
+  bool DropOne(const Session* keep) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Back within the bytes; idle sessions in slots leave too if nothing else does.
+  void Trim(const Session* keep);
+  void DropAnswer(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DropCopy(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndTurn(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Use(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   SessionInfo Describe(const Session& session) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -282,25 +349,22 @@ class SessionStore {
   Clock* const clock_;
 
   mutable absl::Mutex mutex_;
-  std::map<std::string, SessionHandle, std::less<>> sessions_
+  absl::btree_map<absl::string_view, SessionHandle> sessions_
       ABSL_GUARDED_BY(mutex_);
   std::vector<ModelSessions> models_ ABSL_GUARDED_BY(mutex_);
-  SessionList idle_in_ram_ ABSL_GUARDED_BY(mutex_);
-  std::set<std::pair<absl::Time, Session*>> expiries_ ABSL_GUARDED_BY(mutex_);
-  // Ids that went without their owner's word, and why.
-  absl::flat_hash_map<std::string, Departure> departed_
+  SessionsByUse idle_in_ram_ ABSL_GUARDED_BY(mutex_);
+  SessionsByUse long_answers_ ABSL_GUARDED_BY(mutex_);
+  SessionsByUse slot_copies_ ABSL_GUARDED_BY(mutex_);
+  absl::btree_map<std::pair<absl::Time, int64_t>, Session*> expiries_
       ABSL_GUARDED_BY(mutex_);
-  std::deque<std::pair<std::string, int64_t>> departed_order_
-      ABSL_GUARDED_BY(mutex_);
-  int64_t departures_ ABSL_GUARDED_BY(mutex_) = 0;
+  // How many sessions hold a block.
+  absl::btree_map<const StateBlock*, int64_t> holders_ ABSL_GUARDED_BY(mutex_);
+  DepartedSessions departed_ ABSL_GUARDED_BY(mutex_);
+  int64_t uses_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t ram_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   // States behind turns that have begun, wherever they lie.
   size_t reserved_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<std::shared_ptr<const void>> discarded_ ABSL_GUARDED_BY(mutex_);
 };
-
-// Whether `id` is [A-Za-z0-9._:-]{1,128}; INVALID_ARGUMENT naming `field`.
-absl::Status CheckId(absl::string_view field, absl::string_view id);
-// 32 random hexadecimal digits.
-std::string RandomId();
 
 }  // namespace engram

@@ -1,5 +1,6 @@
-// engram.v1.Sessions. Fork copies a state, which is the engine's work: it is
-// posted there, and the call is answered from the engine thread.
+// engram.v1.Sessions. Fork shares a state that is in RAM. To copy one out of its
+// slot is the engine's work: it is posted there, and the call is answered from the
+// engine thread.
 
 #include <grpcpp/grpcpp.h>
 
@@ -14,6 +15,10 @@
 
 namespace engram {
 namespace {
+
+// A page ends early when its sessions' labels come to so much: one message is
+// not to take a thread, or a client's limit, by surprise.
+constexpr size_t kPageBytes = 1 << 20;
 
 class SessionsService final : public v1::Sessions::CallbackService {
  public:
@@ -118,13 +123,17 @@ class SessionsService final : public v1::Sessions::CallbackService {
             ? request.page_size()
             : std::min<int64_t>(100, options_.max_page_size);
     // One more, to know whether there is a next page.
-    std::vector<SessionInfo> page =
+    const std::vector<SessionInfo> page =
         sessions().List(model, request.page_token(), page_size + 1);
-    if (static_cast<int64_t>(page.size()) > page_size) {
-      page.pop_back();
-      response->set_next_page_token(page.back().session_id);
-    }
+    size_t bytes = 0;
     for (const SessionInfo& session : page) {
+      bytes += session.bytes();
+      if (response->sessions_size() == page_size ||
+          (bytes > kPageBytes && response->sessions_size() > 0)) {
+        response->set_next_page_token(
+            response->sessions(response->sessions_size() - 1).session_id());
+        break;
+      }
       *response->add_sessions() = ToMessage(session);
     }
     return absl::OkStatus();
@@ -143,28 +152,39 @@ class SessionsService final : public v1::Sessions::CallbackService {
                                            ? RandomId()
                                            : request.new_session_id();
     ENGRAM_RETURN_IF_ERROR(CheckId("new_session_id", new_session_id));
-    ENGRAM_ASSIGN_OR_RETURN(SessionHandle source,
+    ENGRAM_ASSIGN_OR_RETURN(const SessionHandle source,
                             sessions().Find(request.session_id()));
     ENGRAM_ASSIGN_OR_RETURN(const int number,
                             sessions().ModelOf(request.session_id()));
+    const auto answer = [this, source, session_id = request.session_id(),
+                         new_session_id, reactor, response](
+                            absl::StatusOr<StateSnapshots::Snapshot> snapshot) {
+      const absl::StatusOr<SessionInfo> fork =
+          Install(source, new_session_id, std::move(snapshot));
+      if (fork.ok()) *response = ToMessage(*fork);
+      Finish(reactor, "Fork", session_id, fork.status());
+    };
+    ENGRAM_ASSIGN_OR_RETURN(SessionStore::Location location,
+                            sessions().Locate(source));
+    if (location.slot < 0 || location.block != nullptr) {
+      // Shared, not copied.
+      answer(StateSnapshots::Snapshot{std::move(location.turns),
+                                      std::move(location.block)});
+      return absl::OkStatus();
+    }
     const ServedModel* model = models_.all()[number].get();
     return model->admission->Post(
-        [this, engine = model->engine.get(), source = std::move(source),
-         session_id = request.session_id(), new_session_id, reactor, response] {
-          const absl::StatusOr<SessionInfo> fork =
-              ForkOnEngine(engine, source, new_session_id);
-          if (fork.ok()) *response = ToMessage(*fork);
-          Finish(reactor, "Fork", session_id, fork.status());
+        [engine = model->engine.get(), source, answer] {
+          engine->TakeSnapshot(source, answer);
         });
   }
 
-  absl::StatusOr<SessionInfo> ForkOnEngine(
-      Engine* engine, const SessionHandle& source,
-      const std::string& new_session_id) const {
-    ENGRAM_ASSIGN_OR_RETURN(Engine::Snapshot snapshot,
-                            engine->TakeSnapshot(source));
-    return sessions().InstallFork(source, new_session_id, snapshot.turns,
-                                  std::move(snapshot.block));
+  absl::StatusOr<SessionInfo> Install(
+      const SessionHandle& source, const std::string& new_session_id,
+      absl::StatusOr<StateSnapshots::Snapshot> snapshot) const {
+    ENGRAM_RETURN_IF_ERROR(snapshot.status());
+    return sessions().InstallFork(source, new_session_id, snapshot->turns,
+                                  std::move(snapshot->block));
   }
 
   const ServedModels& models_;

@@ -150,8 +150,13 @@ absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& message,
   ENGRAM_RETURN_IF_ERROR(CheckOptionalId("request_id", message.request_id()));
   ENGRAM_RETURN_IF_ERROR(NoCheckpoints(message.from_checkpoint()));
   request.session_id = message.session_id();
-  request.request_id =
-      message.request_id().empty() ? RandomId() : message.request_id();
+  request.request_id = message.request_id();
+  if (request.request_id.empty()) {
+    request.request_id =
+        request.session_id.empty()
+            ? RandomId()
+            : model.admission->MakeRequestId(request.session_id);
+  }
   if (message.has_expected_version()) {
     if (message.expected_version() < 0) {
       return absl::InvalidArgumentError(
@@ -310,8 +315,8 @@ v1::Session ToMessage(const SessionInfo& session) {
   if (session.expire_time != absl::InfiniteFuture()) {
     SetTime(session.expire_time, message.mutable_expire_time());
   }
-  message.mutable_labels()->insert(session.labels.begin(),
-                                   session.labels.end());
+  message.mutable_labels()->insert(session.labels->begin(),
+                                   session.labels->end());
   return message;
 }
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -69,6 +70,20 @@ TEST_F(StatePoolTest, GivesEverySlotOnceAndThenNone) {
   EXPECT_EQ(pool_->free_slots(), 0);
   pool_->Free(1);
   EXPECT_EQ(pool_->Take(), 1);
+}
+
+TEST_F(StatePoolTest, IsSavedInPartsOfAnySize) {
+  pool_->Take();
+  const int slot = pool_->Take();
+  pool_->Restore(slot, Counted(1).data(), 0);
+  for (size_t part = 1; part <= pool_->state_bytes(); ++part) {
+    std::string block(pool_->state_bytes(), '?');
+    for (size_t begin = 0; begin < block.size(); begin += part) {
+      pool_->SavePart(slot, begin, std::min(part, block.size() - begin),
+                      block.data() + begin);
+    }
+    ASSERT_EQ(block, Counted(1)) << part;
+  }
 }
 
 TEST_F(StatePoolTest, AUsedSlotIsAllZeroBitsWhenItIsTakenAgain) {

@@ -102,15 +102,16 @@ void Fork(ThreadedEngine* engine, const std::string& source,
   if (!session.ok()) return;
   absl::Notification done;
   const absl::Status posted = engine->admission.Post([&] {
-    absl::StatusOr<Engine::Snapshot> snapshot =
-        engine->engine.TakeSnapshot(*session);
-    if (snapshot.ok()) {
-      engine->sessions
-          .InstallFork(*session, target, snapshot->turns, snapshot->block)
-          .status()
-          .IgnoreError();
-    }
-    done.Notify();
+    engine->engine.TakeSnapshot(
+        *session, [&](absl::StatusOr<StateSnapshots::Snapshot> snapshot) {
+          if (snapshot.ok()) {
+            engine->sessions
+                .InstallFork(*session, target, snapshot->turns, snapshot->block)
+                .status()
+                .IgnoreError();
+          }
+          done.Notify();
+        });
   });
   if (posted.ok()) done.WaitForNotification();
 }

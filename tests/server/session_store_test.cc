@@ -1,6 +1,7 @@
 #include "server/session_store.h"
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -66,8 +67,10 @@ class SessionStoreTest : public ::testing::Test {
   }
 
   // One whole turn, its state in a slot that is never used again.
-  void RunTurn(const std::string& session_id, const std::string& request_id) {
-    const Request request = Turn(session_id, request_id);
+  void RunTurn(const std::string& session_id, const std::string& request_id,
+               std::optional<int64_t> expected = std::nullopt) {
+    Request request = Turn(session_id, request_id);
+    request.expected_version = expected;
     EXPECT_TRUE(CommitAs(BeginGood(request), request, next_slot_++));
     clock_.Advance(absl::Seconds(1));
   }
@@ -208,18 +211,105 @@ TEST_F(SessionStoreTest, RefusesTheIdOfAnotherRequest) {
   ExpectCode(Begin(request).status(), Code::kInvalidArgument, "\"r1\"");
 }
 
-TEST_F(SessionStoreTest, RemembersTheIdsOfTheLast64Turns) {
-  for (int turn = 1; turn <= 65; ++turn) RunTurn("a", absl::StrCat("r", turn));
-  for (int turn = 2; turn <= 64; ++turn) {
+TEST_F(SessionStoreTest, RemembersTheIdsOfAllTurns) {
+  for (int turn = 1; turn <= 300; ++turn) RunTurn("a", absl::StrCat("r", turn));
+  for (int turn = 1; turn < 300; ++turn) {
     ExpectCode(Begin(Turn("a", absl::StrCat("r", turn))).status(),
                Code::kAlreadyExists, absl::StrCat("as version ", turn, " "));
   }
   EXPECT_TRUE(
       std::holds_alternative<std::shared_ptr<const TurnRecord>>(
-          *Begin(Turn("a", "r65"))));
-  // The 65th from the end is new again.
-  EXPECT_TRUE(
-      std::holds_alternative<SessionStore::Turn>(*Begin(Turn("a", "r1"))));
+          *Begin(Turn("a", "r300"))));
+}
+
+// As of a session whose ids the client makes, and of which one turn is more than
+// are remembered.
+TEST_F(SessionStoreTest, RunsNothingAgainThatItMayHaveForgotten) {
+  limits_.remembered_turns = 5;
+  for (int turn = 1; turn <= 6; ++turn) RunTurn("a", absl::StrCat("r", turn));
+  for (const char* id : {"r1", "new"}) {
+    ExpectCode(Begin(Turn("a", id)).status(), Code::kFailedPrecondition,
+               absl::StrCat("up to version 1 (it remembers 5, "
+                            "--remembered-turns), and \"", id, "\""));
+  }
+  for (int turn = 2; turn < 6; ++turn) {
+    ExpectCode(Begin(Turn("a", absl::StrCat("r", turn))).status(),
+               Code::kAlreadyExists, absl::StrCat("as version ", turn, " "));
+  }
+  EXPECT_EQ(store().Get("a")->version, 6);
+}
+
+TEST_F(SessionStoreTest, RunsWhatExpectsThePresentVersionWhateverItHasForgotten) {
+  limits_.remembered_turns = 5;
+  Request first = Turn("a", "r1");
+  first.expected_version = 0;
+  EXPECT_TRUE(CommitAs(BeginGood(first), first, 0));
+  for (int turn = 2; turn <= 6; ++turn) RunTurn("a", absl::StrCat("r", turn));
+  // A repeat still has its old version.
+  ExpectCode(Begin(first).status(), Code::kFailedPrecondition,
+             "has version 6, expected_version is 0");
+  Request next = Turn("a", "new");
+  next.expected_version = 6;
+  BeginGood(next);
+}
+
+TEST_F(SessionStoreTest, TellsByItsOwnIdsWhichMayBeForgotten) {
+  limits_.remembered_turns = 5;
+  const std::string at_start = store().MakeRequestId("a");
+  RunTurn("a", at_start);
+  const std::string at_one = store().MakeRequestId("a");  // is never sent
+  for (int turn = 2; turn <= 6; ++turn) RunTurn("a", store().MakeRequestId("a"));
+  ExpectCode(Begin(Turn("a", at_start)).status(), Code::kFailedPrecondition,
+             "may be one of them");
+  // What was made at version 1 commits as version 2 at least, and those are
+  // remembered.
+  store().Abort(BeginGood(Turn("a", at_one)).session);
+  RunTurn("a", "r7x", /*expected=*/6);
+  ExpectCode(Begin(Turn("a", at_one)).status(), Code::kFailedPrecondition,
+             "may be one of them");
+  store().Abort(BeginGood(Turn("a", store().MakeRequestId("a"))).session);
+  // An id of another session is like a client's own.
+  ExpectCode(Begin(Turn("a", store().MakeRequestId("b"))).status(),
+             Code::kFailedPrecondition, "may be one of them");
+}
+
+TEST_F(SessionStoreTest, ForgetsNothingOfAForkThatIsNotItsOwn) {
+  limits_.remembered_turns = 2;
+  for (int turn = 1; turn <= 9; ++turn) {
+    RunTurn("a", absl::StrCat("r", turn), turn - 1);
+  }
+  const SessionHandle source = *store().Find("a");
+  ASSERT_TRUE(store()
+                  .InstallFork(source, "b", store().Locate(source)->turns,
+                               std::make_shared<const StateBlock>(kStateBytes))
+                  .ok());
+  RunTurn("b", "r1");
+  RunTurn("b", "r2");
+  ExpectCode(Begin(Turn("b", "r1")).status(), Code::kAlreadyExists,
+             "as version 10 ");
+  RunTurn("b", "r3");
+  ExpectCode(Begin(Turn("b", "r1")).status(), Code::kFailedPrecondition,
+             "up to version 10 ");
+}
+
+TEST_F(SessionStoreTest, KeepsNoAnswerOfMoreThanItsBytes) {
+  limits_.answer_bytes = 100000;
+  for (const int tokens : {20000, 30000}) {  // of four bytes each
+    const std::string id = absl::StrCat("s", tokens);
+    const Request request = Turn(id, "r");
+    const SessionStore::Turn turn = BeginGood(request);
+    TurnRecord record;
+    record.request_id = "r";
+    record.tokens.assign(tokens, 7);
+    CommittedTurns turns;
+    turns.version = 1;
+    turns.position = 3;
+    ASSERT_TRUE(
+        store().Commit(turn.session, turns, next_slot_++, std::move(record)));
+  }
+  EXPECT_TRUE(Begin(Turn("s20000", "r")).ok());
+  ExpectCode(Begin(Turn("s30000", "r")).status(), Code::kAlreadyExists,
+             "no longer kept");
 }
 
 TEST_F(SessionStoreTest, GivesUpTheOldestLongAnswersWhenMemoryIsFull) {
@@ -609,7 +699,7 @@ TEST_F(SessionStoreTest, CreatesASession) {
   EXPECT_EQ(info->version, 0);
   EXPECT_EQ(info->tier, "none");
   EXPECT_EQ(info->state_bytes, 0);
-  EXPECT_EQ(info->labels.at("user"), "7");
+  EXPECT_EQ(info->labels->at("user"), "7");
   EXPECT_EQ(info->create_time, clock_.Now());
 }
 
@@ -656,7 +746,7 @@ TEST_F(SessionStoreTest, ForksIntoANewSessionAtTheVersionOfItsSource) {
   EXPECT_EQ(fork->version, 1);
   EXPECT_EQ(fork->position, 3);
   EXPECT_TRUE(fork->pending_token);
-  EXPECT_EQ(fork->labels.at("k"), "v");
+  EXPECT_EQ(fork->labels->at("k"), "v");
   EXPECT_EQ(store().Locate(*store().Find("b"))->block, block);
   EXPECT_EQ(store().Counts().models[0].forks, 1);
 }
@@ -667,6 +757,116 @@ TEST_F(SessionStoreTest, RefusesToForkIntoASessionThatExists) {
   const SessionHandle source = *store().Find("a");
   ExpectCode(store().InstallFork(source, "b", {}, nullptr).status(),
              Code::kAlreadyExists, "\"b\" exists");
+}
+
+TEST_F(SessionStoreTest, ListsEverySessionOnceInHoweverManyParts) {
+  limits_.time_to_live = absl::InfiniteDuration();
+  for (int i = 0; i < 1000; ++i) {
+    ASSERT_TRUE(store()
+                    .Create(EmptySession(absl::StrCat("s", 1000 + i), i % 2))
+                    .ok());
+  }
+  EXPECT_EQ(store().List(-1, "", 2000).size(), 1000);
+  const std::vector<SessionInfo> other = store().List(1, "", 2000);
+  ASSERT_EQ(other.size(), 500);
+  for (size_t i = 0; i < other.size(); ++i) {
+    EXPECT_EQ(other[i].session_id, absl::StrCat("s", 1001 + 2 * i));
+    EXPECT_EQ(other[i].model, "other");
+  }
+  EXPECT_EQ(store().List(1, "s1500", 300).size(), 250);
+  EXPECT_EQ(store().List(1, "s1500", 300).front().session_id, "s1501");
+}
+
+TEST_F(SessionStoreTest, SweepsInPartsUntilAllHaveGone) {
+  for (int i = 0; i < 1000; ++i) {
+    ASSERT_TRUE(store().Create(EmptySession(absl::StrCat("s", i))).ok());
+  }
+  clock_.Advance(limits_.time_to_live);
+  int parts = 1;
+  while (!store().Sweep()) ++parts;
+  EXPECT_THAT(Ids(), IsEmpty());
+  EXPECT_GT(parts, 5);
+}
+
+TEST_F(SessionStoreTest, SendsAsManyAwayAsALargeStateNeeds) {
+  limits_.memory_bytes = 1 << 20;
+  RunTurn("a", "r1");
+  for (int i = 0; i < 1500; ++i) {
+    ASSERT_TRUE(store().Create(EmptySession(absl::StrCat("s", i))).ok());
+  }
+  clock_.Advance(absl::Seconds(1));
+  const SessionHandle source = *store().Find("a");
+  ASSERT_TRUE(store()
+                  .InstallFork(source, "b", store().Locate(source)->turns,
+                               std::make_shared<const StateBlock>(1000000))
+                  .ok());
+  EXPECT_LE(store().Counts().ram_bytes, limits_.memory_bytes);
+  EXPECT_TRUE(store().Get("a").ok());
+}
+
+// --- What forks share.
+
+TEST_F(SessionStoreTest, CountsABlockOnceHoweverManyHoldIt) {
+  RunTurn("a", "r1");
+  const SessionHandle source = *store().Find("a");
+  const auto block = std::make_shared<const StateBlock>(kStateBytes);
+  store().KeepCopy(source, 0, 1, block);
+  const size_t before = store().Counts().ram_bytes;
+  for (int i = 0; i < 10; ++i) {
+    ASSERT_TRUE(store()
+                    .InstallFork(source, absl::StrCat("f", i),
+                                 store().Locate(source)->turns, block)
+                    .ok());
+  }
+  EXPECT_EQ(store().Counts().models[0].state_bytes_in_ram, kStateBytes);
+  EXPECT_LT(store().Counts().ram_bytes, before + 10 * 1500);
+  RunTurn("a", "r2");
+  for (int i = 0; i < 9; ++i) {
+    ASSERT_TRUE(store().Delete(absl::StrCat("f", i)).ok());
+  }
+  EXPECT_EQ(store().Counts().models[0].state_bytes_in_ram, kStateBytes);
+  ASSERT_TRUE(store().Delete("f9").ok());
+  EXPECT_EQ(store().Counts().models[0].state_bytes_in_ram, 0);
+}
+
+TEST_F(SessionStoreTest, DropsACopyOfASlotBeforeAnySession) {
+  limits_.memory_bytes = 3 * kSessionBytes;
+  for (const char* id : {"a", "b", "c"}) RunTurn(id, "r1");
+  MoveOne();
+  MoveOne();
+  store().KeepCopy(*store().Find("c"), 2, 1,
+                   std::make_shared<const StateBlock>(kStateBytes));
+  EXPECT_NE(store().Locate(*store().Find("c"))->block, nullptr);
+  RunTurn("d", "r1");
+  EXPECT_EQ(store().EvictionCandidate(0)->slot, 2);
+  EXPECT_TRUE(store().MoveToRam(*store().Find("d"), 3,
+                                std::make_shared<const StateBlock>(kStateBytes)));
+  EXPECT_EQ(store().Locate(*store().Find("c"))->block, nullptr);
+  EXPECT_THAT(Ids(), ElementsAre("a", "b", "c", "d"));
+}
+
+TEST_F(SessionStoreTest, MovesToRamWithTheCopyThatItHas) {
+  RunTurn("a", "r1");
+  const auto block = std::make_shared<const StateBlock>(kStateBytes);
+  store().KeepCopy(*store().Find("a"), 0, 1, block);
+  const auto resident = store().EvictionCandidate(0);
+  EXPECT_EQ(resident->copy, block);
+  EXPECT_TRUE(store().MoveToRam(resident->session, 0, resident->copy));
+  EXPECT_EQ(store().Get("a")->tier, "ram");
+  EXPECT_EQ(store().Counts().models[0].state_bytes_in_ram, kStateBytes);
+}
+
+TEST_F(SessionStoreTest, KeepsNoCopyOfAStateThatIsNoMore) {
+  RunTurn("a", "r1");
+  RunTurn("a", "r2");
+  const auto block = std::make_shared<const StateBlock>(kStateBytes);
+  store().KeepCopy(*store().Find("a"), 0, 1, block);
+  store().KeepCopy(*store().Find("a"), 1, 1, block);
+  EXPECT_EQ(store().Locate(*store().Find("a"))->block, nullptr);
+  store().KeepCopy(*store().Find("a"), 1, 2, block);
+  EXPECT_EQ(store().Locate(*store().Find("a"))->block, block);
+  RunTurn("a", "r3");
+  EXPECT_EQ(store().Locate(*store().Find("a"))->block, nullptr);
 }
 
 TEST_F(SessionStoreTest, CountsNothingOnceAllAreGone) {
@@ -681,29 +881,6 @@ TEST_F(SessionStoreTest, CountsNothingOnceAllAreGone) {
   EXPECT_EQ(counts.models[0].sessions_in_slots, 0);
   EXPECT_EQ(counts.models[0].sessions_in_ram, 0);
   EXPECT_EQ(counts.models[0].sessions_empty, 0);
-}
-
-// --- Ids.
-
-TEST(CheckId, TakesLettersDigitsAndFourSigns) {
-  EXPECT_TRUE(CheckId("f", "aZ09._:-").ok());
-  EXPECT_TRUE(CheckId("f", std::string(128, 'x')).ok());
-}
-
-TEST(CheckId, RefusesByFieldAndValue) {
-  EXPECT_EQ(CheckId("f", "").code(), Code::kInvalidArgument);
-  EXPECT_THAT(std::string(CheckId("f", std::string(129, 'x')).message()),
-              HasSubstr("f has 129 characters, limit 1 to 128"));
-  for (const char* bad : {"a b", "a/b", "\xc3\xbc", "a\n"}) {
-    EXPECT_THAT(std::string(CheckId("f", bad).message()),
-                AllOf(HasSubstr("f \""), HasSubstr("outside")));
-  }
-}
-
-TEST(RandomId, IsAnIdAndNeverTheSame) {
-  EXPECT_TRUE(CheckId("f", RandomId()).ok());
-  EXPECT_EQ(RandomId().size(), 32);
-  EXPECT_NE(RandomId(), RandomId());
 }
 
 }  // namespace

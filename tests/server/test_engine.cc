@@ -1,5 +1,6 @@
 #include "tests/server/test_engine.h"
 
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <variant>
@@ -228,11 +229,39 @@ Reader TestEngine::Run(Request request) {
 
 absl::Status TestEngine::Fork(const std::string& source,
                               const std::string& target) {
-  ENGRAM_ASSIGN_OR_RETURN(SessionHandle session, sessions.Find(source));
-  ENGRAM_ASSIGN_OR_RETURN(Engine::Snapshot snapshot,
-                          engine.TakeSnapshot(session));
-  return sessions.InstallFork(session, target, snapshot.turns, snapshot.block)
-      .status();
+  ENGRAM_ASSIGN_OR_RETURN(const SessionHandle session, sessions.Find(source));
+  std::optional<absl::Status> forked;
+  engine.TakeSnapshot(
+      session, [&](absl::StatusOr<StateSnapshots::Snapshot> snapshot) {
+        forked = snapshot.status();
+        if (!snapshot.ok()) return;
+        forked = sessions
+                     .InstallFork(session, target, snapshot->turns,
+                                  snapshot->block)
+                     .status();
+      });
+  while (!forked.has_value()) engine.RunOnce();
+  return *forked;
+}
+
+absl::StatusOr<StateSnapshots::Snapshot> TestEngine::StateOf(
+    const SessionHandle& session) {
+  ENGRAM_ASSIGN_OR_RETURN(SessionStore::Location location,
+                          sessions.Locate(session));
+  StateSnapshots::Snapshot snapshot{location.turns, location.block};
+  if (location.slot >= 0) {
+    auto block = std::make_shared<StateBlock>(
+        model.states().bytes(location.slot));
+    model.states().Save(location.slot, block->data());
+    if (location.block != nullptr) {
+      EXPECT_EQ(std::memcmp(block->data(), location.block->data(),
+                            block->size()),
+                0)
+          << "a copy that is not of its slot";
+    }
+    snapshot.block = std::move(block);
+  }
+  return snapshot;
 }
 
 void TestEngine::ExpectNoSlotLost() {

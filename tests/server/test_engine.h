@@ -99,8 +99,10 @@ class TestEngine {
   void RunUntilIdle();
   // Submits, runs and reads until there is nothing to run.
   Reader Run(Request request);
-  // As Sessions.Fork does it.
+  // As Sessions.Fork does it; runs the engine if it must copy.
   absl::Status Fork(const std::string& source, const std::string& target);
+  // The committed state, without running anything.
+  absl::StatusOr<StateSnapshots::Snapshot> StateOf(const SessionHandle& session);
 
   ExpectedAnswer Expect(const Tokens& history, const Request& request) const {
     return ExpectAnswer(script, history, request, options.tokenizer,

@@ -13,7 +13,6 @@ namespace {
 
 constexpr int kIterations = 1000;
 constexpr int kSessions = 8;       // ids that clients use
-constexpr int kRemembered = 64;    // request ids of a session
 constexpr int64_t kVocabulary = 16;
 // What a session may take in RAM beside its state: its own fields, and the
 // record of one answer.
@@ -68,6 +67,7 @@ TestEngineOptions Simulation::RandomOptions(std::mt19937_64* random) {
   options.admission.stream_tokens = uniform(1, 8);
   options.sessions.memory_bytes = uniform(0, 60) * kSessionFields;
   options.sessions.sessions = uniform(4, 12);
+  if (uniform(0, 1) == 1) options.sessions.remembered_turns = uniform(2, 20);
   options.sessions.time_to_live = absl::Seconds(uniform(20, 2000));
   options.engine.slow_reader_timeout = absl::Seconds(uniform(2, 30));
   return options;
@@ -232,19 +232,22 @@ void Simulation::Fork() {
   const std::string source = RandomSession();
   const std::string target = RandomSession();
   const absl::Status posted = engine_.admission.Post([this, source, target] {
-    const SessionPointer session = Known(source);
-    const absl::StatusCode expected = ExpectedForkRefusal(source, target);
-    const absl::Status status = engine_.Fork(source, target);
-    if (!status.ok()) return CheckForkRefusal(source, expected, status);
-    EXPECT_EQ(expected, absl::StatusCode::kOk);
-    ++counts_.forks;
-    ASSERT_TRUE(session != nullptr);
-    if (Known(target) != nullptr) Depart(target);
-    departed_.erase(target);
-    auto fork = std::make_shared<Session>(*session);
-    fork->running = false;
-    fork->committed.clear();
-    sessions_[target] = std::move(fork);
+    const absl::StatusOr<SessionHandle> handle = engine_.sessions.Find(source);
+    if (!handle.ok()) {
+      return CheckForkRefusal(source, ExpectedForkRefusal(source, target),
+                              handle.status());
+    }
+    engine_.engine.TakeSnapshot(
+        *handle, [this, source, target, handle = *handle](
+                     absl::StatusOr<StateSnapshots::Snapshot> snapshot) {
+          if (snapshot.ok()) {
+            return InstallFork(source, handle, target, *snapshot);
+          }
+          // It left to make room for another fork.
+          EXPECT_EQ(snapshot.status().code(), absl::StatusCode::kNotFound);
+          EXPECT_NE(engine_.sessions.Find(source).value_or(nullptr), handle);
+          ++counts_.fork_refusals[CodeName(snapshot.status())];
+        });
   });
   // Only a full queue of tasks and a server that has closed say no.
   const bool room = posted_ < engine_.options.admission.max_queue;
@@ -254,6 +257,29 @@ void Simulation::Fork() {
   } else {
     EXPECT_EQ(posted.code(), absl::StatusCode::kUnavailable);
   }
+}
+
+void Simulation::InstallFork(const std::string& source,
+                             const SessionHandle& handle,
+                             const std::string& target,
+                             const StateSnapshots::Snapshot& snapshot) {
+  const SessionPointer session = Known(source);
+  const absl::StatusCode expected = ExpectedForkRefusal(source, target);
+  const absl::Status status =
+      engine_.sessions
+          .InstallFork(handle, target, snapshot.turns, snapshot.block)
+          .status();
+  if (!status.ok()) return CheckForkRefusal(source, expected, status);
+  EXPECT_EQ(expected, absl::StatusCode::kOk);
+  ++counts_.forks;
+  ASSERT_TRUE(session != nullptr);
+  EXPECT_EQ(snapshot.turns.version, session->version());
+  if (Known(target) != nullptr) Depart(target);
+  departed_.erase(target);
+  auto fork = std::make_shared<Session>(*session);
+  fork->running = false;
+  fork->committed.clear();
+  sessions_[target] = std::move(fork);
 }
 
 // The code that a fork must be refused with, unless there is no room.
@@ -356,8 +382,14 @@ absl::StatusCode Simulation::ExpectedRefusal(const Request& request) {
   if (session != nullptr) {
     const auto& ids = session->committed;
     const auto found = std::find(ids.begin(), ids.end(), request.request_id);
-    if (found != ids.end() && ids.end() - found <= kRemembered) {
+    const int64_t remembered = engine_.options.sessions.remembered_turns;
+    if (found != ids.end() && ids.end() - found <= remembered) {
       return found + 1 == ids.end() ? Code::kOk : Code::kAlreadyExists;
+    }
+    // It may be one of those that were forgotten.
+    if (static_cast<int64_t>(ids.size()) > remembered &&
+        !request.expected_version.has_value()) {
+      return Code::kFailedPrecondition;
     }
     if (session->running) return Code::kAborted;
   }
@@ -612,8 +644,8 @@ void Simulation::CheckSessions() {
       EXPECT_TRUE(!session->running || session->version() == 0);
       continue;
     }
-    const absl::StatusOr<Engine::Snapshot> snapshot =
-        engine_.engine.TakeSnapshot(*handle);
+    const absl::StatusOr<StateSnapshots::Snapshot> snapshot =
+        engine_.StateOf(*handle);
     ASSERT_TRUE(snapshot.ok()) << snapshot.status();
     EXPECT_EQ(snapshot->turns.version, session->version());
     EXPECT_EQ(snapshot->turns.position, session->position());

@@ -90,6 +90,9 @@ class Simulation {
   void Create();
   void Delete();
   void Fork();
+  void InstallFork(const std::string& source, const SessionHandle& handle,
+                   const std::string& target,
+                   const StateSnapshots::Snapshot& snapshot);
   void Cancel();
   void Read();
 

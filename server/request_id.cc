@@ -1,0 +1,73 @@
+#include "server/request_id.h"
+
+#include "absl/random/random.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "server/request_identity.h"
+
+namespace engram {
+namespace {
+
+constexpr size_t kRandomDigits = 16;
+constexpr size_t kCheckDigits = 16;
+
+// What ties an id to its session and version. No secret: a client that forges
+// one deceives itself.
+std::string CheckDigits(absl::string_view random, int64_t version,
+                        absl::string_view session_id) {
+  return absl::StrFormat(
+      "%016x",
+      ShortDigest(absl::StrCat(random, "\n", version, "\n", session_id)));
+}
+
+}  // namespace
+
+absl::Status CheckId(absl::string_view field, absl::string_view id) {
+  if (id.empty() || id.size() > 128) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        field, " has ", id.size(), " characters, limit 1 to 128"));
+  }
+  for (char c : id) {
+    if (!absl::ascii_isalnum(c) && c != '.' && c != '_' && c != ':' &&
+        c != '-') {
+      return absl::InvalidArgumentError(
+          absl::StrCat(field, " \"", id,
+                       "\" has a character outside [A-Za-z0-9._:-]"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+std::string RandomId() {
+  absl::BitGen random;
+  return absl::StrFormat("%016x%016x", absl::Uniform<uint64_t>(random),
+                         absl::Uniform<uint64_t>(random));
+}
+
+std::string NewRequestId(absl::string_view session_id, int64_t version) {
+  absl::BitGen generator;
+  const std::string random =
+      absl::StrFormat("%016x", absl::Uniform<uint64_t>(generator));
+  return absl::StrCat(random, CheckDigits(random, version, session_id), "-",
+                      version);
+}
+
+std::optional<int64_t> VersionOfRequestId(absl::string_view session_id,
+                                          absl::string_view request_id) {
+  constexpr size_t kDash = kRandomDigits + kCheckDigits;
+  int64_t version = 0;
+  if (request_id.size() <= kDash || request_id[kDash] != '-' ||
+      !absl::SimpleAtoi(request_id.substr(kDash + 1), &version)) {
+    return std::nullopt;
+  }
+  const absl::string_view random = request_id.substr(0, kRandomDigits);
+  if (request_id.substr(kRandomDigits, kCheckDigits) !=
+      CheckDigits(random, version, session_id)) {
+    return std::nullopt;
+  }
+  return version;
+}
+
+}  // namespace engram

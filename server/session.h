@@ -1,0 +1,54 @@
+// Session: what the store keeps of one session. Only session_store.cc and its
+// like see its fields; all but the first group are guarded by the store's mutex.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/container/btree_map.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "server/remembered_turns.h"
+#include "server/session_store.h"
+
+namespace engram {
+
+struct Session {
+  // Constant.
+  std::string id;
+  int model = 0;
+  absl::Time create_time;
+  absl::Duration time_to_live;
+  std::shared_ptr<const SessionLabels> labels;
+
+  CommittedTurns turns;
+  int slot = -1;
+  // Without a slot: the state. With one: a copy of it, if one was made.
+  std::shared_ptr<const StateBlock> block;
+  std::shared_ptr<const TurnRecord> record;
+  RememberedTurns remembered;
+  absl::Time last_used;
+  int64_t use = 0;  // goes up with every use of any session
+
+  bool running = false;
+  bool made_by_turn = false;  // the running turn; gone if it does not commit
+  bool deleted = false;
+  size_t reserved_bytes = 0;
+  std::function<void(absl::Status)> cancel_turn;
+
+  // Where it is listed, while it is, and what of it is counted.
+  bool listed = false;
+  SessionsByUse* residence = nullptr;
+  bool in_long_answers = false;
+  bool in_slot_copies = false;
+  size_t counted_bytes = 0;  // its block apart
+
+  bool has_slot_copy() const { return slot >= 0 && block != nullptr; }
+  // All that it takes of RAM but for its block, which forks may share.
+  size_t own_bytes() const;
+};
+
+}  // namespace engram
