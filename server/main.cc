@@ -11,6 +11,8 @@
 #include "server/log.h"
 #include "server/options.h"
 #include "server/server.h"
+#include "shell/environment.h"
+#include "shell/standard_output.h"
 
 namespace {
 
@@ -56,8 +58,10 @@ int main(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   for (const std::string& argument : arguments) {
     if (argument == "--help" || argument == "-h") {
-      std::fputs(engram::HelpText().c_str(), stdout);
-      return 0;
+      return engram::RunProgram("engram-server", [] {
+        engram::Print(engram::HelpText());
+        return 0;
+      });
     }
     if (argument == "--version") {
       std::puts("engram-server " ENGRAM_VERSION);
@@ -67,6 +71,12 @@ int main(int argc, char** argv) {
   // A reader of the log that goes away must not take the server with it.
   signal(SIGPIPE, SIG_IGN);
   const sigset_t signals = BlockSignals();
+  const absl::Status known =
+      engram::CheckVariables(engram::CurrentEnvironment());
+  if (!known.ok()) {
+    Fail(known);
+    return 2;
+  }
   const auto options = engram::ParseOptions(
       arguments, [](const char* name) { return std::getenv(name); });
   if (!options.ok()) return RefuseUse(options.status());

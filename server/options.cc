@@ -10,6 +10,9 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "kernels/status.h"
+#include "shell/closest_word.h"
+#include "shell/duration.h"
+#include "shell/environment.h"
 
 namespace engram {
 namespace {
@@ -59,13 +62,27 @@ absl::Status SetBytes(const std::string& value, int64_t most,
   return absl::OkStatus();
 }
 
+// A time that far from now is still a year of four digits, as
+// google.protobuf.Timestamp has them.
+constexpr absl::Duration kLongestLife = absl::Hours(8'766'000);
+
 absl::Status SetDuration(const std::string& value, absl::Duration* target) {
-  absl::Duration duration;
-  if (!absl::ParseDuration(value, &duration) ||
-      duration < absl::ZeroDuration()) {
-    return Expected("a duration, such as 500ms, 30s, 15m, 24h, inf", value);
+  ENGRAM_ASSIGN_OR_RETURN(*target, ParseDuration(value));
+  return absl::OkStatus();
+}
+
+// How long a session may live; `inf` only if `may_be_infinite`.
+absl::Status SetLife(const std::string& value, bool may_be_infinite,
+                     absl::Duration* target) {
+  ENGRAM_ASSIGN_OR_RETURN(const absl::Duration life, ParseDuration(value));
+  const bool endless = life == absl::InfiniteDuration();
+  if (endless ? !may_be_infinite : life > kLongestLife) {
+    return Expected(
+        absl::StrCat("a duration up to ", absl::FormatDuration(kLongestLife),
+                     may_be_infinite ? ", or inf" : ""),
+        value);
   }
-  *target = duration;
+  *target = life;
   return absl::OkStatus();
 }
 
@@ -168,6 +185,13 @@ class FlagList {
         std::move(help),
         [=](const std::string& value) { return SetDuration(value, target); });
   }
+  void Life(std::string name, bool may_be_infinite, absl::Duration* target,
+            std::string help) {
+    Add(std::move(name), "DURATION", absl::FormatDuration(*target),
+        std::move(help), [=](const std::string& value) {
+          return SetLife(value, may_be_infinite, target);
+        });
+  }
   void Address(std::string name, std::string* target, std::string help) {
     Add(std::move(name), "HOST:PORT", *target, std::move(help),
         [=](const std::string& value) { return SetAddress(value, target); });
@@ -245,8 +269,11 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
   list->Bytes("kv-memory", int64_t{1} << 50, &options->kv_memory,
               "Device memory for keys and values, per model that has attention "
               "layers.");
-  list->Duration("session-ttl", &options->session_ttl,
-                 "Idle time after which a session is forgotten.");
+  list->Life("session-ttl", /*may_be_infinite=*/true, &options->session_ttl,
+             "Idle time after which a session is forgotten.");
+  list->Life("max-session-ttl", /*may_be_infinite=*/false,
+             &options->max_session_ttl,
+             "Longest time_to_live that a client may give a session.");
   list->Integer("max-sessions", 1, kMany, &options->max_sessions,
                 "Sessions in all; the one used least recently leaves first.");
   list->Integer("max-departed", 1, kMany, &options->max_departed,
@@ -309,6 +336,19 @@ absl::Status ApplyEnvironment(
   return absl::OkStatus();
 }
 
+absl::Status UnknownArgument(const std::string& argument,
+                             const std::vector<OptionFlag>& flags) {
+  std::vector<std::string> names;
+  for (const OptionFlag& flag : flags) names.push_back("--" + flag.name);
+  const std::string closest =
+      ClosestWord(absl::string_view(argument).substr(0, argument.find('=')),
+                  names);
+  return absl::InvalidArgumentError(absl::StrCat(
+      "unknown argument \"", argument, "\"",
+      closest.empty() ? "" : absl::StrCat("; did you mean ", closest, "?"),
+      "; --help lists the flags"));
+}
+
 absl::Status ApplyArguments(const std::vector<std::string>& arguments,
                             const std::vector<OptionFlag>& flags,
                             ServerOptions* options) {
@@ -321,8 +361,7 @@ absl::Status ApplyArguments(const std::vector<std::string>& arguments,
       return "--" + one.name == spelled;
     });
     if (flag == flags.end()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "unknown argument \"", argument, "\"; --help lists the flags"));
+      return UnknownArgument(argument, flags);
     }
     std::string value;
     if (equals != std::string::npos) {
@@ -367,6 +406,15 @@ absl::StatusOr<ServerOptions> ParseOptions(
   return options;
 }
 
+absl::Status CheckVariables(const std::vector<std::string>& environment) {
+  ServerOptions options;
+  std::vector<std::string> known;
+  for (const OptionFlag& flag : OptionFlags(&options)) {
+    known.push_back(flag.environment());
+  }
+  return CheckEnvironment(environment, known);
+}
+
 std::string HelpText() {
   ServerOptions options;
   std::string text =
@@ -375,7 +423,7 @@ std::string HelpText() {
       "  engram-server                                 the models of the zoo\n"
       "  engram-server --model mine=/path/to/folder    a model of your own\n\n"
       "Flags, each also an environment variable (--max-queue is "
-      "ENGRAM_MAX_QUEUE):\n\n";
+      "ENGRAM_MAX_QUEUE).\nA DURATION without a unit counts seconds.\n\n";
   for (const OptionFlag& flag : OptionFlags(&options)) {
     absl::StrAppend(&text, "  --", flag.name, " ", flag.value_name, "\n      ",
                     flag.help, " Default: ", flag.default_text, ".\n");

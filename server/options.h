@@ -32,6 +32,7 @@ struct ServerOptions {
   int64_t session_memory = int64_t{1} << 30;
   int64_t kv_memory = int64_t{256} << 20;
   absl::Duration session_ttl = absl::Hours(24);
+  absl::Duration max_session_ttl = absl::Hours(876'600);  // 100 years
   int64_t max_answer_bytes = int64_t{8} << 20;
   int64_t remembered_turns = 65536;
   int64_t max_sessions = 100000;
@@ -84,6 +85,10 @@ std::vector<OptionFlag> OptionFlags(ServerOptions* options);
 absl::StatusOr<ServerOptions> ParseOptions(
     const std::vector<std::string>& arguments,
     const std::function<const char*(const char*)>& environment);
+
+// Whether `environment` ("NAME=value") has no ENGRAM_ variable that neither a
+// flag nor another program of Engram knows. INVALID_ARGUMENT names it.
+absl::Status CheckVariables(const std::vector<std::string>& environment);
 
 // The text of --help.
 std::string HelpText();

@@ -37,6 +37,21 @@ absl::Status NoCheckpoints(const std::string& name) {
       "instead");
 }
 
+// The limit also keeps the time at which the session expires within the years
+// that a google.protobuf.Timestamp can tell.
+absl::StatusOr<absl::Duration> ReadTimeToLive(
+    const google::protobuf::Duration& message, absl::Duration limit) {
+  const absl::Duration time_to_live = absl::Seconds(message.seconds()) +
+                                      absl::Nanoseconds(message.nanos());
+  if (time_to_live <= absl::ZeroDuration() || time_to_live > limit) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "time_to_live is ", message.seconds(), " s and ", message.nanos(),
+        " ns, which must be above 0 and at most ", absl::FormatDuration(limit),
+        " (--max-session-ttl)"));
+  }
+  return time_to_live;
+}
+
 // The prompt of a GenerateRequest or a ScoreRequest.
 template <typename Message>
 absl::StatusOr<std::vector<int32_t>> ReadPrompt(const Message& message,
@@ -214,14 +229,9 @@ absl::StatusOr<NewSession> ToNewSession(
       message.session_id().empty() ? RandomId() : message.session_id();
   session.model = model.number;
   if (message.has_time_to_live()) {
-    session.time_to_live = absl::Seconds(message.time_to_live().seconds()) +
-                           absl::Nanoseconds(message.time_to_live().nanos());
-    if (*session.time_to_live <= absl::ZeroDuration()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("time_to_live is ",
-                       absl::FormatDuration(*session.time_to_live),
-                       ", which must be above 0"));
-    }
+    ENGRAM_ASSIGN_OR_RETURN(
+        session.time_to_live,
+        ReadTimeToLive(message.time_to_live(), limits.max_session_ttl));
   }
   ENGRAM_RETURN_IF_ERROR(CheckCount("labels", message.labels_size(),
                                     limits.max_labels, "--max-labels"));

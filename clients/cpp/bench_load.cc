@@ -182,6 +182,9 @@ class LoadRun {
 
   void StartTurn(const DueTurn& due) {
     auto context = std::make_shared<grpc::ClientContext>();
+    if (options_.sessions > 0) {
+      TellSession(SessionId(due.conversation), context.get());
+    }
     int64_t number = 0;
     {
       // Known before it is started: it may end at once, and a stop in between

@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 namespace engram {
@@ -15,40 +16,59 @@ FlagSet::Setter LengthRangeSetter(LengthRange* target) {
   };
 }
 
+// What the program itself can hold and keep up with.
+constexpr int64_t kMany = 100'000'000;
+constexpr int64_t kManyAtATime = 100'000;
+constexpr int64_t kManyConnections = 1'000;
+constexpr double kRateMax = 1e6;
+
+FlagSet::Setter RateSetter(double* target) {
+  return [target](absl::string_view text) {
+    double rate = 0;
+    if (absl::SimpleAtod(text, &rate) && rate > 0 && rate <= kRateMax) {
+      *target = rate;
+      return absl::OkStatus();
+    }
+    return absl::InvalidArgumentError(absl::StrCat(
+        "'", text, "' is not a number above 0 and up to ", kRateMax));
+  };
+}
+
 FlagSet::Setter SeedSetter(uint64_t* target) {
   return [target](absl::string_view text) {
     return absl::SimpleAtoi(text, target)
                ? absl::OkStatus()
-               : absl::InvalidArgumentError("must be a whole number from 0");
+               : absl::InvalidArgumentError(absl::StrCat(
+                     "'", text, "' is not a whole number from 0"));
   };
 }
 
 }  // namespace
 
 void BenchOptions::AddTo(FlagSet* flags) {
-  flags->Add("server", "HOST:PORT",
-             "Default: $ENGRAM_SERVER, else localhost:8001.", &server);
+  flags->AddServer("Default: $ENGRAM_SERVER, else localhost:8001.", &server);
   flags->Add("model", "NAME", "Default: the only one served.", &model);
   flags->Add("rate", "R",
              "Open loop: R requests (with --sessions: new sessions) arrive per "
              "second by a Poisson process, whether or not earlier ones are "
              "answered.",
-             &rate);
-  flags->Add("concurrency", "N",
-             "Closed loop: N at a time, the next one when one is answered. "
-             "Default: 1; with --sessions all of them.",
-             &concurrency);
-  flags->Add("requests", "N",
-             "Measure N requests. Default: 100 without --duration and "
-             "--sessions.",
-             &requests);
-  flags->Add("duration", "DURATION",
-             "Start no more after this time; those running are waited for.",
-             &duration);
-  flags->Add("warmup", "N",
-             "Run N requests (sessions) before that are left out of the "
-             "figures. Default: 0.",
-             &warm_up);
+             RateSetter(&rate));
+  flags->AddCount("concurrency",
+                  "Closed loop: N at a time, the next one when one is "
+                  "answered. Default: 1; with --sessions all of them.",
+                  1, kManyAtATime, &concurrency);
+  flags->AddCount("requests",
+                  "Measure N requests, at least 1. Default: 100 without "
+                  "--duration and --sessions.",
+                  1, kMany, &requests);
+  flags->AddLimit("duration",
+                  "Start no more after this time; those running are waited "
+                  "for.",
+                  &duration);
+  flags->AddCount("warmup",
+                  "Run N requests (sessions) before that are left out of the "
+                  "figures. Default: 0.",
+                  0, kMany, &warm_up);
   flags->Add("prompt-tokens", "N|A..B",
              "Length of prompts, which are random token ids. Default: 128.",
              LengthRangeSetter(&prompt_tokens));
@@ -56,8 +76,9 @@ void BenchOptions::AddTo(FlagSet* flags) {
              "Tokens to sample; the model's end of text is ignored. Default: "
              "64.",
              LengthRangeSetter(&output_tokens));
-  flags->Add("sessions", "N", "N sessions of --turns turns each.", &sessions);
-  flags->Add("turns", "K", "Turns per session. Default: 1.", &turns);
+  flags->AddCount("sessions", "N sessions of --turns turns each.", 1,
+                  kManyAtATime, &sessions);
+  flags->AddCount("turns", "Turns per session. Default: 1.", 1, kMany, &turns);
   flags->Add("think-time", "DURATION",
              "From the end of a turn to the next one of the session. Default: "
              "0.",
@@ -70,10 +91,9 @@ void BenchOptions::AddTo(FlagSet* flags) {
              &temperature);
   flags->Add("seed", "N", "Of prompts, lengths and arrivals. Default: 1.",
              SeedSetter(&seed));
-  flags->Add("connections", "N", "To spread requests over. Default: 1.",
-             &connections);
-  flags->Add("deadline", "DURATION", "For each request. Default: none.",
-             &deadline);
+  flags->AddCount("connections", "To spread requests over. Default: 1.", 1,
+                  kManyConnections, &connections);
+  flags->AddLimit("deadline", "For each request. Default: none.", &deadline);
   flags->Add("goodput-ttft", "MS",
              "A request is good if its first token comes within this time,",
              &goodput.time_to_first_token_ms);
@@ -90,10 +110,6 @@ absl::Status BenchOptions::Complete() {
   const auto refuse = [](absl::string_view message) {
     return absl::InvalidArgumentError(message);
   };
-  if (rate < 0 || concurrency < 0 || requests < 0 || warm_up < 0 ||
-      sessions < 0 || turns < 1 || connections < 1) {
-    return refuse("rates and counts must be positive");
-  }
   if (rate > 0 && concurrency > 0) {
     return refuse(
         "give --rate (open loop) or --concurrency (closed loop), "

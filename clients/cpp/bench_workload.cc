@@ -10,6 +10,9 @@
 namespace engram {
 namespace {
 
+// No server takes more in one message.
+constexpr int32_t kLengthMax = 1 << 28;
+
 // The last word keeps prompts and arrivals apart, which are numbered alike.
 enum class Purpose : uint32_t { kTurn = 1, kArrival = 2 };
 
@@ -36,11 +39,13 @@ absl::StatusOr<LengthRange> ParseLengthRange(absl::string_view text) {
   LengthRange range;
   if (!absl::SimpleAtoi(parts.first, &range.least) ||
       !absl::SimpleAtoi(is_range ? parts.second : parts.first, &range.most) ||
-      range.least < 0 || range.most < range.least) {
+      range.least < 0 || range.most < range.least ||
+      range.most > kLengthMax) {
     return absl::InvalidArgumentError(
         absl::StrCat("'", text,
                      "' is neither a length such as 128 nor a range such as "
-                     "64..256"));
+                     "64..256, up to ",
+                     kLengthMax));
   }
   return range;
 }

@@ -4,6 +4,10 @@
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
 
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+
 namespace engram {
 
 std::shared_ptr<grpc::Channel> OpenChannel(const std::string& server,
@@ -24,6 +28,14 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& server,
   arguments.SetUserAgentPrefix("engram");
   return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(),
                                    arguments);
+}
+
+void TellSession(const std::string& session_id, grpc::ClientContext* context) {
+  // gRPC ends the process over metadata that HTTP/2 cannot carry.
+  const bool is_id =
+      !session_id.empty() && session_id.size() <= 128 &&
+      std::all_of(session_id.begin(), session_id.end(), absl::ascii_isgraph);
+  if (is_id) context->AddMetadata("x-session-id", session_id);
 }
 
 }  // namespace engram

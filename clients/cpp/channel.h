@@ -2,14 +2,20 @@
 #pragma once
 
 #include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
 
 #include <memory>
 #include <string>
 
 namespace engram {
 
-// `own_connection`: not shared with other channels of this process.
+// `server` as ParseServerAddress() gives it. `own_connection`: not shared with other channels of this process.
 std::shared_ptr<grpc::Channel> OpenChannel(const std::string& server,
                                            bool own_connection = false);
+
+// Tells the session that a call is about as the metadata "x-session-id", by
+// which a proxy can choose the server. "" and what is no id, which the server
+// will refuse, are left out.
+void TellSession(const std::string& session_id, grpc::ClientContext* context);
 
 }  // namespace engram

@@ -12,6 +12,7 @@
 #include "clients/cpp/turn_flags.h"
 #include "clients/cpp/turn_output.h"
 #include "clients/cpp/verb.h"
+#include "shell/closest_word.h"
 
 namespace engram {
 namespace {
@@ -76,7 +77,7 @@ class Conversation {
 
   int Run() {
     absl::Status status = ReadVersion();
-    if (!status.ok()) return ReportError(status, global_.server);
+    if (!status.ok()) return ReportError(status, global_);
     if (on_terminal_) {
       absl::FPrintF(stderr, "Session %s, version %d. /help lists commands.\n",
                     turn_.session_id(), version_);
@@ -90,7 +91,7 @@ class Conversation {
       }
       if (interrupted_ && !on_terminal_) return kExitInterrupted;
       if (status.ok() || interrupted_) continue;
-      ReportError(status, global_.server);
+      ReportError(status, global_);
       // A person sees the error and may go on; a script must not go on as if
       // the line had been answered.
       if (!on_terminal_) return kExitFailed;
@@ -100,7 +101,7 @@ class Conversation {
 
  private:
   bool ReadLine(std::string* line) {
-    if (on_terminal_) PrintText("> ");
+    if (on_terminal_) Print("> ");
     return static_cast<bool>(std::getline(std::cin, *line));
   }
 
@@ -137,9 +138,11 @@ class Conversation {
     InterruptScope scope(interrupt_, &cancellation);
     absl::Status status = client_.Generate(
         turn_,
-        [&](const v1::GenerateResponse& response) { output.Show(response); },
+        [&](const v1::GenerateResponse& response) {
+          if (!output.Show(response).ok()) cancellation.Cancel();
+        },
         {global_.deadline, &cancellation});
-    if (!global_.json) PrintText("\n");
+    if (!global_.json) Print("\n");
     interrupted_ = cancellation.cancelled();
     if (!status.ok()) return status;
     version_ = output.completed().version();

@@ -8,26 +8,26 @@
 
 #include "absl/strings/str_cat.h"
 #include "clients/cpp/backoff.h"
+#include "clients/cpp/call_end.h"
 #include "clients/cpp/channel.h"
 #include "clients/cpp/resumable_turn.h"
+#include "clients/cpp/server_address.h"
+#include "clients/cpp/utf8.h"
 #include "engram/v1/generation.grpc.pb.h"
 #include "engram/v1/models.grpc.pb.h"
 #include "engram/v1/sessions.grpc.pb.h"
+#include "shell/environment.h"
 
 namespace engram {
 namespace {
 
-// The codes of gRPC and abseil are the same numbers.
-absl::Status ToStatus(const grpc::Status& status) {
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
-                      status.error_message());
-}
-
 // A gRPC call that a Cancellation ends, for as long as this object lives.
 class CancellableContext {
  public:
-  CancellableContext(Cancellation* cancellation, absl::Time deadline)
+  CancellableContext(Cancellation* cancellation, absl::Time deadline,
+                     const std::string& session_id)
       : cancellation_(cancellation) {
+    TellSession(session_id, &context_);
     if (deadline != absl::InfiniteFuture()) {
       context_.set_deadline(absl::ToChronoTime(deadline));
     }
@@ -52,8 +52,9 @@ class CancellableContext {
 }  // namespace
 
 std::string DefaultServer() {
-  const char* server = std::getenv("ENGRAM_SERVER");
-  return server != nullptr && *server != '\0' ? server : "localhost:8001";
+  const char* server = std::getenv(kServerVariable);
+  if (server == nullptr || *server == '\0') return "localhost:8001";
+  return ParseServerAddress(server).value_or(server);
 }
 
 struct Client::Stubs {
@@ -89,8 +90,11 @@ class Client::Call {
     if (made_progress) backoff_.Reset();
     const absl::Duration wait = backoff_.Next();
     if (absl::Now() + wait >= deadline_) {
-      return absl::DeadlineExceededError(
-          "the deadline passes before the call can be repeated");
+      return WithEndOf(
+          why, absl::DeadlineExceededError(absl::StrCat(
+                   "the deadline passes before the call can be repeated; it "
+                   "failed with ",
+                   absl::StatusCodeToString(why.code()), ": ", why.message())));
     }
     if (client_.on_repeat) client_.on_repeat(why, wait);
     if (client_.wait_for_test) {
@@ -128,19 +132,32 @@ class Client::Call {
 
 Client::Client(ClientOptions options)
     : options_(std::move(options)),
-      stubs_(std::make_unique<Stubs>(options_.server)) {}
+      address_(ParseServerAddress(options_.server)),
+      // Of a wrong address nothing is asked.
+      stubs_(std::make_unique<Stubs>(address_.value_or("localhost"))) {}
 
 Client::~Client() = default;
+
+absl::Status Client::Check(const google::protobuf::Message& request) const {
+  if (!address_.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("server ", address_.status().message()));
+  }
+  return CheckStrings(request);
+}
 
 absl::Status Client::Generate(
     const v1::GenerateRequest& request,
     absl::FunctionRef<void(const v1::GenerateResponse&)> on_response,
     const CallOptions& options) {
+  absl::Status sendable = Check(request);
+  if (!sendable.ok()) return sendable;
   Call call(options_, stubs_->channel.get(), options);
   ResumableTurn turn(request, options_.retries);
   // One stream: returns its end, or what Receive() found wrong with it.
   const auto run_stream = [&]() -> absl::Status {
-    CancellableContext context(call.cancellation(), call.deadline());
+    CancellableContext context(call.cancellation(), call.deadline(),
+                               request.session_id());
     auto stream =
         stubs_->generation->Generate(context.get(), turn.StartStream());
     v1::GenerateResponse response;
@@ -151,7 +168,7 @@ absl::Status Client::Generate(
       if (fresh) on_response(response);
     }
     if (!status.ok()) context.get()->TryCancel();
-    const absl::Status end = ToStatus(stream->Finish());
+    const absl::Status end = ToStatus(stream->Finish(), *context.get());
     return status.ok() ? end : status;
   };
 
@@ -169,14 +186,20 @@ absl::Status Client::Generate(
   }
 }
 
-template <typename Response, typename Attempt>
-absl::StatusOr<Response> Client::Unary(const CallOptions& options, int retries,
+template <typename Response, typename Request, typename Attempt>
+absl::StatusOr<Response> Client::Unary(const Request& request,
+                                       const std::string& session_id,
+                                       const CallOptions& options, int retries,
                                        Attempt attempt) {
+  absl::Status sendable = Check(request);
+  if (!sendable.ok()) return sendable;
   Call call(options_, stubs_->channel.get(), options);
   for (int repeats = 0;; ++repeats) {
     Response response;
-    CancellableContext context(call.cancellation(), call.deadline());
-    const absl::Status status = ToStatus(attempt(context.get(), &response));
+    CancellableContext context(call.cancellation(), call.deadline(),
+                               session_id);
+    const grpc::Status end = attempt(context.get(), &response);
+    const absl::Status status = ToStatus(end, *context.get());
     if (status.ok()) return response;
     if (!IsTransportFailure(status) || repeats >= retries) return status;
     absl::Status waited = call.Wait(status, /*made_progress=*/false);
@@ -187,7 +210,8 @@ absl::StatusOr<Response> Client::Unary(const CallOptions& options, int retries,
 absl::StatusOr<v1::ScoreResponse> Client::Score(const v1::ScoreRequest& request,
                                                 const CallOptions& options) {
   return Unary<v1::ScoreResponse>(
-      options, options_.retries, [&](auto* context, auto* response) {
+      request, request.session_id(), options, options_.retries,
+      [&](auto* context, auto* response) {
         return stubs_->generation->Score(context, request, response);
       });
 }
@@ -196,9 +220,12 @@ absl::StatusOr<v1::ScoreResponse> Client::Score(const v1::ScoreRequest& request,
 // carried out, and the second would then fail and say something untrue.
 
 absl::StatusOr<v1::Session> Client::CreateSession(
-    const v1::CreateSessionRequest& request, const CallOptions& options) {
+    const v1::CreateSessionRequest& given, const CallOptions& options) {
+  v1::CreateSessionRequest request = given;
+  if (request.session_id().empty()) request.set_session_id(FreshId());
   return Unary<v1::Session>(
-      options, /*retries=*/0, [&](auto* context, auto* response) {
+      request, request.session_id(), options, /*retries=*/0,
+      [&](auto* context, auto* response) {
         return stubs_->sessions->Create(context, request, response);
       });
 }
@@ -206,7 +233,8 @@ absl::StatusOr<v1::Session> Client::CreateSession(
 absl::StatusOr<v1::Session> Client::GetSession(
     const v1::GetSessionRequest& request, const CallOptions& options) {
   return Unary<v1::Session>(
-      options, options_.retries, [&](auto* context, auto* response) {
+      request, request.session_id(), options, options_.retries,
+      [&](auto* context, auto* response) {
         return stubs_->sessions->Get(context, request, response);
       });
 }
@@ -214,7 +242,8 @@ absl::StatusOr<v1::Session> Client::GetSession(
 absl::StatusOr<v1::ListSessionsResponse> Client::ListSessions(
     const v1::ListSessionsRequest& request, const CallOptions& options) {
   return Unary<v1::ListSessionsResponse>(
-      options, options_.retries, [&](auto* context, auto* response) {
+      request, /*session_id=*/"", options, options_.retries,
+      [&](auto* context, auto* response) {
         return stubs_->sessions->List(context, request, response);
       });
 }
@@ -222,7 +251,8 @@ absl::StatusOr<v1::ListSessionsResponse> Client::ListSessions(
 absl::StatusOr<v1::DeleteSessionResponse> Client::DeleteSession(
     const v1::DeleteSessionRequest& request, const CallOptions& options) {
   return Unary<v1::DeleteSessionResponse>(
-      options, /*retries=*/0, [&](auto* context, auto* response) {
+      request, request.session_id(), options, /*retries=*/0,
+      [&](auto* context, auto* response) {
         return stubs_->sessions->Delete(context, request, response);
       });
 }
@@ -230,23 +260,28 @@ absl::StatusOr<v1::DeleteSessionResponse> Client::DeleteSession(
 absl::StatusOr<v1::Session> Client::ForkSession(
     const v1::ForkSessionRequest& request, const CallOptions& options) {
   return Unary<v1::Session>(
-      options, /*retries=*/0, [&](auto* context, auto* response) {
+      // A fork is made where the state is that it starts from.
+      request, request.session_id(), options, /*retries=*/0,
+      [&](auto* context, auto* response) {
         return stubs_->sessions->Fork(context, request, response);
       });
 }
 
 absl::StatusOr<v1::ListModelsResponse> Client::ListModels(
     const CallOptions& options) {
+  const v1::ListModelsRequest request;
   return Unary<v1::ListModelsResponse>(
-      options, options_.retries, [&](auto* context, auto* response) {
-        return stubs_->models->List(context, v1::ListModelsRequest(), response);
+      request, /*session_id=*/"", options, options_.retries,
+      [&](auto* context, auto* response) {
+        return stubs_->models->List(context, request, response);
       });
 }
 
 absl::StatusOr<v1::ModelInfo> Client::GetModel(
     const v1::GetModelRequest& request, const CallOptions& options) {
   return Unary<v1::ModelInfo>(
-      options, options_.retries, [&](auto* context, auto* response) {
+      request, /*session_id=*/"", options, options_.retries,
+      [&](auto* context, auto* response) {
         return stubs_->models->Get(context, request, response);
       });
 }
@@ -254,7 +289,8 @@ absl::StatusOr<v1::ModelInfo> Client::GetModel(
 absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(
     const v1::TokenizeRequest& request, const CallOptions& options) {
   return Unary<v1::TokenizeResponse>(
-      options, options_.retries, [&](auto* context, auto* response) {
+      request, /*session_id=*/"", options, options_.retries,
+      [&](auto* context, auto* response) {
         return stubs_->models->Tokenize(context, request, response);
       });
 }
@@ -262,7 +298,8 @@ absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(
 absl::StatusOr<v1::DetokenizeResponse> Client::Detokenize(
     const v1::DetokenizeRequest& request, const CallOptions& options) {
   return Unary<v1::DetokenizeResponse>(
-      options, options_.retries, [&](auto* context, auto* response) {
+      request, /*session_id=*/"", options, options_.retries,
+      [&](auto* context, auto* response) {
         return stubs_->models->Detokenize(context, request, response);
       });
 }

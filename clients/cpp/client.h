@@ -26,7 +26,19 @@ namespace engram {
 // The environment variable ENGRAM_SERVER, else localhost:8001.
 std::string DefaultServer();
 
+// How far a call came before it failed.
+enum class CallEnd {
+  kUnknown,     // An error of another kind, such as a passed deadline.
+  kNotReached,  // No connection to the server was made.
+  kBroken,      // The connection broke before the server had answered.
+  kAnswered,    // The server itself said so.
+};
+
+// Of a status that a Client returned.
+CallEnd EndOf(const absl::Status& status);
+
 struct ClientOptions {
+  // "HOST", "HOST:PORT" and what else server_address.h takes.
   std::string server = DefaultServer();
   // Repeats in a row that may bring nothing new before a call fails.
   int retries = 6;
@@ -44,7 +56,12 @@ struct CallOptions {
 };
 
 // Thread-safe. Errors are the server's own, UNAVAILABLE if it cannot be
-// reached, CANCELLED and DEADLINE_EXCEEDED.
+// reached, CANCELLED and DEADLINE_EXCEEDED, and INVALID_ARGUMENT without asking
+// the server if its address is none or a string of the request is not UTF-8
+// (the message names field and byte).
+//
+// Calls that name a session tell it as the metadata "x-session-id" as well, by
+// which a proxy can send all calls of one session to one server.
 class Client {
  public:
   explicit Client(ClientOptions options);
@@ -60,6 +77,8 @@ class Client {
   absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request,
                                           const CallOptions& options = {});
 
+  // An id that is left out is made up here and not by the server, so that it
+  // can be told as metadata.
   absl::StatusOr<v1::Session> CreateSession(
       const v1::CreateSessionRequest& request, const CallOptions& options = {});
   absl::StatusOr<v1::Session> GetSession(const v1::GetSessionRequest& request,
@@ -89,13 +108,19 @@ class Client {
   struct Stubs;
   class Call;
 
-  // Makes a call without a stream, and repeats it up to `retries` times when
-  // the server cannot be reached.
-  template <typename Response, typename Attempt>
-  absl::StatusOr<Response> Unary(const CallOptions& options, int retries,
+  // Whether `request` can be sent at all.
+  absl::Status Check(const google::protobuf::Message& request) const;
+
+  // Makes a call without a stream about a session ("" for none), and repeats it
+  // up to `retries` times when the server cannot be reached.
+  template <typename Response, typename Request, typename Attempt>
+  absl::StatusOr<Response> Unary(const Request& request,
+                                 const std::string& session_id,
+                                 const CallOptions& options, int retries,
                                  Attempt attempt);
 
   const ClientOptions options_;
+  const absl::StatusOr<std::string> address_;
   const std::unique_ptr<Stubs> stubs_;
 };
 

@@ -9,6 +9,7 @@
 #include "clients/cpp/flags.h"
 #include "clients/cpp/interrupt.h"
 #include "clients/cpp/verb.h"
+#include "shell/closest_word.h"
 
 namespace engram {
 namespace {
@@ -40,34 +41,30 @@ constexpr char kExamples[] =
 constexpr char kExitCodes[] =
     "Exit codes:\n"
     "  0    done\n"
-    "  1    the server refused or failed, or could not be reached\n"
+    "  1    the server refused or failed, or could not be reached; or what\n"
+    "       was to be printed could not be written\n"
     "  2    wrong use of the command line\n"
     "  130  interrupted by Ctrl-C\n";
 
 void PrintHelp(const FlagSet& flags) {
-  absl::PrintF(
+  Print(
       "engram: the command line client of an Engram server.\n\n"
       "Usage: engram [flags] VERB [flags]\n\nVerbs:\n");
   for (const Verb& verb : kVerbs) {
-    absl::PrintF("  %-12s %s\n", verb.name, verb.about);
+    Print(absl::StrFormat("  %-12s %s\n", verb.name, verb.about));
   }
-  absl::PrintF(
+  Print(absl::StrFormat(
       "`engram VERB --help` lists the flags of a verb.\n\n%s\n"
       "Flags of all verbs, written before or after the verb, as --flag value\n"
       "or --flag=value:\n%s\n%s",
-      kExamples, flags.Help(), kExitCodes);
-}
-
-int Refuse(absl::string_view message) {
-  absl::FPrintF(stderr, "engram: %s\n`engram --help` tells more.\n", message);
-  return kExitUsage;
+      kExamples, flags.Help(), kExitCodes));
 }
 
 int RefuseVerb(const std::string& name) {
   std::vector<std::string> names;
   for (const Verb& verb : kVerbs) names.push_back(verb.name);
   const std::string closest = ClosestWord(name, names);
-  return Refuse(absl::StrCat(
+  return RefuseUse("engram", absl::StrCat(
       "unknown verb '", name, "'",
       closest.empty() ? "" : absl::StrCat("; did you mean ", closest, "?")));
 }
@@ -80,7 +77,7 @@ int Main(const std::vector<std::string>& arguments) {
   invocation.global.AddTo(&flags);
   absl::StatusOr<size_t> leading = flags.ParseLeading(arguments);
   if (!leading.ok()) {
-    return Refuse(absl::StrCat(leading.status().message(),
+    return RefuseUse("engram", absl::StrCat(leading.status().message(),
                                " (flags of a verb stand after it)"));
   }
   if (*leading == arguments.size() || arguments[*leading] == "help") {
@@ -95,6 +92,7 @@ int Main(const std::vector<std::string>& arguments) {
       std::find_if(std::begin(kVerbs), std::end(kVerbs),
                    [&](const Verb& verb) { return name == verb.name; });
   if (verb == std::end(kVerbs)) return RefuseVerb(name);
+  invocation.global.verb = name;
   return verb->run(std::move(invocation));
 }
 
@@ -102,5 +100,5 @@ int Main(const std::vector<std::string>& arguments) {
 }  // namespace engram
 
 int main(int argc, char** argv) {
-  return engram::Main(std::vector<std::string>(argv + 1, argv + argc));
+  return engram::RunClientProgram("engram", argc, argv, engram::Main);
 }

@@ -16,6 +16,7 @@
 #include "clients/cpp/program.h"
 #include "clients/cpp/progress_display.h"
 #include "clients/cpp/resumable_turn.h"
+#include "shell/standard_output.h"
 
 namespace engram {
 namespace {
@@ -64,7 +65,7 @@ int Run(BenchOptions options, Interrupt* interrupt) {
   model_request.set_model(options.model);
   absl::StatusOr<v1::ModelInfo> model = client.GetModel(model_request);
   if (!model.ok()) {
-    return ReportFailedCall(kProgram, model.status(), options.server);
+    return ReportFailedCall(kProgram, kProgram, model.status(), options.server);
   }
   options.model = model->name();
 
@@ -88,10 +89,8 @@ int Run(BenchOptions options, Interrupt* interrupt) {
   display.End();
 
   const Measurements measurements = Measure(result.turns, options.goodput);
-  absl::PrintF("%s", options.json
-                         ? absl::StrCat(ReportJson(options, measurements), "\n")
-                         : ReportText(options, measurements));
-  std::fflush(stdout);
+  Print(options.json ? absl::StrCat(ReportJson(options, measurements), "\n")
+                     : ReportText(options, measurements));
   if (!options.keep_sessions) DeleteSessions(result.session_ids, &client);
   if (cancellation.cancelled()) return kExitInterrupted;
   return measurements.succeeded > 0 ? kExitOk : kExitFailed;
@@ -105,7 +104,7 @@ int Main(const std::vector<std::string>& arguments) {
   absl::StatusOr<std::vector<std::string>> others = flags.Parse(arguments);
   if (!others.ok()) return RefuseUse(kProgram, others.status().message());
   if (options.help) {
-    absl::PrintF(kHelp, flags.Help());
+    Print(absl::StrFormat(kHelp, flags.Help()));
     return kExitOk;
   }
   if (!others->empty()) {
@@ -121,5 +120,5 @@ int Main(const std::vector<std::string>& arguments) {
 }  // namespace engram
 
 int main(int argc, char** argv) {
-  return engram::Main(std::vector<std::string>(argv + 1, argv + argc));
+  return engram::RunClientProgram(engram::kProgram, argc, argv, engram::Main);
 }

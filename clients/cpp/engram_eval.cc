@@ -17,6 +17,7 @@
 #include "clients/cpp/program.h"
 #include "clients/cpp/progress_display.h"
 #include "clients/cpp/resumable_turn.h"
+#include "shell/standard_output.h"
 
 namespace engram {
 namespace {
@@ -118,15 +119,14 @@ int RunTask(EvalOptions options, Interrupt* interrupt) {
   if (!result.ok()) {
     return cancellation.cancelled()
                ? kExitInterrupted
-               : ReportFailedCall(kProgram, result.status(), options.server);
+               : ReportFailedCall(kProgram, kProgram, result.status(), options.server);
   }
   const std::string report =
       options.json
           ? absl::StrCat(EvalReportJson(options.server, evaluation, *result),
                          "\n")
           : EvalReportText(options.server, evaluation, *result);
-  absl::PrintF("%s", report);
-  std::fflush(stdout);
+  Print(report);
   return cancellation.cancelled() ? kExitInterrupted : kExitOk;
 }
 
@@ -167,9 +167,9 @@ int RunTable(PaperTable table, const TableOptions& options,
       MeasureTable(table, options, &client, &cancellation);
   if (cancellation.cancelled()) return kExitInterrupted;
   if (!text.ok()) {
-    return ReportFailedCall(kProgram, text.status(), options.server);
+    return ReportFailedCall(kProgram, kProgram, text.status(), options.server);
   }
-  absl::PrintF("%s", *text);
+  Print(*text);
   return kExitOk;
 }
 
@@ -181,7 +181,7 @@ int TableMain(absl::Span<const std::string> arguments, Interrupt* interrupt) {
       flags.Parse(arguments);
   if (!others.ok()) return RefuseUse(kProgram, others.status().message());
   if (options.help) {
-    absl::PrintF(kTableHelp, flags.Help());
+    Print(absl::StrFormat(kTableHelp, flags.Help()));
     return kExitOk;
   }
   if (others->size() != 1) {
@@ -207,7 +207,7 @@ int Main(const std::vector<std::string>& arguments) {
       flags.Parse(arguments);
   if (!others.ok()) return RefuseUse(kProgram, others.status().message());
   if (options.help) {
-    absl::PrintF(kHelp, flags.Help());
+    Print(absl::StrFormat(kHelp, flags.Help()));
     return kExitOk;
   }
   if (!others->empty()) {
@@ -223,5 +223,5 @@ int Main(const std::vector<std::string>& arguments) {
 }  // namespace engram
 
 int main(int argc, char** argv) {
-  return engram::Main(std::vector<std::string>(argv + 1, argv + argc));
+  return engram::RunClientProgram(engram::kProgram, argc, argv, engram::Main);
 }

@@ -40,8 +40,7 @@ FlagSet::Setter EvalSeedSetter(uint64_t* target) {
 }
 
 void EvalOptions::AddTo(FlagSet* flags) {
-  flags->Add("server", "HOST:PORT",
-             "Default: $ENGRAM_SERVER, else localhost:8001.", &server);
+  flags->AddServer("Default: $ENGRAM_SERVER, else localhost:8001.", &server);
   flags->Add("model", "NAME", "Default: the only one served.",
              &evaluation.model);
   flags->Add("task", "NAME", "induction-head or associative-recall.", &task);

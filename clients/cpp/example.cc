@@ -30,4 +30,5 @@ int main(int argc, char** argv) {
     }
     std::cout << "\n";
   }
+  return std::cout.flush() ? 0 : 1;
 }

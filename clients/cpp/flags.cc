@@ -12,6 +12,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "clients/cpp/server_address.h"
+#include "clients/cpp/utf8.h"
+#include "shell/closest_word.h"
+#include "shell/duration.h"
 
 namespace engram {
 namespace {
@@ -31,6 +35,17 @@ FlagSet::Setter IntegerSetter(Integer* target) {
   };
 }
 
+absl::Status SetCount(absl::string_view text, int64_t least, int64_t most,
+                      int64_t* target) {
+  int64_t value = 0;
+  if (!absl::SimpleAtoi(text, &value) || value < least || value > most) {
+    return NotA(absl::StrCat("a whole number from ", least, " to ", most),
+                text);
+  }
+  *target = value;
+  return absl::OkStatus();
+}
+
 // NaN passes every range check made by comparison, so it is refused here.
 template <typename Number>
 FlagSet::Setter NumberSetter(Number* target) {
@@ -42,26 +57,6 @@ FlagSet::Setter NumberSetter(Number* target) {
     *target = static_cast<Number>(value);
     return absl::OkStatus();
   };
-}
-
-// The number of single-letter changes and swaps of neighbours that turn one
-// word into the other.
-size_t EditDistance(absl::string_view a, absl::string_view b) {
-  std::vector<std::vector<size_t>> distance(a.size() + 1,
-                                            std::vector<size_t>(b.size() + 1));
-  for (size_t i = 0; i <= a.size(); ++i) distance[i][0] = i;
-  for (size_t j = 0; j <= b.size(); ++j) distance[0][j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t change = a[i - 1] == b[j - 1] ? 0 : 1;
-      distance[i][j] = std::min({distance[i - 1][j] + 1, distance[i][j - 1] + 1,
-                                 distance[i - 1][j - 1] + change});
-      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
-        distance[i][j] = std::min(distance[i][j], distance[i - 2][j - 2] + 1);
-      }
-    }
-  }
-  return distance[a.size()][b.size()];
 }
 
 bool IsFlag(absl::string_view argument) {
@@ -96,7 +91,7 @@ std::string Wrap(absl::string_view text) {
 void FlagSet::Add(std::string name, std::string value_name, std::string help,
                   Setter set) {
   flags_.push_back({std::move(name), std::move(value_name), std::move(help),
-                    std::move(set)});
+                    std::move(set), /*is_file=*/false});
 }
 
 void FlagSet::Add(std::string name, std::string value_name, std::string help,
@@ -171,6 +166,50 @@ void FlagSet::Add(std::string name, std::string value_name, std::string help,
       });
 }
 
+void FlagSet::AddFile(std::string name, std::string help,
+                      std::optional<std::string>* target) {
+  Add(std::move(name), "FILE", std::move(help), target);
+  flags_.back().is_file = true;
+}
+
+void FlagSet::AddServer(std::string help, std::string* target) {
+  Add("server", "HOST:PORT", std::move(help), [target](absl::string_view text) {
+    absl::StatusOr<std::string> address = ParseServerAddress(text);
+    if (address.ok()) *target = *std::move(address);
+    return address.status();
+  });
+}
+
+void FlagSet::AddCount(std::string name, std::string help, int64_t least,
+                       int64_t most, int64_t* target) {
+  Add(std::move(name), "N", std::move(help),
+      [=](absl::string_view text) { return SetCount(text, least, most, target); });
+}
+
+void FlagSet::AddCount(std::string name, std::string help, int64_t least,
+                       int64_t most, std::optional<int64_t>* target) {
+  Add(std::move(name), "N", std::move(help), [=](absl::string_view text) {
+    int64_t value = 0;
+    absl::Status status = SetCount(text, least, most, &value);
+    if (status.ok()) *target = value;
+    return status;
+  });
+}
+
+void FlagSet::AddLimit(std::string name, std::string help,
+                       absl::Duration* target) {
+  Add(std::move(name), "DURATION", std::move(help),
+      [target](absl::string_view text) {
+        absl::StatusOr<absl::Duration> duration = ParseDuration(text);
+        if (!duration.ok()) return duration.status();
+        if (*duration == absl::ZeroDuration()) {
+          return NotA("a duration above zero", text);
+        }
+        *target = *duration;
+        return absl::OkStatus();
+      });
+}
+
 void FlagSet::AddSwitch(std::string name, std::string help, bool* target) {
   Add(std::move(name), "", std::move(help), [target](absl::string_view text) {
     return absl::SimpleAtob(text, target) ? absl::OkStatus()
@@ -215,7 +254,8 @@ absl::StatusOr<size_t> FlagSet::ParseOne(
     }
     value = arguments[position++];
   }
-  absl::Status status = flag->set(value);
+  absl::Status status = flag->is_file ? absl::OkStatus() : CheckUtf8(value);
+  if (status.ok()) status = flag->set(value);
   if (!status.ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat("flag --", name, ": ", status.message()));
@@ -252,6 +292,14 @@ absl::StatusOr<std::vector<std::string>> FlagSet::Parse(
     absl::StatusOr<size_t> next = ParseOne(arguments, position);
     if (!next.ok()) return next.status();
     position = *next;
+  }
+  for (const std::string& other : others) {
+    absl::Status status = CheckUtf8(other);
+    if (!status.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("argument '", absl::Utf8SafeCHexEscape(other), "': ",
+                       status.message()));
+    }
   }
   return others;
 }
@@ -292,38 +340,6 @@ absl::StatusOr<std::string> Unescape(absl::string_view text) {
         absl::StrCat(error, " (a backslash itself is written as two of them)"));
   }
   return result;
-}
-
-absl::StatusOr<absl::Duration> ParseDuration(absl::string_view text) {
-  absl::Duration duration;
-  double seconds = 0;
-  if (absl::SimpleAtod(text, &seconds)) {
-    duration = absl::Seconds(seconds);
-  } else if (!absl::ParseDuration(text, &duration)) {
-    return NotA("a duration such as 1500ms, 30s or 2m", text);
-  }
-  if (duration < absl::ZeroDuration() || std::isnan(seconds)) {
-    return NotA("a duration of zero or more", text);
-  }
-  return duration;
-}
-
-std::string ClosestWord(absl::string_view word,
-                        absl::Span<const std::string> candidates) {
-  std::string closest;
-  size_t smallest = 1 + word.size() / 3;
-  for (const std::string& candidate : candidates) {
-    const size_t distance = EditDistance(word, candidate);
-    if (distance <= smallest && (closest.empty() || distance < smallest)) {
-      smallest = distance;
-      closest = candidate;
-    }
-  }
-  if (!closest.empty()) return closest;
-  for (const std::string& candidate : candidates) {
-    if (word.size() >= 3 && absl::StartsWith(candidate, word)) return candidate;
-  }
-  return "";
 }
 
 }  // namespace engram

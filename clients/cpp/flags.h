@@ -9,7 +9,6 @@
 #include <functional>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -20,12 +19,21 @@
 
 namespace engram {
 
-// A set of flags, each bound to a variable that outlives the set.
+// A set of flags, each bound to a variable that outlives the set. All values
+// but names of files must be UTF-8, since they are sent as such.
 // Thread-compatible.
 class FlagSet {
  public:
   // Takes the text given for a flag; an error is reported with the flag's name.
   using Setter = std::function<absl::Status(absl::string_view)>;
+
+  struct Flag {
+    std::string name;
+    std::string value_name;  // Empty: a switch.
+    std::string help;
+    Setter set;
+    bool is_file = false;  // The value names a file.
+  };
 
   // A flag with a value. `value_name` stands for the value in the help text.
   void Add(std::string name, std::string value_name, std::string help,
@@ -50,6 +58,18 @@ class FlagSet {
   // Repeatable: each value is appended.
   void Add(std::string name, std::string value_name, std::string help,
            std::vector<std::string>* target);
+  // The name of a file. Its value_name is FILE.
+  void AddFile(std::string name, std::string help,
+               std::optional<std::string>* target);
+  // Where the server is, checked and with its port.
+  void AddServer(std::string help, std::string* target);
+  // A whole number from `least` to `most`.
+  void AddCount(std::string name, std::string help, int64_t least, int64_t most,
+                int64_t* target);
+  void AddCount(std::string name, std::string help, int64_t least, int64_t most,
+                std::optional<int64_t>* target);
+  // A duration above zero.
+  void AddLimit(std::string name, std::string help, absl::Duration* target);
   // A flag without a value; "--name=false" takes it back.
   void AddSwitch(std::string name, std::string help, bool* target);
 
@@ -65,14 +85,10 @@ class FlagSet {
   // One entry per flag, in the order of adding.
   std::string Help() const;
 
- private:
-  struct Flag {
-    std::string name;
-    std::string value_name;  // Empty: a switch.
-    std::string help;
-    Setter set;
-  };
+  // In the order of adding.
+  const std::vector<Flag>& flags() const { return flags_; }
 
+ private:
   const Flag* Find(absl::string_view name) const;
   // Reads the flag at arguments[position] and returns the position after it.
   absl::StatusOr<size_t> ParseOne(absl::Span<const std::string> arguments,
@@ -87,12 +103,5 @@ absl::StatusOr<std::vector<int32_t>> ParseTokenIds(absl::string_view text);
 
 // Resolves the backslash escapes of C, such as \n, \t, \\ and \x41.
 absl::StatusOr<std::string> Unescape(absl::string_view text);
-
-// "1500ms", "30s", "2m"; a bare number counts seconds.
-absl::StatusOr<absl::Duration> ParseDuration(absl::string_view text);
-
-// The candidate that `word` most likely was meant to be, or "" if none is near.
-std::string ClosestWord(absl::string_view word,
-                        absl::Span<const std::string> candidates);
 
 }  // namespace engram

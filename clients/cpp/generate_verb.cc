@@ -29,10 +29,9 @@ constexpr VerbHelp kHelp = {
 struct PromptFlags {
   void AddTo(FlagSet* flags) {
     flags->Add("prompt", "TEXT", "What the model reads.", &text);
-    flags->Add("prompt-file", "FILE",
-               "Read the prompt from a file; -: from "
-               "standard input.",
-               &file);
+    flags->AddFile("prompt-file",
+                   "Read the prompt from a file; -: from standard input.",
+                   &file);
     flags->Add("tokens", "1,2,3", "The prompt as token ids.", &tokens);
   }
 
@@ -51,7 +50,7 @@ struct PromptFlags {
       request->mutable_token_ids()->mutable_ids()->Add(ids->begin(),
                                                        ids->end());
     } else if (file.has_value()) {
-      absl::StatusOr<std::string> content = ReadFile(*file);
+      absl::StatusOr<std::string> content = ReadFlagFile("prompt-file", *file);
       if (!content.ok()) return content.status();
       request->set_text(*std::move(content));
     } else if (text.has_value()) {
@@ -166,10 +165,14 @@ int RunGenerate(Invocation invocation) {
   if (status.ok()) {
     status = client.Generate(
         *request,
-        [&](const v1::GenerateResponse& response) { output.Show(response); },
+        [&](const v1::GenerateResponse& response) {
+          // An answer that nobody can see is not worth making.
+          if (!output.Show(response).ok()) cancellation.Cancel();
+        },
         call);
   }
   output.EndLine();
+  if (!output.status().ok()) return ReportError(output.status(), global);
   if (status.ok()) {
     if (global.verbose) output.ShowStatistics();
     if (output.completed().finish_reason() == v1::CANCELLED) {
@@ -180,7 +183,7 @@ int RunGenerate(Invocation invocation) {
     }
     return kExitOk;
   }
-  if (!cancellation.cancelled()) return ReportError(status, global.server);
+  if (!cancellation.cancelled()) return ReportError(status, global);
   absl::FPrintF(stderr, "engram: interrupted%s\n",
                 WhatBecomesOfTheSession(*request));
   return kExitInterrupted;

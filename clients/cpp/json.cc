@@ -2,20 +2,21 @@
 
 #include <google/protobuf/util/json_util.h>
 
+#include "absl/strings/str_cat.h"
+
 namespace engram {
 
-std::string ToJsonLine(const google::protobuf::Message& message) {
+absl::StatusOr<std::string> ToJsonLine(const google::protobuf::Message& message) {
   google::protobuf::util::JsonPrintOptions options;
   options.preserve_proto_field_names = true;
   options.always_print_primitive_fields = true;
   std::string line;
-  // Fails for malformed google.protobuf.Any and the like, which engram.v1 does
-  // not use.
-  if (!google::protobuf::util::MessageToJsonString(message, &line, options)
-           .ok()) {
-    return "{}";
-  }
-  return line;
+  const auto status =
+      google::protobuf::util::MessageToJsonString(message, &line, options);
+  if (status.ok()) return line;
+  return absl::InternalError(
+      absl::StrCat("the server's answer cannot be told as JSON: ",
+                   std::string(status.message())));
 }
 
 }  // namespace engram

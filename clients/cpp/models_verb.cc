@@ -38,7 +38,7 @@ std::string DescribeCost(const v1::ModelInfo& model) {
 }
 
 void PrintModel(const v1::ModelInfo& model) {
-  absl::PrintF(
+  Print(absl::StrFormat(
       "%s\n"
       "  family %s, %d layers, %d parameters, %s weights, %s\n"
       "  vocabulary %d%s\n"
@@ -46,50 +46,42 @@ void PrintModel(const v1::ModelInfo& model) {
       model.name(), model.family(), model.layers(), model.parameters(),
       model.weight_format(), model.backend(), model.vocabulary_size(),
       model.has_tokenizer() ? "" : ", no tokenizer (token ids only)",
-      DescribeCost(model));
+      DescribeCost(model)));
   if (model.max_positions() > 0) {
-    absl::PrintF("  a sequence has at most %d tokens\n", model.max_positions());
+    Print(absl::StrFormat("  a sequence has at most %d tokens\n",
+                          model.max_positions()));
   }
-  absl::PrintF("  weight hash %s\n", model.weight_hash());
+  Print(absl::StrFormat("  weight hash %s\n", model.weight_hash()));
 }
 
 int ListModels(const GlobalFlags& global) {
   Client client(MakeClientOptions(global));
-  absl::StatusOr<v1::ListModelsResponse> response =
-      client.ListModels({.deadline = global.deadline});
-  if (!response.ok()) return ReportError(response.status(), global.server);
-  if (global.json) {
-    PrintJson(*response);
-  } else {
-    for (const v1::ModelInfo& model : response->models()) PrintModel(model);
-  }
-  return kExitOk;
+  return ShowResponse<v1::ListModelsResponse>(
+      global, client.ListModels({.deadline = global.deadline}),
+      [](const v1::ListModelsResponse& response) {
+        for (const v1::ModelInfo& model : response.models()) PrintModel(model);
+      });
 }
 
 int GetModel(const GlobalFlags& global, const std::string& name) {
   Client client(MakeClientOptions(global));
   v1::GetModelRequest request;
   request.set_model(name);
-  absl::StatusOr<v1::ModelInfo> model =
-      client.GetModel(request, {.deadline = global.deadline});
-  if (!model.ok()) return ReportError(model.status(), global.server);
-  if (global.json) {
-    PrintJson(*model);
-  } else {
-    PrintModel(*model);
-  }
-  return kExitOk;
+  return ShowResponse<v1::ModelInfo>(
+      global, client.GetModel(request, {.deadline = global.deadline}),
+      PrintModel);
 }
 
 void PrintTokens(const v1::TokenizeResponse& response, bool verbose) {
   if (!verbose) {
-    PrintText(absl::StrCat(absl::StrJoin(response.token_ids(), ","), "\n"));
+    Print(absl::StrCat(absl::StrJoin(response.token_ids(), ","), "\n"));
     return;
   }
   for (int i = 0; i < response.token_ids_size(); ++i) {
-    absl::PrintF(
+    Print(absl::StrFormat(
         "%8d  %s\n", response.token_ids(i),
-        i < response.pieces_size() ? absl::CHexEscape(response.pieces(i)) : "");
+        i < response.pieces_size() ? absl::CHexEscape(response.pieces(i))
+                                   : ""));
   }
 }
 
@@ -117,10 +109,8 @@ int RunTokenize(Invocation invocation) {
   bool parse_special_tokens = false;
   FlagSet flag_set;
   flag_set.Add("text", "TEXT", "The text.", &text);
-  flag_set.Add("text-file", "FILE",
-               "Read it from a file; -: from standard "
-               "input.",
-               &file);
+  flag_set.AddFile("text-file", "Read it from a file; -: from standard input.",
+                   &file);
   flag_set.Add("model", "NAME", "Whose tokenizer. Default: the only one.",
                request.mutable_model());
   flag_set.AddSwitch("parse-special-tokens",
@@ -132,22 +122,19 @@ int RunTokenize(Invocation invocation) {
     return arguments.Refuse("give one of --text TEXT and --text-file FILE");
   }
   absl::StatusOr<std::string> content =
-      file.has_value() ? ReadFile(*file) : absl::StatusOr<std::string>(*text);
+      file.has_value() ? ReadFlagFile("text-file", *file)
+                       : absl::StatusOr<std::string>(*text);
   if (!content.ok()) return arguments.Refuse(content.status().message());
 
   request.set_text(*content);
   request.set_parse_special_tokens(parse_special_tokens);
   const GlobalFlags& global = invocation.global;
   Client client(MakeClientOptions(global));
-  absl::StatusOr<v1::TokenizeResponse> response =
-      client.Tokenize(request, {.deadline = global.deadline});
-  if (!response.ok()) return ReportError(response.status(), global.server);
-  if (global.json) {
-    PrintJson(*response);
-  } else {
-    PrintTokens(*response, global.verbose);
-  }
-  return kExitOk;
+  return ShowResponse<v1::TokenizeResponse>(
+      global, client.Tokenize(request, {.deadline = global.deadline}),
+      [&](const v1::TokenizeResponse& response) {
+        PrintTokens(response, global.verbose);
+      });
 }
 
 int RunDetokenize(Invocation invocation) {
@@ -160,7 +147,10 @@ int RunDetokenize(Invocation invocation) {
   VerbArguments arguments(&invocation, &flag_set, kDetokenizeHelp);
   if (!arguments.Parse()) return arguments.exit_code();
   absl::StatusOr<std::vector<int32_t>> ids = ParseTokenIds(tokens);
-  if (!ids.ok()) return arguments.Refuse(ids.status().message());
+  if (!ids.ok()) {
+    return arguments.Refuse(
+        absl::StrCat("flag --tokens: ", ids.status().message()));
+  }
   if (ids->empty() || !arguments.positional().empty()) {
     return arguments.Refuse("give the token ids by --tokens 1,2,3");
   }
@@ -168,15 +158,9 @@ int RunDetokenize(Invocation invocation) {
   request.mutable_token_ids()->Add(ids->begin(), ids->end());
   const GlobalFlags& global = invocation.global;
   Client client(MakeClientOptions(global));
-  absl::StatusOr<v1::DetokenizeResponse> response =
-      client.Detokenize(request, {.deadline = global.deadline});
-  if (!response.ok()) return ReportError(response.status(), global.server);
-  if (global.json) {
-    PrintJson(*response);
-  } else {
-    PrintText(response->bytes());
-  }
-  return kExitOk;
+  return ShowResponse<v1::DetokenizeResponse>(
+      global, client.Detokenize(request, {.deadline = global.deadline}),
+      [](const v1::DetokenizeResponse& response) { Print(response.bytes()); });
 }
 
 }  // namespace engram

@@ -1,10 +1,45 @@
 #include "clients/cpp/program.h"
 
 #include <cstdio>
+#include <cstdlib>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "clients/cpp/advice.h"
+#include "clients/cpp/server_address.h"
+#include "shell/environment.h"
+#include "shell/standard_output.h"
 
 namespace engram {
+namespace {
+
+// Variables of the server's flags, as its own table has them.
+const std::string kFlagVariables[] = {
+#include "flag_variables.inc"
+};
+
+absl::Status CheckClientEnvironment() {
+  absl::Status status = CheckEnvironment(CurrentEnvironment(), kFlagVariables);
+  if (!status.ok()) return status;
+  const char* server = std::getenv(kServerVariable);
+  if (server == nullptr || *server == '\0') return absl::OkStatus();
+  status = ParseServerAddress(server).status();
+  if (status.ok()) return status;
+  return absl::InvalidArgumentError(
+      absl::StrCat(kServerVariable, ": ", status.message()));
+}
+
+}  // namespace
+
+int RunClientProgram(
+    absl::string_view program, int argc, char** argv,
+    const std::function<int(const std::vector<std::string>&)>& run) {
+  return RunProgram(program, [&] {
+    const absl::Status status = CheckClientEnvironment();
+    if (!status.ok()) return RefuseUse(program, status.message());
+    return run(std::vector<std::string>(argv + 1, argv + argc));
+  });
+}
 
 int RefuseUse(absl::string_view program, absl::string_view message) {
   absl::FPrintF(stderr, "%s: %s\n`%s --help` tells more.\n", program, message,
@@ -12,13 +47,12 @@ int RefuseUse(absl::string_view program, absl::string_view message) {
   return kExitUsage;
 }
 
-int ReportFailedCall(absl::string_view program, const absl::Status& status,
-                     absl::string_view server) {
-  absl::FPrintF(stderr,
-                "%s: %s: %s\n  the server is %s; name another "
-                "with --server HOST:PORT\n",
-                program, absl::StatusCodeToString(status.code()),
-                status.message(), server);
+int ReportFailedCall(absl::string_view program, absl::string_view command,
+                     const absl::Status& status, absl::string_view server) {
+  absl::FPrintF(stderr, "%s: %s: %s\n", program,
+                absl::StatusCodeToString(status.code()), status.message());
+  const std::string advice = Advice(status, command, server);
+  if (!advice.empty()) absl::FPrintF(stderr, "  %s\n", advice);
   return kExitFailed;
 }
 

@@ -1,6 +1,10 @@
-// How the programs end: their exit codes, and what they say of wrong use and of
-// calls that failed.
+// How the programs begin and end: their environment, their exit codes, and what
+// they say of wrong use and of calls that failed.
 #pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -11,10 +15,19 @@ inline constexpr int kExitOk = 0;
 inline constexpr int kExitFailed = 1;
 inline constexpr int kExitUsage = 2;
 
+// The whole of main(): `run` with the arguments after the program's name,
+// unless the environment has an ENGRAM_ variable that is none or is wrong.
+// Fails if something that was printed could not be written.
+int RunClientProgram(
+    absl::string_view program, int argc, char** argv,
+    const std::function<int(const std::vector<std::string>&)>& run);
+
 // Both say it on standard error, after the name of the program, and return the
 // exit code.
 int RefuseUse(absl::string_view program, absl::string_view message);
-int ReportFailedCall(absl::string_view program, const absl::Status& status,
-                     absl::string_view server);
+// With what may be done about it; --help is asked of `command`, such as
+// "engram generate".
+int ReportFailedCall(absl::string_view program, absl::string_view command,
+                     const absl::Status& status, absl::string_view server);
 
 }  // namespace engram

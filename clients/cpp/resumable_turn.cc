@@ -4,11 +4,25 @@
 #include <utility>
 
 #include "absl/random/random.h"
+#include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 namespace engram {
+namespace {
+
+// The same but for the message: what else a status tells stays with it.
+absl::Status WithMessage(const absl::Status& status,
+                         absl::string_view message) {
+  absl::Status result(status.code(), message);
+  status.ForEachPayload([&](absl::string_view type, const absl::Cord& payload) {
+    result.SetPayload(type, payload);
+  });
+  return result;
+}
+
+}  // namespace
 
 bool IsTransportFailure(const absl::Status& status) {
   if (status.code() == absl::StatusCode::kUnavailable) return true;
@@ -105,9 +119,9 @@ ResumableTurn::Next ResumableTurn::StreamEnded(const absl::Status& status) {
   if (made_progress_) fruitless_repeats_ = 0;
   if (fruitless_repeats_ == retries_) {
     if (retries_ > 0) {
-      result_ = absl::Status(result_.code(),
-                             absl::StrCat(result_.message(), " (gave up after ",
-                                          retries_, " repeats)"));
+      result_ = WithMessage(result_,
+                            absl::StrCat(result_.message(), " (gave up after ",
+                                         retries_, " repeats)"));
     }
     return Next::kFail;
   }

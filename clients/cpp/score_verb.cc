@@ -22,10 +22,8 @@ constexpr VerbHelp kHelp = {
 struct ScoreFlags {
   void AddTo(FlagSet* flags) {
     flags->Add("text", "TEXT", "The text.", &text);
-    flags->Add("text-file", "FILE",
-               "Read it from a file; -: from standard "
-               "input.",
-               &file);
+    flags->AddFile("text-file", "Read it from a file; -: from standard input.",
+                   &file);
     flags->Add("tokens", "1,2,3", "The text as token ids.", &tokens);
     flags->Add("model", "NAME",
                "Which model. Default: the session's, or the only one served.",
@@ -56,7 +54,7 @@ struct ScoreFlags {
     request.set_parse_special_tokens(parse_special_tokens);
     if (text.has_value()) request.set_text(*text);
     if (file.has_value()) {
-      absl::StatusOr<std::string> content = ReadFile(*file);
+      absl::StatusOr<std::string> content = ReadFlagFile("text-file", *file);
       if (!content.ok()) return content.status();
       request.set_text(*content);
     }
@@ -84,20 +82,23 @@ struct ScoreFlags {
 void PrintTable(const v1::ScoreResponse& response) {
   double sum = 0;
   int scored = 0;
-  absl::PrintF("%12s %8s  %s\n", "logprob", "id", "bytes");
+  Print(absl::StrFormat("%12s %8s  %s\n", "logprob", "id", "bytes"));
   for (const v1::Token& token : response.tokens()) {
     const std::string bytes = absl::CHexEscape(token.bytes());
     if (!token.has_logprob()) {
-      absl::PrintF("%12s %8d  %s\n", "-", token.id(), bytes);
+      Print(absl::StrFormat("%12s %8d  %s\n", "-", token.id(), bytes));
       continue;
     }
-    absl::PrintF("%12.6f %8d  %s\n", token.logprob(), token.id(), bytes);
+    Print(absl::StrFormat("%12.6f %8d  %s\n", token.logprob(), token.id(),
+                          bytes));
     sum += token.logprob();
     ++scored;
   }
-  absl::PrintF("sum %.6f over %d tokens", sum, scored);
-  if (scored > 0) absl::PrintF(", perplexity %.4f", std::exp(-sum / scored));
-  absl::PrintF("\n");
+  Print(absl::StrFormat("sum %.6f over %d tokens", sum, scored));
+  if (scored > 0) {
+    Print(absl::StrFormat(", perplexity %.4f", std::exp(-sum / scored)));
+  }
+  Print("\n");
 }
 
 }  // namespace
@@ -118,15 +119,9 @@ int RunScore(Invocation invocation) {
 
   const GlobalFlags& global = invocation.global;
   Client client(MakeClientOptions(global));
-  absl::StatusOr<v1::ScoreResponse> response =
-      client.Score(*request, {.deadline = global.deadline});
-  if (!response.ok()) return ReportError(response.status(), global.server);
-  if (global.json) {
-    PrintJson(*response);
-  } else {
-    PrintTable(*response);
-  }
-  return kExitOk;
+  return ShowResponse<v1::ScoreResponse>(
+      global, client.Score(*request, {.deadline = global.deadline}),
+      PrintTable);
 }
 
 }  // namespace engram

@@ -1,12 +1,14 @@
 // engram sessions: what the server remembers.
-#include <google/protobuf/util/time_util.h>
-
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "clients/cpp/human.h"
 #include "clients/cpp/verb.h"
+#include "shell/closest_word.h"
 
 namespace engram {
 namespace {
@@ -16,7 +18,7 @@ constexpr VerbHelp kHelp = {
     "ID...) [flags]",
     "Lists, shows, makes, copies and deletes sessions. A fork starts from the\n"
     "last turn that the other session completed. An id that is left out is\n"
-    "made up by the server.",
+    "made up. The list cuts long ids; --wide and --json do not.",
     "  engram sessions list\n"
     "  engram sessions create mine --model mamba-english --label owner=me "
     "--ttl 2h\n"
@@ -28,31 +30,99 @@ struct SessionsFlags {
   void AddTo(FlagSet* flags) {
     flags->Add("model", "NAME", "list, create: this model's.", &model);
     flags->Add("label", "KEY=VALUE", "create: a label; repeatable.", &labels);
-    flags->Add("ttl", "DURATION",
-               "create: forget the session when it was idle for so long.",
-               &time_to_live);
+    flags->AddLimit("ttl",
+                    "create: forget the session when it was idle for so long.",
+                    &time_to_live);
     flags->Add("from-checkpoint", "NAME",
                "create, fork: start from a checkpoint.", &from_checkpoint);
+    flags->AddSwitch("wide",
+                     "list: ids, times and sizes in full, whatever the width.",
+                     &wide);
   }
 
   std::string model;
   std::vector<std::string> labels;
   absl::Duration time_to_live = absl::InfiniteDuration();
   std::string from_checkpoint;
+  bool wide = false;
 };
 
-std::string Describe(const v1::Session& session) {
-  return absl::StrFormat(
-      "%-32s %-20s %8d %10d %-7s %-5s %10d  %s", session.session_id(),
-      session.model(), session.version(), session.position(),
-      session.pending_token() ? "yes" : "no", session.tier(),
-      session.state_bytes(),
-      google::protobuf::util::TimeUtil::ToString(session.last_used_time()));
+absl::Time ToTime(const google::protobuf::Timestamp& time) {
+  return absl::FromUnixSeconds(time.seconds()) +
+         absl::Nanoseconds(time.nanos());
 }
 
-void PrintHeading() {
-  absl::PrintF("%-32s %-20s %8s %10s %-7s %-5s %10s  %s\n", "session", "model",
-               "version", "position", "pending", "tier", "bytes", "last used");
+absl::Time ExpireTime(const v1::Session& session) {
+  return session.has_expire_time() ? ToTime(session.expire_time())
+                                   : absl::InfiniteFuture();
+}
+
+std::string FullTime(absl::Time time) {
+  if (time == absl::InfiniteFuture()) return "never";
+  return absl::FormatTime("%Y-%m-%d%ET%H:%M:%SZ", time, absl::UTCTimeZone());
+}
+
+// A line of at most 79 characters, whatever the ids are.
+std::string Row(const v1::Session& session, absl::Time now) {
+  return absl::StrFormat(
+      "%-22s %-14s %6d %8d %8s %8s %s\n", Shortened(session.session_id(), 22),
+      Shortened(session.model(), 14), session.version(), session.position(),
+      Bytes(session.state_bytes()), Ago(ToTime(session.last_used_time()), now),
+      Until(ExpireTime(session), now));
+}
+
+std::string Heading() {
+  return absl::StrFormat("%-22s %-14s %6s %8s %8s %8s %s\n", "session", "model",
+                         "turns", "tokens", "size", "used", "expires");
+}
+
+// Everything in full, in one line.
+std::string WideRow(const v1::Session& session) {
+  return absl::StrFormat(
+      "%-32s %-20s %7d %10d %-7s %-5s %12d  %s  %s\n", session.session_id(),
+      session.model(), session.version(), session.position(),
+      session.pending_token() ? "yes" : "no", session.tier(),
+      session.state_bytes(), FullTime(ToTime(session.last_used_time())),
+      FullTime(ExpireTime(session)));
+}
+
+std::string WideHeading() {
+  return absl::StrFormat("%-32s %-20s %7s %10s %-7s %-5s %12s  %-20s  %s\n",
+                         "session", "model", "turns", "tokens", "pending",
+                         "tier", "bytes", "used", "expires");
+}
+
+std::string TierText(const std::string& tier) {
+  if (tier == "slot") return "in a slot";
+  if (tier == "ram") return "in RAM";
+  return "before the first turn";
+}
+
+void PrintSession(const v1::Session& session) {
+  const absl::Time now = absl::Now();
+  const absl::Time used = ToTime(session.last_used_time());
+  const absl::Time expires = ExpireTime(session);
+  Print(absl::StrFormat(
+      "session  %s\n"
+      "model    %s\n"
+      "version  %d\n"
+      "tokens   %d fed%s\n"
+      "state    %s (%d bytes), %s\n"
+      "made     %s\n"
+      "used     %s (%s)\n"
+      "expires  %s%s\n",
+      session.session_id(), session.model(), session.version(),
+      session.position(), session.pending_token() ? " and one pending" : "",
+      Bytes(session.state_bytes()), session.state_bytes(),
+      TierText(session.tier()),
+      FullTime(ToTime(session.create_time())), FullTime(used), Ago(used, now),
+      FullTime(expires),
+      expires == absl::InfiniteFuture()
+          ? ""
+          : absl::StrCat(" (", Until(expires, now), ")")));
+  for (const auto& [key, value] : session.labels()) {
+    Print(absl::StrFormat("label    %s=%s\n", key, value));
+  }
 }
 
 // One invocation of `sessions`, once its arguments are read.
@@ -65,20 +135,24 @@ class SessionsVerb {
         call_({.deadline = global.deadline}) {}
 
   int List() {
-    if (!global_.json) PrintHeading();
+    if (!global_.json) Print(flags_.wide ? WideHeading() : Heading());
     v1::ListSessionsRequest request;
     request.set_model(flags_.model);
+    int exit_code = kExitOk;
     do {
-      absl::StatusOr<v1::ListSessionsResponse> page =
+      const absl::StatusOr<v1::ListSessionsResponse> page =
           client_.ListSessions(request, call_);
-      if (!page.ok()) return ReportError(page.status(), global_.server);
-      if (global_.json) PrintJson(*page);
-      for (const v1::Session& session : page->sessions()) {
-        if (!global_.json) PrintText(absl::StrCat(Describe(session), "\n"));
-      }
-      request.set_page_token(page->next_page_token());
-    } while (!request.page_token().empty());
-    return kExitOk;
+      exit_code = ShowResponse<v1::ListSessionsResponse>(
+          global_, page, [&](const v1::ListSessionsResponse& response) {
+            const absl::Time now = absl::Now();
+            for (const v1::Session& session : response.sessions()) {
+              Print(flags_.wide ? WideRow(session) : Row(session, now));
+            }
+          });
+      if (exit_code == kExitOk) request.set_page_token(page->next_page_token());
+    } while (exit_code == kExitOk && !request.page_token().empty() &&
+             PrintStatus().ok());
+    return exit_code;
   }
 
   int Get(const std::string& id) {
@@ -98,9 +172,10 @@ class SessionsVerb {
       (*request.mutable_labels())[parts.first] = parts.second;
     }
     if (flags_.time_to_live != absl::InfiniteDuration()) {
-      *request.mutable_time_to_live() =
-          google::protobuf::util::TimeUtil::NanosecondsToDuration(
-              absl::ToInt64Nanoseconds(flags_.time_to_live));
+      absl::Duration rest = flags_.time_to_live;
+      google::protobuf::Duration& life = *request.mutable_time_to_live();
+      life.set_seconds(absl::IDivDuration(rest, absl::Seconds(1), &rest));
+      life.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
     }
     return Show(client_.CreateSession(request, call_));
   }
@@ -118,30 +193,17 @@ class SessionsVerb {
     for (const std::string& id : ids) {
       v1::DeleteSessionRequest request;
       request.set_session_id(id);
-      absl::StatusOr<v1::DeleteSessionResponse> response =
-          client_.DeleteSession(request, call_);
-      if (!response.ok()) {
-        exit_code = ReportError(response.status(), global_.server);
-      } else if (global_.json) {
-        PrintJson(*response);
-      }
+      const int shown = ShowResponse<v1::DeleteSessionResponse>(
+          global_, client_.DeleteSession(request, call_),
+          [](const v1::DeleteSessionResponse&) {});
+      if (shown != kExitOk) exit_code = shown;
     }
     return exit_code;
   }
 
  private:
   int Show(const absl::StatusOr<v1::Session>& session) {
-    if (!session.ok()) return ReportError(session.status(), global_.server);
-    if (global_.json) {
-      PrintJson(*session);
-    } else {
-      PrintHeading();
-      PrintText(absl::StrCat(Describe(*session), "\n"));
-      for (const auto& [key, value] : session->labels()) {
-        absl::PrintF("  label %s=%s\n", key, value);
-      }
-    }
-    return kExitOk;
+    return ShowResponse<v1::Session>(global_, session, PrintSession);
   }
 
   const GlobalFlags& global_;

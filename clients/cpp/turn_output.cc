@@ -20,24 +20,26 @@ double Milliseconds(const google::protobuf::Duration& duration) {
 TurnOutput::TurnOutput(bool json)
     : json_(json), begin_(absl::Now()), first_token_(absl::InfinitePast()) {}
 
-void TurnOutput::Show(const v1::GenerateResponse& response) {
+absl::Status TurnOutput::Show(const v1::GenerateResponse& response) {
   if (response.has_started()) started_ = response.started();
   if (response.has_completed()) completed_ = response.completed();
   if (response.has_token() && first_token_ == absl::InfinitePast()) {
     first_token_ = absl::Now();
   }
   if (json_) {
-    PrintJson(response);
-    return;
+    status_.Update(PrintJson(response));
+  } else {
+    if (response.has_token()) ShowText(response.token().text());
+    if (response.has_completed()) ShowText(response.completed().text());
   }
-  if (response.has_token()) ShowText(response.token().text());
-  if (response.has_completed()) ShowText(response.completed().text());
+  status_.Update(PrintStatus());
+  return status_;
 }
 
 void TurnOutput::ShowText(const std::string& text) {
   if (text.empty()) return;
   at_line_start_ = text.back() == '\n';
-  PrintText(text);
+  Print(text);
 }
 
 void TurnOutput::EndLine() {

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "engram/v1/generation.pb.h"
 
@@ -14,7 +15,9 @@ class TurnOutput {
  public:
   explicit TurnOutput(bool json);
 
-  void Show(const v1::GenerateResponse& response);
+  // Errors, which are kept: INTERNAL if it has no JSON, or what became of
+  // standard output.
+  absl::Status Show(const v1::GenerateResponse& response);
 
   // Ends the line if standard output is a terminal and the text did not.
   void EndLine();
@@ -22,6 +25,8 @@ class TurnOutput {
   // Once Completed has come: tokens, speed, version, on standard error.
   void ShowStatistics() const;
 
+  // What went wrong with showing.
+  const absl::Status& status() const { return status_; }
   const v1::Started& started() const { return started_; }
   const v1::Completed& completed() const { return completed_; }
 
@@ -30,6 +35,7 @@ class TurnOutput {
 
   const bool json_;
   bool at_line_start_ = true;
+  absl::Status status_;
   absl::Time begin_;
   absl::Time first_token_;
   v1::Started started_;

@@ -6,7 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
@@ -14,6 +16,7 @@
 #include "clients/cpp/flags.h"
 #include "clients/cpp/interrupt.h"
 #include "clients/cpp/program.h"
+#include "shell/standard_output.h"
 
 namespace engram {
 
@@ -21,9 +24,11 @@ namespace engram {
 struct GlobalFlags {
   void AddTo(FlagSet* flags);
 
+  // The verb, for what is said about its --help.
+  std::string verb;
   std::string server = DefaultServer();
   absl::Duration deadline = absl::InfiniteDuration();
-  int32_t retries = 6;
+  int64_t retries = 6;
   bool json = false;
   bool verbose = false;
   bool help = false;
@@ -71,16 +76,28 @@ ClientOptions MakeClientOptions(const GlobalFlags& global);
 
 // "engram: CODE_NAME: message" and what to do next, on standard error. Returns
 // the exit code that belongs to it.
-int ReportError(const absl::Status& status, absl::string_view server);
+int ReportError(const absl::Status& status, const GlobalFlags& global);
 
-// `message` as one line on standard output, at once.
-void PrintJson(const google::protobuf::Message& message);
+// `message` as one line on standard output, at once. Errors: INTERNAL if it has
+// no JSON.
+absl::Status PrintJson(const google::protobuf::Message& message);
 
-// Text as it is on standard output, at once.
-void PrintText(absl::string_view text);
+// Shows what a call gave: its error, or its response as JSON or by `show`.
+// Returns the exit code.
+template <typename Response>
+int ShowResponse(const GlobalFlags& global,
+                 const absl::StatusOr<Response>& response,
+                 absl::FunctionRef<void(const Response&)> show) {
+  absl::Status status = response.status();
+  if (status.ok() && global.json) status = PrintJson(*response);
+  if (!status.ok()) return ReportError(status, global);
+  if (!global.json) show(*response);
+  return kExitOk;
+}
 
-// The whole of a file, or of standard input for "-".
-absl::StatusOr<std::string> ReadFile(const std::string& name);
+// The text of a flag that names a file, with the flag's name in errors.
+absl::StatusOr<std::string> ReadFlagFile(absl::string_view flag,
+                                         const std::string& file);
 
 // The verbs. Each returns the exit code of the program.
 int RunGenerate(Invocation invocation);

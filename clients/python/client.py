@@ -16,8 +16,11 @@ from engram.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, session
 address, model, prompt = sys.argv[1:4]
 session_id = sys.argv[4] if len(sys.argv) > 4 else f"python-{uuid.uuid4().hex}"
 channel = grpc.insecure_channel(address)
+# A proxy before several servers sends all calls of a session to one of them by this.
+metadata = [("x-session-id", session_id)]
 try:
-    version = sessions_pb2_grpc.SessionsStub(channel).Get(sessions_pb2.GetSessionRequest(session_id=session_id)).version
+    version = sessions_pb2_grpc.SessionsStub(channel).Get(
+        sessions_pb2.GetSessionRequest(session_id=session_id), metadata=metadata).version
 except grpc.RpcError as error:
     if error.code() != grpc.StatusCode.NOT_FOUND:
         raise
@@ -25,6 +28,6 @@ except grpc.RpcError as error:
 request = generation_pb2.GenerateRequest(
     model=model, session_id=session_id, request_id=uuid.uuid4().hex, expected_version=version, text=prompt,
     sampling=generation_pb2.Sampling(temperature=0.7), stopping=generation_pb2.Stopping(max_tokens=100))
-for response in generation_pb2_grpc.GenerationStub(channel).Generate(request):
+for response in generation_pb2_grpc.GenerationStub(channel).Generate(request, metadata=metadata):
     print(response.token.text or response.completed.text, end="", flush=True)
 print(f"\nGo on with: {' '.join(sys.argv[:3])} ' and' {session_id}", file=sys.stderr)

@@ -138,13 +138,5 @@ TEST(Unescape, ResolvesEscapes) {
   EXPECT_FALSE(Unescape("end\\").ok());
 }
 
-TEST(ClosestWord, FindsSwappedLettersAndBeginnings) {
-  const std::vector<std::string> words = {"generate", "chat", "score"};
-  EXPECT_EQ(ClosestWord("genreate", words), "generate");
-  EXPECT_EQ(ClosestWord("gen", words), "generate");
-  EXPECT_EQ(ClosestWord("chta", words), "chat");
-  EXPECT_EQ(ClosestWord("xyz", words), "");
-}
-
 }  // namespace
 }  // namespace engram

@@ -1,12 +1,15 @@
 // Every limit of a request, gone over by one: a quick refusal with the right
 // code, whose message names the value and the limit.
 #include <gmock/gmock.h>
+#include <google/protobuf/util/time_util.h>
 #include <gtest/gtest.h>
 
 #include <unistd.h>
 
 #include <filesystem>
 #include <functional>
+#include <limits>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "tests/support/folders.h"
@@ -15,6 +18,7 @@
 namespace engram {
 namespace {
 
+using ::google::protobuf::util::TimeUtil;
 using ::testing::HasSubstr;
 
 // Small, and all different, so that no message names another one's by chance.
@@ -391,6 +395,37 @@ TEST(Limits, ASessionIdleForItsTimeToLiveExpires) {
     return server.client().GetSession("brief").status().code() ==
            absl::StatusCode::kNotFound;
   }));
+}
+
+// google.protobuf.Timestamp ends with the year 9999: a session that expires
+// later could not be told as JSON, nor any list that it is in.
+TEST(Limits, ASessionExpiresWithinTheYearsThatATimestampTells) {
+  ServerOptions options = ZooOptions({kInduction});
+  TestServer server(options);
+  const auto create = [&](int64_t seconds, int32_t nanos) {
+    v1::CreateSessionRequest request;
+    request.mutable_time_to_live()->set_seconds(seconds);
+    request.mutable_time_to_live()->set_nanos(nanos);
+    return server.client().CreateSession(request);
+  };
+  const int64_t limit = absl::ToInt64Seconds(options.max_session_ttl);
+  const absl::StatusOr<v1::Session> longest = create(limit, 0);
+  ASSERT_TRUE(longest.ok()) << longest.status();
+  EXPECT_TRUE(TimeUtil::IsTimestampValid(longest->expire_time()));
+
+  for (const auto& [seconds, nanos] : std::vector<std::pair<int64_t, int32_t>>{
+           {limit, 1},
+           {315'576'000'000, 0},  // The longest that is a legal Duration.
+           {std::numeric_limits<int64_t>::max(), 999'999'999},
+           {std::numeric_limits<int64_t>::min(), -1},
+           {0, -1}}) {
+    const absl::Status status = create(seconds, nanos).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr(absl::StrCat(seconds, " s and ", nanos, " ns")));
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr("876600h (--max-session-ttl)"));
+  }
 }
 
 TEST(Limits, AModelWithoutTokenizerTakesTokenIdsOnly) {

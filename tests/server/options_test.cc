@@ -55,7 +55,8 @@ struct FlagCase {
 // One row per flag: every limit at its bounds and one past them.
 std::vector<FlagCase> FlagCases() {
   using O = ServerOptions;
-  const std::vector<std::string> no_duration = {"", "5", "-1s", "soon"};
+  const std::vector<std::string> no_duration = {"", "5 s", "-1s", "-1",
+                                                "nan", "soon"};
   const std::vector<std::string> no_bytes = {"", "-1", "1KB", "1.5GiB", "GiB",
                                              "1025TiB", "9999999999999999999"};
   const std::vector<std::string> no_address = {"", "8001", ":8001", "host",
@@ -99,7 +100,8 @@ std::vector<FlagCase> FlagCases() {
       {"metrics-address", Text(&O::metrics_address), "127.0.0.1:8002",
        {{"host:1", "host:1"}}, no_address},
       {"drain-timeout", Time(&O::drain_timeout), "30s",
-       {{"0", "0"}, {"90s", "1m30s"}, {"inf", "inf"}}, no_duration},
+       {{"0", "0"}, {"90s", "1m30s"}, {"5", "5s"}, {"inf", "inf"}},
+       no_duration},
       {"request-log",
        [](const O& options) { return options.request_log ? "on" : "off"; },
        "on",
@@ -137,7 +139,11 @@ std::vector<FlagCase> FlagCases() {
       number("remembered-turns", &O::remembered_turns, "65536", "1", kMany, "0",
              kTooMany),
       {"session-ttl", Time(&O::session_ttl), "24h",
-       {{"500ms", "500ms"}, {"inf", "inf"}}, no_duration},
+       {{"500ms", "500ms"}, {"8766000h", "8766000h"}, {"inf", "inf"}},
+       {"", "-1s", "soon", "8766001h"}},
+      {"max-session-ttl", Time(&O::max_session_ttl), "876600h",
+       {{"1h", "1h"}, {"8766000h", "8766000h"}},
+       {"", "-1s", "soon", "8766001h", "inf"}},
       number("max-sessions", &O::max_sessions, "100000", "1", kMany, "0",
              kTooMany),
       number("max-departed", &O::max_departed, "10000", "1", kMany, "0",
@@ -297,10 +303,23 @@ TEST(Options, TakesAModelFromTheCommandLineInsteadOfTheEnvironment) {
   EXPECT_EQ(options->models[0].second, "/mine");
 }
 
-TEST(Options, RefusesAnUnknownArgument) {
-  const absl::Status status = Parse({"--max-cue=3"}).status();
+TEST(Options, RefusesAnUnknownArgumentWithASuggestion) {
+  const absl::Status status = Parse({"--max-queu=3"}).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("--max-cue=3"));
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("--max-queu=3"),
+                    HasSubstr("did you mean --max-queue?")));
+}
+
+TEST(Options, RefusesAVariableThatNoFlagKnows) {
+  EXPECT_TRUE(CheckVariables({"PATH=/bin", "ENGRAM_SLOTS=3",
+                              "ENGRAM_SERVER=localhost:1"})
+                  .ok());
+  const absl::Status status = CheckVariables({"ENGRAM_SLOT=3"});
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("ENGRAM_SLOT "),
+                    HasSubstr("did you mean ENGRAM_SLOTS?")));
 }
 
 TEST(Options, RefusesAFlagWithoutItsValue) {

@@ -1,0 +1,60 @@
+#include "clients/cpp/call_end.h"
+
+#include <string>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/cord.h"
+#include "absl/strings/match.h"
+
+namespace engram {
+namespace {
+
+constexpr char kEndPayload[] = "engram/call-end";
+
+// gRPC tells only in words who made an error.
+CallEnd FindEnd(const grpc::Status& status, const std::string& details) {
+  if (absl::StrContains(details, "Error received from peer")) {
+    return CallEnd::kAnswered;
+  }
+  if (status.error_code() != grpc::StatusCode::UNAVAILABLE) {
+    return CallEnd::kUnknown;
+  }
+  for (const char* words :
+       {"failed to connect", "dns resolution failed", "no such host",
+        "empty address list", "connections to all backends failing"}) {
+    if (absl::StrContains(absl::AsciiStrToLower(status.error_message()),
+                          words)) {
+      return CallEnd::kNotReached;
+    }
+  }
+  return CallEnd::kBroken;
+}
+
+}  // namespace
+
+absl::Status ToStatus(const grpc::Status& status,
+                      const grpc::ClientContext& context) {
+  // The codes of gRPC and abseil are the same numbers.
+  absl::Status result(static_cast<absl::StatusCode>(status.error_code()),
+                      status.error_message());
+  if (!result.ok()) {
+    const CallEnd end = FindEnd(status, context.debug_error_string());
+    result.SetPayload(kEndPayload,
+                      absl::Cord(std::string(1, static_cast<char>(end))));
+  }
+  return result;
+}
+
+absl::Status WithEndOf(const absl::Status& like, absl::Status status) {
+  const auto end = like.GetPayload(kEndPayload);
+  if (end.has_value()) status.SetPayload(kEndPayload, *end);
+  return status;
+}
+
+CallEnd EndOf(const absl::Status& status) {
+  const auto end = status.GetPayload(kEndPayload);
+  if (!end.has_value() || end->empty()) return CallEnd::kUnknown;
+  return static_cast<CallEnd>((*end)[0]);
+}
+
+}  // namespace engram

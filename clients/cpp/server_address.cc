@@ -1,0 +1,148 @@
+#include "clients/cpp/server_address.h"
+
+#include <arpa/inet.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+
+namespace engram {
+namespace {
+
+absl::Status Wrong(absl::string_view text, absl::string_view what) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", absl::CHexEscape(text.substr(0, 128)), "' ", what));
+}
+
+bool IsIpv6(const std::string& host) {
+  // A zone, as in fe80::1%eth0, is the resolver's business.
+  in6_addr address;
+  return inet_pton(AF_INET6, host.substr(0, host.find('%')).c_str(),
+                   &address) == 1;
+}
+
+bool IsHostName(absl::string_view host) {
+  return !host.empty() && std::all_of(host.begin(), host.end(), [](char c) {
+    return absl::ascii_isalnum(c) || c == '-' || c == '.' || c == '_';
+  });
+}
+
+bool IsNumber(absl::string_view text) {
+  return !text.empty() &&
+         std::all_of(text.begin(), text.end(), absl::ascii_isdigit);
+}
+
+// Addresses that gRPC reads by itself.
+bool HasSchemeOfGrpc(absl::string_view text) {
+  for (absl::string_view scheme :
+       {"unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:"}) {
+    if (absl::StartsWith(text, scheme) && text.size() > scheme.size()) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// Takes a scheme of URLs away; errors name those that cannot be served.
+absl::Status StripScheme(absl::string_view whole, absl::string_view* text) {
+  const size_t end = text->find("://");
+  if (end == text->npos) return absl::OkStatus();
+  const std::string scheme = absl::AsciiStrToLower(text->substr(0, end));
+  if (scheme == "https" || scheme == "grpcs") {
+    return Wrong(whole, absl::StrCat("asks for TLS, which this client does not "
+                                     "speak: give HOST:PORT of a plaintext "
+                                     "gRPC port"));
+  }
+  if (scheme != "http" && scheme != "grpc") {
+    return Wrong(whole, absl::StrCat("begins with ", scheme,
+                                     "://, which is none of http:// and "
+                                     "grpc://"));
+  }
+  text->remove_prefix(end + 3);
+  absl::ConsumeSuffix(text, "/");
+  if (text->find('/') != text->npos) {
+    return Wrong(whole, "has a path, and gRPC has none: give HOST:PORT");
+  }
+  return absl::OkStatus();
+}
+
+struct HostAndPort {
+  std::string host;                      // Without brackets.
+  std::optional<absl::string_view> port;  // As typed.
+};
+
+absl::StatusOr<HostAndPort> Split(absl::string_view whole,
+                                  absl::string_view text) {
+  HostAndPort parts;
+  if (absl::ConsumePrefix(&text, "[")) {
+    const size_t end = text.find(']');
+    if (end == text.npos) return Wrong(whole, "has a [ without a ]");
+    parts.host = std::string(text.substr(0, end));
+    text.remove_prefix(end + 1);
+    if (!IsIpv6(parts.host)) {
+      return Wrong(whole, "has no IPv6 address between [ and ]");
+    }
+    if (absl::ConsumePrefix(&text, ":")) {
+      parts.port = text;
+    } else if (!text.empty()) {
+      return Wrong(whole, "has something other than :PORT after the ]");
+    }
+    return parts;
+  }
+  const size_t colon = text.find(':');
+  if (colon != text.rfind(':')) {
+    parts.host = std::string(text);
+    if (IsIpv6(parts.host)) return parts;
+    return Wrong(whole,
+                 "has several colons and is no IPv6 address; with a port one "
+                 "is written [ADDRESS]:PORT");
+  }
+  parts.host = std::string(text.substr(0, colon));
+  if (colon != text.npos) parts.port = text.substr(colon + 1);
+  return parts;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> ParseServerAddress(absl::string_view text) {
+  const absl::string_view whole = text;
+  if (text.empty()) return Wrong(whole, "is no address: give HOST:PORT");
+  for (char c : text) {
+    if (absl::ascii_isspace(c) || absl::ascii_iscntrl(c) ||
+        !absl::ascii_isascii(c)) {
+      return Wrong(whole, "has a character that no address has");
+    }
+  }
+  if (HasSchemeOfGrpc(text)) return std::string(text);
+  absl::Status status = StripScheme(whole, &text);
+  if (!status.ok()) return status;
+  if (IsNumber(text)) {
+    return Wrong(whole, absl::StrCat("is a port without a host: give localhost:",
+                                     text));
+  }
+  absl::StatusOr<HostAndPort> parts = Split(whole, text);
+  if (!parts.ok()) return parts.status();
+  const bool is_ipv6 = IsIpv6(parts->host);
+  if (parts->host.empty()) return Wrong(whole, "has no host: give HOST:PORT");
+  if (!is_ipv6 && !IsHostName(parts->host)) {
+    return Wrong(whole, "has no host name before the port");
+  }
+  int port = kDefaultPort;
+  if (parts->port.has_value() &&
+      (!IsNumber(*parts->port) || !absl::SimpleAtoi(*parts->port, &port) ||
+       port < 1 || port > 65535)) {
+    return Wrong(whole, absl::StrCat("has the port '", *parts->port,
+                                     "', which is not a number from 1 to "
+                                     "65535"));
+  }
+  return is_ipv6 ? absl::StrCat("[", parts->host, "]:", port)
+                 : absl::StrCat(parts->host, ":", port);
+}
+
+}  // namespace engram

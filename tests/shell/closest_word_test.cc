@@ -1,0 +1,24 @@
+#include "shell/closest_word.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+namespace engram {
+namespace {
+
+TEST(ClosestWord, FindsSwappedLettersAndBeginnings) {
+  const std::vector<std::string> words = {"generate", "chat", "score"};
+  EXPECT_EQ(ClosestWord("genreate", words), "generate");
+  EXPECT_EQ(ClosestWord("gen", words), "generate");
+  EXPECT_EQ(ClosestWord("chta", words), "chat");
+  EXPECT_EQ(ClosestWord("xyz", words), "");
+}
+
+TEST(ClosestWord, DoesNotLookForWordsLongerThanAny) {
+  EXPECT_EQ(ClosestWord(std::string(1 << 20, 'x'), {"generate"}), "");
+}
+
+}  // namespace
+}  // namespace engram
