@@ -14,7 +14,7 @@ bool Says(const absl::Status& status, absl::string_view words) {
 }
 
 std::string NotReached(const absl::Status& status, absl::string_view server) {
-  if (Says(status, "http1") || Says(status, "http/1")) {
+  if (Says(status, "http1") || Says(status, "http/2")) {
     return absl::StrCat("what listens at ", server,
                         " does not speak gRPC; is it the port of the metrics? "
                         "Name the gRPC port with --server HOST:PORT");

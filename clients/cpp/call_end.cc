@@ -1,6 +1,7 @@
 #include "clients/cpp/call_end.h"
 
 #include <string>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/cord.h"
@@ -37,12 +38,15 @@ absl::Status ToStatus(const grpc::Status& status,
   // The codes of gRPC and abseil are the same numbers.
   absl::Status result(static_cast<absl::StatusCode>(status.error_code()),
                       status.error_message());
-  if (!result.ok()) {
-    const CallEnd end = FindEnd(status, context.debug_error_string());
-    result.SetPayload(kEndPayload,
-                      absl::Cord(std::string(1, static_cast<char>(end))));
-  }
-  return result;
+  if (result.ok()) return result;
+  return WithEnd(FindEnd(status, context.debug_error_string()),
+                 std::move(result));
+}
+
+absl::Status WithEnd(CallEnd end, absl::Status status) {
+  status.SetPayload(kEndPayload,
+                    absl::Cord(std::string(1, static_cast<char>(end))));
+  return status;
 }
 
 absl::Status WithEndOf(const absl::Status& like, absl::Status status) {

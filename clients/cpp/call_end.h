@@ -15,6 +15,9 @@ namespace engram {
 absl::Status ToStatus(const grpc::Status& status,
                       const grpc::ClientContext& context);
 
+// `status`, which is not OK, with this end.
+absl::Status WithEnd(CallEnd end, absl::Status status);
+
 // `status` with the end that `like` had.
 absl::Status WithEndOf(const absl::Status& like, absl::Status status);
 

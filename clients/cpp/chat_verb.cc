@@ -2,12 +2,18 @@
 #include <unistd.h>
 
 #include <iostream>
+#include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "clients/cpp/chat_history.h"
+#include "clients/cpp/line_editor.h"
 #include "clients/cpp/resumable_turn.h"
 #include "clients/cpp/turn_flags.h"
 #include "clients/cpp/turn_output.h"
@@ -22,9 +28,12 @@ constexpr VerbHelp kHelp = {
     "Reads lines from standard input; the model goes on from each and "
     "remembers\n"
     "everything on a session. Ctrl-C stops an answer (what was said is kept), "
-    "and\n"
-    "at the prompt ends the program. Lines that begin with a slash are "
-    "commands:\n"
+    "at\n"
+    "the prompt it drops the line, and twice in a row or Ctrl-D it ends the "
+    "chat.\n"
+    "On a terminal lines are edited and remembered as in a shell. Lines that "
+    "begin\n"
+    "with a slash are commands:\n"
     "  /fork NAME   go on in a copy; the session so far stays as it is\n"
     "  /help        list the commands\n"
     "  /quit        end; the session stays on the server\n"
@@ -55,24 +64,79 @@ struct ChatFlags {
                &line_prefix);
     flags->Add("line-suffix", "TEXT", "Put after each line. Default: nothing.",
                &line_suffix);
+    flags->AddFile("history",
+                   absl::StrCat("Where lines typed at a terminal are kept for "
+                                "the next time; '': nowhere. Default: ",
+                                DefaultChatHistoryFile(), "."),
+                   &history);
+    flags->AddSwitch("no-history", "Keep no lines.", &no_history);
+  }
+
+  std::string HistoryFile() const {
+    return no_history ? "" : history.value_or(DefaultChatHistoryFile());
   }
 
   TurnFlags turn;
   std::string line_prefix = "\\n";
   std::string line_suffix;
+  std::optional<std::string> history;
+  bool no_history = false;
+};
+
+// Where lines come from: a person who edits them, or anything else that can be
+// read. Thread-compatible.
+class ChatLines {
+ public:
+  ChatLines(const std::string& history_file, Interrupt* interrupt)
+      : history_(history_file) {
+    if (!LineEditor::Possible()) return;
+    absl::StatusOr<std::vector<std::string>> past = history_.Load();
+    if (!past.ok()) Warn(past.status());
+    editor_ = std::make_unique<LineEditor>(
+        "> ", past.value_or(std::vector<std::string>()), interrupt);
+  }
+
+  bool edited() const { return editor_ != nullptr; }
+
+  LineEditor::Result Read(std::string* line) {
+    if (!edited()) {
+      return std::getline(std::cin, *line) ? LineEditor::Result::kLine
+                                           : LineEditor::Result::kEnd;
+    }
+    const LineEditor::Result result = editor_->Read(line);
+    if (result == LineEditor::Result::kLine && !line->empty()) {
+      editor_->Remember(*line);
+      const absl::Status status = history_.Append(*line);
+      if (!status.ok()) Warn(status);
+    }
+    return result;
+  }
+
+ private:
+  // Once: a full disk stays full, and the chat goes on without.
+  void Warn(const absl::Status& status) {
+    if (!warned_) absl::FPrintF(stderr, "engram: %s\n", status.message());
+    warned_ = true;
+  }
+
+  const ChatHistory history_;
+  std::unique_ptr<LineEditor> editor_;
+  bool warned_ = false;
 };
 
 // One conversation. Thread-compatible.
 class Conversation {
  public:
   Conversation(const Invocation& invocation, v1::GenerateRequest turn,
-               std::string line_prefix, std::string line_suffix)
+               std::string line_prefix, std::string line_suffix,
+               const std::string& history_file)
       : global_(invocation.global),
         interrupt_(invocation.interrupt),
         client_(MakeClientOptions(global_)),
         turn_(std::move(turn)),
         line_prefix_(std::move(line_prefix)),
         line_suffix_(std::move(line_suffix)),
+        lines_(history_file, interrupt_),
         on_terminal_(isatty(STDIN_FILENO) && isatty(STDOUT_FILENO)) {}
 
   int Run() {
@@ -89,6 +153,7 @@ class Conversation {
       } else {
         status = Say(absl::StripPrefix(line, "/"));
       }
+      if (!PrintStatus().ok()) return kExitFailed;
       if (interrupted_ && !on_terminal_) return kExitInterrupted;
       if (status.ok() || interrupted_) continue;
       ReportError(status, global_);
@@ -96,13 +161,31 @@ class Conversation {
       // the line had been answered.
       if (!on_terminal_) return kExitFailed;
     }
-    return kExitOk;
+    return left_by_interrupt_ ? kExitInterrupted : kExitOk;
   }
 
  private:
+  // False: the chat ends.
   bool ReadLine(std::string* line) {
-    if (on_terminal_) Print("> ");
-    return static_cast<bool>(std::getline(std::cin, *line));
+    for (int interrupts = 0; interrupts < 2;) {
+      if (on_terminal_ && !lines_.edited()) Print("> ");
+      switch (lines_.Read(line)) {
+        case LineEditor::Result::kLine:
+          return true;
+        case LineEditor::Result::kEnd:
+          if (on_terminal_) Print("\n");
+          return false;
+        case LineEditor::Result::kInterrupted:
+          Print("^C\n");
+          if (++interrupts == 1) {
+            absl::FPrintF(stderr,
+                          "Ctrl-C once more or Ctrl-D ends the chat; the "
+                          "session stays.\n");
+          }
+      }
+    }
+    left_by_interrupt_ = true;
+    return false;
   }
 
   absl::Status ReadVersion() {
@@ -122,14 +205,25 @@ class Conversation {
     turn_.set_text(absl::StrCat(prefix, line, line_suffix_));
   }
 
+  // After an answer that was interrupted the server may have kept the part that
+  // was said, or be about to: how far it went is known only when its turn has
+  // ended, which is a matter of milliseconds.
   absl::Status Say(absl::string_view line) {
-    if (interrupted_) {
-      // The server may have kept the part that was said: how far it went is
-      // known only now.
+    if (!interrupted_) return RunTurn(line);
+    const absl::Time give_up = absl::Now() + absl::Seconds(5);
+    while (true) {
       absl::Status status = ReadVersion();
       if (!status.ok()) return status;
       interrupted_ = false;
+      status = RunTurn(line);
+      const bool not_ended_yet =
+          absl::IsAborted(status) || absl::IsFailedPrecondition(status);
+      if (!not_ended_yet || absl::Now() >= give_up) return status;
+      absl::SleepFor(absl::Milliseconds(50));
     }
+  }
+
+  absl::Status RunTurn(absl::string_view line) {
     SetPrompt(line);
     turn_.set_expected_version(version_);
     turn_.set_request_id(FreshId());
@@ -143,6 +237,7 @@ class Conversation {
         },
         {global_.deadline, &cancellation});
     if (!global_.json) Print("\n");
+    if (!output.status().ok()) return output.status();
     interrupted_ = cancellation.cancelled();
     if (!status.ok()) return status;
     version_ = output.completed().version();
@@ -189,10 +284,12 @@ class Conversation {
   v1::GenerateRequest turn_;
   const std::string line_prefix_;
   const std::string line_suffix_;
+  ChatLines lines_;
   const bool on_terminal_;
   int64_t version_ = 0;
   bool interrupted_ = false;
   bool quit_ = false;
+  bool left_by_interrupt_ = false;
 };
 
 }  // namespace
@@ -210,15 +307,21 @@ int RunChat(Invocation invocation) {
   absl::StatusOr<v1::GenerateRequest> turn = flags.turn.MakeRequest();
   if (!turn.ok()) return arguments.Refuse(turn.status().message());
   absl::StatusOr<std::string> prefix = Unescape(flags.line_prefix);
-  if (!prefix.ok()) return arguments.Refuse(prefix.status().message());
+  if (!prefix.ok()) {
+    return arguments.Refuse(
+        absl::StrCat("flag --line-prefix: ", prefix.status().message()));
+  }
   absl::StatusOr<std::string> suffix = Unescape(flags.line_suffix);
-  if (!suffix.ok()) return arguments.Refuse(suffix.status().message());
+  if (!suffix.ok()) {
+    return arguments.Refuse(
+        absl::StrCat("flag --line-suffix: ", suffix.status().message()));
+  }
 
   if (turn->session_id().empty()) {
     turn->set_session_id(absl::StrCat("chat-", FreshId().substr(0, 8)));
   }
   return Conversation(invocation, *std::move(turn), *std::move(prefix),
-                      *std::move(suffix))
+                      *std::move(suffix), flags.HistoryFile())
       .Run();
 }
 

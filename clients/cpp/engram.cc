@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "clients/cpp/flags.h"
 #include "clients/cpp/interrupt.h"
 #include "clients/cpp/verb.h"
@@ -29,6 +30,7 @@ constexpr Verb kVerbs[] = {
     {"models", "what the server has", RunModels},
     {"tokenize", "text to token ids", RunTokenize},
     {"detokenize", "token ids to text", RunDetokenize},
+    {"completion", "a script for bash or zsh", RunCompletion},
 };
 
 constexpr char kExamples[] =
@@ -97,6 +99,23 @@ int Main(const std::vector<std::string>& arguments) {
 }
 
 }  // namespace
+
+std::vector<CompletedVerb> DescribeVerbs() {
+  std::vector<CompletedVerb> verbs;
+  for (const Verb& verb : kVerbs) {
+    CompletedVerb described = {verb.name, verb.about, {}, {}};
+    Invocation invocation;
+    invocation.describe = [&](const FlagSet& flags, const VerbHelp& help) {
+      described.flags = flags.flags();
+      described.words =
+          absl::StrSplit(help.words, ' ', absl::SkipEmpty());
+    };
+    verb.run(std::move(invocation));
+    verbs.push_back(std::move(described));
+  }
+  return verbs;
+}
+
 }  // namespace engram
 
 int main(int argc, char** argv) {

@@ -28,7 +28,8 @@ std::string Ago(absl::Time time, absl::Time now) {
 
 std::string Until(absl::Time time, absl::Time now) {
   if (time == absl::InfiniteFuture()) return "never";
-  const std::string rough = Rough(time - now);
+  // To the nearest second: 24 hours from a moment ago is in 24h.
+  const std::string rough = Rough(time - now + absl::Milliseconds(500));
   return rough.empty() ? "now" : absl::StrCat("in ", rough);
 }
 

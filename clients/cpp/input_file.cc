@@ -41,14 +41,18 @@ absl::StatusOr<std::string> ReadAll(int descriptor, const std::string& name) {
 
 }  // namespace
 
-absl::StatusOr<std::string> ReadTextFile(const std::string& name) {
+absl::StatusOr<std::string> ReadFile(const std::string& name) {
   const int descriptor = name == "-" ? STDIN_FILENO
                                      : open(name.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) return CannotRead(name, std::strerror(errno));
   absl::Cleanup close_file = [&] {
     if (descriptor != STDIN_FILENO) close(descriptor);
   };
-  absl::StatusOr<std::string> content = ReadAll(descriptor, name);
+  return ReadAll(descriptor, name);
+}
+
+absl::StatusOr<std::string> ReadTextFile(const std::string& name) {
+  absl::StatusOr<std::string> content = ReadFile(name);
   if (!content.ok()) return content;
   absl::Status status = CheckUtf8(*content);
   if (!status.ok()) return CannotRead(name, status.message());

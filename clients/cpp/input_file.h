@@ -16,4 +16,7 @@ inline constexpr int64_t kInputBytesMax = int64_t{256} << 20;
 // kInputBytesMax bytes or is not UTF-8.
 absl::StatusOr<std::string> ReadTextFile(const std::string& name);
 
+// The same of a file whose bytes may be anything.
+absl::StatusOr<std::string> ReadFile(const std::string& name);
+
 }  // namespace engram

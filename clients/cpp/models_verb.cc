@@ -15,7 +15,8 @@ constexpr VerbHelp kModelsHelp = {
     "Lists the models that the server has, or shows one.",
     "  engram models\n"
     "  engram models get mamba-english\n"
-    "  engram models list --json"};
+    "  engram models list --json",
+    "list get"};
 
 constexpr VerbHelp kTokenizeHelp = {
     "engram tokenize (--text TEXT | --text-file FILE) [--model NAME] [flags]",

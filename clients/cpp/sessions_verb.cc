@@ -24,7 +24,8 @@ constexpr VerbHelp kHelp = {
     "--ttl 2h\n"
     "  engram sessions fork mine another\n"
     "  engram sessions fork --from-checkpoint preface another\n"
-    "  engram sessions delete mine another"};
+    "  engram sessions delete mine another",
+    "list get create fork delete"};
 
 struct SessionsFlags {
   void AddTo(FlagSet* flags) {

@@ -41,6 +41,10 @@ VerbArguments::VerbArguments(Invocation* invocation, FlagSet* flags,
 }
 
 bool VerbArguments::Parse() {
+  if (invocation_->describe) {
+    invocation_->describe(*flags_, help_);
+    return false;
+  }
   absl::StatusOr<std::vector<std::string>> positional =
       flags_->Parse(invocation_->arguments);
   if (!positional.ok()) {
@@ -79,6 +83,8 @@ ClientOptions MakeClientOptions(const GlobalFlags& global) {
 }
 
 int ReportError(const absl::Status& status, const GlobalFlags& global) {
+  // Then that is the reason, and is told once, in the end.
+  if (!PrintStatus().ok()) return kExitFailed;
   return ReportFailedCall("engram", absl::StrCat("engram ", global.verb),
                           status, global.server);
 }

@@ -2,7 +2,7 @@
 // they speak to the terminal.
 #pragma once
 
-#include <cstdio>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "clients/cpp/client.h"
+#include "clients/cpp/completion.h"
 #include "clients/cpp/flags.h"
 #include "clients/cpp/interrupt.h"
 #include "clients/cpp/program.h"
@@ -34,18 +35,22 @@ struct GlobalFlags {
   bool help = false;
 };
 
-// What a verb is run with. `arguments` are those after the verb.
-struct Invocation {
-  GlobalFlags global;
-  std::vector<std::string> arguments;
-  Interrupt* interrupt = nullptr;
-};
-
 // Texts of a verb's --help.
 struct VerbHelp {
   absl::string_view usage;     // "engram score (--text TEXT | ...) [flags]"
   absl::string_view about;     // What it does, in a sentence or two.
   absl::string_view examples;  // Indented lines.
+  // What may follow besides flags, for shells that complete: "list get".
+  absl::string_view words = "";
+};
+
+// What a verb is run with. `arguments` are those after the verb.
+struct Invocation {
+  GlobalFlags global;
+  std::vector<std::string> arguments;
+  Interrupt* interrupt = nullptr;
+  // If set, the verb only tells what it takes, and is not run.
+  std::function<void(const FlagSet&, const VerbHelp&)> describe;
 };
 
 // Reads the arguments of a verb. Thread-compatible.
@@ -54,7 +59,7 @@ class VerbArguments {
   // Adds the global flags to `flags`, after the verb's own.
   VerbArguments(Invocation* invocation, FlagSet* flags, const VerbHelp& help);
 
-  // False: the program ends now with exit_code(), and all is said.
+  // False: the verb ends now with exit_code(), and all is said.
   bool Parse();
   int exit_code() const { return exit_code_; }
 
@@ -99,6 +104,9 @@ int ShowResponse(const GlobalFlags& global,
 absl::StatusOr<std::string> ReadFlagFile(absl::string_view flag,
                                          const std::string& file);
 
+// All verbs with their flags, for completion.
+std::vector<CompletedVerb> DescribeVerbs();
+
 // The verbs. Each returns the exit code of the program.
 int RunGenerate(Invocation invocation);
 int RunChat(Invocation invocation);
@@ -107,5 +115,6 @@ int RunSessions(Invocation invocation);
 int RunModels(Invocation invocation);
 int RunTokenize(Invocation invocation);
 int RunDetokenize(Invocation invocation);
+int RunCompletion(Invocation invocation);
 
 }  // namespace engram

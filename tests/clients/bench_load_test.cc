@@ -8,6 +8,8 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "clients/cpp/bench_options.h"
 #include "clients/cpp/bench_report.h"
 #include "tests/clients/scripted_server.h"
@@ -145,6 +147,14 @@ TEST(BenchLoad, CountsAStreamWithoutCompletedAsAnError) {
   EXPECT_EQ(Measure(result.turns, {}).errors.at("INTERNAL"), 1);
 }
 
+TEST(BenchLoad, TellsTheSessionOfEachTurnAsMetadata) {
+  ScriptedServer server(kAnswerTokens, {});
+  RunToTheEnd(Load(server, {"--sessions=2", "--turns=1"}));
+  EXPECT_THAT(server.told_sessions(),
+              ::testing::UnorderedElementsAre("Generate bench-0",
+                                              "Generate bench-1"));
+}
+
 TEST(BenchOptions, RefusesWhatDoesNotGoTogether) {
   const auto error = [](std::vector<std::string> arguments) {
     BenchOptions options;
@@ -156,8 +166,27 @@ TEST(BenchOptions, RefusesWhatDoesNotGoTogether) {
   EXPECT_THAT(error({"--rate=1", "--concurrency=1"}), HasSubstr("not both"));
   EXPECT_THAT(error({"--sessions=1", "--requests=1"}), HasSubstr("--requests"));
   EXPECT_THAT(error({"--turns=2"}), HasSubstr("--sessions"));
-  EXPECT_THAT(error({"--requests=-1"}), HasSubstr("positive"));
   EXPECT_THAT(error({"--prompt-tokens=0..3"}), HasSubstr("--prompt-tokens"));
+}
+
+TEST(BenchOptions, RefusesANumberThatMeansNothingByFlagAndValue) {
+  for (const char* argument :
+       {"--requests=0", "--requests=-1", "--concurrency=0", "--sessions=0",
+        "--turns=0", "--connections=0", "--connections=1000000",
+        "--concurrency=1000000000", "--rate=0", "--rate=inf", "--rate=nan",
+        "--duration=0", "--deadline=0s", "--warmup=-1",
+        "--prompt-tokens=999999999999", "--output-tokens=2147483647",
+        "--seed=-1"}) {
+    BenchOptions options;
+    FlagSet flags;
+    options.AddTo(&flags);
+    const absl::Status status = flags.Parse({std::string(argument)}).status();
+    const std::pair<std::string, std::string> parts =
+        absl::StrSplit(argument, '=');
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr(absl::StrCat("flag ", parts.first, ": '",
+                                       parts.second, "'")));
+  }
 }
 
 TEST(BenchOptions, HasSensibleDefaults) {

@@ -348,5 +348,113 @@ TEST(Client, ReadsAreRepeatedWhenTheServerCannotBeReached) {
   EXPECT_EQ(waits, 2);
 }
 
+TEST(Client, TellsTheSessionOfEveryCallAsMetadata) {
+  ScriptedServer server(kAnswerTokens, {});
+  server.AddSession("s", 1);
+  ClientOptions options;
+  options.server = server.address();
+  Client client(options);
+  const auto ignore = [](const v1::GenerateResponse&) {};
+
+  v1::GenerateRequest turn = SessionTurn();
+  turn.set_session_id("s");
+  EXPECT_TRUE(client.Generate(turn, ignore).ok());
+  EXPECT_TRUE(client.Generate(TurnWithoutSession(), ignore).ok());
+  v1::ScoreRequest score;
+  score.set_session_id("s");
+  EXPECT_TRUE(client.Score(score).ok());
+  EXPECT_TRUE(client.SessionVersion("s").ok());
+  v1::CreateSessionRequest create;
+  create.set_session_id("new");
+  EXPECT_TRUE(client.CreateSession(create).ok());
+  v1::ForkSessionRequest fork;
+  fork.set_session_id("s");
+  fork.set_new_session_id("t");
+  EXPECT_TRUE(client.ForkSession(fork).ok());
+  v1::DeleteSessionRequest remove;
+  remove.set_session_id("s");
+  EXPECT_TRUE(client.DeleteSession(remove).ok());
+  EXPECT_TRUE(client.ListSessions({}).ok());
+  EXPECT_THAT(server.told_sessions(),
+              ElementsAre("Generate s", "Generate ", "Score s", "Get s",
+                          "Create new", "Fork s", "Delete s", "List "));
+}
+
+TEST(Client, MakesUpTheIdOfANewSessionSoThatItCanTellIt) {
+  ScriptedServer server(kAnswerTokens, {});
+  ClientOptions options;
+  options.server = server.address();
+  Client client(options);
+  const absl::StatusOr<v1::Session> made = client.CreateSession({});
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_THAT(made->session_id(), SizeIs(32));
+  EXPECT_THAT(server.told_sessions(),
+              ElementsAre(absl::StrCat("Create ", made->session_id())));
+}
+
+// Metadata that HTTP/2 cannot carry would end the process.
+TEST(Client, LeavesAnIdThatIsNoneToTheServer) {
+  ScriptedServer server(kAnswerTokens, {});
+  ClientOptions options;
+  options.server = server.address();
+  Client client(options);
+  for (const std::string& id :
+       {std::string("two words"), std::string("line\n"), std::string("\0", 1),
+        std::string("\xc3\xa9"), std::string(100'000, 'x')}) {
+    v1::GetSessionRequest request;
+    request.set_session_id(id);
+    EXPECT_EQ(client.GetSession(request).status().code(),
+              absl::StatusCode::kNotFound);
+  }
+  for (const std::string& told : server.told_sessions()) {
+    EXPECT_EQ(told, "Get ");
+  }
+}
+
+TEST(Client, NeverSendsWhatIsNotUtf8) {
+  ScriptedServer server(kAnswerTokens, {});
+  v1::GenerateRequest request = TurnWithoutSession();
+  request.mutable_stopping()->add_stop("fine");
+  request.mutable_stopping()->add_stop("ab\xff");
+  const Seen seen = RunTurn(server, request);
+  EXPECT_EQ(seen.status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(seen.status.message(), "stop: byte 3 (0xff) is not UTF-8");
+  EXPECT_THAT(server.requests(), IsEmpty());
+}
+
+TEST(Client, RefusesAnAddressThatIsNone) {
+  ClientOptions options;
+  options.server = "https://localhost";
+  const absl::Status status = Client(options).ListModels().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("asks for TLS"));
+}
+
+TEST(Client, TellsWhetherTheServerItselfHasRefused) {
+  ScriptedServer server(kAnswerTokens, {Refuse(kUnavailable)});
+  const Seen refused = RunTurn(server, SessionTurn(), /*retries=*/0);
+  EXPECT_EQ(EndOf(refused.status), CallEnd::kAnswered) << refused.status;
+
+  ScriptedServer busy(kAnswerTokens,
+                      std::vector<ScriptedCall>(3, Refuse(kUnavailable)));
+  const Seen gave_up = RunTurn(busy, SessionTurn(), /*retries=*/2);
+  EXPECT_EQ(EndOf(gave_up.status), CallEnd::kAnswered) << gave_up.status;
+
+  ClientOptions options;
+  options.server = "unix:/no/such/socket";
+  options.retries = 0;
+  Client nobody(options);
+  EXPECT_EQ(EndOf(nobody.ListModels().status()), CallEnd::kNotReached);
+
+  // A deadline that passes between the repeats still tells why they failed.
+  // Waits grow up to 5 s, of which none is waited here.
+  options.retries = 100;
+  options.wait_for_test = [](absl::Duration) {};
+  const absl::Status late =
+      Client(options).ListModels({.deadline = absl::Seconds(4)}).status();
+  EXPECT_EQ(late.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(EndOf(late), CallEnd::kNotReached) << late;
+}
+
 }  // namespace
 }  // namespace engram

@@ -10,8 +10,14 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "tests/clients/scripted_server.h"
 #include "tests/support/folders.h"
 
@@ -37,15 +43,16 @@ std::string Content(const std::string& file) {
   return std::string(std::istreambuf_iterator<char>(stream), {});
 }
 
-// Runs `engram` by the shell, with `arguments` quoted for it.
-Outcome RunEngram(absl::string_view arguments, absl::string_view before = "") {
+// Runs a program of ours by the shell, with `arguments` quoted for it.
+Outcome RunProgram(absl::string_view program, absl::string_view arguments,
+                   absl::string_view before = "") {
   const std::string base =
       absl::StrCat(::testing::TempDir(), "/engram_command_line_", getpid());
   const std::string out = absl::StrCat(base, ".out");
   const std::string err = absl::StrCat(base, ".err");
   const std::string command =
-      absl::StrCat(before, "'", ENGRAM_BINARY_DIR, "/engram' ", arguments,
-                   " > '", out, "' 2> '", err, "'");
+      absl::StrCat(before, "'", ENGRAM_BINARY_DIR, "/", program, "' > '", out,
+                   "' 2> '", err, "' ", arguments);
   const int status = std::system(command.c_str());
   Outcome outcome;
   outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
@@ -54,6 +61,10 @@ Outcome RunEngram(absl::string_view arguments, absl::string_view before = "") {
   std::remove(out.c_str());
   std::remove(err.c_str());
   return outcome;
+}
+
+Outcome RunEngram(absl::string_view arguments, absl::string_view before = "") {
+  return RunProgram("engram", arguments, before);
 }
 
 TEST(CommandLine, PrintsTheTextAndNothingElse) {
@@ -179,7 +190,23 @@ TEST(CommandLine, RefusesWrongUseWithASuggestion) {
            Case{"generate --prompt x --stop '\\q'", "flag --stop"},
            Case{"generate --prompt x --logit-bias 5", "ID=VALUE"},
            Case{"generate x", "unexpected argument 'x'"},
-           Case{"generate --prompt-file /no/such/file", "cannot read"},
+           Case{"generate --prompt-file /no/such/file",
+                "flag --prompt-file: cannot read '/no/such/file'"},
+           Case{"generate --prompt-file /tmp", "Is a directory"},
+           Case{"score --text-file /tmp", "flag --text-file: cannot read"},
+           Case{"tokenize --text-file /tmp", "flag --text-file: cannot read"},
+           Case{"generate --prompt $(printf 'caf\\351')",
+                "flag --prompt: byte 4 (0xe9) is not UTF-8"},
+           Case{"generate --prompt x --stop '\\xff'",
+                "flag --stop: byte 1 (0xff)"},
+           Case{"sessions get $(printf '\\351')", "byte 1 (0xe9)"},
+           Case{"models --server https://localhost", "asks for TLS"},
+           Case{"models --server ''", "flag --server: '' is no address"},
+           Case{"models --server localhost:x", "the port 'x'"},
+           Case{"models --deadline soon", "flag --deadline"},
+           Case{"models --deadline 0", "above zero"},
+           Case{"models --retries -1", "from 0 to"},
+           Case{"detokenize --tokens x", "flag --tokens"},
            Case{"generate --prompt x --expected-version y", "or 'any'"},
            Case{"score", "--text"},
            Case{"sessions", "what about"},
@@ -239,6 +266,149 @@ TEST(CommandLine, ASignalCancelsTheCall) {
   close(out[0]);
   ASSERT_TRUE(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 130);
+}
+
+// Every program, every verb: what cannot be printed is no success.
+TEST(CommandLine, FailsIfStandardOutputCannotBeWritten) {
+  ScriptedServer server(kAnswerTokens, {});
+  server.AddSession("s", 1);
+  const std::string to = absl::StrCat(" --server ", server.address());
+  for (const auto& [program, arguments] :
+       std::vector<std::pair<std::string, std::string>>{
+           {"engram", "--help"},
+           {"engram", "chat --help"},
+           {"engram", "generate --prompt x" + to},
+           {"engram", "generate --prompt x --json" + to},
+           {"engram", "score --text x" + to},
+           {"engram", "score --text x --json" + to},
+           {"engram", "sessions list" + to},
+           {"engram", "sessions get s --json" + to},
+           {"engram", "sessions create" + to},
+           {"engram-bench", "--help"},
+           {"engram-eval", "--help"},
+           {"engram-eval", "table --help"},
+           {"engram-server", "--help"}}) {
+    const Outcome outcome =
+        RunProgram(program, absl::StrCat(arguments, " > /dev/full"));
+    EXPECT_EQ(outcome.exit_code, 1) << program << " " << arguments;
+    EXPECT_EQ(outcome.err,
+              absl::StrCat(program,
+                           ": cannot write to standard output: No space left "
+                           "on device\n"))
+        << program << " " << arguments;
+  }
+}
+
+TEST(CommandLine, EndsTheCallIfItsAnswerCannotBeWritten) {
+  ScriptedCall call;
+  call.tokens = 2;
+  call.hangs = true;  // Unless it is cancelled, the program never ends.
+  ScriptedServer server(kAnswerTokens, {call, call, call});
+  for (const char* arguments : {"generate --prompt x", "generate --prompt x "
+                                                       "--json"}) {
+    const Outcome outcome = RunEngram(absl::StrCat(
+        arguments, " --server ", server.address(), " > /dev/full"));
+    EXPECT_EQ(outcome.exit_code, 1);
+    EXPECT_THAT(outcome.err, HasSubstr("No space left on device"));
+  }
+  const Outcome outcome = RunEngram(
+      absl::StrCat("chat --server ", server.address(), " > /dev/full"),
+      "printf 'one\\ntwo\\n' | ");
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("No space left on device"));
+}
+
+TEST(CommandLine, FailsIfAnAnswerHasNoJson) {
+  ScriptedServer server(kAnswerTokens, {});
+  v1::Session session;
+  session.set_session_id("far");
+  session.mutable_expire_time()->set_seconds(int64_t{1} << 40);
+  server.SetSessions({session});
+  const std::string list =
+      absl::StrCat("sessions list --server ", server.address());
+  const Outcome json = RunEngram(absl::StrCat(list, " --json"));
+  EXPECT_EQ(json.exit_code, 1);
+  EXPECT_EQ(json.out, "");
+  EXPECT_THAT(json.err, HasSubstr("cannot be told as JSON"));
+  const Outcome table = RunEngram(list);
+  EXPECT_EQ(table.exit_code, 0) << table.err;
+  EXPECT_THAT(table.out, HasSubstr("far"));
+}
+
+TEST(CommandLine, ListsSessionsInEightyColumns) {
+  ScriptedServer server(kAnswerTokens, {});
+  v1::Session session;
+  session.set_session_id(std::string(100, 'a') + "-end");
+  session.set_model("a-model-with-a-long-name");
+  session.set_version(999'999);
+  session.set_position(12'345'678);
+  session.set_state_bytes(int64_t{999} << 30);
+  session.mutable_last_used_time()->set_seconds(
+      absl::ToUnixSeconds(absl::Now() - absl::Minutes(200)));
+  session.mutable_expire_time()->set_seconds(
+      absl::ToUnixSeconds(absl::Now() + absl::Hours(240)));
+  server.SetSessions({session, session});
+  const std::string list =
+      absl::StrCat("sessions list --server ", server.address());
+  const Outcome table = RunEngram(list);
+  for (absl::string_view line : absl::StrSplit(table.out, '\n')) {
+    EXPECT_LT(line.size(), 80u) << line;
+  }
+  EXPECT_THAT(table.out, HasSubstr("aaa...aaaaa-end"));
+  EXPECT_THAT(table.out, HasSubstr("999 GiB   3h ago in 9d\n"));
+  const Outcome wide = RunEngram(absl::StrCat(list, " --wide"));
+  EXPECT_THAT(wide.out, HasSubstr(session.session_id()));
+  EXPECT_THAT(wide.out, HasSubstr("a-model-with-a-long-name"));
+}
+
+TEST(CommandLine, HintsFitTheError) {
+  struct Case {
+    grpc::Status status;
+    const char* hint;
+  };
+  for (const Case& refused : {
+           Case{{grpc::StatusCode::UNAVAILABLE, "the queue is full"},
+                "try again later"},
+           Case{{grpc::StatusCode::UNIMPLEMENTED, "from_checkpoint: no"}, ""},
+           Case{{grpc::StatusCode::UNIMPLEMENTED, ""}, "does not know this"},
+           Case{{grpc::StatusCode::INTERNAL, "broken"}, "the server's log"},
+           Case{{grpc::StatusCode::INVALID_ARGUMENT, "too many"},
+                "`engram generate --help`"},
+       }) {
+    ScriptedCall call;
+    call.status = refused.status;
+    call.send_started = false;
+    ScriptedServer server(kAnswerTokens, {call});
+    const Outcome outcome = RunEngram(absl::StrCat(
+        "generate --prompt x --retries 0 --server ", server.address()));
+    EXPECT_EQ(outcome.exit_code, 1);
+    const std::vector<std::string> lines = absl::StrSplit(outcome.err, '\n');
+    ASSERT_GE(lines.size(), 2u);
+    EXPECT_THAT(lines[1], HasSubstr(refused.hint));
+    EXPECT_EQ(lines[1].empty(), absl::string_view(refused.hint).empty());
+  }
+}
+
+TEST(CommandLine, RefusesAVariableThatNoFlagKnows) {
+  ScriptedServer server(kAnswerTokens, {});
+  const std::string arguments =
+      absl::StrCat("generate --prompt x --server ", server.address());
+  Outcome outcome = RunEngram(arguments, "ENGRAM_SEVER=localhost ");
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_THAT(outcome.err, HasSubstr("did you mean ENGRAM_SERVER?"));
+  outcome = RunEngram(arguments, "ENGRAM_SERVER=https://localhost ");
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_THAT(outcome.err, StartsWith("engram: ENGRAM_SERVER: 'https:"));
+  // The server's variables may be set in the same place.
+  outcome = RunEngram(arguments, "ENGRAM_MAX_QUEUE=3 ENGRAM_SLOTS=2 ");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  outcome = RunProgram("engram-server", "--help", "ENGRAM_SERVER=localhost ");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  for (const char* program : {"engram-server", "engram-bench", "engram-eval"}) {
+    outcome = RunProgram(program, "--no-such-flag", "ENGRAM_SLOT=3 ");
+    EXPECT_EQ(outcome.exit_code, 2);
+    EXPECT_THAT(outcome.err, HasSubstr("did you mean ENGRAM_SLOTS?"));
+  }
 }
 
 TEST(CommandLine, ChatAnswersEachLineOfAPipe) {

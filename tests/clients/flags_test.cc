@@ -99,7 +99,7 @@ TEST_F(FlagSetTest, RefusesMissingAndWrongValues) {
   EXPECT_THAT(Error({"--max-tokens", "2147483648"}), HasSubstr("whole"));
   EXPECT_THAT(Error({"--temperature", "nan"}), HasSubstr("not a number"));
   EXPECT_THAT(Error({"--deadline", "soon"}), HasSubstr("not a duration"));
-  EXPECT_THAT(Error({"--deadline=-1s"}), HasSubstr("zero or more"));
+  EXPECT_THAT(Error({"--deadline=-1s"}), HasSubstr("not a duration"));
 }
 
 TEST_F(FlagSetTest, ReadsDurations) {

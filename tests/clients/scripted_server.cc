@@ -35,9 +35,73 @@ void ScriptedServer::AddSession(const std::string& session_id,
   versions_[session_id] = version;
 }
 
+void ScriptedServer::SetSessions(std::vector<v1::Session> sessions) {
+  absl::MutexLock lock(&mutex_);
+  sessions_ = std::move(sessions);
+}
+
+std::vector<std::string> ScriptedServer::told_sessions() const {
+  absl::MutexLock lock(&mutex_);
+  return told_sessions_;
+}
+
+void ScriptedServer::RecordSession(const std::string& method,
+                                   const grpc::ServerContext& context) {
+  const auto& metadata = context.client_metadata();
+  const auto found = metadata.find("x-session-id");
+  const std::string session =
+      found == metadata.end()
+          ? ""
+          : std::string(found->second.data(), found->second.size());
+  absl::MutexLock lock(&mutex_);
+  told_sessions_.push_back(absl::StrCat(method, " ", session));
+}
+
+grpc::Status ScriptedServer::Sessions::Create(
+    grpc::ServerContext* context, const v1::CreateSessionRequest* request,
+    v1::Session* session) {
+  server_->RecordSession("Create", *context);
+  session->set_session_id(request->session_id());
+  return grpc::Status::OK;
+}
+
+grpc::Status ScriptedServer::Sessions::Fork(
+    grpc::ServerContext* context, const v1::ForkSessionRequest* request,
+    v1::Session* session) {
+  server_->RecordSession("Fork", *context);
+  session->set_session_id(request->new_session_id());
+  return grpc::Status::OK;
+}
+
+grpc::Status ScriptedServer::Sessions::Delete(
+    grpc::ServerContext* context, const v1::DeleteSessionRequest* request,
+    v1::DeleteSessionResponse* response) {
+  server_->RecordSession("Delete", *context);
+  return grpc::Status::OK;
+}
+
+grpc::Status ScriptedServer::Sessions::List(
+    grpc::ServerContext* context, const v1::ListSessionsRequest* request,
+    v1::ListSessionsResponse* response) {
+  server_->RecordSession("List", *context);
+  absl::MutexLock lock(&server_->mutex_);
+  response->mutable_sessions()->Add(server_->sessions_.begin(),
+                                    server_->sessions_.end());
+  return grpc::Status::OK;
+}
+
+grpc::Status ScriptedServer::Score(grpc::ServerContext* context,
+                                   const v1::ScoreRequest* request,
+                                   v1::ScoreResponse* response) {
+  RecordSession("Score", *context);
+  response->add_tokens()->set_logprob(-1);
+  return grpc::Status::OK;
+}
+
 grpc::Status ScriptedServer::Sessions::Get(grpc::ServerContext* context,
                                            const v1::GetSessionRequest* request,
                                            v1::Session* session) {
+  server_->RecordSession("Get", *context);
   absl::MutexLock lock(&server_->mutex_);
   const auto found = server_->versions_.find(request->session_id());
   if (found == server_->versions_.end()) {
@@ -60,6 +124,7 @@ ScriptedCall ScriptedServer::Record(const v1::GenerateRequest& request) {
 grpc::Status ScriptedServer::Generate(
     grpc::ServerContext* context, const v1::GenerateRequest* request,
     grpc::ServerWriter<v1::GenerateResponse>* writer) {
+  RecordSession("Generate", *context);
   const ScriptedCall call = Record(*request);
   v1::GenerateResponse response;
   if (call.send_started) {

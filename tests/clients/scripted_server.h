@@ -52,11 +52,19 @@ class ScriptedServer final : public v1::Generation::Service {
 
   // From now on, Sessions.Get knows this session.
   void AddSession(const std::string& session_id, int64_t version);
+  // What Sessions.List answers.
+  void SetSessions(std::vector<v1::Session> sessions);
+  // Of every call: its method and the metadata x-session-id, "Get mine".
+  std::vector<std::string> told_sessions() const;
 
   // Calls after the end of the script run to their end.
   grpc::Status Generate(
       grpc::ServerContext* context, const v1::GenerateRequest* request,
       grpc::ServerWriter<v1::GenerateResponse>* writer) override;
+  // Of a text of one token.
+  grpc::Status Score(grpc::ServerContext* context,
+                     const v1::ScoreRequest* request,
+                     v1::ScoreResponse* response) override;
 
  private:
   class Sessions final : public v1::Sessions::Service {
@@ -65,11 +73,25 @@ class ScriptedServer final : public v1::Generation::Service {
     grpc::Status Get(grpc::ServerContext* context,
                      const v1::GetSessionRequest* request,
                      v1::Session* session) override;
+    grpc::Status Create(grpc::ServerContext* context,
+                        const v1::CreateSessionRequest* request,
+                        v1::Session* session) override;
+    grpc::Status Fork(grpc::ServerContext* context,
+                      const v1::ForkSessionRequest* request,
+                      v1::Session* session) override;
+    grpc::Status Delete(grpc::ServerContext* context,
+                        const v1::DeleteSessionRequest* request,
+                        v1::DeleteSessionResponse* response) override;
+    grpc::Status List(grpc::ServerContext* context,
+                      const v1::ListSessionsRequest* request,
+                      v1::ListSessionsResponse* response) override;
 
    private:
     ScriptedServer* const server_;
   };
 
+  void RecordSession(const std::string& method,
+                     const grpc::ServerContext& context);
   ScriptedCall Record(const v1::GenerateRequest& request);
 
   const int answer_tokens_;
@@ -81,6 +103,8 @@ class ScriptedServer final : public v1::Generation::Service {
   std::deque<ScriptedCall> script_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::GenerateRequest> requests_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, int64_t> versions_ ABSL_GUARDED_BY(mutex_);
+  std::vector<v1::Session> sessions_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> told_sessions_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace engram
