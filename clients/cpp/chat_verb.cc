@@ -147,7 +147,12 @@ class Conversation {
                     turn_.session_id(), version_);
     }
     std::string line;
-    while (!quit_ && ReadLine(&line)) {
+    while (!quit_) {
+      // A Ctrl-C that comes as an answer ends is meant for the answer.
+      Cancellation between;
+      std::optional<InterruptScope> scope;
+      if (lines_.edited()) scope.emplace(interrupt_, &between);
+      if (!ReadLine(&line)) break;
       if (absl::StartsWith(line, "/") && !absl::StartsWith(line, "//")) {
         status = Command(line);
       } else {

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <utility>
 
 namespace engram {
 namespace {
@@ -32,9 +33,9 @@ Interrupt::~Interrupt() {
   thread_.join();
 }
 
-void Interrupt::SetTarget(Cancellation* target) {
+Cancellation* Interrupt::SetTarget(Cancellation* target) {
   absl::MutexLock lock(&mutex_);
-  target_ = target;
+  return std::exchange(target_, target);
 }
 
 void Interrupt::WaitForSignals() {

@@ -23,8 +23,9 @@ class Interrupt {
   Interrupt(const Interrupt&) = delete;
   Interrupt& operator=(const Interrupt&) = delete;
 
-  // What the next signal cancels; null: it ends the program.
-  void SetTarget(Cancellation* target);
+  // What the next signal cancels; null: it ends the program. Returns what it
+  // was before.
+  Cancellation* SetTarget(Cancellation* target);
 
  private:
   void WaitForSignals();
@@ -35,19 +36,19 @@ class Interrupt {
   std::thread thread_;
 };
 
-// Makes `target` what a signal cancels, for as long as this object lives.
+// Makes `target` what a signal cancels, for as long as this object lives; then
+// it is again what it was before.
 class InterruptScope {
  public:
   InterruptScope(Interrupt* interrupt, Cancellation* target)
-      : interrupt_(interrupt) {
-    interrupt_->SetTarget(target);
-  }
-  ~InterruptScope() { interrupt_->SetTarget(nullptr); }
+      : interrupt_(interrupt), before_(interrupt->SetTarget(target)) {}
+  ~InterruptScope() { interrupt_->SetTarget(before_); }
   InterruptScope(const InterruptScope&) = delete;
   InterruptScope& operator=(const InterruptScope&) = delete;
 
  private:
   Interrupt* const interrupt_;
+  Cancellation* const before_;
 };
 
 }  // namespace engram

@@ -101,6 +101,9 @@ LineEditor::Result LineEditor::Read(std::string* line) {
   });
   InterruptScope scope(interrupt_, &at_prompt);
   interrupted_ = false;
+  // Before the prompt is there: what is typed at it is never taken by the
+  // terminal itself.
+  el_set(editor_, EL_PREP_TERM, 1);
   int bytes = 0;
   const char* read = el_gets(editor_, &bytes);
   if (interrupted_) return Result::kInterrupted;
