@@ -46,6 +46,13 @@ int End(const absl::Status& status) {
   return status.ok() ? 0 : 1;
 }
 
+int PrintAndEnd(const std::string& text) {
+  return engram::RunProgram("engram-server", [&] {
+    engram::Print(text);
+    return 0;
+  });
+}
+
 int RefuseUse(const absl::Status& status) {
   std::fprintf(stderr, "engram-server: %s\n",
                std::string(status.message()).c_str());
@@ -58,14 +65,10 @@ int main(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   for (const std::string& argument : arguments) {
     if (argument == "--help" || argument == "-h") {
-      return engram::RunProgram("engram-server", [] {
-        engram::Print(engram::HelpText());
-        return 0;
-      });
+      return PrintAndEnd(engram::HelpText());
     }
     if (argument == "--version") {
-      std::puts("engram-server " ENGRAM_VERSION);
-      return 0;
+      return PrintAndEnd("engram-server " ENGRAM_VERSION "\n");
     }
   }
   // A reader of the log that goes away must not take the server with it.
@@ -73,10 +76,7 @@ int main(int argc, char** argv) {
   const sigset_t signals = BlockSignals();
   const absl::Status known =
       engram::CheckVariables(engram::CurrentEnvironment());
-  if (!known.ok()) {
-    Fail(known);
-    return 2;
-  }
+  if (!known.ok()) return RefuseUse(known);
   const auto options = engram::ParseOptions(
       arguments, [](const char* name) { return std::getenv(name); });
   if (!options.ok()) return RefuseUse(options.status());

@@ -287,7 +287,8 @@ TEST(CommandLine, FailsIfStandardOutputCannotBeWritten) {
            {"engram-bench", "--help"},
            {"engram-eval", "--help"},
            {"engram-eval", "table --help"},
-           {"engram-server", "--help"}}) {
+           {"engram-server", "--help"},
+           {"engram-server", "--version"}}) {
     const Outcome outcome =
         RunProgram(program, absl::StrCat(arguments, " > /dev/full"));
     EXPECT_EQ(outcome.exit_code, 1) << program << " " << arguments;
