@@ -347,7 +347,7 @@ TEST(CommandLine, ListsSessionsInEightyColumns) {
   session.mutable_last_used_time()->set_seconds(
       absl::ToUnixSeconds(absl::Now() - absl::Minutes(200)));
   session.mutable_expire_time()->set_seconds(
-      absl::ToUnixSeconds(absl::Now() + absl::Hours(240)));
+      absl::ToUnixSeconds(absl::Now() + absl::Hours(250)));
   server.SetSessions({session, session});
   const std::string list =
       absl::StrCat("sessions list --server ", server.address());
@@ -356,7 +356,7 @@ TEST(CommandLine, ListsSessionsInEightyColumns) {
     EXPECT_LT(line.size(), 80u) << line;
   }
   EXPECT_THAT(table.out, HasSubstr("aaa...aaaaa-end"));
-  EXPECT_THAT(table.out, HasSubstr("999 GiB   3h ago in 9d\n"));
+  EXPECT_THAT(table.out, HasSubstr("999 GiB   3h ago in 10d\n"));
   const Outcome wide = RunEngram(absl::StrCat(list, " --wide"));
   EXPECT_THAT(wide.out, HasSubstr(session.session_id()));
   EXPECT_THAT(wide.out, HasSubstr("a-model-with-a-long-name"));
