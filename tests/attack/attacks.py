@@ -270,7 +270,7 @@ def remembered_requests(ground):
 def echo(ground):
     """What is wrong is told in short, however long it was."""
     with ground.server() as server, server.channel(("grpc.max_metadata_size", 64 * MIB)) as channel:
-        with ground.watched(server, growth=128 * MIB):
+        with ground.watched(server, growth=256 * MIB):
             name = "x" * (10 << 20)
             told = [code_of(channel, turn(name))[1]]
             for call, request in (
