@@ -41,6 +41,18 @@ RequestSummary Refusal(const v1::ScoreRequest& message, const char* method,
 }
 
 template <typename Message>
+absl::StatusOr<Request> ReadRequest(const CallSurroundings& around,
+                                    const grpc::CallbackServerContext& context,
+                                    const Message& message,
+                                    const ServedModel& model) {
+  ENGRAM_RETURN_IF_ERROR(CheckSessionMetadata(context, message.session_id()));
+  ENGRAM_ASSIGN_OR_RETURN(Request request,
+                          ToRequest(message, model, around.options));
+  request.deadline = DeadlineOf(context);
+  return request;
+}
+
+template <typename Message>
 absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(
     const CallSurroundings& around, const grpc::CallbackServerContext& context,
     const Message& message, const char* method) {
@@ -52,7 +64,8 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(
     around.models.Report(refusal);
     return model.status();
   }
-  absl::StatusOr<Request> request = ToRequest(message, **model, around.options);
+  absl::StatusOr<Request> request =
+      ReadRequest(around, context, message, **model);
   if (!request.ok()) {
     RequestSummary refusal = Refusal(message, method, request.status());
     refusal.model = (*model)->name;
@@ -62,7 +75,6 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(
   }
   request->method = method;
   request->peer = context.peer();
-  request->deadline = DeadlineOf(context);
   return TurnFeed::Submit(*model, *std::move(request));
 }
 

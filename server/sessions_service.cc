@@ -20,6 +20,14 @@ namespace {
 // not to take a thread, or a client's limit, by surprise.
 constexpr size_t kPageBytes = 1 << 20;
 
+// A new id with the group of `source`, so that a proxy that routes by groups
+// finds the fork where it is made.
+std::string IdOfFork(const std::string& source) {
+  const std::string group = source.substr(0, source.find(':'));
+  const std::string id = absl::StrCat(group, ":", RandomId());
+  return CheckId("new_session_id", id).ok() ? id : RandomId();
+}
+
 class SessionsService final : public v1::Sessions::CallbackService {
  public:
   SessionsService(const ServedModels* models, const ServerOptions* options)
@@ -29,14 +37,14 @@ class SessionsService final : public v1::Sessions::CallbackService {
                                    const v1::CreateSessionRequest* request,
                                    v1::Session* response) override {
     return Answer(context, "Create", request->session_id(),
-                  CreateSession(*request), response);
+                  CreateSession(*context, *request), response);
   }
 
   grpc::ServerUnaryReactor* Get(grpc::CallbackServerContext* context,
                                 const v1::GetSessionRequest* request,
                                 v1::Session* response) override {
-    return Answer(context, "Get", request->session_id(), GetSession(*request),
-                  response);
+    return Answer(context, "Get", request->session_id(),
+                  GetSession(*context, *request), response);
   }
 
   grpc::ServerUnaryReactor* List(grpc::CallbackServerContext* context,
@@ -50,7 +58,7 @@ class SessionsService final : public v1::Sessions::CallbackService {
       grpc::CallbackServerContext* context,
       const v1::DeleteSessionRequest* request,
       v1::DeleteSessionResponse* response) override {
-    absl::Status status = CheckId("session_id", request->session_id());
+    absl::Status status = CheckSession(*context, request->session_id());
     if (status.ok()) status = sessions().Delete(request->session_id());
     return Finish(context->DefaultReactor(), "Delete", request->session_id(),
                   status);
@@ -60,7 +68,7 @@ class SessionsService final : public v1::Sessions::CallbackService {
                                  const v1::ForkSessionRequest* request,
                                  v1::Session* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    const absl::Status posted = PostFork(*request, reactor, response);
+    const absl::Status posted = PostFork(*context, *request, reactor, response);
     if (posted.ok()) return reactor;
     return Finish(reactor, "Fork", request->session_id(), posted);
   }
@@ -89,8 +97,17 @@ class SessionsService final : public v1::Sessions::CallbackService {
 
   SessionStore& sessions() const { return *models_.sessions(); }
 
+  // Of a session that a call is about.
+  static absl::Status CheckSession(const grpc::CallbackServerContext& context,
+                                   const std::string& session_id) {
+    ENGRAM_RETURN_IF_ERROR(CheckId("session_id", session_id));
+    return CheckSessionMetadata(context, session_id);
+  }
+
   absl::StatusOr<SessionInfo> CreateSession(
+      const grpc::CallbackServerContext& context,
       const v1::CreateSessionRequest& request) const {
+    ENGRAM_RETURN_IF_ERROR(CheckSessionMetadata(context, request.session_id()));
     ENGRAM_ASSIGN_OR_RETURN(ServedModel * model,
                             models_.Find(request.model(), ""));
     ENGRAM_ASSIGN_OR_RETURN(NewSession session,
@@ -99,8 +116,9 @@ class SessionsService final : public v1::Sessions::CallbackService {
   }
 
   absl::StatusOr<SessionInfo> GetSession(
+      const grpc::CallbackServerContext& context,
       const v1::GetSessionRequest& request) const {
-    ENGRAM_RETURN_IF_ERROR(CheckId("session_id", request.session_id()));
+    ENGRAM_RETURN_IF_ERROR(CheckSession(context, request.session_id()));
     return sessions().Get(request.session_id());
   }
 
@@ -139,7 +157,8 @@ class SessionsService final : public v1::Sessions::CallbackService {
     return absl::OkStatus();
   }
 
-  absl::Status PostFork(const v1::ForkSessionRequest& request,
+  absl::Status PostFork(const grpc::CallbackServerContext& context,
+                        const v1::ForkSessionRequest& request,
                         grpc::ServerUnaryReactor* reactor,
                         v1::Session* response) const {
     if (!request.from_checkpoint().empty()) {
@@ -147,9 +166,9 @@ class SessionsService final : public v1::Sessions::CallbackService {
           "from_checkpoint: this server has no checkpoints yet; name a "
           "session_id instead");
     }
-    ENGRAM_RETURN_IF_ERROR(CheckId("session_id", request.session_id()));
+    ENGRAM_RETURN_IF_ERROR(CheckSession(context, request.session_id()));
     const std::string new_session_id = request.new_session_id().empty()
-                                           ? RandomId()
+                                           ? IdOfFork(request.session_id())
                                            : request.new_session_id();
     ENGRAM_RETURN_IF_ERROR(CheckId("new_session_id", new_session_id));
     ENGRAM_ASSIGN_OR_RETURN(const SessionHandle source,

@@ -1,5 +1,6 @@
 #include "server/wire.h"
 
+#include <grpcpp/server_context.h>
 #include <xxhash.h>
 
 #include <utility>
@@ -15,8 +16,8 @@ namespace {
 absl::Status CheckRange(absl::string_view field, int64_t value, int64_t least,
                         int64_t most) {
   if (value >= least && value <= most) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      field, " is ", value, ", limit ", least, " to ", most));
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is ", value, ", limit ", least, " to ", most));
 }
 
 absl::Status CheckCount(absl::string_view field, int64_t count, int64_t most,
@@ -245,6 +246,21 @@ absl::StatusOr<NewSession> ToNewSession(
     session.labels[key] = value;
   }
   return session;
+}
+
+absl::Status CheckSessionMetadata(const grpc::CallbackServerContext& context,
+                                  absl::string_view session_id) {
+  if (session_id.empty()) return absl::OkStatus();
+  const auto [begin, end] =
+      context.client_metadata().equal_range("x-session-id");
+  for (auto entry = begin; entry != end; ++entry) {
+    const grpc::string_ref& value = entry->second;
+    if (absl::string_view(value.data(), value.size()) == session_id) continue;
+    return absl::InvalidArgumentError(
+        "the metadata x-session-id is not the request's session_id; a proxy "
+        "that routes by it chose the wrong server");
+  }
+  return absl::OkStatus();
 }
 
 v1::Started ToMessage(const StartedEvent& event) {

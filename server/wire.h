@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "engram/v1/generation.pb.h"
 #include "engram/v1/models.pb.h"
 #include "engram/v1/sessions.pb.h"
@@ -17,6 +18,10 @@
 #include "server/request.h"
 #include "server/served_model.h"
 #include "server/session_store.h"
+
+namespace grpc {
+class CallbackServerContext;
+}  // namespace grpc
 
 namespace engram {
 
@@ -34,6 +39,12 @@ absl::StatusOr<Request> ToRequest(const v1::ScoreRequest& message,
 absl::StatusOr<NewSession> ToNewSession(
     const v1::CreateSessionRequest& message, const ServedModel& model,
     const ServerOptions& limits);
+
+// A proxy in front of several servers may route by the metadata x-session-id.
+// INVALID_ARGUMENT if a call has it and it is not its session's id: then the
+// call came to a server that does not have the session.
+absl::Status CheckSessionMetadata(const grpc::CallbackServerContext& context,
+                                  absl::string_view session_id);
 
 v1::Started ToMessage(const StartedEvent& event);
 v1::Token ToMessage(TokenEvent event);

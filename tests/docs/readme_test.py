@@ -56,7 +56,7 @@ class ReadmeTest(unittest.TestCase):
     def run_command(self, command):
         # The documented port stands for the server of this test.
         command = re.sub(r"localhost:\d+", self.address, command)
-        command = command.replace("build/release/python", str(STUBS))
+        command = command.replace("build/release/python", str(STUBS)).replace("build/release/bin", str(BIN))
         # A chat reads its lines from the terminal; here there is none.
         done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=self.environment, text=True,
                               input="In the beginning\n/quit\n", capture_output=True, timeout=120)

@@ -22,8 +22,10 @@ std::shared_ptr<grpc::Channel> OpenOwnConnection(const std::string& address) {
 }  // namespace
 
 struct GenericCall::Parts {
-  Parts(const std::string& address, const std::string& method)
+  Parts(const std::string& address, const std::string& method,
+        const CallMetadata& metadata)
       : stub(OpenOwnConnection(address)) {
+    for (const auto& [name, value] : metadata) context.AddMetadata(name, value);
     context.set_deadline(absl::ToChronoTime(absl::Now() + kTestLimit));
     stream = stub.PrepareCall(&context, method, &queue);
     stream->StartCall(nullptr);
@@ -46,8 +48,9 @@ struct GenericCall::Parts {
   bool finished = false;
 };
 
-GenericCall::GenericCall(const std::string& address, const std::string& method)
-    : parts_(std::make_unique<Parts>(address, method)) {}
+GenericCall::GenericCall(const std::string& address, const std::string& method,
+                         const CallMetadata& metadata)
+    : parts_(std::make_unique<Parts>(address, method, metadata)) {}
 
 GenericCall::~GenericCall() {
   if (!parts_->finished) {
@@ -96,8 +99,9 @@ absl::Status GenericCall::Finish() {
 
 absl::Status CallOnce(const std::string& address, const std::string& method,
                       const google::protobuf::Message& request,
-                      google::protobuf::Message* response) {
-  GenericCall call(address, method);
+                      google::protobuf::Message* response,
+                      const CallMetadata& metadata) {
+  GenericCall call(address, method, metadata);
   call.Write(request);
   call.WritesDone();
   call.Read(response);

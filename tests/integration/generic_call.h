@@ -8,16 +8,22 @@
 
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 
 namespace engram {
 
+// Name and value of each entry.
+using CallMetadata = std::vector<std::pair<std::string, std::string>>;
+
 class GenericCall {
  public:
   // `method` is "/package.Service/Method". Over after kTestLimit, like every
   // call of a test.
-  GenericCall(const std::string& address, const std::string& method);
+  GenericCall(const std::string& address, const std::string& method,
+              const CallMetadata& metadata = {});
   ~GenericCall();  // cancels what is still running
 
   bool Write(const google::protobuf::Message& request);
@@ -35,6 +41,7 @@ class GenericCall {
 // One request, one response.
 absl::Status CallOnce(const std::string& address, const std::string& method,
                       const google::protobuf::Message& request,
-                      google::protobuf::Message* response);
+                      google::protobuf::Message* response,
+                      const CallMetadata& metadata = {});
 
 }  // namespace engram

@@ -8,6 +8,7 @@
 #include <google/protobuf/util/json_util.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tests/integration/generic_call.h"
 #include "tests/integration/standard_services.pb.h"
@@ -85,6 +86,76 @@ TEST_F(StandardServices, DamagedMessagesAreRefused) {
     HealthResponse none;
     EXPECT_FALSE(call.Read(&none));
     EXPECT_FALSE(call.Finish().ok());
+  }
+}
+
+// A proxy routes by the metadata: where they differ, the session is elsewhere.
+TEST_F(StandardServices, MetadataThatNameAnotherSessionAreRefused) {
+  v1::CreateSessionRequest create;
+  create.set_model(kInduction);
+  create.set_session_id("group:one");
+  v1::GenerateRequest turn =
+      OnSession(TokenTurn(kInduction, {1}, 1), "group:one");
+  v1::ScoreRequest score = TokenScore(kInduction, {1, 2}, "group:one");
+  v1::GetSessionRequest get;
+  get.set_session_id("group:one");
+  v1::ForkSessionRequest fork;
+  fork.set_session_id("group:one");
+  v1::DeleteSessionRequest remove;
+  remove.set_session_id("group:one");
+  const std::vector<std::pair<std::string, const pb::Message*>> calls = {
+      {"Sessions/Create", &create}, {"Generation/Generate", &turn},
+      {"Generation/Score", &score}, {"Sessions/Get", &get},
+      {"Sessions/Fork", &fork},     {"Sessions/Delete", &remove}};
+  for (const auto& [method, request] : calls) {
+    SCOPED_TRACE(method);
+    const std::string path = absl::StrCat("/engram.v1.", method);
+    HealthResponse ignored;  // every message's fields are unknown to it
+    const absl::Status refused =
+        CallOnce(server_->address(), path, *request, &ignored,
+                 {{"x-session-id", "group:two"}});
+    EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << refused;
+    EXPECT_TRUE(absl::StrContains(refused.message(), "x-session-id"));
+    GenericCall accepted(server_->address(), path,
+                         {{"x-session-id", "group:one"}});
+    ASSERT_TRUE(accepted.Write(*request));
+    accepted.WritesDone();
+    while (accepted.Read(&ignored)) {
+    }
+    EXPECT_TRUE(accepted.Finish().ok());
+  }
+}
+
+TEST_F(StandardServices, AForkWithoutANameStaysInItsGroup) {
+  for (const auto& [source, group] :
+       std::vector<std::pair<std::string, std::string>>{
+           {"alice", "alice:"}, {"bob:1:2", "bob:"}}) {
+    ASSERT_TRUE(server_->client()
+                    .Generate(OnSession(TokenTurn(kInduction, {1}, 1), source))
+                    .status.ok());
+    const auto fork = server_->client().Fork(source, "");
+    ASSERT_TRUE(fork.ok()) << fork.status();
+    EXPECT_TRUE(absl::StartsWith(fork->session_id(), group))
+        << fork->session_id();
+  }
+  // A group that leaves no room for more is given up.
+  const std::string longest(128, 'x');
+  ASSERT_TRUE(server_->client()
+                  .Generate(OnSession(TokenTurn(kInduction, {1}, 1), longest))
+                  .status.ok());
+  const auto fork = server_->client().Fork(longest, "");
+  ASSERT_TRUE(fork.ok()) << fork.status();
+  EXPECT_LT(fork->session_id().size(), 128u);
+}
+
+// What generated code in other languages is called.
+TEST_F(StandardServices, ProtosSayTheirPackagesInOtherLanguages) {
+  for (const pb::FileDescriptor* file :
+       {v1::GenerateRequest::descriptor()->file(),
+        v1::Session::descriptor()->file(), v1::ModelInfo::descriptor()->file()}) {
+    EXPECT_EQ(file->options().go_package(), "engram/v1;engramv1");
+    EXPECT_EQ(file->options().java_package(), "engram.v1");
+    EXPECT_EQ(file->options().csharp_namespace(), "Engram.V1");
   }
 }
 
