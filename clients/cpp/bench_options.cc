@@ -1,5 +1,6 @@
 #include "clients/cpp/bench_options.h"
 
+#include <cmath>
 #include <limits>
 
 #include "absl/strings/numbers.h"
@@ -31,6 +32,18 @@ FlagSet::Setter RateSetter(double* target) {
     }
     return absl::InvalidArgumentError(absl::StrCat(
         "'", text, "' is not a number above 0 and up to ", kRateMax));
+  };
+}
+
+FlagSet::Setter PositiveSetter(double* target) {
+  return [target](absl::string_view text) {
+    double value = 0;
+    if (absl::SimpleAtod(text, &value) && value > 0 && std::isfinite(value)) {
+      *target = value;
+      return absl::OkStatus();
+    }
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", text, "' is not a number above 0"));
   };
 }
 
@@ -96,12 +109,12 @@ void BenchOptions::AddTo(FlagSet* flags) {
   flags->AddLimit("deadline", "For each request. Default: none.", &deadline);
   flags->Add("goodput-ttft", "MS",
              "A request is good if its first token comes within this time,",
-             &goodput.time_to_first_token_ms);
+             PositiveSetter(&goodput.time_to_first_token_ms));
   flags->Add("goodput-itl", "MS",
              "if the mean time between its tokens is at most this,",
-             &goodput.inter_token_latency_ms);
+             PositiveSetter(&goodput.inter_token_latency_ms));
   flags->Add("goodput-e2e", "MS", "and if all of it takes at most this.",
-             &goodput.end_to_end_ms);
+             PositiveSetter(&goodput.end_to_end_ms));
   flags->AddSwitch("json", "Print one JSON object with everything.", &json);
   flags->AddSwitch("help", "Show this text.", &help);
 }

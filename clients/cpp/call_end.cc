@@ -1,16 +1,22 @@
 #include "clients/cpp/call_end.h"
 
+#include <algorithm>
+#include <iterator>
 #include <string>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
+#include "absl/strings/string_view.h"
 
 namespace engram {
 namespace {
 
-constexpr char kEndPayload[] = "engram/call-end";
+// Who prints a whole status sees these.
+constexpr char kEndPayload[] = "engram.call-end";
+constexpr absl::string_view kNames[] = {"unknown", "not reached", "broken",
+                                        "answered by the server"};
 
 // gRPC tells only in words who made an error.
 CallEnd FindEnd(const grpc::Status& status, const std::string& details) {
@@ -44,8 +50,7 @@ absl::Status ToStatus(const grpc::Status& status,
 }
 
 absl::Status WithEnd(CallEnd end, absl::Status status) {
-  status.SetPayload(kEndPayload,
-                    absl::Cord(std::string(1, static_cast<char>(end))));
+  status.SetPayload(kEndPayload, absl::Cord(kNames[static_cast<int>(end)]));
   return status;
 }
 
@@ -57,8 +62,10 @@ absl::Status WithEndOf(const absl::Status& like, absl::Status status) {
 
 CallEnd EndOf(const absl::Status& status) {
   const auto end = status.GetPayload(kEndPayload);
-  if (!end.has_value() || end->empty()) return CallEnd::kUnknown;
-  return static_cast<CallEnd>((*end)[0]);
+  if (!end.has_value()) return CallEnd::kUnknown;
+  const auto* name = std::find(std::begin(kNames), std::end(kNames), *end);
+  return static_cast<CallEnd>(
+      name == std::end(kNames) ? 0 : name - std::begin(kNames));
 }
 
 }  // namespace engram

@@ -65,9 +65,9 @@ struct ChatFlags {
     flags->Add("line-suffix", "TEXT", "Put after each line. Default: nothing.",
                &line_suffix);
     flags->AddFile("history",
-                   absl::StrCat("Where lines typed at a terminal are kept for "
-                                "the next time; '': nowhere. Default: ",
-                                DefaultChatHistoryFile(), "."),
+                   "Where lines typed at a terminal are kept for the next "
+                   "time; '': nowhere. Default: engram/chat_history in "
+                   "$XDG_STATE_HOME, else in ~/.local/state.",
                    &history);
     flags->AddSwitch("no-history", "Keep no lines.", &no_history);
   }

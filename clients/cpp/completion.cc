@@ -93,7 +93,9 @@ std::string ZshText(absl::string_view text) {
 std::string ZshFlags(absl::Span<const Flag> flags) {
   std::string text;
   for (const Flag& flag : flags) {
-    const std::string help = ZshText(flag.help);
+    // The first sentence: what follows may depend on who asks.
+    const std::string help = ZshText(
+        absl::string_view(flag.help).substr(0, flag.help.find(". ")));
     if (flag.value_name.empty()) {
       absl::StrAppend(&text, "      '*--", flag.name, "[", help, "]'\n");
     } else {

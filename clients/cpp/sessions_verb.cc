@@ -222,7 +222,7 @@ int RunSessions(Invocation invocation) {
   VerbArguments arguments(&invocation, &flag_set, kHelp);
   if (!arguments.Parse()) return arguments.exit_code();
   for (const std::string& label : flags.labels) {
-    if (label.find('=') == std::string::npos) {
+    if (label.find('=') == std::string::npos || label[0] == '=') {
       return arguments.Refuse(
           absl::StrCat("flag --label: '", label, "' is not KEY=VALUE"));
     }

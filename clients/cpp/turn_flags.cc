@@ -1,5 +1,6 @@
 #include "clients/cpp/turn_flags.h"
 
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -16,8 +17,8 @@ absl::Status AddLogitBias(absl::string_view text, v1::Sampling* sampling) {
         absl::StrSplit(entry, absl::MaxSplits('=', 1));
     int32_t id = 0;
     float bias = 0;
-    if (!absl::SimpleAtoi(parts.first, &id) ||
-        !absl::SimpleAtof(parts.second, &bias)) {
+    if (!absl::SimpleAtoi(parts.first, &id) || id < 0 ||
+        !absl::SimpleAtof(parts.second, &bias) || !std::isfinite(bias)) {
       return absl::InvalidArgumentError(absl::StrCat(
           "flag --logit-bias: '", entry, "' is not ID=VALUE, such as 42=-5"));
     }

@@ -174,7 +174,8 @@ TEST(BenchOptions, RefusesANumberThatMeansNothingByFlagAndValue) {
        {"--requests=0", "--requests=-1", "--concurrency=0", "--sessions=0",
         "--turns=0", "--connections=0", "--connections=1000000",
         "--concurrency=1000000000", "--rate=0", "--rate=inf", "--rate=nan",
-        "--duration=0", "--deadline=0s", "--warmup=-1",
+        "--duration=0", "--deadline=0s", "--warmup=-1", "--goodput-ttft=-1",
+        "--goodput-itl=0", "--goodput-e2e=inf",
         "--prompt-tokens=999999999999", "--output-tokens=2147483647",
         "--seed=-1"}) {
     BenchOptions options;

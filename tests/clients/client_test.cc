@@ -373,7 +373,7 @@ TEST(Client, TellsTheSessionOfEveryCallAsMetadata) {
   EXPECT_TRUE(client.ForkSession(fork).ok());
   v1::DeleteSessionRequest remove;
   remove.set_session_id("s");
-  EXPECT_TRUE(client.DeleteSession(remove).ok());
+  EXPECT_FALSE(client.DeleteSession(remove).ok());  // Not by this server.
   EXPECT_TRUE(client.ListSessions({}).ok());
   EXPECT_THAT(server.told_sessions(),
               ElementsAre("Generate s", "Generate ", "Score s", "Get s",

@@ -77,7 +77,7 @@ grpc::Status ScriptedServer::Sessions::Delete(
     grpc::ServerContext* context, const v1::DeleteSessionRequest* request,
     v1::DeleteSessionResponse* response) {
   server_->RecordSession("Delete", *context);
-  return grpc::Status::OK;
+  return {grpc::StatusCode::UNIMPLEMENTED, "sessions stay here"};
 }
 
 grpc::Status ScriptedServer::Sessions::List(
