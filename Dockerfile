@@ -66,7 +66,7 @@ USER 10001:10001
 # Asks the server itself, on a new connection. Whoever moves the gRPC port sets
 # ENGRAM_SERVER too.
 HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 \
-  CMD ["engram", "models", "--deadline", "5s", "--retries", "0"]
+  CMD ["engram", "health", "--deadline", "5s"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["engram-server"]
 

@@ -1,5 +1,6 @@
 #include "server/converse_call.h"
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -36,6 +37,18 @@ class ConverseCall final
   void Run() {
     StartSendInitialMetadata();
     StartRead(&incoming_);
+    stop_ = around_.stop.Subscribe([weak = weak_from_this()] {
+      if (auto call = weak.lock()) call->Stop();
+    });
+  }
+
+  // The server is stopping: no further turn is to come.
+  void Stop() {
+    {
+      absl::MutexLock lock(&mutex_);
+      stopping_ = true;
+    }
+    Pump();
   }
 
   void OnSendInitialMetadataDone(bool ok) override { OnWriteDone(ok); }
@@ -91,7 +104,10 @@ class ConverseCall final
     Pump();
   }
 
-  void OnDone() override { self_.reset(); }
+  void OnDone() override {
+    around_.stop.Unsubscribe(stop_);
+    self_.reset();
+  }
 
   void CancelTurn() {
     std::shared_ptr<TurnFeed> feed;
@@ -139,6 +155,9 @@ class ConverseCall final
       starting_ = true;
       turn_ = *std::exchange(held_, std::nullopt);
       return Next::kStartTurn;
+    } else if (stopping_ && !reads_done_) {
+      *status =
+          absl::UnavailableError("the server is stopping; try another one");
     } else if (!reads_done_) {
       return Next::kNothing;
     }
@@ -249,6 +268,7 @@ class ConverseCall final
   const CallSurroundings& around_;
   grpc::CallbackServerContext* const context_;
   std::shared_ptr<ConverseCall> self_;  // until OnDone
+  std::atomic<int64_t> stop_ = 0;       // of around_.stop
 
   // Touched only by the one thread that starts a turn, and while none does.
   v1::GenerateRequest turn_;
@@ -270,6 +290,7 @@ class ConverseCall final
   bool reads_done_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = true;  // the initial metadata
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

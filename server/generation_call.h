@@ -15,6 +15,7 @@
 #include "engram/v1/generation.pb.h"
 #include "server/options.h"
 #include "server/served_model.h"
+#include "server/stop_signal.h"
 #include "server/text_threads.h"
 #include "server/turn_feed.h"
 
@@ -25,6 +26,7 @@ struct CallSurroundings {
   const ServedModels& models;
   const ServerOptions& options;
   TextThreads& texts;
+  StopSignal& stop;
 };
 
 // Why gRPC cancelled a call: it does so too when the deadline passes.

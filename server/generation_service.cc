@@ -20,8 +20,8 @@ using Methods = v1::Generation::WithCallbackMethod_Generate<
 class GenerationService final : public Methods {
  public:
   GenerationService(const ServedModels* models, const ServerOptions* options,
-                    TextThreads* texts)
-      : around_{*models, *options, *texts} {}
+                    TextThreads* texts, StopSignal* stop)
+      : around_{*models, *options, *texts, *stop} {}
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context,
@@ -48,8 +48,8 @@ class GenerationService final : public Methods {
 
 std::unique_ptr<grpc::Service> MakeGenerationService(
     const ServedModels* models, const ServerOptions* options,
-    TextThreads* texts) {
-  return std::make_unique<GenerationService>(models, options, texts);
+    TextThreads* texts, StopSignal* stop) {
+  return std::make_unique<GenerationService>(models, options, texts, stop);
 }
 
 }  // namespace engram

@@ -227,7 +227,8 @@ void AddServing(FlagList* list, ServerOptions* options) {
   list->Address("metrics-address", &options->metrics_address,
                 "Where Prometheus metrics are served, at /metrics.");
   list->Duration("drain-timeout", &options->drain_timeout,
-                 "After SIGTERM, how long running requests may go on.");
+                 "After SIGTERM, how long requests may run and their answers "
+                 "be read; the last quarter (5 s at most) is for reading.");
   list->Add("request-log", "on|off", "on",
             "One line of JSON per request on standard error.",
             [=](const std::string& value) {
@@ -297,6 +298,18 @@ void AddLimits(FlagList* list, ServerOptions* options) {
               "A gRPC message from a client.");
   list->Integer("max-streams", 1, 1 << 20, &options->max_streams,
                 "Calls at a time on one connection.");
+  list->Integer("max-connections", 0, 1 << 20, &options->max_connections,
+                "Connections at a time; at the limit the one that was longest "
+                "without a call makes room for a new one. 0: as many as "
+                "descriptors allow, up to 4096.");
+  list->Duration("max-connection-idle", &options->max_connection_idle,
+                 "How long a connection may be without a call.");
+  list->Duration("max-connection-age", &options->max_connection_age,
+                 "After this time a client is asked to connect anew, so that "
+                 "it may find another replica.");
+  list->Duration("max-connection-age-grace",
+                 &options->max_connection_age_grace,
+                 "How long its calls may then still go on.");
   list->Integer("max-logprobs", 0, 1000, &options->max_logprobs,
                 "Alternatives per token.");
   list->Integer("max-stop-strings", 0, 1000, &options->max_stop_strings,

@@ -52,6 +52,10 @@ struct ServerOptions {
   int64_t max_score_tokens = int64_t{1} << 16;
   int64_t max_message_bytes = int64_t{16} << 20;
   int64_t max_streams = 1024;
+  int64_t max_connections = 0;
+  absl::Duration max_connection_idle = absl::Minutes(30);
+  absl::Duration max_connection_age = absl::InfiniteDuration();
+  absl::Duration max_connection_age_grace = absl::Minutes(5);
   int64_t max_logprobs = 20;
   int64_t max_stop_strings = 16;
   int64_t max_stop_string_bytes = 256;

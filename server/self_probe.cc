@@ -4,6 +4,7 @@
 #include <netdb.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -51,11 +52,15 @@ std::string ReachableHost(std::string host) {
   return host;
 }
 
-absl::Status WaitFor(const Socket& socket, short events,
+absl::Status WaitFor(const Socket& socket, short events, int stop,
                      const std::string& address, absl::Duration timeout,
                      absl::string_view what) {
-  pollfd waited = {socket.descriptor(), events, 0};
-  const int ready = poll(&waited, 1, int(absl::ToInt64Milliseconds(timeout)));
+  // poll() passes over a negative descriptor.
+  pollfd waited[] = {{socket.descriptor(), events, 0}, {stop, POLLIN, 0}};
+  const int ready = poll(waited, 2, int(absl::ToInt64Milliseconds(timeout)));
+  if (waited[1].revents != 0) {
+    return Failure(absl::StatusCode::kCancelled, address, "stopped");
+  }
   if (ready > 0) return absl::OkStatus();
   if (ready < 0) return SystemFailure(address, "poll");
   return Failure(absl::StatusCode::kDeadlineExceeded, address,
@@ -64,7 +69,8 @@ absl::Status WaitFor(const Socket& socket, short events,
 
 }  // namespace
 
-absl::Status ProbeGrpc(const std::string& address, absl::Duration timeout) {
+absl::Status ProbeGrpc(const std::string& address, absl::Duration timeout,
+                       int stop) {
   const size_t colon = address.rfind(':');
   const std::string host = ReachableHost(address.substr(0, colon));
   const std::string port = address.substr(colon + 1);
@@ -86,9 +92,9 @@ absl::Status ProbeGrpc(const std::string& address, absl::Duration timeout) {
     return SystemFailure(address, "connect");
   }
   absl::Status status =
-      WaitFor(socket, POLLOUT, address, timeout, "no connection");
+      WaitFor(socket, POLLOUT, stop, address, timeout, "no connection");
   if (!status.ok()) return status;
-  status = WaitFor(socket, POLLIN, address, timeout, "no greeting");
+  status = WaitFor(socket, POLLIN, stop, address, timeout, "no greeting");
   if (!status.ok()) return status;
   char byte;
   if (recv(socket.descriptor(), &byte, 1, 0) != 1) {
@@ -103,6 +109,7 @@ SelfProbe::SelfProbe(std::string address, const Options& options,
     : address_(std::move(address)),
       options_(options),
       on_failure_(std::move(on_failure)),
+      stop_(eventfd(0, EFD_CLOEXEC)),
       thread_([this] { Run(); }) {}
 
 SelfProbe::~SelfProbe() {
@@ -110,7 +117,9 @@ SelfProbe::~SelfProbe() {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
   }
+  eventfd_write(stop_, 1);
   thread_.join();
+  close(stop_);
 }
 
 void SelfProbe::Run() {
@@ -123,7 +132,9 @@ void SelfProbe::Run() {
         return;
       }
     }
-    const absl::Status status = ProbeGrpc(address_, options_.timeout);
+    const absl::Status status = ProbeGrpc(address_, options_.timeout, stop_);
+    if (absl::IsCancelled(status)) return;
+    if (!status.ok() && options_.excuse && options_.excuse()) continue;
     failures = status.ok() ? 0 : failures + 1;
     if (failures == options_.failures) return on_failure_(status);
   }

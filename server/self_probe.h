@@ -21,8 +21,10 @@ namespace engram {
 // Connects to `address` (HOST:PORT; a host that stands for all addresses is
 // reached by loopback) and waits for the first bytes. UNAVAILABLE: it could not
 // connect; DEADLINE_EXCEEDED: nothing came in time; RESOURCE_EXHAUSTED: this
-// process has no descriptor left for the probe itself.
-absl::Status ProbeGrpc(const std::string& address, absl::Duration timeout);
+// process has no descriptor left for the probe itself; CANCELLED: `stop` became
+// readable, if it is a descriptor.
+absl::Status ProbeGrpc(const std::string& address, absl::Duration timeout,
+                       int stop = -1);
 
 // Owned by Server. Its thread ends with it.
 class SelfProbe {
@@ -31,6 +33,9 @@ class SelfProbe {
     absl::Duration interval = absl::Seconds(10);
     absl::Duration timeout = absl::Seconds(5);
     int failures = 3;  // in a row, before on_failure
+    // Whether new connections wait for a good reason just now: then a failure
+    // says nothing. Asked on the probe's thread; may be empty.
+    std::function<bool()> excuse;
   };
 
   // `on_failure` is called once at most, on the probe's thread, with the last
@@ -45,6 +50,7 @@ class SelfProbe {
   const std::string address_;
   const Options options_;
   const std::function<void(const absl::Status&)> on_failure_;
+  const int stop_;  // an eventfd: readable when the probe is to end
 
   absl::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

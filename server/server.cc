@@ -1,12 +1,7 @@
 #include "server/server.h"
 
-#include <grpc/support/log.h>
-#include <grpcpp/ext/channelz_service_plugin.h>
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/grpcpp.h>
-#include <grpcpp/health_check_service_interface.h>
-#include <grpcpp/resource_quota.h>
-#include <sys/resource.h>
+#include <grpcpp/impl/codegen/service_type.h>
+#include <grpcpp/security/server_credentials.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -17,36 +12,20 @@
 #include "kernels/status.h"
 #include "model/model_config.h"
 #include "server/clock.h"
+#include "server/connections.h"
+#include "server/grpc_port.h"
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/self_probe.h"
 #include "server/served_model.h"
 #include "server/service.h"
+#include "server/stop_signal.h"
 #include "server/text_threads.h"
 
 namespace engram {
 namespace {
 
 namespace fs = std::filesystem;
-
-// Debian's gRPC stops accepting for ever once descriptors run out, so there
-// must be as many as the machine allows.
-void RaiseDescriptorLimit() {
-  rlimit limit;
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-// What gRPC has to say, as events like any other.
-void LogFromGrpc(gpr_log_func_args* arguments) {
-  const LogLevel level = arguments->severity == GPR_LOG_SEVERITY_ERROR
-                             ? LogLevel::kError
-                             : LogLevel::kInfo;
-  Log(level, "grpc",
-      {{"message", std::string(arguments->message)},
-       {"source", absl::StrCat(arguments->file, ":", arguments->line)}});
-}
 
 // Every folder with a config.json in the first zoo that exists.
 absl::StatusOr<std::vector<std::pair<std::string, std::string>>> FindZoo(
@@ -95,6 +74,12 @@ void LogRequest(const RequestSummary& request) {
   Log(RequestLevel(request), "request", DescribeRequest(request));
 }
 
+// The share of a drain's limit in which nothing runs any more, so that clients
+// get to read what was made until then.
+absl::Duration DeliveryTime(absl::Duration drain_timeout) {
+  return std::min(drain_timeout / 4, absl::Seconds(5));
+}
+
 absl::Status WithPrefix(const std::string& prefix, const absl::Status& status) {
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat(prefix, status.message()));
@@ -108,7 +93,6 @@ Server::~Server() { Drain().IgnoreError(); }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     const ServerOptions& options) {
-  gpr_set_log_function(LogFromGrpc);
   RaiseDescriptorLimit();
   std::unique_ptr<Server> server(new Server(options));
   SessionLimits limits;
@@ -281,59 +265,46 @@ void Server::StartEngines() {
 }
 
 absl::Status Server::OpenPorts() {
-  grpc::EnableDefaultHealthCheckService(true);
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  grpc::channelz::experimental::InitChannelzService();
   texts_ = std::make_unique<TextThreads>(/*threads=*/2,
                                          static_cast<int>(options_.max_queue));
-  services_.push_back(
-      MakeGenerationService(models_.get(), &options_, texts_.get()));
+  stop_ = std::make_unique<StopSignal>();
+  services_.push_back(MakeGenerationService(models_.get(), &options_,
+                                            texts_.get(), stop_.get()));
   services_.push_back(MakeSessionsService(models_.get(), &options_));
   services_.push_back(MakeModelsService(models_.get(), texts_.get()));
-
-  grpc::ServerBuilder builder;
-  int port = 0;
-  builder.AddListeningPort(options_.grpc_address,
-                           grpc::InsecureServerCredentials(), &port);
-  builder.SetMaxReceiveMessageSize(static_cast<int>(
-      std::min<int64_t>(options_.max_message_bytes, INT32_MAX)));
-  builder.SetMaxSendMessageSize(-1);
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
-                             static_cast<int>(options_.max_streams));
-  // Two servers on one port would share its connections in silence.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
-  builder.AddChannelArgument(
-      GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  for (const auto& service : services_) builder.RegisterService(service.get());
-  grpc_server_ = builder.BuildAndStart();
-  if (grpc_server_ == nullptr || port == 0) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot serve gRPC on ", options_.grpc_address,
-                     "; choose another --grpc-address"));
-  }
-  const std::string host =
-      options_.grpc_address.substr(0, options_.grpc_address.rfind(':'));
-  grpc_address_ = absl::StrCat(host, ":", port);
+  ENGRAM_ASSIGN_OR_RETURN(
+      grpc_port_,
+      GrpcPort::Open(options_, grpc::InsecureServerCredentials(), services_));
+  grpc_address_ = grpc_port_->address();
+  WatchConnections();
   SetHealth(true);
   phase_ = ServingPhase::kServing;
+  SelfProbe::Options probe;
+  probe.excuse = [this] { return grpc_port_->connections().full(); };
   probe_ = std::make_unique<SelfProbe>(
-      grpc_address_, SelfProbe::Options(), [this](const absl::Status& status) {
-        Log(LogLevel::kError, "grpc_port_failed", {{"message", status.ToString()}});
+      grpc_address_, probe, [this](const absl::Status& status) {
+        Log(LogLevel::kError, "grpc_port_failed",
+            {{"message", status.ToString()}});
         failed_ = true;
       });
   return absl::OkStatus();
 }
 
+void Server::WatchConnections() {
+  const Connections* const connections = &grpc_port_->connections();
+  metrics_->WatchGauge("connections", "Connections to the gRPC port.", [=] {
+    return static_cast<double>(connections->open());
+  });
+  metrics_->WatchCounter(
+      "connections_closed_for_room_total",
+      "Idle connections that were closed because others came at the limit.",
+      [=] { return static_cast<double>(connections->closed_for_room()); });
+}
+
 void Server::SetHealth(bool serving) {
-  grpc::HealthCheckServiceInterface* health =
-      grpc_server_->GetHealthCheckService();
-  health->SetServingStatus(serving);
-  health->SetServingStatus("", serving);
+  grpc_port_->SetHealth("", serving);
   for (const auto& model : models_->all()) {
-    health->SetServingStatus(model->name, serving);
+    grpc_port_->SetHealth(model->name, serving);
   }
 }
 
@@ -341,28 +312,23 @@ absl::Status Server::Drain() {
   if (std::exchange(drained_, true)) return absl::OkStatus();
   phase_ = ServingPhase::kDraining;
   const absl::Time begin = RealClock()->Now();
-  const bool opened = grpc_server_ != nullptr;
-  if (opened) {
+  const absl::Time deadline = begin + options_.drain_timeout;
+  if (grpc_port_ != nullptr) {
     Log("drain_begun",
         {{"limit_s", absl::ToDoubleSeconds(options_.drain_timeout)}});
+    SetHealth(false);
   }
-  const absl::Time deadline = RealClock()->Now() + options_.drain_timeout;
   probe_ = nullptr;
-  if (grpc_server_ != nullptr) SetHealth(false);
   for (const auto& model : models_->all()) {
     if (model->admission == nullptr) continue;
     model->admission->Close("the server is stopping; try another one");
-    model->engine->Drain(deadline);
+    model->engine->Drain(deadline - DeliveryTime(options_.drain_timeout));
   }
+  if (stop_ != nullptr) stop_->Stop();
   for (std::thread& engine : engines_) engine.join();
-  // Every request has its answer; this lets gRPC deliver it, and ends what
-  // clients hold open without a request.
-  if (grpc_server_ != nullptr) {
-    grpc_server_->Shutdown(
-        absl::ToChronoTime(RealClock()->Now() + absl::Seconds(5)));
-    grpc_server_->Wait();
-  }
-  if (opened) {
+  // Every request has its answer; what is left is to deliver it.
+  if (grpc_port_ != nullptr) {
+    grpc_port_->Close(deadline);
     Log("drain_ended",
         {{"seconds", absl::ToDoubleSeconds(RealClock()->Now() - begin)}});
   }

@@ -16,16 +16,17 @@
 #include "server/serving_phase.h"
 
 namespace grpc {
-class Server;
 class Service;
 }  // namespace grpc
 
 namespace engram {
 
+class GrpcPort;
 class Metrics;
 class SelfProbe;
 class ServedModels;
 class SessionStore;
+class StopSignal;
 class TextThreads;
 
 class Server {
@@ -42,8 +43,10 @@ class Server {
   const std::string& grpc_address() const { return grpc_address_; }
   const std::string& metrics_address() const { return metrics_address_; }
 
-  // Stops admitting, says NOT_SERVING, lets running requests finish for up to
-  // the drain timeout, and stops. INTERNAL if the server had failed.
+  // Stops admitting, says NOT_SERVING, lets running requests finish and be read
+  // for up to the drain timeout (they end before, so that there is time for the
+  // latter: after three quarters of it, or 5 s), and stops within a second more.
+  // INTERNAL if the server had failed.
   absl::Status Drain();
 
   // Whether a model's device has failed, or the gRPC port no longer answers: the
@@ -58,6 +61,7 @@ class Server {
   absl::Status LoadOne(const std::string& name, const std::string& folder);
   absl::Status OpenPorts();
   void StartEngines();
+  void WatchConnections();
   void SetHealth(bool serving);
   ServingPhase phase() const {
     return failed_ ? ServingPhase::kFailed : phase_.load();
@@ -76,10 +80,11 @@ class Server {
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<ServedModels> models_;
   std::unique_ptr<TextThreads> texts_;
+  std::unique_ptr<StopSignal> stop_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::vector<std::thread> engines_;
   std::vector<absl::Status> engine_ends_;
-  std::unique_ptr<grpc::Server> grpc_server_;
+  std::unique_ptr<GrpcPort> grpc_port_;
   std::unique_ptr<SelfProbe> probe_;
   std::unique_ptr<HttpPort> http_port_;
 };

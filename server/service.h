@@ -8,6 +8,7 @@
 
 #include "server/options.h"
 #include "server/served_model.h"
+#include "server/stop_signal.h"
 #include "server/text_threads.h"
 
 namespace engram {
@@ -15,7 +16,7 @@ namespace engram {
 // All pointers must outlive the services.
 std::unique_ptr<grpc::Service> MakeGenerationService(
     const ServedModels* models, const ServerOptions* options,
-    TextThreads* texts);
+    TextThreads* texts, StopSignal* stop);
 std::unique_ptr<grpc::Service> MakeSessionsService(
     const ServedModels* models, const ServerOptions* options);
 std::unique_ptr<grpc::Service> MakeModelsService(const ServedModels* models,

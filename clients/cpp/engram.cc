@@ -31,6 +31,7 @@ constexpr Verb kVerbs[] = {
     {"tokenize", "text to token ids", RunTokenize},
     {"detokenize", "token ids to text", RunDetokenize},
     {"completion", "a script for bash or zsh", RunCompletion},
+    {"health", "whether the server serves", RunHealth},
 };
 
 constexpr char kExamples[] =
@@ -51,7 +52,8 @@ constexpr char kExitCodes[] =
 void PrintHelp(const FlagSet& flags) {
   Print(
       "engram: the command line client of an Engram server.\n\n"
-      "Usage: engram [flags] VERB [flags]\n\nVerbs:\n");
+      "Usage: engram [flags] VERB [flags]\n"
+      "       engram --version\n\nVerbs:\n");
   for (const Verb& verb : kVerbs) {
     Print(absl::StrFormat("  %-12s %s\n", verb.name, verb.about));
   }

@@ -35,6 +35,10 @@ int RunClientProgram(
     absl::string_view program, int argc, char** argv,
     const std::function<int(const std::vector<std::string>&)>& run) {
   return RunProgram(program, [&] {
+    if (argc > 1 && absl::string_view(argv[1]) == "--version") {
+      Print(absl::StrCat(program, " " ENGRAM_VERSION "\n"));
+      return kExitOk;
+    }
     const absl::Status status = CheckClientEnvironment();
     if (!status.ok()) return RefuseUse(program, status.message());
     return run(std::vector<std::string>(argv + 1, argv + argc));

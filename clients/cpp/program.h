@@ -16,8 +16,9 @@ inline constexpr int kExitFailed = 1;
 inline constexpr int kExitUsage = 2;
 
 // The whole of main(): `run` with the arguments after the program's name,
-// unless the environment has an ENGRAM_ variable that is none or is wrong.
-// Fails if something that was printed could not be written.
+// unless they begin with --version, which is answered here, or the environment
+// has an ENGRAM_ variable that is none or is wrong. Fails if something that was
+// printed could not be written.
 int RunClientProgram(
     absl::string_view program, int argc, char** argv,
     const std::function<int(const std::vector<std::string>&)>& run);

@@ -116,5 +116,6 @@ int RunModels(Invocation invocation);
 int RunTokenize(Invocation invocation);
 int RunDetokenize(Invocation invocation);
 int RunCompletion(Invocation invocation);
+int RunHealth(Invocation invocation);
 
 }  // namespace engram

@@ -23,7 +23,7 @@ namespace engram {
 
 ChildProcess::ChildProcess(const std::string& path,
                            const std::vector<std::string>& arguments,
-                           StandardError standard_error) {
+                           StandardError standard_error, rlim_t descriptors) {
   int output[2];
   ENGRAM_CHECK(pipe2(output, O_CLOEXEC) == 0);
   output_ = output[0];
@@ -47,6 +47,10 @@ ChildProcess::ChildProcess(const std::string& path,
   const int error =
       posix_spawn(&pid_, path.c_str(), &actions, nullptr, argv.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
+  if (error == 0 && descriptors != RLIM_INFINITY) {
+    const rlimit limit = {descriptors, descriptors};
+    ENGRAM_CHECK(prlimit(pid_, RLIMIT_NOFILE, &limit, nullptr) == 0);
+  }
   close(output[1]);
   if (errors[1] != errors[0]) close(errors[1]);
   if (error != 0) std::fprintf(stderr, "cannot run %s\n", path.c_str());
@@ -147,9 +151,9 @@ std::vector<std::string> WithFreePorts(std::vector<std::string> arguments) {
 }  // namespace
 
 ServerProcess::ServerProcess(std::vector<std::string> arguments,
-                             StandardError standard_error)
+                             StandardError standard_error, rlim_t descriptors)
     : process_(ENGRAM_BINARY_DIR "/engram-server",
-               WithFreePorts(std::move(arguments)), standard_error) {
+               WithFreePorts(std::move(arguments)), standard_error, descriptors) {
   const std::string line = process_.ReadLine().value_or("");
   const std::vector<std::string> words = absl::StrSplit(line, ' ');
   if (words.size() != 3 || words[0] != "listening") return;

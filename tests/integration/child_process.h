@@ -3,6 +3,7 @@
 // Thread-compatible.
 #pragma once
 
+#include <sys/resource.h>
 #include <sys/types.h>
 
 #include <optional>
@@ -17,10 +18,11 @@ enum class StandardError { kKept, kUnread };
 
 class ChildProcess {
  public:
-  // Aborts if `path` cannot be started.
+  // Aborts if `path` cannot be started. `descriptors`: at most so many.
   ChildProcess(const std::string& path,
                const std::vector<std::string>& arguments,
-               StandardError standard_error = StandardError::kKept);
+               StandardError standard_error = StandardError::kKept,
+               rlim_t descriptors = RLIM_INFINITY);
   ~ChildProcess();  // kills it if it still runs
   ChildProcess(const ChildProcess&) = delete;
   ChildProcess& operator=(const ChildProcess&) = delete;
@@ -54,7 +56,8 @@ class ServerProcess {
  public:
   explicit ServerProcess(
       std::vector<std::string> arguments,
-      StandardError standard_error = StandardError::kKept);
+      StandardError standard_error = StandardError::kKept,
+      rlim_t descriptors = RLIM_INFINITY);
 
   ChildProcess& process() { return process_; }
   // Empty if it did not come up.

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "tests/integration/generic_call.h"
+#include "tests/integration/relay.h"
 #include "tests/integration/standard_services.pb.h"
 #include "tests/support/test_server.h"
 
@@ -115,6 +116,87 @@ TEST(Drain, EndsRequestsThatWaitAndStreamsWithoutATurn) {
   EXPECT_EQ(never_ran.status.code(), absl::StatusCode::kUnavailable);
   EXPECT_FALSE(never_ran.started.has_value());
   EXPECT_FALSE(idle->Finish().ok());
+}
+
+TEST(Drain, OfAnIdleServerEndsWhatIsHeldOpen) {
+  ServerOptions options = ZooOptions({kInduction});
+  options.drain_timeout = absl::Minutes(5);
+  TestServer server(options);
+  const auto idle = server.client().Converse();
+  ASSERT_TRUE(idle->WriteTurn(TokenTurn("", {1}, 0)));
+  ASSERT_TRUE(idle->ReadTurn().completed.has_value());
+  const auto unused = server.client().Converse();
+  GenericCall watch(server.address(), "/grpc.health.v1.Health/Watch");
+  HealthResponse health;
+  ASSERT_TRUE(watch.Write(HealthRequest()));
+  watch.WritesDone();
+  ASSERT_TRUE(watch.Read(&health));
+
+  const absl::Time begin = absl::Now();
+  EXPECT_TRUE(server.server().Drain().ok());
+  // Much less if nothing else goes on; but not what once was waited for.
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(4));
+  for (const auto& stream : {idle.get(), unused.get()}) {
+    const absl::Status status = stream->Finish();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("stopping"));
+  }
+  EXPECT_TRUE(watch.Read(&health));
+  EXPECT_EQ(health.status(), HealthResponse::NOT_SERVING);
+  EXPECT_FALSE(watch.Read(&health));
+  EXPECT_EQ(watch.Finish().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(Drain, WhatAClientHasYetToFetchIsNotThrownAway) {
+  ServerOptions options = ZooOptions({kInduction});
+  options.drain_timeout = kTestLimit;
+  TestServer server(options);
+  Relay relay(server.address());
+  const TestClient client(relay.address());
+  ASSERT_TRUE(client.ListModels().ok());
+  relay.Hold(true);
+  // An answer that fits into what the server's machine keeps.
+  v1::GenerateRequest turn = EndlessTurn("");
+  turn.mutable_stopping()->set_max_tokens(1500);
+  const auto stream = client.StartGenerate(turn);
+  ASSERT_TRUE(Eventually([&] {
+    return server.Metrics().Sum("generation_tokens_total") == 1500;
+  }));
+  std::thread drain([&] { EXPECT_TRUE(server.server().Drain().ok()); });
+  ASSERT_TRUE(
+      Eventually([&] { return server.Metrics().Sum("draining") == 1; }));
+  // A client that goes on to speak to a connection that its server has closed
+  // is answered with a reset, and loses what it has not read.
+  bool broken = false;
+  for (int i = 0; i < 20 && !broken; ++i) {
+    relay.Speak();
+    broken = relay.BrokenWithin(absl::Milliseconds(25));
+  }
+  EXPECT_FALSE(broken);
+  relay.Hold(false);
+  const Answer answer = stream->ReadAll();
+  drain.join();
+  EXPECT_TRUE(answer.status.ok()) << answer.status;
+  EXPECT_EQ(answer.tokens.size(), 1500u);
+  EXPECT_TRUE(answer.completed.has_value());
+}
+
+// Who does not read at all is waited for until the limit, and no longer.
+TEST(Drain, EndsInItsLimitAlthoughNobodyReads) {
+  ServerOptions options = ZooOptions({kInduction});
+  options.drain_timeout = absl::Seconds(1);
+  TestServer server(options);
+  Relay relay(server.address());
+  const TestClient client(relay.address());
+  ASSERT_TRUE(client.ListModels().ok());
+  relay.Hold(true);
+  const auto stream = client.StartGenerate(EndlessTurn(""));
+  ASSERT_TRUE(server.AwaitLoad(1, 0));
+  const absl::Time begin = absl::Now();
+  EXPECT_TRUE(server.server().Drain().ok());
+  // A second more, and three for a machine that stalls.
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(5));
+  stream->Cancel();
 }
 
 TEST(Drain, AnAddressInUseIsAClearError) {

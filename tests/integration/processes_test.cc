@@ -301,6 +301,48 @@ TEST(Processes, TheClientTellsWhatModelsAndSessionsCost) {
   EXPECT_EQ(OutputOfClient(server, {"sessions", "get", "s"}), sessions);
 }
 
+TEST(Processes, TellTheirVersion) {
+  for (const char* program :
+       {"engram", "engram-server", "engram-bench", "engram-eval"}) {
+    ChildProcess process(absl::StrCat(ENGRAM_BINARY_DIR "/", program),
+                         {"--version"});
+    EXPECT_THAT(process.ReadLine().value_or(""),
+                testing::MatchesRegex(
+                    absl::StrCat(program, " [0-9]+\\.[0-9]+\\.[0-9]+")));
+    EXPECT_EQ(process.Wait(), 0);
+  }
+}
+
+TEST(Processes, HealthIsTheExitCodeOfTheClient) {
+  // Long enough for a server that drains to be asked.
+  ServerProcess server({"--model", ZooModel(kInduction), "--drain-timeout",
+                        absl::FormatDuration(kTestLimit)});
+  ASSERT_FALSE(server.grpc_address().empty());
+  EXPECT_THAT(OutputOfClient(server, {"health"}),
+              testing::ElementsAre("SERVING"));
+  EXPECT_THAT(OutputOfClient(server, {"health", kInduction, "--json"}),
+              testing::ElementsAre(R"({"status":"SERVING"})"));
+  const auto unknown = RunClient(server, {"health", "gpt"});
+  EXPECT_EQ(unknown->Wait(), 1);
+
+  const TestClient client(server.grpc_address());
+  const auto stream = client.StartGenerate(EndlessTurn(""));
+  ASSERT_TRUE(stream->ReadStarted());
+  server.process().Signal(SIGTERM);
+  const auto health = [&] {
+    const auto asked = RunClient(server, {"health"});
+    const std::string line = asked->ReadLine().value_or("");
+    return std::make_pair(line, asked->Wait());
+  };
+  EXPECT_TRUE(Eventually([&] { return health().first != "SERVING"; }));
+  EXPECT_EQ(health(), std::make_pair(std::string("NOT_SERVING"), 1));
+  stream->Cancel();
+  EXPECT_EQ(server.process().Wait(), 0);
+  const auto gone = RunClient(server, {"health"});
+  EXPECT_EQ(gone->Wait(), 1);
+  EXPECT_THAT(gone->ErrorOutput(), HasSubstr("UNAVAILABLE"));
+}
+
 TEST(Processes, TheCommandLineClientTalksToTheServer) {
   ServerProcess server({"--model", ZooModel(kInduction), "--model",
                         ZooModel(kEnglish)});

@@ -4,9 +4,11 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <atomic>
 #include <string>
 #include <thread>
@@ -39,6 +41,10 @@ class Listener {
 
   std::string address(const std::string& host = "127.0.0.1") const {
     return absl::StrCat(host, ":", port_);
+  }
+  void AwaitConnection() {
+    pollfd waiting = {descriptor_, POLLIN, 0};
+    EXPECT_EQ(poll(&waiting, 1, 60'000), 1);
   }
   // Greets the next connection.
   void Answer() {
@@ -150,6 +156,34 @@ TEST(SelfProbe, CountsAnewAfterAGreeting) {
   EXPECT_TRUE(failed.WaitForNotificationWithTimeout(absl::Seconds(60)));
   listener.Shut();  // a probe that is over makes no further connection
   server.join();
+}
+
+TEST(SelfProbe, FailuresThatAreExcusedDoNotCount) {
+  Listener listener;
+  absl::Notification failed;
+  std::atomic<int> excused = 0;
+  SelfProbe::Options options;
+  options.interval = absl::Milliseconds(1);
+  options.timeout = absl::Milliseconds(5);
+  options.failures = 3;
+  options.excuse = [&] { return ++excused <= 10; };
+  SelfProbe probe(listener.address(), options, [&](const absl::Status&) {
+    // Ten that were excused, and three that were not.
+    EXPECT_EQ(excused, 13);
+    failed.Notify();
+  });
+  EXPECT_TRUE(failed.WaitForNotificationWithTimeout(absl::Seconds(60)));
+}
+
+TEST(SelfProbe, EndsAtOnceWhileItAsks) {
+  Listener listener;
+  SelfProbe::Options options;
+  options.interval = absl::ZeroDuration();
+  options.timeout = absl::Hours(1);
+  SelfProbe probe(listener.address(), options,
+                  [](const absl::Status&) { ADD_FAILURE(); });
+  // It has connected, and hears nothing.
+  listener.AwaitConnection();
 }
 
 TEST(SelfProbe, EndsAtOnceWhileItWaits) {
