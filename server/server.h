@@ -2,7 +2,8 @@
 // engines, services, metrics, health.
 //
 // Threads, all of them: one engine per model, gRPC's own, the metrics port's
-// one, two that tokenise long texts, the kernels' pool of each model, and the probe of the gRPC port.
+// one, two that tokenise long texts, the kernels' pool of each model, the one
+// that accepts connections, the probe of the gRPC port, and the log's.
 #pragma once
 
 #include <atomic>
