@@ -1,5 +1,6 @@
 # What `cmake --install` installs, in two components:
-#   programs   engram-server, engram, engram-bench, engram-eval
+#   programs   engram-server, engram, engram-bench, engram-eval, and what makes
+#              shells complete engram (clients/CMakeLists.txt)
 #   client     the C++ client: library, headers, protos, and a CMake package, so
 #              that find_package(engram) gives engram::client
 include(GNUInstallDirs)

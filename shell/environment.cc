@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -19,6 +20,7 @@ constexpr absl::string_view kTestPrefix = "ENGRAM_TEST_";
 constexpr absl::string_view kOtherVariables[] = {
     kServerVariable,
     "ENGRAM_DEBIAN_MIRROR",
+    "ENGRAM_PROXY",
     "ENGRAM_SIMULATION_SEEDS",
 };
 
@@ -78,6 +80,8 @@ absl::Status CheckEnvironment(absl::Span<const std::string> environment,
     const absl::string_view name = entry.substr(0, equals);
     if (std::find(known.begin(), known.end(), name) != known.end() ||
         absl::StartsWith(name, kTestPrefix) ||
+        // ENGRAM_1, ENGRAM_2_GRPC: servers behind the proxy of deploy/haproxy.
+        absl::ascii_isdigit(absl::StripPrefix(entry, kPrefix)[0]) ||
         IsServiceAddress(name, entry.substr(equals + 1))) {
       continue;
     }

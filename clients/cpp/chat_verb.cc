@@ -148,11 +148,10 @@ class Conversation {
     }
     std::string line;
     while (!quit_) {
-      // A Ctrl-C that comes as an answer ends is meant for the answer.
       Cancellation between;
       std::optional<InterruptScope> scope;
       if (lines_.edited()) scope.emplace(interrupt_, &between);
-      if (!ReadLine(&line)) break;
+      if (!ReadLine(&between, &line)) break;
       if (absl::StartsWith(line, "/") && !absl::StartsWith(line, "//")) {
         status = Command(line);
       } else {
@@ -170,11 +169,16 @@ class Conversation {
   }
 
  private:
-  // False: the chat ends.
-  bool ReadLine(std::string* line) {
+  // False: the chat ends. `between` is what a Ctrl-C cancels that comes while no
+  // line is read.
+  bool ReadLine(Cancellation* between, std::string* line) {
     for (int interrupts = 0; interrupts < 2;) {
       if (on_terminal_ && !lines_.edited()) Print("> ");
-      switch (lines_.Read(line)) {
+      const LineEditor::Result result =
+          interrupts > 0 && between->cancelled()
+              ? LineEditor::Result::kInterrupted
+              : lines_.Read(line);
+      switch (result) {
         case LineEditor::Result::kLine:
           return true;
         case LineEditor::Result::kEnd:

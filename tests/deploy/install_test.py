@@ -47,6 +47,8 @@ class InstallTest(unittest.TestCase):
         for program in programs:
             self.assertTrue(self.run_program(self.prefix / "bin" / program, "--help"))
         self.assertIn("m", self.run_program(self.prefix / "bin/engram", "models", "--server", self.server.grpc))
+        for script in ("bash-completion/completions/engram", "zsh/site-functions/_engram"):
+            self.assertIn("sessions", (self.prefix / "share" / script).read_text())
 
 
 if __name__ == "__main__":

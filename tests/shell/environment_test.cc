@@ -18,7 +18,8 @@ absl::Status Check(const std::string& entry) {
 TEST(Environment, TakesWhatAnyProgramKnows) {
   for (const char* entry :
        {"ENGRAM_SLOTS=3", "ENGRAM_SERVER=localhost", "ENGRAM_SIMULATION_SEEDS=9",
-        "ENGRAM_TEST_ANYTHING=1", "PATH=/bin", "ENGRAMME_X=1"}) {
+        "ENGRAM_TEST_ANYTHING=1", "ENGRAM_PROXY=:8000",
+        "ENGRAM_2_GRPC=8001", "PATH=/bin", "ENGRAMME_X=1"}) {
     EXPECT_TRUE(Check(entry).ok()) << entry;
   }
 }
@@ -33,6 +34,7 @@ TEST(Environment, RefusesWhatNoneKnowsByName) {
                               "ENGRAM_SLOTS?"},
         Case{"ENGRAM_MAXQUEUE=3", "did you mean ENGRAM_MAX_QUEUE?"},
         Case{"ENGRAM_SEVER=localhost", "did you mean ENGRAM_SERVER?"},
+        Case{"ENGRAM_=", "ENGRAM_ is that of no"},
         Case{"ENGRAM_SOMETHING_ELSE=", "ENGRAM_SOMETHING_ELSE is that of no"},
         Case{"ENGRAM_GRPC_PORT=8001", "ENGRAM_GRPC_PORT is that of no"}}) {
     const absl::Status status = Check(wrong.entry);
