@@ -22,7 +22,7 @@ using testing::HealthResponse;
 // A turn that ends by itself within the drain timeout, but not at once.
 v1::GenerateRequest ShortTurn() {
   v1::GenerateRequest request = EndlessTurn("");
-  request.mutable_stopping()->set_max_tokens(Scaled(1500, 100));
+  request.mutable_stopping()->set_max_tokens(Scaled(300, 100));
   return request;
 }
 
@@ -30,7 +30,9 @@ TEST(Drain, UnderLoadEndsWhatFitsAndRefusesTheRest) {
   constexpr int kStreams = 32;
   ServerOptions options = ZooOptions({kInduction});
   options.slots = kStreams;
-  options.drain_timeout = absl::Seconds(Scaled(5, 30));
+  // Much longer than the short turns need: they compete with the endless ones,
+  // which go on for three quarters of it.
+  options.drain_timeout = absl::Seconds(Scaled(8, 40));
   TestServer server(options);
   const TestClient& client = server.client();
 
