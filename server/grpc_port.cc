@@ -4,7 +4,6 @@
 #include <grpcpp/ext/channelz_service_plugin.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
-#include <grpcpp/health_check_service_interface.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +14,7 @@
 #include "kernels/status.h"
 #include "server/clock.h"
 #include "server/connections.h"
+#include "server/health_service.h"
 #include "server/live_calls.h"
 #include "server/log.h"
 
@@ -79,7 +79,7 @@ absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Open(
     const std::shared_ptr<grpc::ServerCredentials>& credentials,
     const std::vector<std::unique_ptr<grpc::Service>>& services) {
   gpr_set_log_function(LogFromGrpc);
-  grpc::EnableDefaultHealthCheckService(true);
+  grpc::EnableDefaultHealthCheckService(false);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::channelz::experimental::InitChannelzService();
 
@@ -93,6 +93,8 @@ absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Open(
   grpc::ServerBuilder builder;
   SetArguments(options, &builder);
   for (const auto& service : services) builder.RegisterService(service.get());
+  port->health_ = HealthService::Create();
+  builder.RegisterService(port->health_->service());
   auto experimental = builder.experimental();
   std::vector<
       std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
@@ -138,7 +140,7 @@ GrpcPort::~GrpcPort() {
 const std::string& GrpcPort::address() const { return connections_->address(); }
 
 void GrpcPort::SetHealth(const std::string& service, bool serving) {
-  server_->GetHealthCheckService()->SetServingStatus(service, serving);
+  health_->Set(service, serving);
 }
 
 void GrpcPort::Close(absl::Time deadline) {

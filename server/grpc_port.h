@@ -25,6 +25,7 @@ class ExternalConnectionAcceptor;
 namespace engram {
 
 class Connections;
+class HealthService;
 class LiveCalls;
 
 class GrpcPort {
@@ -57,6 +58,7 @@ class GrpcPort {
 
   std::unique_ptr<Connections> connections_;
   std::unique_ptr<LiveCalls> calls_;
+  std::unique_ptr<HealthService> health_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::Server> server_;
 };

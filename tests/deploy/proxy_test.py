@@ -40,11 +40,11 @@ class Site:
             self.servers.append(EngramServer("--drain-timeout", f"{LIMIT_SECONDS}s"))
             cleanup(self.servers[-1].stop)
         self.address = f"127.0.0.1:{free_port()}"
-        environment = dict(os.environ, ENGRAM_PROXY=self.address)
+        environment = dict(os.environ, LISTEN=self.address)
         for number, server in enumerate(self.servers, 1):
             host, port = server.grpc.split(":")
-            environment |= {f"ENGRAM_{number}": host, f"ENGRAM_{number}_GRPC": port,
-                            f"ENGRAM_{number}_METRICS": server.metrics.split(":")[1]}
+            environment |= {f"SERVER_{number}": host, f"SERVER_{number}_GRPC": port,
+                            f"SERVER_{number}_METRICS": server.metrics.split(":")[1]}
         self.proxy = Process(program("haproxy"), "-f", CONFIGURATION, env=environment,
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         cleanup(self.proxy.stop)

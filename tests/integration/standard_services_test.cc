@@ -57,6 +57,46 @@ TEST_F(StandardServices, HealthChecksTheServerAndEachModel) {
   }
 }
 
+TEST(Health, WatchesAreToldOfADrainAndThenEnded) {
+  TestServer server(ZooOptions({kInduction}));
+  std::vector<std::unique_ptr<GenericCall>> watches;
+  HealthResponse response;
+  for (const char* service : {"", kInduction, "unknown"}) {
+    HealthRequest request;
+    request.set_service(service);
+    watches.push_back(std::make_unique<GenericCall>(server.address(), kWatch));
+    ASSERT_TRUE(watches.back()->Write(request));
+    ASSERT_TRUE(watches.back()->Read(&response));
+  }
+  EXPECT_TRUE(server.server().Drain().ok());
+  for (size_t i = 0; i < watches.size(); ++i) {
+    SCOPED_TRACE(i);
+    const bool known = i < 2;
+    EXPECT_EQ(watches[i]->Read(&response), known);
+    if (known) {
+      EXPECT_EQ(response.status(), HealthResponse::NOT_SERVING);
+      EXPECT_FALSE(watches[i]->Read(&response));
+    }
+    EXPECT_EQ(watches[i]->Finish().code(), absl::StatusCode::kUnavailable);
+  }
+}
+
+TEST(Health, AWatchThatItsClientLeavesEnds) {
+  TestServer server(ZooOptions({kInduction}));
+  for (int i = 0; i < 20; ++i) {
+    GenericCall watch(server.address(), kWatch);
+    ASSERT_TRUE(watch.Write(HealthRequest()));
+    HealthResponse response;
+    if (i % 2 == 0) {
+      ASSERT_TRUE(watch.Read(&response));
+    }
+  }
+  HealthResponse response;
+  EXPECT_TRUE(
+      CallOnce(server.address(), kCheck, HealthRequest(), &response).ok());
+  EXPECT_TRUE(server.server().Drain().ok());
+}
+
 TEST_F(StandardServices, HealthDoesNotKnowOtherNames) {
   HealthRequest request;
   request.set_service("gpt");
@@ -265,7 +305,8 @@ TEST_F(StandardServices, EveryMethodIsReflected) {
   const std::vector<std::pair<std::string, std::vector<std::string>>> expected =
       {{"engram.v1.Generation", {"Generate", "Converse", "Score"}},
        {"engram.v1.Sessions", {"Create", "Get", "List", "Delete", "Fork"}},
-       {"engram.v1.Models", {"List", "Get", "Tokenize", "Detokenize"}}};
+       {"engram.v1.Models", {"List", "Get", "Tokenize", "Detokenize"}},
+       {"grpc.health.v1.Health", {"Check", "Watch"}}};
   for (const auto& [service, methods] : expected) {
     for (const std::string& method : methods) {
       EXPECT_NE(reflected.FindMethod(service, method), nullptr)
