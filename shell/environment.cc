@@ -17,7 +17,7 @@ constexpr absl::string_view kPrefix = "ENGRAM_";
 constexpr absl::string_view kTestPrefix = "ENGRAM_TEST_";
 
 // Known to programs and scripts beside the server.
-constexpr absl::string_view kOtherVariables[] = {
+constexpr const char* kOtherVariables[] = {
     kServerVariable,
     "ENGRAM_DEBIAN_MIRROR",
     "ENGRAM_PROXY",

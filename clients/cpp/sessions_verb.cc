@@ -66,14 +66,14 @@ std::string FullTime(absl::Time time) {
 // A line of at most 79 characters, whatever the ids are.
 std::string Row(const v1::Session& session, absl::Time now) {
   return absl::StrFormat(
-      "%-22s %-14s %6d %8d %8s %8s %s\n", Shortened(session.session_id(), 22),
-      Shortened(session.model(), 14), session.version(), session.position(),
+      "%-21s %-15s %6d %8d %8s %8s %s\n", Shortened(session.session_id(), 21),
+      Shortened(session.model(), 15), session.version(), session.position(),
       Bytes(session.state_bytes()), Ago(ToTime(session.last_used_time()), now),
       Until(ExpireTime(session), now));
 }
 
 std::string Heading() {
-  return absl::StrFormat("%-22s %-14s %6s %8s %8s %8s %s\n", "session", "model",
+  return absl::StrFormat("%-21s %-15s %6s %8s %8s %8s %s\n", "session", "model",
                          "turns", "tokens", "size", "used", "expires");
 }
 
