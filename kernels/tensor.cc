@@ -1,5 +1,6 @@
 #include "kernels/tensor.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -25,6 +26,30 @@ uint32_t ToBits(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
   return bits;
+}
+
+// The first of `count` numbers of one width whose exponent, which `exponent`
+// masks, is all ones; -1: none. Blocks are looked through without branches.
+template <typename Bits>
+int64_t FirstWithExponent(const void* data, int64_t count, Bits exponent) {
+  constexpr int64_t kBlock = 4096;
+  const auto is_bad = [data, exponent](int64_t index) {
+    Bits bits;
+    std::memcpy(&bits,
+                static_cast<const char*>(data) + index * sizeof(Bits),
+                sizeof(Bits));
+    return (bits & exponent) == exponent;
+  };
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t end = std::min(count, begin + kBlock);
+    Bits found = 0;
+    for (int64_t i = begin; i < end; ++i) found |= is_bad(i) ? 1 : 0;
+    if (found == 0) continue;
+    for (int64_t i = begin; i < end; ++i) {
+      if (is_bad(i)) return i;
+    }
+  }
+  return -1;
 }
 
 }  // namespace
@@ -125,6 +150,19 @@ void WidenToFloat32(const Tensor& tensor, int64_t first,
       }
       return;
   }
+}
+
+int64_t FirstNonFinite(const Tensor& tensor) {
+  const int64_t count = tensor.elements();
+  switch (tensor.type) {
+    case DataType::kFloat32:
+      return FirstWithExponent<uint32_t>(tensor.data, count, 0x7f800000);
+    case DataType::kBFloat16:
+      return FirstWithExponent<uint16_t>(tensor.data, count, 0x7f80);
+    case DataType::kFloat16:
+      return FirstWithExponent<uint16_t>(tensor.data, count, 0x7c00);
+  }
+  return -1;
 }
 
 std::vector<float> WidenToFloat32(const Tensor& tensor) {

@@ -43,4 +43,7 @@ uint16_t NarrowToFloat16(float value);
 float WidenBFloat16(uint16_t bits);
 float WidenFloat16(uint16_t bits);
 
+// The first element, in row-major order, that is NaN or infinite; -1: none.
+int64_t FirstNonFinite(const Tensor& tensor);
+
 }  // namespace engram

@@ -39,8 +39,8 @@ struct StepResult {
   // [sum of logits_rows, vocab] host memory, rows in order; valid until the
   // next step. Columns at or past the tokenizer's ids are -infinity.
   absl::Span<const float> logits;
-  // Per row of the batch: false if its hidden state is NaN or infinite; its
-  // slot must then be thrown away. Other rows are not affected.
+  // Per row of the batch: false if its hidden state or a logit of it is NaN or
+  // infinite; its slot must then be thrown away. Other rows are not affected.
   std::vector<bool> finite;
 };
 

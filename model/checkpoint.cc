@@ -19,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/status.h"
+#include "model/foreign_content.h"
 #include "model/strict_json.h"
 #include "nlohmann/json.hpp"
 
@@ -247,6 +248,10 @@ absl::StatusOr<StoredTensors> ReadTensors(const MappedFile& file) {
   std::memcpy(&header_bytes, bytes.data(), sizeof(header_bytes));
   const uint64_t rest = bytes.size() - sizeof(header_bytes);
   if (header_bytes > kHeaderBytesMax || header_bytes > rest) {
+    const std::string clause = ForeignContent(bytes.substr(0, kForeignContentBytes));
+    if (!clause.empty()) {
+      return absl::DataLossError(absl::StrCat(file.path(), ": ", clause));
+    }
     return absl::DataLossError(
         absl::StrCat(file.path(), ": header of ", header_bytes,
                      " bytes, limit ", std::min(kHeaderBytesMax, rest),
@@ -430,21 +435,12 @@ bool Exists(const std::string& folder, const char* name) {
 }
 
 absl::Status NoSafetensors(const std::string& folder) {
-  struct stat status;
-  if (stat(folder.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) {
-    return absl::NotFoundError(absl::StrCat(folder, ": no such folder"));
-  }
-  for (const char* pickled :
-       {"pytorch_model.bin", "pytorch_model.bin.index.json"}) {
-    if (Exists(folder, pickled)) {
-      return absl::NotFoundError(absl::StrCat(
-          folder, ": has ", pickled, " but no ", kSingleFile,
-          "; pickled weights are not read: convert them to safetensors first "
-          "(tools/convert/convert.py)"));
-    }
-  }
-  return absl::NotFoundError(
-      absl::StrCat(folder, ": neither ", kSingleFile, " nor ", kIndexFile));
+  ENGRAM_RETURN_IF_ERROR(CheckFolder(folder));
+  const std::string clause = ForeignFolder(folder);
+  return absl::NotFoundError(absl::StrCat(
+      folder, clause.empty() ? "" : ": ", clause, clause.empty() ? ": " : " (",
+      "neither ", kSingleFile, " nor ", kIndexFile,
+      clause.empty() ? "" : " is there)"));
 }
 
 }  // namespace

@@ -15,6 +15,8 @@ namespace {
 // made from it without feeding a token.
 constexpr char kLastHidden[] = "last_hidden";
 
+constexpr char kHead[] = "lm_head.weight";
+
 struct Weights {
   std::unique_ptr<PackedWeight> embedding;  // [vocab, d_model]
   std::unique_ptr<PackedWeight> own_head;   // the same, nullptr if tied
@@ -34,6 +36,31 @@ struct WorkBuffers {
   std::unique_ptr<Buffer> logits;      // [logits rows, vocab]
 };
 
+// The head if it is a matrix of its own, beside the embedding that is under one
+// of `embedding_names`; else nullptr. A file may hold two that differ although
+// the configuration says that they are one: then it was trained with two.
+absl::StatusOr<std::unique_ptr<PackedWeight>> LoadOwnHead(
+    const ModelConfig& config, absl::Span<const std::string> embedding_names,
+    WeightLoader* loader) {
+  if (config.tied) {
+    if (!loader->checkpoint().Has(kHead)) return nullptr;
+    ENGRAM_ASSIGN_OR_RETURN(const bool is_copy,
+                            loader->IsCopy(kHead, embedding_names, config.vocab,
+                                           config.d_model));
+    if (is_copy) return nullptr;
+    loader->Warn(
+        "config.json says that the head is the embedding matrix "
+        "(tie_word_embeddings or tie_embeddings), but lm_head.weight has other "
+        "values; both are used, as the file has them");
+  } else if (!loader->checkpoint().Has(kHead)) {
+    return absl::DataLossError(absl::StrCat(
+        loader->folder(), ": tensor lm_head.weight is missing, and config.json "
+        "does not say that it is the embedding matrix; if it is, set "
+        "tie_word_embeddings (or tie_embeddings) to true there"));
+  }
+  return loader->Matrix(kHead, config.vocab, config.d_model);
+}
+
 absl::StatusOr<Weights> LoadWeights(const ModelConfig& config,
                                     WeightLoader* loader) {
   Weights weights;
@@ -46,14 +73,14 @@ absl::StatusOr<Weights> LoadWeights(const ModelConfig& config,
                                      "weight"}
           : std::vector<std::string>{"backbone.embeddings.weight",
                                      "backbone.embedding.weight"};
-  if (config.tied) embedding_names.push_back("lm_head.weight");
+  const bool only_head = config.tied && !loader->HasAny(embedding_names);
+  if (only_head) embedding_names.push_back(kHead);
   ENGRAM_ASSIGN_OR_RETURN(
       weights.embedding,
       loader->SharedMatrix(embedding_names, config.vocab, config.d_model));
-  if (!config.tied) {
-    ENGRAM_ASSIGN_OR_RETURN(
-        weights.own_head,
-        loader->Matrix("lm_head.weight", config.vocab, config.d_model));
+  if (!only_head) {
+    ENGRAM_ASSIGN_OR_RETURN(weights.own_head,
+                            LoadOwnHead(config, embedding_names, loader));
   }
   if (config.has_mixer_stack()) {
     ENGRAM_ASSIGN_OR_RETURN(
@@ -128,7 +155,7 @@ class LanguageModel final : public Model {
   void SaveLastHidden();
   float* LastHidden(int slot) const;
   std::vector<bool> FiniteRows(const Batch& batch);
-  void CheckVectorsFromBefore(const Batch& batch, std::vector<bool>* finite);
+  void CheckLogits(const Batch& batch, std::vector<bool>* finite);
   void CopyLogitsToHost();
 
   Backend* const backend_;
@@ -287,25 +314,23 @@ std::vector<bool> LanguageModel::FiniteRows(const Batch& batch) {
       if (!finite_[rows_[i].offset + token]) finite[i] = false;
     }
   }
-  CheckVectorsFromBefore(batch, &finite);
+  CheckLogits(batch, &finite);
   return finite;
 }
 
-// What a slot held as last_hidden did not go through this step: a restored one
-// may be NaN although the rest of its state is sound.
-void LanguageModel::CheckVectorsFromBefore(const Batch& batch,
-                                           std::vector<bool>* finite) {
-  const auto wants_before = [](const BatchRow& row) {
-    return row.logits_before;
-  };
-  if (std::none_of(batch.rows.begin(), batch.rows.end(), wants_before)) return;
+// Weights are finite, so that what is NaN or infinite in a vector is so in its
+// logits, also in one that a slot held as last_hidden and that did not go
+// through this step; and a product of finite numbers may still be too large.
+void LanguageModel::CheckLogits(const Batch& batch, std::vector<bool>* finite) {
+  if (logits_rows_ == 0) return;
   finite_.resize(logits_rows_);
-  backend_->AllFinite({work_.head_input->floats(), d_model_}, logits_rows_,
-                      d_model_, absl::MakeSpan(finite_));
-  int64_t first = 0;
+  backend_->AllFinite({work_.logits->floats(), info_.vocabulary_size},
+                      logits_rows_, known_ids_, absl::MakeSpan(finite_));
+  int64_t next = 0;
   for (size_t i = 0; i < batch.rows.size(); ++i) {
-    if (batch.rows[i].logits_before && !finite_[first]) (*finite)[i] = false;
-    first += batch.rows[i].logits_rows();
+    for (int row = 0; row < batch.rows[i].logits_rows(); ++row) {
+      if (!finite_[next++]) (*finite)[i] = false;
+    }
   }
 }
 
@@ -387,6 +412,9 @@ absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
   info.weight_format = loader->WeightFormats();
   info.backend = backend->name();
   info.weight_hash = loader->WeightHash();
+  info.warnings = config.warnings;
+  info.warnings.insert(info.warnings.end(), loader->warnings().begin(),
+                       loader->warnings().end());
   return std::make_unique<LanguageModel>(
       backend, std::move(info), limits, config,
       known_ids == 0 ? config.vocab : known_ids, std::move(weights),

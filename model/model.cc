@@ -1,6 +1,8 @@
 #include "model/model.h"
 
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -11,6 +13,7 @@
 #include "model/mamba2.h"
 #include "model/mixer_stack.h"
 #include "model/model_config.h"
+#include "model/renamed_checkpoint.h"
 #include "model/weight_loader.h"
 
 namespace engram {
@@ -41,8 +44,11 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(const std::string& folder,
   ENGRAM_CHECK(limits.slots >= 1 && limits.max_batch_tokens >= 1 &&
                limits.max_logits_rows >= 1);
   ENGRAM_CHECK(known_ids >= 0);
-  ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint,
                           Checkpoint::Open(folder));
+  std::vector<std::string> warnings;
+  ENGRAM_ASSIGN_OR_RETURN(checkpoint,
+                          WithUsualNames(std::move(checkpoint), &warnings));
   ENGRAM_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(folder));
   if (known_ids > config.vocab) {
     return absl::DataLossError(
@@ -51,6 +57,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(const std::string& folder,
   }
   WeightLoader loader(folder, checkpoint.get(), backend,
                       limits.weight_format);
+  for (std::string& warning : warnings) loader.Warn(std::move(warning));
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<LayerStack> layers,
                           LoadLayers(config, limits, backend, &loader));
   return LoadLanguageModel(config, limits, known_ids, backend, &loader,

@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
@@ -32,6 +33,8 @@ struct ModelInfo {
   std::string weight_format;    // of matrices: "f32", "bf16", "bf16 and f32"
   std::string backend;          // "cpu"
   std::string weight_hash;      // 32 hexadecimal digits, over all tensors
+  // What is odd about the folder and was passed over, one sentence each.
+  std::vector<std::string> warnings;
 };
 
 struct ModelLimits {

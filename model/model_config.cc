@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
+#include "model/foreign_content.h"
 #include "model/strict_json.h"
 #include "nlohmann/json.hpp"
 
@@ -28,7 +29,7 @@ constexpr int64_t kStateMax = 4096;       // d_state
 constexpr int64_t kConvolutionMax = 256;  // d_conv
 constexpr int64_t kPaddingMax = 1 << 16;  // pad_vocab_size_multiple
 constexpr int64_t kHeadsMax = 1 << 16;    // heads, groups
-constexpr double kTimeStepMax = 1e6;      // of a finite dt limit
+constexpr double kTimeStepMax = 1e6;      // of the lower dt limit
 constexpr double kExpandMin = 1e-3;
 constexpr double kExpandMax = 64;
 constexpr double kEpsilonMin = 1e-12;  // a float that is not 0
@@ -94,6 +95,8 @@ class Fields {
     return &*found;
   }
 
+  const std::string& file() const { return file_; }
+
   // Whether the field is there, null included.
   bool Names(const char* name) const { return object_.contains(name); }
 
@@ -147,18 +150,26 @@ class Fields {
     return std::optional<bool>(value->get<bool>());
   }
 
-  // A token id, a list of them, or nothing if it is not there.
-  absl::StatusOr<std::vector<int32_t>> TokenIds(const char* name,
-                                                int64_t vocab) const {
+  // A token id, a list of them, or nothing if it is not there. An id that no
+  // row stands for, -1 among them, can never come up: it is left out, with a
+  // warning.
+  absl::StatusOr<std::vector<int32_t>> TokenIds(
+      const char* name, int64_t vocab,
+      std::vector<std::string>* warnings) const {
     std::vector<int32_t> ids;
     const json* value = Find(name);
     if (value == nullptr) return ids;
     const json list = value->is_array() ? *value : json::array({*value});
     for (const json& id : list) {
-      const bool fits = id.is_number_unsigned() &&
-                        id.get<uint64_t>() < static_cast<uint64_t>(vocab);
-      if (!fits) {
+      if (!id.is_number_integer()) {
         return Bad(name, absl::StrCat("token ids from 0 to ", vocab - 1));
+      }
+      if (!id.is_number_unsigned() ||
+          id.get<uint64_t>() >= static_cast<uint64_t>(vocab)) {
+        warnings->push_back(absl::StrCat(
+            file_, ": ", name, " has ", Shown(id), ", which is ignored: the ",
+            "model has ids from 0 to ", vocab - 1));
+        continue;
       }
       ids.push_back(id.get<int32_t>());
     }
@@ -217,8 +228,9 @@ absl::StatusOr<ModelConfig> ReadHuggingFace(const Fields& fields,
                                             const ClassDefaults& defaults) {
   ModelConfig config;
   const json* activation = fields.Find("hidden_act");
-  if (activation != nullptr && *activation != "silu") {
-    return fields.Unsupported("hidden_act", "\"silu\"");
+  if (activation != nullptr && *activation != "silu" &&
+      *activation != "swish") {
+    return fields.Unsupported("hidden_act", "\"silu\", \"swish\"");
   }
   ENGRAM_ASSIGN_OR_RETURN(
       config.vocab, fields.Integer("vocab_size", 1, kVocabMax, defaults.vocab));
@@ -255,12 +267,12 @@ absl::StatusOr<ModelConfig> ReadHuggingFaceMamba(const Fields& fields) {
   return config;
 }
 
-// The end of a range: a number from 0 on, infinity included.
+// The end of a range, infinity included.
 std::optional<double> RangeEnd(const json& value) {
-  if (value == json{{"__float__", "Infinity"}}) {
-    return std::numeric_limits<double>::infinity();
-  }
-  if (!value.is_number() || value < 0 || value > kTimeStepMax) return {};
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  if (value == json{{"__float__", "Infinity"}}) return kInfinity;
+  if (value == json{{"__float__", "-Infinity"}}) return -kInfinity;
+  if (!value.is_number()) return {};
   return value.get<double>();
 }
 
@@ -274,15 +286,17 @@ absl::Status ReadTimeStepLimit(const Fields& fields, const char* name,
     low = RangeEnd(limit->at(0));
     high = RangeEnd(limit->at(1));
   }
-  if (!low.has_value() || !high.has_value() || *low > *high ||
+  if (!low.has_value() || !high.has_value() || *low > *high || *high < 0 ||
       *low > kTimeStepMax) {
     return fields.Bad(name,
-                      absl::StrCat("[low, high] with 0 <= low <= high and both "
-                                   "at most ",
-                                   kTimeStepMax, ", or high Infinity"));
+                      absl::StrCat("[low, high] with low <= high, low at most ",
+                                   kTimeStepMax, ", and high from 0 on"));
   }
-  config->dt_min = static_cast<float>(*low);
-  config->dt_max = static_cast<float>(*high);
+  // A step is never negative, and what is beyond all floats bounds none.
+  config->dt_min = static_cast<float>(std::max(*low, 0.0));
+  config->dt_max = *high > std::numeric_limits<float>::max()
+                       ? std::numeric_limits<float>::infinity()
+                       : static_cast<float>(*high);
   return absl::OkStatus();
 }
 
@@ -312,7 +326,15 @@ absl::StatusOr<ModelConfig> ReadHuggingFaceMamba2(const Fields& fields) {
   config.d_inner = mamba2.heads * mamba2.head_dim;
   ENGRAM_RETURN_IF_ERROR(ReadGroups(fields, "n_groups", 8, &mamba2));
   ENGRAM_RETURN_IF_ERROR(ReadTimeStepLimit(fields, "time_step_limit", &mamba2));
+  // Hugging Face's class does not read rms_norm: false takes no norm away that
+  // has a tensor.
   ENGRAM_ASSIGN_OR_RETURN(mamba2.gated_norm, fields.Boolean("rms_norm"));
+  if (mamba2.gated_norm == false) {
+    mamba2.gated_norm.reset();
+    config.warnings.push_back(absl::StrCat(
+        fields.file(), ": rms_norm is false, which Hugging Face's class does "
+        "not read; there is a norm behind the gate if there are weights of it"));
+  }
   return config;
 }
 
@@ -531,6 +553,11 @@ absl::StatusOr<ModelConfig> ReadStateSpaces(const Fields& fields,
 
 absl::StatusOr<ModelConfig> ReadFamily(const Fields& fields,
                                        const std::string& file) {
+  if (fields.Find("quantization_config") != nullptr) {
+    return fields.Unsupported("quantization_config",
+                              "the model before it was quantised, as float32, "
+                              "bfloat16 or float16");
+  }
   // Hugging Face's files may carry d_model and n_layer too: model_type first.
   if (const json* type = fields.Find("model_type"); type != nullptr) {
     if (*type == "mamba") return ReadHuggingFaceMamba(fields);
@@ -565,10 +592,12 @@ absl::StatusOr<json> ParseObject(std::string_view text,
 // Only if neither has the field, the default of Hugging Face's class stands.
 absl::Status ReadTokenIds(const Fields& fields, const Fields& generation,
                           ModelConfig* config) {
+  const int64_t vocab = config->vocab;
+  std::vector<std::string>* warnings = &config->warnings;
   ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
-                          fields.TokenIds("eos_token_id", config->vocab));
+                          fields.TokenIds("eos_token_id", vocab, warnings));
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<int32_t> more,
-                          generation.TokenIds("eos_token_id", config->vocab));
+                          generation.TokenIds("eos_token_id", vocab, warnings));
   ids.insert(ids.end(), more.begin(), more.end());
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
@@ -579,11 +608,18 @@ absl::Status ReadTokenIds(const Fields& fields, const Fields& generation,
     if (missing < config->vocab) ids.push_back(missing);
   }
   config->eos_token_ids = std::move(ids);
-  ENGRAM_ASSIGN_OR_RETURN(
-      const int64_t bos,
-      fields.Integer("bos_token_id", 0, config->vocab - 1, -1));
-  if (bos >= 0) config->bos_token_id = static_cast<int32_t>(bos);
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<int32_t> bos,
+                          fields.TokenIds("bos_token_id", vocab, warnings));
+  if (!bos.empty()) config->bos_token_id = bos.front();
   return absl::OkStatus();
+}
+
+absl::Status NoConfig(const std::string& folder) {
+  ENGRAM_RETURN_IF_ERROR(CheckFolder(folder));
+  const std::string clause = ForeignFolder(folder);
+  return absl::NotFoundError(
+      absl::StrCat(folder, clause.empty() ? ": no config.json" : ": ", clause,
+                   clause.empty() ? "" : " (config.json is not there)"));
 }
 
 }  // namespace
@@ -625,14 +661,15 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_text,
 }
 
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& folder) {
-  ENGRAM_ASSIGN_OR_RETURN(
-      const std::string config_text,
-      ReadSmallFile(absl::StrCat(folder, "/config.json"), kFileBytesMax));
+  const absl::StatusOr<std::string> config_text =
+      ReadSmallFile(absl::StrCat(folder, "/config.json"), kFileBytesMax);
+  if (absl::IsNotFound(config_text.status())) return NoConfig(folder);
+  ENGRAM_RETURN_IF_ERROR(config_text.status());
   absl::StatusOr<std::string> generation_text = ReadSmallFile(
       absl::StrCat(folder, "/generation_config.json"), kFileBytesMax);
   if (absl::IsNotFound(generation_text.status())) generation_text = "";
   ENGRAM_RETURN_IF_ERROR(generation_text.status());
-  return ParseModelConfig(config_text, *generation_text, folder);
+  return ParseModelConfig(*config_text, *generation_text, folder);
 }
 
 }  // namespace engram

@@ -70,9 +70,12 @@ struct ModelConfig {
   std::optional<bool> convolution_bias;
   // Whether the head is the embedding matrix.
   bool tied = true;
-  // Distinct, ascending, below vocab; empty if no file says.
+  // Distinct, ascending, below vocab (others are ignored with a warning); empty
+  // if no file says.
   std::vector<int32_t> eos_token_ids;
   std::optional<int32_t> bos_token_id;
+  // What is odd in the files and was passed over, one sentence each.
+  std::vector<std::string> warnings;
 
   // Whether the family is H3 or a baseline in its skeleton.
   bool has_mixer_stack() const {

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "model/foreign_content.h"
 #include "nlohmann/json.hpp"
 
 namespace engram {
@@ -91,6 +92,11 @@ absl::StatusOr<nlohmann::json> ParseStrictJson(std::string_view text,
                                                const std::string& file) {
   LimitChecker checker;
   if (!nlohmann::json::sax_parse(text, &checker)) {
+    const std::string clause =
+        ForeignContent(text.substr(0, kForeignContentBytes));
+    if (!clause.empty()) {
+      return absl::DataLossError(absl::StrCat(file, ": ", clause));
+    }
     return absl::DataLossError(absl::StrCat(file, ": ", checker.problem()));
   }
   nlohmann::json value = nlohmann::json::parse(text, nullptr, false);

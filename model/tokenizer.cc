@@ -34,13 +34,12 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Parse(
     std::string_view json) {
   ENGRAM_ASSIGN_OR_RETURN(const TokenizerFile file, ParseTokenizerFile(json));
-  switch (file.kind) {
-    case TokenizerFile::Kind::kByteLevelBpe:
-      return ByteLevelBpe::Create(file);
-    case TokenizerFile::Kind::kWordLevel:
-      return WordLevel::Create(file);
-  }
-  ENGRAM_CHECK(false);
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
+                          file.kind == TokenizerFile::Kind::kByteLevelBpe
+                              ? ByteLevelBpe::Create(file)
+                              : WordLevel::Create(file));
+  tokenizer->warnings_ = file.warnings;
+  return tokenizer;
 }
 
 std::string Tokenizer::Decode(absl::Span<const int32_t> ids) const {

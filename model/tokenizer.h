@@ -31,6 +31,9 @@ class Tokenizer {
 
   virtual ~Tokenizer() = default;
 
+  // What is odd in the file and was passed over, one sentence each.
+  const std::vector<std::string>& warnings() const { return warnings_; }
+
   // INVALID_ARGUMENT: `text` is not UTF-8 (with the offset), or has a word
   // that the vocabulary lacks (with the word). Special tokens are recognised in
   // the text only if `parse_special_tokens`; otherwise they are plain text.
@@ -53,6 +56,9 @@ class Tokenizer {
 
   // All of the bytes; may be broken UTF-8 at the ends.
   std::string Decode(absl::Span<const int32_t> ids) const;
+
+ private:
+  std::vector<std::string> warnings_;
 };
 
 // Turns ids one by one into text of whole characters. Bytes that are not yet a

@@ -106,10 +106,6 @@ absl::StatusOr<std::string> ReadType(const Node& node) {
   return ReadString(Child(node, "type"));
 }
 
-absl::Status CheckAbsent(const Node& node) {
-  return node.IsNull() ? absl::OkStatus() : NotUnderstood(node.path);
-}
-
 absl::Status CheckFalse(const Node& node) {
   ENGRAM_ASSIGN_OR_RETURN(const bool value, ReadBoolOr(node, false));
   return value ? NotUnderstood(node.path, " = true") : absl::OkStatus();
@@ -187,28 +183,39 @@ absl::Status ReadSplitter(const Node& splitter, TokenizerFile* file) {
 }
 
 // A template such as {"single": [{"Sequence": {"id": "A"}}]} adds nothing; what
-// it says of pairs of texts does not matter here.
-absl::Status CheckTemplate(const Node& processor) {
+// it says of pairs of texts does not matter here. Others add special tokens to
+// what a call without add_special_tokens=False gives; here none are ever added.
+absl::Status CheckTemplate(const Node& processor, TokenizerFile* file) {
   ENGRAM_RETURN_IF_ERROR(
       CheckKeys(processor, {"type", "single", "pair", "special_tokens"}));
   const Node single = Child(processor, "single");
   ENGRAM_RETURN_IF_ERROR(CheckArray(single));
-  if (single.json->size() != 1) {
-    return NotUnderstood(single.path, " of ", single.json->size(), " parts");
+  int sequences = 0;
+  for (size_t i = 0; i < single.json->size(); ++i) {
+    const Node part = Element(single, i);
+    ENGRAM_RETURN_IF_ERROR(CheckObject(part));
+    ENGRAM_RETURN_IF_ERROR(CheckKeys(part, {"Sequence", "SpecialToken"}));
+    sequences += part.json->contains("Sequence") ? 1 : 0;
   }
-  const Node part = Element(single, 0);
-  ENGRAM_RETURN_IF_ERROR(CheckObject(part));
-  if (!part.json->contains("Sequence")) return NotUnderstood(part.path);
-  return CheckKeys(part, {"Sequence"});
+  if (sequences != 1) {
+    return NotUnderstood(single.path, " with ", sequences, " texts");
+  }
+  if (single.json->size() > 1) {
+    file->warnings.push_back(absl::StrCat(
+        "tokenizer.json: ", single.path,
+        " adds special tokens to a text; here none are added, a request may "
+        "write them itself with parse_special_tokens"));
+  }
+  return absl::OkStatus();
 }
 
-absl::Status CheckPostProcessor(const Node& processor) {
+absl::Status CheckPostProcessor(const Node& processor, TokenizerFile* file) {
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<Node> parts,
                           Parts(processor, "processors"));
   for (const Node& part : parts) {
     ENGRAM_ASSIGN_OR_RETURN(const std::string type, ReadType(part));
     if (type == "TemplateProcessing") {
-      ENGRAM_RETURN_IF_ERROR(CheckTemplate(part));
+      ENGRAM_RETURN_IF_ERROR(CheckTemplate(part, file));
     } else if (type != "ByteLevel") {
       return NotUnderstood(part.path, " of type ", Quoted(type));
     }
@@ -335,6 +342,17 @@ absl::Status ReadModel(const Node& model, TokenizerFile* file) {
   return NotUnderstood(model.path, " of type ", Quoted(name));
 }
 
+// These belong to the call that was made last before the file was written, and
+// not to the tokenizer.
+void PassOverCallSettings(const Node& root, TokenizerFile* file) {
+  for (const char* setting : {"truncation", "padding"}) {
+    if (Child(root, setting).IsNull()) continue;
+    file->warnings.push_back(
+        absl::StrCat("tokenizer.json: ", setting,
+                     " is ignored: texts are neither cut nor padded"));
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<TokenizerFile> ParseTokenizerFile(std::string_view text) {
@@ -345,14 +363,14 @@ absl::StatusOr<TokenizerFile> ParseTokenizerFile(std::string_view text) {
   ENGRAM_RETURN_IF_ERROR(CheckKeys(
       root, {"version", "truncation", "padding", "added_tokens", "normalizer",
              "pre_tokenizer", "post_processor", "decoder", "model"}));
-  ENGRAM_RETURN_IF_ERROR(CheckAbsent(Child(root, "truncation")));
-  ENGRAM_RETURN_IF_ERROR(CheckAbsent(Child(root, "padding")));
   TokenizerFile file;
+  PassOverCallSettings(root, &file);
   ENGRAM_RETURN_IF_ERROR(ReadModel(Child(root, "model"), &file));
   ENGRAM_RETURN_IF_ERROR(ReadAddedTokens(Child(root, "added_tokens"), &file));
   ENGRAM_RETURN_IF_ERROR(ReadNormalizer(Child(root, "normalizer"), &file));
   ENGRAM_RETURN_IF_ERROR(ReadSplitter(Child(root, "pre_tokenizer"), &file));
-  ENGRAM_RETURN_IF_ERROR(CheckPostProcessor(Child(root, "post_processor")));
+  ENGRAM_RETURN_IF_ERROR(
+      CheckPostProcessor(Child(root, "post_processor"), &file));
   ENGRAM_RETURN_IF_ERROR(CheckDecoder(Child(root, "decoder"), file));
   return file;
 }

@@ -1,7 +1,9 @@
 // The content of a tokenizer.json as plain values.
 //
 // Whatever is not understood and could change ids is refused by its name, so
-// that the classes which use these values never meet JSON or a surprise.
+// that the classes which use these values never meet JSON or a surprise. What
+// cannot change the ids of a text, such as the settings of a training call that
+// were saved along, is passed over with a warning.
 #pragma once
 
 #include <cstdint>
@@ -36,6 +38,8 @@ struct TokenizerFile {
   std::vector<AddedToken> added_tokens;
   std::vector<std::pair<std::string, int32_t>> vocabulary;
   std::string unknown_token;  // empty: none
+  // What is odd in the file and was passed over, one sentence each.
+  std::vector<std::string> warnings;
 
   // Byte-level BPE only.
   std::vector<std::pair<std::string, std::string>> merges;  // best first

@@ -3,6 +3,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -19,9 +20,67 @@ namespace {
 constexpr int64_t kTapsMin = 2;
 constexpr int64_t kTapsMax = 256;
 
-bool SameBytes(const Tensor& a, const Tensor& b) {
-  return a.type == b.type && a.shape == b.shape &&
-         std::memcmp(a.data, b.data, a.elements() * DataTypeBytes(a.type)) == 0;
+// Whether two tensors of one shape have the same values, of whatever type.
+bool SameValues(const Tensor& a, const Tensor& b) {
+  if (a.type == b.type) {
+    return std::memcmp(a.data, b.data,
+                       a.elements() * DataTypeBytes(a.type)) == 0;
+  }
+  constexpr int64_t kPiece = 1 << 16;
+  std::vector<float> values_a(kPiece), values_b(kPiece);
+  for (int64_t begin = 0; begin < a.elements(); begin += kPiece) {
+    const int64_t count = std::min(kPiece, a.elements() - begin);
+    WidenToFloat32(a, begin, absl::MakeSpan(values_a.data(), count));
+    WidenToFloat32(b, begin, absl::MakeSpan(values_b.data(), count));
+    if (!std::equal(values_a.begin(), values_a.begin() + count,
+                    values_b.begin())) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// "[7, 3]": where the element at `index` is in a tensor of `shape`.
+std::string PlaceOf(int64_t index, const std::vector<int64_t>& shape) {
+  std::vector<int64_t> place(shape.size());
+  for (size_t i = shape.size(); i-- > 0;) {
+    place[i] = index % shape[i];
+    index /= shape[i];
+  }
+  return ShapeToString(place);
+}
+
+// One number that is none makes every answer wrong sooner or later.
+absl::Status CheckFinite(const std::string& folder, const std::string& name,
+                         const Tensor& tensor) {
+  const int64_t index = FirstNonFinite(tensor);
+  if (index < 0) return absl::OkStatus();
+  float value = 0;
+  WidenToFloat32(tensor, index, absl::MakeSpan(&value, 1));
+  return absl::DataLossError(absl::StrCat(
+      folder, ": tensor ", name, " is ", value, " at ",
+      PlaceOf(index, tensor.shape), ", expected finite numbers; the file is ",
+      "damaged, or training had diverged"));
+}
+
+// Float16 has no numbers from 65520 on: they would become infinite.
+absl::Status CheckRoundable(const std::string& folder, const std::string& name,
+                            const Tensor& tensor) {
+  constexpr float kBeyond = 65520;
+  constexpr int64_t kPiece = 1 << 16;
+  std::vector<float> values(kPiece);
+  for (int64_t begin = 0; begin < tensor.elements(); begin += kPiece) {
+    const int64_t count = std::min(kPiece, tensor.elements() - begin);
+    WidenToFloat32(tensor, begin, absl::MakeSpan(values.data(), count));
+    for (int64_t i = 0; i < count; ++i) {
+      if (std::abs(values[i]) < kBeyond) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          folder, ": tensor ", name, " is ", values[i], " at ",
+          PlaceOf(begin + i, tensor.shape), ", which f16 has no number for; ",
+          "choose --weights bf16 or f32"));
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -63,7 +122,10 @@ absl::StatusOr<int64_t> WeightLoader::ConvolutionTaps(
 absl::StatusOr<Tensor> WeightLoader::Use(const std::string& name,
                                          const std::vector<int64_t>& shape) {
   ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, checkpoint_->Get(name, shape));
-  if (used_.insert(name).second) parameters_ += tensor.elements();
+  if (used_.insert(name).second) {
+    ENGRAM_RETURN_IF_ERROR(CheckFinite(folder_, name, tensor));
+    parameters_ += tensor.elements();
+  }
   return tensor;
 }
 
@@ -77,6 +139,9 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::Pack(
     const std::string& name, const Tensor& tensor) {
   const WeightFormat stored = FormatOf(tensor.type);
   const WeightFormat format = format_.value_or(stored);
+  if (format != stored && format == WeightFormat::kFloat16) {
+    ENGRAM_RETURN_IF_ERROR(CheckRoundable(folder_, name, tensor));
+  }
   absl::StatusOr<std::unique_ptr<PackedWeight>> packed =
       backend_->Pack(tensor, format);
   if (!packed.ok()) {
@@ -124,31 +189,48 @@ absl::StatusOr<std::unique_ptr<Buffer>> WeightLoader::Upload(
   return buffer;
 }
 
+bool WeightLoader::HasAny(absl::Span<const std::string> names) const {
+  return std::any_of(names.begin(), names.end(), [this](const auto& name) {
+    return checkpoint_->Has(name);
+  });
+}
+
 absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::SharedMatrix(
     absl::Span<const std::string> names, int64_t outputs, int64_t inputs) {
-  std::string first_name;
-  Tensor first;
-  for (const std::string& name : names) {
-    if (!checkpoint_->Has(name)) continue;
-    ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor,
-                            checkpoint_->Get(name, {outputs, inputs}));
-    used_.insert(name);
-    if (first_name.empty()) {
-      first_name = name;
-      first = tensor;
-      parameters_ += tensor.elements();
-    } else if (!SameBytes(tensor, first)) {
-      return absl::DataLossError(
-          absl::StrCat(folder_, ": tensors ", first_name, " and ", name,
-                       " differ, expected one matrix under both names"));
-    }
-  }
-  if (first_name.empty()) {
+  const auto first = std::find_if(
+      names.begin(), names.end(),
+      [this](const std::string& name) { return checkpoint_->Has(name); });
+  if (first == names.end()) {
     return absl::DataLossError(
         absl::StrCat(folder_, ": no embedding matrix, expected one of ",
                      absl::StrJoin(names, ", ")));
   }
-  return Pack(first_name, first);
+  for (auto name = first + 1; name != names.end(); ++name) {
+    if (!checkpoint_->Has(*name)) continue;
+    ENGRAM_ASSIGN_OR_RETURN(const bool is_copy,
+                            IsCopy(*name, {*first}, outputs, inputs));
+    if (is_copy) continue;
+    return absl::DataLossError(
+        absl::StrCat(folder_, ": tensors ", *first, " and ", *name,
+                     " differ, expected one matrix under both names"));
+  }
+  return Matrix(*first, outputs, inputs);
+}
+
+absl::StatusOr<bool> WeightLoader::IsCopy(const std::string& name,
+                                          absl::Span<const std::string> others,
+                                          int64_t outputs, int64_t inputs) {
+  ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor,
+                          checkpoint_->Get(name, {outputs, inputs}));
+  for (const std::string& other : others) {
+    if (!checkpoint_->Has(other)) continue;
+    ENGRAM_ASSIGN_OR_RETURN(const Tensor original,
+                            checkpoint_->Get(other, {outputs, inputs}));
+    if (!SameValues(tensor, original)) return false;
+    used_.insert(name);
+    return true;
+  }
+  return false;
 }
 
 std::string WeightLoader::WeightFormats() const {

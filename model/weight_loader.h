@@ -26,7 +26,7 @@ std::vector<float> Transposed(const std::vector<float>& matrix, int64_t rows,
 // Used while a model is loaded, on one thread. `folder` is for messages only.
 // `checkpoint` and `backend` must outlive it; what it returns needs only the
 // back end. Every method that takes a name fails with DATA_LOSS if the tensor
-// is missing or has another shape.
+// is missing, has another shape, or an element that is NaN or infinite.
 class WeightLoader {
  public:
   // `format` is that of matrices; if there is none, each stays as it is stored.
@@ -69,11 +69,24 @@ class WeightLoader {
   absl::StatusOr<std::unique_ptr<Buffer>> Upload(
       const std::vector<float>& values);
 
+  // Whether the checkpoint has a tensor under any of `names`.
+  bool HasAny(absl::Span<const std::string> names) const;
+
   // The one matrix that the checkpoint may hold under any of `names`. Where
-  // several are there they must be the same, bit for bit: a configuration that
-  // takes two matrices for one would give wrong logits in silence.
+  // several are there they must have the same values: two matrices taken for
+  // one would give wrong logits in silence.
   absl::StatusOr<std::unique_ptr<PackedWeight>> SharedMatrix(
       absl::Span<const std::string> names, int64_t outputs, int64_t inputs);
+
+  // Whether the matrix `name` has the values of the first of `others` that is
+  // there; if so, it counts as used.
+  absl::StatusOr<bool> IsCopy(const std::string& name,
+                              absl::Span<const std::string> others,
+                              int64_t outputs, int64_t inputs);
+
+  // Notes something odd that does not keep the model from being served.
+  void Warn(std::string warning) { warnings_.push_back(std::move(warning)); }
+  const std::vector<std::string>& warnings() const { return warnings_; }
 
   const std::string& folder() const { return folder_; }
   const Checkpoint& checkpoint() const { return *checkpoint_; }
@@ -103,6 +116,7 @@ class WeightLoader {
   std::set<WeightFormat> formats_;
   bool rounded_ = false;
   int64_t parameters_ = 0;
+  std::vector<std::string> warnings_;
 };
 
 }  // namespace engram

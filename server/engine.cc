@@ -399,7 +399,8 @@ void Engine::AdvanceAll(const Batch& batch,
     if (!result.finite[i]) {
       End(sequences[i],
           absl::InternalError(absl::StrCat(
-              "the model's hidden state became NaN or infinite near position ",
+              "the model's hidden state or logits became NaN or infinite near "
+              "position ",
               sequences[i]->start.position + sequences[i]->position)));
       continue;
     }

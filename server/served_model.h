@@ -25,6 +25,8 @@ struct ServedModel {
   int number = 0;  // SessionStore::AddModel
   std::vector<int32_t> eos_token_ids;
   std::unique_ptr<Tokenizer> tokenizer;  // nullptr: token ids only
+  // What is odd about its folder and was passed over, one sentence each.
+  std::vector<std::string> warnings;
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Model> model;
   std::unique_ptr<Admission> admission;

@@ -8,14 +8,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/backend.h"
 #include "kernels/status.h"
-#include "model/model_config.h"
 #include "server/clock.h"
 #include "server/connections.h"
 #include "server/grpc_port.h"
 #include "server/log.h"
 #include "server/metrics.h"
+#include "server/model_loading.h"
 #include "server/self_probe.h"
 #include "server/served_model.h"
 #include "server/service.h"
@@ -48,24 +47,6 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> FindZoo(
   return absl::NotFoundError(
       absl::StrCat("there is no model in the zoo ", places.front(),
                    "; give one with --model NAME=FOLDER"));
-}
-
-// tokenizer.json is optional: without it a model is served for token ids.
-absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(
-    const std::string& folder) {
-  const fs::path path = fs::path(folder) / "tokenizer.json";
-  std::error_code error;
-  if (!fs::exists(path, error)) return nullptr;
-  return Tokenizer::Load(path);
-}
-
-// The original layout's config.json does not tell; its tokenizers all have this
-// token.
-std::vector<int32_t> FindEndOfText(const Tokenizer* tokenizer) {
-  const int32_t id =
-      tokenizer == nullptr ? -1 : tokenizer->TokenToId("<|endoftext|>");
-  if (id < 0 || !tokenizer->IsSpecial(id)) return {};
-  return {id};
 }
 
 // Not a line for each listing or health check that was answered.
@@ -160,36 +141,19 @@ absl::Status Server::LoadModels() {
 
 absl::Status Server::LoadOne(const std::string& name,
                              const std::string& folder) {
-  auto served = std::make_unique<ServedModel>();
-  served->name = name;
-  BackendOptions backend;
-  backend.kind = options_.backend;
-  backend.threads = static_cast<int>(options_.threads);
-  ENGRAM_ASSIGN_OR_RETURN(served->backend, MakeBackend(backend));
-  ENGRAM_ASSIGN_OR_RETURN(served->tokenizer, LoadTokenizer(folder));
-  ENGRAM_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(folder));
-  served->eos_token_ids = config.eos_token_ids.empty()
-                              ? FindEndOfText(served->tokenizer.get())
-                              : config.eos_token_ids;
-
-  ModelLimits limits;
-  limits.slots = static_cast<int>(options_.slots);
-  limits.max_batch_tokens = static_cast<int>(options_.max_batch_tokens);
-  limits.max_logits_rows = static_cast<int>(
-      std::min(options_.slots + 64, options_.max_batch_tokens + 1));
   if (options_.max_batch_tokens < options_.slots) {
     Log(LogLevel::kWarning, "warning", {{"model", name},
                     {"message",
                      "--max-batch-tokens is below --slots: when all slots "
                      "decode, prompts wait"}});
   }
-  limits.kv_bytes = static_cast<size_t>(options_.kv_memory);
-  limits.weight_format = options_.weights;
   const absl::Time begin = RealClock()->Now();
-  ENGRAM_ASSIGN_OR_RETURN(
-      served->model,
-      LoadModel(folder, served->backend.get(), limits,
-                served->tokenizer == nullptr ? 0 : served->tokenizer->ids()));
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<ServedModel> served,
+                          LoadServedModel(name, folder, options_));
+  for (const std::string& warning : served->warnings) {
+    Log(LogLevel::kWarning, "warning",
+        {{"model", name}, {"folder", folder}, {"message", warning}});
+  }
   const ModelInfo& info = served->model->info();
   const size_t session_bytes = CapacityOf(info).StateBytes(1);
   if (session_bytes > static_cast<size_t>(options_.session_memory)) {
@@ -198,7 +162,8 @@ absl::Status Server::LoadOne(const std::string& name,
                      " bytes, one session takes ", session_bytes));
   }
   served->number = sessions_->AddModel(name, CapacityOf(info));
-  served->metrics = metrics_->AddModel(name, info, limits.slots);
+  served->metrics = metrics_->AddModel(name, info,
+                                       served->model->limits().slots);
   Log("model_loaded",
       {{"model", name},
        {"folder", folder},

@@ -357,6 +357,9 @@ v1::ModelInfo ToMessage(const ServedModel& model) {
   message.set_state_bytes(info.state_bytes);
   message.set_kv_bytes_per_token(info.kv_bytes_per_token);
   message.set_max_positions(info.max_positions);
+  for (const std::string& warning : model.warnings) {
+    message.add_warnings(warning);
+  }
   message.set_weight_format(info.weight_format);
   message.set_backend(info.backend);
   message.set_weight_hash(info.weight_hash);

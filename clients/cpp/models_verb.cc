@@ -53,6 +53,9 @@ void PrintModel(const v1::ModelInfo& model) {
                           model.max_positions()));
   }
   Print(absl::StrFormat("  weight hash %s\n", model.weight_hash()));
+  for (const std::string& warning : model.warnings()) {
+    Print(absl::StrFormat("  warning: %s\n", warning));
+  }
 }
 
 int ListModels(const GlobalFlags& global) {

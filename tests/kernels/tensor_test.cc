@@ -42,6 +42,34 @@ TEST(Tensor, WidensUnalignedFloat32) {
             values);
 }
 
+TEST(Tensor, FindsTheFirstElementThatIsNotFinite) {
+  const auto first = [](DataType type, int64_t at, int64_t bits) {
+    const int64_t count = 10'000;
+    // Behind one byte, so that the elements are not aligned.
+    std::vector<char> bytes(1 + count * DataTypeBytes(type), '\1');
+    for (int64_t index : {at, count - 1}) {
+      std::memcpy(bytes.data() + 1 + index * DataTypeBytes(type), &bits,
+                  DataTypeBytes(type));
+    }
+    return FirstNonFinite({type, {100, 100}, bytes.data() + 1});
+  };
+  for (const int64_t at : {0, 1, 4095, 4096, 9998}) {
+    for (const int64_t bits :
+         std::vector<int64_t>{0x7f800000, 0x7f800001, 0xffc00000}) {
+      EXPECT_EQ(first(DataType::kFloat32, at, bits), at);
+    }
+    for (const int64_t bits : {0x7f80, 0xff80, 0x7fff}) {
+      EXPECT_EQ(first(DataType::kBFloat16, at, bits), at);
+    }
+    for (const int64_t bits : {0x7c00, 0xfc00, 0x7e01}) {
+      EXPECT_EQ(first(DataType::kFloat16, at, bits), at);
+    }
+  }
+  EXPECT_EQ(first(DataType::kFloat32, 5, 0x7f7fffff), -1);
+  EXPECT_EQ(first(DataType::kBFloat16, 5, 0x7f7f), -1);
+  EXPECT_EQ(first(DataType::kFloat16, 5, 0x7bff), -1);
+}
+
 TEST(Tensor, WidensBFloat16) {
   const std::vector<uint16_t> bits = {0x3f80, 0xbfc0, 0x7f80, 0x0001};
   EXPECT_THAT(WidenToFloat32({DataType::kBFloat16, {4}, bits.data()}),

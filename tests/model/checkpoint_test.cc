@@ -174,7 +174,55 @@ TEST_F(CheckpointTest, PickledWeightsOnlyAsksForAConversion) {
   const absl::Status status = Open().status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(status.message()),
-              HasSubstr("convert them to safetensors first"));
+              HasSubstr("tools/convert/convert.py"));
+}
+
+TEST_F(CheckpointTest, NamesWhatAFolderHoldsInsteadOfWeights) {
+  for (const auto& [name, clause] :
+       std::vector<std::pair<std::string, std::string>>{
+           {"pytorch_model-00001-of-00002.bin", "tools/convert/convert.py"},
+           {"model.pt", "tools/convert/convert.py"},
+           {"consolidated.00.pth", "mistral-inference"},
+           {"params.json", "mistral-inference"},
+           {"adapter_config.json", "merge_and_unload"},
+           {"mamba.Q4_K_M.gguf", "llama.cpp"},
+           {"tf_model.h5", "another framework"},
+           {"mamba-130m.safetensors", "rename it"},
+           {"snapshots", "snapshots/"},
+           {"training_args.bin", "neither model.safetensors"}}) {
+    const TemporaryFolder folder;
+    folder.Write(name, "x");
+    const absl::Status status = Checkpoint::Open(folder.path()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kNotFound) << name;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(clause)) << name;
+  }
+}
+
+TEST_F(CheckpointTest, NamesALinkToAFileThatIsNotThere) {
+  std::filesystem::create_symlink("../../blobs/0123",
+                                  folder_.path() + "/model.safetensors");
+  EXPECT_THAT(std::string(Open().status().message()),
+              HasSubstr("a link to a file that is not there"));
+}
+
+TEST_F(CheckpointTest, NamesAFileThatIsGivenForAFolder) {
+  folder_.Write("model.safetensors", "x");
+  const auto checkpoint =
+      Checkpoint::Open(folder_.path() + "/model.safetensors");
+  EXPECT_THAT(std::string(checkpoint.status().message()),
+              HasSubstr("is a file, expected the folder"));
+}
+
+TEST_F(CheckpointTest, NamesWhatAFileHoldsInsteadOfWeights) {
+  const std::string pointer =
+      "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+  ExpectDamaged(pointer, {"is a pointer of git-lfs", "git lfs pull"});
+  ExpectDamaged("\n<!DOCTYPE html><html><body>Sign in</body></html>",
+                {"is a web page"});
+  ExpectDamaged("PK\x03\x04 archive/data.pkl", {"tools/convert/convert.py"});
+  ExpectDamaged("\x80\x02}q\x01(X\x05" "tensors", {"pickle"});
+  ExpectDamaged("GGUF\x03 and so on", {"llama.cpp"});
+  ExpectDamaged("{\"error\":\"Entry not found\"}", {"download it again"});
 }
 
 // --- Damaged files.

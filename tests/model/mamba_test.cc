@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <string>
@@ -79,11 +80,110 @@ TEST_F(MambaLoading, CountsATiedHeadOnce) {
   EXPECT_EQ(Load().value()->info().parameters, parameters);
 }
 
-TEST_F(MambaLoading, RefusesATiedHeadThatDiffersFromTheEmbedding) {
-  RawTensor head = tensors_["backbone.embeddings.weight"];
-  head.bytes[2] ^= 1;
+// What a model says after these tokens.
+std::vector<float> LogitsOf(Model* model, std::vector<int32_t> tokens) {
+  const int slot = model->states().Take();
+  Batch batch;
+  batch.rows.push_back({slot, tokens, LogitsWanted::kLast});
+  const auto result = model->Step(batch);
+  EXPECT_TRUE(result.ok() && result->finite[0]);
+  return {result->logits.begin(), result->logits.end()};
+}
+
+TEST_F(MambaLoading, ServesTwoHeadsThatDifferAlthoughTheyAreSaidToBeOne) {
+  const auto tied = Load().value();
+  const RawTensor head = RandomTensors()({40, 19}, 0, 0.7f);
   tensors_["lm_head.weight"] = head;
-  ExpectDataLoss("backbone.embeddings.weight and lm_head.weight", "differ");
+  const auto both = Load().value();
+  EXPECT_THAT(both->info().warnings,
+              testing::ElementsAre(HasSubstr("lm_head.weight")));
+  config_.insert(1, "\"tie_word_embeddings\":false,");
+  const auto untied = Load().value();
+  EXPECT_THAT(untied->info().warnings, testing::IsEmpty());
+  EXPECT_EQ(LogitsOf(both.get(), {3, 1, 4}), LogitsOf(untied.get(), {3, 1, 4}));
+  EXPECT_NE(LogitsOf(both.get(), {3, 1, 4}), LogitsOf(tied.get(), {3, 1, 4}));
+  EXPECT_EQ(both->info().parameters, Elements());
+}
+
+TEST_F(MambaLoading, TakesAHeadOfTheSameValuesInAnotherTypeForTheEmbedding) {
+  RawTensor& embedding = tensors_["backbone.embeddings.weight"];
+  std::string upper_halves;
+  for (size_t i = 0; i < embedding.bytes.size(); i += 4) {
+    embedding.bytes[i] = embedding.bytes[i + 1] = 0;
+    upper_halves += embedding.bytes.substr(i + 2, 2);
+  }
+  tensors_["lm_head.weight"] = {"BF16", embedding.shape, upper_halves};
+  const auto model = Load().value();
+  EXPECT_THAT(model->info().warnings, testing::IsEmpty());
+}
+
+TEST_F(MambaLoading, RefusesTwoEmbeddingsThatDiffer) {
+  RawTensor other = tensors_["backbone.embeddings.weight"];
+  other.bytes[2] ^= 1;
+  tensors_["backbone.embedding.weight"] = other;
+  ExpectDataLoss("backbone.embeddings.weight and backbone.embedding.weight",
+                 "differ");
+}
+
+TEST_F(MambaLoading, RefusesATensorThatIsNotFinite) {
+  ExpectRefusedWhereATensorIsNotFinite();
+}
+
+TEST_F(MambaLoading, ReadsTheNamesThatWrappersAndHeadlessModelsWrite) {
+  const auto usual = Load().value();
+  const std::vector<float> expected = LogitsOf(usual.get(), {3, 1, 4});
+  const auto tensors = tensors_;
+  for (const std::string prefix :
+       {"module.backbone.", "_orig_mod.backbone.", "model.backbone.",
+        "_orig_mod.module.model.backbone.", "", "module.", "model."}) {
+    tensors_.clear();
+    for (const auto& [name, tensor] : tensors) {
+      tensors_[prefix + name.substr(std::string("backbone.").size())] = tensor;
+    }
+    const auto model = Load();
+    ASSERT_TRUE(model.ok()) << prefix << ": " << model.status();
+    EXPECT_EQ(LogitsOf(model->get(), {3, 1, 4}), expected) << prefix;
+    EXPECT_THAT((*model)->info().warnings,
+                testing::ElementsAre(HasSubstr(prefix + "layers")));
+  }
+}
+
+TEST_F(MambaLoading, ReadsAHeadBehindTheSameWrapper) {
+  tensors_["lm_head.weight"] = RandomTensors()({40, 19}, 0, 0.7f);
+  config_.insert(1, "\"tie_word_embeddings\":false,");
+  std::map<std::string, RawTensor> wrapped;
+  for (const auto& [name, tensor] : tensors_) wrapped["module." + name] = tensor;
+  tensors_ = wrapped;
+  EXPECT_TRUE(Load().ok());
+  wrapped["lm_head.weight"] = wrapped["module.lm_head.weight"];
+  tensors_ = wrapped;
+  ExpectDataLoss("module.lm_head.weight", "are both");
+}
+
+// Finite weights whose products are too large for a float.
+TEST_F(MambaLoading, LogitsThatAreNotFiniteMarkTheirRow) {
+  RawTensor& head = tensors_["lm_head.weight"] =
+      tensors_["backbone.embeddings.weight"];
+  std::vector<float> row(19, 3e38f);
+  std::memcpy(&head.bytes[7 * 19 * sizeof(float)], row.data(),
+              row.size() * sizeof(float));
+  config_.insert(1, "\"tie_word_embeddings\":false,");
+  const auto model = Load().value();
+  const std::vector<int32_t> tokens = {3, 1, 4};
+  for (const LogitsWanted wanted : {LogitsWanted::kLast, LogitsWanted::kAll}) {
+    Batch batch;
+    const int quiet = model->states().Take();
+    const int asked = model->states().Take();
+    batch.rows.push_back({quiet, tokens, LogitsWanted::kNone});
+    batch.rows.push_back({asked, tokens, wanted});
+    EXPECT_THAT(model->Step(batch).value().finite,
+                testing::ElementsAre(true, false));
+    model->states().Free(quiet);
+    model->states().Free(asked);
+  }
+  // An id that the tokenizer has not can neither be drawn nor do harm.
+  const auto masked = Load(/*known_ids=*/7).value();
+  LogitsOf(masked.get(), tokens);
 }
 
 TEST_F(MambaLoading, RefusesAnUntiedModelWithoutAHead) {

@@ -171,6 +171,12 @@ TEST_F(MixerStackLoading, AcceptsRotaryFrequenciesThatFollowFromTheirNumber) {
   ExpectDataLoss(name, "expected [2]");
 }
 
+TEST_F(MixerStackLoading, RefusesATensorThatIsNotFinite) {
+  ExpectRefusedWhereATensorIsNotFinite();
+  Use(Hybrid());
+  ExpectRefusedWhereATensorIsNotFinite();
+}
+
 TEST_F(MixerStackLoading, RefusesAnUntiedModelWithoutAHead) {
   Replace("{", "{\"tie_word_embeddings\":false,");
   ExpectDataLoss("lm_head.weight", "missing");

@@ -184,15 +184,44 @@ TEST(ModelConfig, AddsTheEndsOfSequenceOfTheGenerationConfig) {
 }
 
 TEST(ModelConfig, RefusesEndsOfSequenceThatAreNoIds) {
-  for (const char* ids : {"-1", "50280", "1.0", "\"0\"", "[0,-1]", "[[0]]",
-                          "{}", "true", "18446744073709551615"}) {
+  for (const char* ids : {"1.0", "\"0\"", "[[0]]", "{}", "true"}) {
     ExpectDamaged(HuggingFace(absl::StrCat("\"eos_token_id\":", ids)),
                   {"eos_token_id", "0 to 50279"});
   }
 }
 
+TEST(ModelConfig, IgnoresIdsThatNoTokenHasWithAWarning) {
+  for (const char* ids : {"-1", "50280", "18446744073709551615"}) {
+    for (const char* field : {"eos_token_id", "bos_token_id"}) {
+      const ModelConfig config =
+          Parsed(HuggingFace(absl::StrCat("\"", field, "\":", ids)));
+      EXPECT_EQ(config.bos_token_id, std::nullopt);
+      EXPECT_THAT(config.warnings,
+                  ElementsAre(AllOf(HasSubstr(field), HasSubstr(ids),
+                                    HasSubstr("from 0 to 50279"))));
+    }
+  }
+  const ModelConfig some =
+      Parsed(HuggingFace(R"("eos_token_id":[3,-1,60000])"), "{}");
+  EXPECT_THAT(some.eos_token_ids, ElementsAre(3));
+  EXPECT_EQ(some.warnings.size(), 2u);
+  EXPECT_THAT(Parsed(HuggingFace(""), R"({"eos_token_id":50280})").warnings,
+              ElementsAre(HasSubstr("generation_config.json")));
+}
+
+TEST(ModelConfig, TakesSwishForSilu) {
+  EXPECT_THAT(Parsed(HuggingFace(R"("hidden_act":"swish")")).warnings,
+              IsEmpty());
+}
+
+TEST(ModelConfig, NamesAModelThatWasQuantised) {
+  ExpectUnsupported(
+      HuggingFace(R"("quantization_config":{"quant_method":"bitsandbytes"})"),
+      {"quantization_config", "bitsandbytes", "before it was quantised"});
+}
+
 TEST(ModelConfig, RefusesADamagedGenerationConfig) {
-  for (const char* generation : {"{", "[]", R"({"eos_token_id":-1})"}) {
+  for (const char* generation : {"{", "[]", R"({"eos_token_id":0.5})"}) {
     const absl::Status status = Parse(HuggingFace(""), generation).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
     EXPECT_THAT(std::string(status.message()),
@@ -274,7 +303,8 @@ TEST(Mamba2Config, ReadsHuggingFacesLayout) {
   EXPECT_EQ(config.mamba2.groups, 2);
   EXPECT_FLOAT_EQ(config.mamba2.dt_min, 0.1f);
   EXPECT_FLOAT_EQ(config.mamba2.dt_max, 1.5f);
-  EXPECT_EQ(config.mamba2.gated_norm, std::optional<bool>(false));
+  EXPECT_EQ(config.mamba2.gated_norm, std::nullopt);
+  EXPECT_THAT(config.warnings, ElementsAre(HasSubstr("rms_norm is false")));
   EXPECT_EQ(config.projection_bias, std::optional<bool>(true));
   EXPECT_EQ(config.convolution_bias, std::optional<bool>(false));
   EXPECT_FLOAT_EQ(config.norm_epsilon, 1e-3f);
@@ -344,11 +374,22 @@ TEST(Mamba2Config, ReadsInfinityInBothForms) {
   }
 }
 
+TEST(Mamba2Config, TakesLimitsThatBoundNothing) {
+  for (const char* limit : {"[0.0,3.4e38]", "[0,1e300]", "[-1,Infinity]",
+                            "[-Infinity,Infinity]"}) {
+    const Mamba2Config config =
+        Parsed(HuggingFace2(absl::StrCat("\"time_step_limit\":", limit)))
+            .mamba2;
+    EXPECT_EQ(config.dt_min, 0.0f) << limit;
+    EXPECT_GE(config.dt_max, 3.4e38f) << limit;
+  }
+}
+
 TEST(Mamba2Config, RefusesLimitsThatAreNoRange) {
   for (const char* limit :
-       {"[1,0.5]", "[0]", "[0,1,2]", "[-1,1]", "[NaN,1]", "[0,NaN]",
-        "[0,\"1\"]", "7", "{}", "[Infinity,Infinity]", "[0,-Infinity]",
-        "[0,1e300]", "[null,1]"}) {
+       {"[1,0.5]", "[0]", "[0,1,2]", "[NaN,1]", "[0,NaN]", "[0,\"1\"]", "7",
+        "{}", "[Infinity,Infinity]", "[0,-Infinity]", "[-2,-1]", "[1e7,1e8]",
+        "[null,1]"}) {
     ExpectDamaged(HuggingFace2(absl::StrCat("\"time_step_limit\":", limit)),
                   {"time_step_limit is ", "low <= high"});
   }

@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <string>
@@ -43,6 +45,21 @@ class ModelLoading : public testing::Test {
 
   void ExpectDataLoss(const std::string& first, const std::string& second) {
     ExpectRefused(absl::StatusCode::kDataLoss, first, second);
+  }
+
+  // Every tensor in turn, with its last element NaN or infinite.
+  void ExpectRefusedWhereATensorIsNotFinite() {
+    for (const auto& [name, sound] : tensors_) {
+      for (const char* value : {"nan", "inf"}) {
+        RawTensor broken = sound;
+        const float number = std::strtof(value, nullptr);
+        std::memcpy(&broken.bytes[broken.bytes.size() - sizeof(number)],
+                    &number, sizeof(number));
+        std::swap(tensors_[name], broken);
+        ExpectDataLoss(name, absl::StrCat("is ", value, " at ["));
+        std::swap(tensors_[name], broken);
+      }
+    }
   }
 
   // The name of a tensor of layer `layer`.
