@@ -98,6 +98,13 @@ class PickleTest(HostileCase):
         self.assertIn("os.system", executed)
         executed.clear()
 
+    def test_a_parameter_is_made_from_a_tensor_only(self):
+        parameter = b"ctorch._utils\n_rebuild_parameter\n"
+        for arguments in (tuple_of(tensor()), tuple_of(b"N", b"\x88", b"N"), tuple_of(b"}", b"\x88", b"N", b"N")):
+            self.refuse("a parameter is made from", state_dict(parameter + arguments + b"R"))
+        with TorchFile(self.archive(state_dict(parameter + tuple_of(tensor(), b"\x88", b"N") + b"R"))) as file:
+            self.assertEqual(file.content["a"].shape, (8,))
+
     def test_globals_are_never_imported(self):
         marker = self.folder / "marker"
         pickled = pickle.dumps({"a": Bomb(marker)}, protocol=2)

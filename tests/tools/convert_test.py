@@ -165,11 +165,80 @@ class ConvertTest(ConvertCase):
         expected = {**EXPECTED["mamba.bin"], "lm_head.weight": EXPECTED["mamba.bin"]["backbone.embedding.weight"]}
         self.check("mamba.bin", source=source, expected=expected)
 
-    def test_a_config_that_says_tied_must_be_right(self):
-        self.assert_refused("lm_head.weight has other values", self.source("mamba_untied.bin", config=MAMBA_CONFIG))
+    def test_two_heads_that_a_config_calls_one_are_both_written(self):
+        source = self.source("mamba_untied.bin", config=MAMBA_CONFIG)
+        _, notes = self.check("mamba_untied.bin", source=source)
+        self.assertIn("lm_head.weight has other values", notes)
+
+    def test_a_config_that_says_untied_wants_two(self):
         config = {**MAMBA_CONFIG, "tie_embeddings": False}
+        self.source("mamba_untied.bin", config=config)
         (self.folder / "source" / "config.json").write_text(json.dumps({**config, "n_layer": 1, "vocab_size": 24}))
         self.assert_refused("only one of the two", self.source("mamba_bf16.bin"))
+
+    def test_wrappers_and_parts_of_training_are_taken_off(self):
+        _, notes = self.check("mamba_parameters.bin")
+        self.assertIn("took the part 'model_state_dict'", notes)
+        self.assertIn("_orig_mod.module.", notes)
+
+    def test_a_model_without_its_head_gets_the_usual_names(self):
+        _, notes = self.check("mamba_headless.bin")
+        self.assertIn("backbone.", notes)
+
+    def shards(self, **index):
+        """A folder of two shards and their index, as Hugging Face writes them."""
+        folder = self.folder / "shards"
+        folder.mkdir(exist_ok=True)
+        places = {}
+        for i in range(2):
+            name = f"pytorch_model-0000{i + 1}-of-00002.bin"
+            shutil.copy(DATA / f"mamba_shard_{i}.bin", folder / name)
+            places.update({tensor: name for tensor in EXPECTED[f"mamba_shard_{i}.bin"]})
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {**places, **index}}))
+        (folder / "training_args.bin").write_bytes(b"x")
+        return folder
+
+    def test_shards_become_one_file(self):
+        expected = {**EXPECTED["mamba_shard_0.bin"], **EXPECTED["mamba_shard_1.bin"]}
+        self.check("shards", source=self.shards() / "pytorch_model.bin.index.json", expected=expected)
+
+    def test_a_folder_brings_its_config_and_tokenizer(self):
+        folder = self.shards()
+        config = {"d_model": 8, "n_layer": 1, "vocab_size": 12, "pad_vocab_size_multiple": 1, "ssm_cfg": {"d_state": 4}}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer(11)))
+        (folder / "generation_config.json").write_text("{}")
+        self.convert(folder)
+        self.assertEqual(json.loads((self.target / "config.json").read_text()), config)
+        self.assertTrue((self.target / "tokenizer.json").is_file())
+        self.assertTrue((self.target / "generation_config.json").is_file())
+
+    def test_a_folder_of_one_file_of_any_name(self):
+        folder = self.folder / "one"
+        folder.mkdir()
+        shutil.copy(DATA / "mamba.bin", folder / "model.pt")
+        (folder / "optimizer.pt").write_bytes(b"x")
+        self.check("mamba.bin", source=folder)
+        shutil.rmtree(self.target)
+        shutil.copy(DATA / "mamba.bin", folder / "other.pt")
+        self.assert_refused("has 2 files of weights", folder)
+
+    def test_a_folder_of_safetensors_needs_no_conversion(self):
+        (self.folder / "model.safetensors").write_bytes(b"x")
+        self.assert_refused("has safetensors already", self.folder)
+
+    def test_indices_that_do_not_fit_are_refused(self):
+        self.assert_refused("'lm_head.weight' is not in its shard",
+                            self.shards(**{"lm_head.weight": "pytorch_model-00001-of-00002.bin"}))
+        for place in ("../x.bin", "", 7, ".."):
+            self.assert_refused("expected a file of the same folder", self.shards(**{"lm_head.weight": place}))
+        self.assert_refused("is not there", self.shards(**{"lm_head.weight": "none.bin"}))
+        folder = self.shards()
+        shutil.copy(DATA / "mamba_shard_0.bin", folder / "pytorch_model-00002-of-00002.bin")
+        self.assert_refused("is in another shard too", folder)
+        for text in ("[", "[]", "{}", '{"weight_map": {}}', '{"weight_map": []}'):
+            (folder / "pytorch_model.bin.index.json").write_text(text)
+            self.assert_refused("is no index", folder)
 
     def test_groups_of_mamba2_come_from_its_config(self):
         source = self.source("mamba2_groups.bin", config=MAMBA2_CONFIG)
@@ -238,7 +307,8 @@ class ConvertTest(ConvertCase):
             path = self.folder / "other.bin"
             path.write_bytes(content)
             self.assert_refused(problem, path)
-        self.assert_refused("is a folder; name the file", self.folder)
+        (self.folder / "other.bin").unlink()
+        self.assert_refused("has no pytorch_model.bin", self.folder)
         self.assert_refused("cannot be opened", self.folder / "missing.bin")
         os.mkfifo(self.folder / "pipe")
         self.assert_refused("not a regular file", self.folder / "pipe")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import sys
@@ -18,15 +19,21 @@ from families import (EMBEDDINGS, FAMILIES, H3, HEAD, Tensors, check_config, con
                       says_tied)
 from pickle_reader import Foreign, Tensor
 from safetensors_writer import TensorReader, check_size, write_safetensors
-from torch_file import TorchFile
+from source import find_weights, open_weights
 
 NAME_CHARACTERS_MAX = 512
 TENSORS_MAX = 100_000
 JSON_BYTES_MAX = 256 << 20
 PROGRESS_SECONDS = 1
 
+# Where training checkpoints have the weights, and what wraps a model while it is trained.
+PARTS = ("state_dict", "model", "model_state_dict", "module")
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+
 EXAMPLES = """\
 examples:
+  A folder of Hugging Face with pytorch_model.bin, or with shards and their index:
+    tools/convert/convert.py downloads/mamba-2.8b-hf models/mamba-2.8b
   A state-spaces checkout, config.json beside the weights; its tokenizer is GPT-NeoX's:
     tools/convert/convert.py mamba-130m/pytorch_model.bin models/mamba-130m --tokenizer gpt-neox-20b
   Mamba-2:
@@ -47,7 +54,7 @@ token ids). SOURCE is read as data: nothing in it is ever run. Exit status: 0 co
 def parse_arguments(arguments):
     parser = argparse.ArgumentParser(prog="convert.py", description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="SOURCE", type=pathlib.Path, help="a .bin, .pt or .ckpt file of torch.save")
+    parser.add_argument("source", metavar="SOURCE", type=pathlib.Path, help="a .bin, .pt or .ckpt file of torch.save, an index of shards, or the folder that they are in")
     parser.add_argument("target", metavar="TARGET_FOLDER", type=pathlib.Path, help="a new folder")
     parser.add_argument("--tokenizer", metavar="FOLDER_OR_FILE", type=pathlib.Path,
                         help="tokenizer.json, or the folder it is in")
@@ -98,15 +105,27 @@ def take_state_dict(path, content, note):
         note(f"a Lightning checkpoint: took the {len(kept)} tensors of state_dict that begin with 'model.', "
              f"left {len(tensors) - len(kept)} others")
         return kept
-    for part in ("state_dict", "model"):
+    for part in PARTS:
         if isinstance(content.get(part), dict):
             tensors = take_part(path, content, part)
             note(f"took the part {part!r} of a training checkpoint")
-            if tensors and all(name.startswith("model.") for name in tensors):
-                tensors = {name[len("model."):]: value for name, value in tensors.items()}
-            return tensors
+            return dict(tensors)
     check_names(path, content)
     return dict(content)
+
+
+def take_usual_names(path, tensors, note):
+    """Without the prefixes of training's wrappers, and with "backbone." where a model was saved without its head."""
+    prefix = ""
+    while wrapper := next((w for w in WRAPPERS if all(name.startswith(prefix + w) for name in tensors)), None):
+        prefix += wrapper
+    if prefix:
+        note(f"took the prefix {prefix!r} off every name: it is of a wrapper that the model was trained in")
+        tensors = {name[len(prefix):]: value for name, value in tensors.items()}
+    if any(re.fullmatch(r"layers\.0\.norm1?\.weight", name) for name in tensors):
+        note("put 'backbone.' before every name: the model was saved without its head")
+        tensors = {name if name == HEAD else f"backbone.{name}": value for name, value in tensors.items()}
+    return tensors
 
 
 def take_part(path, content, part):
@@ -211,8 +230,9 @@ def settle_head(path, tensors, family, told, reader, note):
         return True
     same = embedding == head or same_bytes(embedding, head, reader)
     if told is True and not same:
-        raise ConvertError(f"{path}: config.json says that the head is the embedding matrix, but {HEAD} has other "
-                           "values; correct tie_word_embeddings (or tie_embeddings) in it")
+        note(f"warning: config.json says that the head is the embedding matrix, but {HEAD} has other values; both are "
+             "written, and the server uses both")
+        return False
     tied = same if told is None else told
     if tied:
         note(f"{HEAD} is the embedding matrix (tied): written once")
@@ -343,19 +363,17 @@ def current_umask():
 
 
 def convert(args, report):
-    source, path = args.source, str(args.source)
     check_target(args.target)
-    if source.is_dir():
-        raise ConvertError(f"{path}: is a folder; name the file in it, such as {source / 'pytorch_model.bin'}")
-    if source.exists() and not source.is_file():
-        raise ConvertError(f"{path}: is not a regular file")  # opening a named pipe would wait for a writer
-    with TorchFile(source, args.allow_foreign_objects) as file:
+    source = find_weights(args.source)
+    path = str(source)
+    with open_weights(source, args.allow_foreign_objects) as file:
         tensors = take_state_dict(path, file.content, report.note)
         if file.foreign:
             names = ", ".join(shown(name) for name in sorted(file.foreign)[:8])
             report.note(f"skipped objects of {len(file.foreign)} unknown names, never run: {names}")
         drop_named(path, tensors, args.drop)
         check_values(path, tensors)
+        tensors = take_usual_names(path, tensors, report.note)
         family = choose_family(path, tensors, args.family)
         tensors = family.rename(path, tensors, report.note)
         model, text, config = make_config(path, beside(source, "config.json"), family, tensors, args, report.note)

@@ -207,6 +207,13 @@ def main():
     tensors = load_file(GOLDEN / "model.safetensors")
     old = lightning(old_h3(tensors, 3), False, "embedding.weight", "s4seq.encoder.layers.2.norm2.weight", rate=0.0)
     save("h3_golden.pt", old, tensors)
+    tensors = mamba(layers=1, vocab=12)
+    parameters = dict(nn.Module.named_parameters(Node({f"_orig_mod.module.{n}": t for n, t in tensors.items()})))
+    save("mamba_parameters.bin", {"model_state_dict": parameters, "epoch": 3}, tensors)
+    save("mamba_headless.bin", {n.removeprefix("backbone."): t for n, t in tensors.items()}, tensors)
+    names = sorted(tensors)
+    for i in range(2):
+        save(f"mamba_shard_{i}.bin", {n: tensors[n] for n in names[i::2]}, {n: tensors[n] for n in names[i::2]})
     lines = [f"  {json.dumps(file)}: {{\n" + ",\n".join(
         f"    {json.dumps(name)}: {json.dumps(told)}" for name, told in tensors.items()) + "\n  }"
         for file, tensors in expected.items()]

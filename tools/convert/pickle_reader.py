@@ -99,7 +99,9 @@ class Function:
 
 ORDERED_DICT = Function("collections.OrderedDict")
 REBUILD_TENSOR = Function("torch._utils._rebuild_tensor_v2")
-GLOBALS = {(f.name.rpartition(".")[0], f.name.rpartition(".")[2]): f for f in (ORDERED_DICT, REBUILD_TENSOR)}
+REBUILD_PARAMETER = Function("torch._utils._rebuild_parameter")
+GLOBALS = {(f.name.rpartition(".")[0], f.name.rpartition(".")[2]): f
+           for f in (ORDERED_DICT, REBUILD_TENSOR, REBUILD_PARAMETER)}
 GLOBALS.update({("torch", name): StorageClass(*kind) for name, kind in STORAGES.items()})
 
 
@@ -266,7 +268,7 @@ class PickleReader:
             self.fail(f"items are appended to {shown(target)}, expected a list")
         target.extend(items)
 
-    # --- globals, and the only two that are "called" ---
+    # --- globals, and the only three that are "called" ---
 
     def find_global(self):
         module, name = self.line(), self.line()
@@ -297,6 +299,8 @@ class PickleReader:
             self.push(Ordered())
         elif function is REBUILD_TENSOR:
             self.push(self.rebuild_tensor(arguments))
+        elif function is REBUILD_PARAMETER:
+            self.push(self.rebuild_parameter(arguments))
         else:
             self.fail(f"refused to call {shown(function)}")
 
@@ -340,6 +344,14 @@ class PickleReader:
             self.fail(f"storage {shown(key)} has {found} bytes in the file, expected {storage.bytes} for {elements} "
                       f"elements of {storage.dtype}; the file is damaged: download it again")
         self.push(storage)
+
+    def rebuild_parameter(self, arguments):
+        """_rebuild_parameter(tensor, requires_grad, backward_hooks): a tensor that is trained, here just the tensor."""
+        if len(arguments) != 3:
+            self.fail(f"a parameter is made from {len(arguments)} arguments, expected 3")
+        if not isinstance(arguments[0], Tensor):
+            self.fail(f"a parameter is made from {shown(arguments[0])}, expected a tensor")
+        return arguments[0]
 
     def rebuild_tensor(self, arguments):
         """_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, backward_hooks[, metadata])"""
