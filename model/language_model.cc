@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
+#include "model/counting_backend.h"
 
 namespace engram {
 namespace {
@@ -374,28 +375,71 @@ absl::StatusOr<StepResult> LanguageModel::Step(const Batch& batch) {
 
 }  // namespace
 
+namespace {
+
+// What a model has in the back end's memory beside its layers.
+struct Parts {
+  Weights weights;
+  WorkBuffers work;
+  std::unique_ptr<StatePool> states;
+};
+
+absl::StatusOr<Parts> LoadParts(const ModelConfig& config,
+                                const ModelLimits& limits, Backend* backend,
+                                const LayerStack& layers,
+                                WeightLoader* loader) {
+  Parts parts;
+  ENGRAM_ASSIGN_OR_RETURN(parts.weights, LoadWeights(config, loader));
+  ENGRAM_ASSIGN_OR_RETURN(parts.work,
+                          AllocateWorkBuffers(config, limits, backend));
+  std::vector<StateComponent> components = layers.StateComponents();
+  components.push_back({kLastHidden, 1, {config.d_model}});
+  std::unique_ptr<KeyValuePool> key_values;
+  if (layers.KeyValues().layers > 0) {
+    ENGRAM_ASSIGN_OR_RETURN(
+        key_values, KeyValuePool::Create(
+                        backend, layers.KeyValues(),
+                        KeyValueBytes(config, limits, layers.KeyValues()),
+                        limits.slots));
+  }
+  ENGRAM_ASSIGN_OR_RETURN(
+      parts.states, StatePool::Create(backend, std::move(components),
+                                      limits.slots, std::move(key_values)));
+  ENGRAM_RETURN_IF_ERROR(backend->Synchronize());
+  return parts;
+}
+
+}  // namespace
+
+absl::StatusOr<MemoryPlan> PlanLanguageModel(const ModelConfig& config,
+                                             const ModelLimits& limits,
+                                             Backend* backend,
+                                             const LayerStack& layers,
+                                             WeightLoader* loader) {
+  ENGRAM_ASSIGN_OR_RETURN(const Parts parts,
+                          LoadParts(config, limits, backend, layers, loader));
+  MemoryPlan plan;
+  plan.weights = loader->bytes();
+  plan.states = MultiplySizes(parts.states->state_bytes(), limits.slots);
+  if (const KeyValuePool* pool = parts.states->key_values()) {
+    plan.key_values = MultiplySizes(pool->blocks(), pool->shape().block_bytes());
+  }
+  // Each row lies in the back end's memory and in the host's; sampling has a
+  // score for each id and two candidates.
+  constexpr size_t kSamplingBytes = sizeof(float) + 2 * 12;
+  plan.logits =
+      MultiplySizes(config.vocab, limits.max_logits_rows * 2 * sizeof(float) +
+                                      kSamplingBytes);
+  return plan;
+}
+
 absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
     const ModelConfig& config, const ModelLimits& limits, int64_t known_ids,
     Backend* backend, WeightLoader* loader,
     std::unique_ptr<LayerStack> layers) {
-  ENGRAM_ASSIGN_OR_RETURN(Weights weights, LoadWeights(config, loader));
-  ENGRAM_ASSIGN_OR_RETURN(WorkBuffers work,
-                          AllocateWorkBuffers(config, limits, backend));
-  std::vector<StateComponent> components = layers->StateComponents();
-  components.push_back({kLastHidden, 1, {config.d_model}});
-  std::unique_ptr<KeyValuePool> key_values;
-  if (layers->KeyValues().layers > 0) {
-    ENGRAM_ASSIGN_OR_RETURN(
-        key_values, KeyValuePool::Create(
-                        backend, layers->KeyValues(),
-                        KeyValueBytes(config, limits, layers->KeyValues()),
-                        limits.slots));
-  }
-  ENGRAM_ASSIGN_OR_RETURN(
-      std::unique_ptr<StatePool> states,
-      StatePool::Create(backend, std::move(components), limits.slots,
-                        std::move(key_values)));
-  ENGRAM_RETURN_IF_ERROR(backend->Synchronize());
+  ENGRAM_ASSIGN_OR_RETURN(Parts parts,
+                          LoadParts(config, limits, backend, *layers, loader));
+  StatePool* const states = parts.states.get();
 
   ModelInfo info;
   info.family = ModelFamilyName(config.family);
@@ -417,8 +461,9 @@ absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
                        loader->warnings().end());
   return std::make_unique<LanguageModel>(
       backend, std::move(info), limits, config,
-      known_ids == 0 ? config.vocab : known_ids, std::move(weights),
-      std::move(work), std::move(layers), std::move(states));
+      known_ids == 0 ? config.vocab : known_ids, 
+      std::move(parts.weights), std::move(parts.work), std::move(layers),
+      std::move(parts.states));
 }
 
 std::string LayerTensorName(int64_t layer, const char* tensor) {

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "model/memory_plan.h"
 #include "model/model.h"
 #include "model/model_config.h"
 #include "model/state_pool.h"
@@ -48,6 +49,14 @@ class LayerStack {
 absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
     const ModelConfig& config, const ModelLimits& limits, int64_t known_ids,
     Backend* backend, WeightLoader* loader, std::unique_ptr<LayerStack> layers);
+
+// What the same would take in memory, but for `buffers`: those are what else
+// `backend`, a counting one, was asked for.
+absl::StatusOr<MemoryPlan> PlanLanguageModel(const ModelConfig& config,
+                                             const ModelLimits& limits,
+                                             Backend* backend,
+                                             const LayerStack& layers,
+                                             WeightLoader* loader);
 
 // "backbone.layers.<layer>.<tensor>"
 std::string LayerTensorName(int64_t layer, const char* tensor);

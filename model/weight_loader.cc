@@ -3,7 +3,6 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -63,26 +62,6 @@ absl::Status CheckFinite(const std::string& folder, const std::string& name,
       "damaged, or training had diverged"));
 }
 
-// Float16 has no numbers from 65520 on: they would become infinite.
-absl::Status CheckRoundable(const std::string& folder, const std::string& name,
-                            const Tensor& tensor) {
-  constexpr float kBeyond = 65520;
-  constexpr int64_t kPiece = 1 << 16;
-  std::vector<float> values(kPiece);
-  for (int64_t begin = 0; begin < tensor.elements(); begin += kPiece) {
-    const int64_t count = std::min(kPiece, tensor.elements() - begin);
-    WidenToFloat32(tensor, begin, absl::MakeSpan(values.data(), count));
-    for (int64_t i = 0; i < count; ++i) {
-      if (std::abs(values[i]) < kBeyond) continue;
-      return absl::InvalidArgumentError(absl::StrCat(
-          folder, ": tensor ", name, " is ", values[i], " at ",
-          PlaceOf(begin + i, tensor.shape), ", which f16 has no number for; ",
-          "choose --weights bf16 or f32"));
-    }
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 std::vector<float> Transposed(const std::vector<float>& matrix, int64_t rows,
@@ -123,7 +102,9 @@ absl::StatusOr<Tensor> WeightLoader::Use(const std::string& name,
                                          const std::vector<int64_t>& shape) {
   ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, checkpoint_->Get(name, shape));
   if (used_.insert(name).second) {
-    ENGRAM_RETURN_IF_ERROR(CheckFinite(folder_, name, tensor));
+    if (checks_values_) {
+      ENGRAM_RETURN_IF_ERROR(CheckFinite(folder_, name, tensor));
+    }
     parameters_ += tensor.elements();
   }
   return tensor;
@@ -139,9 +120,6 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::Pack(
     const std::string& name, const Tensor& tensor) {
   const WeightFormat stored = FormatOf(tensor.type);
   const WeightFormat format = format_.value_or(stored);
-  if (format != stored && format == WeightFormat::kFloat16) {
-    ENGRAM_RETURN_IF_ERROR(CheckRoundable(folder_, name, tensor));
-  }
   absl::StatusOr<std::unique_ptr<PackedWeight>> packed =
       backend_->Pack(tensor, format);
   if (!packed.ok()) {
@@ -149,6 +127,7 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::Pack(
                         absl::StrCat(folder_, ": tensor ", name, ": ",
                                      packed.status().message()));
   }
+  bytes_ += (*packed)->bytes();
   formats_.insert(format);
   if (format != stored && format != WeightFormat::kFloat32) rounded_ = true;
   return packed;
@@ -185,6 +164,7 @@ absl::StatusOr<std::unique_ptr<Buffer>> WeightLoader::Upload(
   const size_t bytes = values.size() * sizeof(float);
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
                           backend_->Allocate(bytes));
+  bytes_ += bytes;
   backend_->CopyFromHost(buffer->data(), values.data(), bytes);
   return buffer;
 }

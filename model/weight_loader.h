@@ -3,6 +3,7 @@
 // whether the model was understood.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -90,8 +91,13 @@ class WeightLoader {
 
   const std::string& folder() const { return folder_; }
   const Checkpoint& checkpoint() const { return *checkpoint_; }
-  // Elements of the distinct tensors loaded so far.
+  // Elements of the distinct tensors loaded so far, and the back end's memory
+  // that they take.
   int64_t parameters() const { return parameters_; }
+  size_t bytes() const { return bytes_; }
+  // From now on tensors are taken without a look at their values: for a pass
+  // that is only to tell sizes, and should not read whole files.
+  void SkipValues() { checks_values_ = false; }
   // The format of the matrices loaded so far, "f32"; "bf16 and f32" if they have
   // several.
   std::string WeightFormats() const;
@@ -116,6 +122,8 @@ class WeightLoader {
   std::set<WeightFormat> formats_;
   bool rounded_ = false;
   int64_t parameters_ = 0;
+  size_t bytes_ = 0;
+  bool checks_values_ = true;
   std::vector<std::string> warnings_;
 };
 

@@ -4,7 +4,10 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "model/memory_plan.h"
+#include "server/memory_room.h"
 #include "server/options.h"
 #include "server/served_model.h"
 
@@ -12,8 +15,17 @@ namespace engram {
 
 // Loads `folder` to be served as `name`; what is odd about it is in `warnings`.
 // Errors: those of Tokenizer::Load, MakeBackend and LoadModel.
+// RESOURCE_EXHAUSTED: there is not enough memory, which is told by arithmetic
+// before any is taken, with the flags that change what is needed.
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
     const std::string& name, const std::string& folder,
     const ServerOptions& options);
+
+// "1200 bytes: 1000 of weights (--weights), ...", with the flags.
+std::string DescribeMemory(const MemoryPlan& plan, const ModelLimits& limits);
+
+// RESOURCE_EXHAUSTED if the plan needs more than the room.
+absl::Status CheckRoom(const MemoryPlan& plan, const ModelLimits& limits,
+                       const MemoryRoom& room);
 
 }  // namespace engram

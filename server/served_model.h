@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "model/memory_plan.h"
 #include "model/model.h"
 #include "model/tokenizer.h"
 #include "server/admission.h"
@@ -27,6 +28,7 @@ struct ServedModel {
   std::unique_ptr<Tokenizer> tokenizer;  // nullptr: token ids only
   // What is odd about its folder and was passed over, one sentence each.
   std::vector<std::string> warnings;
+  MemoryPlan memory;
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Model> model;
   std::unique_ptr<Admission> admission;

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <new>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -85,21 +87,44 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
   limits.departed = static_cast<int>(options.max_departed);
   server->sessions_ = std::make_unique<SessionStore>(limits, RealClock());
   server->models_ = std::make_unique<ServedModels>(server->sessions_.get());
-  server->metrics_ = Metrics::Create();
-  ENGRAM_RETURN_IF_ERROR(server->OpenHttpPort());
-  ENGRAM_RETURN_IF_ERROR(server->LoadModels());
-  server->metrics_->WatchSessions(server->sessions_.get(),
-                                  options.session_memory);
-  server->metrics_->WatchCounter(
-      "log_lines_dropped_total",
-      "Log lines that nobody read in time, or that could not be written.",
-      [] { return static_cast<double>(LogLinesDropped()); });
-  server->StartEngines();
-  ENGRAM_RETURN_IF_ERROR(server->OpenPorts());
+  ENGRAM_RETURN_IF_ERROR(server->StartParts());
   Log("listening", {{"grpc", server->grpc_address_},
                     {"metrics", server->metrics_address_},
                     {"version", std::string(ENGRAM_VERSION)}});
   return server;
+}
+
+// The libraries' exceptions for what a machine may lack end here.
+absl::Status Server::StartParts() {
+  try {
+    return StartPartsOrThrow();
+  } catch (const std::bad_alloc&) {
+    std::string needed;
+    for (const auto& model : models_->all()) {
+      absl::StrAppend(&needed, needed.empty() ? "" : "; ", "model \"",
+                      model->name, "\" takes ",
+                      DescribeMemory(model->memory, model->model->limits()));
+    }
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no memory left to start: ", needed));
+  } catch (const std::system_error& error) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "cannot start a thread (", error.what(), "); --threads takes fewer"));
+  }
+}
+
+absl::Status Server::StartPartsOrThrow() {
+  metrics_ = Metrics::Create();
+  ENGRAM_RETURN_IF_ERROR(OpenHttpPort());
+  ENGRAM_RETURN_IF_ERROR(LoadModels());
+  metrics_->WatchSessions(sessions_.get(), options_.session_memory);
+  metrics_->WatchCounter(
+      "log_lines_dropped_total",
+      "Log lines that nobody read in time, or that could not be written.",
+      [] { return static_cast<double>(LogLinesDropped()); });
+  StartEngines();
+  ENGRAM_RETURN_IF_ERROR(OpenPorts());
+  return absl::OkStatus();
 }
 
 // Opened first, so that a server that still loads can be told from one that is
@@ -170,6 +195,7 @@ absl::Status Server::LoadOne(const std::string& name,
        {"family", info.family},
        {"parameters", info.parameters},
        {"state_bytes", static_cast<int64_t>(info.state_bytes)},
+       {"memory_bytes", static_cast<int64_t>(served->memory.total())},
        {"backend", info.backend},
        {"seconds", absl::ToDoubleSeconds(RealClock()->Now() - begin)}});
   models_->Add(std::move(served));
@@ -285,7 +311,7 @@ absl::Status Server::Drain() {
   }
   probe_ = nullptr;
   for (const auto& model : models_->all()) {
-    if (model->admission == nullptr) continue;
+    if (model->engine == nullptr) continue;
     model->admission->Close("the server is stopping; try another one");
     model->engine->Drain(deadline - DeliveryTime(options_.drain_timeout));
   }

@@ -58,6 +58,8 @@ class Server {
   explicit Server(const ServerOptions& options);
 
   absl::Status OpenHttpPort();
+  absl::Status StartParts();
+  absl::Status StartPartsOrThrow();
   absl::Status LoadModels();
   absl::Status LoadOne(const std::string& name, const std::string& folder);
   absl::Status OpenPorts();

@@ -1,0 +1,121 @@
+#include "model/counting_backend.h"
+
+#include <limits>
+#include <string>
+
+#include "kernels/status.h"
+#include "kernels/tensor.h"
+
+namespace engram {
+namespace {
+
+constexpr size_t kLargest = std::numeric_limits<size_t>::max();
+
+class CountedBuffer final : public Buffer {
+ public:
+  explicit CountedBuffer(size_t bytes) : bytes_(bytes) {}
+  void* data() override { return nullptr; }
+  const void* data() const override { return nullptr; }
+  size_t bytes() const override { return bytes_; }
+
+ private:
+  const size_t bytes_;
+};
+
+class CountedWeight final : public PackedWeight {
+ public:
+  CountedWeight(const Tensor& weight, WeightFormat format)
+      : outputs_(weight.shape[0]), inputs_(weight.shape[1]), format_(format) {}
+  int64_t outputs() const override { return outputs_; }
+  int64_t inputs() const override { return inputs_; }
+  WeightFormat format() const override { return format_; }
+  size_t bytes() const override {
+    return outputs_ * inputs_ * DataTypeBytes(StoredType(format_));
+  }
+
+ private:
+  const int64_t outputs_;
+  const int64_t inputs_;
+  const WeightFormat format_;
+};
+
+class CountingBackend final : public Backend {
+ public:
+  explicit CountingBackend(size_t* bytes) : bytes_(*bytes) {}
+
+  std::string name() const override { return "counting"; }
+
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override {
+    bytes_ = AddSizes(bytes_, bytes);
+    return std::make_unique<CountedBuffer>(bytes);
+  }
+  void CopyToHost(void*, const void*, size_t) override { Refuse(); }
+  void CopyFromHost(void*, const void*, size_t) override {}
+  void Copy(void*, const void*, size_t) override { Refuse(); }
+  void Zero(void*, size_t) override {}
+  absl::Status Synchronize() override { return absl::OkStatus(); }
+
+  absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(
+      const Tensor& weight, WeightFormat format) override {
+    ENGRAM_CHECK(weight.shape.size() == 2);
+    auto packed = std::make_unique<CountedWeight>(weight, format);
+    bytes_ = AddSizes(bytes_, packed->bytes());
+    return packed;
+  }
+
+  void Embed(const PackedWeight&, absl::Span<const int32_t>, float*) override {
+    Refuse();
+  }
+  void Norm(const NormWeights&, int64_t, int64_t, const float*,
+            float*) override {
+    Refuse();
+  }
+  void MatMul(const PackedWeight&, int64_t, ConstMatrix, const MatMulOptions&,
+              Matrix) override {
+    Refuse();
+  }
+  void CausalConv1d(Rows, int64_t, int64_t, ConstMatrix, const float*,
+                    const float*, float*, Matrix) override {
+    Refuse();
+  }
+  void SelectiveScan(Rows, const SelectiveScanArguments&) override { Refuse(); }
+  void SsdScan(Rows, const SsdScanArguments&) override { Refuse(); }
+  void GatedNorm(const GatedNormArguments&) override { Refuse(); }
+  void ShiftMultiply(Rows, const ShiftMultiplyArguments&) override { Refuse(); }
+  void DiagonalScan(Rows, const DiagonalScanArguments&) override { Refuse(); }
+  void Attention(Rows, const AttentionArguments&) override { Refuse(); }
+  void AddRows(const float*, absl::Span<const int32_t>, int64_t,
+               Matrix) override {
+    Refuse();
+  }
+  void Gather(ConstMatrix, absl::Span<const int32_t>, int64_t,
+              Matrix) override {
+    Refuse();
+  }
+  void AllFinite(ConstMatrix, int64_t, int64_t, absl::Span<uint8_t>) override {
+    Refuse();
+  }
+
+ private:
+  static void Refuse() { ENGRAM_CHECK(!"nothing is there to compute with"); }
+
+  size_t& bytes_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> MakeCountingBackend(size_t* bytes) {
+  return std::make_unique<CountingBackend>(bytes);
+}
+
+size_t AddSizes(size_t a, size_t b) {
+  size_t sum = 0;
+  return __builtin_add_overflow(a, b, &sum) ? kLargest : sum;
+}
+
+size_t MultiplySizes(size_t a, size_t b) {
+  size_t product = 0;
+  return __builtin_mul_overflow(a, b, &product) ? kLargest : product;
+}
+
+}  // namespace engram

@@ -1,0 +1,79 @@
+#include "model/memory_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <string>
+
+#include "model/model.h"
+#include "tests/model/golden_model.h"
+#include "tests/model/model_folder.h"
+
+namespace engram {
+namespace {
+
+constexpr ModelLimits kLimits = {
+    .slots = 3, .max_batch_tokens = 40, .max_logits_rows = 5,
+    .kv_bytes = 1 << 20};
+
+// Numbers that are counted by hand: in floats, two layers.
+TEST(MemoryPlan, CountsEveryPartOfAMamba) {
+  const TemporaryFolder folder;
+  WriteRandomMamba(folder, {});
+  const auto plan = PlanMemory(folder.path(), kLimits);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const auto backend = TwoThreadBackend();
+  const auto model = LoadModel(folder.path(), backend.get(), kLimits, 0);
+  ASSERT_TRUE(model.ok()) << model.status();
+  const ModelInfo& info = (*model)->info();
+  EXPECT_EQ(plan->weights, info.parameters * sizeof(float));
+  EXPECT_EQ(plan->states, 3 * info.state_bytes);
+  EXPECT_EQ(plan->key_values, 0u);
+  // Of a token: residual and norm, x and z, the convolution, what the scan is
+  // given, and dt; of a row of logits its hidden vector.
+  const size_t token = 2 * 19 + 2 * 38 + 38 + (3 + 2 * 5) + 38;
+  EXPECT_EQ(plan->buffers, (40 * token + 5 * 19) * sizeof(float));
+  // A row twice, and for sampling a score and two candidates of 12 bytes.
+  EXPECT_EQ(plan->logits, 40u * (5 * 2 * 4 + 4 + 2 * 12));
+  EXPECT_EQ(plan->total(), plan->weights + plan->states + plan->buffers +
+                               plan->logits);
+}
+
+TEST(MemoryPlan, CountsTheOtherFamilies) {
+  const auto backend = TwoThreadBackend();
+  for (const char* family : {"mamba2", "h3", "s4d", "attention"}) {
+    const TemporaryFolder folder;
+    if (std::string(family) == "mamba2") {
+      WriteRandomMamba2(folder, {});
+    } else {
+      RandomMixerStackShape shape;
+      shape.family = family;
+      WriteRandomMixerStack(folder, shape);
+    }
+    const auto plan = PlanMemory(folder.path(), kLimits);
+    ASSERT_TRUE(plan.ok()) << family << ": " << plan.status();
+    const auto model = LoadModel(folder.path(), backend.get(), kLimits, 0);
+    ASSERT_TRUE(model.ok()) << family << ": " << model.status();
+    const ModelInfo& info = (*model)->info();
+    EXPECT_EQ(plan->states, 3 * info.state_bytes) << family;
+    EXPECT_EQ(plan->key_values, info.kv_blocks * info.kv_block_bytes) << family;
+    EXPECT_GT(plan->weights, 0u) << family;
+    EXPECT_GT(plan->buffers, 40u * 2 * 12 * sizeof(float)) << family;
+  }
+}
+
+TEST(MemoryPlan, TellsWhatIsWrongWithAFolder) {
+  const TemporaryFolder folder;
+  EXPECT_EQ(PlanMemory(folder.path(), kLimits).status().code(),
+            absl::StatusCode::kNotFound);
+}
+
+TEST(MemoryPlan, SumsThatDoNotFitAreTheLargestNumber) {
+  MemoryPlan plan;
+  plan.states = SIZE_MAX - 1;
+  plan.logits = 3;
+  EXPECT_EQ(plan.total(), SIZE_MAX);
+}
+
+}  // namespace
+}  // namespace engram
