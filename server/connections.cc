@@ -94,6 +94,11 @@ void SetPort(sockaddr* address, uint16_t port) {
   }
 }
 
+std::string WithoutBrackets(const std::string& host) {
+  const bool has = host.size() > 2 && host.front() == '[' && host.back() == ']';
+  return has ? host.substr(1, host.size() - 2) : host;
+}
+
 // Whether the kernel has bytes that the client's has not confirmed.
 bool HasUnsent(int descriptor) {
   int bytes = 0;
@@ -166,64 +171,53 @@ Connections::~Connections() {
 
 absl::Status Connections::Open(const std::string& address) {
   const auto failure = [&](absl::string_view why) {
-    return absl::UnavailableError(absl::StrCat("cannot serve gRPC on ", address,
-                                               ": ", why,
-                                               "; choose another "
-                                               "--grpc-address"));
+    return absl::UnavailableError(
+        absl::StrCat("cannot serve gRPC on ", address, ": ", why,
+                     "; choose another --grpc-address"));
   };
   if (events_ < 0 || wake_ < 0) return failure(strerror(errno));
   const size_t colon = address.rfind(':');
-  const std::string given_host = address.substr(0, colon);
-  std::string host = given_host;
-  if (host.size() > 2 && host.front() == '[') {
-    host = host.substr(1, host.size() - 2);
+  const std::string host = address.substr(0, colon);
+  const std::string port = address.substr(colon + 1);
+  // One socket takes all of the machine's addresses, of IPv4 and IPv6.
+  const bool all = host == "0.0.0.0" || host == "[::]";
+  absl::Status status = ListenOnAll(all ? "::" : WithoutBrackets(host), port);
+  if (!status.ok() && host == "0.0.0.0" && !absl::IsAlreadyExists(status)) {
+    status = ListenOnAll(host, port);  // a machine without IPv6
   }
+  if (!status.ok()) return failure(status.message());
+  address_ = absl::StrCat(host, ":", PortOf(listeners_.front()));
+  return absl::OkStatus();
+}
+
+absl::Status Connections::ListenOnAll(const std::string& host,
+                                      const std::string& port) {
   addrinfo hints = {};
   hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_NUMERICSERV;
-  // All addresses of the machine: one socket takes IPv4 and IPv6.
-  const bool all = host == "0.0.0.0" || host == "::";
-  if (all) hints.ai_flags |= AI_PASSIVE;
+  hints.ai_flags = AI_NUMERICSERV | AI_PASSIVE;
   addrinfo* found = nullptr;
-  const std::string port_text = address.substr(colon + 1);
-  if (const int error = getaddrinfo(all ? "::" : host.c_str(),
-                                    port_text.c_str(), &hints, &found);
+  if (const int error =
+          getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
       error != 0) {
-    return failure(gai_strerror(error));
+    return absl::NotFoundError(gai_strerror(error));
   }
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owned(found,
                                                                  freeaddrinfo);
-  uint16_t port = 0;
   int error = 0;
   for (addrinfo* one = found; one != nullptr; one = one->ai_next) {
-    if (port != 0) SetPort(one->ai_addr, port);
+    // All with the port of the first, if it was picked.
+    if (!listeners_.empty()) SetPort(one->ai_addr, PortOf(listeners_.front()));
     const int listener = ListenOn(*one);
-    if (listener < 0) {
-      error = errno;
-      // One of a host's addresses that another server has is not ours to miss.
-      if (error == EADDRINUSE) return failure(strerror(error));
+    if (listener >= 0) {
+      listeners_.push_back(listener);
       continue;
     }
-    listeners_.push_back(listener);
-    port = PortOf(listener);
+    error = errno;
+    // Clients would find another server at one of the host's addresses.
+    if (error == EADDRINUSE) return absl::AlreadyExistsError(strerror(error));
   }
-  if (listeners_.empty() && all && host == "0.0.0.0") {
-    // A machine without IPv6.
-    sockaddr_in v4 = {};
-    v4.sin_family = AF_INET;
-    v4.sin_port = htons(static_cast<uint16_t>(std::stoi(port_text)));
-    addrinfo one = {};
-    one.ai_family = AF_INET;
-    one.ai_addr = reinterpret_cast<sockaddr*>(&v4);
-    one.ai_addrlen = sizeof(v4);
-    const int listener = ListenOn(one);
-    if (listener < 0) return failure(strerror(errno));
-    listeners_.push_back(listener);
-    port = PortOf(listener);
-  }
-  if (listeners_.empty()) return failure(strerror(error));
-  address_ = absl::StrCat(given_host, ":", port);
-  return absl::OkStatus();
+  return listeners_.empty() ? absl::UnavailableError(strerror(error))
+                            : absl::OkStatus();
 }
 
 void Connections::Start(std::function<void(int)> serve) {

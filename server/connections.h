@@ -92,6 +92,8 @@ class Connections {
   explicit Connections(const Options& options);
 
   absl::Status Open(const std::string& address);
+  // On every address of the host. Errors: ALREADY_EXISTS, one is in use.
+  absl::Status ListenOnAll(const std::string& host, const std::string& port);
   void Run();
   void HandleEvents(int timeout_ms);
   // Until none is left or none is let in. Returns when to try again.

@@ -1,10 +1,10 @@
 // SelfProbe: asks the server's own gRPC port, over a new connection, whether it
 // still accepts.
 //
-// Debian's gRPC stops accepting for ever when the process runs out of
-// descriptors, while everything that is connected goes on: nothing inside the
-// process would notice. A gRPC server greets each new connection with its
-// settings, so a connection that hears nothing tells.
+// A port that no longer takes connections, while everything that is connected
+// goes on, is what nothing inside the process would notice. A gRPC server greets
+// each new connection with its settings, so a connection that hears nothing
+// tells.
 #pragma once
 
 #include <functional>
