@@ -31,6 +31,13 @@ def free_port():
         return free.getsockname()[1]
 
 
+def accepts(address):
+    """Whether somebody listens there."""
+    host, port = address.split(":")
+    with socket.socket() as tried:
+        return tried.connect_ex((host, int(port))) == 0
+
+
 def eventually(condition, what):
     """The first value of `condition()` that is true; asks until then."""
     pause = threading.Event()

@@ -9,7 +9,7 @@ import subprocess
 import unittest
 import urllib.request
 
-from deploy_support import LIMIT_SECONDS, ROOT, EngramServer, Process, eventually, free_port, program
+from deploy_support import LIMIT_SECONDS, ROOT, EngramServer, Process, accepts, eventually, free_port, program
 
 import grpc
 from engram.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
@@ -52,8 +52,9 @@ class Site:
         eventually(self.answers, "the proxy answers")
 
     def stubs(self, address):
-        channel = grpc.insecure_channel(address, [("grpc.initial_reconnect_backoff_ms", 100),
-                                                  ("grpc.max_reconnect_backoff_ms", 100)])
+        # A channel that is refused once takes its time before it tries again.
+        eventually(lambda: accepts(address), f"{address} is open")
+        channel = grpc.insecure_channel(address)
         self.cleanup(channel.close)
         return generation_pb2_grpc.GenerationStub(channel), sessions_pb2_grpc.SessionsStub(channel)
 
