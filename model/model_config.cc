@@ -95,7 +95,8 @@ class Fields {
     return &*found;
   }
 
-  const std::string& file() const { return file_; }
+  // For warnings, which clients read too: the folder is nobody else's business.
+  std::string file_name() const { return file_.substr(file_.rfind('/') + 1); }
 
   // Whether the field is there, null included.
   bool Names(const char* name) const { return object_.contains(name); }
@@ -167,7 +168,7 @@ class Fields {
       if (!id.is_number_unsigned() ||
           id.get<uint64_t>() >= static_cast<uint64_t>(vocab)) {
         warnings->push_back(absl::StrCat(
-            file_, ": ", name, " has ", Shown(id), ", which is ignored: the ",
+            file_name(), ": ", name, " has ", Shown(id), ", which is ignored: the ",
             "model has ids from 0 to ", vocab - 1));
         continue;
       }
@@ -332,7 +333,7 @@ absl::StatusOr<ModelConfig> ReadHuggingFaceMamba2(const Fields& fields) {
   if (mamba2.gated_norm == false) {
     mamba2.gated_norm.reset();
     config.warnings.push_back(absl::StrCat(
-        fields.file(), ": rms_norm is false, which Hugging Face's class does "
+        fields.file_name(), ": rms_norm is false, which Hugging Face's class does "
         "not read; there is a norm behind the gate if there are weights of it"));
   }
   return config;

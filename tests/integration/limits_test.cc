@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <limits>
 #include <utility>
@@ -440,9 +441,14 @@ TEST(Limits, AModelWithoutTokenizerTakesTokenIdsOnly) {
         std::filesystem::copy_options::overwrite_existing);
   }
   ServerOptions options = ZooOptions({});
+  // What an older tokenizer is kept in: told as a warning.
+  std::ofstream(absl::StrCat(folder, "/vocab.json")) << "{}";
   options.models = {{"bare", folder}};
   TestServer server(options);
   EXPECT_FALSE(server.client().GetModel("bare")->has_tokenizer());
+  ASSERT_EQ(server.client().GetModel("bare")->warnings_size(), 1);
+  EXPECT_THAT(server.client().GetModel("bare")->warnings(0),
+              testing::HasSubstr("vocab.json"));
   const Answer answer = server.client().Generate(TokenTurn("", {1, 2}, 3));
   EXPECT_TRUE(answer.status.ok()) << answer.status;
   EXPECT_EQ(answer.tokens.size(), 3u);
