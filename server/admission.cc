@@ -1,6 +1,7 @@
 #include "server/admission.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -36,22 +37,26 @@ Admission::Admission(const AdmissionLimits& limits, AdmissionModel model,
     : limits_(limits),
       model_(std::move(model)),
       sessions_(sessions),
-      clock_(clock) {}
+      clock_(clock),
+      memory_(limits.request_bytes) {}
 
 absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
   ENGRAM_RETURN_IF_ERROR(CheckLimits(request));
   if (!request.session_id.empty() && request.kind == RequestKind::kGenerate) {
     request.identity = IdentityOf(request);
   }
+  absl::StatusOr<ByteBudget::Share> memory = TakeMemory(request);
   auto stream = std::make_shared<TokenStream>(limits_.stream_tokens,
                                               [this] { Wake(); });
   auto sequence =
       std::make_unique<Sequence>(std::move(request), model_.tokenizer, stream);
   ENGRAM_RETURN_IF_ERROR(ReadReceived(sequence.get(), model_.eos_token_ids));
   const Request& taken = sequence->request;
+  if (memory.ok()) sequence->memory = *std::move(memory);
   if (!taken.session_id.empty() && taken.kind == RequestKind::kGenerate) {
-    absl::Status may_queue;
-    {
+    // A repeat that is answered from a record takes no place.
+    absl::Status may_queue = memory.status();
+    if (may_queue.ok()) {
       absl::MutexLock lock(&mutex_);
       may_queue = CheckQueue();
     }
@@ -69,6 +74,8 @@ absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
     auto& begun = std::get<SessionStore::Turn>(turn);
     sequence->session = begun.session;
     sequence->start = std::move(begun.start);
+  } else if (!memory.ok()) {
+    return memory.status();
   } else if (!taken.session_id.empty()) {
     ENGRAM_ASSIGN_OR_RETURN(sequence->session,
                             sessions_->FindOfModel(taken.session_id,
@@ -87,6 +94,22 @@ absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
     return queued;
   }
   return Admitted(std::move(stream));
+}
+
+absl::StatusOr<ByteBudget::Share> Admission::TakeMemory(
+    const Request& request) {
+  const size_t bytes = SequenceBytes(request);
+  std::optional<ByteBudget::Share> share = memory_.Take(bytes);
+  if (share.has_value()) return *std::move(share);
+  if (bytes > memory_.limit()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the request takes ", bytes, " bytes, limit ",
+                     memory_.limit(), " (--request-memory)"));
+  }
+  return absl::UnavailableError(absl::StrCat(
+      "the queue is full: requests that wait or run take ", memory_.taken(),
+      " bytes, this one ", bytes, ", limit ", memory_.limit(),
+      " (--request-memory); try again later"));
 }
 
 absl::Status Admission::CheckLimits(const Request& request) const {

@@ -26,6 +26,8 @@ namespace engram {
 
 struct AdmissionLimits {
   int max_queue = 1024;
+  // Of those that wait or run: SequenceBytes.
+  size_t request_bytes = size_t{512} << 20;
   int64_t max_prompt_tokens = int64_t{1} << 20;
   int64_t max_generated_tokens = int64_t{1} << 20;
   int64_t max_score_tokens = int64_t{1} << 16;
@@ -88,6 +90,8 @@ class Admission {
   void WaitForWork(absl::Duration timeout);
 
  private:
+  // UNAVAILABLE if those that wait and run leave no room for it.
+  absl::StatusOr<ByteBudget::Share> TakeMemory(const Request& request);
   absl::Status CheckLimits(const Request& request) const;
   absl::Status CheckReceived(const Request& request) const;
   absl::Status Enqueue(std::unique_ptr<Sequence> sequence);
@@ -97,6 +101,7 @@ class Admission {
   const AdmissionModel model_;
   SessionStore* const sessions_;
   Clock* const clock_;
+  ByteBudget memory_;
 
   mutable absl::Mutex mutex_;
   std::list<std::unique_ptr<Sequence>> queue_ ABSL_GUARDED_BY(mutex_);

@@ -171,8 +171,11 @@ absl::Status Engine::ReasonToEnd(Sequence* sequence, absl::Time now) const {
 // --- Starts.
 
 void Engine::StartWaiting(absl::Time now) {
-  // Every running sequence has a slot; committed states yield theirs.
-  while (running() < states_.slots()) {
+  moved_bytes_ = 0;
+  // Every running sequence has a slot; committed states yield theirs. Streams
+  // do not wait for the states of many: the others begin before the next step.
+  while (running() < states_.slots() &&
+         (moved_bytes_ < options_.bytes_between_steps || !StreamsRun())) {
     SequencePointer sequence = admission_->TakeNext();
     if (sequence == nullptr) return;
     const absl::StatusOr<bool> started = Start(sequence.get(), now);
@@ -185,6 +188,13 @@ void Engine::StartWaiting(absl::Time now) {
       return admission_->PutBack(std::move(sequence));
     }
   }
+}
+
+bool Engine::StreamsRun() const {
+  return std::any_of(running_.begin(), running_.end(),
+                     [](const SequencePointer& sequence) {
+                       return sequence->decoding && sequence->stream->HasRoom();
+                     });
 }
 
 absl::StatusOr<bool> Engine::Start(Sequence* sequence, absl::Time now) {
@@ -270,6 +280,7 @@ void Engine::CopyState(int slot, const SessionStore::Location& location) {
   } else {
     states_.Clear(slot);
   }
+  moved_bytes_ += states_.bytes(slot);
 }
 
 int Engine::AcquireSlot() {
@@ -299,6 +310,7 @@ bool Engine::EvictOne() {
 std::shared_ptr<const StateBlock> Engine::SaveBlock(int slot) {
   auto block = std::make_shared<StateBlock>(states_.bytes(slot));
   states_.Save(slot, block->data());
+  moved_bytes_ += block->size();
   return block;
 }
 

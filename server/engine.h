@@ -38,6 +38,9 @@ struct EngineOptions {
   // How long a full stream may pause its sequence.
   absl::Duration slow_reader_timeout = absl::Seconds(30);
   int max_queue = 1024;  // copies of states that may wait
+  // Once so much of states was moved for sequences that begin, the others that
+  // wait begin before a later step, if streams run: about a millisecond.
+  size_t bytes_between_steps = size_t{4} << 20;
 };
 
 struct EngineModel {
@@ -88,6 +91,8 @@ class Engine {
   bool DrainIsOver(absl::Time now) const;
   absl::Status ReasonToEnd(Sequence* sequence, absl::Time now) const;
   void StartWaiting(absl::Time now);
+  // Whether a step would give somebody a token.
+  bool StreamsRun() const;
   // False, with nothing changed: there is no room for it before others end.
   absl::StatusOr<bool> Start(Sequence* sequence, absl::Time now);
   absl::StatusOr<bool> LoadState(Sequence* sequence);
@@ -148,6 +153,7 @@ class Engine {
   StepTime step_time_;
   Sampler sampler_;
   StateSnapshots snapshots_;
+  size_t moved_bytes_ = 0;  // for sequences that began before the next step
   std::vector<SequencePointer> running_;  // in order of arrival
   std::optional<absl::Time> drain_deadline_;  // once Drain() was called
   absl::Status failure_;

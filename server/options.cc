@@ -258,6 +258,9 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
                  "always --max-batch-tokens.");
   list->Integer("max-queue", 1, 1 << 20, &options->max_queue,
                 "Requests that wait for a slot, per model.");
+  list->Bytes("request-memory", int64_t{1} << 50, &options->request_memory,
+              "What requests that wait or run may take, per model: their "
+              "prompts above all, 8 bytes a token.");
   list->Bytes("session-memory", int64_t{1} << 50, &options->session_memory,
               "RAM for states of sessions that hold no slot, and for all that "
               "is kept beside states: labels, ids, answers for repeats.");

@@ -4,8 +4,26 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "server/footprint.h"
 
 namespace engram {
+
+size_t SequenceBytes(const Request& request) {
+  // Prompt and received tokens are copied to where they are fed from, and the
+  // latter into the answer too.
+  size_t bytes = sizeof(Sequence) + 2 * HeapBytesOf(request.prompt) +
+                 3 * HeapBytesOf(request.received) +
+                 HeapBytesOf(request.session_id) +
+                 HeapBytesOf(request.request_id) +
+                 HeapBytesOf(request.stopping.stop_token_ids) +
+                 request.sampling.logit_bias.size() *
+                     HeapBytes(kMapNodeBytes<int32_t, float>);
+  for (const std::string& stop : request.stopping.stop) {
+    // What is searched for it takes some 21 bytes for each of its own.
+    bytes += sizeof(stop) + HeapBytesOf(stop) + 24 * stop.size();
+  }
+  return bytes;
+}
 
 bool IsStopToken(const Stopping& stopping,
                  const std::vector<int32_t>& eos_token_ids, int32_t id) {

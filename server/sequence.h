@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "server/byte_budget.h"
 #include "server/request.h"
 #include "server/session_store.h"
 #include "server/token_stream.h"
@@ -30,6 +31,7 @@ struct Sequence {
 
   Request request;
   std::shared_ptr<TokenStream> stream;
+  ByteBudget::Share memory;  // SequenceBytes of the request
   // The turn's session, or the one that a score looks at; nullptr without.
   SessionHandle session;
   CommittedTurns start;  // what the session was before
@@ -68,6 +70,10 @@ struct Sequence {
   }
   size_t remaining() const { return to_feed.size() - fed; }
 };
+
+// What a sequence of this request takes of the heap from admission to its end, as
+// HeapBytes counts; its answer and events apart.
+size_t SequenceBytes(const Request& request);
 
 // Whether sampling `id` ends a turn: one of the request's stop tokens, or an
 // end-of-sequence token that is not ignored.

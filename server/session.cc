@@ -11,13 +11,12 @@ constexpr size_t kEntryBytes = (32 + 24 + 16 + 32) * 3 / 2;
 // Of a std::shared_ptr's control block that lies before its value.
 constexpr size_t kControlBytes = 16;
 
-size_t LabelBytes(const SessionLabels* labels) {
-  if (labels == nullptr) return 0;
-  return HeapBytes(sizeof(SessionLabels) + kControlBytes) +
-         HeapBytesOf(*labels);
-}
-
 }  // namespace
+
+size_t LabelBytes(const SessionLabels& labels) {
+  return HeapBytes(sizeof(SessionLabels) + kControlBytes) +
+         HeapBytesOf(labels);
+}
 
 StateBlock::StateBlock(size_t bytes)
     : size_(bytes), bytes_(new std::byte[bytes]) {}
@@ -39,7 +38,7 @@ absl::Span<const LogProbability> TurnRecord::TopOf(size_t index) const {
 
 size_t Session::own_bytes() const {
   size_t bytes = HeapBytes(sizeof(Session) + kControlBytes) + kEntryBytes +
-                 HeapBytesOf(id) + LabelBytes(labels.get()) +
+                 HeapBytesOf(id) + label_bytes +
                  remembered.bytes();
   if (record != nullptr) bytes += record->bytes();
   if (turns.seen != nullptr) {

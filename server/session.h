@@ -23,6 +23,7 @@ struct Session {
   absl::Time create_time;
   absl::Duration time_to_live;
   std::shared_ptr<const SessionLabels> labels;
+  size_t label_bytes = 0;  // LabelBytes of them
 
   CommittedTurns turns;
   int slot = -1;
@@ -50,5 +51,8 @@ struct Session {
   // All that it takes of RAM but for its block, which forks may share.
   size_t own_bytes() const;
 };
+
+// What labels take of the heap.
+size_t LabelBytes(const SessionLabels& labels);
 
 }  // namespace engram

@@ -415,6 +415,7 @@ SessionHandle SessionStore::Make(NewSession created) const {
   session->model = created.model;
   session->labels =
       std::make_shared<const SessionLabels>(std::move(created.labels));
+  session->label_bytes = LabelBytes(*session->labels);
   session->time_to_live = created.time_to_live.value_or(limits_.time_to_live);
   return session;
 }
@@ -463,6 +464,7 @@ absl::StatusOr<SessionInfo> SessionStore::InstallFork(
   made.time_to_live = source->time_to_live;
   const SessionHandle session = Make(std::move(made));
   session->labels = source->labels;
+  session->label_bytes = source->label_bytes;
   session->turns = turns;
   session->remembered = RememberedTurns(turns.version);
   session->block = std::move(block);

@@ -437,6 +437,31 @@ TEST_F(Turns, AnOlderRequestIdIsNeverRunAgain) {
   ExpectVersion("s", 2, 4);
 }
 
+TEST_F(Turns, AnIdThatMayBeForgottenIsRefusedUnlessTheRequestIsSurelyNew) {
+  ServerOptions options = ZooOptions({kInduction});
+  options.remembered_turns = 3;
+  TestServer server(options);
+  const auto turn = [&](const std::string& request_id) {
+    return server.client().Generate(
+        OnSession(TokenTurn("", {4}, 0), "s", request_id));
+  };
+  const Answer first = turn("");
+  ASSERT_TRUE(first.status.ok()) << first.status;
+  for (int i = 2; i <= 4; ++i) {
+    ASSERT_TRUE(turn(absl::StrCat("r", i)).status.ok());
+  }
+  // The server's own id tells when it was made, and no id at all is a new one.
+  EXPECT_EQ(turn(first.started->request_id()).status.code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(turn("r2").status.code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(turn("r5").status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(turn("").status.ok());
+  v1::GenerateRequest sure = OnSession(TokenTurn("", {4}, 0), "s", "r6");
+  sure.set_expected_version(5);
+  EXPECT_TRUE(server.client().Generate(sure).status.ok());
+  EXPECT_EQ(server.client().GetSession("s")->version(), 6);
+}
+
 TEST_F(Turns, AnotherVersionThanExpectedIsRefusedWithTheActualOne) {
   Begin("s");
   v1::GenerateRequest request = OnSession(TokenTurn("", {4}, 0), "s");

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/server/test_engine.h"
@@ -106,6 +107,51 @@ TEST_F(AdmissionTest, RefusesANegativeMaxTokens) {
   Request request = Good();
   request.stopping.max_tokens = -1;
   ExpectRefused(request, Code::kInvalidArgument, HasSubstr("max_tokens is -1"));
+}
+
+// --- Memory.
+
+TEST_F(AdmissionTest, TakesNoMoreThanItsMemoryHolds) {
+  Request request = TestEngine::Generate(Tokens(8, 1), 1);
+  limits_.request_bytes = 2 * SequenceBytes(request) + 1;
+  EXPECT_TRUE(Submit(request).ok());
+  EXPECT_TRUE(Submit(request).ok());
+  const absl::Status full = Submit(request);
+  EXPECT_EQ(full.code(), Code::kUnavailable);
+  EXPECT_THAT(std::string(full.message()),
+              AllOf(HasSubstr(absl::StrCat("limit ", limits_.request_bytes)),
+                    HasSubstr("--request-memory")));
+  // What runs still counts, what has ended does not.
+  std::unique_ptr<Sequence> running = admission().TakeNext();
+  EXPECT_EQ(Submit(request).code(), Code::kUnavailable);
+  running.reset();
+  EXPECT_TRUE(Submit(request).ok());
+}
+
+TEST_F(AdmissionTest, RefusesForGoodWhatItsMemoryCanNeverHold) {
+  limits_.request_bytes = 100;
+  ExpectRefused(Good(), Code::kInvalidArgument,
+                HasSubstr("limit 100 (--request-memory)"));
+}
+
+TEST_F(AdmissionTest, ReplaysWhenItsMemoryIsFull) {
+  limits_.request_bytes = 0;
+  const Request request = Good();
+  Request committed = request;
+  committed.identity = IdentityOf(request);
+  auto begun = sessions_.BeginTurn(number_, committed, nullptr);
+  ASSERT_TRUE(begun.ok());
+  auto& turn = std::get<SessionStore::Turn>(*begun);
+  CommittedTurns turns;
+  turns.version = turns.position = 1;
+  TurnRecord record;
+  record.request_id = request.request_id;
+  record.identity = committed.identity;
+  ASSERT_TRUE(sessions_.Commit(turn.session, turns, 0, std::move(record)));
+  const auto admitted = admission().Submit(request);
+  ASSERT_TRUE(admitted.ok()) << admitted.status();
+  EXPECT_TRUE(std::holds_alternative<std::shared_ptr<const TurnRecord>>(
+      *admitted));
 }
 
 TEST_F(AdmissionTest, RefusesPromptTokensOutOfRange) {

@@ -162,6 +162,59 @@ TEST(EngineSessions, RunBesideEachOther) {
   }
 }
 
+// --- What is moved between two steps.
+
+TEST(EngineSessions, BeginOneByOneBesideAStreamIfTheirStatesAreLarge) {
+  TestEngineOptions options;
+  options.engine.bytes_between_steps = 1;
+  TestEngine engine(options);
+  Reader stream = engine.Submit(TestEngine::Generate({1}, 100));
+  engine.engine.RunOnce();
+  std::vector<Reader> others;
+  for (int i = 0; i < 3; ++i) {
+    others.push_back(
+        engine.Submit(TestEngine::Turn(absl::StrCat("s", i), "r", {1}, 50)));
+  }
+  for (int running = 2; running <= 4; ++running) {
+    engine.engine.RunOnce();
+    EXPECT_EQ(engine.engine.running(), running);
+    stream.Read();
+    EXPECT_EQ(stream.tokens().size(), running);
+  }
+}
+
+TEST(EngineSessions, BeginTogetherIfNoStreamWaitsForThem) {
+  TestEngineOptions options;
+  options.engine.bytes_between_steps = 1;
+  TestEngine engine(options);
+  for (int i = 0; i < 3; ++i) {
+    engine.Submit(TestEngine::Turn(absl::StrCat("s", i), "r", {1}, 50));
+  }
+  engine.engine.RunOnce();
+  EXPECT_EQ(engine.engine.running(), 3);
+}
+
+// --- What is kept for a repeat.
+
+TEST(EngineSessions, KeepOnlyTheIdOfAnAnswerThatIsTooLong) {
+  for (const size_t bytes : {size_t{1000}, size_t{100000}}) {
+    TestEngineOptions options;
+    options.sessions.answer_bytes = bytes;
+    TestEngine engine(options);
+    Request request = TestEngine::Turn("a", "r", {1}, 100);
+    request.logprobs = 2;
+    const Reader first = engine.Run(request);
+    ASSERT_EQ(first.tokens().size(), 100);
+    if (bytes == 1000) {
+      EXPECT_EQ(engine.Refusal(request).code(),
+                absl::StatusCode::kAlreadyExists);
+    } else {
+      EXPECT_EQ(engine.Recorded(request)->tokens, first.ids());
+    }
+    EXPECT_EQ(engine.sessions.Get("a")->version, 1);
+  }
+}
+
 // --- Going back.
 
 TEST(EngineSessions, GoBackWhenATurnIsCancelled) {

@@ -125,6 +125,8 @@ std::vector<FlagCase> FlagCases() {
        {{"0", "0"}, {"250us", "250us"}, {"inf", "inf"}}, no_duration},
       number("max-queue", &O::max_queue, "1024", "1", "1048576", "0",
              "1048577"),
+      {"request-memory", Number(&O::request_memory), "536870912",
+       {{"0", "0"}, {"64KiB", "65536"}, {"2MiB", "2097152"}}, no_bytes},
       {"session-memory", Number(&O::session_memory), "1073741824",
        {{"0", "0"}, {"4096", "4096"}, {"64KiB", "65536"}, {"2MiB", "2097152"},
         {"1024TiB", "1125899906842624"}},
