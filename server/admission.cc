@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "kernels/status.h"
+#include "server/retry_after.h"
 
 namespace engram {
 namespace {
@@ -30,6 +31,15 @@ absl::Status CheckCount(absl::string_view what, int64_t count, int64_t limit,
       what, " has ", count, " tokens, limit ", limit, " (", flag, ")"));
 }
 
+// When it may be of use to come again: the queue must have moved.
+absl::Duration RetryTime(absl::Duration expected) {
+  return std::clamp(expected, absl::Milliseconds(100), absl::Seconds(30));
+}
+
+std::string InMilliseconds(absl::Duration duration) {
+  return absl::FormatDuration(absl::Trunc(duration, absl::Milliseconds(1)));
+}
+
 }  // namespace
 
 Admission::Admission(const AdmissionLimits& limits, AdmissionModel model,
@@ -38,7 +48,8 @@ Admission::Admission(const AdmissionLimits& limits, AdmissionModel model,
       model_(std::move(model)),
       sessions_(sessions),
       clock_(clock),
-      memory_(limits.request_bytes) {}
+      memory_(limits.request_bytes),
+      queue_time_(limits.max_queue_time) {}
 
 absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
   ENGRAM_RETURN_IF_ERROR(CheckLimits(request));
@@ -58,7 +69,7 @@ absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
     absl::Status may_queue = memory.status();
     if (may_queue.ok()) {
       absl::MutexLock lock(&mutex_);
-      may_queue = CheckQueue();
+      may_queue = CheckQueue(taken);
     }
     ENGRAM_ASSIGN_OR_RETURN(
         SessionStore::TurnOrRecord turn,
@@ -151,21 +162,60 @@ absl::Status Admission::CheckReceived(const Request& request) const {
   return absl::OkStatus();
 }
 
-absl::Status Admission::CheckQueue() const {
+absl::Status Admission::CheckQueue(const Request& request) {
   if (!closed_.empty()) return absl::UnavailableError(closed_);
+  const absl::Time now = clock_->Now();
+  const absl::Duration expected = ExpectedWait(request, now);
   if (static_cast<int>(queue_.size()) >= limits_.max_queue) {
-    return absl::UnavailableError(
-        absl::StrCat("the queue is full: ", queue_.size(),
-                     " requests wait, limit ", limits_.max_queue,
-                     " (--max-queue); try again later"));
+    return WithRetryAfter(
+        absl::UnavailableError(absl::StrCat(
+            "the queue is full: ", queue_.size(), " requests wait, limit ",
+            limits_.max_queue, " (--max-queue); try again later")),
+        RetryTime(expected));
   }
-  return absl::OkStatus();
+  const std::optional<absl::Duration> limit =
+      queue_time_.Forbids(now, expected);
+  if (!limit.has_value()) return absl::OkStatus();
+  return WithRetryAfter(
+      absl::UnavailableError(absl::StrCat(
+          "the server is busy: the request would wait about ",
+          InMilliseconds(expected), ", limit ", InMilliseconds(*limit),
+          *limit < limits_.max_queue_time ? " while others wait all the time" : "",
+          " (--max-queue-time); try again later")),
+      RetryTime(expected));
+}
+
+absl::Duration Admission::ExpectedWait(const Request& request,
+                                       absl::Time now) const {
+  if (limits_.max_queue_time == absl::InfiniteDuration()) {
+    return absl::ZeroDuration();
+  }
+  const auto tokens = static_cast<int64_t>(request.prompt.size());
+  int requests = 0;
+  int64_t tokens_ahead = 0;
+  for (const auto& waiting : queue_) {
+    const Request& other = waiting->request;
+    if (other.priority < request.priority) continue;
+    const auto other_tokens = static_cast<int64_t>(other.prompt.size());
+    // Those that wait for a slot are in the time between two starts.
+    if (requests++ < free_slots_ && (other.priority > request.priority ||
+                                     other_tokens <= tokens)) {
+      tokens_ahead += other_tokens;
+    }
+  }
+  for (const PromptAhead& prompt : prompts_) {
+    if (prompt.priority > request.priority ||
+        (prompt.priority == request.priority && prompt.tokens <= tokens)) {
+      tokens_ahead += prompt.tokens;
+    }
+  }
+  return queue_time_.Expected(now, requests, tokens_ahead);
 }
 
 absl::Status Admission::Enqueue(std::unique_ptr<Sequence> sequence) {
   const absl::Time now = clock_->Now();
   absl::MutexLock lock(&mutex_);
-  ENGRAM_RETURN_IF_ERROR(CheckQueue());
+  ENGRAM_RETURN_IF_ERROR(CheckQueue(sequence->request));
   sequence->arrival = now;
   queue_.push_back(std::move(sequence));
   awake_ = true;
@@ -183,16 +233,45 @@ bool Admission::closed() const {
   return !closed_.empty();
 }
 
-std::unique_ptr<Sequence> Admission::TakeNext() {
+void Admission::SetLoad(const QueueLoad& load,
+                        std::vector<PromptAhead> prompts) {
   absl::MutexLock lock(&mutex_);
-  auto best = std::max_element(
+  queue_time_.SetLoad(load);
+  free_slots_ = load.free_slots;
+  prompts_ = std::move(prompts);
+}
+
+std::list<std::unique_ptr<Sequence>>::const_iterator Admission::FindNext()
+    const {
+  return std::max_element(
       queue_.begin(), queue_.end(), [](const auto& a, const auto& b) {
         return a->request.priority < b->request.priority;
       });
-  if (best == queue_.end()) return nullptr;
-  std::unique_ptr<Sequence> taken = std::move(*best);
-  queue_.erase(best);
+}
+
+std::optional<WaitingRequest> Admission::Next() const {
+  absl::MutexLock lock(&mutex_);
+  const auto next = FindNext();
+  if (next == queue_.end()) return std::nullopt;
+  return WaitingRequest{
+      (*next)->request.priority, (*next)->arrival,
+      static_cast<int64_t>((*next)->request.prompt.size())};
+}
+
+std::unique_ptr<Sequence> Admission::TakeNext() {
+  absl::MutexLock lock(&mutex_);
+  const auto next = FindNext();
+  if (next == queue_.end()) return nullptr;
+  // Erasing nothing makes an iterator that may change what it points to.
+  std::unique_ptr<Sequence> taken = std::move(*queue_.erase(next, next));
+  queue_.erase(next);
   return taken;
+}
+
+void Admission::Started() {
+  const absl::Time now = clock_->Now();
+  absl::MutexLock lock(&mutex_);
+  queue_time_.Started(now, static_cast<int>(queue_.size()));
 }
 
 void Admission::PutBack(std::unique_ptr<Sequence> sequence) {
@@ -200,18 +279,46 @@ void Admission::PutBack(std::unique_ptr<Sequence> sequence) {
   queue_.push_front(std::move(sequence));
 }
 
-std::vector<std::unique_ptr<Sequence>> Admission::TakeEnded(absl::Time now) {
-  std::vector<std::unique_ptr<Sequence>> ended;
+std::vector<std::unique_ptr<Sequence>> Admission::TakeWhere(
+    absl::Time now, absl::FunctionRef<bool(const Sequence&)> leaves) {
+  std::vector<std::unique_ptr<Sequence>> taken;
   absl::MutexLock lock(&mutex_);
   for (auto next = queue_.begin(); next != queue_.end();) {
-    if ((*next)->request.deadline <= now || (*next)->stream->cancelled()) {
-      ended.push_back(std::move(*next));
+    if (leaves(**next)) {
+      taken.push_back(std::move(*next));
       next = queue_.erase(next);
     } else {
       ++next;
     }
   }
-  return ended;
+  if (!taken.empty() && queue_.empty()) queue_time_.Emptied(now);
+  return taken;
+}
+
+std::vector<std::unique_ptr<Sequence>> Admission::TakeEnded(absl::Time now) {
+  return TakeWhere(now, [now](const Sequence& sequence) {
+    return sequence.request.deadline <= now ||
+           sequence.stream->cancelled().has_value();
+  });
+}
+
+std::vector<std::unique_ptr<Sequence>> Admission::TakeOverdue(absl::Time now) {
+  if (limits_.max_queue_time == absl::InfiniteDuration()) return {};
+  return TakeWhere(now, [this, now](const Sequence& sequence) {
+    return now - sequence.arrival > limits_.max_queue_time;
+  });
+}
+
+absl::Status Admission::Overdue(const Sequence& sequence,
+                                absl::Time now) const {
+  absl::MutexLock lock(&mutex_);
+  return WithRetryAfter(
+      absl::UnavailableError(absl::StrCat(
+          "the server is busy: the request waited ",
+          InMilliseconds(now - sequence.arrival), ", limit ",
+          InMilliseconds(limits_.max_queue_time),
+          " (--max-queue-time); try again later")),
+      RetryTime(ExpectedWait(sequence.request, now)));
 }
 
 std::vector<std::unique_ptr<Sequence>> Admission::TakeAll() {

@@ -11,15 +11,18 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "server/clock.h"
 #include "server/model_capacity.h"
+#include "server/queue_time.h"
 #include "server/sequence.h"
 
 namespace engram {
@@ -28,6 +31,8 @@ struct AdmissionLimits {
   int max_queue = 1024;
   // Of those that wait or run: SequenceBytes.
   size_t request_bytes = size_t{512} << 20;
+  // That a request may wait for a slot (server/queue_time.h).
+  absl::Duration max_queue_time = absl::InfiniteDuration();
   int64_t max_prompt_tokens = int64_t{1} << 20;
   int64_t max_generated_tokens = int64_t{1} << 20;
   int64_t max_score_tokens = int64_t{1} << 16;
@@ -43,6 +48,19 @@ struct AdmissionModel {
   std::vector<int32_t> eos_token_ids;
 };
 
+// A prompt that is being fed, as newcomers see it.
+struct PromptAhead {
+  int priority = 0;
+  int64_t tokens = 0;  // left of it
+};
+
+// One that waits.
+struct WaitingRequest {
+  int priority = 0;
+  absl::Time arrival;
+  int64_t prompt_tokens = 0;
+};
+
 class Admission {
  public:
   // All pointers must outlive this.
@@ -54,7 +72,8 @@ class Admission {
   // A stream of events to come, or the record of a turn that has committed, to
   // be replayed. INVALID_ARGUMENT: over a fixed limit, an id out of range,
   // longer than the model can ever hold.
-  // UNAVAILABLE: the queue is full, or the server is draining or unhealthy.
+  // UNAVAILABLE: the queue is full or would take too long (RetryAfter says when
+  // to come again), or the server is draining or unhealthy.
   // Others: SessionStore::BeginTurn, SessionStore::Find.
   absl::StatusOr<Admitted> Submit(Request request);
 
@@ -68,12 +87,22 @@ class Admission {
   bool closed() const;
 
   // --- Engine.
+  // What runs, after each step: for how long newcomers would wait.
+  void SetLoad(const QueueLoad& load, std::vector<PromptAhead> prompts);
+  // The one that TakeNext would take now.
+  std::optional<WaitingRequest> Next() const;
   // Of highest priority, then the earliest; nullptr if none waits.
   std::unique_ptr<Sequence> TakeNext();
+  // The one that was just taken has its slot.
+  void Started();
   // The one that was just taken waits on, before the others of its priority.
   void PutBack(std::unique_ptr<Sequence> sequence);
   // Those that are cancelled or past their deadline at `now`.
   std::vector<std::unique_ptr<Sequence>> TakeEnded(absl::Time now);
+  // Those that have waited longer than max_queue_time.
+  std::vector<std::unique_ptr<Sequence>> TakeOverdue(absl::Time now);
+  // What these are told.
+  absl::Status Overdue(const Sequence& sequence, absl::Time now) const;
   std::vector<std::unique_ptr<Sequence>> TakeAll();
   int waiting() const;
   // `task` runs on the engine thread, between steps. UNAVAILABLE if as many
@@ -95,7 +124,16 @@ class Admission {
   absl::Status CheckLimits(const Request& request) const;
   absl::Status CheckReceived(const Request& request) const;
   absl::Status Enqueue(std::unique_ptr<Sequence> sequence);
-  absl::Status CheckQueue() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckQueue(const Request& request)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Duration ExpectedWait(const Request& request, absl::Time now) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::list<std::unique_ptr<Sequence>>::const_iterator FindNext() const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes those of the queue that `leaves` is true of.
+  std::vector<std::unique_ptr<Sequence>> TakeWhere(
+      absl::Time now, absl::FunctionRef<bool(const Sequence&)> leaves)
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   const AdmissionLimits limits_;
   const AdmissionModel model_;
@@ -105,6 +143,9 @@ class Admission {
 
   mutable absl::Mutex mutex_;
   std::list<std::unique_ptr<Sequence>> queue_ ABSL_GUARDED_BY(mutex_);
+  QueueTime queue_time_ ABSL_GUARDED_BY(mutex_);
+  int free_slots_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<PromptAhead> prompts_ ABSL_GUARDED_BY(mutex_);  // that run
   std::vector<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
   std::string closed_ ABSL_GUARDED_BY(mutex_);  // the reason, if it is
   bool tasks_closed_ ABSL_GUARDED_BY(mutex_) = false;

@@ -132,7 +132,7 @@ class ConverseCall final
       case Next::kWrite:
         return StartWrite(&outgoing_);
       case Next::kFinish:
-        return Finish(ToGrpc(status));
+        return Finish(ToGrpc(status, context_));
       case Next::kStartTurn:
         const absl::Status taken = around_.texts.Run(
             turn_.text().size(),

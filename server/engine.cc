@@ -14,6 +14,9 @@ namespace {
 constexpr absl::Duration kPausedWait = absl::Milliseconds(20);
 constexpr absl::Duration kIdleWait = absl::Seconds(1);
 
+// How many times as long a prompt is that yields to another.
+constexpr int64_t kMuchLonger = 8;
+
 const char* ReasonName(FinishReason reason) {
   switch (reason) {
     case FinishReason::kStop:
@@ -31,6 +34,12 @@ bool MayKeepPartial(absl::StatusCode code) {
   return code == absl::StatusCode::kCancelled ||
          code == absl::StatusCode::kDeadlineExceeded ||
          code == absl::StatusCode::kUnavailable;
+}
+
+// Of two that want a slot.
+bool GoesBefore(const WaitingRequest& left, const WaitingRequest& right) {
+  if (left.priority != right.priority) return left.priority > right.priority;
+  return left.arrival <= right.arrival;
 }
 
 absl::Duration Between(absl::Time from, absl::Time to) {
@@ -54,7 +63,8 @@ Engine::Engine(EngineModel model, const EngineOptions& options,
       states_(model_.model->states()),
       step_time_(options.target_step_time),
       sampler_(model_.model->info().vocabulary_size),
-      snapshots_(&states_, sessions, options.max_queue) {}
+      snapshots_(&states_, sessions, options.max_queue),
+      parked_(&states_, sessions) {}
 
 Engine::~Engine() = default;
 
@@ -76,7 +86,7 @@ absl::Status Engine::Run() {
     const bool worked = RunOnce();
     if (drain_deadline_ && idle() && admission_->waiting() == 0) break;
     if (!worked) {
-      admission_->WaitForWork(running_.empty() ? kIdleWait : kPausedWait);
+      admission_->WaitForWork(idle() ? kIdleWait : kPausedWait);
     }
   }
   // Whoever waits for a task is answered.
@@ -96,20 +106,45 @@ bool Engine::RunOnce() {
   EndWaiting(now);
   EndRunning(now);
   StartWaiting(now);
+  EndOverdue(now);
   const bool worked = Step();
   ForgetOver();
-  if (metrics_ != nullptr) {
-    EngineLoad load;
-    load.running = running();
-    load.waiting = admission_->waiting();
-    load.slots_used = states_.slots() - states_.free_slots();
-    if (const KeyValuePool* key_values = states_.key_values()) {
-      load.kv_blocks_used = key_values->used();
-      load.kv_blocks_reserved = key_values->reserved();
-    }
-    metrics_->SetLoad(load);
-  }
+  TellLoad();
+  if (metrics_ != nullptr) metrics_->SetLoad(MeasureLoad());
   return worked || copies_are_left || !swept;
+}
+
+EngineLoad Engine::MeasureLoad() const {
+  EngineLoad load;
+  load.running = running() + parked();
+  load.waiting = admission_->waiting();
+  load.slots_used = states_.slots() - states_.free_slots();
+  if (const KeyValuePool* key_values = states_.key_values()) {
+    load.kv_blocks_used = key_values->used();
+    load.kv_blocks_reserved = key_values->reserved();
+  }
+  return load;
+}
+
+void Engine::TellLoad() {
+  QueueLoad load;
+  std::vector<PromptAhead> prompts;
+  int streams = 0;
+  load.free_slots = states_.slots();
+  for (const SequencePointer& sequence : running_) {
+    // It would yield its slot.
+    if (sequence->paused_since != absl::InfiniteFuture()) continue;
+    --load.free_slots;
+    if (sequence->decoding) {
+      ++streams;
+    } else {
+      prompts.push_back({sequence->request.priority,
+                         static_cast<int64_t>(sequence->remaining())});
+    }
+  }
+  load.time_per_prompt_token = step_time_.TimePerPromptToken(
+      streams, model_.model->limits().max_batch_tokens);
+  admission_->SetLoad(load, std::move(prompts));
 }
 
 void Engine::RunTasks() {
@@ -129,10 +164,25 @@ void Engine::EndWaiting(absl::Time now) {
   }
 }
 
+void Engine::EndOverdue(absl::Time now) {
+  for (SequencePointer& sequence : admission_->TakeOverdue(now)) {
+    End(sequence.get(), admission_->Overdue(*sequence, now));
+  }
+}
+
+std::vector<Sequence*> Engine::Begun() const {
+  std::vector<Sequence*> begun;
+  for (const SequencePointer& sequence : running_) begun.push_back(sequence.get());
+  for (const SequencePointer& sequence : parked_.all()) {
+    begun.push_back(sequence.get());
+  }
+  return begun;
+}
+
 void Engine::EndRunning(absl::Time now) {
-  for (SequencePointer& sequence : running_) {
-    absl::Status reason = ReasonToEnd(sequence.get(), now);
-    if (!reason.ok()) End(sequence.get(), std::move(reason));
+  for (Sequence* sequence : Begun()) {
+    absl::Status reason = ReasonToEnd(sequence, now);
+    if (!reason.ok()) End(sequence, std::move(reason));
   }
   ForgetOver();
 }
@@ -153,7 +203,7 @@ absl::Status Engine::ReasonToEnd(Sequence* sequence, absl::Time now) const {
     return absl::UnavailableError(
         "the server is stopping; repeat the request elsewhere or later");
   }
-  if (sequence->slot < 0) return absl::OkStatus();
+  if (!sequence->has_started()) return absl::OkStatus();
   if (sequence->stream->HasRoom()) {
     sequence->paused_since = absl::InfiniteFuture();
   } else if (sequence->paused_since == absl::InfiniteFuture()) {
@@ -172,22 +222,120 @@ absl::Status Engine::ReasonToEnd(Sequence* sequence, absl::Time now) const {
 
 void Engine::StartWaiting(absl::Time now) {
   moved_bytes_ = 0;
-  // Every running sequence has a slot; committed states yield theirs. Streams
-  // do not wait for the states of many: the others begin before the next step.
-  while (running() < states_.slots() &&
-         (moved_bytes_ < options_.bytes_between_steps || !StreamsRun())) {
-    SequencePointer sequence = admission_->TakeNext();
-    if (sequence == nullptr) return;
-    const absl::StatusOr<bool> started = Start(sequence.get(), now);
-    if (!started.ok()) {
-      End(sequence.get(), started.status());
-    } else if (*started) {
-      running_.push_back(std::move(sequence));
-    } else {
-      // Nobody overtakes it, or it could wait for ever.
-      return admission_->PutBack(std::move(sequence));
+  // Streams do not wait for the states of many: the others begin before the next
+  // step.
+  while (moved_bytes_ < options_.bytes_between_steps || !StreamsRun()) {
+    const std::optional<WaitingRequest> waiting = admission_->Next();
+    const std::optional<WaitingRequest> parked = parked_.Next();
+    if (!waiting && !parked) return;
+    bool resume = parked && (!waiting || GoesBefore(*parked, *waiting));
+    // Every running sequence has a slot; committed states yield theirs.
+    if (running() == states_.slots() && !ParkPaused()) {
+      if (ParkFor(resume ? *parked : *waiting)) {
+        // For the first of both.
+      } else if (resume && waiting && ParkFor(*waiting)) {
+        resume = false;
+      } else {
+        return;
+      }
+    }
+    if (!(resume ? ResumeNext() : StartNext(now))) return;
+  }
+}
+
+bool Engine::StartNext(absl::Time now) {
+  SequencePointer sequence = admission_->TakeNext();
+  if (sequence == nullptr) return false;
+  const absl::StatusOr<bool> started = Start(sequence.get(), now);
+  if (!started.ok()) {
+    End(sequence.get(), started.status());
+    return true;
+  }
+  if (*started) {
+    AddRunning(std::move(sequence));
+    admission_->Started();
+    return true;
+  }
+  // Nobody overtakes it, or it could wait for ever.
+  admission_->PutBack(std::move(sequence));
+  return ParkPaused();
+}
+
+bool Engine::ResumeNext() {
+  SequencePointer sequence = parked_.TakeNext();
+  sequence->slot = AcquireSlot();
+  if (!ReserveToTheEnd(sequence.get())) {
+    parked_.PutBack(std::move(sequence));
+    return ParkPaused();
+  }
+  moved_bytes_ += sequence->parked_state->size();
+  parked_.Restore(sequence.get());
+  AddRunning(std::move(sequence));
+  return true;
+}
+
+bool Engine::ReserveToTheEnd(Sequence* sequence) {
+  KeyValuePool* const key_values = states_.key_values();
+  if (key_values == nullptr) return true;
+  const int64_t blocks = KeyValueBlocks(
+      TokensInTheEnd(sequence->start.tokens(), sequence->request));
+  while (!key_values->Reserve(sequence->slot, blocks)) {
+    if (EvictionCanFree(blocks) && EvictOne()) continue;
+    states_.Free(sequence->slot);
+    sequence->slot = -1;
+    return false;
+  }
+  return true;
+}
+
+void Engine::AddRunning(SequencePointer sequence) {
+  sequence->steps_before = sequence->steps;
+  const auto place = std::upper_bound(
+      running_.begin(), running_.end(), sequence,
+      [](const SequencePointer& left, const SequencePointer& right) {
+        return left->arrival < right->arrival;
+      });
+  running_.insert(place, std::move(sequence));
+}
+
+bool Engine::ParkPaused() {
+  const auto paused = std::min_element(
+      running_.begin(), running_.end(),
+      [](const SequencePointer& left, const SequencePointer& right) {
+        return left->paused_since < right->paused_since;
+      });
+  if (paused == running_.end() ||
+      (*paused)->paused_since == absl::InfiniteFuture()) {
+    return false;
+  }
+  return Park(&*paused);
+}
+
+bool Engine::ParkFor(const WaitingRequest& request) {
+  SequencePointer* chosen = nullptr;
+  for (SequencePointer& sequence : running_) {
+    // A state is not moved for less work than it takes.
+    if (sequence->steps - sequence->steps_before < options_.steps_in_a_slot) {
+      continue;
+    }
+    const int priority = sequence->request.priority;
+    const auto remaining = static_cast<int64_t>(sequence->remaining());
+    const bool much_longer =
+        priority == request.priority && !sequence->decoding &&
+        remaining >= options_.long_prompt_tokens &&
+        remaining / kMuchLonger >= request.prompt_tokens;
+    if (priority >= request.priority && !much_longer) continue;
+    if (chosen == nullptr || GoesBefore(**chosen, *sequence)) {
+      chosen = &sequence;
     }
   }
+  return chosen != nullptr && Park(chosen);
+}
+
+bool Engine::Park(SequencePointer* sequence) {
+  if (!parked_.Park(sequence)) return false;
+  std::erase(running_, nullptr);
+  return true;
 }
 
 bool Engine::StreamsRun() const {
@@ -591,11 +739,14 @@ bool Engine::CommitTurn(Sequence* sequence, FinishReason reason,
   record.position = completed.position;
   record.usage = completed.usage;
   record.timing = completed.timing;
+  const std::shared_ptr<const StateBlock> parked_state =
+      sequence->parked_state;
+  parked_.Forget(sequence);
   if (!sessions_->Commit(sequence->session, std::move(turns), sequence->slot,
-                         std::move(record))) {
+                         std::move(record), parked_state)) {
     return false;
   }
-  if (states_.key_values() != nullptr) {
+  if (states_.key_values() != nullptr && sequence->slot >= 0) {
     states_.key_values()->EndReservation(sequence->slot);
   }
   sequence->slot = -1;
@@ -637,6 +788,7 @@ void Engine::End(Sequence* sequence, absl::Status status) {
 void Engine::Release(Sequence* sequence) {
   if (sequence->slot >= 0) states_.Free(sequence->slot);
   sequence->slot = -1;
+  parked_.Forget(sequence);
   sequence->over = true;
 }
 
@@ -665,6 +817,7 @@ void Engine::Report(const Sequence& sequence, const CompletedEvent* completed,
 void Engine::ForgetOver() {
   std::erase_if(running_,
                 [](const SequencePointer& sequence) { return sequence->over; });
+  parked_.DropOver();
 }
 
 void Engine::Fail(const absl::Status& status) {
@@ -673,8 +826,8 @@ void Engine::Fail(const absl::Status& status) {
       absl::StrCat("model \"", model_.name, "\" failed: ", status.message()));
   const absl::Status told = absl::InternalError(
       absl::StrCat("model \"", model_.name, "\" failed: ", status.message()));
-  for (SequencePointer& sequence : running_) {
-    if (!sequence->over) End(sequence.get(), told);
+  for (Sequence* sequence : Begun()) {
+    if (!sequence->over) End(sequence, told);
   }
   for (SequencePointer& sequence : admission_->TakeAll()) {
     End(sequence.get(), told);

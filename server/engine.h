@@ -24,6 +24,7 @@
 #include "server/admission.h"
 #include "server/clock.h"
 #include "server/metrics.h"
+#include "server/parked_sequences.h"
 #include "server/scheduler.h"
 #include "server/sequence.h"
 #include "server/session_store.h"
@@ -35,6 +36,11 @@ namespace engram {
 struct EngineOptions {
   // Of a step beside running streams (server/step_time.h).
   absl::Duration target_step_time = absl::Milliseconds(5);
+  // Steps that a sequence may do before its slot is given to one that matters
+  // more or is much shorter, and how long the rest of a prompt is that yields to
+  // shorter ones.
+  int64_t steps_in_a_slot = 64;
+  int64_t long_prompt_tokens = 8192;
   // How long a full stream may pause its sequence.
   absl::Duration slow_reader_timeout = absl::Seconds(30);
   int max_queue = 1024;  // copies of states that may wait
@@ -77,8 +83,10 @@ class Engine {
     snapshots_.Add(std::move(session), std::move(done));
   }
 
-  bool idle() const { return running_.empty(); }
+  bool idle() const { return running_.empty() && parked_.size() == 0; }
+  // Those with a slot, and those that have yielded it.
   int running() const { return static_cast<int>(running_.size()); }
+  int parked() const { return parked_.size(); }
 
  private:
   using SequencePointer = std::unique_ptr<Sequence>;
@@ -90,9 +98,25 @@ class Engine {
   void EndRunning(absl::Time now);
   bool DrainIsOver(absl::Time now) const;
   absl::Status ReasonToEnd(Sequence* sequence, absl::Time now) const;
+  // What has waited too long for a slot.
+  void EndOverdue(absl::Time now);
+  // Gives free slots to what waits and to what was parked, and parks for them
+  // what is paused, matters less or is much longer.
   void StartWaiting(absl::Time now);
   // Whether a step would give somebody a token.
   bool StreamsRun() const;
+  // False: it must wait on, and so must whatever comes after it.
+  bool StartNext(absl::Time now);
+  bool ResumeNext();
+  // The blocks are set apart for its slot, or the slot is given up: false.
+  bool ReserveToTheEnd(Sequence* sequence);
+  // The longest paused sequence yields its slot. False: there is none.
+  bool ParkPaused();
+  // One that is to make way for such a request does. False: there is none.
+  bool ParkFor(const WaitingRequest& request);
+  bool Park(SequencePointer* sequence);
+  void AddRunning(SequencePointer sequence);
+  void TellLoad();
   // False, with nothing changed: there is no room for it before others end.
   absl::StatusOr<bool> Start(Sequence* sequence, absl::Time now);
   absl::StatusOr<bool> LoadState(Sequence* sequence);
@@ -139,6 +163,9 @@ class Engine {
               const absl::Status& status);
   void Fail(const absl::Status& status);
   void ForgetOver();
+  // With a slot and parked.
+  std::vector<Sequence*> Begun() const;
+  EngineLoad MeasureLoad() const;
 
   const EngineModel model_;
   const EngineOptions options_;
@@ -155,6 +182,7 @@ class Engine {
   StateSnapshots snapshots_;
   size_t moved_bytes_ = 0;  // for sequences that began before the next step
   std::vector<SequencePointer> running_;  // in order of arrival
+  ParkedSequences parked_;
   std::optional<absl::Time> drain_deadline_;  // once Drain() was called
   absl::Status failure_;
   StepObservation observation_;  // of the step that is running

@@ -34,7 +34,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
 
  private:
   void Run(absl::StatusOr<std::unique_ptr<TurnFeed>> submitted) {
-    if (!submitted.ok()) return Finish(ToGrpc(submitted.status()));
+    if (!submitted.ok()) return Finish(ToGrpc(submitted.status(), context_));
     const std::shared_ptr<TurnFeed> feed = *std::move(submitted);
     feed->SetReady([weak = weak_from_this()] {
       if (auto call = weak.lock()) call->Pump();
@@ -72,7 +72,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
       case Next::kWrite:
         return StartWrite(&response_);
       case Next::kFinish:
-        return Finish(ToGrpc(status));
+        return Finish(ToGrpc(status, context_));
     }
   }
 

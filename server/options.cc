@@ -261,6 +261,10 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
   list->Bytes("request-memory", int64_t{1} << 50, &options->request_memory,
               "What requests that wait or run may take, per model: their "
               "prompts above all, 8 bytes a token.");
+  list->Duration("max-queue-time", &options->max_queue_time,
+                 "How long a request may wait: one that would wait longer is "
+                 "refused at once and told when to come again. Where requests "
+                 "wait all the time, a sixteenth of it. inf: no limit.");
   list->Bytes("session-memory", int64_t{1} << 50, &options->session_memory,
               "RAM for states of sessions that hold no slot, and for all that "
               "is kept beside states: labels, ids, answers for repeats.");

@@ -44,6 +44,7 @@ struct ServerOptions {
   absl::Duration target_step_time = absl::Milliseconds(5);
   int64_t max_queue = 1024;
   int64_t request_memory = int64_t{512} << 20;
+  absl::Duration max_queue_time = absl::Seconds(2);
   absl::Duration drain_timeout = absl::Seconds(30);
   absl::Duration slow_reader_timeout = absl::Seconds(30);
   int64_t stream_tokens = 256;

@@ -34,7 +34,7 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
 
  private:
   void Run(absl::StatusOr<std::unique_ptr<TurnFeed>> submitted) {
-    if (!submitted.ok()) return Finish(ToGrpc(submitted.status()));
+    if (!submitted.ok()) return Finish(ToGrpc(submitted.status(), context_));
     const std::shared_ptr<TurnFeed> feed = *std::move(submitted);
     feed->SetReady([weak = weak_from_this()] {
       if (auto call = weak.lock()) call->Pump();
@@ -62,7 +62,7 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
       if (state == TurnFeed::State::kEmpty) return;
       finished_ = true;
     }
-    Finish(ToGrpc(status));
+    Finish(ToGrpc(status, context_));
   }
 
   void Add(Event event) {

@@ -25,6 +25,13 @@ size_t SequenceBytes(const Request& request) {
   return bytes;
 }
 
+bool GoesBefore(const Sequence& left, const Sequence& right) {
+  if (left.request.priority != right.request.priority) {
+    return left.request.priority > right.request.priority;
+  }
+  return left.arrival < right.arrival;
+}
+
 bool IsStopToken(const Stopping& stopping,
                  const std::vector<int32_t>& eos_token_ids, int32_t id) {
   const auto contains = [id](const std::vector<int32_t>& ids) {

@@ -55,7 +55,10 @@ struct Sequence {
   bool record_complete = true;
   int32_t scored = 0;  // prompt tokens with an event (kScore)
 
+  // Its state while it has none (server/parked_sequences.h), else nullptr.
+  std::shared_ptr<const StateBlock> parked_state;
   int64_t steps = 0;         // that it was in
+  int64_t steps_before = 0;  // it got the slot that it has
   int64_t steps_waited = 0;  // in a row that left it out though it could run
   bool over = false;         // ended; to be dropped
 
@@ -68,12 +71,17 @@ struct Sequence {
   bool is_turn() const {
     return session != nullptr && request.kind == RequestKind::kGenerate;
   }
+  // It has had a slot.
+  bool has_started() const { return start_time != absl::InfinitePast(); }
   size_t remaining() const { return to_feed.size() - fed; }
 };
 
 // What a sequence of this request takes of the heap from admission to its end, as
 // HeapBytes counts; its answer and events apart.
 size_t SequenceBytes(const Request& request);
+
+// Of two that want a slot: by priority, then arrival.
+bool GoesBefore(const Sequence& left, const Sequence& right);
 
 // Whether sampling `id` ends a turn: one of the request's stop tokens, or an
 // end-of-sequence token that is not ignored.

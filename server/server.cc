@@ -206,6 +206,7 @@ void Server::StartEngines() {
   AdmissionLimits limits;
   limits.max_queue = static_cast<int>(options_.max_queue);
   limits.request_bytes = options_.request_memory;
+  limits.max_queue_time = options_.max_queue_time;
   limits.max_prompt_tokens = options_.max_prompt_tokens;
   limits.max_generated_tokens = options_.max_generated_tokens;
   limits.max_score_tokens = options_.max_score_tokens;

@@ -31,6 +31,9 @@ Session* FirstBut(const SessionsByUse& sessions, const Session* keep) {
   return nullptr;
 }
 
+// Of the memory, for states of sequences that have given up their slots.
+constexpr size_t kShareOfParked = 4;
+
 }  // namespace
 
 class ABSL_SCOPED_LOCKABLE SessionStore::Lock {
@@ -221,7 +224,8 @@ absl::Status SessionStore::CheckLengthOf(const Session& session,
 }
 
 bool SessionStore::Commit(const SessionHandle& session, CommittedTurns turns,
-                          int slot, TurnRecord record) {
+                          int slot, TurnRecord record,
+                          std::shared_ptr<const StateBlock> block) {
   const uint64_t digest = ShortDigest(record.request_id);
   std::shared_ptr<const TurnRecord> kept;
   if (record.complete && record.bytes() <= limits_.answer_bytes) {
@@ -236,7 +240,8 @@ bool SessionStore::Commit(const SessionHandle& session, CommittedTurns turns,
       models_[session->model].released.push_back(session->slot);
     }
     session->slot = slot;
-    discarded_.push_back(std::exchange(session->block, nullptr));
+    discarded_.push_back(
+        std::exchange(session->block, std::move(block)));
     session->turns = std::move(turns);
     session->remembered.Add(digest, limits_.remembered_turns);
     discarded_.push_back(std::exchange(session->record, std::move(kept)));
@@ -331,6 +336,28 @@ void SessionStore::KeepCopy(const SessionHandle& session, int slot,
   Unlist(session.get());
   session->block = std::move(block);
   Enlist(session.get());
+}
+
+bool SessionStore::HoldForParked(size_t bytes) {
+  {
+    Lock lock(this);
+    if (parked_bytes_ + bytes > limits_.memory_bytes / kShareOfParked ||
+        reserved_bytes_ + bytes > limits_.memory_bytes) {
+      return false;
+    }
+    parked_bytes_ += bytes;
+    reserved_bytes_ += bytes;
+    ram_bytes_ += bytes;
+  }
+  Trim(nullptr);
+  return true;
+}
+
+void SessionStore::ReleaseParked(size_t bytes) {
+  Lock lock(this);
+  parked_bytes_ -= bytes;
+  reserved_bytes_ -= bytes;
+  ram_bytes_ -= bytes;
 }
 
 std::vector<int> SessionStore::ReleasedSlots(int model) {
@@ -755,6 +782,7 @@ SessionCounts SessionStore::Counts() const {
   }
   counts.ram_bytes = ram_bytes_;
   counts.departed_bytes = departed_.bytes();
+  counts.parked_bytes = parked_bytes_;
   return counts;
 }
 

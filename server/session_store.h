@@ -158,6 +158,7 @@ struct SessionCounts {
   std::vector<PerModel> models;
   size_t ram_bytes = 0;       // what limits_.memory_bytes bounds
   size_t departed_bytes = 0;  // beside it, bounded by their number
+  size_t parked_bytes = 0;    // of ram_bytes, for HoldForParked
 };
 
 struct Session;  // opaque: its fields are the store's (server/session.h)
@@ -200,11 +201,12 @@ class SessionStore {
       std::function<void(absl::Status)> cancel_turn,
       const absl::Status& may_queue = absl::OkStatus());
 
-  // Engine thread. Ends the turn: `slot` holds the state after it and belongs
-  // to the session from now on. False if the session was deleted meanwhile: the
-  // slot then stays the caller's.
+  // Engine thread. Ends the turn: `slot`, or `block` if that is -1, holds the
+  // state after it and belongs to the session from now on. False if the session
+  // was deleted meanwhile: the slot then stays the caller's.
   bool Commit(const SessionHandle& session, CommittedTurns turns, int slot,
-              TurnRecord record);
+              TurnRecord record,
+              std::shared_ptr<const StateBlock> block = nullptr);
   // A request_id for a turn of this session as it is now.
   std::string MakeRequestId(const std::string& session_id) const;
   // Ends the turn and leaves the session as it was; one that the turn made is
@@ -237,6 +239,11 @@ class SessionStore {
   // RAM is short: nothing leaves for a copy.
   void KeepCopy(const SessionHandle& session, int slot, int64_t version,
                 std::shared_ptr<const StateBlock> block);
+  // Sets RAM apart for the state of a running sequence that gives up its slot.
+  // False if there is none left for such states, which may take a quarter of
+  // all: idle sessions leave for them like for others, so they must not be many.
+  bool HoldForParked(size_t bytes);
+  void ReleaseParked(size_t bytes);
   // Slots whose sessions are gone; the caller's now.
   std::vector<int> ReleasedSlots(int model);
 
@@ -362,7 +369,8 @@ class SessionStore {
   DepartedSessions departed_ ABSL_GUARDED_BY(mutex_);
   int64_t uses_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t ram_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  // States behind turns that have begun, wherever they lie.
+  size_t parked_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  // States behind turns that have begun, wherever they lie, and parked ones.
   size_t reserved_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<std::shared_ptr<const void>> discarded_ ABSL_GUARDED_BY(mutex_);
 };

@@ -102,4 +102,9 @@ int StepTime::PromptTokens(int streams, int most) const {
   return std::min(most, static_cast<int>(tokens));
 }
 
+absl::Duration StepTime::TimePerPromptToken(int streams, int most) const {
+  const int tokens = PromptTokens(streams, most);
+  return Expected(streams + tokens) / tokens;
+}
+
 }  // namespace engram

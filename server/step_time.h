@@ -31,6 +31,8 @@ class StepTime {
   // than a few tokens, for which alone it would not be worth reading the
   // weights.
   int PromptTokens(int streams, int most) const;
+  // For each prompt token, if a step has as many as it may.
+  absl::Duration TimePerPromptToken(int streams, int most) const;
 
  private:
   // Over the steps, each with a weight that fades.

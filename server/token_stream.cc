@@ -14,6 +14,11 @@ bool TokenStream::HasRoom() const {
   return events_.size() < capacity_;
 }
 
+bool TokenStream::HasAmpleRoom() const {
+  absl::MutexLock lock(&mutex_);
+  return events_.size() <= capacity_ / 2;
+}
+
 void TokenStream::Push(Event event) {
   {
     absl::MutexLock lock(&mutex_);

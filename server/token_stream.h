@@ -28,6 +28,8 @@ class TokenStream {
 
   // --- Engine.
   bool HasRoom() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // At least half of its room is free.
+  bool HasAmpleRoom() const ABSL_LOCKS_EXCLUDED(mutex_);
   void Push(Event event) ABSL_LOCKS_EXCLUDED(mutex_);
   // The last call: no event follows. `status` is the RPC's.
   void End(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);

@@ -3,12 +3,14 @@
 #include <grpcpp/server_context.h>
 #include <xxhash.h>
 
+#include <optional>
 #include <utility>
 
 #include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "kernels/status.h"
+#include "server/retry_after.h"
 
 namespace engram {
 namespace {
@@ -155,6 +157,20 @@ grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
                       std::string(status.message()));
+}
+
+grpc::Status ToGrpc(const absl::Status& status,
+                    grpc::CallbackServerContext* context) {
+  if (const std::optional<absl::Duration> wait = RetryAfter(status)) {
+    const std::string milliseconds =
+        absl::StrCat(absl::ToInt64Milliseconds(*wait));
+    context->AddTrailingMetadata("retry-after-ms", milliseconds);
+    context->AddTrailingMetadata("grpc-retry-pushback-ms", milliseconds);
+    context->AddTrailingMetadata(
+        "retry-after",
+        absl::StrCat(absl::ToInt64Seconds(absl::Ceil(*wait, absl::Seconds(1)))));
+  }
+  return ToGrpc(status);
 }
 
 absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& message,

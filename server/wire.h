@@ -4,6 +4,7 @@
 // Thread-safe: pure functions.
 #pragma once
 
+#include <grpcpp/server_context.h>
 #include <grpcpp/support/status.h>
 
 #include <string>
@@ -27,6 +28,11 @@ namespace engram {
 
 // The one mapping of errors to gRPC.
 grpc::Status ToGrpc(const absl::Status& status);
+// The same; when to come again (server/retry_after.h) goes into the trailing
+// metadata of the call: `retry-after-ms` and, for gRPC's own retry policies,
+// `grpc-retry-pushback-ms` in milliseconds, `retry-after` in whole seconds.
+grpc::Status ToGrpc(const absl::Status& status,
+                    grpc::CallbackServerContext* context);
 
 // INVALID_ARGUMENT names field, value and limit; FAILED_PRECONDITION: text or
 // stop strings to a model without tokenizer; UNIMPLEMENTED: checkpoints.

@@ -275,6 +275,11 @@ TEST(Limits, EverySizeIsRefusedOneAboveItsLimit) { RunCases(SizeCases()); }
 
 TEST(Limits, EveryValueIsRefusedOutsideItsRange) { RunCases(ValueCases()); }
 
+int64_t Milliseconds(const Answer& answer) {
+  const auto found = answer.trailing.find("retry-after-ms");
+  return found == answer.trailing.end() ? -1 : std::stoll(found->second);
+}
+
 TEST(Limits, AFullQueueRefusesAtOnceAndNamesItsLimit) {
   ServerOptions options = ZooOptions({kInduction});
   options.slots = 1;
@@ -289,13 +294,36 @@ TEST(Limits, AFullQueueRefusesAtOnceAndNamesItsLimit) {
   EXPECT_EQ(fourth.status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(fourth.status.message()),
               HasSubstr("2 requests wait, limit 2 (--max-queue)"));
+  // When to come again.
+  EXPECT_GE(Milliseconds(fourth), 100);
+  EXPECT_EQ(fourth.trailing.at("grpc-retry-pushback-ms"),
+            fourth.trailing.at("retry-after-ms"));
+  EXPECT_EQ(std::stoll(fourth.trailing.at("retry-after")),
+            (Milliseconds(fourth) + 999) / 1000);
+}
+
+TEST(Limits, ARequestThatWouldWaitTooLongIsTurnedAwayWithAWordWhenToCome) {
+  ServerOptions options = ZooOptions({kInduction});
+  options.slots = 1;
+  options.max_queue_time = absl::Milliseconds(1);
+  TestServer server(options);
+  const auto running = server.client().StartGenerate(EndlessTurn(""));
+  ASSERT_TRUE(running->ReadStarted());
+  const Answer second = server.client().Generate(TokenTurn("", {1}, 1));
+  EXPECT_EQ(second.status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(second.status.message()),
+              HasSubstr("--max-queue-time"));
+  EXPECT_FALSE(second.started.has_value());
+  EXPECT_GE(Milliseconds(second), 100);
 }
 
 TEST(Limits, AWaitingRequestOfHigherPriorityStartsFirst) {
   ServerOptions options = ZooOptions({kInduction});
   options.slots = 1;
   TestServer server(options);
-  const auto running = server.client().StartGenerate(EndlessTurn(""));
+  v1::GenerateRequest most_urgent = EndlessTurn("");
+  most_urgent.set_priority(2);  // or it would yield its slot
+  const auto running = server.client().StartGenerate(most_urgent);
   ASSERT_TRUE(running->ReadStarted());
   const auto low = server.client().StartGenerate(EndlessTurn(""));
   ASSERT_TRUE(server.AwaitLoad(1, 1));

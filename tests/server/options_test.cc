@@ -127,6 +127,8 @@ std::vector<FlagCase> FlagCases() {
              "1048577"),
       {"request-memory", Number(&O::request_memory), "536870912",
        {{"0", "0"}, {"64KiB", "65536"}, {"2MiB", "2097152"}}, no_bytes},
+      {"max-queue-time", Time(&O::max_queue_time), "2s",
+       {{"0", "0"}, {"500ms", "500ms"}, {"inf", "inf"}}, no_duration},
       {"session-memory", Number(&O::session_memory), "1073741824",
        {{"0", "0"}, {"4096", "4096"}, {"64KiB", "65536"}, {"2MiB", "2097152"},
         {"1024TiB", "1125899906842624"}},

@@ -60,7 +60,8 @@ bool RunSeed(uint64_t seed, SimulationCounts* counts) {
 void Print(const SimulationCounts& counts) {
   std::cout << counts.steps << " steps, " << counts.replays << " replays, "
             << counts.resumed << " resumed, " << counts.forks << " forks, "
-            << counts.departed << " departed\n";
+            << counts.departed << " departed, " << counts.parked
+            << " steps with parked ones, " << counts.overdue << " overdue\n";
   for (const auto& [code, count] : counts.ends) {
     std::cout << "  ended " << code << ": " << count << "\n";
   }
@@ -108,6 +109,8 @@ TEST(EngineSimulation, HoldsItsPromisesUnderRandomClients) {
   EXPECT_GT(counts.resumed, 200);
   EXPECT_GT(counts.forks, 200);
   EXPECT_GT(counts.departed, 200);
+  EXPECT_GT(counts.parked, 200);
+  EXPECT_GT(counts.overdue, 200);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "server/replay.h"
+#include "server/retry_after.h"
 
 namespace engram {
 namespace {
@@ -43,6 +44,8 @@ void SimulationCounts::Add(const SimulationCounts& other) {
   resumed += other.resumed;
   forks += other.forks;
   departed += other.departed;
+  parked += other.parked;
+  overdue += other.overdue;
   steps += other.steps;
 }
 
@@ -65,11 +68,18 @@ TestEngineOptions Simulation::RandomOptions(std::mt19937_64* random) {
   options.admission.max_prompt_tokens = 20;
   options.admission.max_generated_tokens = 12;
   options.admission.stream_tokens = uniform(1, 8);
-  options.sessions.memory_bytes = uniform(0, 60) * kSessionFields;
+  options.sessions.memory_bytes =
+      (uniform(0, 3) == 0 ? uniform(100, 300) : uniform(0, 60)) *
+      kSessionFields;
   options.sessions.sessions = uniform(4, 12);
   if (uniform(0, 1) == 1) options.sessions.remembered_turns = uniform(2, 20);
   options.sessions.time_to_live = absl::Seconds(uniform(20, 2000));
   options.engine.slow_reader_timeout = absl::Seconds(uniform(2, 30));
+  options.engine.steps_in_a_slot = uniform(1, 8);
+  options.engine.long_prompt_tokens = uniform(4, 10);
+  if (uniform(0, 1) == 1) {
+    options.admission.max_queue_time = absl::Milliseconds(uniform(0, 10000));
+  }
   return options;
 }
 
@@ -99,6 +109,7 @@ SimulationCounts Simulation::Run() {
   for (int i = 0; i < kIterations && !engine_.admission.closed(); ++i) {
     for (int64_t actions = Uniform(0, 3); actions > 0; --actions) Act();
     engine_.engine.RunOnce();
+    counts_.parked += engine_.engine.parked() > 0;
     posted_ = 0;
     Read();
     CheckLimits();
@@ -402,7 +413,8 @@ absl::StatusCode Simulation::ExpectedRefusal(const Request& request) {
   if (CouldOutgrow(session.get(), request)) return Code::kInvalidArgument;
   if (full) return Code::kUnavailable;
   if (session != nullptr && session->position() > 0) {
-    size_t reserved = StateBytes(session->position());
+    size_t reserved = StateBytes(session->position()) +
+                      engine_.sessions.Counts().parked_bytes;
     for (const auto& [id, other] : sessions_) {
       if (other->running) reserved += StateBytes(other->position());
     }
@@ -442,6 +454,7 @@ void Simulation::Submit(Request request) {
   auto call = std::make_shared<Call>();
   call->request = request;
   call->session = Known(request.session_id);
+  call->arrival = engine_.clock.Now();
   absl::StatusOr<Admission::Admitted> admitted =
       engine_.admission.Submit(std::move(request));
   if (!admitted.ok()) {
@@ -450,7 +463,18 @@ void Simulation::Submit(Request request) {
     const bool no_place =
         call->session == nullptr &&
         admitted.status().code() == absl::StatusCode::kResourceExhausted;
-    EXPECT_TRUE(admitted.status().code() == expected || no_place)
+    // It may also have to wait too long, and is then told when to return.
+    const bool too_long = RetryAfter(admitted.status()).has_value() &&
+                          expected != absl::StatusCode::kUnavailable;
+    if (too_long) {
+      ++counts_.overdue;
+      EXPECT_TRUE(absl::IsUnavailable(admitted.status()));
+      EXPECT_TRUE(expected == absl::StatusCode::kOk ||
+                  expected == absl::StatusCode::kResourceExhausted);
+      EXPECT_NE(engine_.options.admission.max_queue_time,
+                absl::InfiniteDuration());
+    }
+    EXPECT_TRUE(admitted.status().code() == expected || no_place || too_long)
         << admitted.status() << ", not " << absl::StatusCodeToString(expected);
     // Whoever is told that a session has gone may start anew.
     if (departed_.contains(call->request.session_id) && Chance(50)) {
@@ -567,9 +591,16 @@ void Simulation::CheckEnd(const Call& call, const RequestSummary& summary) {
       EXPECT_TRUE(engine_.options.has_attention);
       EXPECT_FALSE(call.request.session_id.empty());
       break;
-    case absl::StatusCode::kUnavailable:
-      EXPECT_TRUE(draining_);
+    case absl::StatusCode::kUnavailable: {
+      const bool overdue = RetryAfter(summary.status).has_value();
+      counts_.overdue += overdue;
+      EXPECT_TRUE(draining_ || overdue);
+      if (!overdue) break;
+      EXPECT_EQ(summary.timing.prefill, absl::ZeroDuration());
+      EXPECT_GT(engine_.clock.Now() - call.arrival,
+                engine_.options.admission.max_queue_time);
       break;
+    }
     default:
       ADD_FAILURE() << "no request may end so";
   }
@@ -731,6 +762,8 @@ void Simulation::Drain() {
   CheckSlots();
   CheckSessions();
   EXPECT_EQ(engine_.engine.running(), 0);
+  EXPECT_EQ(engine_.engine.parked(), 0);
+  EXPECT_EQ(engine_.sessions.Counts().parked_bytes, 0);
   for (const CallPointer& call : ended_) {
     call->reader.Read();
     CheckAnswer(*call);

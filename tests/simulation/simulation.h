@@ -30,6 +30,8 @@ struct SimulationCounts {
   int64_t resumed = 0;
   int64_t forks = 0;
   int64_t departed = 0;
+  int64_t parked = 0;     // steps with such
+  int64_t overdue = 0;    // refused or ended for the queue's time
   int64_t steps = 0;
 
   void Add(const SimulationCounts& other);
@@ -67,6 +69,7 @@ class Simulation {
     int read_percent = 100;  // how often it reads
     bool cancelled = false;
     bool deleted = false;  // its session
+    absl::Time arrival;
     int ends = 0;
     absl::Status status;
 

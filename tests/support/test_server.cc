@@ -76,6 +76,10 @@ class GrpcGenerateStream final : public GenerateStream {
     while (Read(&response)) {
     }
     answer_.status = FromGrpc(reader_->Finish());
+    for (const auto& [key, value] : context_.GetServerTrailingMetadata()) {
+      answer_.trailing[std::string(key.data(), key.size())] =
+          std::string(value.data(), value.size());
+    }
     ended_ = true;
     return answer_;
   }
@@ -456,6 +460,10 @@ ServerOptions ZooOptions(const std::vector<std::string>& models) {
   options.threads = 1;
   options.drain_timeout = absl::ZeroDuration();
   options.request_log = false;
+  // Tests of other things hold on a machine that stalls for seconds.
+  options.max_queue_time = absl::InfiniteDuration();
+  // An answer that a test does not read goes on, and keeps its slot.
+  options.stream_tokens = 1 << 20;
   return options;
 }
 

@@ -86,6 +86,7 @@ struct Answer {
   std::optional<v1::Started> started;
   std::vector<v1::Token> tokens;
   std::optional<v1::Completed> completed;
+  std::map<std::string, std::string> trailing;  // metadata, of Generate
   // Started first, tokens by index without a gap, Completed last.
   bool in_order = true;
 
