@@ -1,13 +1,43 @@
 #include "clients/cpp/backoff.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <string>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 
 namespace engram {
 
-absl::Duration Backoff::Next() {
+namespace {
+
+constexpr char kServerWaitPayload[] = "engram.v1/retry-after-ms";
+
+}  // namespace
+
+absl::Status WithServerWait(absl::Status status, absl::Duration wait) {
+  status.SetPayload(
+      kServerWaitPayload,
+      absl::Cord(absl::StrCat(absl::ToInt64Milliseconds(wait))));
+  return status;
+}
+
+std::optional<absl::Duration> ServerWait(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload =
+      status.GetPayload(kServerWaitPayload);
+  int64_t milliseconds = 0;
+  if (!payload.has_value() ||
+      !absl::SimpleAtoi(std::string(*payload), &milliseconds)) {
+    return std::nullopt;
+  }
+  return absl::Milliseconds(milliseconds);
+}
+
+absl::Duration Backoff::Next(absl::Duration least) {
   const absl::Duration wait = longest_ * absl::Uniform(random_, 0.5, 1.0);
   longest_ = std::min(2 * longest_, kLimit);
-  return wait;
+  return std::max(wait, least * absl::Uniform(random_, 1.0, 1.5));
 }
 
 void Backoff::Reset() { longest_ = kFirst; }

@@ -1,17 +1,28 @@
 // How long to wait before a call is repeated.
 #pragma once
 
+#include <optional>
+
 #include "absl/random/random.h"
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 
 namespace engram {
+
+// A call's status with when it may come again, as the server's trailing metadata
+// say in whole milliseconds.
+absl::Status WithServerWait(absl::Status status, absl::Duration wait);
+// Nothing if the server did not say.
+std::optional<absl::Duration> ServerWait(const absl::Status& status);
 
 // Exponential with jitter: the n-th wait is drawn evenly from the upper half of
 // 100 ms, 200 ms, 400 ms, ... up to 5 s, so that clients that lost one server
 // at the same moment do not come back at the same moment. Thread-compatible.
 class Backoff {
  public:
-  absl::Duration Next();
+  // Not shorter than `least`, if the server says when to come again: then drawn
+  // evenly from up to half as much on top.
+  absl::Duration Next(absl::Duration least = absl::ZeroDuration());
   // Begins again with the shortest wait.
   void Reset();
 

@@ -4,10 +4,12 @@
 #include <grpcpp/support/client_callback.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <memory>
 #include <optional>
 #include <queue>
+#include <set>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -122,6 +124,9 @@ class LoadRun {
   void PlanFirstConversations() {
     absl::MutexLock lock(&mutex_);
     next_arrival_ = begin_;
+    for (int64_t i = 0; i < options_.long_prompts; ++i) {
+      beside_due_.push_back({begin_, -1 - i, 0});
+    }
     const int64_t count = is_open_loop() ? 1 : options_.concurrency;
     for (int64_t i = 0; i < count; ++i) PlanConversation(begin_);
   }
@@ -165,7 +170,16 @@ class LoadRun {
         ReportProgress(now);
         continue;
       }
+      if (!beside_due_.empty()) {
+        auto turn = std::make_unique<DueTurn>(beside_due_.back());
+        beside_due_.pop_back();
+        return turn;
+      }
       if (due_.empty() && running_.empty()) return nullptr;
+      if (due_.empty() && running_.size() == beside_.size() && !beside_over_) {
+        EndBeside();
+        continue;
+      }
       SteadyClock::time_point wake = next_progress_;
       if (!due_.empty()) {
         if (due_.top().time <= now) break;
@@ -180,6 +194,19 @@ class LoadRun {
     return turn;
   }
 
+  // What was measured is over.
+  void EndBeside() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    beside_over_ = true;
+    std::vector<std::shared_ptr<grpc::ClientContext>> contexts;
+    for (int64_t number : beside_) contexts.push_back(running_.at(number));
+    // A call that ends takes the lock.
+    mutex_.Unlock();
+    for (const auto& context : contexts) context->TryCancel();
+    mutex_.Lock();
+  }
+
+  static bool IsBeside(const DueTurn& due) { return due.conversation < 0; }
+
   void StartTurn(const DueTurn& due) {
     auto context = std::make_shared<grpc::ClientContext>();
     if (options_.sessions > 0) {
@@ -193,19 +220,25 @@ class LoadRun {
       if (stopped_) return;
       number = started_++;
       running_.emplace(number, context);
+      if (IsBeside(due)) beside_.insert(number);
     }
     auto* call = new TurnCall(due, MakeRequest(due), std::move(context),
                               [this, number, due](TurnRecord record) {
                                 TurnEnded(number, due, std::move(record));
                               });
-    call->Start(stubs_[due.conversation % options_.connections].get(),
+    call->Start(stubs_[std::abs(due.conversation) % options_.connections].get(),
                 options_.deadline);
   }
 
   v1::GenerateRequest MakeRequest(const DueTurn& due) {
-    const BenchTurn turn = DrawTurn(
-        options_.seed, due.conversation, due.turn, options_.prompt_tokens,
-        options_.output_tokens, load_.vocabulary_size);
+    const BenchTurn turn =
+        IsBeside(due)
+            ? DrawTurn(options_.seed, due.conversation, due.turn,
+                       options_.long_prompt_tokens, {1, 1},
+                       load_.vocabulary_size)
+            : DrawTurn(options_.seed, due.conversation, due.turn,
+                       options_.prompt_tokens, options_.output_tokens,
+                       load_.vocabulary_size);
     v1::GenerateRequest request;
     request.set_model(options_.model);
     request.mutable_token_ids()->mutable_ids()->Add(turn.prompt.begin(),
@@ -213,7 +246,7 @@ class LoadRun {
     request.mutable_stopping()->set_max_tokens(turn.output_tokens);
     request.mutable_stopping()->set_ignore_eos(true);
     request.mutable_sampling()->set_temperature(options_.temperature);
-    if (options_.sessions > 0) {
+    if (options_.sessions > 0 && !IsBeside(due)) {
       request.set_session_id(SessionId(due.conversation));
       request.set_request_id(absl::StrCat("turn-", due.turn));
       request.set_expected_version(due.turn);
@@ -227,6 +260,7 @@ class LoadRun {
 
   void TurnEnded(int64_t number, const DueTurn& due, TurnRecord record) {
     absl::MutexLock lock(&mutex_);
+    if (IsBeside(due)) return BesideEnded(number, due, std::move(record));
     const bool ok = record.status.ok();
     record.warm_up = due.conversation < options_.warm_up;
     record.interrupted = stopped_ && !ok;
@@ -244,6 +278,21 @@ class LoadRun {
                 due.conversation, due.turn + 1});
     } else if (!is_open_loop()) {
       PlanConversation(end);
+    }
+    changed_.Signal();
+  }
+
+  // Another one takes its place.
+  void BesideEnded(int64_t number, const DueTurn& due, TurnRecord record)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    record.beside = true;
+    const SteadyClock::time_point end = record.end;
+    const bool ok = record.status.ok();
+    result_.turns.push_back(std::move(record));
+    running_.erase(number);
+    beside_.erase(number);
+    if (ok && !beside_over_ && !stopped_) {
+      beside_due_.push_back({end, due.conversation, due.turn + 1});
     }
     changed_.Signal();
   }
@@ -290,6 +339,9 @@ class LoadRun {
       ABSL_GUARDED_BY(mutex_);
   std::map<int64_t, std::shared_ptr<grpc::ClientContext>> running_
       ABSL_GUARDED_BY(mutex_);
+  std::set<int64_t> beside_ ABSL_GUARDED_BY(mutex_);  // of running_
+  std::vector<DueTurn> beside_due_ ABSL_GUARDED_BY(mutex_);
+  bool beside_over_ ABSL_GUARDED_BY(mutex_) = false;
   int64_t planned_ ABSL_GUARDED_BY(mutex_) = 0;  // Conversations.
   SteadyClock::time_point next_arrival_ ABSL_GUARDED_BY(mutex_);
   // When the first conversation after the warm-up is due.

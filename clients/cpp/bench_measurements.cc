@@ -82,6 +82,12 @@ Measurements Measure(absl::Span<const TurnRecord> turns,
   auto begin = SteadyClock::time_point::max();
   auto end = SteadyClock::time_point::min();
   for (const TurnRecord& turn : turns) {
+    if (turn.beside) {
+      if (!turn.status.ok()) continue;
+      ++result.long_prompts;
+      result.long_prompt_tokens += turn.prompt_tokens;
+      continue;
+    }
     if (turn.warm_up) continue;
     begin = std::min(begin, turn.intended_start);
     end = std::max(end, turn.end);

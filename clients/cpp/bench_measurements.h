@@ -28,6 +28,8 @@ struct TurnRecord {
   absl::Status status;
   // Before the figures begin.
   bool warm_up = false;
+  // A long prompt that ran beside what is measured.
+  bool beside = false;
   // Ended by Ctrl-C: neither a success nor an error of the server's.
   bool interrupted = false;
 };
@@ -72,6 +74,9 @@ struct Measurements {
   // Of all turns: they were made, even if the turn failed later.
   int64_t output_tokens = 0;
   int64_t good = 0;
+  // Of the long prompts beside, those that were answered by then.
+  int64_t long_prompts = 0;
+  int64_t long_prompt_tokens = 0;
 
   double PerSecond(int64_t count) const;
 };

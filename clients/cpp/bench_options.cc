@@ -89,6 +89,14 @@ void BenchOptions::AddTo(FlagSet* flags) {
              "Tokens to sample; the model's end of text is ignored. Default: "
              "64.",
              LengthRangeSetter(&output_tokens));
+  flags->AddCount("long-prompts",
+                  "Beside the requests that are measured, keep N with long "
+                  "prompts running, and report the measured ones alone. "
+                  "Default: 0.",
+                  0, kManyAtATime, &long_prompts);
+  flags->Add("long-prompt-tokens", "N|A..B",
+             "Length of these prompts. Default: 65536.",
+             LengthRangeSetter(&long_prompt_tokens));
   flags->AddCount("sessions", "N sessions of --turns turns each.", 1,
                   kManyAtATime, &sessions);
   flags->AddCount("turns", "Turns per session. Default: 1.", 1, kMany, &turns);
@@ -134,7 +142,7 @@ absl::Status BenchOptions::Complete() {
         "leave out --requests");
   }
   if (sessions == 0 && turns > 1) return refuse("--turns needs --sessions N");
-  if (prompt_tokens.least == 0) {
+  if (prompt_tokens.least == 0 || long_prompt_tokens.least == 0) {
     return refuse("--prompt-tokens: a prompt has at least one token");
   }
   if (sessions == 0 && requests == 0 && duration == absl::InfiniteDuration()) {

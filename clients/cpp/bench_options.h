@@ -35,6 +35,9 @@ struct BenchOptions {
   int64_t warm_up = 0;  // Conversations.
   LengthRange prompt_tokens = {128, 128};
   LengthRange output_tokens = {64, 64};
+  // Beside what is measured: so many at a time.
+  int64_t long_prompts = 0;
+  LengthRange long_prompt_tokens = {65536, 65536};
   int64_t sessions = 0;
   int64_t turns = 1;
   absl::Duration think_time = absl::ZeroDuration();

@@ -38,6 +38,8 @@ Json ParametersToJson(const BenchOptions& options) {
       {"warmup", options.warm_up},
       {"prompt_tokens", ToString(options.prompt_tokens)},
       {"output_tokens", ToString(options.output_tokens)},
+      {"long_prompts", options.long_prompts},
+      {"long_prompt_tokens", ToString(options.long_prompt_tokens)},
       {"sessions", options.sessions},
       {"turns", options.turns},
       {"think_time_seconds", SecondsOrNull(options.think_time)},
@@ -92,6 +94,12 @@ std::string ReportText(const BenchOptions& options,
                           measurements.PerSecond(measurements.good),
                           measurements.good, measurements.requests);
   }
+  if (options.long_prompts > 0) {
+    absl::StrAppendFormat(
+        &text, "beside %d prompts of %s tokens at a time: %d answered\n",
+        options.long_prompts, ToString(options.long_prompt_tokens),
+        measurements.long_prompts);
+  }
   for (const auto& [code, count] : measurements.errors) {
     absl::StrAppend(&text, "error ", code, ": ", count,
                     " requests, first: ", measurements.error_messages.at(code),
@@ -128,6 +136,8 @@ std::string ReportJson(const BenchOptions& options,
        measurements.PerSecond(measurements.prompt_tokens)},
       {"output_tokens_per_second",
        measurements.PerSecond(measurements.output_tokens)},
+      {"long_prompts_answered", measurements.long_prompts},
+      {"long_prompt_tokens_answered", measurements.long_prompt_tokens},
       {"good_requests", measurements.good},
       {"goodput_requests_per_second",
        measurements.PerSecond(measurements.good)},

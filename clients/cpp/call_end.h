@@ -11,7 +11,8 @@
 
 namespace engram {
 
-// The status of a call that ended, with EndOf() set.
+// The status of a call that ended, with EndOf() set, and ServerWait()
+// (clients/cpp/backoff.h) if the server said when to come again.
 absl::Status ToStatus(const grpc::Status& status,
                       const grpc::ClientContext& context);
 

@@ -88,7 +88,8 @@ class Client::Call {
   // DEADLINE_EXCEEDED without waiting if the wait would end after the deadline.
   absl::Status Wait(const absl::Status& why, bool made_progress) {
     if (made_progress) backoff_.Reset();
-    const absl::Duration wait = backoff_.Next();
+    const absl::Duration wait =
+        backoff_.Next(ServerWait(why).value_or(absl::ZeroDuration()));
     if (absl::Now() + wait >= deadline_) {
       return WithEndOf(
           why, absl::DeadlineExceededError(absl::StrCat(

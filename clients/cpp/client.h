@@ -40,7 +40,8 @@ CallEnd EndOf(const absl::Status& status);
 struct ClientOptions {
   // "HOST", "HOST:PORT" and what else server_address.h takes.
   std::string server = DefaultServer();
-  // Repeats in a row that may bring nothing new before a call fails.
+  // Repeats in a row that may bring nothing new before a call fails. Each waits
+  // as long as the server asks for, if it does, and then some.
   int retries = 6;
   // Told of each failure that will be repeated, and of the wait before.
   std::function<void(const absl::Status&, absl::Duration)> on_repeat = {};

@@ -1,3 +1,4 @@
+#include "clients/cpp/backoff.h"
 #include "clients/cpp/verb.h"
 
 #include <utility>
@@ -76,8 +77,14 @@ ClientOptions MakeClientOptions(const GlobalFlags& global) {
                                               absl::Duration wait) mutable {
     if (status.code() == said.code()) return;
     said = status;
-    absl::FPrintF(stderr, "engram: %s: %s; trying again\n",
-                  absl::StatusCodeToString(status.code()), status.message());
+    // How long is worth a word only if the server said so.
+    const std::string when =
+        ServerWait(status).has_value()
+            ? absl::StrFormat(" in %.1f s", absl::ToDoubleSeconds(wait))
+            : "";
+    absl::FPrintF(stderr, "engram: %s: %s; trying again%s\n",
+                  absl::StatusCodeToString(status.code()), status.message(),
+                  when);
   };
   return options;
 }

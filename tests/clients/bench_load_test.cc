@@ -49,6 +49,25 @@ LoadResult RunToTheEnd(const BenchLoad& load) {
   return RunLoad(load, &cancellation);
 }
 
+TEST(BenchLoad, KeepsLongPromptsRunningBesideWhatIsMeasured) {
+  ScriptedServer server(kAnswerTokens, {});
+  const LoadResult result = RunToTheEnd(
+      Load(server, {"--requests=20", "--prompt-tokens=5", "--long-prompts=2",
+                    "--long-prompt-tokens=500"}));
+  std::map<int, int> by_length;
+  for (const v1::GenerateRequest& request : server.requests()) {
+    ++by_length[request.token_ids().ids_size()];
+  }
+  EXPECT_EQ(by_length[5], 20);
+  EXPECT_GE(by_length[500], 2);
+  EXPECT_EQ(by_length.size(), 2u);
+  const Measurements measurements = Measure(result.turns, {});
+  EXPECT_EQ(measurements.requests, 20);
+  EXPECT_EQ(measurements.time_to_first_token.count, 20u);
+  EXPECT_EQ(measurements.interrupted, 0);
+  EXPECT_THAT(measurements.errors, IsEmpty());
+}
+
 TEST(BenchLoad, ClosedLoopRunsAllRequestsAndTheWarmUp) {
   ScriptedServer server(kAnswerTokens, {});
   const LoadResult result = RunToTheEnd(

@@ -102,6 +102,23 @@ void ExpectWholeAnswer(const Seen& seen) {
   EXPECT_EQ(seen.text, "0 1 2 3 4 5 ");
 }
 
+TEST(Client, WaitsAsLongAsTheServerAsksFor) {
+  ScriptedCall busy;
+  busy.status = grpc::Status(grpc::StatusCode::UNAVAILABLE, "busy");
+  busy.send_started = false;
+  busy.retry_after_ms = 7000;
+  ScriptedServer server(kAnswerTokens, {busy, busy});
+  const Seen seen = RunTurn(server, SessionTurn());
+  ExpectWholeAnswer(seen);
+  ASSERT_EQ(seen.waits.size(), 2u);
+  for (const absl::Duration wait : seen.waits) {
+    EXPECT_GE(wait, absl::Seconds(7));
+    EXPECT_LE(wait, absl::Milliseconds(10500));
+  }
+  // So that not all come back at once.
+  EXPECT_NE(seen.waits[0], seen.waits[1]);
+}
+
 TEST(Client, PassesOnAnUnbrokenTurn) {
   ScriptedServer server(kAnswerTokens, {});
   const Seen seen = RunTurn(server, SessionTurn());

@@ -146,6 +146,10 @@ grpc::Status ScriptedServer::Generate(
     writer->Write(response);
   }
   if (call.hangs) ends_.WaitForNotification();
+  if (call.retry_after_ms > 0) {
+    context->AddTrailingMetadata("retry-after-ms",
+                                 absl::StrCat(call.retry_after_ms));
+  }
   if (!call.status.ok()) return call.status;
   if (call.send_completed) {
     response.mutable_completed()->set_finish_reason(v1::LENGTH);

@@ -27,6 +27,8 @@ struct ScriptedCall {
   // left, then Completed.
   int tokens = 0;
   grpc::Status status;
+  // Sent with `status` if it is above 0.
+  int retry_after_ms = 0;
   bool send_started = true;
   bool send_completed = true;
   // Send tokens from the first one on, whatever the client says it has.
