@@ -290,6 +290,8 @@ bool Engine::ReserveToTheEnd(Sequence* sequence) {
 
 void Engine::AddRunning(SequencePointer sequence) {
   sequence->steps_before = sequence->steps;
+  // Found full anew before it is parked again: nothing is moved twice at a time.
+  sequence->paused_since = absl::InfiniteFuture();
   const auto place = std::upper_bound(
       running_.begin(), running_.end(), sequence,
       [](const SequencePointer& left, const SequencePointer& right) {

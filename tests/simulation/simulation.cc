@@ -756,7 +756,7 @@ void Simulation::Drain() {
     Read();
     engine_.clock.Advance(absl::Milliseconds(100));
     // It may fail only now.
-    if (device_fails_ && engine_.engine.running() == 0) break;
+    if (device_fails_ && engine_.engine.idle()) break;
   }
   EXPECT_TRUE(running_.empty() || ::testing::Test::HasFailure());
   CheckSlots();
