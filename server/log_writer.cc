@@ -37,6 +37,7 @@ LogWriter::~LogWriter() {
   {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
+    UpdateFlags();
   }
   eventfd_write(stop_, 1);
   thread_.join();
@@ -52,18 +53,16 @@ void LogWriter::Write(std::string line) {
   if (untold_ > 0 || bytes_ + bytes > max_bytes_) {
     ++dropped_;
     ++untold_;
-    return;
+  } else {
+    bytes_ += bytes;
+    lines_.push_back(std::move(line));
   }
-  bytes_ += bytes;
-  lines_.push_back(std::move(line));
+  UpdateFlags();
 }
 
 bool LogWriter::Flush(absl::Duration limit) {
   absl::MutexLock lock(&mutex_);
-  const auto written = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return lines_.empty() && untold_ == 0 && !writing_;
-  };
-  return mutex_.AwaitWithTimeout(absl::Condition(&written), limit);
+  return mutex_.AwaitWithTimeout(absl::Condition(&written_), limit);
 }
 
 void LogWriter::SetMaxBytes(size_t max_bytes) {
@@ -76,6 +75,11 @@ int64_t LogWriter::dropped() const {
   return dropped_;
 }
 
+void LogWriter::UpdateFlags() {
+  has_work_ = stopping_ || !lines_.empty() || untold_ > 0;
+  written_ = lines_.empty() && untold_ == 0 && !writing_;
+}
+
 void LogWriter::Run() {
   while (true) {
     const Chunk chunk = Take();
@@ -86,10 +90,8 @@ void LogWriter::Run() {
 LogWriter::Chunk LogWriter::Take() {
   absl::MutexLock lock(&mutex_);
   writing_ = false;
-  const auto has_work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stopping_ || !lines_.empty() || untold_ > 0;
-  };
-  mutex_.Await(absl::Condition(&has_work));
+  UpdateFlags();
+  mutex_.Await(absl::Condition(&has_work_));
   Chunk chunk;
   if (stopping_) return chunk;
   writing_ = true;
@@ -103,6 +105,7 @@ LogWriter::Chunk LogWriter::Take() {
     absl::StrAppend(&chunk.text, tell_dropped_(std::exchange(untold_, 0)),
                     "\n");
   }
+  UpdateFlags();
   return chunk;
 }
 

@@ -50,6 +50,7 @@ class LogWriter {
   };
 
   void Run();
+  void UpdateFlags() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Lines of about a page. Empty: the writer ends.
   Chunk Take();
   // False: the writer ends.
@@ -69,6 +70,10 @@ class LogWriter {
   int64_t untold_ ABSL_GUARDED_BY(mutex_) = 0;  // of them
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  // What is waited for, made anew by UpdateFlags: plain flags, whose reads
+  // ThreadSanitizer does not misjudge.
+  bool has_work_ ABSL_GUARDED_BY(mutex_) = false;
+  bool written_ ABSL_GUARDED_BY(mutex_) = true;
   std::thread thread_;  // last: it uses all of the above
 };
 

@@ -82,13 +82,13 @@ class Served {
   void Add(int descriptor) {
     absl::MutexLock lock(&mutex_);
     descriptors_.push_back(descriptor);
+    there_ = descriptors_.size() >= awaited_;
   }
   bool Await(size_t count, absl::Duration limit = kLong) {
     absl::MutexLock lock(&mutex_);
-    const auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return descriptors_.size() >= count;
-    };
-    return mutex_.AwaitWithTimeout(absl::Condition(&there), limit);
+    awaited_ = count;
+    there_ = descriptors_.size() >= awaited_;
+    return mutex_.AwaitWithTimeout(absl::Condition(&there_), limit);
   }
   // As gRPC closes.
   void Close(size_t index) {
@@ -99,6 +99,8 @@ class Served {
  private:
   absl::Mutex mutex_;
   std::vector<int> descriptors_ ABSL_GUARDED_BY(mutex_);
+  size_t awaited_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool there_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 class ConnectionsTest : public ::testing::Test {
