@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/status.h"
+#include "model/quoted.h"
 #include "model/strict_json.h"
 #include "model/unicode.h"
 #include "model/word_splitter.h"
@@ -131,6 +132,7 @@ absl::Status ByteLevelBpe::BuildMerges(const TokenizerFile& file) {
 }
 
 absl::Status ByteLevelBpe::EncodePiece(std::string_view piece,
+                                       WorkCheck* check,
                                        std::vector<int32_t>* ids) const {
   std::string prefixed;
   if (add_prefix_space_ && piece.front() != ' ') {
@@ -138,17 +140,19 @@ absl::Status ByteLevelBpe::EncodePiece(std::string_view piece,
     piece = prefixed;
   }
   Scratch scratch;
-  if (!split_words_) return EncodeWord(piece, &scratch, ids);
+  if (!split_words_) return EncodeWord(piece, check, &scratch, ids);
   WordSplitter words(piece);
   for (std::string_view word = words.Next(); !word.empty();
        word = words.Next()) {
-    ENGRAM_RETURN_IF_ERROR(EncodeWord(word, &scratch, ids));
+    ENGRAM_RETURN_IF_ERROR(EncodeWord(word, check, &scratch, ids));
   }
   return absl::OkStatus();
 }
 
-absl::Status ByteLevelBpe::EncodeWord(std::string_view word, Scratch* scratch,
+absl::Status ByteLevelBpe::EncodeWord(std::string_view word, WorkCheck* check,
+                                      Scratch* scratch,
                                       std::vector<int32_t>* ids) const {
+  ENGRAM_RETURN_IF_ERROR(check->Done(word.size()));
   if (!id_of_word_.empty()) {
     const auto found =
         id_of_word_.find(absl::string_view(word.data(), word.size()));
@@ -158,7 +162,7 @@ absl::Status ByteLevelBpe::EncodeWord(std::string_view word, Scratch* scratch,
     }
   }
   ENGRAM_RETURN_IF_ERROR(StartSymbols(word, &scratch->symbols));
-  MergeAll(scratch);
+  ENGRAM_RETURN_IF_ERROR(MergeAll(check, scratch));
   for (const Symbol& symbol : scratch->symbols) {
     if (symbol.id != kGone) ids->push_back(symbol.id);
   }
@@ -196,7 +200,7 @@ void ByteLevelBpe::Propose(int32_t position, Scratch* scratch) const {
   std::push_heap(scratch->proposals.begin(), scratch->proposals.end());
 }
 
-void ByteLevelBpe::MergeAll(Scratch* scratch) const {
+absl::Status ByteLevelBpe::MergeAll(WorkCheck* check, Scratch* scratch) const {
   std::vector<Symbol>& symbols = scratch->symbols;
   std::vector<Proposal>& proposals = scratch->proposals;
   proposals.clear();
@@ -204,6 +208,8 @@ void ByteLevelBpe::MergeAll(Scratch* scratch) const {
     Propose(static_cast<int32_t>(i), scratch);
   }
   while (!proposals.empty()) {
+    // A word may be as long as a text.
+    ENGRAM_RETURN_IF_ERROR(check->Done(1));
     const Proposal best = proposals.front();
     std::pop_heap(proposals.begin(), proposals.end());
     proposals.pop_back();
@@ -218,6 +224,7 @@ void ByteLevelBpe::MergeAll(Scratch* scratch) const {
     if (left.previous != kEnd) Propose(left.previous, scratch);
     Propose(best.position, scratch);
   }
+  return absl::OkStatus();
 }
 
 std::string ByteLevelBpe::Bytes(int32_t id, bool first) const {

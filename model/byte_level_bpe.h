@@ -33,7 +33,7 @@ class ByteLevelBpe : public PiecewiseTokenizer {
   std::string Bytes(int32_t id, bool first) const override;
 
  protected:
-  absl::Status EncodePiece(std::string_view piece,
+  absl::Status EncodePiece(std::string_view piece, WorkCheck* check,
                            std::vector<int32_t>* ids) const override;
 
  private:
@@ -67,14 +67,14 @@ class ByteLevelBpe : public PiecewiseTokenizer {
 
   absl::Status BuildAlphabet(const TokenizerFile& file);
   absl::Status BuildMerges(const TokenizerFile& file);
-  absl::Status EncodeWord(std::string_view word, Scratch* scratch,
-                          std::vector<int32_t>* ids) const;
+  absl::Status EncodeWord(std::string_view word, WorkCheck* check,
+                          Scratch* scratch, std::vector<int32_t>* ids) const;
   absl::Status StartSymbols(std::string_view word,
                             std::vector<Symbol>* symbols) const;
   const Merge* FindMerge(const std::vector<Symbol>& symbols,
                          int32_t position) const;
   void Propose(int32_t position, Scratch* scratch) const;
-  void MergeAll(Scratch* scratch) const;
+  absl::Status MergeAll(WorkCheck* check, Scratch* scratch) const;
 
   std::array<int32_t, 256> id_of_byte_;  // -1: no such token
   absl::flat_hash_map<std::pair<int32_t, int32_t>, Merge> merges_;

@@ -20,6 +20,7 @@
 #include "absl/strings/str_format.h"
 #include "kernels/status.h"
 #include "model/foreign_content.h"
+#include "model/quoted.h"
 #include "model/strict_json.h"
 #include "nlohmann/json.hpp"
 

@@ -4,6 +4,7 @@
 #include "absl/strings/string_view.h"
 #include "kernels/status.h"
 #include "model/normalization.h"
+#include "model/quoted.h"
 #include "model/strict_json.h"
 #include "model/unicode.h"
 
@@ -45,8 +46,8 @@ absl::Status PiecewiseTokenizer::AddToken(const std::string& content,
   Token& token = tokens_[id];
   if (token.known) {
     return absl::DataLossError(absl::StrCat("tokenizer.json: id ", id,
-                                            " is both \"", token.content,
-                                            "\" and \"", content, "\""));
+                                            " is both ", Quoted(token.content),
+                                            " and ", Quoted(content)));
   }
   token.content = content;
   token.text = content;
@@ -60,8 +61,8 @@ absl::Status PiecewiseTokenizer::AddAddedToken(const AddedToken& added) {
   if (id == -1) {
     ENGRAM_RETURN_IF_ERROR(AddToken(added.content, added.id));
   } else if (id != added.id) {
-    return absl::DataLossError(absl::StrCat("tokenizer.json: token \"",
-                                            added.content, "\" has ids ", id,
+    return absl::DataLossError(absl::StrCat("tokenizer.json: token ",
+                                            Quoted(added.content), " has ids ", id,
                                             " and ", added.id));
   } else if (tokens_[id].added) {
     return absl::DataLossError(absl::StrCat(
@@ -78,8 +79,8 @@ absl::Status PiecewiseTokenizer::AddAddedToken(const AddedToken& added) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<int32_t>> PiecewiseTokenizer::Encode(
-    std::string_view text, bool parse_special_tokens) const {
+absl::StatusOr<std::vector<int32_t>> PiecewiseTokenizer::EncodeChecked(
+    std::string_view text, bool parse_special_tokens, WorkCheck* check) const {
   ENGRAM_RETURN_IF_ERROR(CheckText(text));
   std::vector<int32_t> ids;
   for (const auto& piece : in_raw_text_.Split(text, parse_special_tokens)) {
@@ -88,13 +89,13 @@ absl::StatusOr<std::vector<int32_t>> PiecewiseTokenizer::Encode(
       continue;
     }
     ENGRAM_RETURN_IF_ERROR(
-        EncodeRawText(piece.text, parse_special_tokens, &ids));
+        EncodeRawText(piece.text, parse_special_tokens, check, &ids));
   }
   return ids;
 }
 
 absl::Status PiecewiseTokenizer::EncodeRawText(
-    std::string_view text, bool parse_special_tokens,
+    std::string_view text, bool parse_special_tokens, WorkCheck* check,
     std::vector<int32_t>* ids) const {
   std::string normalized;
   if (normalize_nfc_) {
@@ -107,7 +108,7 @@ absl::Status PiecewiseTokenizer::EncodeRawText(
       ids->push_back(piece.token);
       continue;
     }
-    ENGRAM_RETURN_IF_ERROR(EncodePiece(piece.text, ids));
+    ENGRAM_RETURN_IF_ERROR(EncodePiece(piece.text, check, ids));
   }
   return absl::OkStatus();
 }

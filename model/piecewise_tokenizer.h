@@ -23,8 +23,6 @@ namespace engram {
 
 class PiecewiseTokenizer : public Tokenizer {
  public:
-  absl::StatusOr<std::vector<int32_t>> Encode(
-      std::string_view text, bool parse_special_tokens) const override;
   int64_t ids() const override;
   bool Knows(int32_t id) const override;
   bool IsSpecial(int32_t id) const override;
@@ -42,18 +40,23 @@ class PiecewiseTokenizer : public Tokenizer {
   // DATA_LOSS: two tokens with one id, or one token with two.
   absl::Status Build(const TokenizerFile& file);
 
-  // Appends the ids of `piece`: valid UTF-8, normalised, not empty.
+  // Appends the ids of `piece`: valid UTF-8, normalised, not empty. Tells
+  // `check` of the bytes done, and ends with its error.
   virtual absl::Status EncodePiece(std::string_view piece,
+                                   WorkCheck* check,
                                    std::vector<int32_t>* ids) const = 0;
 
   // REQUIRES: Knows(id).
   const Token& token(int32_t id) const { return tokens_[id]; }
 
  private:
+  absl::StatusOr<std::vector<int32_t>> EncodeChecked(
+      std::string_view text, bool parse_special_tokens,
+      WorkCheck* check) const override;
   absl::Status AddToken(const std::string& content, int32_t id);
   absl::Status AddAddedToken(const AddedToken& token);
   absl::Status EncodeRawText(std::string_view text, bool parse_special_tokens,
-                             std::vector<int32_t>* ids) const;
+                             WorkCheck* check, std::vector<int32_t>* ids) const;
 
   bool normalize_nfc_ = false;
   std::vector<Token> tokens_;  // by id

@@ -1,4 +1,5 @@
 #include "model/strict_json.h"
+#include "model/quoted.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -132,13 +133,6 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path,
   }
   content.resize(filled);
   return content;
-}
-
-std::string Quoted(std::string_view foreign) {
-  constexpr size_t kShownBytes = 100;
-  const std::string shown(foreign.substr(0, kShownBytes));
-  return absl::StrCat("\"", absl::CHexEscape(shown),
-                      foreign.size() > kShownBytes ? "..." : "", "\"");
 }
 
 }  // namespace engram

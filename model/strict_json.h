@@ -22,7 +22,4 @@ absl::StatusOr<nlohmann::json> ParseStrictJson(std::string_view text,
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path,
                                           size_t bytes_max);
 
-// A string of a foreign file as an error message may carry it: escaped and cut.
-std::string Quoted(std::string_view foreign);
-
 }  // namespace engram

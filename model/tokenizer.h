@@ -16,6 +16,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "model/work_check.h"
 
 namespace engram {
 
@@ -37,9 +38,15 @@ class Tokenizer {
   // INVALID_ARGUMENT: `text` is not UTF-8 (with the offset), or has a word
   // that the vocabulary lacks (with the word). Special tokens are recognised in
   // the text only if `parse_special_tokens`; otherwise they are plain text.
-  // Other added tokens (GPT-NeoX's runs of spaces) always are.
-  virtual absl::StatusOr<std::vector<int32_t>> Encode(
-      std::string_view text, bool parse_special_tokens) const = 0;
+  // Other added tokens (GPT-NeoX's runs of spaces) always are. A long text asks
+  // `check`, unless it is nullptr, whether to go on, and ends with what it says.
+  absl::StatusOr<std::vector<int32_t>> Encode(
+      std::string_view text, bool parse_special_tokens,
+      WorkCheck* check = nullptr) const {
+    WorkCheck always([] { return absl::OkStatus(); });
+    return EncodeChecked(text, parse_special_tokens,
+                         check == nullptr ? &always : check);
+  }
 
   // One more than the largest id.
   virtual int64_t ids() const = 0;
@@ -58,6 +65,10 @@ class Tokenizer {
   std::string Decode(absl::Span<const int32_t> ids) const;
 
  private:
+  virtual absl::StatusOr<std::vector<int32_t>> EncodeChecked(
+      std::string_view text, bool parse_special_tokens,
+      WorkCheck* check) const = 0;
+
   std::vector<std::string> warnings_;
 };
 

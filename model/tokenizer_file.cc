@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "kernels/status.h"
+#include "model/quoted.h"
 #include "model/strict_json.h"
 
 namespace engram {

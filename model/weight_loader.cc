@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "kernels/status.h"
+#include "model/quoted.h"
 #include "model/strict_json.h"
 
 namespace engram {

@@ -2,19 +2,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
+#include "model/quoted.h"
 #include "model/unicode.h"
 
 namespace engram {
 namespace {
-
-// A word as a message to its author may carry it: cut, but in its own script.
-std::string Shown(std::string_view word) {
-  constexpr size_t kBytesMax = 100;
-  if (word.size() <= kBytesMax) return std::string(word);
-  const std::string_view start = word.substr(0, kBytesMax);
-  return absl::StrCat(std::string(start.substr(0, FindInvalidUtf8(start))),
-                      "...");
-}
 
 // Bytes of `text` before its first white space.
 size_t WordAtStart(std::string_view text) {
@@ -38,7 +30,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> WordLevel::Create(
   return tokenizer;
 }
 
-absl::Status WordLevel::EncodePiece(std::string_view piece,
+absl::Status WordLevel::EncodePiece(std::string_view piece, WorkCheck* check,
                                     std::vector<int32_t>* ids) const {
   piece.remove_prefix(WhiteSpaceAtStart(piece));
   while (!piece.empty()) {
@@ -47,9 +39,10 @@ absl::Status WordLevel::EncodePiece(std::string_view piece,
     if (id == -1) id = unknown_id_;
     if (id == -1) {
       return absl::InvalidArgumentError(
-          absl::StrCat("the vocabulary has no word \"", Shown(word), "\""));
+          absl::StrCat("the vocabulary has no word ", Quoted(word)));
     }
     ids->push_back(id);
+    ENGRAM_RETURN_IF_ERROR(check->Done(word.size() + 1));
     piece.remove_prefix(word.size());
     piece.remove_prefix(WhiteSpaceAtStart(piece));
   }

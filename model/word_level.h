@@ -23,7 +23,7 @@ class WordLevel : public PiecewiseTokenizer {
   std::string Bytes(int32_t id, bool first) const override;
 
  protected:
-  absl::Status EncodePiece(std::string_view piece,
+  absl::Status EncodePiece(std::string_view piece, WorkCheck* check,
                            std::vector<int32_t>* ids) const override;
 
  private:

@@ -1,6 +1,7 @@
 #include "server/converse_call.h"
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,15 +10,19 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
-#include "engram/v1/generation.grpc.pb.h"
+#include "engram/v1/generation.pb.h"
 #include "kernels/status.h"
+#include "model/quoted.h"
 #include "server/wire.h"
+#include "server/wire_message.h"
 
 namespace engram {
 namespace {
 
-// Messages are decoded here and not by gRPC, for which one that cannot be
-// decoded looks like the end of the stream.
+// A message goes through three hands, each of which may take its time: it is
+// read (OnReadDone), decoded (TakeMessage), and, if it is a turn, started
+// (StartTurn). The next one is read when the one before needs no more room, so
+// that a turn that runs or is being started can be cancelled.
 class ConverseCall final
     : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
       public std::enable_shared_from_this<ConverseCall> {
@@ -26,30 +31,20 @@ class ConverseCall final
       const CallSurroundings& around, grpc::CallbackServerContext* context) {
     auto call = std::make_shared<ConverseCall>(around, context);
     call->self_ = call;
-    call->Run();
+    call->StartSendInitialMetadata();
+    call->StartRead(&call->incoming_);
+    call->stop_ = around.stop.Subscribe([weak = call->weak_from_this()] {
+      if (auto call = weak.lock()) call->Stop();
+    });
     return call.get();
   }
 
-  ConverseCall(const CallSurroundings& around, grpc::CallbackServerContext* context)
+  ConverseCall(const CallSurroundings& around,
+               grpc::CallbackServerContext* context)
       : around_(around), context_(context) {}
 
  private:
-  void Run() {
-    StartSendInitialMetadata();
-    StartRead(&incoming_);
-    stop_ = around_.stop.Subscribe([weak = weak_from_this()] {
-      if (auto call = weak.lock()) call->Stop();
-    });
-  }
-
-  // The server is stopping: no further turn is to come.
-  void Stop() {
-    {
-      absl::MutexLock lock(&mutex_);
-      stopping_ = true;
-    }
-    Pump();
-  }
+  // --- From gRPC.
 
   void OnSendInitialMetadataDone(bool ok) override { OnWriteDone(ok); }
 
@@ -66,41 +61,43 @@ class ConverseCall final
   }
 
   void OnReadDone(bool ok) override {
-    v1::ConverseRequest request;
+    const auto keep = shared_from_this();
     if (!ok) {
-      absl::MutexLock lock(&mutex_);
-      reads_done_ = true;
-    } else if (!grpc::SerializationTraits<v1::ConverseRequest>::Deserialize(
-                    &incoming_, &request)
-                    .ok()) {
-      absl::MutexLock lock(&mutex_);
-      error_ = absl::InvalidArgumentError(
-          "a message is no ConverseRequest, or a text in it is not UTF-8");
-    } else if (request.has_turn()) {
-      absl::MutexLock lock(&mutex_);
-      // No further read until this turn has started: at most one is held.
-      held_ = std::move(*request.mutable_turn());
-    } else if (request.has_cancel()) {
-      CancelTurn();
-      StartRead(&incoming_);
-    } else {
-      absl::MutexLock lock(&mutex_);
-      error_ = absl::InvalidArgumentError(
-          "a ConverseRequest has neither turn nor cancel");
+      {
+        absl::MutexLock lock(&mutex_);
+        reads_done_ = true;
+      }
+      return Pump();
     }
-    Pump();
+    auto work = std::make_shared<RequestWork>(&around_.threads);
+    {
+      absl::MutexLock lock(&mutex_);
+      ++in_hand_;
+      decoding_ = work;
+      if (broken_) work->Cancel(CancelReason(*context_));
+    }
+    work->Start(context_->peer(), incoming_.Length(),
+                [keep](const absl::Status& status) {
+                  keep->TakeMessage(status);
+                });
   }
 
   void OnCancel() override {
+    const absl::Status reason = CancelReason(*context_);
     std::shared_ptr<TurnFeed> feed;
+    std::shared_ptr<RequestWork> decoding, starting;
     {
       absl::MutexLock lock(&mutex_);
       broken_ = true;
       reads_done_ = true;
       held_.reset();
       feed = feed_;
+      decoding = decoding_;
+      starting = start_;
     }
-    if (feed != nullptr) feed->Cancel(CancelReason(*context_));
+    if (feed != nullptr) feed->Cancel(reason);
+    if (decoding != nullptr) decoding->Cancel(reason);
+    if (starting != nullptr) starting->Cancel(reason);
     Pump();
   }
 
@@ -109,17 +106,68 @@ class ConverseCall final
     self_.reset();
   }
 
+  // The server is stopping: no further turn is to come.
+  void Stop() {
+    {
+      absl::MutexLock lock(&mutex_);
+      stopping_ = true;
+    }
+    Pump();
+  }
+
+  // --- Messages.
+
+  void TakeMessage(absl::Status status) {
+    v1::ConverseRequest request;
+    if (status.ok()) status = ParseMessage(incoming_, &request);
+    incoming_.Clear();
+    bool cancels = false;
+    {
+      absl::MutexLock lock(&mutex_);
+      decoding_ = nullptr;
+      if (!status.ok()) {
+        error_ = status;
+      } else if (request.has_turn()) {
+        // No further read until this turn is started: at most one is held.
+        if (!broken_) held_ = std::move(*request.mutable_turn());
+      } else if (request.has_cancel()) {
+        cancels = true;
+      } else {
+        error_ = status = absl::InvalidArgumentError(
+            "a ConverseRequest has neither turn nor cancel");
+      }
+    }
+    if (!status.ok()) {
+      ReportRefusal(around_, "Converse", v1::GenerateRequest(), status);
+    }
+    if (cancels) {
+      CancelTurn();
+      StartRead(&incoming_);
+    }
+    {
+      absl::MutexLock lock(&mutex_);
+      --in_hand_;
+    }
+    Pump();
+  }
+
+  // Nothing, if no turn runs or is being started.
   void CancelTurn() {
+    const absl::Status reason =
+        absl::CancelledError("the client cancelled the turn");
     std::shared_ptr<TurnFeed> feed;
+    std::shared_ptr<RequestWork> starting;
     {
       absl::MutexLock lock(&mutex_);
       feed = feed_;
-      turn_cancelled_ = feed != nullptr;
+      starting = start_;
+      if (feed != nullptr || starting != nullptr) turn_cancelled_ = true;
     }
-    if (feed != nullptr) {
-      feed->Cancel(absl::CancelledError("the client cancelled the turn"));
-    }
+    if (feed != nullptr) feed->Cancel(reason);
+    if (starting != nullptr) starting->Cancel(reason);
   }
+
+  // --- What comes next.
 
   enum class Next { kNothing, kWrite, kFinish, kStartTurn };
 
@@ -134,26 +182,28 @@ class ConverseCall final
       case Next::kFinish:
         return Finish(ToGrpc(status, context_));
       case Next::kStartTurn:
-        const absl::Status taken = around_.texts.Run(
-            turn_.text().size(),
-            [keep] { keep->StartTurn(keep->SubmitTurn(&keep->turn_)); });
-        if (!taken.ok()) StartTurn(taken);
+        return StartTurn();
     }
   }
 
   Next TakeNext(absl::Status* status) {
     absl::MutexLock lock(&mutex_);
-    if (writing_ || starting_ || finished_) return Next::kNothing;
+    if (writing_ || start_ != nullptr || finished_) return Next::kNothing;
     if (feed_ != nullptr) {
       const Next next = TakeEvent(status);
-      if (feed_ != nullptr) return next;
-      if (next != Next::kNothing) return next;
+      if (feed_ != nullptr || next != Next::kNothing) return next;
+    }
+    if (!last_events_.empty() && !broken_) {
+      Event event = std::move(last_events_.front());
+      last_events_.pop_front();
+      if (Write(std::move(event)) == Next::kWrite) return Next::kWrite;
     }
     if (!error_.ok()) {
       *status = error_;
     } else if (held_.has_value()) {
-      starting_ = true;
       turn_ = *std::exchange(held_, std::nullopt);
+      start_ = std::make_shared<RequestWork>(&around_.threads);
+      turn_cancelled_ = told_start_ = told_end_ = false;
       return Next::kStartTurn;
     } else if (stopping_ && !reads_done_) {
       *status =
@@ -161,6 +211,8 @@ class ConverseCall final
     } else if (!reads_done_) {
       return Next::kNothing;
     }
+    // Whoever has a message in hand may start a read.
+    if (in_hand_ > 0) return Next::kNothing;
     finished_ = true;
     return Next::kFinish;
   }
@@ -176,89 +228,137 @@ class ConverseCall final
     if (state == TurnFeed::State::kEvent) {
       if (auto* started = std::get_if<StartedEvent>(&event)) {
         told_start_ = true;
-        turn_end_.version = started->version;
-        turn_end_.position = started->position;
+        turn_start_ = *started;
       }
       told_end_ = std::holds_alternative<CompletedEvent>(event);
       return Write(std::move(event));
     }
     feed_ = nullptr;
     if (turn_cancelled_ && status->code() == absl::StatusCode::kCancelled) {
-      // A cancelled turn is answered with Completed like any other.
+      TellCancelled();
       *status = absl::OkStatus();
-      if (!told_end_) {
-        if (!told_start_) ReadSession(&turn_end_);
-        return Write(turn_end_);
-      }
     }
     error_.Update(*status);  // a malformed message may have come before
     return Next::kNothing;
   }
 
-  // What the session is, for a turn that was cancelled before it started.
-  void ReadSession(CompletedEvent* end) const {
-    const absl::StatusOr<SessionInfo> session =
-        around_.models.sessions()->Get(session_id_);
-    if (!session.ok()) return;  // it has no turns yet
-    end->version = session->version;
-    end->position = session->position;
+  // A turn that the client cancelled is answered like any other: with Started
+  // and Completed, whether it ever ran or not.
+  void TellCancelled() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (told_end_) return;  // its fragment was kept
+    if (!told_start_) {
+      const absl::StatusOr<SessionInfo> session =
+          around_.models.sessions()->Get(session_id_);
+      if (session.ok()) {  // else it has no turns yet
+        turn_start_.version = session->version;
+        turn_start_.position = session->position;
+        turn_start_.cached_tokens = session->position;
+      }
+      last_events_.push_back(turn_start_);
+    }
+    CompletedEvent completed;
+    completed.finish_reason = FinishReason::kCancelled;
+    completed.version = turn_start_.version;
+    completed.position = turn_start_.position;
+    last_events_.push_back(std::move(completed));
   }
 
   Next Write(Event event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const auto response = ToResponse<v1::ConverseResponse>(std::move(event));
-    outgoing_.Clear();
-    bool owned = false;
-    ENGRAM_CHECK(grpc::SerializationTraits<v1::ConverseResponse>::Serialize(
-                     response, &outgoing_, &owned)
-                     .ok());
+    const absl::Status status = SerializeMessage(
+        ToResponse<v1::ConverseResponse>(std::move(event)), &outgoing_);
+    if (!status.ok()) {
+      error_.Update(status);
+      if (feed_ != nullptr) feed_->Cancel(status);
+      return Next::kNothing;
+    }
     writing_ = true;
     return Next::kWrite;
   }
 
-  // The turn was submitted, or refused.
-  void StartTurn(absl::StatusOr<std::shared_ptr<TurnFeed>> feed) {
-    KeepTurn(std::move(feed));
-    // Before another thread may finish the call.
-    StartRead(&incoming_);
+  // --- Turns.
+
+  // Submits turn_, at once or when its turn has come on the request threads.
+  void StartTurn() {
+    const auto keep = shared_from_this();
+    std::shared_ptr<RequestWork> work;
     {
       absl::MutexLock lock(&mutex_);
-      starting_ = false;
+      work = start_;
+      if (broken_) work->Cancel(CancelReason(*context_));
     }
+    // What comes next may be a cancellation of this turn. Nobody finishes the
+    // call while it is being started.
+    StartRead(&incoming_);
+    const absl::Status named = NameSession();
+    started_ = ToStarted(turn_);
+    if (!named.ok()) return RefuseTurn(named);
+    work->Start(context_->peer(), turn_.ByteSizeLong(),
+                [keep, work](const absl::Status& status) {
+                  if (!status.ok()) return keep->RefuseTurn(status);
+                  keep->KeepTurn(keep->SubmitTurn(*work));
+                });
+  }
+
+  void RefuseTurn(const absl::Status& status) {
+    ReportRefusal(around_, "Converse", turn_, status);
+    KeepTurn(status);
+  }
+
+  // The turn was submitted, or came to nothing.
+  void KeepTurn(absl::StatusOr<std::shared_ptr<TurnFeed>> feed) {
+    std::shared_ptr<TurnFeed> unwanted;
+    absl::Status reason;
+    {
+      absl::MutexLock lock(&mutex_);
+      start_ = nullptr;
+      turn_start_ = std::move(started_);
+      if (feed.ok()) {
+        feed_ = *std::move(feed);
+        if (broken_) {
+          unwanted = feed_;
+          reason = CancelReason(*context_);
+        } else if (turn_cancelled_) {
+          unwanted = feed_;
+          reason = absl::CancelledError("the client cancelled the turn");
+        }
+      } else if (turn_cancelled_ &&
+                 feed.status().code() == absl::StatusCode::kCancelled) {
+        TellCancelled();
+      } else {
+        error_.Update(feed.status());
+      }
+    }
+    if (unwanted != nullptr) unwanted->Cancel(reason);
     Pump();
   }
 
-  void KeepTurn(absl::StatusOr<std::shared_ptr<TurnFeed>> feed) {
-    absl::MutexLock lock(&mutex_);
-    turn_cancelled_ = false;
-    told_start_ = false;
-    told_end_ = false;
-    turn_end_ = CompletedEvent();
-    turn_end_.finish_reason = FinishReason::kCancelled;
-    if (feed.ok()) {
-      feed_ = *std::move(feed);
-      if (broken_) feed_->Cancel(CancelReason(*context_));
-    } else {
-      error_ = feed.status();
+  // A turn that leaves session and model open is on those of the stream.
+  absl::Status NameSession() {
+    if (turn_.session_id().empty()) turn_.set_session_id(session_id_);
+    if (turn_.session_id().empty()) turn_.set_session_id(RandomId());
+    if (session_id_.empty()) session_id_ = turn_.session_id();
+    if (turn_.session_id() != session_id_) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "session_id is ", Quoted(turn_.session_id()),
+          ", but this stream is on session ", Quoted(session_id_)));
     }
+    if (turn_.model().empty()) turn_.set_model(model_);
+    model_ = turn_.model();
+    return absl::OkStatus();
   }
 
   absl::StatusOr<std::shared_ptr<TurnFeed>> SubmitTurn(
-      v1::GenerateRequest* message) {
-    if (session_id_.empty()) {
-      session_id_ =
-          message->session_id().empty() ? RandomId() : message->session_id();
-    }
-    if (message->session_id().empty()) message->set_session_id(session_id_);
-    if (message->session_id() != session_id_) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "session_id is \"", message->session_id(),
-          "\", but this stream is on session \"", session_id_, "\""));
-    }
-    if (message->model().empty()) message->set_model(model_);
-    model_ = message->model();
+      const RequestWork& work) {
     ENGRAM_ASSIGN_OR_RETURN(
         std::unique_ptr<TurnFeed> feed,
-        SubmitMessage(around_, *context_, *message, "Converse"));
+        SubmitMessage(
+            around_, *context_, turn_, "Converse",
+            [&work] { return work.MayGoOn(); },
+            [this](const Request& request) {
+              started_.request_id = request.request_id;
+              started_.seed = static_cast<int64_t>(request.sampling.seed);
+              return absl::OkStatus();
+            }));
     feed->SetReady([weak = weak_from_this()] {
       if (auto call = weak.lock()) call->Pump();
     });
@@ -272,21 +372,27 @@ class ConverseCall final
 
   // Touched only by the one thread that starts a turn, and while none does.
   v1::GenerateRequest turn_;
+  StartedEvent started_;  // what the turn would start with
   std::string session_id_;
   std::string model_;
-  // The read or write in flight owns these.
+  // The read (and then who decodes it) or the write in flight owns these.
   grpc::ByteBuffer incoming_;
   grpc::ByteBuffer outgoing_;
 
   absl::Mutex mutex_;
   std::shared_ptr<TurnFeed> feed_ ABSL_GUARDED_BY(mutex_);  // running turn's
+  // The turn that is being started, and the message that is being decoded.
+  std::shared_ptr<RequestWork> start_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<RequestWork> decoding_ ABSL_GUARDED_BY(mutex_);
   std::optional<v1::GenerateRequest> held_ ABSL_GUARDED_BY(mutex_);
+  // Of a turn that was cancelled, still to be written.
+  std::deque<Event> last_events_ ABSL_GUARDED_BY(mutex_);
   absl::Status error_ ABSL_GUARDED_BY(mutex_);
-  CompletedEvent turn_end_ ABSL_GUARDED_BY(mutex_);  // if it is cancelled
+  StartedEvent turn_start_ ABSL_GUARDED_BY(mutex_);
   bool turn_cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   bool told_start_ ABSL_GUARDED_BY(mutex_) = false;
   bool told_end_ ABSL_GUARDED_BY(mutex_) = false;
-  bool starting_ ABSL_GUARDED_BY(mutex_) = false;
+  int in_hand_ ABSL_GUARDED_BY(mutex_) = 0;  // messages between two hands
   bool reads_done_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = true;  // the initial metadata
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;

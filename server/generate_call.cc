@@ -7,33 +7,49 @@
 #include "absl/synchronization/mutex.h"
 #include "kernels/status.h"
 #include "server/wire.h"
+#include "server/wire_message.h"
 
 namespace engram {
 namespace {
 
-class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
+class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
-  // `message` lives as long as the call.
-  static grpc::ServerWriteReactor<v1::GenerateResponse>* Start(
+  static grpc::ServerWriteReactor<grpc::ByteBuffer>* Start(
       const CallSurroundings& around, grpc::CallbackServerContext* context,
-      const v1::GenerateRequest* message) {
-    auto call = std::make_shared<GenerateCall>(context);
+      const grpc::ByteBuffer* message) {
+    auto call = std::make_shared<GenerateCall>(around, context);
     call->self_ = call;
-    const absl::Status taken =
-        around.texts.Run(message->text().size(), [call, &around, message] {
-          call->Run(
-              SubmitMessage(around, *call->context_, *message, "Generate"));
-        });
-    if (!taken.ok()) call->Finish(ToGrpc(taken));
+    // Shared, not copied, and freed when they are read: gRPC would keep them to
+    // the end of the call.
+    const grpc::ByteBuffer bytes = *message;
+    const_cast<grpc::ByteBuffer*>(message)->Clear();
+    call->work_.Start(context->peer(), bytes.Length(),
+                      [call, bytes](const absl::Status& status) {
+                        call->Run(status, bytes);
+                      });
     return call.get();
   }
 
-  explicit GenerateCall(grpc::CallbackServerContext* context)
-      : context_(context), feed_(context) {}
+  GenerateCall(const CallSurroundings& around,
+               grpc::CallbackServerContext* context)
+      : around_(around),
+        context_(context),
+        work_(&around.threads),
+        feed_(context) {}
 
  private:
-  void Run(absl::StatusOr<std::unique_ptr<TurnFeed>> submitted) {
+  void Run(absl::Status status, const grpc::ByteBuffer& bytes) {
+    v1::GenerateRequest message;
+    if (status.ok()) status = ParseMessage(bytes, &message);
+    if (!status.ok()) {
+      ReportRefusal(around_, "Generate", message, status);
+      return Finish(ToGrpc(status, context_));
+    }
+    auto submitted =
+        SubmitMessage(around_, *context_, message, "Generate",
+                      [this] { return work_.MayGoOn(); },
+                      [](const Request&) { return absl::OkStatus(); });
     if (!submitted.ok()) return Finish(ToGrpc(submitted.status(), context_));
     const std::shared_ptr<TurnFeed> feed = *std::move(submitted);
     feed->SetReady([weak = weak_from_this()] {
@@ -56,7 +72,10 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     Pump();
   }
 
-  void OnCancel() override { feed_.Cancel(); }
+  void OnCancel() override {
+    work_.Cancel(CancelReason(*context_));
+    feed_.Cancel();
+  }
 
   void OnDone() override { self_.reset(); }
 
@@ -86,27 +105,34 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
       finished_ = true;
       return Next::kFinish;
     }
-    response_ = ToResponse<v1::GenerateResponse>(std::move(event));
+    *status = SerializeMessage(
+        ToResponse<v1::GenerateResponse>(std::move(event)), &response_);
+    if (!status->ok()) {
+      finished_ = true;
+      return Next::kFinish;
+    }
     writing_ = true;
     return Next::kWrite;
   }
 
+  const CallSurroundings& around_;
   grpc::CallbackServerContext* const context_;
   std::shared_ptr<GenerateCall> self_;  // until OnDone
+  RequestWork work_;
   CallFeed feed_;                       // set before anything is sent
 
   absl::Mutex mutex_;
   // The write in flight reads this; nobody else touches it meanwhile.
-  v1::GenerateResponse response_;
+  grpc::ByteBuffer response_;
   bool writing_ ABSL_GUARDED_BY(mutex_) = true;  // the initial metadata
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* StartGenerateCall(
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartGenerateCall(
     const CallSurroundings& around, grpc::CallbackServerContext* context,
-    const v1::GenerateRequest* message) {
+    const grpc::ByteBuffer* message) {
   return GenerateCall::Start(around, context, message);
 }
 

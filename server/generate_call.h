@@ -4,14 +4,13 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include "engram/v1/generation.pb.h"
 #include "server/generation_call.h"
 
 namespace engram {
 
 // `message` lives as long as the call.
-grpc::ServerWriteReactor<v1::GenerateResponse>* StartGenerateCall(
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartGenerateCall(
     const CallSurroundings& around, grpc::CallbackServerContext* context,
-    const v1::GenerateRequest* message);
+    const grpc::ByteBuffer* message);
 
 }  // namespace engram

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "kernels/status.h"
+#include "model/quoted.h"
 #include "server/clock.h"
 #include "server/wire.h"
 
@@ -23,8 +24,8 @@ RequestSummary Refusal(const v1::GenerateRequest& message, const char* method,
   summary.handling = RequestHandling::kRefused;
   summary.kind = RequestKindName(RequestKind::kGenerate);
   summary.method = method;
-  summary.session_id = message.session_id();
-  summary.request_id = message.request_id();
+  summary.session_id = Shortened(message.session_id());
+  summary.request_id = Shortened(message.request_id());
   summary.status = status;
   return summary;
 }
@@ -35,19 +36,21 @@ RequestSummary Refusal(const v1::ScoreRequest& message, const char* method,
   summary.handling = RequestHandling::kRefused;
   summary.kind = RequestKindName(RequestKind::kScore);
   summary.method = method;
-  summary.session_id = message.session_id();
+  summary.session_id = Shortened(message.session_id());
   summary.status = status;
   return summary;
 }
 
 template <typename Message>
-absl::StatusOr<Request> ReadRequest(const CallSurroundings& around,
-                                    const grpc::CallbackServerContext& context,
-                                    const Message& message,
-                                    const ServedModel& model) {
+absl::StatusOr<Request> ReadRequest(
+    const CallSurroundings& around, const grpc::CallbackServerContext& context,
+    const Message& message, const ServedModel& model,
+    const WorkCheck::Ask& may_go_on,
+    const std::function<absl::Status(const Request&)>& check) {
   ENGRAM_RETURN_IF_ERROR(CheckSessionMetadata(context, message.session_id()));
-  ENGRAM_ASSIGN_OR_RETURN(Request request,
-                          ToRequest(message, model, around.options));
+  ENGRAM_ASSIGN_OR_RETURN(
+      Request request, ToRequest(message, model, around.options, may_go_on));
+  ENGRAM_RETURN_IF_ERROR(check(request));
   request.deadline = DeadlineOf(context);
   return request;
 }
@@ -55,7 +58,9 @@ absl::StatusOr<Request> ReadRequest(const CallSurroundings& around,
 template <typename Message>
 absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(
     const CallSurroundings& around, const grpc::CallbackServerContext& context,
-    const Message& message, const char* method) {
+    const Message& message, const char* method,
+    const WorkCheck::Ask& may_go_on,
+    const std::function<absl::Status(const Request&)>& check) {
   const absl::StatusOr<ServedModel*> model =
       around.models.Find(message.model(), message.session_id());
   if (!model.ok()) {
@@ -65,7 +70,7 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(
     return model.status();
   }
   absl::StatusOr<Request> request =
-      ReadRequest(around, context, message, **model);
+      ReadRequest(around, context, message, **model, may_go_on, check);
   if (!request.ok()) {
     RequestSummary refusal = Refusal(message, method, request.status());
     refusal.model = (*model)->name;
@@ -90,16 +95,28 @@ absl::Status CancelReason(const grpc::CallbackServerContext& context) {
   return absl::CancelledError("the client cancelled or went away");
 }
 
-absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
-    const CallSurroundings& around, const grpc::CallbackServerContext& context,
-    const v1::GenerateRequest& message, const char* method) {
-  return Submit(around, context, message, method);
+void ReportRefusal(const CallSurroundings& around, const char* method,
+                   const v1::GenerateRequest& message,
+                   const absl::Status& status) {
+  RequestSummary refusal = Refusal(message, method, status);
+  const auto model = around.models.Find(message.model(), message.session_id());
+  if (model.ok()) refusal.model = (*model)->name;
+  around.models.Report(refusal);
 }
 
 absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
     const CallSurroundings& around, const grpc::CallbackServerContext& context,
-    const v1::ScoreRequest& message) {
-  return Submit(around, context, message, "Score");
+    const v1::GenerateRequest& message, const char* method,
+    const WorkCheck::Ask& may_go_on,
+    const std::function<absl::Status(const Request&)>& check) {
+  return Submit(around, context, message, method, may_go_on, check);
+}
+
+absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
+    const CallSurroundings& around, const grpc::CallbackServerContext& context,
+    const v1::ScoreRequest& message, const WorkCheck::Ask& may_go_on,
+    const std::function<absl::Status(const Request&)>& check) {
+  return Submit(around, context, message, "Score", may_go_on, check);
 }
 
 }  // namespace engram

@@ -1,5 +1,5 @@
-// What the calls of engram.v1.Generation share: how a message becomes a feed of
-// events, and how a call that is gone takes its turn with it.
+// What the calls share: how a message becomes a feed of events, and how a call
+// that is gone takes its turn with it.
 //
 // A call object owns itself until gRPC is done with it, and whoever calls back
 // into it later (the engine, for one) holds it only weakly.
@@ -7,16 +7,19 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <functional>
 #include <memory>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "engram/v1/generation.pb.h"
+#include "model/work_check.h"
 #include "server/options.h"
+#include "server/reply_budget.h"
+#include "server/request_threads.h"
 #include "server/served_model.h"
 #include "server/stop_signal.h"
-#include "server/text_threads.h"
 #include "server/turn_feed.h"
 
 namespace engram {
@@ -25,22 +28,34 @@ namespace engram {
 struct CallSurroundings {
   const ServedModels& models;
   const ServerOptions& options;
-  TextThreads& texts;
+  RequestThreads& threads;
+  ReplyBudget& replies;
   StopSignal& stop;
 };
 
 // Why gRPC cancelled a call: it does so too when the deadline passes.
 absl::Status CancelReason(const grpc::CallbackServerContext& context);
 
-// `method` is the call's: "Generate" or "Converse". Reports refusals. Errors: ServedModels::Find, ToRequest, TurnFeed::Submit.
-absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
-    const CallSurroundings& around, const grpc::CallbackServerContext& context,
-    const v1::GenerateRequest& message, const char* method);
-absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
-    const CallSurroundings& around, const grpc::CallbackServerContext& context,
-    const v1::ScoreRequest& message);
+// Tells log and metrics of a turn that came to nothing before a model took it.
+// `method` is the call's: "Generate" or "Converse".
+void ReportRefusal(const CallSurroundings& around, const char* method,
+                   const v1::GenerateRequest& message,
+                   const absl::Status& status);
 
-// The feed of a call that has one: there is none until its text is tokenised,
+// Reports refusals. Ends early with what `may_go_on` says; `check` sees the
+// request before a model does, and may refuse it. Errors:
+// ServedModels::Find, ToRequest, TurnFeed::Submit.
+absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
+    const CallSurroundings& around, const grpc::CallbackServerContext& context,
+    const v1::GenerateRequest& message, const char* method,
+    const WorkCheck::Ask& may_go_on,
+    const std::function<absl::Status(const Request&)>& check);
+absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
+    const CallSurroundings& around, const grpc::CallbackServerContext& context,
+    const v1::ScoreRequest& message, const WorkCheck::Ask& may_go_on,
+    const std::function<absl::Status(const Request&)>& check);
+
+// The feed of a call that has one: there is none until its message is read,
 // and the client may go away before. Thread-safe.
 class CallFeed {
  public:

@@ -13,20 +13,19 @@
 namespace engram {
 namespace {
 
-using Methods = v1::Generation::WithCallbackMethod_Generate<
+using Methods = v1::Generation::WithRawCallbackMethod_Generate<
     v1::Generation::WithRawCallbackMethod_Converse<
-        v1::Generation::WithCallbackMethod_Score<v1::Generation::Service>>>;
+        v1::Generation::WithRawCallbackMethod_Score<v1::Generation::Service>>>;
 
 class GenerationService final : public Methods {
  public:
-  GenerationService(const ServedModels* models, const ServerOptions* options,
-                    TextThreads* texts, StopSignal* stop)
-      : around_{*models, *options, *texts, *stop} {}
+  explicit GenerationService(const CallSurroundings& around)
+      : around_(around) {}
 
-  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(
       grpc::CallbackServerContext* context,
-      const v1::GenerateRequest* request) override {
-    return StartGenerateCall(around_, context, request);
+      const grpc::ByteBuffer* message) override {
+    return StartGenerateCall(around_, context, message);
   }
 
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Converse(
@@ -35,21 +34,20 @@ class GenerationService final : public Methods {
   }
 
   grpc::ServerUnaryReactor* Score(grpc::CallbackServerContext* context,
-                                  const v1::ScoreRequest* request,
-                                  v1::ScoreResponse* response) override {
-    return StartScoreCall(around_, context, request, response);
+                                  const grpc::ByteBuffer* message,
+                                  grpc::ByteBuffer* reply) override {
+    return StartScoreCall(around_, context, message, reply);
   }
 
  private:
-  const CallSurroundings around_;
+  const CallSurroundings& around_;
 };
 
 }  // namespace
 
 std::unique_ptr<grpc::Service> MakeGenerationService(
-    const ServedModels* models, const ServerOptions* options,
-    TextThreads* texts, StopSignal* stop) {
-  return std::make_unique<GenerationService>(models, options, texts, stop);
+    const CallSurroundings& around) {
+  return std::make_unique<GenerationService>(around);
 }
 
 }  // namespace engram

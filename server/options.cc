@@ -10,6 +10,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "kernels/status.h"
+#include "model/quoted.h"
 #include "shell/closest_word.h"
 #include "shell/duration.h"
 #include "shell/environment.h"
@@ -19,7 +20,7 @@ namespace {
 
 absl::Status Expected(absl::string_view what, const std::string& value) {
   return absl::InvalidArgumentError(
-      absl::StrCat("\"", value, "\" is not ", what));
+      absl::StrCat(Quoted(value), " is not ", what));
 }
 
 absl::Status SetInteger(const std::string& value, int64_t least, int64_t most,
@@ -265,6 +266,11 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
                  "How long a request may wait: one that would wait longer is "
                  "refused at once and told when to come again. Where requests "
                  "wait all the time, a sixteenth of it. inf: no limit.");
+  list->Bytes("max-queue-bytes", int64_t{1} << 50, &options->max_queue_bytes,
+              "Long messages that wait to be read; one connection: half.");
+  list->Bytes("reply-memory", int64_t{1} << 50, &options->reply_memory,
+              "Answers of Score, Tokenize and others that come in one piece, "
+              "until they are read; one connection: half.");
   list->Bytes("session-memory", int64_t{1} << 50, &options->session_memory,
               "RAM for states of sessions that hold no slot, and for all that "
               "is kept beside states: labels, ids, answers for repeats.");
@@ -289,7 +295,8 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
   list->Integer("stream-tokens", 1, 1 << 20, &options->stream_tokens,
                 "Tokens that a slow reader may be behind before it is paused.");
   list->Duration("slow-reader-timeout", &options->slow_reader_timeout,
-                 "How long a reader may be paused before its request ends.");
+                 "How long a reader may be paused, or an answer unread, before its "
+                 "request ends.");
 }
 
 void AddLimits(FlagList* list, ServerOptions* options) {
@@ -300,6 +307,14 @@ void AddLimits(FlagList* list, ServerOptions* options) {
                 &options->max_generated_tokens, "max_tokens of a request.");
   list->Integer("max-score-tokens", 1, kMany, &options->max_score_tokens,
                 "Tokens of a text to score.");
+  list->Integer("max-score-alternatives", 0, kMany,
+                &options->max_score_alternatives,
+                "Alternatives of all tokens of a text to score.");
+  list->Bytes("max-tokenize-bytes", kMany, &options->max_tokenize_bytes,
+              "A text to tokenise without running it.");
+  list->Integer("max-detokenize-tokens", 1, kMany,
+                &options->max_detokenize_tokens,
+                "Token ids to turn into text.");
   // gRPC counts the bytes of a message in an int.
   list->Bytes("max-message-bytes", kMany, &options->max_message_bytes,
               "A gRPC message from a client.");

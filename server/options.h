@@ -45,6 +45,8 @@ struct ServerOptions {
   int64_t max_queue = 1024;
   int64_t request_memory = int64_t{512} << 20;
   absl::Duration max_queue_time = absl::Seconds(2);
+  int64_t max_queue_bytes = int64_t{256} << 20;
+  int64_t reply_memory = int64_t{256} << 20;
   absl::Duration drain_timeout = absl::Seconds(30);
   absl::Duration slow_reader_timeout = absl::Seconds(30);
   int64_t stream_tokens = 256;
@@ -65,6 +67,9 @@ struct ServerOptions {
   int64_t max_logit_bias = 1024;
   int64_t max_labels = 32;
   int64_t max_page_size = 1000;
+  int64_t max_tokenize_bytes = int64_t{1} << 20;
+  int64_t max_detokenize_tokens = int64_t{1} << 18;
+  int64_t max_score_alternatives = int64_t{1} << 18;
 
   bool request_log = true;
   int64_t log_memory = int64_t{8} << 20;

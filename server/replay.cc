@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "model/quoted.h"
 #include "server/sequence.h"
 
 namespace engram {
@@ -14,14 +15,12 @@ absl::StatusOr<std::unique_ptr<Replay>> Replay::Create(
   for (size_t i = 0; i < received.size(); ++i) {
     if (i >= record->tokens.size()) {
       return absl::FailedPreconditionError(absl::StrCat(
-          "received_token_ids has ", received.size(), " tokens, request \"",
-          record->request_id, "\" committed with ", record->tokens.size()));
+          "received_token_ids has ", received.size(), " tokens, request ", Quoted(record->request_id), " committed with ", record->tokens.size()));
     }
     if (received[i] != record->tokens[i]) {
       return absl::FailedPreconditionError(
           absl::StrCat("received_token_ids[", i, "] is ", received[i],
-                       ", request \"", record->request_id,
-                       "\" committed with ", record->tokens[i]));
+                       ", request ", Quoted(record->request_id), " committed with ", record->tokens[i]));
     }
   }
   std::unique_ptr<Replay> replay(new Replay(std::move(record), request,
@@ -60,8 +59,7 @@ std::optional<TokenEvent> Replay::NextToken() {
     // Nothing a client sends makes two requests equal that stop differently;
     // but a record may one day come from another machine.
     status_ = absl::InternalError(
-        absl::StrCat("the record of request \"", record_->request_id,
-                     "\" goes on after token ", i, ", which ends the turn"));
+        absl::StrCat("the record of request ", Quoted(record_->request_id), " goes on after token ", i, ", which ends the turn"));
     return std::nullopt;
   }
   return std::move(outcome.event);

@@ -5,6 +5,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "model/quoted.h"
 #include "server/request_identity.h"
 
 namespace engram {
@@ -33,8 +34,8 @@ absl::Status CheckId(absl::string_view field, absl::string_view id) {
     if (!absl::ascii_isalnum(c) && c != '.' && c != '_' && c != ':' &&
         c != '-') {
       return absl::InvalidArgumentError(
-          absl::StrCat(field, " \"", id,
-                       "\" has a character outside [A-Za-z0-9._:-]"));
+          absl::StrCat(field, " ", Quoted(std::string(id)),
+                       " has a character outside [A-Za-z0-9._:-]"));
     }
   }
   return absl::OkStatus();

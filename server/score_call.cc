@@ -4,37 +4,41 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "engram/v1/generation.pb.h"
 #include "kernels/status.h"
+#include "server/unary_call.h"
 #include "server/wire.h"
 
 namespace engram {
 namespace {
 
-class ScoreCall final : public grpc::ServerUnaryReactor,
+// What an answer takes while it is gathered, per token and per alternative: the
+// messages, and texts of usual length.
+constexpr int64_t kTokenBytes = 200;
+constexpr int64_t kAlternativeBytes = 80;
+
+class ScoreCall final : public UnaryCallBase,
                         public std::enable_shared_from_this<ScoreCall> {
  public:
-  // `message` and `response` live as long as the call.
-  static grpc::ServerUnaryReactor* Start(const CallSurroundings& around,
-                                         grpc::CallbackServerContext* context,
-                                         const v1::ScoreRequest* message,
-                                         v1::ScoreResponse* response) {
-    auto call = std::make_shared<ScoreCall>(context, response);
-    call->self_ = call;
-    const absl::Status taken =
-        around.texts.Run(message->text().size(), [call, &around, message] {
-          call->Run(SubmitMessage(around, *call->context_, *message));
-        });
-    if (!taken.ok()) call->Finish(ToGrpc(taken));
-    return call.get();
-  }
-
-  ScoreCall(grpc::CallbackServerContext* context, v1::ScoreResponse* response)
-      : context_(context), response_(response), feed_(context) {}
+  ScoreCall(const CallSurroundings& around,
+            grpc::CallbackServerContext* context,
+            const grpc::ByteBuffer* message, grpc::ByteBuffer* reply)
+      : UnaryCallBase(around, context, message, reply, "Score"),
+        feed_(context) {}
 
  private:
-  void Run(absl::StatusOr<std::unique_ptr<TurnFeed>> submitted) {
-    if (!submitted.ok()) return Finish(ToGrpc(submitted.status(), context_));
+  void Run(const grpc::ByteBuffer& bytes) override {
+    v1::ScoreRequest message;
+    const absl::Status status = ParseMessage(bytes, &message);
+    if (!status.ok()) return Answer(status, nullptr);
+    auto submitted = SubmitMessage(
+        around(), context(), message, [this] { return MayGoOn(); },
+        [this](const Request& request) { return ReserveFor(request); });
+    if (!submitted.ok()) {
+      return Answer(submitted.status(), nullptr, /*reported=*/true);
+    }
     const std::shared_ptr<TurnFeed> feed = *std::move(submitted);
     feed->SetReady([weak = weak_from_this()] {
       if (auto call = weak.lock()) call->Pump();
@@ -43,9 +47,20 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
     Pump();
   }
 
-  void OnCancel() override { feed_.Cancel(); }
+  absl::Status ReserveFor(const Request& request) {
+    const auto tokens = static_cast<int64_t>(request.prompt.size());
+    const int64_t alternatives = tokens * request.logprobs;
+    const int64_t most = around().options.max_score_alternatives;
+    if (alternatives > most) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          tokens, " tokens with ", request.logprobs,
+          " alternatives each are ", alternatives, " in all, limit ", most,
+          " (--max-score-alternatives); score the text in parts on a session"));
+    }
+    return Reserve(tokens * kTokenBytes + alternatives * kAlternativeBytes);
+  }
 
-  void OnDone() override { self_.reset(); }
+  void OnGone() override { feed_.Cancel(); }
 
   void Pump() {
     const auto keep = shared_from_this();
@@ -62,31 +77,29 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
       if (state == TurnFeed::State::kEmpty) return;
       finished_ = true;
     }
-    Finish(ToGrpc(status, context_));
+    Answer(std::move(status), &response_, /*reported=*/true);
   }
 
   void Add(Event event) {
     if (auto* started = std::get_if<StartedEvent>(&event)) {
-      response_->set_position(started->position);
+      response_.set_position(started->position);
     } else if (auto* token = std::get_if<TokenEvent>(&event)) {
-      *response_->add_tokens() = ToMessage(std::move(*token));
+      *response_.add_tokens() = ToMessage(std::move(*token));
     } else {
       const auto& completed = std::get<CompletedEvent>(event);
       // What was held back belongs to the last token: no text is lost.
       v1::Token* last =
-          response_->mutable_tokens(response_->tokens_size() - 1);
+          response_.mutable_tokens(response_.tokens_size() - 1);
       last->set_text(last->text() + completed.text);
-      *response_->mutable_usage() = ToMessage(completed.usage);
-      *response_->mutable_timing() = ToMessage(completed.timing);
+      *response_.mutable_usage() = ToMessage(completed.usage);
+      *response_.mutable_timing() = ToMessage(completed.timing);
     }
   }
 
-  grpc::CallbackServerContext* const context_;
-  v1::ScoreResponse* const response_;
-  std::shared_ptr<ScoreCall> self_;  // until OnDone
   CallFeed feed_;
 
   absl::Mutex mutex_;
+  v1::ScoreResponse response_;  // Pump alone has it, one after the other
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
@@ -94,9 +107,11 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
 
 grpc::ServerUnaryReactor* StartScoreCall(const CallSurroundings& around,
                                          grpc::CallbackServerContext* context,
-                                         const v1::ScoreRequest* message,
-                                         v1::ScoreResponse* response) {
-  return ScoreCall::Start(around, context, message, response);
+                                         const grpc::ByteBuffer* message,
+                                         grpc::ByteBuffer* reply) {
+  auto call = std::make_shared<ScoreCall>(around, context, message, reply);
+  call->Start(call);
+  return call.get();
 }
 
 }  // namespace engram

@@ -3,15 +3,14 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include "engram/v1/generation.pb.h"
 #include "server/generation_call.h"
 
 namespace engram {
 
-// `message` and `response` live as long as the call.
+// `message` and `reply` live as long as the call.
 grpc::ServerUnaryReactor* StartScoreCall(const CallSurroundings& around,
                                          grpc::CallbackServerContext* context,
-                                         const v1::ScoreRequest* message,
-                                         v1::ScoreResponse* response);
+                                         const grpc::ByteBuffer* message,
+                                         grpc::ByteBuffer* reply);
 
 }  // namespace engram

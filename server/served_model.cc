@@ -1,4 +1,5 @@
 #include "server/served_model.h"
+#include "model/quoted.h"
 
 #include "absl/strings/str_cat.h"
 
@@ -19,7 +20,7 @@ absl::StatusOr<ServedModel*> ServedModels::Find(
     if (model->name == name) return model.get();
   }
   return absl::NotFoundError(
-      absl::StrCat("there is no model \"", name, "\"; served are: ", Names()));
+      absl::StrCat("there is no model ", Quoted(std::string(name)), "; served are: ", Names()));
 }
 
 void ServedModels::Report(const RequestSummary& request) const {

@@ -17,11 +17,12 @@
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/model_loading.h"
+#include "server/reply_budget.h"
+#include "server/request_threads.h"
 #include "server/self_probe.h"
 #include "server/served_model.h"
 #include "server/service.h"
 #include "server/stop_signal.h"
-#include "server/text_threads.h"
 
 namespace engram {
 namespace {
@@ -258,13 +259,23 @@ void Server::StartEngines() {
 }
 
 absl::Status Server::OpenPorts() {
-  texts_ = std::make_unique<TextThreads>(/*threads=*/2,
-                                         static_cast<int>(options_.max_queue));
+  RequestThreadsLimits limits;
+  limits.max_queue = static_cast<size_t>(options_.max_queue);
+  limits.max_bytes = static_cast<size_t>(options_.max_queue_bytes);
+  request_threads_ = std::make_unique<RequestThreads>(limits);
+  replies_ = std::make_unique<ReplyBudget>(options_.reply_memory);
+  metrics_->WatchGauge(
+      "reply_bytes", "Answers in one piece that clients have not read.",
+      [replies = replies_.get()] { return double(replies->used()); });
+  metrics_->WatchGauge(
+      "long_requests_waiting", "Long requests that wait to be read.",
+      [threads = request_threads_.get()] { return double(threads->waiting()); });
   stop_ = std::make_unique<StopSignal>();
-  services_.push_back(MakeGenerationService(models_.get(), &options_,
-                                            texts_.get(), stop_.get()));
-  services_.push_back(MakeSessionsService(models_.get(), &options_));
-  services_.push_back(MakeModelsService(models_.get(), texts_.get()));
+  around_.reset(new CallSurroundings{*models_, options_, *request_threads_,
+                                     *replies_, *stop_});
+  services_.push_back(MakeGenerationService(*around_));
+  services_.push_back(MakeSessionsService(*around_));
+  services_.push_back(MakeModelsService(*around_));
   ENGRAM_ASSIGN_OR_RETURN(
       grpc_port_,
       GrpcPort::Open(options_, grpc::InsecureServerCredentials(), services_));
@@ -310,6 +321,9 @@ absl::Status Server::Drain() {
     Log("drain_begun",
         {{"limit_s", absl::ToDoubleSeconds(options_.drain_timeout)}});
     SetHealth(false);
+  }
+  if (request_threads_ != nullptr) {
+    request_threads_->Close("the server is stopping; try another one");
   }
   probe_ = nullptr;
   for (const auto& model : models_->all()) {

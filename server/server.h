@@ -2,7 +2,7 @@
 // engines, services, metrics, health.
 //
 // Threads, all of them: one engine per model, gRPC's own, the metrics port's
-// one, two that tokenise long texts, the kernels' pool of each model, the one
+// one, two that read long requests, the kernels' pool of each model, the one
 // that accepts connections, the probe of the gRPC port, and the log's.
 #pragma once
 
@@ -27,8 +27,10 @@ class Metrics;
 class SelfProbe;
 class ServedModels;
 class SessionStore;
+class ReplyBudget;
+class RequestThreads;
 class StopSignal;
-class TextThreads;
+struct CallSurroundings;
 
 class Server {
  public:
@@ -82,8 +84,10 @@ class Server {
   std::unique_ptr<SessionStore> sessions_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<ServedModels> models_;
-  std::unique_ptr<TextThreads> texts_;
+  std::unique_ptr<RequestThreads> request_threads_;
+  std::unique_ptr<ReplyBudget> replies_;
   std::unique_ptr<StopSignal> stop_;
+  std::unique_ptr<CallSurroundings> around_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::vector<std::thread> engines_;
   std::vector<absl::Status> engine_ends_;

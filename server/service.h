@@ -6,20 +6,16 @@
 
 #include <memory>
 
-#include "server/options.h"
-#include "server/served_model.h"
-#include "server/stop_signal.h"
-#include "server/text_threads.h"
+#include "server/generation_call.h"
 
 namespace engram {
 
-// All pointers must outlive the services.
+// `around` must outlive the services.
 std::unique_ptr<grpc::Service> MakeGenerationService(
-    const ServedModels* models, const ServerOptions* options,
-    TextThreads* texts, StopSignal* stop);
+    const CallSurroundings& around);
 std::unique_ptr<grpc::Service> MakeSessionsService(
-    const ServedModels* models, const ServerOptions* options);
-std::unique_ptr<grpc::Service> MakeModelsService(const ServedModels* models,
-                                                 TextThreads* texts);
+    const CallSurroundings& around);
+std::unique_ptr<grpc::Service> MakeModelsService(
+    const CallSurroundings& around);
 
 }  // namespace engram

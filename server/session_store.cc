@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "kernels/status.h"
+#include "model/quoted.h"
 #include "server/footprint.h"
 #include "server/request_identity.h"
 #include "server/session.h"
@@ -135,16 +136,14 @@ absl::StatusOr<std::shared_ptr<const TurnRecord>> SessionStore::FindReplay(
   if (record != nullptr && record->request_id == request.request_id) {
     if (record->identity != request.identity) {
       return absl::InvalidArgumentError(
-          absl::StrCat("request_id \"", request.request_id,
-                       "\" was used for another request on session \"",
-                       session.id, "\"; a new request needs a new id"));
+          absl::StrCat("request_id ", Quoted(request.request_id), " was used for another request on session ", Quoted(session.id), "; a new request needs a new id"));
     }
     return record;
   }
   if (const auto version = session.remembered.Find(digest)) {
     return absl::AlreadyExistsError(absl::StrCat(
-        "request_id \"", request.request_id, "\" has committed as version ",
-        *version, " of session \"", session.id, "\", which is at version ",
+        "request_id ", Quoted(request.request_id), " has committed as version ",
+        *version, " of session ", Quoted(session.id), ", which is at version ",
         session.turns.version, "; its answer is no longer kept"));
   }
   ENGRAM_RETURN_IF_ERROR(CheckIsNew(session, request));
@@ -162,10 +161,9 @@ absl::Status SessionStore::CheckIsNew(const Session& session,
   const auto made_at = VersionOfRequestId(session.id, request.request_id);
   if (made_at.has_value() && *made_at >= forgotten) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
-      "session \"", session.id, "\" has forgotten the request_ids up to version ",
+      "session ", Quoted(session.id), " has forgotten the request_ids up to version ",
       forgotten, " (it remembers ", limits_.remembered_turns,
-      ", --remembered-turns), and \"", request.request_id,
-      "\" may be one of them: send expected_version, which is ",
+      ", --remembered-turns), and ", Quoted(request.request_id), " may be one of them: send expected_version, which is ",
       session.turns.version, ", or leave request_id out"));
 }
 
@@ -183,26 +181,23 @@ absl::Status SessionStore::CheckModel(const Session& session,
                                       int model) const {
   if (session.model == model) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
-      "session \"", session.id, "\" belongs to model \"",
-      models_[session.model].name, "\", not \"", models_[model].name, "\""));
+      "session ", Quoted(session.id), " belongs to model ", Quoted(models_[session.model].name), ", not ", Quoted(models_[model].name)));
 }
 
 absl::Status SessionStore::CheckMayRun(const Session& session,
                                        const Request& request) const {
   if (session.running) {
-    return absl::AbortedError(absl::StrCat("session \"", session.id,
-                                           "\" has a turn that is running"));
+    return absl::AbortedError(absl::StrCat("session ", Quoted(session.id), " has a turn that is running"));
   }
   if (request.expected_version.has_value() &&
       *request.expected_version != session.turns.version) {
     return absl::FailedPreconditionError(absl::StrCat(
-        "session \"", session.id, "\" has version ", session.turns.version,
+        "session ", Quoted(session.id), " has version ", session.turns.version,
         ", expected_version is ", *request.expected_version));
   }
   if (request.prompt.empty() && !session.turns.pending.has_value()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("the prompt is empty and session \"", session.id,
-                     "\" has no pending token to go on from"));
+        absl::StrCat("the prompt is empty and session ", Quoted(session.id), " has no pending token to go on from"));
   }
   return CheckLengthOf(session, request);
 }
@@ -287,7 +282,7 @@ absl::StatusOr<SessionStore::Location> SessionStore::Locate(
   absl::MutexLock lock(&mutex_);
   if (session->deleted) {
     return absl::NotFoundError(
-        absl::StrCat("session \"", session->id, "\" was deleted"));
+        absl::StrCat("session ", Quoted(session->id), " was deleted"));
   }
   return Location{session->turns, session->slot, session->block};
 }
@@ -472,7 +467,7 @@ absl::StatusOr<SessionInfo> SessionStore::Create(NewSession created) {
     Lock lock(this);
     if (sessions_.contains(session->id)) {
       return absl::AlreadyExistsError(
-          absl::StrCat("session \"", session->id, "\" exists"));
+          absl::StrCat("session ", Quoted(session->id), " exists"));
     }
     ENGRAM_RETURN_IF_ERROR(Insert(session));
     departed_.Erase(session->id);
@@ -501,7 +496,7 @@ absl::StatusOr<SessionInfo> SessionStore::InstallFork(
     Lock lock(this);
     if (sessions_.contains(session->id)) {
       return absl::AlreadyExistsError(
-          absl::StrCat("session \"", session->id, "\" exists"));
+          absl::StrCat("session ", Quoted(session->id), " exists"));
     }
     size_t bytes = session->own_bytes();
     if (session->block != nullptr && !holders_.contains(session->block.get())) {
@@ -579,7 +574,7 @@ absl::Status SessionStore::Delete(const std::string& session_id) {
   }
   if (cancel_turn) {
     cancel_turn(absl::CancelledError(
-        absl::StrCat("session \"", session_id, "\" was deleted")));
+        absl::StrCat("session ", Quoted(session_id), " was deleted")));
   }
   return absl::OkStatus();
 }
@@ -610,11 +605,11 @@ absl::StatusOr<SessionHandle> SessionStore::FindLocked(
   if (found != sessions_.end()) return found->second;
   if (const std::string* reason = departed_.ReasonOf(session_id)) {
     return absl::NotFoundError(
-        absl::StrCat("session \"", session_id, "\" is gone, ", *reason,
+        absl::StrCat("session ", Quoted(session_id), " is gone, ", *reason,
                      "; Create or Delete it to start anew"));
   }
   return absl::NotFoundError(
-      absl::StrCat("there is no session \"", session_id, "\""));
+      absl::StrCat("there is no session ", Quoted(session_id)));
 }
 
 absl::StatusOr<SessionHandle> SessionStore::FindCommitted(
@@ -622,7 +617,7 @@ absl::StatusOr<SessionHandle> SessionStore::FindCommitted(
   ENGRAM_ASSIGN_OR_RETURN(SessionHandle session, FindLocked(session_id));
   if (session->made_by_turn) {
     return absl::NotFoundError(absl::StrCat(
-        "session \"", session_id, "\" is in its first turn; it is there once ",
+        "session ", Quoted(session_id), " is in its first turn; it is there once ",
         "that has committed"));
   }
   return session;

@@ -11,6 +11,7 @@
 #include "engram/v1/sessions.grpc.pb.h"
 #include "kernels/status.h"
 #include "server/service.h"
+#include "server/unary_call.h"
 #include "server/wire.h"
 
 namespace engram {
@@ -28,73 +29,82 @@ std::string IdOfFork(const std::string& source) {
   return CheckId("new_session_id", id).ok() ? id : RandomId();
 }
 
-class SessionsService final : public v1::Sessions::CallbackService {
+using Methods = v1::Sessions::WithRawCallbackMethod_Create<
+    v1::Sessions::WithRawCallbackMethod_Get<
+        v1::Sessions::WithRawCallbackMethod_List<
+            v1::Sessions::WithRawCallbackMethod_Delete<
+                v1::Sessions::WithRawCallbackMethod_Fork<
+                    v1::Sessions::Service>>>>>;
+
+using CreateCall = UnaryCall<v1::CreateSessionRequest, v1::Session>;
+using GetCall = UnaryCall<v1::GetSessionRequest, v1::Session>;
+using ListCall = UnaryCall<v1::ListSessionsRequest, v1::ListSessionsResponse>;
+using DeleteCall =
+    UnaryCall<v1::DeleteSessionRequest, v1::DeleteSessionResponse>;
+using ForkCall = UnaryCall<v1::ForkSessionRequest, v1::Session>;
+
+class SessionsService final : public Methods {
  public:
-  SessionsService(const ServedModels* models, const ServerOptions* options)
-      : models_(*models), options_(*options) {}
+  explicit SessionsService(const CallSurroundings& around)
+      : around_(around), models_(around.models), options_(around.options) {}
 
   grpc::ServerUnaryReactor* Create(grpc::CallbackServerContext* context,
-                                   const v1::CreateSessionRequest* request,
-                                   v1::Session* response) override {
-    return Answer(context, "Create", request->session_id(),
-                  CreateSession(*context, *request), response);
+                                   const grpc::ByteBuffer* message,
+                                   grpc::ByteBuffer* reply) override {
+    return StartUnaryCall<v1::CreateSessionRequest, v1::Session>(
+        around_, context, message, reply, "Sessions.Create",
+        [this](const std::shared_ptr<CreateCall>& call) {
+          Answer(call.get(),
+                 CreateSession(call->context(), call->request()));
+        });
   }
 
   grpc::ServerUnaryReactor* Get(grpc::CallbackServerContext* context,
-                                const v1::GetSessionRequest* request,
-                                v1::Session* response) override {
-    return Answer(context, "Get", request->session_id(),
-                  GetSession(*context, *request), response);
+                                const grpc::ByteBuffer* message,
+                                grpc::ByteBuffer* reply) override {
+    return StartUnaryCall<v1::GetSessionRequest, v1::Session>(
+        around_, context, message, reply, "Sessions.Get",
+        [this](const std::shared_ptr<GetCall>& call) {
+          Answer(call.get(), GetSession(call->context(), call->request()));
+        });
   }
 
   grpc::ServerUnaryReactor* List(grpc::CallbackServerContext* context,
-                                 const v1::ListSessionsRequest* request,
-                                 v1::ListSessionsResponse* response) override {
-    return Finish(context->DefaultReactor(), "List", "",
-                  ListSessions(*request, response));
+                                 const grpc::ByteBuffer* message,
+                                 grpc::ByteBuffer* reply) override {
+    return StartUnaryCall<v1::ListSessionsRequest, v1::ListSessionsResponse>(
+        around_, context, message, reply, "Sessions.List",
+        [this](const std::shared_ptr<ListCall>& call) {
+          call->Finish(ListSessions(call->request(), call->response()));
+        });
   }
 
-  grpc::ServerUnaryReactor* Delete(
-      grpc::CallbackServerContext* context,
-      const v1::DeleteSessionRequest* request,
-      v1::DeleteSessionResponse* response) override {
-    absl::Status status = CheckSession(*context, request->session_id());
-    if (status.ok()) status = sessions().Delete(request->session_id());
-    return Finish(context->DefaultReactor(), "Delete", request->session_id(),
-                  status);
+  grpc::ServerUnaryReactor* Delete(grpc::CallbackServerContext* context,
+                                   const grpc::ByteBuffer* message,
+                                   grpc::ByteBuffer* reply) override {
+    return StartUnaryCall<v1::DeleteSessionRequest, v1::DeleteSessionResponse>(
+        around_, context, message, reply, "Sessions.Delete",
+        [this](const std::shared_ptr<DeleteCall>& call) {
+          const std::string& session_id = call->request().session_id();
+          call->SetSubject({"", session_id});
+          absl::Status status = CheckSession(call->context(), session_id);
+          if (status.ok()) status = sessions().Delete(session_id);
+          call->Finish(std::move(status));
+        });
   }
 
   grpc::ServerUnaryReactor* Fork(grpc::CallbackServerContext* context,
-                                 const v1::ForkSessionRequest* request,
-                                 v1::Session* response) override {
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    const absl::Status posted = PostFork(*context, *request, reactor, response);
-    if (posted.ok()) return reactor;
-    return Finish(reactor, "Fork", request->session_id(), posted);
+                                 const grpc::ByteBuffer* message,
+                                 grpc::ByteBuffer* reply) override {
+    return StartUnaryCall<v1::ForkSessionRequest, v1::Session>(
+        around_, context, message, reply, "Sessions.Fork",
+        [this](const std::shared_ptr<ForkCall>& call) {
+          const absl::Status posted = PostFork(call->request(), call);
+          if (!posted.ok()) Answer(call.get(), posted);
+        });
   }
 
  private:
-  grpc::ServerUnaryReactor* Finish(grpc::ServerUnaryReactor* reactor,
-                                   const char* method,
-                                   const std::string& session_id,
-                                   const absl::Status& status) const {
-    models_.ReportAnswer(absl::StrCat("Sessions.", method), "", session_id,
-                         status);
-    reactor->Finish(ToGrpc(status));
-    return reactor;
-  }
-
-  template <typename Result, typename Response>
-  grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
-                                   const char* method,
-                                   const std::string& session_id,
-                                   const absl::StatusOr<Result>& result,
-                                   Response* response) const {
-    if (result.ok()) *response = ToMessage(*result);
-    return Finish(context->DefaultReactor(), method, session_id,
-                  result.status());
-  }
-
   SessionStore& sessions() const { return *models_.sessions(); }
 
   // Of a session that a call is about.
@@ -102,6 +112,13 @@ class SessionsService final : public v1::Sessions::CallbackService {
                                    const std::string& session_id) {
     ENGRAM_RETURN_IF_ERROR(CheckId("session_id", session_id));
     return CheckSessionMetadata(context, session_id);
+  }
+
+  template <typename Call>
+  static void Answer(Call* call, absl::StatusOr<SessionInfo> session) {
+    call->SetSubject({"", call->request().session_id()});
+    if (session.ok()) *call->response() = ToMessage(*session);
+    call->Finish(session.status());
   }
 
   absl::StatusOr<SessionInfo> CreateSession(
@@ -157,16 +174,14 @@ class SessionsService final : public v1::Sessions::CallbackService {
     return absl::OkStatus();
   }
 
-  absl::Status PostFork(const grpc::CallbackServerContext& context,
-                        const v1::ForkSessionRequest& request,
-                        grpc::ServerUnaryReactor* reactor,
-                        v1::Session* response) const {
+  absl::Status PostFork(const v1::ForkSessionRequest& request,
+                        const std::shared_ptr<ForkCall>& call) const {
     if (!request.from_checkpoint().empty()) {
       return absl::UnimplementedError(
           "from_checkpoint: this server has no checkpoints yet; name a "
           "session_id instead");
     }
-    ENGRAM_RETURN_IF_ERROR(CheckSession(context, request.session_id()));
+    ENGRAM_RETURN_IF_ERROR(CheckSession(call->context(), request.session_id()));
     const std::string new_session_id = request.new_session_id().empty()
                                            ? IdOfFork(request.session_id())
                                            : request.new_session_id();
@@ -175,13 +190,9 @@ class SessionsService final : public v1::Sessions::CallbackService {
                             sessions().Find(request.session_id()));
     ENGRAM_ASSIGN_OR_RETURN(const int number,
                             sessions().ModelOf(request.session_id()));
-    const auto answer = [this, source, session_id = request.session_id(),
-                         new_session_id, reactor, response](
+    const auto answer = [this, source, new_session_id, call](
                             absl::StatusOr<StateSnapshots::Snapshot> snapshot) {
-      const absl::StatusOr<SessionInfo> fork =
-          Install(source, new_session_id, std::move(snapshot));
-      if (fork.ok()) *response = ToMessage(*fork);
-      Finish(reactor, "Fork", session_id, fork.status());
+      Answer(call.get(), Install(source, new_session_id, std::move(snapshot)));
     };
     ENGRAM_ASSIGN_OR_RETURN(SessionStore::Location location,
                             sessions().Locate(source));
@@ -206,6 +217,7 @@ class SessionsService final : public v1::Sessions::CallbackService {
                                   std::move(snapshot->block));
   }
 
+  const CallSurroundings& around_;
   const ServedModels& models_;
   const ServerOptions& options_;
 };
@@ -213,8 +225,8 @@ class SessionsService final : public v1::Sessions::CallbackService {
 }  // namespace
 
 std::unique_ptr<grpc::Service> MakeSessionsService(
-    const ServedModels* models, const ServerOptions* options) {
-  return std::make_unique<SessionsService>(models, options);
+    const CallSurroundings& around) {
+  return std::make_unique<SessionsService>(around);
 }
 
 }  // namespace engram

@@ -12,7 +12,7 @@ TurnText::TurnText(const Tokenizer* tokenizer,
 TurnText::Piece TurnText::Append(int32_t id, bool hidden) {
   Piece piece;
   piece.stopped = stopped_;
-  if (tokenizer_ == nullptr) return piece;
+  if (stopped_ || tokenizer_ == nullptr) return piece;
   hidden = hidden || tokenizer_->IsSpecial(id);
   std::string text;
   if (hidden) {
@@ -26,7 +26,6 @@ TurnText::Piece TurnText::Append(int32_t id, bool hidden) {
     text = std::move(decoded.text);
   }
   first_ = false;
-  if (stopped_) return piece;
 
   size_t cut = 0;
   if (Search(text, hidden, &cut)) {

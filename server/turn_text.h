@@ -33,7 +33,7 @@ class TurnText {
   };
   // `hidden`: the token shows no text; special tokens never do. Of the stop
   // strings that a token completes the one that begins first cuts. After a stop
-  // no more text comes, whatever is appended.
+  // nothing comes any more.
   Piece Append(int32_t id, bool hidden = false);
 
   // The end without a stop string: all that was held back.

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "kernels/status.h"
+#include "model/quoted.h"
 #include "server/retry_after.h"
 
 namespace engram {
@@ -57,8 +58,9 @@ absl::StatusOr<absl::Duration> ReadTimeToLive(
 
 // The prompt of a GenerateRequest or a ScoreRequest.
 template <typename Message>
-absl::StatusOr<std::vector<int32_t>> ReadPrompt(const Message& message,
-                                                const ServedModel& model) {
+absl::StatusOr<std::vector<int32_t>> ReadPrompt(
+    const Message& message, const ServedModel& model,
+    const WorkCheck::Ask& may_go_on) {
   if (message.has_token_ids()) {
     return std::vector<int32_t>(message.token_ids().ids().begin(),
                                 message.token_ids().ids().end());
@@ -68,11 +70,11 @@ absl::StatusOr<std::vector<int32_t>> ReadPrompt(const Message& message,
   }
   if (model.tokenizer == nullptr) {
     return absl::FailedPreconditionError(
-        absl::StrCat("model \"", model.name,
-                     "\" has no tokenizer: send token_ids instead of text"));
+        absl::StrCat("model ", Quoted(model.name), " has no tokenizer: send token_ids instead of text"));
   }
+  WorkCheck check(may_go_on);
   return model.tokenizer->Encode(message.text(),
-                                 message.parse_special_tokens());
+                                 message.parse_special_tokens(), &check);
 }
 
 SamplingParameters ReadSampling(const v1::Sampling& message) {
@@ -105,8 +107,7 @@ absl::StatusOr<Stopping> ReadStopping(const v1::Stopping& message,
                                     "--max-stop-token-ids"));
   if (message.stop_size() > 0 && model.tokenizer == nullptr) {
     return absl::FailedPreconditionError(absl::StrCat(
-        "model \"", model.name,
-        "\" has no tokenizer: use stop_token_ids instead of stop strings"));
+        "model ", Quoted(model.name), " has no tokenizer: use stop_token_ids instead of stop strings"));
   }
   Stopping stopping;
   stopping.max_tokens = message.max_tokens();
@@ -175,7 +176,8 @@ grpc::Status ToGrpc(const absl::Status& status,
 
 absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& message,
                                   const ServedModel& model,
-                                  const ServerOptions& limits) {
+                                  const ServerOptions& limits,
+                                  const WorkCheck::Ask& may_go_on) {
   Request request;
   request.kind = RequestKind::kGenerate;
   ENGRAM_RETURN_IF_ERROR(CheckOptionalId("session_id", message.session_id()));
@@ -197,7 +199,7 @@ absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& message,
     }
     request.expected_version = message.expected_version();
   }
-  ENGRAM_ASSIGN_OR_RETURN(request.prompt, ReadPrompt(message, model));
+  ENGRAM_ASSIGN_OR_RETURN(request.prompt, ReadPrompt(message, model, may_go_on));
   ENGRAM_RETURN_IF_ERROR(CheckCount("sampling.logit_bias",
                                     message.sampling().logit_bias_size(),
                                     limits.max_logit_bias,
@@ -220,16 +222,31 @@ absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& message,
   return request;
 }
 
+StartedEvent ToStarted(const v1::GenerateRequest& message) {
+  Request request;
+  request.session_id = message.session_id();
+  request.request_id =
+      message.request_id().empty() ? RandomId() : message.request_id();
+  StartedEvent started;
+  started.session_id = request.session_id;
+  started.request_id = request.request_id;
+  started.seed = message.sampling().has_seed()
+                     ? message.sampling().seed()
+                     : static_cast<int64_t>(SeedFor(request));
+  return started;
+}
+
 absl::StatusOr<Request> ToRequest(const v1::ScoreRequest& message,
                                   const ServedModel& model,
-                                  const ServerOptions& limits) {
+                                  const ServerOptions& limits,
+                                  const WorkCheck::Ask& may_go_on) {
   Request request;
   request.kind = RequestKind::kScore;
   ENGRAM_RETURN_IF_ERROR(CheckOptionalId("session_id", message.session_id()));
   ENGRAM_RETURN_IF_ERROR(NoCheckpoints(message.from_checkpoint()));
   request.session_id = message.session_id();
   request.request_id = RandomId();
-  ENGRAM_ASSIGN_OR_RETURN(request.prompt, ReadPrompt(message, model));
+  ENGRAM_ASSIGN_OR_RETURN(request.prompt, ReadPrompt(message, model, may_go_on));
   ENGRAM_RETURN_IF_ERROR(
       CheckRange("logprobs", message.logprobs(), 0, limits.max_logprobs));
   request.logprobs = message.logprobs();
@@ -255,7 +272,7 @@ absl::StatusOr<NewSession> ToNewSession(
   for (const auto& [key, value] : message.labels()) {
     if (key.empty() || key.size() > 64 || value.size() > 256) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "label \"", key.substr(0, 64), "\" has a key of ", key.size(),
+          "label ", Quoted(key), " has a key of ", key.size(),
           " and a value of ", value.size(),
           " bytes, limits 1 to 64 and 0 to 256"));
     }

@@ -15,6 +15,7 @@
 #include "engram/v1/generation.pb.h"
 #include "engram/v1/models.pb.h"
 #include "engram/v1/sessions.pb.h"
+#include "model/work_check.h"
 #include "server/options.h"
 #include "server/request.h"
 #include "server/served_model.h"
@@ -35,13 +36,19 @@ grpc::Status ToGrpc(const absl::Status& status,
                     grpc::CallbackServerContext* context);
 
 // INVALID_ARGUMENT names field, value and limit; FAILED_PRECONDITION: text or
-// stop strings to a model without tokenizer; UNIMPLEMENTED: checkpoints.
+// stop strings to a model without tokenizer; UNIMPLEMENTED: checkpoints; what
+// `may_go_on` says while a text is tokenised.
 absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& message,
                                   const ServedModel& model,
-                                  const ServerOptions& limits);
+                                  const ServerOptions& limits,
+                                  const WorkCheck::Ask& may_go_on);
 absl::StatusOr<Request> ToRequest(const v1::ScoreRequest& message,
                                   const ServedModel& model,
-                                  const ServerOptions& limits);
+                                  const ServerOptions& limits,
+                                  const WorkCheck::Ask& may_go_on);
+// What a turn starts with that never became a request; without version and
+// position.
+StartedEvent ToStarted(const v1::GenerateRequest& message);
 absl::StatusOr<NewSession> ToNewSession(
     const v1::CreateSessionRequest& message, const ServedModel& model,
     const ServerOptions& limits);

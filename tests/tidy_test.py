@@ -21,7 +21,7 @@ MAY_INCLUDE = {
     "server": {"shell", "kernels", "model", "server", "engram"},
     "clients": {"shell", "clients", "engram"},
 }
-GRPC_FILES = re.compile(r"server/(\w*service|\w*call|wire|grpc_port|live_calls|server)\.(h|cc)$")
+GRPC_FILES = re.compile(r"server/(\w*service|\w*call|wire\w*|grpc_port|live_calls|server)\.(h|cc)$")
 PROMETHEUS_FILES = {"server/metrics.cc"}
 # Every way to read the time. A deadline that gRPC gives as a time_point is none.
 CLOCKS = re.compile(r"absl::Now\(|gettimeofday|clock_gettime|\btime\((nullptr|NULL|0|&\w+)\)|_clock::now|GetCurrentTime(Nanos)?\(")

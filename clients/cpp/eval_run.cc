@@ -230,6 +230,7 @@ absl::StatusOr<std::vector<int32_t>> FindSymbolIds(const std::string& model,
   v1::TokenizeRequest request;
   request.set_model(model);
   request.set_text(absl::StrJoin(symbols, " "));
+  request.set_pieces(true);
   const absl::StatusOr<v1::TokenizeResponse> response =
       client->Tokenize(request, options);
   // A tokenizer of words refuses those it does not have.

@@ -132,6 +132,7 @@ int RunTokenize(Invocation invocation) {
 
   request.set_text(*content);
   request.set_parse_special_tokens(parse_special_tokens);
+  request.set_pieces(true);
   const GlobalFlags& global = invocation.global;
   Client client(MakeClientOptions(global));
   return ShowResponse<v1::TokenizeResponse>(

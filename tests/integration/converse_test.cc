@@ -2,6 +2,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
 #include "tests/support/test_server.h"
 
 namespace engram {
@@ -30,6 +35,19 @@ class Converse : public ::testing::Test {
 
   TestServer server_;
 };
+
+// Of a turn "r" on session "s", which has read two tokens in one turn.
+void ExpectCancelled(const Answer& answer) {
+  ASSERT_TRUE(answer.started.has_value()) << answer.status;
+  EXPECT_EQ(answer.started->session_id(), "s");
+  EXPECT_EQ(answer.started->request_id(), "r");
+  EXPECT_EQ(answer.started->version(), 1);
+  EXPECT_EQ(answer.started->position(), 2);
+  ASSERT_TRUE(answer.completed.has_value()) << answer.status;
+  EXPECT_EQ(answer.completed->finish_reason(), v1::CANCELLED);
+  EXPECT_EQ(answer.completed->version(), 1);
+  EXPECT_EQ(answer.completed->position(), 2);
+}
 
 // The messages up to a turn's Completed.
 std::optional<v1::Completed> ReadCompleted(ConverseStream* stream) {
@@ -196,14 +214,42 @@ TEST_F(Converse, ACancelledTurnThatStillWaitsTellsTheSessionAsItIs) {
   const auto running = client.StartGenerate(EndlessTurn(""));
   ASSERT_TRUE(running->ReadStarted());
   const auto stream = client.Converse();
-  ASSERT_TRUE(stream->WriteTurn(OnSession(TokenTurn("", {3}, 4), "s")));
+  ASSERT_TRUE(stream->WriteTurn(OnSession(TokenTurn("", {3}, 4), "s", "r")));
   ASSERT_TRUE(server.AwaitLoad(1, 1));
   ASSERT_TRUE(stream->WriteCancel());
-  const auto cancelled = ReadCompleted(stream.get());
-  ASSERT_TRUE(cancelled.has_value());
-  EXPECT_EQ(cancelled->finish_reason(), v1::CANCELLED);
-  EXPECT_EQ(cancelled->version(), 1);
-  EXPECT_EQ(cancelled->position(), 2);
+  const Answer answer = stream->ReadTurn();
+  ExpectCancelled(answer);
+  EXPECT_TRUE(answer.tokens.empty());
+}
+
+TEST_F(Converse, ACancelledTurnWhoseTextWaitsToBeReadIsAnsweredAtOnce) {
+  ASSERT_TRUE(
+      client().Generate(OnSession(TokenTurn("", {1, 2}, 0), "s")).status.ok());
+  // Texts of other clients keep the threads that read them.
+  std::string text;
+  while (text.size() < (8 << 20)) text += "7 3 11 0 ";
+  std::vector<std::unique_ptr<TestClient>> others;
+  std::vector<std::unique_ptr<GenerateStream>> streams;
+  for (int i = 0; i < 2; ++i) {
+    others.push_back(std::make_unique<TestClient>(server_.address()));
+    for (int k = 0; k < 4; ++k) {
+      streams.push_back(
+          others.back()->StartGenerate(TextTurn("", text + "what", 1)));
+    }
+  }
+  ASSERT_TRUE(Eventually([&] {
+    return server_.Metrics().Sum("long_requests_waiting") > 0;
+  }));
+  const auto stream = client().Converse();
+  ASSERT_TRUE(
+      stream->WriteTurn(OnSession(TextTurn("", LongText(), 1 << 20), "s", "r")));
+  ASSERT_TRUE(stream->WriteCancel());
+  ExpectCancelled(stream->ReadTurn());
+  // The stream goes on.
+  ASSERT_TRUE(stream->WriteTurn(TokenTurn("", {3}, 0)));
+  const Answer next = stream->ReadTurn();
+  ASSERT_TRUE(next.completed.has_value()) << next.status;
+  EXPECT_EQ(next.completed->version(), 2);
 }
 
 TEST_F(Converse, AHalfCloseDuringATurnLetsItEnd) {

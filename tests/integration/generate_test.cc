@@ -237,6 +237,8 @@ TEST_F(Generate, TokenizeAndDetokenizeAreInverse) {
   v1::TokenizeRequest request;
   request.set_model(kEnglish);
   request.set_text(text);
+  EXPECT_EQ(client().Tokenize(request)->pieces_size(), 0);
+  request.set_pieces(true);
   const auto tokens = client().Tokenize(request);
   ASSERT_TRUE(tokens.ok()) << tokens.status();
   ASSERT_EQ(tokens->pieces_size(), tokens->token_ids_size());

@@ -65,7 +65,11 @@ GenericCall::~GenericCall() {
 }
 
 bool GenericCall::Write(const google::protobuf::Message& request) {
-  grpc::Slice slice(request.SerializeAsString());
+  return WriteBytes(request.SerializeAsString());
+}
+
+bool GenericCall::WriteBytes(const std::string& bytes) {
+  grpc::Slice slice(bytes);
   parts_->stream->Write(grpc::ByteBuffer(&slice, 1), nullptr);
   return parts_->Await();
 }

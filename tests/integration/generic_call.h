@@ -27,6 +27,7 @@ class GenericCall {
   ~GenericCall();  // cancels what is still running
 
   bool Write(const google::protobuf::Message& request);
+  bool WriteBytes(const std::string& bytes);
   void WritesDone();
   // False at the end of the stream.
   bool Read(google::protobuf::Message* response);

@@ -22,10 +22,6 @@ class ListedTokenizer : public Tokenizer {
   explicit ListedTokenizer(std::vector<std::string> tokens)
       : tokens_(std::move(tokens)) {}
 
-  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view,
-                                              bool) const override {
-    return absl::UnimplementedError("not needed");
-  }
   int64_t ids() const override { return static_cast<int64_t>(tokens_.size()); }
   bool Knows(int32_t id) const override { return id >= 0 && id < ids(); }
   bool IsSpecial(int32_t) const override { return false; }
@@ -39,6 +35,11 @@ class ListedTokenizer : public Tokenizer {
   }
 
  private:
+  absl::StatusOr<std::vector<int32_t>> EncodeChecked(
+      std::string_view, bool, WorkCheck*) const override {
+    return absl::UnimplementedError("not needed");
+  }
+
   std::vector<std::string> tokens_;
   std::string separator_;
 };

@@ -1,0 +1,101 @@
+#include "server/unary_call.h"
+
+#include "kernels/status.h"
+#include "model/quoted.h"
+#include "server/clock.h"
+#include "server/log.h"
+#include "server/wire.h"
+
+namespace engram {
+
+UnaryCallBase::UnaryCallBase(const CallSurroundings& around,
+                             grpc::CallbackServerContext* context,
+                             const grpc::ByteBuffer* message,
+                             grpc::ByteBuffer* reply, const char* method)
+    : around_(around),
+      context_(context),
+      message_(message),
+      reply_(reply),
+      method_(method),
+      reservation_(&around.replies, context->peer()),
+      work_(&around.threads) {}
+
+void UnaryCallBase::Start(std::shared_ptr<UnaryCallBase> self) {
+  {
+    absl::MutexLock lock(&mutex_);
+    self_ = self;
+  }
+  // Shared, not copied, and freed when they are read: gRPC would keep them to the
+  // end of the call.
+  const grpc::ByteBuffer bytes = *message_;
+  const_cast<grpc::ByteBuffer*>(message_)->Clear();
+  work_.Start(context_->peer(), bytes.Length(),
+              [self = std::move(self), bytes](
+                  const absl::Status& status) {
+                if (!status.ok()) return self->Answer(status, nullptr);
+                self->Run(bytes);
+              });
+}
+
+void UnaryCallBase::OnCancel() {
+  work_.Cancel(CancelReason(*context_));
+  OnGone();
+}
+
+void UnaryCallBase::OnDone() {
+  unread_.Cancel();
+  std::shared_ptr<UnaryCallBase> self;
+  absl::MutexLock lock(&mutex_);
+  self = std::move(self_);
+  // Declared before the lock, so that what may be the last reference goes after.
+}
+
+void UnaryCallBase::Answer(absl::Status status,
+                           google::protobuf::Message* response, bool reported) {
+  if (status.ok()) {
+    status = WriteReply(response);
+    if (!status.ok()) reported = false;
+  }
+  if (!status.ok()) reservation_.Resize(0).IgnoreError();
+  if (!reported) {
+    around_.models.ReportAnswer(method_, subject_.model,
+                                Shortened(subject_.session_id), status);
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    if (self_ == nullptr) return;
+    unread_.Set(
+        absl::ToChronoTime(RealClock()->Now() +
+                           around_.options.slow_reader_timeout),
+        [weak = std::weak_ptr<UnaryCallBase>(self_)](bool expired) {
+          if (!expired) return;
+          if (const auto call = weak.lock()) call->EndIfUnread();
+        });
+  }
+  Finish(ToGrpc(status, context_));
+}
+
+absl::Status UnaryCallBase::WriteReply(google::protobuf::Message* response) {
+  const auto size = static_cast<int64_t>(response->ByteSizeLong());
+  // The message is still there while its bytes are made.
+  if (size > reservation_.bytes()) {
+    ENGRAM_RETURN_IF_ERROR(reservation_.Resize(size));
+  }
+  ENGRAM_RETURN_IF_ERROR(SerializeMessage(*response, reply_));
+  std::unique_ptr<google::protobuf::Message> emptied(response->New());
+  emptied->GetReflection()->Swap(emptied.get(), response);
+  return reservation_.Resize(size);
+}
+
+// gRPC is done with a call once the transport has taken all of its answer,
+// which it does as the client reads.
+void UnaryCallBase::EndIfUnread() {
+  absl::MutexLock lock(&mutex_);
+  if (self_ == nullptr) return;  // it was read
+  Log("reply_unread", {{"method", std::string(method_)},
+                       {"peer", context_->peer()},
+                       {"bytes", reservation_.bytes()}});
+  context_->TryCancel();
+}
+
+}  // namespace engram
