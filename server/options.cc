@@ -10,7 +10,6 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "kernels/status.h"
-#include "model/quoted.h"
 #include "shell/closest_word.h"
 #include "shell/duration.h"
 #include "shell/environment.h"
@@ -20,7 +19,7 @@ namespace {
 
 absl::Status Expected(absl::string_view what, const std::string& value) {
   return absl::InvalidArgumentError(
-      absl::StrCat(Quoted(value), " is not ", what));
+      absl::StrCat("\"", value, "\" is not ", what));
 }
 
 absl::Status SetInteger(const std::string& value, int64_t least, int64_t most,
