@@ -235,8 +235,12 @@ bool Admission::closed() const {
 
 void Admission::SetLoad(const QueueLoad& load,
                         std::vector<PromptAhead> prompts) {
+  const absl::Time now = clock_->Now();
   absl::MutexLock lock(&mutex_);
   queue_time_.SetLoad(load);
+  if (queue_.empty() && prompts.empty() && load.free_slots > 0) {
+    queue_time_.NobodyWaits(now);
+  }
   free_slots_ = load.free_slots;
   prompts_ = std::move(prompts);
 }
@@ -280,7 +284,7 @@ void Admission::PutBack(std::unique_ptr<Sequence> sequence) {
 }
 
 std::vector<std::unique_ptr<Sequence>> Admission::TakeWhere(
-    absl::Time now, absl::FunctionRef<bool(const Sequence&)> leaves) {
+    absl::FunctionRef<bool(const Sequence&)> leaves) {
   std::vector<std::unique_ptr<Sequence>> taken;
   absl::MutexLock lock(&mutex_);
   for (auto next = queue_.begin(); next != queue_.end();) {
@@ -291,12 +295,12 @@ std::vector<std::unique_ptr<Sequence>> Admission::TakeWhere(
       ++next;
     }
   }
-  if (!taken.empty() && queue_.empty()) queue_time_.Emptied(now);
+  if (!taken.empty() && queue_.empty()) queue_time_.Emptied();
   return taken;
 }
 
 std::vector<std::unique_ptr<Sequence>> Admission::TakeEnded(absl::Time now) {
-  return TakeWhere(now, [now](const Sequence& sequence) {
+  return TakeWhere([now](const Sequence& sequence) {
     return sequence.request.deadline <= now ||
            sequence.stream->cancelled().has_value();
   });
@@ -304,7 +308,7 @@ std::vector<std::unique_ptr<Sequence>> Admission::TakeEnded(absl::Time now) {
 
 std::vector<std::unique_ptr<Sequence>> Admission::TakeOverdue(absl::Time now) {
   if (limits_.max_queue_time == absl::InfiniteDuration()) return {};
-  return TakeWhere(now, [this, now](const Sequence& sequence) {
+  return TakeWhere([this, now](const Sequence& sequence) {
     return now - sequence.arrival > limits_.max_queue_time;
   });
 }

@@ -132,7 +132,7 @@ class Admission {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Takes those of the queue that `leaves` is true of.
   std::vector<std::unique_ptr<Sequence>> TakeWhere(
-      absl::Time now, absl::FunctionRef<bool(const Sequence&)> leaves)
+      absl::FunctionRef<bool(const Sequence&)> leaves)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
   const AdmissionLimits limits_;

@@ -25,13 +25,8 @@ void QueueTime::Started(absl::Time now, int waiting) {
     intervals_ = std::min(intervals_ + 1, kIntervals);
     interval_ += (now - *last_start_ - interval_) / intervals_;
   }
-  if (waiting == 0) return Emptied(now);
+  if (waiting == 0) return Emptied();
   last_start_ = now;
-}
-
-void QueueTime::Emptied(absl::Time now) {
-  last_start_.reset();
-  SetCalm(now, true);
 }
 
 absl::Duration QueueTime::Expected(absl::Time now, int requests_ahead,

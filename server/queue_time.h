@@ -36,8 +36,10 @@ class QueueTime {
 
   // A request left the queue for a slot; so many still wait.
   void Started(absl::Time now, int waiting);
-  // Nobody waits any more, for another reason.
-  void Emptied(absl::Time now);
+  // Nobody waits in the queue any more, for another reason.
+  void Emptied() { last_start_.reset(); }
+  // Nor for a prompt before his.
+  void NobodyWaits(absl::Time now) { SetCalm(now, true); }
 
   // Of one that comes now, with so many requests in the queue and so many
   // prompt tokens, in slots or on their way there, that go before it.

@@ -129,7 +129,7 @@ TEST_P(OverloadTest, LeavesMostOfTheGoodputOfAServerAtItsCapacity) {
 
 INSTANTIATE_TEST_SUITE_P(
     Loads, OverloadTest,
-    ::testing::Values(Load{64, 32, 64}, Load{16, 100, 8},
+    ::testing::Values(Load{64, 32, 64}, Load{16, 100, 8}, Load{500, 2, 64},
                       Load{8, 8, 4}));
 
 }  // namespace

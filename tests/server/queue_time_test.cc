@@ -68,7 +68,7 @@ TEST_F(QueueTimeTest, DoesNotCountTheTimeInWhichNobodyWaited) {
   now_ += absl::Hours(1);
   queue_.Started(now_, /*waiting=*/5);
   EXPECT_LE(Expected(0), absl::Milliseconds(10));
-  queue_.Emptied(now_);
+  queue_.Emptied();
   now_ += absl::Hours(1);
   EXPECT_LE(Expected(0), absl::Milliseconds(10));
 }
@@ -97,11 +97,11 @@ TEST_F(QueueTimeTest, HoldsLessTheLongerRequestsHaveWaited) {
 
 TEST_F(QueueTimeTest, LetsBurstsComeAgainAfterACalm) {
   Stand(absl::Seconds(1));
-  queue_.Emptied(now_);
+  queue_.NobodyWaits(now_);
   now_ += absl::Milliseconds(50);
   // A moment without waits is not a calm.
   EXPECT_FALSE(May(absl::Milliseconds(300)));
-  queue_.Emptied(now_);
+  queue_.NobodyWaits(now_);
   now_ += kLimit;
   EXPECT_TRUE(May(kLimit));
 }
@@ -110,7 +110,7 @@ TEST(QueueTime, HasNoLimitIfItIsInfinite) {
   QueueTime queue(absl::InfiniteDuration());
   const absl::Time now = absl::FromUnixSeconds(1700000000);
   EXPECT_FALSE(queue.Forbids(now, absl::Hours(5)).has_value());
-  queue.Emptied(now + absl::Seconds(1));
+  queue.NobodyWaits(now + absl::Seconds(1));
 }
 
 TEST(QueueTime, LetsNobodyWaitIfItIsZero) {
