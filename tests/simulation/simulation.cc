@@ -756,7 +756,10 @@ void Simulation::Drain() {
     Read();
     engine_.clock.Advance(absl::Milliseconds(100));
     // It may fail only now.
-    if (device_fails_ && engine_.engine.idle()) break;
+    if (device_fails_ && engine_.engine.idle() &&
+        engine_.admission.waiting() == 0) {
+      break;
+    }
   }
   EXPECT_TRUE(running_.empty() || ::testing::Test::HasFailure());
   CheckSlots();
