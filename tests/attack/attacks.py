@@ -331,7 +331,7 @@ def vocabulary(ground):
 @attack
 def slow_readers(ground):
     """Whoever does not read keeps no slot from others."""
-    with ground.server("--slots", "4", "--stream-tokens", "16") as server, server.channel() as channel:
+    with ground.server("--slots", "4", "--stream-tokens", "16", "--max-queue-time", "1m") as server, server.channel() as channel:
         with ground.watched(server, worst=8):
             request = endless(RECALL, logprobs=16)
             calls = [unread(channel, "/engram.v1.Generation/Generate", request) for _ in range(ground.size(8, 16))]
