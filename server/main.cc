@@ -11,8 +11,8 @@
 #include "server/log.h"
 #include "server/options.h"
 #include "server/server.h"
-#include "shell/environment.h"
-#include "shell/standard_output.h"
+#include "tools/shell/environment.h"
+#include "tools/shell/standard_output.h"
 
 namespace {
 

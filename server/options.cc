@@ -10,9 +10,9 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "kernels/status.h"
-#include "shell/closest_word.h"
-#include "shell/duration.h"
-#include "shell/environment.h"
+#include "tools/shell/closest_word.h"
+#include "tools/shell/duration.h"
+#include "tools/shell/environment.h"
 
 namespace engram {
 namespace {

@@ -10,16 +10,16 @@ import unittest
 
 ROOT = pathlib.Path(sys.argv.pop(1)).resolve()
 SERVER = sys.argv.pop(1) if len(sys.argv) > 1 else None
-LAYERS = ("shell", "kernels", "model", "server", "clients", "proto", "tests")
+LAYERS = ("tools", "kernels", "model", "server", "clients", "proto", "tests")
 CODE = (".h", ".cc", ".cu")
 
 # layer: what it may include of ours
 MAY_INCLUDE = {
-    "shell": {"shell"},
+    "tools/shell": {"tools/shell"},
     "kernels": {"kernels"},
     "model": {"kernels", "model"},
-    "server": {"shell", "kernels", "model", "server", "engram"},
-    "clients": {"shell", "clients", "engram"},
+    "server": {"tools/shell", "kernels", "model", "server", "engram"},
+    "clients": {"tools/shell", "clients", "engram"},
 }
 GRPC_FILES = re.compile(r"server/(\w*service|\w*call|wire\w*|grpc_port|live_calls|server)\.(h|cc)$")
 PROMETHEUS_FILES = {"server/metrics.cc"}
@@ -49,7 +49,9 @@ class TidyTest(unittest.TestCase):
             for path in sources(layer):
                 for include in includes(path):
                     first = include.split("/")[0]
-                    if first in LAYERS + ("engram",):
+                    if first == "tools":
+                        first = include.rsplit("/", 1)[0]
+                    if first in LAYERS + ("engram",) or first.startswith("tools"):
                         self.assertIn(first, allowed, f"{name(path)} includes {include}")
 
     def test_server_includes_kernels_only_for_status(self):
@@ -59,7 +61,7 @@ class TidyTest(unittest.TestCase):
                     self.assertIn(name(path), BACKEND_FILES, f"{name(path)} includes {include}")
 
     def test_grpc_and_prometheus_stay_where_they_belong(self):
-        for path in sources("shell", "kernels", "model", "server"):
+        for path in sources("tools/shell", "kernels", "model", "server"):
             for include in includes(path):
                 if re.match(r"(grpc|google/protobuf|engram/v1)", include):
                     self.assertRegex(name(path), GRPC_FILES, f"{name(path)} includes {include}")
@@ -103,7 +105,7 @@ class TidyTest(unittest.TestCase):
                     self.assertRegex(line, r'<< "(no AVX|this machine has no|a sanitizer has)', f"{name(path)} skips: {line.strip()}")
 
     def test_every_public_header_begins_with_a_comment(self):
-        for path in sources("shell", "kernels", "model", "server", "clients"):
+        for path in sources("tools/shell", "kernels", "model", "server", "clients"):
             if path.suffix == ".h" and not path.name.endswith("-inl.h"):
                 self.assertTrue(path.read_text().startswith("//"), f"{name(path)} has no comment at its top")
 

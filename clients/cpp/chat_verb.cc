@@ -18,7 +18,7 @@
 #include "clients/cpp/turn_flags.h"
 #include "clients/cpp/turn_output.h"
 #include "clients/cpp/verb.h"
-#include "shell/closest_word.h"
+#include "tools/shell/closest_word.h"
 
 namespace engram {
 namespace {

@@ -16,7 +16,7 @@
 #include "engram/v1/generation.grpc.pb.h"
 #include "engram/v1/models.grpc.pb.h"
 #include "engram/v1/sessions.grpc.pb.h"
-#include "shell/environment.h"
+#include "tools/shell/environment.h"
 
 namespace engram {
 namespace {

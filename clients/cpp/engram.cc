@@ -10,7 +10,7 @@
 #include "clients/cpp/flags.h"
 #include "clients/cpp/interrupt.h"
 #include "clients/cpp/verb.h"
-#include "shell/closest_word.h"
+#include "tools/shell/closest_word.h"
 
 namespace engram {
 namespace {

@@ -17,7 +17,7 @@
 #include "clients/cpp/program.h"
 #include "clients/cpp/progress_display.h"
 #include "clients/cpp/resumable_turn.h"
-#include "shell/standard_output.h"
+#include "tools/shell/standard_output.h"
 
 namespace engram {
 namespace {

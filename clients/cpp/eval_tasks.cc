@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "clients/cpp/flags.h"
-#include "shell/closest_word.h"
+#include "tools/shell/closest_word.h"
 
 namespace engram {
 namespace {

@@ -14,8 +14,8 @@
 #include "absl/strings/strip.h"
 #include "clients/cpp/server_address.h"
 #include "clients/cpp/utf8.h"
-#include "shell/closest_word.h"
-#include "shell/duration.h"
+#include "tools/shell/closest_word.h"
+#include "tools/shell/duration.h"
 
 namespace engram {
 namespace {

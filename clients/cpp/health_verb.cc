@@ -2,7 +2,7 @@
 #include "absl/strings/str_cat.h"
 #include "clients/cpp/health_check.h"
 #include "clients/cpp/verb.h"
-#include "shell/standard_output.h"
+#include "tools/shell/standard_output.h"
 
 namespace engram {
 namespace {

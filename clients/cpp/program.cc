@@ -7,8 +7,8 @@
 #include "absl/strings/str_format.h"
 #include "clients/cpp/advice.h"
 #include "clients/cpp/server_address.h"
-#include "shell/environment.h"
-#include "shell/standard_output.h"
+#include "tools/shell/environment.h"
+#include "tools/shell/standard_output.h"
 
 namespace engram {
 namespace {

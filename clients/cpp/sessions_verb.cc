@@ -8,7 +8,7 @@
 #include "absl/time/time.h"
 #include "clients/cpp/human.h"
 #include "clients/cpp/verb.h"
-#include "shell/closest_word.h"
+#include "tools/shell/closest_word.h"
 
 namespace engram {
 namespace {

@@ -17,7 +17,7 @@
 #include "clients/cpp/flags.h"
 #include "clients/cpp/interrupt.h"
 #include "clients/cpp/program.h"
-#include "shell/standard_output.h"
+#include "tools/shell/standard_output.h"
 
 namespace engram {
 

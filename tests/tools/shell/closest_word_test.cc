@@ -1,4 +1,4 @@
-#include "shell/closest_word.h"
+#include "tools/shell/closest_word.h"
 
 #include <gtest/gtest.h>
 

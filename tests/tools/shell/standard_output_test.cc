@@ -1,6 +1,6 @@
 // Each case is a process of its own: what could not be printed is remembered
 // until a program ends.
-#include "shell/standard_output.h"
+#include "tools/shell/standard_output.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>

@@ -1,4 +1,4 @@
-#include "shell/duration.h"
+#include "tools/shell/duration.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

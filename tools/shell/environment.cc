@@ -1,4 +1,4 @@
-#include "shell/environment.h"
+#include "tools/shell/environment.h"
 
 #include <unistd.h>
 
@@ -8,7 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "shell/closest_word.h"
+#include "tools/shell/closest_word.h"
 
 namespace engram {
 namespace {

@@ -1,4 +1,4 @@
-#include "shell/environment.h"
+#include "tools/shell/environment.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

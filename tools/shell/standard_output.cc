@@ -1,4 +1,4 @@
-#include "shell/standard_output.h"
+#include "tools/shell/standard_output.h"
 
 #include <fcntl.h>
 #include <poll.h>
