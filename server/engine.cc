@@ -252,8 +252,12 @@ bool Engine::StartNext(absl::Time now) {
     return true;
   }
   if (*started) {
+    const Sequence* const begun = sequence.get();
     AddRunning(std::move(sequence));
     admission_->Started();
+    // Counted before the client can know.
+    if (metrics_ != nullptr) metrics_->SetLoad(MeasureLoad());
+    TellStarted(*begun);
     return true;
   }
   // Nobody overtakes it, or it could wait for ever.
@@ -352,15 +356,18 @@ absl::StatusOr<bool> Engine::Start(Sequence* sequence, absl::Time now) {
   if (!has_room) return false;
   sequence->start_time = now;
   Prepare(sequence, model_.model->info().vocabulary_size);
-  StartedEvent started;
-  started.session_id = sequence->request.session_id;
-  started.request_id = sequence->request.request_id;
-  started.version = sequence->start.version;
-  started.position = sequence->start.position;
-  started.cached_tokens = sequence->start.position;
-  started.seed = static_cast<int64_t>(sequence->request.sampling.seed);
-  sequence->stream->Push(std::move(started));
   return true;
+}
+
+void Engine::TellStarted(const Sequence& sequence) {
+  StartedEvent started;
+  started.session_id = sequence.request.session_id;
+  started.request_id = sequence.request.request_id;
+  started.version = sequence.start.version;
+  started.position = sequence.start.position;
+  started.cached_tokens = sequence.start.position;
+  started.seed = static_cast<int64_t>(sequence.request.sampling.seed);
+  sequence.stream->Push(std::move(started));
 }
 
 absl::StatusOr<bool> Engine::LoadState(Sequence* sequence) {
