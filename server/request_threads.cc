@@ -26,6 +26,7 @@ RequestThreads::~RequestThreads() {
   {
     absl::MutexLock lock(&mutex_);
     is_ending_ = true;
+    UpdateHasWork();
   }
   for (std::thread& thread : threads_) thread.join();
 }
@@ -45,6 +46,7 @@ uint64_t RequestThreads::Run(const std::string& client, size_t bytes,
       queue.waiting_bytes += bytes;
       waiting_bytes_ += bytes;
       client_of_ticket_[ticket] = client;
+      UpdateHasWork();
       return ticket;
     }
     ForgetIfIdle(client);
@@ -108,6 +110,7 @@ void RequestThreads::Withdraw(uint64_t ticket, const absl::Status& reason) {
       turns_.erase(std::find(turns_.begin(), turns_.end(), client));
     }
     ForgetIfIdle(client);
+    UpdateHasWork();
   }
   entry.work(reason);
 }
@@ -130,6 +133,7 @@ void RequestThreads::Close(const std::string& reason) {
     turns_.clear();
     client_of_ticket_.clear();
     waiting_bytes_ = 0;
+    UpdateHasWork();
   }
   for (Entry& entry : dropped) entry.work(status);
 }
@@ -166,6 +170,7 @@ RequestThreads::Entry RequestThreads::TakeNext(std::string* client) {
   client_of_ticket_.erase(entry.ticket);
   ++queue.running;
   if (!queue.waiting.empty()) turns_.push_back(*client);
+  UpdateHasWork();
   return entry;
 }
 
@@ -183,11 +188,7 @@ void RequestThreads::RunQueued() {
     Entry entry;
     {
       absl::MutexLock lock(&mutex_);
-      mutex_.Await(absl::Condition(
-          +[](RequestThreads* self) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-            return self->MayRun();
-          },
-          this));
+      mutex_.Await(absl::Condition(&has_work_));
       if (is_ending_) return;
       entry = TakeNext(&client);
     }
@@ -196,6 +197,7 @@ void RequestThreads::RunQueued() {
     absl::MutexLock lock(&mutex_);
     --clients_[client].running;
     ForgetIfIdle(client);
+    UpdateHasWork();
   }
 }
 

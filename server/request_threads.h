@@ -76,8 +76,9 @@ class RequestThreads {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The place in turns_ of who is next, or turns_.size().
   size_t NextTurn() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool MayRun() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return is_ending_ || NextTurn() < turns_.size();
+  // After every change of what follows.
+  void UpdateHasWork() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    has_work_ = is_ending_ || NextTurn() < turns_.size();
   }
   // Of the client that is next; it goes to the end of the turns.
   Entry TakeNext(std::string* client) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -96,6 +97,8 @@ class RequestThreads {
   uint64_t last_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status closed_ ABSL_GUARDED_BY(mutex_);
   bool is_ending_ ABSL_GUARDED_BY(mutex_) = false;
+  // What a thread waits for: somebody whose turn it is, or the end.
+  bool has_work_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_;
 };
 

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
-#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -19,7 +18,7 @@ using ::testing::HasSubstr;
 
 constexpr size_t kLong = 1 << 20;
 
-// What was called, with what.
+// What was called, with what. Outlives the threads that may still call it.
 class Record {
  public:
   RequestThreads::Work Named(const std::string& name) {
@@ -49,20 +48,20 @@ class Busy {
  public:
   Busy(RequestThreads* threads, const std::string& client) {
     threads->Run(client, kLong, [this](const absl::Status&) {
-      begun_.Notify();
-      may_end_.WaitForNotification();
-      ended_.Notify();
+      begun_.count_down();
+      may_end_.wait();
+      ended_.count_down();
     });
   }
   ~Busy() {
-    if (!may_end_.HasBeenNotified()) End();
-    ended_.WaitForNotification();
+    if (!may_end_.try_wait()) End();
+    ended_.wait();
   }
-  void AwaitBegin() { begun_.WaitForNotification(); }
-  void End() { may_end_.Notify(); }
+  void AwaitBegin() { begun_.wait(); }
+  void End() { may_end_.count_down(); }
 
  private:
-  absl::Notification begun_, may_end_, ended_;
+  std::latch begun_{1}, may_end_{1}, ended_{1};
 };
 
 RequestThreadsLimits OneThread(size_t max_queue = 100) {
@@ -82,9 +81,9 @@ TEST(RequestThreads, ReadsAShortRequestInTheCallersThread) {
 }
 
 TEST(RequestThreads, ReadsALongRequestElsewhere) {
-  RequestThreads threads(OneThread());
   std::thread::id ran;
   std::latch done(1);
+  RequestThreads threads(OneThread());
   threads.Run("a", kLong, [&](const absl::Status& status) {
     EXPECT_TRUE(status.ok());
     ran = std::this_thread::get_id();
@@ -97,6 +96,7 @@ TEST(RequestThreads, ReadsALongRequestElsewhere) {
 TEST(RequestThreads, ClientsTakeTurnsWhateverEachHasQueued) {
   Record record;
   {
+    std::latch last(1);
     RequestThreads threads(OneThread());
     Busy busy(&threads, "x");
     busy.AwaitBegin();
@@ -105,7 +105,6 @@ TEST(RequestThreads, ClientsTakeTurnsWhateverEachHasQueued) {
     }
     threads.Run("b", kLong, record.Named("b1"));
     threads.Run("b", kLong, record.Named("b2"));
-    std::latch last(1);
     threads.Run("c", kLong, record.Named("c1"));
     threads.Run("a", kLong, [&](const absl::Status&) { last.count_down(); });
     busy.End();
@@ -116,13 +115,13 @@ TEST(RequestThreads, ClientsTakeTurnsWhateverEachHasQueued) {
 }
 
 TEST(RequestThreads, OneClientKeepsAThreadFreeForOthers) {
+  Record record;
+  std::latch done(1);
   RequestThreads threads({.threads = 2, .max_queue = 100,
                           .max_bytes = 100 * kLong});
-  Record record;
   Busy first(&threads, "a");
   first.AwaitBegin();
   threads.Run("a", kLong, record.Named("a2"));
-  std::latch done(1);
   threads.Run("b", kLong, [&](const absl::Status&) { done.count_down(); });
   done.wait();
   EXPECT_TRUE(record.done().empty());
@@ -130,8 +129,8 @@ TEST(RequestThreads, OneClientKeepsAThreadFreeForOthers) {
 }
 
 TEST(RequestThreads, RefusesWhenTheQueueIsFull) {
-  RequestThreads threads(OneThread(/*max_queue=*/2));
   Record record;
+  RequestThreads threads(OneThread(/*max_queue=*/2));
   Busy busy(&threads, "x");
   busy.AwaitBegin();
   threads.Run("a", kLong, record.Named("a"));
@@ -144,8 +143,8 @@ TEST(RequestThreads, RefusesWhenTheQueueIsFull) {
 }
 
 TEST(RequestThreads, OneClientHasHalfOfTheQueue) {
-  RequestThreads threads(OneThread(/*max_queue=*/4));
   Record record;
+  RequestThreads threads(OneThread(/*max_queue=*/4));
   Busy busy(&threads, "x");
   busy.AwaitBegin();
   for (const char* name : {"a1", "a2", "a3"}) {
@@ -160,9 +159,9 @@ TEST(RequestThreads, OneClientHasHalfOfTheQueue) {
 }
 
 TEST(RequestThreads, RefusesMoreBytesThanMayWait) {
+  Record record;
   RequestThreads threads({.threads = 1, .max_queue = 100,
                           .max_bytes = 4 * kLong});
-  Record record;
   Busy busy(&threads, "x");
   busy.AwaitBegin();
   threads.Run("a", 2 * kLong, record.Named("a1"));
@@ -182,11 +181,11 @@ TEST(RequestThreads, RefusesMoreBytesThanMayWait) {
 TEST(RequestThreads, DropsWhatIsWithdrawn) {
   Record record;
   {
+    std::latch last(1);
     RequestThreads threads(OneThread());
     Busy busy(&threads, "x");
     busy.AwaitBegin();
     const uint64_t ticket = threads.Run("a", kLong, record.Named("a1"));
-    std::latch last(1);
     threads.Run("a", kLong, [&](const absl::Status&) { last.count_down(); });
     threads.Withdraw(ticket, absl::CancelledError("gone"));
     EXPECT_THAT(record.done(), ElementsAre("a1!"));
@@ -200,8 +199,8 @@ TEST(RequestThreads, DropsWhatIsWithdrawn) {
 }
 
 TEST(RequestThreads, EndsAtOnceWhatWaitsWhenItIsClosed) {
-  RequestThreads threads(OneThread());
   Record record;
+  RequestThreads threads(OneThread());
   Busy busy(&threads, "x");
   busy.AwaitBegin();
   for (int i = 0; i < 3; ++i) threads.Run("a", kLong, record.Named("a"));
@@ -216,8 +215,8 @@ TEST(RequestThreads, EndsAtOnceWhatWaitsWhenItIsClosed) {
 }
 
 TEST(RequestWork, IsDroppedWhereItWaitsWhenItIsCancelled) {
-  RequestThreads threads(OneThread());
   Record record;
+  RequestThreads threads(OneThread());
   Busy busy(&threads, "x");
   busy.AwaitBegin();
   RequestWork work(&threads);
@@ -231,8 +230,8 @@ TEST(RequestWork, IsDroppedWhereItWaitsWhenItIsCancelled) {
 }
 
 TEST(RequestWork, IsDroppedIfItWasCancelledBeforeItStarted) {
-  RequestThreads threads(OneThread());
   Record record;
+  RequestThreads threads(OneThread());
   Busy busy(&threads, "x");
   busy.AwaitBegin();
   RequestWork work(&threads);
@@ -242,18 +241,18 @@ TEST(RequestWork, IsDroppedIfItWasCancelledBeforeItStarted) {
 }
 
 TEST(RequestWork, IsToldToEndWhereItRuns) {
+  std::latch begun(1), ended(1);
   RequestThreads threads(OneThread());
   RequestWork work(&threads);
-  absl::Notification begun, ended;
   work.Start("a", kLong, [&](const absl::Status&) {
-    begun.Notify();
+    begun.count_down();
     while (work.MayGoOn().ok()) {
     }
-    ended.Notify();
+    ended.count_down();
   });
-  begun.WaitForNotification();
+  begun.wait();
   work.Cancel(absl::CancelledError("gone"));
-  ended.WaitForNotification();
+  ended.wait();
 }
 
 TEST(RequestWork, IsToldToEndWhenTheThreadsAreClosed) {
