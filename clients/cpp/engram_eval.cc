@@ -69,6 +69,9 @@ constexpr char kTableHelp[] =
 ClientOptions OptionsFor(const std::string& server) {
   ClientOptions options;
   options.server = server;
+  // All questions must be answered, however long a busy server lets them wait:
+  // it says each time for how long.
+  options.retries = 1000;
   return options;
 }
 

@@ -39,9 +39,10 @@ class WeightLoaderTest : public ModelLoading {
   std::vector<float> LogitsWith(std::optional<WeightFormat> format) {
     limits_.weight_format = format;
     const std::unique_ptr<Model> model = Load().value();
+    const std::vector<int32_t> tokens = {3, 1, 4, 1, 5, 9, 2};
     Batch batch;
     batch.rows.push_back(
-        {model->states().Take(), {3, 1, 4, 1, 5, 9, 2}, LogitsWanted::kAll});
+        {model->states().Take(), tokens, LogitsWanted::kAll});
     const auto result = model->Step(batch);
     ENGRAM_CHECK_OK(result.status());
     return {result->logits.begin(), result->logits.end()};
