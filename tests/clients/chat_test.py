@@ -22,8 +22,9 @@ from engram.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, session
 
 from terminal import Terminal
 
-# For the build with AddressSanitizer.
+# Of every program that is started here, in the build with AddressSanitizer.
 LIBEDIT_LEAKS = pathlib.Path(__file__).resolve().parent / "libedit.supp"
+os.environ["LSAN_OPTIONS"] = f"suppressions={LIBEDIT_LEAKS}:print_suppressions=0"
 LEFT, UP = "\x1b[D", "\x1b[A"
 BACKSPACE = "\x7f"
 CTRL_A, CTRL_C, CTRL_D, CTRL_Z = "\x01", "\x03", "\x04", "\x1a"
@@ -80,8 +81,7 @@ class ChatTest(unittest.TestCase):
     def chat(self, *flags, **environment):
         terminal = Terminal(
             [str(BIN / "engram"), "chat", "--session", "s", "--server", self.server.address, *flags],
-            dict(os.environ, XDG_STATE_HOME=self.state.name, HOME=self.state.name, LC_ALL="C.UTF-8",
-                 LSAN_OPTIONS=f"suppressions={LIBEDIT_LEAKS}:print_suppressions=0") | environment)
+            dict(os.environ, XDG_STATE_HOME=self.state.name, HOME=self.state.name, LC_ALL="C.UTF-8") | environment)
         self.addCleanup(terminal.close)
         terminal.wait_for("> ")
         return terminal
