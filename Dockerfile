@@ -31,7 +31,7 @@ ARG PRESET=release
 ARG JOBS
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/ccache \
-    cmake --preset "${PRESET}" && \
+    cmake --preset "${PRESET}" -DENGRAM_TESTS=OFF && \
     cmake --build --preset "${PRESET}" --parallel ${JOBS} \
       --target engram-server engram && \
     mkdir -p /image/bin && \
