@@ -173,6 +173,12 @@ TEST(CommandLine, SaysWhereItLookedForAServer) {
   EXPECT_EQ(outcome.exit_code, 1);
   EXPECT_THAT(outcome.err, StartsWith("engram: UNAVAILABLE: "));
   EXPECT_THAT(outcome.err, HasSubstr("unix:/no/such/socket"));
+
+  const Outcome health = RunEngram("health --server unix:/no/such/socket");
+  EXPECT_EQ(health.exit_code, 1);
+  EXPECT_THAT(health.err, StartsWith("engram: UNAVAILABLE: "));
+  EXPECT_THAT(health.err,
+              HasSubstr("is a server running at unix:/no/such/socket?"));
 }
 
 TEST(CommandLine, RefusesWrongUseWithASuggestion) {
