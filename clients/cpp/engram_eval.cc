@@ -66,15 +66,6 @@ constexpr char kTableHelp[] =
     "Flags:\n%s\n"
     "Exit codes: 0 done; 1 the server failed; 2 wrong use; 130 interrupted.\n";
 
-ClientOptions OptionsFor(const std::string& server) {
-  ClientOptions options;
-  options.server = server;
-  // All questions must be answered, however long a busy server lets them wait:
-  // it says each time for how long.
-  options.retries = 1000;
-  return options;
-}
-
 absl::StatusOr<EvalResult> Evaluate(const Evaluation& evaluation,
                                     Client* client, ProgressDisplay* display,
                                     Cancellation* cancellation) {
@@ -114,7 +105,7 @@ absl::StatusOr<EvalResult> EvaluateModel(Evaluation* evaluation, Client* client,
 }
 
 int RunTask(EvalOptions options, Interrupt* interrupt) {
-  Client client(OptionsFor(options.server));
+  Client client({.server = options.server});
   Cancellation cancellation;
   InterruptScope scope(interrupt, &cancellation);
   Evaluation& evaluation = options.evaluation;
@@ -123,7 +114,8 @@ int RunTask(EvalOptions options, Interrupt* interrupt) {
   if (!result.ok()) {
     return cancellation.cancelled()
                ? kExitInterrupted
-               : ReportFailedCall(kProgram, kProgram, result.status(), options.server);
+               : ReportFailedCall(kProgram, kProgram, result.status(),
+                                  options.server);
   }
   const std::string report =
       options.json
@@ -164,7 +156,7 @@ absl::StatusOr<std::string> MeasureTable(PaperTable table,
 
 int RunTable(PaperTable table, const TableOptions& options,
              Interrupt* interrupt) {
-  Client client(OptionsFor(options.server));
+  Client client({.server = options.server});
   Cancellation cancellation;
   InterruptScope scope(interrupt, &cancellation);
   const absl::StatusOr<std::string> text =

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
+#include "clients/cpp/backoff.h"
 
 namespace engram {
 namespace {
@@ -122,13 +123,19 @@ class Runner {
   absl::StatusOr<std::string> Generate(const v1::GenerateRequest& request,
                                        int64_t prompt_tokens) {
     std::string text;
-    const absl::Status status =
-        client_->Generate(request,
-                          [&](const v1::GenerateResponse& response) {
-                            absl::StrAppend(&text, response.token().text(),
-                                            response.completed().text());
-                          },
-                          {.cancellation = &stop_});
+    absl::Status status;
+    // Each question must be answered, however often a busy server refuses it: the
+    // client has waited each time as it was told to.
+    do {
+      text.clear();
+      status = client_->Generate(request,
+                                 [&](const v1::GenerateResponse& response) {
+                                   absl::StrAppend(&text,
+                                                   response.token().text(),
+                                                   response.completed().text());
+                                 },
+                                 {.cancellation = &stop_});
+    } while (absl::IsUnavailable(status) && ServerWait(status).has_value());
     if (!status.ok()) return status;
     absl::MutexLock lock(&mutex_);
     tokens_ += prompt_tokens;

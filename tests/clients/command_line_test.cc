@@ -181,6 +181,13 @@ TEST(CommandLine, SaysWhereItLookedForAServer) {
               HasSubstr("is a server running at unix:/no/such/socket?"));
 }
 
+TEST(CommandLine, AnEvaluationGivesUpIfThereIsNoServer) {
+  const Outcome outcome = RunProgram(
+      "engram-eval", "--task induction-head --server unix:/no/such/socket");
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("is a server running at"));
+}
+
 TEST(CommandLine, RefusesWrongUseWithASuggestion) {
   struct Case {
     const char* arguments;

@@ -129,6 +129,18 @@ TEST(EvalRun, AnErrorEndsItAndIsNoWrongAnswer) {
   EXPECT_EQ(server.requests().size(), 2u);
 }
 
+TEST(EvalRun, WaitsForABusyServerHoweverOftenItRefuses) {
+  ScriptedCall busy = Failure(grpc::StatusCode::UNAVAILABLE, "busy");
+  busy.send_started = false;
+  busy.retry_after_ms = 1;
+  ScriptedServer server(1, std::vector<ScriptedCall>(20, busy));
+  const absl::StatusOr<EvalResult> result =
+      RunToTheEnd(RunOf({"--count=3", "--concurrency=1"}), server);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->count, 3);
+  EXPECT_EQ(server.requests().size(), 23u);
+}
+
 TEST(EvalRun, AServerThatIsGoneIsAnError) {
   Client client(OptionsFor("127.0.0.1:1"));
   Cancellation cancellation;
