@@ -6,20 +6,17 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
 
 namespace engram {
-
 namespace {
 
 constexpr char kServerWaitPayload[] = "engram.v1/retry-after-ms";
 
 }  // namespace
 
-absl::Status WithServerWait(absl::Status status, absl::Duration wait) {
-  status.SetPayload(
-      kServerWaitPayload,
-      absl::Cord(absl::StrCat(absl::ToInt64Milliseconds(wait))));
+absl::Status WithServerWait(absl::Status status,
+                            absl::string_view milliseconds) {
+  status.SetPayload(kServerWaitPayload, absl::Cord(milliseconds));
   return status;
 }
 
@@ -28,7 +25,8 @@ std::optional<absl::Duration> ServerWait(const absl::Status& status) {
       status.GetPayload(kServerWaitPayload);
   int64_t milliseconds = 0;
   if (!payload.has_value() ||
-      !absl::SimpleAtoi(std::string(*payload), &milliseconds)) {
+      !absl::SimpleAtoi(std::string(*payload), &milliseconds) ||
+      milliseconds < 0) {
     return std::nullopt;
   }
   return absl::Milliseconds(milliseconds);

@@ -5,14 +5,15 @@
 
 #include "absl/random/random.h"
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
 namespace engram {
 
 // A call's status with when it may come again, as the server's trailing metadata
-// say in whole milliseconds.
-absl::Status WithServerWait(absl::Status status, absl::Duration wait);
-// Nothing if the server did not say.
+// say it: whole milliseconds in decimal digits.
+absl::Status WithServerWait(absl::Status status, absl::string_view milliseconds);
+// Nothing if the server did not say, or said what is no such number.
 std::optional<absl::Duration> ServerWait(const absl::Status& status);
 
 // Exponential with jitter: the n-th wait is drawn evenly from the upper half of

@@ -1,16 +1,13 @@
 #include "clients/cpp/call_end.h"
 
 #include <algorithm>
-#include <cstdint>
 #include <iterator>
-#include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/string_view.h"
 #include "clients/cpp/backoff.h"
 
@@ -41,21 +38,6 @@ CallEnd FindEnd(const grpc::Status& status, const std::string& details) {
   return CallEnd::kBroken;
 }
 
-// When the server says that the call may come again.
-std::optional<absl::Duration> FindWait(const grpc::ClientContext& context) {
-  const auto& metadata = context.GetServerTrailingMetadata();
-  const auto found = metadata.find("retry-after-ms");
-  int64_t milliseconds = 0;
-  if (found == metadata.end() ||
-      !absl::SimpleAtoi(
-          absl::string_view(found->second.data(), found->second.size()),
-          &milliseconds) ||
-      milliseconds < 0) {
-    return std::nullopt;
-  }
-  return absl::Milliseconds(milliseconds);
-}
-
 }  // namespace
 
 absl::Status ToStatus(const grpc::Status& status,
@@ -64,8 +46,11 @@ absl::Status ToStatus(const grpc::Status& status,
   absl::Status result(static_cast<absl::StatusCode>(status.error_code()),
                       status.error_message());
   if (result.ok()) return result;
-  if (const auto wait = FindWait(context)) {
-    result = WithServerWait(std::move(result), *wait);
+  const auto& metadata = context.GetServerTrailingMetadata();
+  if (const auto wait = metadata.find("retry-after-ms");
+      wait != metadata.end()) {
+    result = WithServerWait(std::move(result),
+                            {wait->second.data(), wait->second.size()});
   }
   return WithEnd(FindEnd(status, context.debug_error_string()),
                  std::move(result));
