@@ -343,3 +343,5 @@ absl::StatusOr<std::string> Unescape(absl::string_view text) {
 }
 
 }  // namespace engram
+  absl::Status status = CheckUtf8(result);
+  if (!status.ok()) return status;

@@ -101,7 +101,8 @@ class FlagSet {
 // Comma-separated token ids, such as "1,2,3".
 absl::StatusOr<std::vector<int32_t>> ParseTokenIds(absl::string_view text);
 
-// Resolves the backslash escapes of C, such as \n, \t, \\ and \x41.
+// Resolves the backslash escapes of C, such as \n, \t, \\ and \x41; like any
+// other value, what comes of it must be UTF-8.
 absl::StatusOr<std::string> Unescape(absl::string_view text);
 
 }  // namespace engram

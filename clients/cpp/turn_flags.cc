@@ -6,7 +6,6 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "clients/cpp/utf8.h"
 
 namespace engram {
 namespace {
@@ -35,11 +34,6 @@ absl::Status AddStops(const std::vector<std::string>& stops,
     if (!stop.ok()) {
       return absl::InvalidArgumentError(
           absl::StrCat("flag --stop: ", stop.status().message()));
-    }
-    const absl::Status is_text = CheckUtf8(*stop);
-    if (!is_text.ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("flag --stop: ", is_text.message()));
     }
     stopping->add_stop(*std::move(stop));
   }

@@ -136,6 +136,9 @@ TEST(Unescape, ResolvesEscapes) {
   EXPECT_EQ(*Unescape("plain"), "plain");
   EXPECT_FALSE(Unescape("\\q").ok());
   EXPECT_FALSE(Unescape("end\\").ok());
+  EXPECT_EQ(*Unescape("\\xc3\\xa9"), "\xc3\xa9");
+  EXPECT_EQ(Unescape("a\\xff").status().message(),
+            "byte 2 (0xff) is not UTF-8");
 }
 
 }  // namespace
