@@ -208,10 +208,9 @@ class LoadRun {
   static bool IsBeside(const DueTurn& due) { return due.conversation < 0; }
 
   void StartTurn(const DueTurn& due) {
+    v1::GenerateRequest request = MakeRequest(due);
     auto context = std::make_shared<grpc::ClientContext>();
-    if (options_.sessions > 0) {
-      TellSession(SessionId(due.conversation), context.get());
-    }
+    TellSession(request.session_id(), context.get());
     int64_t number = 0;
     {
       // Known before it is started: it may end at once, and a stop in between
@@ -222,7 +221,7 @@ class LoadRun {
       running_.emplace(number, context);
       if (IsBeside(due)) beside_.insert(number);
     }
-    auto* call = new TurnCall(due, MakeRequest(due), std::move(context),
+    auto* call = new TurnCall(due, std::move(request), std::move(context),
                               [this, number, due](TurnRecord record) {
                                 TurnEnded(number, due, std::move(record));
                               });
@@ -282,12 +281,13 @@ class LoadRun {
     changed_.Signal();
   }
 
-  // Another one takes its place.
+  // Another one takes its place, unless it failed: so would that.
   void BesideEnded(int64_t number, const DueTurn& due, TurnRecord record)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    record.beside = true;
-    const SteadyClock::time_point end = record.end;
     const bool ok = record.status.ok();
+    record.beside = true;
+    record.interrupted = !ok && (beside_over_ || stopped_);
+    const SteadyClock::time_point end = record.end;
     result_.turns.push_back(std::move(record));
     running_.erase(number);
     beside_.erase(number);

@@ -47,6 +47,17 @@ struct Samples {
   std::vector<double> start_delay;
 };
 
+void MeasureBeside(const TurnRecord& turn, Measurements* result) {
+  if (turn.interrupted) return;
+  if (turn.status.ok()) {
+    ++result->long_prompts;
+    result->long_prompt_tokens += turn.prompt_tokens;
+    return;
+  }
+  ++result->long_prompts_failed;
+  result->long_prompt_error.Update(turn.status);
+}
+
 }  // namespace
 
 double Measurements::PerSecond(int64_t count) const {
@@ -83,9 +94,7 @@ Measurements Measure(absl::Span<const TurnRecord> turns,
   auto end = SteadyClock::time_point::min();
   for (const TurnRecord& turn : turns) {
     if (turn.beside) {
-      if (!turn.status.ok()) continue;
-      ++result.long_prompts;
-      result.long_prompt_tokens += turn.prompt_tokens;
+      MeasureBeside(turn, &result);
       continue;
     }
     if (turn.warm_up) continue;

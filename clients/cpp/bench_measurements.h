@@ -30,7 +30,8 @@ struct TurnRecord {
   bool warm_up = false;
   // A long prompt that ran beside what is measured.
   bool beside = false;
-  // Ended by Ctrl-C: neither a success nor an error of the server's.
+  // Ended by Ctrl-C, or beside when all else was over: neither a success nor an
+  // error of the server's.
   bool interrupted = false;
 };
 
@@ -77,6 +78,9 @@ struct Measurements {
   // Of the long prompts beside, those that were answered by then.
   int64_t long_prompts = 0;
   int64_t long_prompt_tokens = 0;
+  // Those that ended with an error: the load beside was smaller from then on.
+  int64_t long_prompts_failed = 0;
+  absl::Status long_prompt_error;  // The first one.
 
   double PerSecond(int64_t count) const;
 };

@@ -125,6 +125,9 @@ void BenchOptions::AddTo(FlagSet* flags) {
              PositiveSetter(&goodput.end_to_end_ms));
   flags->AddSwitch("json", "Print one JSON object with everything.", &json);
   flags->AddSwitch("help", "Show this text.", &help);
+  if (long_prompt_tokens.least == 0) {
+    return refuse("--long-prompt-tokens: a prompt has at least one token");
+  }
 }
 
 absl::Status BenchOptions::Complete() {
@@ -142,7 +145,7 @@ absl::Status BenchOptions::Complete() {
         "leave out --requests");
   }
   if (sessions == 0 && turns > 1) return refuse("--turns needs --sessions N");
-  if (prompt_tokens.least == 0 || long_prompt_tokens.least == 0) {
+  if (prompt_tokens.least == 0) {
     return refuse("--prompt-tokens: a prompt has at least one token");
   }
   if (sessions == 0 && requests == 0 && duration == absl::InfiniteDuration()) {

@@ -96,9 +96,16 @@ std::string ReportText(const BenchOptions& options,
   }
   if (options.long_prompts > 0) {
     absl::StrAppendFormat(
-        &text, "beside %d prompts of %s tokens at a time: %d answered\n",
+        &text, "beside %d prompts of %s tokens at a time: %d answered%s\n",
         options.long_prompts, ToString(options.long_prompt_tokens),
-        measurements.long_prompts);
+        measurements.long_prompts,
+        measurements.long_prompts_failed == 0
+            ? ""
+            : absl::StrFormat(
+                  ", %d failed and not sent again, first: %s",
+                  measurements.long_prompts_failed,
+                  measurements.long_prompt_error.ToString(
+                      absl::StatusToStringMode::kWithNoExtraData)));
   }
   for (const auto& [code, count] : measurements.errors) {
     absl::StrAppend(&text, "error ", code, ": ", count,
@@ -138,6 +145,7 @@ std::string ReportJson(const BenchOptions& options,
        measurements.PerSecond(measurements.output_tokens)},
       {"long_prompts_answered", measurements.long_prompts},
       {"long_prompt_tokens_answered", measurements.long_prompt_tokens},
+      {"long_prompts_failed", measurements.long_prompts_failed},
       {"good_requests", measurements.good},
       {"goodput_requests_per_second",
        measurements.PerSecond(measurements.good)},

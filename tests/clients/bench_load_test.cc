@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -17,6 +18,7 @@
 namespace engram {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
@@ -66,6 +68,20 @@ TEST(BenchLoad, KeepsLongPromptsRunningBesideWhatIsMeasured) {
   EXPECT_EQ(measurements.time_to_first_token.count, 20u);
   EXPECT_EQ(measurements.interrupted, 0);
   EXPECT_THAT(measurements.errors, IsEmpty());
+  EXPECT_EQ(measurements.long_prompts_failed, 0);
+}
+
+TEST(BenchLoad, LongPromptsBesideSessionsAreOnNone) {
+  ScriptedServer server(kAnswerTokens, {});
+  RunToTheEnd(Load(server, {"--sessions=1", "--long-prompts=1",
+                            "--long-prompt-tokens=500"}));
+  for (const v1::GenerateRequest& request : server.requests()) {
+    EXPECT_EQ(request.session_id().empty(),
+              request.token_ids().ids_size() == 500);
+  }
+  const std::vector<std::string> all = server.told_sessions();
+  const std::set<std::string> told(all.begin(), all.end());
+  EXPECT_THAT(told, ElementsAre("Generate ", "Generate bench-0"));
 }
 
 TEST(BenchLoad, ClosedLoopRunsAllRequestsAndTheWarmUp) {
@@ -186,6 +202,8 @@ TEST(BenchOptions, RefusesWhatDoesNotGoTogether) {
   EXPECT_THAT(error({"--sessions=1", "--requests=1"}), HasSubstr("--requests"));
   EXPECT_THAT(error({"--turns=2"}), HasSubstr("--sessions"));
   EXPECT_THAT(error({"--prompt-tokens=0..3"}), HasSubstr("--prompt-tokens"));
+  EXPECT_THAT(error({"--long-prompt-tokens=0"}),
+              HasSubstr("--long-prompt-tokens"));
 }
 
 TEST(BenchOptions, RefusesANumberThatMeansNothingByFlagAndValue) {
@@ -239,6 +257,11 @@ TEST(BenchReport, TextTellsErrors) {
   const std::string text = ReportText(Options({}), Measure({turn}, {}));
   EXPECT_THAT(text,
               HasSubstr("error UNAVAILABLE: 1 requests, first: queue is full"));
+
+  turn.beside = true;
+  EXPECT_THAT(ReportText(Options({"--long-prompts=2"}), Measure({turn}, {})),
+              HasSubstr("0 answered, 1 failed and not sent again, first: "
+                        "UNAVAILABLE: queue is full\n"));
 }
 
 TEST(BenchReport, ProgressTellsTheSpeedSinceTheLastLine) {

@@ -109,6 +109,26 @@ TEST(Measure, CountsInterruptedTurnsApart) {
   EXPECT_TRUE(result.errors.empty());
 }
 
+TEST(Measure, CountsLongPromptsBesideApart) {
+  TurnRecord answered = Turn(0, {20}, 60);
+  answered.beside = true;
+  TurnRecord cut_off = Turn(60, {}, 70);
+  cut_off.beside = cut_off.interrupted = true;
+  cut_off.status = absl::CancelledError();
+  TurnRecord refused = Turn(0, {}, 1);
+  refused.beside = true;
+  refused.status = absl::InvalidArgumentError("too long");
+  const Measurements result =
+      Measure({answered, cut_off, refused, Turn(0, {3}, 4)}, {});
+  EXPECT_EQ(result.requests, 1);
+  EXPECT_EQ(result.interrupted, 0);
+  EXPECT_TRUE(result.errors.empty());
+  EXPECT_EQ(result.long_prompts, 1);
+  EXPECT_EQ(result.long_prompt_tokens, 10);
+  EXPECT_EQ(result.long_prompts_failed, 1);
+  EXPECT_EQ(result.long_prompt_error.message(), "too long");
+}
+
 TEST(Measure, IsZeroWithoutTurns) {
   const Measurements result = Measure({}, {});
   EXPECT_EQ(result.requests, 0);
