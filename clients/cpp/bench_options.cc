@@ -1,6 +1,5 @@
 #include "clients/cpp/bench_options.h"
 
-#include <cmath>
 #include <limits>
 
 #include "absl/strings/numbers.h"
@@ -23,36 +22,18 @@ constexpr int64_t kManyAtATime = 100'000;
 constexpr int64_t kManyConnections = 1'000;
 constexpr double kRateMax = 1e6;
 
-FlagSet::Setter RateSetter(double* target) {
-  return [target](absl::string_view text) {
-    double rate = 0;
-    if (absl::SimpleAtod(text, &rate) && rate > 0 && rate <= kRateMax) {
-      *target = rate;
-      return absl::OkStatus();
-    }
-    return absl::InvalidArgumentError(absl::StrCat(
-        "'", text, "' is not a number above 0 and up to ", kRateMax));
-  };
-}
+constexpr double kNoLimit = std::numeric_limits<double>::max();
 
-FlagSet::Setter PositiveSetter(double* target) {
-  return [target](absl::string_view text) {
+FlagSet::Setter PositiveSetter(double* target, double most = kNoLimit) {
+  return [=](absl::string_view text) {
     double value = 0;
-    if (absl::SimpleAtod(text, &value) && value > 0 && std::isfinite(value)) {
+    if (absl::SimpleAtod(text, &value) && value > 0 && value <= most) {
       *target = value;
       return absl::OkStatus();
     }
-    return absl::InvalidArgumentError(
-        absl::StrCat("'", text, "' is not a number above 0"));
-  };
-}
-
-FlagSet::Setter SeedSetter(uint64_t* target) {
-  return [target](absl::string_view text) {
-    return absl::SimpleAtoi(text, target)
-               ? absl::OkStatus()
-               : absl::InvalidArgumentError(absl::StrCat(
-                     "'", text, "' is not a whole number from 0"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "'", text, "' is not a number above 0",
+        most == kNoLimit ? "" : absl::StrCat(" and up to ", most)));
   };
 }
 
@@ -65,7 +46,7 @@ void BenchOptions::AddTo(FlagSet* flags) {
              "Open loop: R requests (with --sessions: new sessions) arrive per "
              "second by a Poisson process, whether or not earlier ones are "
              "answered.",
-             RateSetter(&rate));
+             PositiveSetter(&rate, kRateMax));
   flags->AddCount("concurrency",
                   "Closed loop: N at a time, the next one when one is "
                   "answered. Default: 1; with --sessions all of them.",
@@ -110,8 +91,7 @@ void BenchOptions::AddTo(FlagSet* flags) {
                    &keep_sessions);
   flags->Add("temperature", "T", "Default: 0, the likeliest token always.",
              &temperature);
-  flags->Add("seed", "N", "Of prompts, lengths and arrivals. Default: 1.",
-             SeedSetter(&seed));
+  flags->AddSeed("Of prompts, lengths and arrivals. Default: 1.", &seed);
   flags->AddCount("connections", "To spread requests over. Default: 1.", 1,
                   kManyConnections, &connections);
   flags->AddLimit("deadline", "For each request. Default: none.", &deadline);
@@ -125,9 +105,6 @@ void BenchOptions::AddTo(FlagSet* flags) {
              PositiveSetter(&goodput.end_to_end_ms));
   flags->AddSwitch("json", "Print one JSON object with everything.", &json);
   flags->AddSwitch("help", "Show this text.", &help);
-  if (long_prompt_tokens.least == 0) {
-    return refuse("--long-prompt-tokens: a prompt has at least one token");
-  }
 }
 
 absl::Status BenchOptions::Complete() {
@@ -147,6 +124,9 @@ absl::Status BenchOptions::Complete() {
   if (sessions == 0 && turns > 1) return refuse("--turns needs --sessions N");
   if (prompt_tokens.least == 0) {
     return refuse("--prompt-tokens: a prompt has at least one token");
+  }
+  if (long_prompt_tokens.least == 0) {
+    return refuse("--long-prompt-tokens: a prompt has at least one token");
   }
   if (sessions == 0 && requests == 0 && duration == absl::InfiniteDuration()) {
     requests = 100;

@@ -1,6 +1,5 @@
 #include "clients/cpp/eval_options.h"
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 namespace engram {
@@ -30,15 +29,6 @@ absl::Status CheckEvaluation(const Evaluation& evaluation) {
   return status;
 }
 
-FlagSet::Setter EvalSeedSetter(uint64_t* target) {
-  return [target](absl::string_view text) {
-    return absl::SimpleAtoi(text, target)
-               ? absl::OkStatus()
-               : absl::InvalidArgumentError(
-                     absl::StrCat("'", text, "' is not a whole number from 0"));
-  };
-}
-
 void EvalOptions::AddTo(FlagSet* flags) {
   flags->AddServer("Default: $ENGRAM_SERVER, else localhost:8001.", &server);
   flags->Add("model", "NAME", "Default: the only one served.",
@@ -53,9 +43,9 @@ void EvalOptions::AddTo(FlagSet* flags) {
              "associative-recall 20.",
              &length);
   flags->Add("count", "N", "Prompts to ask. Default: 1000.", &evaluation.count);
-  flags->Add("seed", "N",
-             "Of the prompts: the same seed asks the same ones. Default: 1.",
-             EvalSeedSetter(&evaluation.seed));
+  flags->AddSeed(
+      "Of the prompts: the same seed asks the same ones. Default: 1.",
+      &evaluation.seed);
   flags->Add("concurrency", "N", "Prompts at a time. Default: 8.",
              &evaluation.concurrency);
   flags->AddSwitch("through-session",

@@ -43,7 +43,4 @@ struct EvalOptions {
   bool help = false;
 };
 
-// A setter for whole numbers from 0, of all 64 bits.
-FlagSet::Setter EvalSeedSetter(uint64_t* target);
-
 }  // namespace engram

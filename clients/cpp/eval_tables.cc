@@ -353,7 +353,7 @@ void TableOptions::AddTo(FlagSet* flags) {
   flags->Add("max-length", "N",
              "mamba-paper: the longest prompts. Default: 1048576.",
              &max_length);
-  flags->Add("seed", "N", "Of the prompts. Default: 1.", EvalSeedSetter(&seed));
+  flags->AddSeed("Of the prompts. Default: 1.", &seed);
   flags->Add("concurrency", "N", "Prompts at a time. Default: 8.",
              &concurrency);
   flags->AddSwitch("help", "Show this text.", &help);

@@ -210,6 +210,14 @@ void FlagSet::AddLimit(std::string name, std::string help,
       });
 }
 
+void FlagSet::AddSeed(std::string help, uint64_t* target) {
+  Add("seed", "N", std::move(help), [target](absl::string_view text) {
+    return absl::SimpleAtoi(text, target)
+               ? absl::OkStatus()
+               : NotA("a whole number from 0", text);
+  });
+}
+
 void FlagSet::AddSwitch(std::string name, std::string help, bool* target) {
   Add(std::move(name), "", std::move(help), [target](absl::string_view text) {
     return absl::SimpleAtob(text, target) ? absl::OkStatus()

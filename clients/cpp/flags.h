@@ -70,6 +70,8 @@ class FlagSet {
                 std::optional<int64_t>* target);
   // A duration above zero.
   void AddLimit(std::string name, std::string help, absl::Duration* target);
+  // Whatever is drawn by chance: the same seed draws the same.
+  void AddSeed(std::string help, uint64_t* target);
   // A flag without a value; "--name=false" takes it back.
   void AddSwitch(std::string name, std::string help, bool* target);
 
