@@ -374,12 +374,10 @@ absl::Status UnknownArgument(const std::string& argument,
                              const std::vector<OptionFlag>& flags) {
   std::vector<std::string> names;
   for (const OptionFlag& flag : flags) names.push_back("--" + flag.name);
-  const std::string closest =
-      ClosestWord(absl::string_view(argument).substr(0, argument.find('=')),
-                  names);
   return absl::InvalidArgumentError(absl::StrCat(
       "unknown argument \"", argument, "\"",
-      closest.empty() ? "" : absl::StrCat("; did you mean ", closest, "?"),
+      DidYouMean(absl::string_view(argument).substr(0, argument.find('=')),
+                 names),
       "; --help lists the flags"));
 }
 

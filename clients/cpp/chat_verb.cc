@@ -265,11 +265,9 @@ class Conversation {
       return absl::OkStatus();
     }
     if (absl::ConsumePrefix(&line, "/fork ")) return Fork(std::string(line));
-    const std::string closest = ClosestWord(
-        std::string(line), {"/fork NAME", "/fork", "/help", "/quit"});
     return absl::InvalidArgumentError(absl::StrCat(
         "unknown command ", line,
-        closest.empty() ? "" : absl::StrCat("; did you mean ", closest, "?"),
+        DidYouMean(line, {"/fork NAME", "/fork", "/help", "/quit"}),
         " A line that begins with a slash is written with two."));
   }
 

@@ -67,10 +67,8 @@ void PrintHelp(const FlagSet& flags) {
 int RefuseVerb(const std::string& name) {
   std::vector<std::string> names;
   for (const Verb& verb : kVerbs) names.push_back(verb.name);
-  const std::string closest = ClosestWord(name, names);
-  return RefuseUse("engram", absl::StrCat(
-      "unknown verb '", name, "'",
-      closest.empty() ? "" : absl::StrCat("; did you mean ", closest, "?")));
+  return RefuseUse("engram", absl::StrCat("unknown verb '", name, "'",
+                                          DidYouMean(name, names)));
 }
 
 int Main(const std::vector<std::string>& arguments) {
@@ -81,8 +79,9 @@ int Main(const std::vector<std::string>& arguments) {
   invocation.global.AddTo(&flags);
   absl::StatusOr<size_t> leading = flags.ParseLeading(arguments);
   if (!leading.ok()) {
-    return RefuseUse("engram", absl::StrCat(leading.status().message(),
-                               " (flags of a verb stand after it)"));
+    return RefuseUse("engram",
+                     absl::StrCat(leading.status().message(),
+                                  " (flags of a verb stand after it)"));
   }
   if (*leading == arguments.size() || arguments[*leading] == "help") {
     PrintHelp(flags);

@@ -235,10 +235,8 @@ const FlagSet::Flag* FlagSet::Find(absl::string_view name) const {
 absl::Status FlagSet::UnknownFlag(absl::string_view name) const {
   std::vector<std::string> names;
   for (const Flag& flag : flags_) names.push_back(flag.name);
-  const std::string closest = ClosestWord(name, names);
-  return absl::InvalidArgumentError(absl::StrCat(
-      "unknown flag --", name,
-      closest.empty() ? "" : absl::StrCat("; did you mean --", closest, "?")));
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown flag --", name, DidYouMean(name, names, "--")));
 }
 
 absl::StatusOr<size_t> FlagSet::ParseOne(
@@ -347,9 +345,9 @@ absl::StatusOr<std::string> Unescape(absl::string_view text) {
     return absl::InvalidArgumentError(
         absl::StrCat(error, " (a backslash itself is written as two of them)"));
   }
+  absl::Status status = CheckUtf8(result);
+  if (!status.ok()) return status;
   return result;
 }
 
 }  // namespace engram
-  absl::Status status = CheckUtf8(result);
-  if (!status.ok()) return status;

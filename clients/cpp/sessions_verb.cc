@@ -1,4 +1,5 @@
 // engram sessions: what the server remembers.
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -247,15 +248,12 @@ int RunSessions(Invocation invocation) {
   }
   if (action == "delete" && !ids.empty()) return verb.Delete(ids);
 
-  const std::vector<std::string> actions = {"list", "get", "create", "fork",
-                                            "delete"};
-  const std::string closest = ClosestWord(action, actions);
-  if (closest == action) {
+  const std::vector<std::string> actions = absl::StrSplit(kHelp.words, ' ');
+  if (std::find(actions.begin(), actions.end(), action) != actions.end()) {
     return arguments.Refuse(absl::StrCat("wrong number of ids for ", action));
   }
-  return arguments.Refuse(absl::StrCat(
-      "unknown action '", action, "'",
-      closest.empty() ? "" : absl::StrCat("; did you mean ", closest, "?")));
+  return arguments.Refuse(absl::StrCat("unknown action '", action, "'",
+                                       DidYouMean(action, actions)));
 }
 
 }  // namespace engram

@@ -1,10 +1,10 @@
-#include "clients/cpp/backoff.h"
 #include "clients/cpp/verb.h"
 
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "clients/cpp/backoff.h"
 #include "clients/cpp/input_file.h"
 #include "clients/cpp/json.h"
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 
 namespace engram {
 namespace {
@@ -48,6 +49,14 @@ std::string ClosestWord(absl::string_view word,
     if (word.size() >= 3 && absl::StartsWith(candidate, word)) return candidate;
   }
   return "";
+}
+
+std::string DidYouMean(absl::string_view word,
+                       absl::Span<const std::string> candidates,
+                       absl::string_view prefix) {
+  const std::string closest = ClosestWord(word, candidates);
+  if (closest.empty()) return "";
+  return absl::StrCat("; did you mean ", prefix, closest, "?");
 }
 
 }  // namespace engram

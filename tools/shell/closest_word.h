@@ -12,4 +12,10 @@ namespace engram {
 std::string ClosestWord(absl::string_view word,
                         absl::Span<const std::string> candidates);
 
+// "; did you mean CANDIDATE?" to end an error with, or "" if none is near.
+// `prefix` stands before each candidate, and is not compared.
+std::string DidYouMean(absl::string_view word,
+                       absl::Span<const std::string> candidates,
+                       absl::string_view prefix = "");
+
 }  // namespace engram

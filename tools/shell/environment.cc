@@ -51,12 +51,9 @@ absl::Status Unknown(absl::string_view name,
   for (absl::string_view one : known) {
     candidates.emplace_back(absl::StripPrefix(one, kPrefix));
   }
-  const std::string closest =
-      ClosestWord(absl::StripPrefix(name, kPrefix), candidates);
   return absl::InvalidArgumentError(absl::StrCat(
       "the environment variable ", name.substr(0, 64), " is that of no flag",
-      closest.empty() ? ""
-                      : absl::StrCat("; did you mean ", kPrefix, closest, "?"),
+      DidYouMean(absl::StripPrefix(name, kPrefix), candidates, kPrefix),
       "; unset it if it is not meant for Engram"));
 }
 

@@ -16,6 +16,12 @@ TEST(ClosestWord, FindsSwappedLettersAndBeginnings) {
   EXPECT_EQ(ClosestWord("xyz", words), "");
 }
 
+TEST(DidYouMean, EndsAnErrorWithTheWordIfOneIsNear) {
+  EXPECT_EQ(DidYouMean("chta", {"chat"}), "; did you mean chat?");
+  EXPECT_EQ(DidYouMean("chta", {"chat"}, "--"), "; did you mean --chat?");
+  EXPECT_EQ(DidYouMean("xyz", {"chat"}), "");
+}
+
 TEST(ClosestWord, DoesNotLookForWordsLongerThanAny) {
   EXPECT_EQ(ClosestWord(std::string(1 << 20, 'x'), {"generate"}), "");
 }
