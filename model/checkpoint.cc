@@ -249,7 +249,7 @@ absl::StatusOr<StoredTensors> ReadTensors(const MappedFile& file) {
   std::memcpy(&header_bytes, bytes.data(), sizeof(header_bytes));
   const uint64_t rest = bytes.size() - sizeof(header_bytes);
   if (header_bytes > kHeaderBytesMax || header_bytes > rest) {
-    const std::string clause = ForeignContent(bytes.substr(0, kForeignContentBytes));
+    const std::string clause = ForeignContent(bytes);
     if (!clause.empty()) {
       return absl::DataLossError(absl::StrCat(file.path(), ": ", clause));
     }
@@ -436,12 +436,9 @@ bool Exists(const std::string& folder, const char* name) {
 }
 
 absl::Status NoSafetensors(const std::string& folder) {
-  ENGRAM_RETURN_IF_ERROR(CheckFolder(folder));
-  const std::string clause = ForeignFolder(folder);
-  return absl::NotFoundError(absl::StrCat(
-      folder, clause.empty() ? "" : ": ", clause, clause.empty() ? ": " : " (",
-      "neither ", kSingleFile, " nor ", kIndexFile,
-      clause.empty() ? "" : " is there)"));
+  const std::string neither =
+      absl::StrCat("neither ", kSingleFile, " nor ", kIndexFile);
+  return NoModelFolder(folder, neither, absl::StrCat(neither, " is there"));
 }
 
 }  // namespace

@@ -1,7 +1,5 @@
 #include "model/foreign_content.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <system_error>
@@ -11,7 +9,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "model/quoted.h"
-#include "model/strict_json.h"
 
 namespace engram {
 namespace {
@@ -47,8 +44,9 @@ constexpr Known kKnownStarts[] = {
 };
 
 bool IsMarkup(std::string_view start) {
-  const std::string text = absl::AsciiStrToLower(absl::StripLeadingAsciiWhitespace(
-      absl::string_view(start.data(), start.size())));
+  const std::string text =
+      absl::AsciiStrToLower(absl::StripLeadingAsciiWhitespace(
+          absl::string_view(start.data(), start.size())));
   for (const char* tag : {"<!doctype", "<html", "<head", "<?xml", "<body"}) {
     if (absl::StartsWith(text, tag)) return true;
   }
@@ -122,22 +120,7 @@ std::string ClauseOfName(const std::string& name) {
   return "";
 }
 
-}  // namespace
-
-std::string ForeignContent(std::string_view start) {
-  for (const Known& known : kKnownStarts) {
-    if (start.starts_with(known.start)) return known.clause;
-  }
-  if (IsMarkup(start)) {
-    return "is a web page, not the file: the download met an error or a login; "
-           "download it again";
-  }
-  if (start.starts_with("{\"error\"")) {
-    return "is an error message of a download, not the file; download it again";
-  }
-  return "";
-}
-
+// What `folder` is instead of a model folder, or "".
 std::string ForeignFolder(const std::string& folder) {
   std::string clause;
   for (const std::string& name : NamesIn(folder)) {
@@ -152,16 +135,40 @@ std::string ForeignFolder(const std::string& folder) {
   return clause;
 }
 
-absl::Status CheckFolder(const std::string& folder) {
-  struct stat status;
-  if (stat(folder.c_str(), &status) != 0) {
+}  // namespace
+
+std::string ForeignContent(std::string_view content) {
+  constexpr size_t kStartBytes = 1024;
+  const std::string_view start = content.substr(0, kStartBytes);
+  for (const Known& known : kKnownStarts) {
+    if (start.starts_with(known.start)) return known.clause;
+  }
+  if (IsMarkup(start)) {
+    return "is a web page, not the file: the download met an error or a login; "
+           "download it again";
+  }
+  if (start.starts_with("{\"error\"")) {
+    return "is an error message of a download, not the file; download it again";
+  }
+  return "";
+}
+
+absl::Status NoModelFolder(const std::string& folder, const std::string& alone,
+                           const std::string& what_is_not_there) {
+  std::error_code error;
+  const fs::file_status status = fs::status(folder, error);
+  if (!fs::exists(status)) {
     return absl::NotFoundError(absl::StrCat(folder, ": no such folder"));
   }
-  if (!S_ISDIR(status.st_mode)) {
+  if (!fs::is_directory(status)) {
     return absl::NotFoundError(
         absl::StrCat(folder, ": is a file, expected the folder of a model"));
   }
-  return absl::OkStatus();
+  const std::string clause = ForeignFolder(folder);
+  return absl::NotFoundError(
+      clause.empty()
+          ? absl::StrCat(folder, ": ", alone)
+          : absl::StrCat(folder, ": ", clause, " (", what_is_not_there, ")"));
 }
 
 }  // namespace engram

@@ -2,7 +2,6 @@
 // it: pages, pointers and formats that people come across often.
 #pragma once
 
-#include <cstddef>
 #include <string>
 #include <string_view>
 
@@ -10,19 +9,16 @@
 
 namespace engram {
 
-// As many bytes of a file's start as ForeignContent() looks at.
-inline constexpr size_t kForeignContentBytes = 1024;
-
 // A clause such as "is a pointer of git-lfs, not the file itself; fetch it with
-// `git lfs pull`" for the start of a file, or "" if it is nothing known.
-std::string ForeignContent(std::string_view start);
+// `git lfs pull`" for a file that begins so, or "" if it is nothing known. Looks
+// at the first kilobyte only.
+std::string ForeignContent(std::string_view content);
 
-// What `folder` is instead of a model folder, told by what is in it, with the
-// next step: "has "pytorch_model.bin"; ..."; "" if nothing in it is known. Looks
-// at the names of files only.
-std::string ForeignFolder(const std::string& folder);
-
-// NOT_FOUND unless there is a folder of this name, with what is there instead.
-absl::Status CheckFolder(const std::string& folder);
+// NOT_FOUND for a folder without a file that every model has: that there is no
+// such folder, or what is in it instead, told by the names of its files, with
+// the next step: "has "pytorch_model.bin"; ... (`what_is_not_there`)"; if nothing
+// in it is known, `alone`.
+absl::Status NoModelFolder(const std::string& folder, const std::string& alone,
+                           const std::string& what_is_not_there);
 
 }  // namespace engram

@@ -615,14 +615,6 @@ absl::Status ReadTokenIds(const Fields& fields, const Fields& generation,
   return absl::OkStatus();
 }
 
-absl::Status NoConfig(const std::string& folder) {
-  ENGRAM_RETURN_IF_ERROR(CheckFolder(folder));
-  const std::string clause = ForeignFolder(folder);
-  return absl::NotFoundError(
-      absl::StrCat(folder, clause.empty() ? ": no config.json" : ": ", clause,
-                   clause.empty() ? "" : " (config.json is not there)"));
-}
-
 }  // namespace
 
 const char* ModelFamilyName(ModelFamily family) {
@@ -664,7 +656,10 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_text,
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& folder) {
   const absl::StatusOr<std::string> config_text =
       ReadSmallFile(absl::StrCat(folder, "/config.json"), kFileBytesMax);
-  if (absl::IsNotFound(config_text.status())) return NoConfig(folder);
+  if (absl::IsNotFound(config_text.status())) {
+    return NoModelFolder(folder, "no config.json",
+                         "config.json is not there");
+  }
   ENGRAM_RETURN_IF_ERROR(config_text.status());
   absl::StatusOr<std::string> generation_text = ReadSmallFile(
       absl::StrCat(folder, "/generation_config.json"), kFileBytesMax);

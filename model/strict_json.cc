@@ -93,12 +93,9 @@ absl::StatusOr<nlohmann::json> ParseStrictJson(std::string_view text,
                                                const std::string& file) {
   LimitChecker checker;
   if (!nlohmann::json::sax_parse(text, &checker)) {
-    const std::string clause =
-        ForeignContent(text.substr(0, kForeignContentBytes));
-    if (!clause.empty()) {
-      return absl::DataLossError(absl::StrCat(file, ": ", clause));
-    }
-    return absl::DataLossError(absl::StrCat(file, ": ", checker.problem()));
+    const std::string clause = ForeignContent(text);
+    return absl::DataLossError(absl::StrCat(
+        file, ": ", clause.empty() ? checker.problem() : clause));
   }
   nlohmann::json value = nlohmann::json::parse(text, nullptr, false);
   if (value.is_discarded()) {
