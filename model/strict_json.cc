@@ -108,7 +108,10 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path,
                                           size_t bytes_max) {
   // Without O_NONBLOCK the open of a named pipe would wait for a writer.
   const Descriptor file{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
-  if (file.value < 0) return absl::ErrnoToStatus(errno, path);
+  if (file.value < 0) {
+    // A path that leads through a file leads to none.
+    return absl::ErrnoToStatus(errno == ENOTDIR ? ENOENT : errno, path);
+  }
   struct stat status;
   if (fstat(file.value, &status) != 0) return absl::ErrnoToStatus(errno, path);
   if (!S_ISREG(status.st_mode)) {

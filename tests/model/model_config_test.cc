@@ -615,6 +615,16 @@ TEST(LoadModelConfig, SaysThatThereIsNoFile) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("config.json"));
 }
 
+TEST(LoadModelConfig, NamesAFileThatIsGivenForAFolder) {
+  TemporaryFolder folder;
+  folder.Write("model.safetensors", "x");
+  const absl::Status status =
+      LoadModelConfig(folder.path() + "/model.safetensors").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("is a file, expected the folder"));
+}
+
 TEST(LoadModelConfig, RefusesAFileThatIsTooLong) {
   TemporaryFolder folder;
   folder.Write("config.json", HuggingFace("") + std::string(17 << 20, ' '));
