@@ -7,7 +7,6 @@
 #include "absl/strings/str_format.h"
 #include "kernels/status.h"
 #include "model/quoted.h"
-#include "model/strict_json.h"
 #include "model/unicode.h"
 #include "model/word_splitter.h"
 

@@ -5,7 +5,6 @@
 #include "kernels/status.h"
 #include "model/normalization.h"
 #include "model/quoted.h"
-#include "model/strict_json.h"
 #include "model/unicode.h"
 
 namespace engram {

@@ -9,7 +9,6 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
 #include "model/quoted.h"
-#include "model/strict_json.h"
 
 namespace engram {
 namespace {

@@ -1,5 +1,4 @@
 #include "model/strict_json.h"
-#include "model/quoted.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -12,9 +11,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "model/foreign_content.h"
+#include "model/quoted.h"
 #include "nlohmann/json.hpp"
 
 namespace engram {

@@ -12,7 +12,6 @@
 #include "absl/strings/str_join.h"
 #include "kernels/status.h"
 #include "model/quoted.h"
-#include "model/strict_json.h"
 
 namespace engram {
 namespace {
