@@ -37,16 +37,16 @@ struct WorkBuffers {
   std::unique_ptr<Buffer> logits;      // [logits rows, vocab]
 };
 
-// The head if it is a matrix of its own, beside the embedding that is under one
-// of `embedding_names`; else nullptr. A file may hold two that differ although
-// the configuration says that they are one: then it was trained with two.
+// The head if it is a matrix of its own beside that of `embedding_name`; else
+// nullptr. A file may hold two that differ although the configuration says that
+// they are one: then it was trained with two.
 absl::StatusOr<std::unique_ptr<PackedWeight>> LoadOwnHead(
-    const ModelConfig& config, absl::Span<const std::string> embedding_names,
+    const ModelConfig& config, const std::string& embedding_name,
     WeightLoader* loader) {
   if (config.tied) {
     if (!loader->checkpoint().Has(kHead)) return nullptr;
     ENGRAM_ASSIGN_OR_RETURN(const bool is_copy,
-                            loader->IsCopy(kHead, embedding_names, config.vocab,
+                            loader->IsCopy(kHead, embedding_name, config.vocab,
                                            config.d_model));
     if (is_copy) return nullptr;
     loader->Warn(
@@ -74,14 +74,14 @@ absl::StatusOr<Weights> LoadWeights(const ModelConfig& config,
                                      "weight"}
           : std::vector<std::string>{"backbone.embeddings.weight",
                                      "backbone.embedding.weight"};
-  const bool only_head = config.tied && !loader->HasAny(embedding_names);
-  if (only_head) embedding_names.push_back(kHead);
+  const std::string* const embedding = loader->FirstOf(embedding_names);
+  if (embedding == nullptr && config.tied) embedding_names.push_back(kHead);
   ENGRAM_ASSIGN_OR_RETURN(
       weights.embedding,
       loader->SharedMatrix(embedding_names, config.vocab, config.d_model));
-  if (!only_head) {
+  if (embedding != nullptr) {
     ENGRAM_ASSIGN_OR_RETURN(weights.own_head,
-                            LoadOwnHead(config, embedding_names, loader));
+                            LoadOwnHead(config, *embedding, loader));
   }
   if (config.has_mixer_stack()) {
     ENGRAM_ASSIGN_OR_RETURN(

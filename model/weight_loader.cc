@@ -169,48 +169,44 @@ absl::StatusOr<std::unique_ptr<Buffer>> WeightLoader::Upload(
   return buffer;
 }
 
-bool WeightLoader::HasAny(absl::Span<const std::string> names) const {
-  return std::any_of(names.begin(), names.end(), [this](const auto& name) {
-    return checkpoint_->Has(name);
-  });
+const std::string* WeightLoader::FirstOf(
+    absl::Span<const std::string> names) const {
+  for (const std::string& name : names) {
+    if (checkpoint_->Has(name)) return &name;
+  }
+  return nullptr;
 }
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::SharedMatrix(
     absl::Span<const std::string> names, int64_t outputs, int64_t inputs) {
-  const auto first = std::find_if(
-      names.begin(), names.end(),
-      [this](const std::string& name) { return checkpoint_->Has(name); });
-  if (first == names.end()) {
+  const std::string* const first = FirstOf(names);
+  if (first == nullptr) {
     return absl::DataLossError(
         absl::StrCat(folder_, ": no embedding matrix, expected one of ",
                      absl::StrJoin(names, ", ")));
   }
-  for (auto name = first + 1; name != names.end(); ++name) {
-    if (!checkpoint_->Has(*name)) continue;
+  for (const std::string& name : names) {
+    if (&name == first || !checkpoint_->Has(name)) continue;
     ENGRAM_ASSIGN_OR_RETURN(const bool is_copy,
-                            IsCopy(*name, {*first}, outputs, inputs));
+                            IsCopy(name, *first, outputs, inputs));
     if (is_copy) continue;
     return absl::DataLossError(
-        absl::StrCat(folder_, ": tensors ", *first, " and ", *name,
+        absl::StrCat(folder_, ": tensors ", *first, " and ", name,
                      " differ, expected one matrix under both names"));
   }
   return Matrix(*first, outputs, inputs);
 }
 
 absl::StatusOr<bool> WeightLoader::IsCopy(const std::string& name,
-                                          absl::Span<const std::string> others,
+                                          const std::string& original,
                                           int64_t outputs, int64_t inputs) {
   ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor,
                           checkpoint_->Get(name, {outputs, inputs}));
-  for (const std::string& other : others) {
-    if (!checkpoint_->Has(other)) continue;
-    ENGRAM_ASSIGN_OR_RETURN(const Tensor original,
-                            checkpoint_->Get(other, {outputs, inputs}));
-    if (!SameValues(tensor, original)) return false;
-    used_.insert(name);
-    return true;
-  }
-  return false;
+  ENGRAM_ASSIGN_OR_RETURN(const Tensor other,
+                          checkpoint_->Get(original, {outputs, inputs}));
+  if (!SameValues(tensor, other)) return false;
+  used_.insert(name);
+  return true;
 }
 
 std::string WeightLoader::WeightFormats() const {

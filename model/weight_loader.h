@@ -70,8 +70,8 @@ class WeightLoader {
   absl::StatusOr<std::unique_ptr<Buffer>> Upload(
       const std::vector<float>& values);
 
-  // Whether the checkpoint has a tensor under any of `names`.
-  bool HasAny(absl::Span<const std::string> names) const;
+  // The first of `names` that the checkpoint has a tensor under, or nullptr.
+  const std::string* FirstOf(absl::Span<const std::string> names) const;
 
   // The one matrix that the checkpoint may hold under any of `names`. Where
   // several are there they must have the same values: two matrices taken for
@@ -79,11 +79,11 @@ class WeightLoader {
   absl::StatusOr<std::unique_ptr<PackedWeight>> SharedMatrix(
       absl::Span<const std::string> names, int64_t outputs, int64_t inputs);
 
-  // Whether the matrix `name` has the values of the first of `others` that is
-  // there; if so, it counts as used.
+  // Whether the matrix `name` has the values of the matrix `original`; if so, it
+  // counts as used.
   absl::StatusOr<bool> IsCopy(const std::string& name,
-                              absl::Span<const std::string> others,
-                              int64_t outputs, int64_t inputs);
+                              const std::string& original, int64_t outputs,
+                              int64_t inputs);
 
   // Notes something odd that does not keep the model from being served.
   void Warn(std::string warning) { warnings_.push_back(std::move(warning)); }
@@ -95,8 +95,9 @@ class WeightLoader {
   // that they take.
   int64_t parameters() const { return parameters_; }
   size_t bytes() const { return bytes_; }
-  // From now on tensors are taken without a look at their values: for a pass
-  // that is only to tell sizes, and should not read whole files.
+  // From now on tensors are taken without a look at whether they are finite: for
+  // a pass that is only to tell sizes, and should not read whole files. What
+  // IsCopy() compares it still reads, since sizes depend on that.
   void SkipValues() { checks_values_ = false; }
   // The format of the matrices loaded so far, "f32"; "bf16 and f32" if they have
   // several.
