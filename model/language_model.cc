@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
 #include "model/counting_backend.h"
+#include "model/sampler.h"
 
 namespace engram {
 namespace {
@@ -373,10 +374,6 @@ absl::StatusOr<StepResult> LanguageModel::Step(const Batch& batch) {
   return result;
 }
 
-}  // namespace
-
-namespace {
-
 // What a model has in the back end's memory beside its layers.
 struct Parts {
   Weights weights;
@@ -426,7 +423,8 @@ absl::StatusOr<MemoryPlan> PlanLanguageModel(const ModelConfig& config,
   }
   // Each row lies in the back end's memory and in the host's; sampling has a
   // score for each id and two candidates.
-  constexpr size_t kSamplingBytes = sizeof(float) + 2 * 12;
+  constexpr size_t kSamplingBytes =
+      sizeof(float) + 2 * sizeof(Sampler::Candidate);
   plan.logits =
       MultiplySizes(config.vocab, limits.max_logits_rows * 2 * sizeof(float) +
                                       kSamplingBytes);
@@ -461,7 +459,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
                        loader->warnings().end());
   return std::make_unique<LanguageModel>(
       backend, std::move(info), limits, config,
-      known_ids == 0 ? config.vocab : known_ids, 
+      known_ids == 0 ? config.vocab : known_ids,
       std::move(parts.weights), std::move(parts.work), std::move(layers),
       std::move(parts.states));
 }
