@@ -122,10 +122,6 @@ void KeyValuePool::Copy(int target, int source) {
   }
 }
 
-void KeyValuePool::Save(int slot, void* target) const {
-  SavePart(slot, 0, bytes(slot), target);
-}
-
 void KeyValuePool::SavePart(int slot, size_t begin, size_t count,
                             void* target) const {
   ENGRAM_CHECK(begin + count <= bytes(slot));

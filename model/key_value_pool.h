@@ -88,11 +88,11 @@ class KeyValuePool {
   // `target` holds what `source` holds. REQUIRES: as for Append, a block if the
   // last of `source` is not full.
   void Copy(int target, int source);
-  // bytes(slot) of host memory: block by block, each [layers][block].
-  void Save(int slot, void* target) const;
-  // Those of its bytes from `begin` on. REQUIRES: begin + count <= bytes(slot).
+  // What the slot holds is bytes(slot) of host memory: block by block, each
+  // [layers][block]. `count` of them, from `begin` on.
+  // REQUIRES: begin + count <= bytes(slot).
   void SavePart(int slot, size_t begin, size_t count, void* target) const;
-  // The inverse, for a slot of `tokens`. REQUIRES: as for Append.
+  // The inverse of all of them, for a slot of `tokens`. REQUIRES: as for Append.
   void Restore(int slot, const void* source, int64_t tokens);
 
   // [blocks, 2 width kKeyValueBlockTokens] of one layer, for Attention.

@@ -45,7 +45,7 @@ class KeyValuePoolTest : public testing::Test {
 
   std::string Saved(int slot) const {
     std::string bytes(pool_->bytes(slot), '?');
-    pool_->Save(slot, bytes.data());
+    pool_->SavePart(slot, 0, bytes.size(), bytes.data());
     return bytes;
   }
 
