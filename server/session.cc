@@ -21,6 +21,8 @@ size_t LabelBytes(const SessionLabels& labels) {
 StateBlock::StateBlock(size_t bytes)
     : size_(bytes), bytes_(new std::byte[bytes]) {}
 
+size_t StateBlock::bytes() const { return HeapBytes(size_); }
+
 size_t TurnRecord::bytes() const {
   return HeapBytes(sizeof(TurnRecord) + kControlBytes) +
          HeapBytesOf(request_id) + HeapBytesOf(started.session_id) +

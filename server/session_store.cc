@@ -7,7 +7,6 @@
 #include "absl/strings/string_view.h"
 #include "kernels/status.h"
 #include "model/quoted.h"
-#include "server/footprint.h"
 #include "server/request_identity.h"
 #include "server/session.h"
 
@@ -326,8 +325,7 @@ void SessionStore::KeepCopy(const SessionHandle& session, int slot,
       session->turns.version != version || session->block != nullptr) {
     return;
   }
-  const bool counted = holders_.contains(block.get());
-  if (!counted && ram_bytes_ + block->size() > limits_.memory_bytes) return;
+  if (ram_bytes_ + BytesToHold(block.get()) > limits_.memory_bytes) return;
   Unlist(session.get());
   session->block = std::move(block);
   Enlist(session.get());
@@ -498,10 +496,8 @@ absl::StatusOr<SessionInfo> SessionStore::InstallFork(
       return absl::AlreadyExistsError(
           absl::StrCat("session ", Quoted(session->id), " exists"));
     }
-    size_t bytes = session->own_bytes();
-    if (session->block != nullptr && !holders_.contains(session->block.get())) {
-      bytes += HeapBytes(session->block->size());
-    }
+    const size_t bytes =
+        session->own_bytes() + BytesToHold(session->block.get());
     room = bytes > limits_.memory_bytes ? Room::kNone
                                         : MakeRoom(bytes, source.get());
     if (room == Room::kNotYet) continue;
@@ -672,6 +668,10 @@ size_t SessionStore::StateBytes(const Session& session) const {
   return models_[session.model].capacity.StateBytes(session.turns.position);
 }
 
+size_t SessionStore::BytesToHold(const StateBlock* block) const {
+  return block == nullptr || holders_.contains(block) ? 0 : block->bytes();
+}
+
 void SessionStore::CountPlace(const Session& session, int sign) {
   SessionCounts::PerModel& counts = models_[session.model].counts;
   if (session.slot >= 0) {
@@ -692,7 +692,7 @@ void SessionStore::Count(Session* session) {
   ram_bytes_ += session->counted_bytes;
   if (session->block != nullptr && ++holders_[session->block.get()] == 1) {
     counts.state_bytes_in_ram += session->block->size();
-    ram_bytes_ += HeapBytes(session->block->size());
+    ram_bytes_ += session->block->bytes();
   }
 }
 
@@ -706,7 +706,7 @@ void SessionStore::Discount(Session* session) {
   if (--holders->second > 0) return;
   holders_.erase(holders);
   counts.state_bytes_in_ram -= session->block->size();
-  ram_bytes_ -= HeapBytes(session->block->size());
+  ram_bytes_ -= session->block->bytes();
 }
 
 void SessionStore::Unlist(Session* session) {

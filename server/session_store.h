@@ -58,6 +58,8 @@ class StateBlock {
   explicit StateBlock(size_t bytes);
 
   size_t size() const { return size_; }
+  // What it takes of the heap.
+  size_t bytes() const;
   std::byte* data() { return bytes_.get(); }
   const std::byte* data() const { return bytes_.get(); }
 
@@ -314,6 +316,9 @@ class SessionStore {
   bool ListSome(int model, size_t count, std::string* after,
                 std::vector<SessionInfo>* page) const;
 
+  // What it takes of RAM that one more session holds `block`; 0 of nullptr.
+  size_t BytesToHold(const StateBlock* block) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Adds the session, as a holder of its block too, to what is counted, or takes
   // it away.
   void Count(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

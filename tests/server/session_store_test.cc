@@ -869,6 +869,17 @@ TEST_F(SessionStoreTest, KeepsNoCopyOfAStateThatIsNoMore) {
   EXPECT_EQ(store().Locate(*store().Find("a"))->block, nullptr);
 }
 
+TEST_F(SessionStoreTest, KeepsNoCopyThatTheHeapMakesLargerThanWhatIsLeft) {
+  RunTurn("a", "r1");
+  limits_.memory_bytes = store().Counts().ram_bytes + kStateBytes;
+  store_ = nullptr;
+  RunTurn("a", "r1");
+  store().KeepCopy(*store().Find("a"), 1, 1,
+                   std::make_shared<const StateBlock>(kStateBytes));
+  EXPECT_LE(store().Counts().ram_bytes, limits_.memory_bytes);
+  EXPECT_EQ(store().Locate(*store().Find("a"))->block, nullptr);
+}
+
 TEST_F(SessionStoreTest, CountsNothingOnceAllAreGone) {
   RunTurn("a", "r1");
   RunTurn("b", "r1");
