@@ -8,15 +8,14 @@
 namespace engram {
 namespace {
 
-// An entry of by_id_: a B-tree's nodes are two thirds full, roughly.
-constexpr size_t kEntryBytes = 36;
 constexpr size_t kListLinks = 2 * sizeof(void*);
 
 }  // namespace
 
 size_t DepartedSessions::Departure::bytes() const {
   return HeapBytes(sizeof(Departure) + kListLinks) + HeapBytesOf(id) +
-         HeapBytesOf(reason) + kEntryBytes;
+         HeapBytesOf(reason) +
+         kTreeEntryBytes<absl::string_view, Order::iterator>;
 }
 
 void DepartedSessions::Add(std::string id, std::string reason) {

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace engram {
@@ -30,6 +31,10 @@ size_t HeapBytesOf(const std::vector<Value>& values) {
 // A node of a std::map: colour and three links before the value.
 template <typename Key, typename Value>
 constexpr size_t kMapNodeBytes = 32 + sizeof(std::pair<const Key, Value>);
+
+// An entry of an absl::btree_map, whose nodes are two thirds full, roughly.
+template <typename Key, typename Value>
+constexpr size_t kTreeEntryBytes = sizeof(std::pair<const Key, Value>) * 3 / 2;
 
 inline size_t HeapBytesOf(const std::map<std::string, std::string>& texts) {
   size_t bytes = 0;

@@ -1,13 +1,20 @@
 #include "server/session.h"
 
+#include <utility>
+
+#include "absl/strings/string_view.h"
 #include "server/footprint.h"
 
 namespace engram {
 namespace {
 
-// A session's entries in the store's B-trees, whose nodes are two thirds full,
-// roughly: by id in all and in its model's, by use, by expiry.
-constexpr size_t kEntryBytes = (32 + 24 + 16 + 32) * 3 / 2;
+// A session's entries in the store's maps: by id in all and in its model's, by
+// use, by expiry.
+constexpr size_t kEntryBytes =
+    kTreeEntryBytes<absl::string_view, SessionHandle> +
+    kTreeEntryBytes<absl::string_view, Session*> +
+    kTreeEntryBytes<int64_t, Session*> +
+    kTreeEntryBytes<std::pair<absl::Time, int64_t>, Session*>;
 // Of a std::shared_ptr's control block that lies before its value.
 constexpr size_t kControlBytes = 16;
 
