@@ -40,11 +40,8 @@ struct Session {
   size_t reserved_bytes = 0;
   std::function<void(absl::Status)> cancel_turn;
 
-  // Where it is listed, while it is, and what of it is counted.
-  bool listed = false;
+  // Where it is listed, and what of it is counted.
   SessionsByUse* residence = nullptr;
-  bool in_long_answers = false;
-  bool in_slot_copies = false;
   size_t counted_bytes = 0;  // its block apart
 
   bool has_slot_copy() const { return slot >= 0 && block != nullptr; }

@@ -252,10 +252,10 @@ void SessionStore::Abort(const SessionHandle& session) {
     Lock lock(this);
     if (session->deleted) return;
     ENGRAM_CHECK(session->running);
+    if (session->made_by_turn) return Remove(session);
     Unlist(session.get());
     EndTurn(session.get());
     Enlist(session.get());
-    if (session->made_by_turn) return Remove(session);
   }
   // Its state may lie in RAM and has lost its reservation.
   Trim(session.get());
@@ -710,18 +710,15 @@ void SessionStore::Discount(Session* session) {
 }
 
 void SessionStore::Unlist(Session* session) {
-  if (!session->listed) return;
-  session->listed = false;
   Discount(session);
   if (session->residence != nullptr) session->residence->erase(session->use);
   session->residence = nullptr;
-  if (session->in_long_answers) long_answers_.erase(session->use);
-  if (session->in_slot_copies) slot_copies_.erase(session->use);
+  long_answers_.erase(session->use);
+  slot_copies_.erase(session->use);
   expiries_.erase({session->last_used + session->time_to_live, session->use});
 }
 
 void SessionStore::Enlist(Session* session) {
-  session->listed = true;
   Count(session);
   ModelSessions& model = models_[session->model];
   if (session->slot >= 0) {
@@ -733,11 +730,10 @@ void SessionStore::Enlist(Session* session) {
   if (session->residence != nullptr) {
     session->residence->emplace(session->use, session);
   }
-  session->in_long_answers =
-      session->record != nullptr && session->record->bytes() > kSmallAnswer;
-  if (session->in_long_answers) long_answers_.emplace(session->use, session);
-  session->in_slot_copies = session->has_slot_copy();
-  if (session->in_slot_copies) slot_copies_.emplace(session->use, session);
+  if (session->record != nullptr && session->record->bytes() > kSmallAnswer) {
+    long_answers_.emplace(session->use, session);
+  }
+  if (session->has_slot_copy()) slot_copies_.emplace(session->use, session);
   if (!session->running) {
     expiries_.emplace(
         std::make_pair(session->last_used + session->time_to_live,
