@@ -85,16 +85,11 @@ absl::StatusOr<SessionStore::TurnOrRecord> SessionStore::BeginTurn(
     std::function<void(absl::Status)> cancel_turn,
     const absl::Status& may_queue) {
   const uint64_t digest = ShortDigest(request.request_id);
-  NewSession made;
-  made.session_id = request.session_id;
-  made.model = model;
-  const SessionHandle fresh = Make(std::move(made));
-
+  SessionHandle session;  // freed after the lock
   Lock lock(this);
-  const absl::StatusOr<SessionHandle> found = FindLocked(request.session_id);
-  SessionHandle session;
-  if (found.ok()) {
-    session = *found;
+  const auto found = sessions_.find(request.session_id);
+  if (found != sessions_.end()) {
+    session = found->second;
     // A record is of a turn of the session's own model.
     ENGRAM_RETURN_IF_ERROR(CheckModel(*session, model));
     ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<const TurnRecord> record,
@@ -104,9 +99,12 @@ absl::StatusOr<SessionStore::TurnOrRecord> SessionStore::BeginTurn(
     ENGRAM_RETURN_IF_ERROR(may_queue);
   } else {
     if (departed_.ReasonOf(request.session_id) != nullptr) {
-      return found.status();
+      return FindLocked(request.session_id).status();
     }
-    session = fresh;
+    NewSession made;
+    made.session_id = request.session_id;
+    made.model = model;
+    session = Make(std::move(made));
     ENGRAM_RETURN_IF_ERROR(CheckMayRun(*session, request));
     // Making it may send another session away.
     ENGRAM_RETURN_IF_ERROR(may_queue);
@@ -452,6 +450,7 @@ absl::Status SessionStore::Insert(const SessionHandle& session) {
   }
   Use(session.get());
   session->create_time = session->last_used;
+  departed_.Erase(session->id);
   sessions_.emplace(session->id, session);
   models_[session->model].by_id.emplace(session->id, session.get());
   Enlist(session.get());
@@ -468,7 +467,6 @@ absl::StatusOr<SessionInfo> SessionStore::Create(NewSession created) {
           absl::StrCat("session ", Quoted(session->id), " exists"));
     }
     ENGRAM_RETURN_IF_ERROR(Insert(session));
-    departed_.Erase(session->id);
     info = Describe(*session);
   }
   Trim(session.get());
@@ -507,7 +505,6 @@ absl::StatusOr<SessionInfo> SessionStore::InstallFork(
                        " bytes has no room for a fork of ", bytes, " bytes"));
     }
     ENGRAM_RETURN_IF_ERROR(Insert(session));
-    departed_.Erase(session->id);
     ++models_[session->model].counts.forks;
     return Describe(*session);
   }

@@ -295,7 +295,8 @@ class SessionStore {
   // The same, and it has not just been made by a turn that is still running.
   absl::StatusOr<SessionHandle> FindCommitted(const std::string& session_id)
       const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Another one leaves if there are too many.
+  // Another one leaves if there are too many. Its id is none of the departed any
+  // more.
   absl::Status Insert(const SessionHandle& session)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   SessionHandle Make(NewSession session) const;
