@@ -359,6 +359,7 @@ std::vector<int> SessionStore::ReleasedSlots(int model) {
 // --- Room.
 
 SessionStore::Room SessionStore::MakeRoom(size_t bytes, const Session* keep) {
+  if (bytes > limits_.memory_bytes) return Room::kNone;
   int left = kDroppedPerLock;
   while (ram_bytes_ + bytes > limits_.memory_bytes) {
     if (left-- == 0) return Room::kNotYet;
@@ -381,15 +382,14 @@ bool SessionStore::DropOne(const Session* keep) {
 }
 
 void SessionStore::Trim(const Session* keep) {
-  auto room = Room::kNotYet;
-  while (room == Room::kNotYet) {
+  while (true) {
     Lock lock(this);
-    room = MakeRoom(0, keep);
-    if (room != Room::kNone) continue;
+    const Room room = MakeRoom(0, keep);
+    if (room == Room::kFits) return;
+    if (room == Room::kNotYet) continue;
     Session* const idle = LeastRecentlyUsedInSlots(keep);
     if (idle == nullptr) return;
     EvictForGood(idle, "evicted: session memory is full");
-    room = Room::kNotYet;
   }
 }
 
@@ -487,8 +487,7 @@ absl::StatusOr<SessionInfo> SessionStore::InstallFork(
   session->remembered = RememberedTurns(turns.version);
   session->block = std::move(block);
 
-  auto room = Room::kNotYet;
-  while (room == Room::kNotYet) {
+  while (true) {
     Lock lock(this);
     if (sessions_.contains(session->id)) {
       return absl::AlreadyExistsError(
@@ -496,8 +495,7 @@ absl::StatusOr<SessionInfo> SessionStore::InstallFork(
     }
     const size_t bytes =
         session->own_bytes() + BytesToHold(session->block.get());
-    room = bytes > limits_.memory_bytes ? Room::kNone
-                                        : MakeRoom(bytes, source.get());
+    const Room room = MakeRoom(bytes, source.get());
     if (room == Room::kNotYet) continue;
     if (room == Room::kNone) {
       return absl::ResourceExhaustedError(
@@ -508,7 +506,6 @@ absl::StatusOr<SessionInfo> SessionStore::InstallFork(
     ++models_[session->model].counts.forks;
     return Describe(*session);
   }
-  return absl::InternalError("a fork found neither room nor none");
 }
 
 absl::StatusOr<SessionInfo> SessionStore::Get(

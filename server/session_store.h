@@ -343,7 +343,8 @@ class SessionStore {
   size_t StateBytes(const Session& session) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Drops what is missed least until `bytes` more fit, but nothing of `keep`'s;
-  // kNotYet after some dozens of sessions.
+  // kNotYet after some dozens of sessions. Nothing is dropped for more bytes than
+  // there are in all.
   Room MakeRoom(size_t bytes, const Session* keep)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // In this order: a copy of a state that is in a slot, an idle session in RAM, a
