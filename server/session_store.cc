@@ -53,14 +53,6 @@ class ABSL_SCOPED_LOCKABLE SessionStore::Lock {
   SessionStore* const store_;
 };
 
-size_t SessionInfo::bytes() const {
-  size_t bytes = 96 + session_id.size() + model.size();
-  for (const auto& [key, value] : *labels) {
-    bytes += 8 + key.size() + value.size();
-  }
-  return bytes;
-}
-
 SessionStore::SessionStore(const SessionLimits& limits, Clock* clock)
     : limits_(limits), clock_(clock), departed_(limits.departed) {}
 

@@ -118,9 +118,6 @@ struct SessionInfo {
   absl::Time last_used_time;
   absl::Time expire_time;
   std::shared_ptr<const SessionLabels> labels;  // never nullptr
-
-  // Roughly what it takes of a message.
-  size_t bytes() const;
 };
 
 struct NewSession {

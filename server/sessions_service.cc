@@ -4,8 +4,11 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <memory>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "engram/v1/sessions.grpc.pb.h"
@@ -162,14 +165,15 @@ class SessionsService final : public Methods {
         sessions().List(model, request.page_token(), page_size + 1);
     size_t bytes = 0;
     for (const SessionInfo& session : page) {
-      bytes += session.bytes();
+      v1::Session message = ToMessage(session);
+      bytes += message.ByteSizeLong();
       if (response->sessions_size() == page_size ||
           (bytes > kPageBytes && response->sessions_size() > 0)) {
         response->set_next_page_token(
             response->sessions(response->sessions_size() - 1).session_id());
         break;
       }
-      *response->add_sessions() = ToMessage(session);
+      *response->add_sessions() = std::move(message);
     }
     return absl::OkStatus();
   }

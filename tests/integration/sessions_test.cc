@@ -547,5 +547,38 @@ TEST_F(Turns, ListGivesEverySessionOncePageByPage) {
                                           "s6"));
 }
 
+TEST_F(Turns, ListEndsAPageEarlyWhenItsLabelsAreLong) {
+  constexpr int kSessions = 250;  // of about 10 KB each
+  for (int i = 0; i < kSessions; ++i) {
+    v1::CreateSessionRequest create;
+    create.set_session_id(absl::StrCat("s", 1000 + i));
+    for (int label = 0; label < 32; ++label) {
+      (*create.mutable_labels())[absl::StrCat(std::string(62, 'k'),
+                                              10 + label)] =
+          std::string(256, 'v');
+    }
+    const auto created = client().CreateSession(create);
+    ASSERT_TRUE(created.ok()) << created.status();
+  }
+  v1::ListSessionsRequest request;
+  request.set_page_size(1000);
+  std::vector<int> pages;
+  int next = 1000;
+  do {
+    const auto page = client().ListSessions(request);
+    ASSERT_TRUE(page.ok()) << page.status();
+    EXPECT_LE(page->ByteSizeLong(), (1 << 20) + 1024);
+    pages.push_back(page->sessions_size());
+    for (const v1::Session& session : page->sessions()) {
+      EXPECT_EQ(session.session_id(), absl::StrCat("s", next++));
+    }
+    request.set_page_token(page->next_page_token());
+  } while (!request.page_token().empty());
+  EXPECT_EQ(next, 1000 + kSessions);
+  ASSERT_EQ(pages.size(), 3);
+  EXPECT_GT(pages[0], 90);
+  EXPECT_GT(pages[1], 90);
+}
+
 }  // namespace
 }  // namespace engram
