@@ -13,6 +13,7 @@
 #include "engram/v1/generation.pb.h"
 #include "kernels/status.h"
 #include "model/quoted.h"
+#include "server/request_id.h"
 #include "server/wire.h"
 #include "server/wire_message.h"
 

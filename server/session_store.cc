@@ -7,6 +7,7 @@
 #include "absl/strings/string_view.h"
 #include "kernels/status.h"
 #include "model/quoted.h"
+#include "server/request_id.h"
 #include "server/request_identity.h"
 #include "server/session.h"
 

@@ -47,7 +47,6 @@
 #include "server/departed_sessions.h"
 #include "server/model_capacity.h"
 #include "server/request.h"
-#include "server/request_id.h"
 
 namespace engram {
 

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "engram/v1/sessions.grpc.pb.h"
 #include "kernels/status.h"
+#include "server/request_id.h"
 #include "server/service.h"
 #include "server/unary_call.h"
 #include "server/wire.h"

@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "kernels/status.h"
 #include "model/quoted.h"
+#include "server/request_id.h"
 #include "server/retry_after.h"
 
 namespace engram {
