@@ -14,13 +14,16 @@ absl::StatusOr<std::unique_ptr<Replay>> Replay::Create(
   const std::vector<int32_t>& received = request.received;
   for (size_t i = 0; i < received.size(); ++i) {
     if (i >= record->tokens.size()) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "received_token_ids has ", received.size(), " tokens, request ", Quoted(record->request_id), " committed with ", record->tokens.size()));
+      return absl::FailedPreconditionError(
+          absl::StrCat("received_token_ids has ", received.size(),
+                       " tokens, request ", Quoted(record->request_id),
+                       " committed with ", record->tokens.size()));
     }
     if (received[i] != record->tokens[i]) {
       return absl::FailedPreconditionError(
           absl::StrCat("received_token_ids[", i, "] is ", received[i],
-                       ", request ", Quoted(record->request_id), " committed with ", record->tokens[i]));
+                       ", request ", Quoted(record->request_id),
+                       " committed with ", record->tokens[i]));
     }
   }
   std::unique_ptr<Replay> replay(new Replay(std::move(record), request,
@@ -59,7 +62,8 @@ std::optional<TokenEvent> Replay::NextToken() {
     // Nothing a client sends makes two requests equal that stop differently;
     // but a record may one day come from another machine.
     status_ = absl::InternalError(
-        absl::StrCat("the record of request ", Quoted(record_->request_id), " goes on after token ", i, ", which ends the turn"));
+        absl::StrCat("the record of request ", Quoted(record_->request_id),
+                     " goes on after token ", i, ", which ends the turn"));
     return std::nullopt;
   }
   return std::move(outcome.event);

@@ -126,7 +126,9 @@ absl::StatusOr<std::shared_ptr<const TurnRecord>> SessionStore::FindReplay(
   if (record != nullptr && record->request_id == request.request_id) {
     if (record->identity != request.identity) {
       return absl::InvalidArgumentError(
-          absl::StrCat("request_id ", Quoted(request.request_id), " was used for another request on session ", Quoted(session.id), "; a new request needs a new id"));
+          absl::StrCat("request_id ", Quoted(request.request_id),
+                       " was used for another request on session ",
+                       Quoted(session.id), "; a new request needs a new id"));
     }
     return record;
   }
@@ -151,9 +153,11 @@ absl::Status SessionStore::CheckIsNew(const Session& session,
   const auto made_at = VersionOfRequestId(session.id, request.request_id);
   if (made_at.has_value() && *made_at >= forgotten) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
-      "session ", Quoted(session.id), " has forgotten the request_ids up to version ",
-      forgotten, " (it remembers ", limits_.remembered_turns,
-      ", --remembered-turns), and ", Quoted(request.request_id), " may be one of them: send expected_version, which is ",
+      "session ", Quoted(session.id),
+      " has forgotten the request_ids up to version ", forgotten,
+      " (it remembers ", limits_.remembered_turns, ", --remembered-turns), and ",
+      Quoted(request.request_id),
+      " may be one of them: send expected_version, which is ",
       session.turns.version, ", or leave request_id out"));
 }
 
@@ -171,13 +175,16 @@ absl::Status SessionStore::CheckModel(const Session& session,
                                       int model) const {
   if (session.model == model) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
-      "session ", Quoted(session.id), " belongs to model ", Quoted(models_[session.model].name), ", not ", Quoted(models_[model].name)));
+      "session ", Quoted(session.id), " belongs to model ",
+      Quoted(models_[session.model].name), ", not ",
+      Quoted(models_[model].name)));
 }
 
 absl::Status SessionStore::CheckMayRun(const Session& session,
                                        const Request& request) const {
   if (session.running) {
-    return absl::AbortedError(absl::StrCat("session ", Quoted(session.id), " has a turn that is running"));
+    return absl::AbortedError(absl::StrCat(
+        "session ", Quoted(session.id), " has a turn that is running"));
   }
   if (request.expected_version.has_value() &&
       *request.expected_version != session.turns.version) {
@@ -187,7 +194,8 @@ absl::Status SessionStore::CheckMayRun(const Session& session,
   }
   if (request.prompt.empty() && !session.turns.pending.has_value()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("the prompt is empty and session ", Quoted(session.id), " has no pending token to go on from"));
+        absl::StrCat("the prompt is empty and session ", Quoted(session.id),
+                     " has no pending token to go on from"));
   }
   return CheckLengthOf(session, request);
 }
