@@ -15,6 +15,9 @@ import time
 import grpc
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "support"))
+from server_program import start_server  # noqa: E402
+
 MIB = 1 << 20
 # No call, and no wait for a process, takes longer.
 LIMIT = 120
@@ -43,29 +46,27 @@ class Server:
                 resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
 
         self.ground = ground
-        command = [ground.binaries / "engram-server", "--grpc-address", "127.0.0.1:0", "--metrics-address",
-                   "127.0.0.1:0", "--threads", "1", *flags]
-        for model in models:
-            command += ["--model", model if "=" in model else f"{model}={ground.zoo / model}"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=limit)
+        served = [f"--model={model}" if "=" in model else f"--model={model}={ground.zoo / model}" for model in models]
+        self.process, self.address, self.metrics_address = start_server(
+            ground.binaries, "--threads", "1", *flags, *served, stderr=subprocess.PIPE, preexec_fn=limit)
         self.log = bytearray()
         self.reader = threading.Thread(target=self._read_log, daemon=True)
         if read_log:
             self.reader.start()
-        line = self.process.stdout.readline().decode()
-        listening = re.match(r"listening grpc=(\S+) metrics=(\S+)", line)
-        if listening is None:
+        if self.address is None:
             self.process.wait(LIMIT)
             raise Refuted(f"the server did not start (exit {self.process.returncode}): {self.text()[-500:]}")
-        self.address, self.metrics_address = listening.groups()
 
     def _read_log(self):
         while chunk := self.process.stderr.read1(1 << 16):
             self.log += chunk
 
     def text(self):
-        if not self.reader.is_alive() and not self.log and not self.alive():
-            self._read_log()
+        """What it has logged so far, as far as that is read; all of it once it has ended."""
+        if not self.alive():
+            if self.reader.ident is None:
+                self.reader.start()
+            self.reader.join()
         return self.log.decode(errors="replace")
 
     def __enter__(self):
@@ -94,14 +95,6 @@ class Server:
         found = re.search(rf"{field}:\s+(\d+) kB", status)
         expect(found is not None, "the server has ended")
         return int(found.group(1)) << 10
-
-    def metrics(self):
-        """The samples of the metrics port, by name and labels as they stand there."""
-        import urllib.request
-        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=LIMIT) as page:
-            lines = page.read().decode().splitlines()
-        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
-                for line in lines if line and not line.startswith("#")}
 
     def terminate(self):
         """SIGTERM; the seconds until it has ended, and its exit code."""
@@ -157,7 +150,7 @@ class Ground:
             memory = [server.memory()]
             error = None
             try:
-                yield bystander
+                yield
             except Refuted as refuted:
                 error = refuted
             expect(server.alive(), f"the server ended ({server.process.poll()}): {server.text()[-600:]}")
@@ -189,8 +182,3 @@ def eventually(condition, seconds=LIMIT):
             return False
         pause(0.02)
     return True
-
-
-def percentile(values, share):
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0

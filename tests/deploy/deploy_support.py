@@ -1,10 +1,8 @@
 """What the tests of deploy/ share: programs on free ports of loopback."""
 import pathlib
-import re
 import signal
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -12,7 +10,9 @@ import time
 ROOT = pathlib.Path(sys.argv.pop(1)).resolve()
 BIN = pathlib.Path(sys.argv.pop(1)).resolve()
 STUBS = pathlib.Path(sys.argv.pop(1)).resolve()
-sys.path.insert(0, str(STUBS))
+sys.path[:0] = [str(STUBS), str(ROOT / "tests/support")]
+
+from server_program import start_server  # noqa: E402: found only now
 
 LIMIT_SECONDS = 180  # a hang becomes a failure
 
@@ -54,8 +54,8 @@ def eventually(condition, what):
 class Process:
     """A program that runs until the end of the test."""
 
-    def __init__(self, *command, **arguments):
-        self.process = subprocess.Popen([str(word) for word in command], text=True, **arguments)
+    def __init__(self, process):
+        self.process = process
 
     def stop(self):
         if self.process.poll() is None:
@@ -70,9 +70,9 @@ class EngramServer(Process):
     """mamba-induction as "m", on free ports."""
 
     def __init__(self, *flags):
-        super().__init__(BIN / "engram-server", "--model", f"m={ROOT}/model/zoo/mamba-induction",
-                         "--grpc-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0",
-                         "--threads", "1", "--drain-timeout", "0s", "--request-log", "off", *flags,
-                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        line = self.process.stdout.readline()
-        self.grpc, self.metrics = re.match(r"listening grpc=(\S+) metrics=(\S+)", line).groups()
+        process, self.grpc, self.metrics = start_server(
+            BIN, "--model", f"m={ROOT}/model/zoo/mamba-induction", "--threads", "1", "--drain-timeout", "0s",
+            "--request-log", "off", *flags)
+        super().__init__(process)
+        if self.grpc is None:
+            raise AssertionError(f"engram-server ended with {self.stop()}")

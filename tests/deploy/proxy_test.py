@@ -45,8 +45,8 @@ class Site:
             host, port = server.grpc.split(":")
             environment |= {f"SERVER_{number}": host, f"SERVER_{number}_GRPC": port,
                             f"SERVER_{number}_METRICS": server.metrics.split(":")[1]}
-        self.proxy = Process(program("haproxy"), "-f", CONFIGURATION, env=environment,
-                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.proxy = Process(subprocess.Popen([program("haproxy"), "-f", CONFIGURATION], env=environment,
+                                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         cleanup(self.proxy.stop)
         self.generation, self.sessions = self.stubs(self.address)
         eventually(self.answers, "the proxy answers")
@@ -75,11 +75,15 @@ class Site:
         listed = sessions.List(sessions_pb2.ListSessionsRequest(page_size=100), timeout=LIMIT_SECONDS)
         return {session.session_id for session in listed.sessions}
 
+    @staticmethod
+    def page_of(server):
+        with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=LIMIT_SECONDS) as page:
+            return page.read().decode()
+
     def turns_of(self, server):
         """How many a server has run."""
-        with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=LIMIT_SECONDS) as page:
-            text = page.read().decode()
-        counts = re.findall(r'^engram_requests_total\{[^}]*code="OK"[^}]*method="Generate"[^}]*\} (\S+)$', text, re.M)
+        counts = re.findall(r'^engram_requests_total\{[^}]*code="OK"[^}]*method="Generate"[^}]*\} (\S+)$',
+                            self.page_of(server), re.M)
         return sum(map(float, counts))
 
 
@@ -125,6 +129,8 @@ class ProxyTest(unittest.TestCase):
                                                timeout=LIMIT_SECONDS)
         received = [next(stream) for _ in range(3)]
         draining.process.send_signal(signal.SIGTERM)
+        # From then on it takes no turn.
+        eventually(lambda: "\nengram_draining 1\n" in self.site.page_of(draining), "the drain has begun")
         count = self.site.turns_of(draining)
         # Until the proxy has seen it, a call may be refused; then none is.
         eventually(lambda: all(self.site.answers() for _ in range(4)), "calls go to the other server")

@@ -21,6 +21,9 @@ import unittest
 ROOT = pathlib.Path(sys.argv.pop(1)).resolve()
 BIN = pathlib.Path(sys.argv.pop(1)).resolve()
 STUBS = pathlib.Path(sys.argv.pop(1)).resolve()
+sys.path.insert(0, str(ROOT / "tests/support"))
+
+from server_program import start_server  # noqa: E402: found only now
 
 
 def blocks(document, language):
@@ -39,12 +42,8 @@ def commands(document):
 class ReadmeTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.server = subprocess.Popen(
-            [BIN / "engram-server", "--grpc-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0",
-             "--request-log", "off"],
-            stdout=subprocess.PIPE, text=True)
-        line = cls.server.stdout.readline()
-        cls.address = re.match(r"listening grpc=(\S+) metrics=(\S+)", line).group(1)
+        cls.server, cls.address, _ = start_server(BIN, "--request-log", "off")
+        assert cls.address, f"engram-server ended with {cls.server.wait()}"
         cls.environment = dict(os.environ, ENGRAM_SERVER=cls.address, PATH=f"{BIN}:{os.environ['PATH']}")
 
     @classmethod
@@ -87,6 +86,14 @@ class ReadmeTest(unittest.TestCase):
     def test_the_example_program_runs(self):
         self.assertGreater(len(self.run_command("engram-example " + self.address).strip()), 20)
 
+    def test_the_code_of_the_readme_is_that_of_the_example(self):
+        block = blocks("README.md", "cpp")[0]
+        example = re.sub(r"\s+", "", (ROOT / "clients/cpp/example.cc").read_text())
+        for statement in ("request.set_model(\"mamba-english\");", "request.set_session_id(\"example\");",
+                          "request.mutable_stopping()->set_max_tokens(40);", "client.Generate("):
+            self.assertIn(statement, block)
+            self.assertIn(statement, example)
+
     def example_commands(self):
         """How the build compiles and links the example, as words."""
         listed = subprocess.run(["ninja", "-C", BIN.parent, "-t", "commands", "engram-example"],
@@ -122,8 +129,7 @@ class ReadmeTest(unittest.TestCase):
         for document in sorted(path for path in ROOT.rglob("*.md") if "build" not in path.relative_to(ROOT).parts):
             prose = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.M | re.S)
             for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", prose):
-                self.assertTrue((document.parent / link).exists() or (ROOT / link).exists(),
-                                f"{document.relative_to(ROOT)} links to {link}")
+                self.assertTrue((document.parent / link).exists(), f"{document.relative_to(ROOT)} links to {link}")
 
     def test_scripts_that_the_documents_name_exist(self):
         for document in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"):
