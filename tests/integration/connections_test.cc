@@ -1,23 +1,20 @@
 // Many connections to a whole server: those that do nothing never cost those
 // that do, nor the server its life.
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
 #include "tests/integration/child_process.h"
 #include "tests/support/folders.h"
+#include "tests/support/loopback.h"
 #include "tests/support/test_server.h"
 
 namespace engram {
@@ -28,14 +25,8 @@ using ::testing::HasSubstr;
 // Connects and says nothing.
 class SilentConnections {
  public:
-  explicit SilentConnections(const std::string& address) {
-    int port = 0;
-    EXPECT_TRUE(
-        absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
-    to_.sin_family = AF_INET;
-    to_.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    to_.sin_port = htons(static_cast<uint16_t>(port));
-  }
+  explicit SilentConnections(const std::string& address)
+      : to_(Loopback(PortOf(address))) {}
   ~SilentConnections() {
     for (int descriptor : descriptors_) close(descriptor);
   }
@@ -43,7 +34,7 @@ class SilentConnections {
   void Open(size_t keep) {
     const int descriptor = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     ASSERT_GE(descriptor, 0);
-    connect(descriptor, reinterpret_cast<sockaddr*>(&to_), sizeof(to_));
+    connect(descriptor, reinterpret_cast<const sockaddr*>(&to_), sizeof(to_));
     descriptors_.push_back(descriptor);
     if (descriptors_.size() <= keep) return;
     close(descriptors_.front());
@@ -51,7 +42,7 @@ class SilentConnections {
   }
 
  private:
-  sockaddr_in to_ = {};
+  const sockaddr_in to_;
   std::vector<int> descriptors_;
 };
 

@@ -1,29 +1,19 @@
 #include "tests/integration/relay.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
+#include "tests/support/loopback.h"
 
 namespace engram {
 namespace {
 
 // So little that a server's answers don't hide in it.
 constexpr int kReceiveBytes = 4096;
-
-sockaddr_in Loopback(int port) {
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  return address;
-}
 
 // What one end has to say, to the other. False at its end.
 bool Pass(int from, int to) {
@@ -36,16 +26,11 @@ bool Pass(int from, int to) {
 }  // namespace
 
 Relay::Relay(const std::string& server) : server_(server) {
-  listener_ = socket(AF_INET, SOCK_STREAM, 0);
+  int port = 0;
+  listener_ = ListenOnLoopback(/*backlog=*/1, &port);
+  address_ = absl::StrCat("127.0.0.1:", port);
   stop_ = eventfd(0, 0);
-  ENGRAM_CHECK(listener_ >= 0 && stop_ >= 0);
-  sockaddr_in address = Loopback(0);
-  socklen_t size = sizeof(address);
-  ENGRAM_CHECK(
-      bind(listener_, reinterpret_cast<sockaddr*>(&address), size) == 0);
-  ENGRAM_CHECK(listen(listener_, 1) == 0);
-  getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
-  address_ = absl::StrCat("127.0.0.1:", ntohs(address.sin_port));
+  ENGRAM_CHECK(stop_ >= 0);
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -78,9 +63,7 @@ void Relay::Run() {
   const int server = socket(AF_INET, SOCK_STREAM, 0);
   setsockopt(server, SOL_SOCKET, SO_RCVBUF, &kReceiveBytes,
              sizeof(kReceiveBytes));
-  int port = 0;
-  ENGRAM_CHECK(absl::SimpleAtoi(server_.substr(server_.rfind(':') + 1), &port));
-  const sockaddr_in address = Loopback(port);
+  const sockaddr_in address = Loopback(PortOf(server_));
   connect(server, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
   to_server_ = server;
   bool open = true;

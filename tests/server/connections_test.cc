@@ -1,6 +1,5 @@
 #include "server/connections.h"
 
-#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -11,12 +10,12 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/loopback.h"
 
 namespace engram {
 namespace {
@@ -28,9 +27,7 @@ class Client {
  public:
   explicit Client(const std::string& address) {
     const bool v6 = address.front() == '[';
-    int port = 0;
-    EXPECT_TRUE(
-        absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
+    const int port = PortOf(address);
     descriptor_ = socket(v6 ? AF_INET6 : AF_INET, SOCK_STREAM, 0);
     sockaddr_storage to = {};
     socklen_t size = 0;
@@ -41,11 +38,8 @@ class Client {
       one.sin6_port = htons(static_cast<uint16_t>(port));
       size = sizeof(one);
     } else {
-      auto& one = reinterpret_cast<sockaddr_in&>(to);
-      one.sin_family = AF_INET;
-      one.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-      one.sin_port = htons(static_cast<uint16_t>(port));
-      size = sizeof(one);
+      reinterpret_cast<sockaddr_in&>(to) = Loopback(port);
+      size = sizeof(sockaddr_in);
     }
     connected_ =
         connect(descriptor_, reinterpret_cast<sockaddr*>(&to), size) == 0;

@@ -1,14 +1,11 @@
 #include "server/self_probe.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <atomic>
 #include <string>
 #include <thread>
@@ -16,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
+#include "tests/support/loopback.h"
 
 namespace engram {
 namespace {
@@ -23,20 +21,7 @@ namespace {
 // A port on loopback that the kernel connects to, and nobody accepts.
 class Listener {
  public:
-  Listener() : descriptor_(socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(
-        bind(descriptor_, reinterpret_cast<sockaddr*>(&address), sizeof(address)),
-        0);
-    EXPECT_EQ(listen(descriptor_, 16), 0);
-    socklen_t length = sizeof(address);
-    EXPECT_EQ(getsockname(descriptor_, reinterpret_cast<sockaddr*>(&address),
-                          &length),
-              0);
-    port_ = ntohs(address.sin_port);
-  }
+  Listener() : descriptor_(ListenOnLoopback(/*backlog=*/16, &port_)) {}
   ~Listener() { close(descriptor_); }
 
   std::string address(const std::string& host = "127.0.0.1") const {
@@ -70,8 +55,8 @@ class Listener {
   void SetNonblocking() { fcntl(descriptor_, F_SETFL, O_NONBLOCK); }
 
  private:
-  const int descriptor_;
   int port_ = 0;
+  const int descriptor_;
 };
 
 TEST(ProbeGrpc, IsContentWhenTheServerGreets) {
@@ -162,14 +147,11 @@ TEST(SelfProbe, FailuresThatAreExcusedDoNotCount) {
   Listener listener;
   absl::Notification failed;
   std::atomic<int> excused = 0;
-  SelfProbe::Options options;
-  options.interval = absl::Milliseconds(1);
-  options.timeout = absl::Milliseconds(5);
-  options.failures = 3;
+  SelfProbe::Options options = Eager(absl::Milliseconds(5));
   options.excuse = [&] { return ++excused <= 10; };
   SelfProbe probe(listener.address(), options, [&](const absl::Status&) {
-    // Ten that were excused, and three that were not.
-    EXPECT_EQ(excused, 13);
+    // Ten that were excused, and those that were not.
+    EXPECT_EQ(excused, 10 + kFailures);
     failed.Notify();
   });
   EXPECT_TRUE(failed.WaitForNotificationWithTimeout(absl::Seconds(60)));

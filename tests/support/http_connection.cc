@@ -1,32 +1,21 @@
 #include "tests/support/http_connection.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "tests/support/loopback.h"
 
 namespace engram {
 
 HttpConnection::HttpConnection(const std::string& address)
     : descriptor_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-  const size_t colon = address.rfind(':');
-  int port = 0;
-  sockaddr_in target = {};
-  target.sin_family = AF_INET;
-  if (!absl::SimpleAtoi(address.substr(colon + 1), &port) ||
-      inet_pton(AF_INET, address.substr(0, colon).c_str(), &target.sin_addr) !=
-          1) {
-    return;
-  }
-  target.sin_port = htons(static_cast<uint16_t>(port));
+  const sockaddr_in target = Loopback(PortOf(address));
   const timeval limit = {120, 0};
   setsockopt(descriptor_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-  connected_ = connect(descriptor_, reinterpret_cast<sockaddr*>(&target),
+  connected_ = connect(descriptor_, reinterpret_cast<const sockaddr*>(&target),
                        sizeof(target)) == 0;
 }
 

@@ -10,7 +10,7 @@ namespace engram {
 
 class HttpConnection {
  public:
-  // To HOST:PORT, an IPv4 address. It may end in nothing: see connected().
+  // To HOST:PORT, a port of loopback. It may end in nothing: see connected().
   explicit HttpConnection(const std::string& address);
   ~HttpConnection();
   HttpConnection(const HttpConnection&) = delete;
