@@ -15,6 +15,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::UnorderedElementsAre;
 
 constexpr size_t kLong = 1 << 20;
 
@@ -43,7 +44,7 @@ class Record {
   absl::Status last_;
 };
 
-// Work that keeps a thread until it is told to end.
+// Work that keeps a thread, from its construction on and until it is told to end.
 class Busy {
  public:
   Busy(RequestThreads* threads, const std::string& client) {
@@ -52,12 +53,12 @@ class Busy {
       may_end_.wait();
       ended_.count_down();
     });
+    begun_.wait();
   }
   ~Busy() {
     if (!may_end_.try_wait()) End();
     ended_.wait();
   }
-  void AwaitBegin() { begun_.wait(); }
   void End() { may_end_.count_down(); }
 
  private:
@@ -99,7 +100,6 @@ TEST(RequestThreads, ClientsTakeTurnsWhateverEachHasQueued) {
     std::latch last(1);
     RequestThreads threads(OneThread());
     Busy busy(&threads, "x");
-    busy.AwaitBegin();
     for (const char* name : {"a1", "a2", "a3", "a4"}) {
       threads.Run("a", kLong, record.Named(name));
     }
@@ -120,7 +120,6 @@ TEST(RequestThreads, OneClientKeepsAThreadFreeForOthers) {
   RequestThreads threads({.threads = 2, .max_queue = 100,
                           .max_bytes = 100 * kLong});
   Busy first(&threads, "a");
-  first.AwaitBegin();
   threads.Run("a", kLong, record.Named("a2"));
   threads.Run("b", kLong, [&](const absl::Status&) { done.count_down(); });
   done.wait();
@@ -132,7 +131,6 @@ TEST(RequestThreads, RefusesWhenTheQueueIsFull) {
   Record record;
   RequestThreads threads(OneThread(/*max_queue=*/2));
   Busy busy(&threads, "x");
-  busy.AwaitBegin();
   threads.Run("a", kLong, record.Named("a"));
   threads.Run("b", kLong, record.Named("b"));
   EXPECT_EQ(threads.Run("c", kLong, record.Named("c")), 0u);
@@ -146,7 +144,6 @@ TEST(RequestThreads, OneClientHasHalfOfTheQueue) {
   Record record;
   RequestThreads threads(OneThread(/*max_queue=*/4));
   Busy busy(&threads, "x");
-  busy.AwaitBegin();
   for (const char* name : {"a1", "a2", "a3"}) {
     threads.Run("a", kLong, record.Named(name));
   }
@@ -163,7 +160,6 @@ TEST(RequestThreads, RefusesMoreBytesThanMayWait) {
   RequestThreads threads({.threads = 1, .max_queue = 100,
                           .max_bytes = 4 * kLong});
   Busy busy(&threads, "x");
-  busy.AwaitBegin();
   threads.Run("a", 2 * kLong, record.Named("a1"));
   threads.Run("a", kLong, record.Named("a2"));
   EXPECT_THAT(record.done(), ElementsAre("a2!"));
@@ -184,7 +180,6 @@ TEST(RequestThreads, DropsWhatIsWithdrawn) {
     std::latch last(1);
     RequestThreads threads(OneThread());
     Busy busy(&threads, "x");
-    busy.AwaitBegin();
     const uint64_t ticket = threads.Run("a", kLong, record.Named("a1"));
     threads.Run("a", kLong, [&](const absl::Status&) { last.count_down(); });
     threads.Withdraw(ticket, absl::CancelledError("gone"));
@@ -202,7 +197,6 @@ TEST(RequestThreads, EndsAtOnceWhatWaitsWhenItIsClosed) {
   Record record;
   RequestThreads threads(OneThread());
   Busy busy(&threads, "x");
-  busy.AwaitBegin();
   for (int i = 0; i < 3; ++i) threads.Run("a", kLong, record.Named("a"));
   EXPECT_TRUE(threads.closed().ok());
   threads.Close("closed by a test");
@@ -214,11 +208,30 @@ TEST(RequestThreads, EndsAtOnceWhatWaitsWhenItIsClosed) {
   EXPECT_THAT(record.done(), ElementsAre("a!", "a!", "a!", "short", "long!"));
 }
 
+TEST(RequestThreads, EndsWhatWaitsWhenItGoesAway) {
+  Record record;
+  std::latch begun(1);
+  {
+    RequestThreads threads(OneThread());
+    threads.Run("x", kLong, [&](const absl::Status& status) {
+      begun.count_down();
+      // Until the destructor has ended what waits.
+      while (threads.closed().ok()) {
+      }
+      record.Named("x")(status);
+    });
+    begun.wait();
+    for (const char* name : {"a", "b"}) {
+      threads.Run(name, kLong, record.Named(name));
+    }
+  }
+  EXPECT_THAT(record.done(), UnorderedElementsAre("x", "a!", "b!"));
+}
+
 TEST(RequestWork, IsDroppedWhereItWaitsWhenItIsCancelled) {
   Record record;
   RequestThreads threads(OneThread());
   Busy busy(&threads, "x");
-  busy.AwaitBegin();
   RequestWork work(&threads);
   work.Start("a", kLong, record.Named("a"));
   EXPECT_TRUE(work.MayGoOn().ok());
@@ -233,7 +246,6 @@ TEST(RequestWork, IsDroppedIfItWasCancelledBeforeItStarted) {
   Record record;
   RequestThreads threads(OneThread());
   Busy busy(&threads, "x");
-  busy.AwaitBegin();
   RequestWork work(&threads);
   work.Cancel(absl::CancelledError("gone"));
   work.Start("a", kLong, record.Named("a"));

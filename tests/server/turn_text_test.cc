@@ -37,14 +37,6 @@ TEST(TurnText, ShowsTextAtOnceWithoutStopStrings) {
   EXPECT_EQ(Show({}, Bytes("plain")), "plain|");
 }
 
-TEST(TurnText, ShowsNothingAfterAStopString) {
-  TurnText text(ByteTokenizer(), {"!"});
-  EXPECT_TRUE(text.Append('!').stopped);
-  const TurnText::Piece piece = text.Append('a');
-  EXPECT_TRUE(piece.stopped);
-  EXPECT_EQ(piece.text + text.Flush(), "");
-}
-
 TEST(TurnText, FindsAStopStringAcrossTokens) {
   EXPECT_EQ(Show({"END"}, Bytes("one END two")), "one X");
 }
