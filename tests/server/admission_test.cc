@@ -139,15 +139,7 @@ TEST_F(AdmissionTest, ReplaysWhenItsMemoryIsFull) {
   const Request request = Good();
   Request committed = request;
   committed.identity = IdentityOf(request);
-  auto begun = sessions_.BeginTurn(number_, committed, nullptr);
-  ASSERT_TRUE(begun.ok());
-  auto& turn = std::get<SessionStore::Turn>(*begun);
-  CommittedTurns turns;
-  turns.version = turns.position = 1;
-  TurnRecord record;
-  record.request_id = request.request_id;
-  record.identity = committed.identity;
-  ASSERT_TRUE(sessions_.Commit(turn.session, turns, 0, std::move(record)));
+  CommitTurn(&sessions_, committed, /*slot=*/0);
   const auto admitted = admission().Submit(request);
   ASSERT_TRUE(admitted.ok()) << admitted.status();
   EXPECT_TRUE(std::holds_alternative<std::shared_ptr<const TurnRecord>>(

@@ -6,7 +6,6 @@
 #include <memory>
 #include <string>
 #include <utility>
-#include <variant>
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
@@ -47,16 +46,8 @@ class SessionLedger : public ::testing::Test {
 
   void RunTurn(const std::string& id, const std::string& request_id,
                TurnRecord record = {}) {
-    const Request request = TestEngine::Turn(id, request_id, {1}, 1);
-    auto begun = store_->BeginTurn(0, request, nullptr);
-    ASSERT_TRUE(begun.ok()) << begun.status();
-    auto& turn = std::get<SessionStore::Turn>(*begun);
-    CommittedTurns turns = turn.start;
-    ++turns.version;
-    ++turns.position;
-    record.request_id = request_id;
-    ASSERT_TRUE(
-        store_->Commit(turn.session, turns, /*slot=*/0, std::move(record)));
+    CommitTurn(store_.get(), TestEngine::Turn(id, request_id, {1}, 1),
+               /*slot=*/0, std::move(record));
     store_->ReleasedSlots(0);
   }
 

@@ -43,20 +43,10 @@ class StateSnapshotsTest : public ::testing::Test {
 
   // A turn that leaves a state which is all `byte`; its slot.
   int Commit(const std::string& id, const std::string& request_id, char byte) {
-    const Request request = TestEngine::Turn(id, request_id, {1}, 1);
-    auto begun = store_->BeginTurn(0, request, nullptr);
-    EXPECT_TRUE(begun.ok()) << begun.status();
-    auto& turn = std::get<SessionStore::Turn>(*begun);
     for (int slot : store_->ReleasedSlots(0)) states_->Free(slot);
     const int slot = states_->Take();
     states_->Restore(slot, std::string(kStateBytes, byte).data(), 1);
-    CommittedTurns turns = turn.start;
-    ++turns.version;
-    ++turns.position;
-    TurnRecord record;
-    record.request_id = request_id;
-    EXPECT_TRUE(
-        store_->Commit(turn.session, turns, slot, std::move(record)));
+    CommitTurn(store_.get(), TestEngine::Turn(id, request_id, {1}, 1), slot);
     return slot;
   }
 

@@ -91,6 +91,19 @@ NewSession EmptySession(const std::string& session_id, int model) {
   return session;
 }
 
+void CommitTurn(SessionStore* store, const Request& request, int slot,
+                TurnRecord record) {
+  auto begun = store->BeginTurn(/*model=*/0, request, nullptr);
+  ASSERT_TRUE(begun.ok()) << begun.status();
+  auto& turn = std::get<SessionStore::Turn>(*begun);
+  CommittedTurns turns = turn.start;
+  ++turns.version;
+  ++turns.position;
+  record.request_id = request.request_id;
+  record.identity = request.identity;
+  ASSERT_TRUE(store->Commit(turn.session, turns, slot, std::move(record)));
+}
+
 // --- Reader.
 
 void Reader::Read(int count) {

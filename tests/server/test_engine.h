@@ -27,6 +27,11 @@ constexpr int64_t kByteTokenizerIds = 258;
 constexpr int32_t kEndOfText = 256;
 constexpr int32_t kHelloToken = 257;
 NewSession EmptySession(const std::string& session_id, int model = 0);
+// A turn of `request` on a store without an engine, one token long: begun, and
+// committed with its state in `slot`. `record`: what is kept for a repeat beside
+// the ids. It must be a turn of model 0 that can be run.
+void CommitTurn(SessionStore* store, const Request& request, int slot,
+                TurnRecord record = {});
 // The ids of the bytes of `text`.
 Tokens Bytes(const std::string& text);
 
