@@ -104,12 +104,6 @@ TEST_F(Calls, WhatIsEchoedIsCut) {
 
 // --- Answers in one piece.
 
-std::string Words(size_t bytes) {
-  std::string text;
-  while (text.size() + 2 <= bytes) text += "7 ";
-  return text;
-}
-
 TEST(Answers, ATextToTokeniseAndIdsToReadHaveLimits) {
   ServerOptions options = ZooOptions({kInduction});
   options.max_tokenize_bytes = 20;
@@ -171,7 +165,8 @@ TEST(Answers, OverTheirMemoryAreRefusedAndReadOnesGiveItBack) {
 
 TEST(Answers, ThatAreNotReadEndWithTheirTime) {
   ServerOptions options = ZooOptions({kInduction});
-  options.slow_reader_timeout = absl::Milliseconds(100);
+  // Long enough that the answer is seen to wait.
+  options.slow_reader_timeout = absl::Seconds(1);
   options.max_tokenize_bytes = 8 << 20;
   options.reply_memory = int64_t{2} << 30;
   TestServer server(options);
@@ -194,15 +189,14 @@ TEST(Answers, ThatAreNotReadEndWithTheirTime) {
 TEST(Answers, TextsThatWaitToBeReadEndWithADrain) {
   ServerOptions options = ZooOptions({kInduction});
   TestServer server(options);
-  // Of clients enough to keep every thread, with a word that is not known at the
-  // end, so that none gets further.
-  const std::string text = Words(8 << 20) + "what";
+  // Of clients enough to keep every thread.
+  const v1::GenerateRequest turn = TurnThatIsReadForLong();
   std::vector<std::unique_ptr<TestClient>> clients;
   std::vector<std::unique_ptr<GenerateStream>> streams;
   for (int i = 0; i < 3; ++i) {
     clients.push_back(std::make_unique<TestClient>(server.address()));
     for (int k = 0; k < 4; ++k) {
-      streams.push_back(clients.back()->StartGenerate(TextTurn("", text, 1)));
+      streams.push_back(clients.back()->StartGenerate(turn));
     }
   }
   ASSERT_TRUE(Eventually([&] {

@@ -154,18 +154,11 @@ TEST_F(Cancellation, OfAConverseBetweenItsTurns) {
 
 class CancellationOfTexts : public Cancellation {
  protected:
-  // Of megabytes, it takes the threads for texts a while.
-  static std::string LongText(size_t bytes) {
-    std::string text;
-    while (text.size() < bytes) text += "7 3 11 0 ";
-    return text;
-  }
-  // Calls that are refused once their text has been read to its end, where a
-  // word is that the model does not know.
+  // Calls that are refused once their text has been read to its end.
   void SendTexts(int count) {
-    const std::string text = LongText(8 << 20) + "what";
+    const v1::GenerateRequest turn = TurnThatIsReadForLong();
     for (int i = 0; i < count; ++i) {
-      texts_.push_back(client().StartGenerate(TextTurn("", text, 0)));
+      texts_.push_back(client().StartGenerate(turn));
     }
   }
   // When they are answered, what was cancelled between them has been seen too.
@@ -192,7 +185,7 @@ class CancellationOfTexts : public Cancellation {
     return request;
   }
 
-  const std::string text_ = LongText(400000);
+  const std::string text_ = Words(400000);
   std::vector<std::unique_ptr<GenerateStream>> texts_;
 };
 

@@ -79,11 +79,7 @@ TEST_F(Converse, RunsTurnsOneAfterTheOtherOnOneSession) {
 }
 
 // Long enough that gRPC's threads leave it to others.
-std::string LongText() {
-  std::string text;
-  while (text.size() < 40000) text += "7 3 11 0 ";
-  return text;
-}
+std::string LongText() { return Words(40000); }
 
 TEST_F(Converse, LongTextsAreTokenisedAndAnsweredLikeShortOnes) {
   const std::string text = LongText();
@@ -226,15 +222,13 @@ TEST_F(Converse, ACancelledTurnWhoseTextWaitsToBeReadIsAnsweredAtOnce) {
   ASSERT_TRUE(
       client().Generate(OnSession(TokenTurn("", {1, 2}, 0), "s")).status.ok());
   // Texts of other clients keep the threads that read them.
-  std::string text;
-  while (text.size() < (8 << 20)) text += "7 3 11 0 ";
+  const v1::GenerateRequest turn = TurnThatIsReadForLong();
   std::vector<std::unique_ptr<TestClient>> others;
   std::vector<std::unique_ptr<GenerateStream>> streams;
   for (int i = 0; i < 2; ++i) {
     others.push_back(std::make_unique<TestClient>(server_.address()));
     for (int k = 0; k < 4; ++k) {
-      streams.push_back(
-          others.back()->StartGenerate(TextTurn("", text + "what", 1)));
+      streams.push_back(others.back()->StartGenerate(turn));
     }
   }
   ASSERT_TRUE(Eventually([&] {

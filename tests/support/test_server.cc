@@ -416,6 +416,17 @@ v1::GenerateRequest EndlessTurn(const std::string& model) {
   return request;
 }
 
+std::string Words(size_t bytes) {
+  std::string text;
+  while (text.size() < bytes) text += "7 3 1 0 ";
+  text.resize(bytes);
+  return text;
+}
+
+v1::GenerateRequest TurnThatIsReadForLong() {
+  return TextTurn("", Words(8 << 20) + "what", 1);
+}
+
 std::vector<int32_t> RandomIds(int count, int64_t vocabulary_size,
                                uint32_t seed) {
   std::mt19937 random(seed);

@@ -179,6 +179,11 @@ v1::ScoreRequest TokenScore(const std::string& model,
                             const std::string& session_id = "");
 // One that goes on until it is stopped from outside.
 v1::GenerateRequest EndlessTurn(const std::string& model);
+// A text of so many bytes, an even number: a word of kInduction in every two.
+std::string Words(size_t bytes);
+// One that keeps a thread which reads long requests for a while, and is then
+// refused: at the end of its text is a word that kInduction does not know.
+v1::GenerateRequest TurnThatIsReadForLong();
 // The same ids for the same arguments.
 std::vector<int32_t> RandomIds(int count, int64_t vocabulary_size,
                                uint32_t seed = 0);
