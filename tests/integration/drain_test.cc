@@ -26,64 +26,24 @@ v1::GenerateRequest ShortTurn() {
   return request;
 }
 
-TEST(Drain, UnderLoadEndsWhatFitsAndRefusesTheRest) {
-  constexpr int kStreams = 32;
-  ServerOptions options = ZooOptions({kInduction});
-  options.slots = kStreams;
-  // Much longer than the short turns need: they compete with the endless ones,
-  // which go on for three quarters of it.
-  options.drain_timeout = absl::Seconds(Scaled(8, 40));
-  TestServer server(options);
-  const TestClient& client = server.client();
-
-  // Every other one goes on for ever; half of those keep what they have.
+// Short turns and endless ones in turn; every other endless one keeps what it has.
+std::vector<std::unique_ptr<GenerateStream>> StartShortAndEndlessTurns(
+    const TestClient& client, int count) {
   std::vector<std::unique_ptr<GenerateStream>> streams;
-  for (int i = 0; i < kStreams; ++i) {
+  for (int i = 0; i < count; ++i) {
     v1::GenerateRequest request =
         OnSession(i % 2 == 0 ? ShortTurn() : EndlessTurn(""),
                   absl::StrCat("session-", i));
     request.set_keep_partial(i % 4 == 1);
     streams.push_back(client.StartGenerate(request));
   }
-  std::vector<Answer> answers(kStreams);
-  std::vector<std::thread> readers;
-  for (auto& stream : streams) ASSERT_TRUE(stream->ReadStarted());
-  auto watch = std::make_unique<GenericCall>(server.address(),
-                                             "/grpc.health.v1.Health/Watch");
-  HealthResponse health;
-  ASSERT_TRUE(watch->Write(HealthRequest()));
-  watch->WritesDone();
-  ASSERT_TRUE(watch->Read(&health));
-  ASSERT_EQ(health.status(), HealthResponse::SERVING);
-  for (int i = 0; i < kStreams; ++i) {
-    readers.emplace_back([&, i] { answers[i] = streams[i]->ReadAll(); });
-  }
+  for (auto& stream : streams) EXPECT_TRUE(stream->ReadStarted());
+  return streams;
+}
 
-  const absl::Time begin = absl::Now();
-  absl::Status drained = absl::UnknownError("did not return");
-  std::thread drain([&] { drained = server.server().Drain(); });
-
-  EXPECT_TRUE(watch->Read(&health));
-  EXPECT_EQ(health.status(), HealthResponse::NOT_SERVING);
-  watch.reset();
-  HealthRequest of_model;
-  of_model.set_service(kInduction);
-  EXPECT_TRUE(CallOnce(server.address(), "/grpc.health.v1.Health/Check",
-                       of_model, &health)
-                  .ok());
-  EXPECT_EQ(health.status(), HealthResponse::NOT_SERVING);
-  const Answer late = client.Generate(TokenTurn("", {1}, 1));
-  EXPECT_EQ(late.status.code(), absl::StatusCode::kUnavailable);
-  EXPECT_THAT(std::string(late.status.message()), HasSubstr("stopping"));
-  // What changes nothing that runs is still answered.
-  EXPECT_TRUE(client.ListModels().ok());
-
-  for (std::thread& reader : readers) reader.join();
-  drain.join();
-  EXPECT_TRUE(drained.ok()) << drained;
-  EXPECT_LT(absl::Now() - begin, options.drain_timeout + absl::Seconds(20));
-
-  for (int i = 0; i < kStreams; ++i) {
+// Of those turns, when the drain was too short for the endless ones.
+void ExpectShortOnesWholeAndEndlessOnesCut(const std::vector<Answer>& answers) {
+  for (size_t i = 0; i < answers.size(); ++i) {
     SCOPED_TRACE(i);
     EXPECT_TRUE(answers[i].in_order);
     if (i % 2 == 0) {
@@ -97,7 +57,63 @@ TEST(Drain, UnderLoadEndsWhatFitsAndRefusesTheRest) {
       EXPECT_EQ(answers[i].completed.has_value(), i % 4 == 1);
     }
   }
-  EXPECT_EQ(client.Generate(TokenTurn("", {1}, 1)).status.code(),
+}
+
+// Health of a model says so, new turns are refused, and what changes nothing that
+// runs is still answered.
+void ExpectDraining(const TestServer& server) {
+  HealthRequest of_model;
+  of_model.set_service(kInduction);
+  HealthResponse health;
+  EXPECT_TRUE(CallOnce(server.address(), "/grpc.health.v1.Health/Check",
+                       of_model, &health)
+                  .ok());
+  EXPECT_EQ(health.status(), HealthResponse::NOT_SERVING);
+  const Answer late = server.client().Generate(TokenTurn("", {1}, 1));
+  EXPECT_EQ(late.status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(late.status.message()), HasSubstr("stopping"));
+  EXPECT_TRUE(server.client().ListModels().ok());
+}
+
+TEST(Drain, UnderLoadEndsWhatFitsAndRefusesTheRest) {
+  constexpr int kStreams = 32;
+  ServerOptions options = ZooOptions({kInduction});
+  options.slots = kStreams;
+  // Much longer than the short turns need: they compete with the endless ones,
+  // which go on for three quarters of it.
+  options.drain_timeout = absl::Seconds(Scaled(8, 40));
+  TestServer server(options);
+
+  const auto streams = StartShortAndEndlessTurns(server.client(), kStreams);
+  auto watch = std::make_unique<GenericCall>(server.address(),
+                                             "/grpc.health.v1.Health/Watch");
+  HealthResponse health;
+  ASSERT_TRUE(watch->Write(HealthRequest()));
+  watch->WritesDone();
+  ASSERT_TRUE(watch->Read(&health));
+  ASSERT_EQ(health.status(), HealthResponse::SERVING);
+  std::vector<Answer> answers(kStreams);
+  std::vector<std::thread> readers;
+  for (int i = 0; i < kStreams; ++i) {
+    readers.emplace_back([&, i] { answers[i] = streams[i]->ReadAll(); });
+  }
+
+  const absl::Time begin = absl::Now();
+  absl::Status drained = absl::UnknownError("did not return");
+  std::thread drain([&] { drained = server.server().Drain(); });
+
+  EXPECT_TRUE(watch->Read(&health));
+  EXPECT_EQ(health.status(), HealthResponse::NOT_SERVING);
+  watch.reset();
+  ExpectDraining(server);
+
+  for (std::thread& reader : readers) reader.join();
+  drain.join();
+  EXPECT_TRUE(drained.ok()) << drained;
+  EXPECT_LT(absl::Now() - begin, options.drain_timeout + absl::Seconds(20));
+
+  ExpectShortOnesWholeAndEndlessOnesCut(answers);
+  EXPECT_EQ(server.client().Generate(TokenTurn("", {1}, 1)).status.code(),
             absl::StatusCode::kUnavailable);
 }
 
