@@ -24,7 +24,7 @@ MAY_INCLUDE = {
 GRPC_FILES = re.compile(r"server/(\w*service|\w*call|wire\w*|grpc_port|live_calls|server)\.(h|cc)$")
 PROMETHEUS_FILES = {"server/metrics.cc"}
 # Every way to read the time. A deadline that gRPC gives as a time_point is none.
-CLOCKS = re.compile(r"absl::Now\(|gettimeofday|clock_gettime|\btime\((nullptr|NULL|0|&\w+)\)|_clock::now|GetCurrentTime(Nanos)?\(")
+CLOCKS = re.compile(r"absl::Now\(|gettimeofday|clock_gettime|\btime\((nullptr|NULL|0|&\w+)\)|steady_clock|_clock::now|GetCurrentTime(Nanos)?\(")
 BACKEND_FILES = {"server/model_loading.cc", "server/served_model.h", "server/options.h"}
 
 

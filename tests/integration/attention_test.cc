@@ -267,6 +267,7 @@ TEST(Attention, SessionsOfMambaStayFlatWhereThoseOfAttentionGrow) {
   EXPECT_TRUE(Becomes(server, "session_state_bytes", {"tier=\"slot\""},
                       static_cast<double>(bytes(kInduction) + bytes(kHybrid) +
                                           bytes(kAttention))));
+  EXPECT_EQ(server.Metrics().Sum("session_state_bytes", {"tier=\"ram\""}), 0);
 }
 
 // --- What can never fit is refused at once.

@@ -26,14 +26,22 @@ using ::testing::Not;
 
 constexpr char kOk[] = "code=\"OK\"";
 
-TEST(Metrics, EveryNameIsThereAndAgreesWithTheTraffic) {
-  ServerOptions options = ZooOptions({kEnglish, kInduction});
-  options.slots = 2;
-  TestServer server(options);
-  const TestClient& client = server.client();
+constexpr const char* kFamilies[] = {
+    "time_to_first_token_seconds", "inter_token_latency_seconds",
+    "e2e_request_latency_seconds", "request_queue_time_seconds",
+    "request_prefill_time_seconds", "request_decode_time_seconds",
+    "step_duration_seconds", "step_rows", "step_tokens",
+    "request_prompt_tokens", "request_generation_tokens",
+    "num_requests_running", "num_requests_waiting", "slots", "slots_used",
+    "sessions", "session_state_bytes", "state_usage_ratio", "build_info",
+    "prompt_tokens_total", "generation_tokens_total", "requests_total",
+    "session_evictions_total", "session_restores_total", "session_forks_total",
+    "tokens_saved_total"};
 
-  // 4 + 6 prompt tokens and 5 + 3 sampled ones, of which 2 were received, on
-  // two sessions; a pending token that is fed; a fork, a restore, a score.
+// 4 + 6 prompt tokens and 5 + 3 sampled ones, of which 2 were received, on two
+// sessions; a pending token that is fed; a fork, a restore, a score; one that
+// stops, and one that is refused. `*resumed_answer`: of the second turn.
+void MakeTraffic(const TestClient& client, Answer* resumed_answer) {
   ASSERT_TRUE(client
                   .Generate(OnSession(TokenTurn(kInduction, {1, 2, 3, 4}, 5),
                                       "private-session-id"))
@@ -43,8 +51,8 @@ TEST(Metrics, EveryNameIsThereAndAgreesWithTheTraffic) {
       TokenTurn(kInduction, {1, 2, 3, 4, 5, 6}, 3), "another-private-id");
   resumed.add_received_token_ids(1);
   resumed.add_received_token_ids(2);
-  const Answer second = client.Generate(resumed);
-  ASSERT_TRUE(second.status.ok()) << second.status;
+  *resumed_answer = client.Generate(resumed);
+  ASSERT_TRUE(resumed_answer->status.ok()) << resumed_answer->status;
   ASSERT_TRUE(client.Score(TokenScore(kInduction, {1, 2, 3})).ok());
   v1::GenerateRequest stopped = TokenTurn(kInduction, {1}, 50);
   for (int id = 0; id < 16; ++id) {
@@ -52,23 +60,19 @@ TEST(Metrics, EveryNameIsThereAndAgreesWithTheTraffic) {
   }
   ASSERT_TRUE(client.Generate(stopped).status.ok());
   EXPECT_FALSE(client.Generate(TokenTurn(kInduction, {99}, 1)).status.ok());
+}
+
+TEST(Metrics, EveryNameIsThereAndAgreesWithTheTraffic) {
+  ServerOptions options = ZooOptions({kEnglish, kInduction});
+  options.slots = 2;
+  TestServer server(options);
+  Answer resumed;
+  ASSERT_NO_FATAL_FAILURE(MakeTraffic(server.client(), &resumed));
 
   const std::string model = "model=\"mamba-induction\"";
   ASSERT_TRUE(server.AwaitLoad(0, 0));
   const MetricsPage page = server.Metrics();
-  for (const char* name :
-       {"time_to_first_token_seconds", "inter_token_latency_seconds",
-        "e2e_request_latency_seconds", "request_queue_time_seconds",
-        "request_prefill_time_seconds", "request_decode_time_seconds",
-        "step_duration_seconds", "step_rows", "step_tokens",
-        "request_prompt_tokens", "request_generation_tokens",
-        "num_requests_running", "num_requests_waiting", "slots", "slots_used",
-        "sessions", "session_state_bytes", "state_usage_ratio", "build_info",
-        "prompt_tokens_total", "generation_tokens_total", "requests_total",
-        "session_evictions_total", "session_restores_total",
-        "session_forks_total", "tokens_saved_total"}) {
-    EXPECT_TRUE(page.HasFamily(name)) << name;
-  }
+  for (const char* name : kFamilies) EXPECT_TRUE(page.HasFamily(name)) << name;
 
   EXPECT_EQ(page.Sum("requests_total", {model, "finish_reason=\"length\"", kOk}),
             3);
@@ -86,7 +90,7 @@ TEST(Metrics, EveryNameIsThereAndAgreesWithTheTraffic) {
   EXPECT_EQ(page.Sum("prompt_tokens_total", {model}), 4 + 1 + 6 + 2 + 3 + 1);
   EXPECT_EQ(page.Sum("generation_tokens_total", {model}), 5 + 1 + 1);
   EXPECT_EQ(page.Sum("tokens_saved_total", {model}),
-            second.completed->usage().cached_tokens());
+            resumed.completed->usage().cached_tokens());
   EXPECT_EQ(page.Sum("time_to_first_token_seconds_count", {model}), 3);
   EXPECT_EQ(page.Sum("inter_token_latency_seconds_count", {model}), 4);
   EXPECT_EQ(page.Sum("e2e_request_latency_seconds_count", {model}), 4);
@@ -100,10 +104,15 @@ TEST(Metrics, EveryNameIsThereAndAgreesWithTheTraffic) {
   EXPECT_EQ(page.Sum("session_evictions_total", {model, "to=\"none\""}), 0);
   EXPECT_EQ(page.Sum("sessions", {model}), 2);
   const double state_bytes =
-      static_cast<double>(client.GetModel(kInduction)->state_bytes());
-  // The states, and the little that is kept besides of each session.
-  EXPECT_GE(page.Sum("session_state_bytes", {model}), 2 * state_bytes);
-  EXPECT_LT(page.Sum("session_state_bytes", {model}), 2 * state_bytes + 16384);
+      static_cast<double>(server.client().GetModel(kInduction)->state_bytes());
+  const auto bytes = [&](const char* tier) {
+    return page.Sum("session_state_bytes",
+                    {model, absl::StrCat("tier=\"", tier, "\"")});
+  };
+  EXPECT_EQ(bytes("slot") + bytes("ram"), 2 * state_bytes);
+  // The little that is kept besides of each session.
+  EXPECT_GT(bytes("fields"), 0);
+  EXPECT_LT(bytes("fields"), 16384);
   EXPECT_EQ(page.Sum("slots"), 4);
   EXPECT_EQ(page.Sum("build_info"), 2);
   EXPECT_GT(page.Sum("state_usage_ratio"), 0);

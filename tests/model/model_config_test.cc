@@ -192,10 +192,12 @@ TEST(ModelConfig, RefusesEndsOfSequenceThatAreNoIds) {
 
 TEST(ModelConfig, IgnoresIdsThatNoTokenHasWithAWarning) {
   for (const char* ids : {"-1", "50280", "18446744073709551615"}) {
-    for (const char* field : {"eos_token_id", "bos_token_id"}) {
+    for (const std::string field : {"eos_token_id", "bos_token_id"}) {
       const ModelConfig config =
           Parsed(HuggingFace(absl::StrCat("\"", field, "\":", ids)));
       EXPECT_EQ(config.bos_token_id, std::nullopt);
+      // There is an end by default only where none is named.
+      EXPECT_EQ(config.eos_token_ids.empty(), field == "eos_token_id");
       EXPECT_THAT(config.warnings,
                   ElementsAre(AllOf(HasSubstr(field), HasSubstr(ids),
                                     HasSubstr("from 0 to 50279"))));
@@ -205,8 +207,13 @@ TEST(ModelConfig, IgnoresIdsThatNoTokenHasWithAWarning) {
       Parsed(HuggingFace(R"("eos_token_id":[3,-1,60000])"), "{}");
   EXPECT_THAT(some.eos_token_ids, ElementsAre(3));
   EXPECT_EQ(some.warnings.size(), 2u);
-  EXPECT_THAT(Parsed(HuggingFace(""), R"({"eos_token_id":50280})").warnings,
-              ElementsAre(HasSubstr("generation_config.json")));
+  for (const char* id : {"50280", "-1"}) {
+    const ModelConfig config =
+        Parsed(HuggingFace(""), absl::StrCat("{\"eos_token_id\":", id, "}"));
+    EXPECT_THAT(config.eos_token_ids, IsEmpty());
+    EXPECT_THAT(config.warnings,
+                ElementsAre(HasSubstr("generation_config.json")));
+  }
 }
 
 TEST(ModelConfig, TakesSwishForSilu) {
@@ -372,6 +379,14 @@ TEST(Mamba2Config, ReadsInfinityInBothForms) {
       EXPECT_TRUE(std::isinf(Parsed(config).mamba2.dt_max));
     }
   }
+}
+
+// A step is never below 0.
+TEST(Mamba2Config, TakesALowerLimitBelowZeroForZero) {
+  const Mamba2Config config =
+      Parsed(HuggingFace2("\"time_step_limit\":[-1,1]")).mamba2;
+  EXPECT_EQ(config.dt_min, 0.0f);
+  EXPECT_EQ(config.dt_max, 1.0f);
 }
 
 TEST(Mamba2Config, TakesLimitsThatBoundNothing) {
