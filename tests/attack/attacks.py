@@ -9,7 +9,6 @@ import socket
 import struct
 import subprocess
 import tempfile
-import threading
 import time
 import urllib.request
 
