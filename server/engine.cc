@@ -204,10 +204,21 @@ absl::Status Engine::ReasonToEnd(Sequence* sequence, absl::Time now) const {
         "the server is stopping; repeat the request elsewhere or later");
   }
   if (!sequence->has_started()) return absl::OkStatus();
-  if (sequence->stream->HasRoom()) {
+  return CheckReader(sequence, now);
+}
+
+absl::Status Engine::CheckReader(Sequence* sequence, absl::Time now) const {
+  const TokenStream& stream = *sequence->stream;
+  const bool is_parked = sequence->parked_state != nullptr;
+  if (is_parked ? stream.HasAmpleRoom() : stream.HasRoom()) {
     sequence->paused_since = absl::InfiniteFuture();
-  } else if (sequence->paused_since == absl::InfiniteFuture()) {
+    return absl::OkStatus();
+  }
+  const int64_t events_read = stream.events_read();
+  if (sequence->paused_since == absl::InfiniteFuture() ||
+      sequence->events_read != events_read) {
     sequence->paused_since = now;
+    sequence->events_read = events_read;
   } else if (now - sequence->paused_since >= options_.slow_reader_timeout) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "the client did not read for ",

@@ -98,6 +98,8 @@ class Engine {
   void EndRunning(absl::Time now);
   bool DrainIsOver(absl::Time now) const;
   absl::Status ReasonToEnd(Sequence* sequence, absl::Time now) const;
+  // Whether the sequence waits for its reader, and for too long.
+  absl::Status CheckReader(Sequence* sequence, absl::Time now) const;
   // What has waited too long for a slot.
   void EndOverdue(absl::Time now);
   // Gives free slots to what waits and to what was parked, and parks for them

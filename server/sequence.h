@@ -66,7 +66,9 @@ struct Sequence {
   absl::Time start_time = absl::InfinitePast();       // first step planned
   absl::Time prefill_end = absl::InfinitePast();      // prompt fed
   absl::Time last_token_time = absl::InfinitePast();
-  absl::Time paused_since = absl::InfiniteFuture();   // its stream is full
+  // Since when it waits for its reader, and the reader has read nothing.
+  absl::Time paused_since = absl::InfiniteFuture();
+  int64_t events_read = 0;  // by then
 
   bool is_turn() const {
     return session != nullptr && request.kind == RequestKind::kGenerate;

@@ -19,6 +19,11 @@ bool TokenStream::HasAmpleRoom() const {
   return events_.size() <= capacity_ / 2;
 }
 
+int64_t TokenStream::events_read() const {
+  absl::MutexLock lock(&mutex_);
+  return events_read_;
+}
+
 void TokenStream::Push(Event event) {
   {
     absl::MutexLock lock(&mutex_);
@@ -51,6 +56,7 @@ TokenStream::State TokenStream::Pop(Event* event, absl::Status* status) {
       was_full = events_.size() >= capacity_;
       *event = std::move(events_.front());
       events_.pop_front();
+      ++events_read_;
       state = State::kEvent;
     } else if (end_.has_value()) {
       *status = *end_;

@@ -8,6 +8,7 @@
 // anyone may Cancel.
 #pragma once
 
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <optional>
@@ -33,6 +34,8 @@ class TokenStream {
   void Push(Event event) ABSL_LOCKS_EXCLUDED(mutex_);
   // The last call: no event follows. `status` is the RPC's.
   void End(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
+  // How many the reader has taken so far.
+  int64_t events_read() const ABSL_LOCKS_EXCLUDED(mutex_);
   // Why the reader wants no more, once it said so.
   std::optional<absl::Status> cancelled() const ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -56,6 +59,7 @@ class TokenStream {
 
   mutable absl::Mutex mutex_;
   std::deque<Event> events_ ABSL_GUARDED_BY(mutex_);
+  int64_t events_read_ ABSL_GUARDED_BY(mutex_) = 0;
   std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Status> cancelled_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> ready_ ABSL_GUARDED_BY(mutex_);

@@ -139,6 +139,44 @@ TEST_F(EngineParking, EndsAReaderThatIsTooSlowWhileItIsParked) {
   EXPECT_FALSE(engine_.sessions.Get("a").ok());
 }
 
+// It made room, but not as much as a parked sequence needs to go on.
+TEST_F(EngineParking, EndsAReaderThatReadsALittleAndStopsWhileItIsParked) {
+  Reader slow = StartPaused(TestEngine::Turn("a", "r1", {1, 2}, 20));
+  engine_.Run(TestEngine::Generate({3}, 1));
+  ASSERT_EQ(engine_.engine.parked(), 1);
+  slow.Read(1);
+  engine_.engine.RunOnce();
+  ASSERT_EQ(engine_.engine.parked(), 1);
+  engine_.clock.Advance(engine_.options.engine.slow_reader_timeout);
+  engine_.engine.RunOnce();
+  slow.Read();
+  EXPECT_EQ(slow.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(engine_.sessions.Counts().parked_bytes, 0);
+}
+
+TEST_F(EngineParking, CountsTheTimeOfAParkedReaderFromWhatItReadLast) {
+  TestEngineOptions options = OneSlot();
+  options.admission.stream_tokens = 8;
+  TestEngine engine(options);
+  const Request request = TestEngine::Generate({1, 2}, 20);
+  Reader slow = engine.Submit(request);
+  engine.RunUntilIdle();
+  engine.Run(TestEngine::Generate({3}, 1));
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(engine.engine.parked(), 1);
+    slow.Read(1);
+    engine.engine.RunOnce();
+    engine.clock.Advance(engine.options.engine.slow_reader_timeout -
+                         absl::Seconds(1));
+    engine.engine.RunOnce();
+  }
+  while (!slow.ended()) {
+    slow.Read();
+    engine.engine.RunOnce();
+  }
+  ExpectRight(request, slow);
+}
+
 TEST_F(EngineParking, EndsWhatIsParkedWhenTheDeviceFailsOrTheServerStops) {
   Reader slow = StartPaused(TestEngine::Generate({1, 2}, 20));
   Reader other = engine_.Submit(TestEngine::Generate({3}, 20));
