@@ -278,6 +278,11 @@ void Admission::Started() {
   queue_time_.Started(now, static_cast<int>(queue_.size()));
 }
 
+void Admission::NotStarted() {
+  absl::MutexLock lock(&mutex_);
+  if (queue_.empty()) queue_time_.Emptied();
+}
+
 void Admission::PutBack(std::unique_ptr<Sequence> sequence) {
   absl::MutexLock lock(&mutex_);
   queue_.push_front(std::move(sequence));

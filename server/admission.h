@@ -95,6 +95,8 @@ class Admission {
   std::unique_ptr<Sequence> TakeNext();
   // The one that was just taken has its slot.
   void Started();
+  // The one that was just taken ends without one.
+  void NotStarted();
   // The one that was just taken waits on, before the others of its priority.
   void PutBack(std::unique_ptr<Sequence> sequence);
   // Those that are cancelled or past their deadline at `now`.

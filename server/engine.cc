@@ -259,6 +259,7 @@ bool Engine::StartNext(absl::Time now) {
   if (sequence == nullptr) return false;
   const absl::StatusOr<bool> started = Start(sequence.get(), now);
   if (!started.ok()) {
+    admission_->NotStarted();
     End(sequence.get(), started.status());
     return true;
   }

@@ -336,6 +336,28 @@ TEST_F(EngineParking, EndsWhatHasWaitedTooLong) {
   EXPECT_FALSE(engine.sessions.Get("a").ok());
 }
 
+// The last one that waits ends as it is to start. What comes an hour later has
+// not waited an hour.
+TEST_F(EngineParking, MeasuresNoQueueThatNobodyWaitsIn) {
+  TestEngineOptions options = OneSlot();
+  options.admission.stream_tokens = 100;
+  options.admission.max_queue_time = absl::Seconds(2);
+  TestEngine engine(options);
+  engine.Run(TestEngine::Turn("a", "r", {1}, 1));
+  engine.Submit(TestEngine::Generate({1}, 10));
+  engine.Submit(TestEngine::Generate({2}, 10));
+  Reader score = engine.Submit(TestEngine::Score("a", {3, 4}));
+  while (engine.admission.waiting() > 1) engine.engine.RunOnce();
+  ASSERT_TRUE(engine.sessions.Delete("a").ok());
+  engine.RunUntilIdle();
+  score.Read();
+  ASSERT_EQ(score.status().code(), absl::StatusCode::kNotFound);
+  engine.clock.Advance(absl::Hours(1));
+  engine.Submit(TestEngine::Generate({1}, 50));
+  engine.engine.RunOnce();
+  EXPECT_EQ(engine.Refusal(TestEngine::Generate({2}, 10)), absl::OkStatus());
+}
+
 TEST_F(EngineParking, StartsWhatWaitedTooLongIfThereIsASlotAtLast) {
   TestEngineOptions options = OneSlot();
   options.admission.max_queue_time = absl::Seconds(2);
