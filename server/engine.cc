@@ -351,7 +351,9 @@ bool Engine::ParkFor(const WaitingRequest& request) {
 }
 
 bool Engine::Park(SequencePointer* sequence) {
+  const size_t bytes = states_.bytes((*sequence)->slot);
   if (!parked_.Park(sequence)) return false;
+  moved_bytes_ += bytes;
   std::erase(running_, nullptr);
   return true;
 }

@@ -293,6 +293,28 @@ TEST_F(EngineParking, GivesKeysAndValuesBackWithTheSlot) {
   EXPECT_EQ(slow.ids(), engine.Expect({}, paused).tokens);
 }
 
+// Each newcomer moves two states: the one that yields and its own.
+TEST_F(EngineParking, CountsWhatIsParkedAsMovedBetweenSteps) {
+  TestEngineOptions options = OneSlot();
+  options.model.slots = 3;
+  options.engine.bytes_between_steps = 2 * engine_.model.info().state_bytes;
+  TestEngine engine(options);
+  Reader stream = engine.Submit(TestEngine::Generate({1}, 1000));
+  std::vector<Reader> paused;
+  for (int i = 0; i < 2; ++i) {
+    paused.push_back(engine.Submit(TestEngine::Generate({2}, 20)));
+  }
+  for (int i = 0; i < 10; ++i) {
+    engine.engine.RunOnce();
+    stream.Read();
+  }
+  ASSERT_EQ(engine.engine.running(), 3);
+  for (int i = 0; i < 2; ++i) engine.Submit(TestEngine::Generate({3}, 20));
+  engine.engine.RunOnce();
+  EXPECT_EQ(engine.engine.parked(), 1);
+  EXPECT_EQ(engine.admission.waiting(), 1);
+}
+
 // --- The queue's time.
 
 TEST_F(EngineParking, RefusesAtOnceWhatWouldWaitTooLong) {
