@@ -75,6 +75,8 @@ absl::Status ReadReceived(Sequence* sequence,
 void Prepare(Sequence* sequence, int64_t vocabulary_size) {
   const Request& request = sequence->request;
   const CommittedTurns& start = sequence->start;
+  sequence->to_feed.reserve((start.pending ? 1 : 0) + request.prompt.size() +
+                            request.received.size());
   if (start.pending) sequence->to_feed.push_back(*start.pending);
   sequence->to_feed.insert(sequence->to_feed.end(), request.prompt.begin(),
                            request.prompt.end());

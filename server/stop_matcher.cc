@@ -4,6 +4,11 @@ namespace engram {
 
 StopMatcher::StopMatcher(const std::vector<std::string>& strings) {
   starts_.fill(kNone);
+  size_t most = nodes_.size();
+  for (const std::string& string : strings) most += string.size();
+  // As they grew by themselves they could come to hold twice as many.
+  nodes_.reserve(most);
+  bytes_.reserve(most);
   for (const std::string& string : strings) Add(string);
   LinkSuffixes();
 }

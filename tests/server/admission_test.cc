@@ -1,5 +1,7 @@
 #include "server/admission.h"
 
+#include <malloc.h>
+
 #include <memory>
 #include <string>
 #include <utility>
@@ -126,6 +128,27 @@ TEST_F(AdmissionTest, TakesNoMoreThanItsMemoryHolds) {
   EXPECT_EQ(Submit(request).code(), Code::kUnavailable);
   running.reset();
   EXPECT_TRUE(Submit(request).ok());
+}
+
+// Sizes after which a vector that only doubles has much to spare.
+TEST_F(AdmissionTest, CountsWhatARequestTakesOfTheHeap) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer has a heap of its own";
+#endif
+  Request stops = Good();
+  for (char first = 'a'; first < 'h'; ++first) {
+    stops.stopping.stop.push_back(std::string(300, first));
+  }
+  Request received = TestEngine::Generate(Tokens(10000, 1), 10);
+  received.received = {1};
+  for (const Request& request : {stops, received}) {
+    const size_t heap = mallinfo2().uordblks;
+    auto sequence = std::make_unique<Sequence>(request, ByteTokenizer(), nullptr);
+    ASSERT_TRUE(ReadReceived(sequence.get(), {}).ok());
+    Prepare(sequence.get(), kByteTokenizerIds);
+    const size_t grown = mallinfo2().uordblks - heap;
+    EXPECT_LE(grown, SequenceBytes(request) * 1.1);
+  }
 }
 
 TEST_F(AdmissionTest, RefusesForGoodWhatItsMemoryCanNeverHold) {
