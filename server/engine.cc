@@ -42,6 +42,17 @@ bool GoesBefore(const WaitingRequest& left, const WaitingRequest& right) {
   return left.arrival <= right.arrival;
 }
 
+StartedEvent MakeStarted(const Sequence& sequence) {
+  StartedEvent started;
+  started.session_id = sequence.request.session_id;
+  started.request_id = sequence.request.request_id;
+  started.version = sequence.start.version;
+  started.position = sequence.start.position;
+  started.cached_tokens = sequence.start.position;
+  started.seed = static_cast<int64_t>(sequence.request.sampling.seed);
+  return started;
+}
+
 absl::Duration Between(absl::Time from, absl::Time to) {
   if (from == absl::InfinitePast() || to < from) return absl::ZeroDuration();
   return to - from;
@@ -269,7 +280,7 @@ bool Engine::StartNext(absl::Time now) {
     admission_->Started();
     // Counted before the client can know.
     if (metrics_ != nullptr) metrics_->SetLoad(MeasureLoad());
-    TellStarted(*begun);
+    begun->stream->Push(MakeStarted(*begun));
     return true;
   }
   // Nobody overtakes it, or it could wait for ever.
@@ -371,17 +382,6 @@ absl::StatusOr<bool> Engine::Start(Sequence* sequence, absl::Time now) {
   sequence->start_time = now;
   Prepare(sequence, model_.model->info().vocabulary_size);
   return true;
-}
-
-void Engine::TellStarted(const Sequence& sequence) {
-  StartedEvent started;
-  started.session_id = sequence.request.session_id;
-  started.request_id = sequence.request.request_id;
-  started.version = sequence.start.version;
-  started.position = sequence.start.position;
-  started.cached_tokens = sequence.start.position;
-  started.seed = static_cast<int64_t>(sequence.request.sampling.seed);
-  sequence.stream->Push(std::move(started));
 }
 
 absl::StatusOr<bool> Engine::LoadState(Sequence* sequence) {
@@ -745,12 +745,7 @@ bool Engine::CommitTurn(Sequence* sequence, FinishReason reason,
   TurnRecord record;
   record.request_id = sequence->request.request_id;
   record.identity = sequence->request.identity;
-  record.started.session_id = sequence->request.session_id;
-  record.started.request_id = sequence->request.request_id;
-  record.started.version = sequence->start.version;
-  record.started.position = sequence->start.position;
-  record.started.cached_tokens = sequence->start.position;
-  record.started.seed = static_cast<int64_t>(sequence->request.sampling.seed);
+  record.started = MakeStarted(*sequence);
   record.tokens = sequence->generated;
   record.logprobs = std::move(sequence->logprobs);
   record.top = std::move(sequence->top);

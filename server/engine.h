@@ -121,7 +121,6 @@ class Engine {
   void TellLoad();
   // False, with nothing changed: there is no room for it before others end.
   absl::StatusOr<bool> Start(Sequence* sequence, absl::Time now);
-  static void TellStarted(const Sequence& sequence);
   absl::StatusOr<bool> LoadState(Sequence* sequence);
   absl::StatusOr<SessionStore::Location> Locate(const Sequence& sequence) const;
   // The blocks that the sequence can come to need, which starts from `location`;
