@@ -257,9 +257,7 @@ std::optional<WaitingRequest> Admission::Next() const {
   absl::MutexLock lock(&mutex_);
   const auto next = FindNext();
   if (next == queue_.end()) return std::nullopt;
-  return WaitingRequest{
-      (*next)->request.priority, (*next)->arrival,
-      static_cast<int64_t>((*next)->request.prompt.size())};
+  return AsWaiting(**next);
 }
 
 std::unique_ptr<Sequence> Admission::TakeNext() {

@@ -54,13 +54,6 @@ struct PromptAhead {
   int64_t tokens = 0;  // left of it
 };
 
-// One that waits.
-struct WaitingRequest {
-  int priority = 0;
-  absl::Time arrival;
-  int64_t prompt_tokens = 0;
-};
-
 class Admission {
  public:
   // All pointers must outlive this.

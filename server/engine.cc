@@ -36,12 +36,6 @@ bool MayKeepPartial(absl::StatusCode code) {
          code == absl::StatusCode::kUnavailable;
 }
 
-// Of two that want a slot.
-bool GoesBefore(const WaitingRequest& left, const WaitingRequest& right) {
-  if (left.priority != right.priority) return left.priority > right.priority;
-  return left.arrival <= right.arrival;
-}
-
 StartedEvent MakeStarted(const Sequence& sequence) {
   StartedEvent started;
   started.session_id = sequence.request.session_id;
@@ -250,16 +244,13 @@ void Engine::StartWaiting(absl::Time now) {
     const std::optional<WaitingRequest> waiting = admission_->Next();
     const std::optional<WaitingRequest> parked = parked_.Next();
     if (!waiting && !parked) return;
-    bool resume = parked && (!waiting || GoesBefore(*parked, *waiting));
+    bool resume = parked && (!waiting || !GoesBefore(*waiting, *parked));
     // Every running sequence has a slot; committed states yield theirs.
-    if (running() == states_.slots() && !ParkPaused()) {
-      if (ParkFor(resume ? *parked : *waiting)) {
-        // For the first of both.
-      } else if (resume && waiting && ParkFor(*waiting)) {
-        resume = false;
-      } else {
-        return;
-      }
+    if (running() == states_.slots() && !ParkPaused() &&
+        !ParkFor(resume ? *parked : *waiting)) {
+      // What makes no way for the first of both may make it for the other.
+      if (!resume || !waiting || !ParkFor(*waiting)) return;
+      resume = false;
     }
     if (!(resume ? ResumeNext() : StartNext(now))) return;
   }
@@ -354,7 +345,7 @@ bool Engine::ParkFor(const WaitingRequest& request) {
         remaining >= options_.long_prompt_tokens &&
         remaining / kMuchLonger >= request.prompt_tokens;
     if (priority >= request.priority && !much_longer) continue;
-    if (chosen == nullptr || GoesBefore(**chosen, *sequence)) {
+    if (chosen == nullptr || GoesBefore(AsWaiting(**chosen), AsWaiting(*sequence))) {
       chosen = &sequence;
     }
   }

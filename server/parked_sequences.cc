@@ -25,7 +25,10 @@ ParkedSequences::FindNext() const {
   auto best = sequences_.end();
   for (auto next = sequences_.begin(); next != sequences_.end(); ++next) {
     if ((*next)->over || !(*next)->stream->HasAmpleRoom()) continue;
-    if (best == sequences_.end() || GoesBefore(**next, **best)) best = next;
+    if (best == sequences_.end() ||
+        GoesBefore(AsWaiting(**next), AsWaiting(**best))) {
+      best = next;
+    }
   }
   return best;
 }
@@ -33,8 +36,7 @@ ParkedSequences::FindNext() const {
 std::optional<WaitingRequest> ParkedSequences::Next() const {
   const auto next = FindNext();
   if (next == sequences_.end()) return std::nullopt;
-  return WaitingRequest{(*next)->request.priority, (*next)->arrival,
-                        static_cast<int64_t>((*next)->remaining())};
+  return AsWaiting(**next);
 }
 
 std::unique_ptr<Sequence> ParkedSequences::TakeNext() {

@@ -9,9 +9,7 @@
 #include <optional>
 #include <vector>
 
-#include "absl/time/time.h"
 #include "model/state_pool.h"
-#include "server/admission.h"
 #include "server/sequence.h"
 #include "server/session_store.h"
 

@@ -25,10 +25,16 @@ size_t SequenceBytes(const Request& request) {
   return bytes;
 }
 
-bool GoesBefore(const Sequence& left, const Sequence& right) {
-  if (left.request.priority != right.request.priority) {
-    return left.request.priority > right.request.priority;
-  }
+WaitingRequest AsWaiting(const Sequence& sequence) {
+  return {.priority = sequence.request.priority,
+          .arrival = sequence.arrival,
+          .prompt_tokens = static_cast<int64_t>(
+              sequence.has_started() ? sequence.remaining()
+                                     : sequence.request.prompt.size())};
+}
+
+bool GoesBefore(const WaitingRequest& left, const WaitingRequest& right) {
+  if (left.priority != right.priority) return left.priority > right.priority;
   return left.arrival < right.arrival;
 }
 

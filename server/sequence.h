@@ -82,8 +82,16 @@ struct Sequence {
 // HeapBytes counts; its answer and events apart.
 size_t SequenceBytes(const Request& request);
 
-// Of two that want a slot: by priority, then arrival.
-bool GoesBefore(const Sequence& left, const Sequence& right);
+// One that wants a slot.
+struct WaitingRequest {
+  int priority = 0;
+  absl::Time arrival;
+  int64_t prompt_tokens = 0;  // of what it has begun to feed, the rest
+};
+
+WaitingRequest AsWaiting(const Sequence& sequence);
+// By priority, then arrival.
+bool GoesBefore(const WaitingRequest& left, const WaitingRequest& right);
 
 // Whether sampling `id` ends a turn: one of the request's stop tokens, or an
 // end-of-sequence token that is not ignored.
