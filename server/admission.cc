@@ -198,8 +198,8 @@ absl::Duration Admission::ExpectedWait(const Request& request,
     if (other.priority < request.priority) continue;
     const auto other_tokens = static_cast<int64_t>(other.prompt.size());
     // Those that wait for a slot are in the time between two starts.
-    if (requests++ < free_slots_ && (other.priority > request.priority ||
-                                     other_tokens <= tokens)) {
+    if (requests++ < queue_time_.load().free_slots &&
+        (other.priority > request.priority || other_tokens <= tokens)) {
       tokens_ahead += other_tokens;
     }
   }
@@ -241,7 +241,6 @@ void Admission::SetLoad(const QueueLoad& load,
   if (queue_.empty() && prompts.empty() && load.free_slots > 0) {
     queue_time_.NobodyWaits(now);
   }
-  free_slots_ = load.free_slots;
   prompts_ = std::move(prompts);
 }
 
@@ -329,12 +328,7 @@ absl::Status Admission::Overdue(const Sequence& sequence,
 }
 
 std::vector<std::unique_ptr<Sequence>> Admission::TakeAll() {
-  absl::MutexLock lock(&mutex_);
-  std::vector<std::unique_ptr<Sequence>> all(
-      std::make_move_iterator(queue_.begin()),
-      std::make_move_iterator(queue_.end()));
-  queue_.clear();
-  return all;
+  return TakeWhere([](const Sequence&) { return true; });
 }
 
 int Admission::waiting() const {

@@ -139,7 +139,6 @@ class Admission {
   mutable absl::Mutex mutex_;
   std::list<std::unique_ptr<Sequence>> queue_ ABSL_GUARDED_BY(mutex_);
   QueueTime queue_time_ ABSL_GUARDED_BY(mutex_);
-  int free_slots_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<PromptAhead> prompts_ ABSL_GUARDED_BY(mutex_);  // that run
   std::vector<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
   std::string closed_ ABSL_GUARDED_BY(mutex_);  // the reason, if it is

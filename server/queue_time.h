@@ -31,8 +31,8 @@ class QueueTime {
   // InfiniteDuration: there is no limit.
   explicit QueueTime(absl::Duration limit);
 
-  absl::Duration limit() const { return limit_; }
   void SetLoad(const QueueLoad& load) { load_ = load; }
+  const QueueLoad& load() const { return load_; }
 
   // A request left the queue for a slot; so many still wait.
   void Started(absl::Time now, int waiting);
