@@ -804,15 +804,9 @@ void Engine::Release(Sequence* sequence) {
 void Engine::Report(const Sequence& sequence, const CompletedEvent* completed,
                     const absl::Status& status) {
   const absl::Time now = clock_->Now();
-  RequestSummary summary;
   const CompletedEvent figures =
       MakeCompleted(sequence, FinishReason::kCancelled, now);
-  summary.model = model_.name;
-  summary.kind = RequestKindName(sequence.request.kind);
-  summary.method = sequence.request.method;
-  summary.peer = sequence.request.peer;
-  summary.session_id = sequence.request.session_id;
-  summary.request_id = sequence.request.request_id;
+  RequestSummary summary = SummaryOf(model_.name, sequence.request);
   summary.status = status;
   if (completed != nullptr) {
     summary.finish_reason = ReasonName(completed->finish_reason);

@@ -126,4 +126,17 @@ inline const char* RequestKindName(RequestKind kind) {
   return kind == RequestKind::kScore ? "score" : "generate";
 }
 
+// Who asked for what: all that a summary takes from the request itself.
+inline RequestSummary SummaryOf(const std::string& model,
+                                const Request& request) {
+  RequestSummary summary;
+  summary.model = model;
+  summary.kind = RequestKindName(request.kind);
+  summary.method = request.method;
+  summary.peer = request.peer;
+  summary.session_id = request.session_id;
+  summary.request_id = request.request_id;
+  return summary;
+}
+
 }  // namespace engram

@@ -9,13 +9,7 @@ namespace engram {
 
 absl::StatusOr<std::unique_ptr<TurnFeed>> TurnFeed::Submit(ServedModel* model,
                                                            Request request) {
-  RequestSummary summary;
-  summary.model = model->name;
-  summary.kind = RequestKindName(request.kind);
-  summary.method = request.method;
-  summary.peer = request.peer;
-  summary.session_id = request.session_id;
-  summary.request_id = request.request_id;
+  RequestSummary summary = SummaryOf(model->name, request);
   absl::StatusOr<std::unique_ptr<TurnFeed>> feed =
       Admit(model, std::move(request));
   if (!feed.ok()) {
