@@ -15,6 +15,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "clients/cpp/backoff.h"
+#include "clients/cpp/call_end.h"
 #include "clients/cpp/channel.h"
 #include "engram/v1/generation.grpc.pb.h"
 
@@ -72,8 +74,7 @@ class TurnCall final : public grpc::ClientReadReactor<v1::GenerateResponse> {
       record_.status =
           status.ok()
               ? absl::InternalError("the stream ended without Completed")
-              : absl::Status(static_cast<absl::StatusCode>(status.error_code()),
-                             status.error_message());
+              : ToStatus(status, *context_);
     }
     // First the call, then the word that it ended: its context may not be the
     // last owner of a channel, which gRPC's threads must not destroy.
@@ -125,7 +126,7 @@ class LoadRun {
     absl::MutexLock lock(&mutex_);
     next_arrival_ = begin_;
     for (int64_t i = 0; i < options_.long_prompts; ++i) {
-      beside_due_.push_back({begin_, -1 - i, 0});
+      PlanBeside({begin_, -1 - i, 0});
     }
     const int64_t count = is_open_loop() ? 1 : options_.concurrency;
     for (int64_t i = 0; i < count; ++i) PlanConversation(begin_);
@@ -152,6 +153,11 @@ class LoadRun {
     changed_.Signal();
   }
 
+  void PlanBeside(const DueTurn& turn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    due_.push(turn);
+    ++beside_due_;
+  }
+
   bool IsOver(SteadyClock::time_point time) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return options_.duration != absl::InfiniteDuration() &&
@@ -170,13 +176,9 @@ class LoadRun {
         ReportProgress(now);
         continue;
       }
-      if (!beside_due_.empty()) {
-        auto turn = std::make_unique<DueTurn>(beside_due_.back());
-        beside_due_.pop_back();
-        return turn;
-      }
       if (due_.empty() && running_.empty()) return nullptr;
-      if (due_.empty() && running_.size() == beside_.size() && !beside_over_) {
+      if (!beside_over_ && due_.size() == beside_due_ &&
+          running_.size() == beside_.size()) {
         EndBeside();
         continue;
       }
@@ -189,14 +191,20 @@ class LoadRun {
     }
     auto turn = std::make_unique<DueTurn>(due_.top());
     due_.pop();
-    // In an open loop one arrival brings the next, whatever becomes of it.
-    if (is_open_loop() && turn->turn == 0) PlanConversation(turn->time);
+    if (IsBeside(*turn)) {
+      --beside_due_;
+    } else if (is_open_loop() && turn->turn == 0) {
+      // One arrival brings the next, whatever becomes of it.
+      PlanConversation(turn->time);
+    }
     return turn;
   }
 
   // What was measured is over.
   void EndBeside() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     beside_over_ = true;
+    due_ = {};
+    beside_due_ = 0;
     std::vector<std::shared_ptr<grpc::ClientContext>> contexts;
     for (int64_t number : beside_) contexts.push_back(running_.at(number));
     // A call that ends takes the lock.
@@ -281,18 +289,23 @@ class LoadRun {
     changed_.Signal();
   }
 
-  // Another one takes its place, unless it failed: so would that.
+  // Another one takes its place: when the server asks for it if it is busy, and
+  // not after any other error, which that would meet too.
   void BesideEnded(int64_t number, const DueTurn& due, TurnRecord record)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const bool ok = record.status.ok();
     record.beside = true;
     record.interrupted = !ok && (beside_over_ || stopped_);
     const SteadyClock::time_point end = record.end;
+    const std::optional<absl::Duration> wait =
+        ok ? std::make_optional(absl::ZeroDuration())
+           : ServerWait(record.status);
     result_.turns.push_back(std::move(record));
     running_.erase(number);
     beside_.erase(number);
-    if (ok && !beside_over_ && !stopped_) {
-      beside_due_.push_back({end, due.conversation, due.turn + 1});
+    if (wait.has_value() && !beside_over_ && !stopped_) {
+      PlanBeside({end + absl::ToChronoNanoseconds(*wait), due.conversation,
+                  due.turn + 1});
     }
     changed_.Signal();
   }
@@ -303,6 +316,7 @@ class LoadRun {
       absl::MutexLock lock(&mutex_);
       stopped_ = true;
       due_ = {};
+      beside_due_ = 0;
       for (const auto& [number, context] : running_)
         contexts.push_back(context);
       changed_.Signal();
@@ -340,7 +354,7 @@ class LoadRun {
   std::map<int64_t, std::shared_ptr<grpc::ClientContext>> running_
       ABSL_GUARDED_BY(mutex_);
   std::set<int64_t> beside_ ABSL_GUARDED_BY(mutex_);  // of running_
-  std::vector<DueTurn> beside_due_ ABSL_GUARDED_BY(mutex_);
+  size_t beside_due_ ABSL_GUARDED_BY(mutex_) = 0;     // of due_
   bool beside_over_ ABSL_GUARDED_BY(mutex_) = false;
   int64_t planned_ ABSL_GUARDED_BY(mutex_) = 0;  // Conversations.
   SteadyClock::time_point next_arrival_ ABSL_GUARDED_BY(mutex_);

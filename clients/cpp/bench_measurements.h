@@ -78,7 +78,7 @@ struct Measurements {
   // Of the long prompts beside, those that were answered by then.
   int64_t long_prompts = 0;
   int64_t long_prompt_tokens = 0;
-  // Those that ended with an error: the load beside was smaller from then on.
+  // Those that ended with an error: the load beside was smaller then.
   int64_t long_prompts_failed = 0;
   absl::Status long_prompt_error;  // The first one.
 

@@ -101,11 +101,10 @@ std::string ReportText(const BenchOptions& options,
         measurements.long_prompts,
         measurements.long_prompts_failed == 0
             ? ""
-            : absl::StrFormat(
-                  ", %d failed and not sent again, first: %s",
-                  measurements.long_prompts_failed,
-                  measurements.long_prompt_error.ToString(
-                      absl::StatusToStringMode::kWithNoExtraData)));
+            : absl::StrFormat(", %d failed, first: %s",
+                              measurements.long_prompts_failed,
+                              measurements.long_prompt_error.ToString(
+                                  absl::StatusToStringMode::kWithNoExtraData)));
   }
   for (const auto& [code, count] : measurements.errors) {
     absl::StrAppend(&text, "error ", code, ": ", count,
