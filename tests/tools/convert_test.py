@@ -369,6 +369,15 @@ class CommandLineTest(ConvertCase):
         self.assertRegex(done.stderr, r"^convert: [^\n]*not empty[^\n]*\n$")
         self.assertEqual(self.run_tool("--family", "gpt").returncode, 2)
 
+    def test_what_the_system_refuses_is_told_in_one_line(self):
+        index = self.folder / "pytorch_model.bin.index.json"
+        index.write_text(json.dumps({"weight_map": {"lm_head.weight": 300 * "x"}}))
+        for source in (self.folder / (300 * "x"), index):
+            done = self.run_tool(source, self.target)
+            self.assertEqual(done.returncode, 1)
+            self.assertRegex(done.stderr, r"^convert: [^\n]*: File name too long\n$")
+        self.assert_nothing_written()
+
     def test_quiet(self):
         done = self.run_tool(DATA / "mamba.bin", self.target, "--quiet")
         self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))

@@ -408,6 +408,8 @@ def main(arguments=None):
         convert(args, Report(args.quiet))
     except ConvertError as error:
         raise SystemExit(f"convert: {error}") from None
+    except OSError as error:
+        raise SystemExit(f"convert: {shown(str(error.filename))}: {error.strerror}") from None
     except KeyboardInterrupt:
         raise SystemExit("convert: interrupted; nothing was written") from None
 
