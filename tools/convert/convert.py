@@ -19,7 +19,7 @@ from families import (EMBEDDINGS, FAMILIES, H3, HEAD, Tensors, check_config, con
                       says_tied)
 from pickle_reader import Foreign, Tensor
 from safetensors_writer import TensorReader, check_size, write_safetensors
-from source import find_weights, open_weights
+from source import find_weights, open_weights, read_small_file
 
 NAME_CHARACTERS_MAX = 512
 TENSORS_MAX = 100_000
@@ -180,13 +180,9 @@ def choose_family(path, tensors, wanted):
 
 
 def read_json(path):
+    text = read_small_file(path, JSON_BYTES_MAX)
     try:
-        text = path.read_bytes()
-        if len(text) > JSON_BYTES_MAX:
-            raise ConvertError(f"{path}: {len(text)} bytes, limit {JSON_BYTES_MAX}")
         value = json.loads(text)
-    except OSError as error:
-        raise ConvertError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ConvertError(f"{path}: is not JSON: {shown(str(error))}") from None
     if not isinstance(value, dict):

@@ -43,14 +43,20 @@ def open_weights(path, allow_foreign):
     return TorchFile(path, allow_foreign)
 
 
-def read_weight_map(path):
+def read_small_file(path, bytes_max):
     try:
-        text = path.read_bytes()
-        if len(text) > INDEX_BYTES_MAX:
-            raise ConvertError(f"{path}: {len(text)} bytes, limit {INDEX_BYTES_MAX}")
-        places = json.loads(text)["weight_map"]
+        content = path.read_bytes()
     except OSError as error:
         raise ConvertError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(content) > bytes_max:
+        raise ConvertError(f"{path}: {len(content)} bytes, limit {bytes_max}")
+    return content
+
+
+def read_weight_map(path):
+    text = read_small_file(path, INDEX_BYTES_MAX)
+    try:
+        places = json.loads(text)["weight_map"]
     except (ValueError, RecursionError, KeyError, TypeError):
         raise ConvertError(f"{path}: is no index with a weight_map") from None
     if not isinstance(places, dict) or not places:
