@@ -28,8 +28,12 @@ uint32_t ToBits(float value) {
   return bits;
 }
 
+constexpr uint32_t kExponent = 0x7f800000;  // of a float32
+
 // The first of `count` numbers of one width whose exponent, which `exponent`
-// masks, is all ones; -1: none. Blocks are looked through without branches.
+// masks, is all ones, as it is of infinities and NaNs; -1: none. Blocks are
+// looked through without branches, so that the compiler can use vectors: nearly
+// all numbers are finite.
 template <typename Bits>
 int64_t FirstWithExponent(const void* data, int64_t count, Bits exponent) {
   constexpr int64_t kBlock = 4096;
@@ -156,13 +160,17 @@ int64_t FirstNonFinite(const Tensor& tensor) {
   const int64_t count = tensor.elements();
   switch (tensor.type) {
     case DataType::kFloat32:
-      return FirstWithExponent<uint32_t>(tensor.data, count, 0x7f800000);
+      return FirstWithExponent<uint32_t>(tensor.data, count, kExponent);
     case DataType::kBFloat16:
       return FirstWithExponent<uint16_t>(tensor.data, count, 0x7f80);
     case DataType::kFloat16:
       return FirstWithExponent<uint16_t>(tensor.data, count, 0x7c00);
   }
   return -1;
+}
+
+int64_t FirstNonFinite(absl::Span<const float> values) {
+  return FirstWithExponent<uint32_t>(values.data(), values.size(), kExponent);
 }
 
 std::vector<float> WidenToFloat32(const Tensor& tensor) {

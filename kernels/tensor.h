@@ -45,5 +45,6 @@ float WidenFloat16(uint16_t bits);
 
 // The first element, in row-major order, that is NaN or infinite; -1: none.
 int64_t FirstNonFinite(const Tensor& tensor);
+int64_t FirstNonFinite(absl::Span<const float> values);
 
 }  // namespace engram

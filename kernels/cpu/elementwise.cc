@@ -6,24 +6,9 @@
 #include <cstring>
 
 #include "kernels/status.h"
+#include "kernels/tensor.h"
 
 namespace engram::cpu {
-namespace {
-
-bool IsFinite(const float* values, int64_t count) {
-  // A full exponent field marks infinities and NaNs. No early exit, so that the
-  // compiler can use vectors: nearly all rows are finite.
-  constexpr uint32_t kExponent = 0x7f800000u;
-  uint32_t found = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    uint32_t bits;
-    std::memcpy(&bits, values + i, sizeof(bits));
-    found |= (bits & kExponent) == kExponent ? 1u : 0u;
-  }
-  return found == 0;
-}
-
-}  // namespace
 
 void Embed(ThreadPool& threads, const PackedMatrix& table,
            absl::Span<const int32_t> ids, float* residual) {
@@ -57,7 +42,8 @@ void AllFinite(ConstMatrix x, int64_t rows, int64_t width,
                absl::Span<uint8_t> finite) {
   ENGRAM_CHECK(static_cast<int64_t>(finite.size()) >= rows);
   for (int64_t row = 0; row < rows; ++row) {
-    finite[row] = IsFinite(x.data + row * x.stride, width) ? 1 : 0;
+    const absl::Span<const float> values(x.data + row * x.stride, width);
+    finite[row] = FirstNonFinite(values) < 0 ? 1 : 0;
   }
 }
 
