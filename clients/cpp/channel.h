@@ -9,7 +9,8 @@
 
 namespace engram {
 
-// `server` as ParseServerAddress() gives it. `own_connection`: not shared with other channels of this process.
+// `server` as ParseServerAddress() gives it. `own_connection`: not shared with
+// other channels of this process.
 std::shared_ptr<grpc::Channel> OpenChannel(const std::string& server,
                                            bool own_connection = false);
 

@@ -2,9 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -72,6 +75,19 @@ TEST_F(ChatHistoryTest, NamesAFileThatCannotBeWritten) {
   const absl::Status status = ChatHistory("/dev/null/history").Append("one");
   EXPECT_THAT(std::string(status.message()),
               HasSubstr("/dev/null/history: Not a directory"));
+}
+
+TEST_F(ChatHistoryTest, SaysIfOnlyAPartCouldBeWritten) {
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit four_bytes = {4, before.rlim_max};
+  ASSERT_NE(signal(SIGXFSZ, SIG_IGN), SIG_ERR);
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &four_bytes), 0);
+  errno = 0;
+  const absl::Status status = ChatHistory(file_).Append("a line");
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("chat_history: File too large"));
 }
 
 TEST_F(ChatHistoryTest, LiesInTheFolderForStates) {
