@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/retry_after.h"
 #include "tests/server/test_engine.h"
 
 namespace engram {
@@ -123,6 +124,7 @@ TEST_F(AdmissionTest, TakesNoMoreThanItsMemoryHolds) {
   EXPECT_THAT(std::string(full.message()),
               AllOf(HasSubstr(absl::StrCat("limit ", limits_.request_bytes)),
                     HasSubstr("--request-memory")));
+  EXPECT_TRUE(RetryAfter(full).has_value());
   // What runs still counts, what has ended does not.
   std::unique_ptr<Sequence> running = admission().TakeNext();
   EXPECT_EQ(Submit(request).code(), Code::kUnavailable);

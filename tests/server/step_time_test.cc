@@ -73,6 +73,17 @@ TEST(StepTime, ReadsPromptsInLargeStepsWhenNoStreamRuns) {
   EXPECT_NEAR(prompt, 7 * 25 / 2, 9);
 }
 
+// A short one that is now and then due does not make a prompt slower.
+TEST(StepTime, TellsTheTimeOfPromptTokensWhateverTheNextStepIs) {
+  StepTime time(kTarget);
+  RunSteps(kLarge, /*streams=*/8, 512, 40, &time);
+  const absl::Duration told = time.TimePerPromptToken(8, 512);
+  for (int i = 0; i < 40; ++i) {
+    RunSteps(kLarge, /*streams=*/8, 512, 1, &time);
+    EXPECT_NEAR(time.TimePerPromptToken(8, 512) / told, 1, 0.05);
+  }
+}
+
 TEST(StepTime, FollowsAMachineThatBecomesSlow) {
   StepTime time(kTarget);
   RunSteps(kSmall, /*streams=*/4, 512, 20, &time);
