@@ -18,6 +18,12 @@ inline size_t HeapBytes(size_t bytes) {
   return std::max<size_t>(32, (bytes + 8 + 15) / 16 * 16);
 }
 
+// Of a value that std::make_shared made: the counts lie before it.
+template <typename Value>
+size_t SharedBytes() {
+  return HeapBytes(16 + sizeof(Value));
+}
+
 inline size_t HeapBytesOf(const std::string& text) {
   // Up to 15 characters lie in the string itself.
   return text.capacity() <= 15 ? 0 : HeapBytes(text.capacity() + 1);

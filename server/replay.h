@@ -9,7 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/request.h"
-#include "server/session_store.h"
+#include "server/turn_record.h"
 #include "server/turn_text.h"
 
 namespace engram {

@@ -42,30 +42,14 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "absl/types/span.h"
 #include "server/clock.h"
 #include "server/departed_sessions.h"
 #include "server/model_capacity.h"
 #include "server/request.h"
+#include "server/state_block.h"
+#include "server/turn_record.h"
 
 namespace engram {
-
-// A state as StatePool::Save wrote it: ModelCapacity::StateBytes of its tokens.
-// Its memory is not touched before it is written.
-class StateBlock {
- public:
-  explicit StateBlock(size_t bytes);
-
-  size_t size() const { return size_; }
-  // What it takes of the heap.
-  size_t bytes() const;
-  std::byte* data() { return bytes_.get(); }
-  const std::byte* data() const { return bytes_.get(); }
-
- private:
-  const size_t size_;
-  const std::unique_ptr<std::byte[]> bytes_;
-};
 
 using SessionLabels = std::map<std::string, std::string>;
 
@@ -78,30 +62,6 @@ struct CommittedTurns {
 
   // Fed when the next turn begins with its own.
   int64_t tokens() const { return position + (pending.has_value() ? 1 : 0); }
-};
-
-// The last turn's answer, kept for a repeat of its request.
-struct TurnRecord {
-  std::string request_id;
-  RequestIdentity identity = {};
-  StartedEvent started;
-  std::vector<int32_t> tokens;
-  // Empty unless asked for. Received tokens, the first ones, have none.
-  std::vector<float> logprobs;
-  // So many for each of logprobs; fewer end with ids of -1.
-  std::vector<LogProbability> top;
-  FinishReason finish_reason = FinishReason::kLength;
-  int64_t version = 0;   // after the turn
-  int64_t position = 0;  // after the turn
-  Usage usage;
-  Timing timing;
-  // False: it grew beyond SessionLimits::answer_bytes, and only its id is
-  // remembered.
-  bool complete = true;
-
-  // The alternatives of the token that logprobs[index] is of.
-  absl::Span<const LogProbability> TopOf(size_t index) const;
-  size_t bytes() const;
 };
 
 // What Get and List tell.
