@@ -86,6 +86,10 @@ class ChatTest(unittest.TestCase):
         terminal.wait_for("> ")
         return terminal
 
+    def command(self):
+        """For a shell, to chat without a history."""
+        return f"{BIN}/engram chat --session s --no-history --server {self.server.address}"
+
     def texts(self):
         return [request.text.strip() for request in self.server.requests]
 
@@ -182,9 +186,8 @@ class ChatTest(unittest.TestCase):
         for end in (CTRL_D, CTRL_C + CTRL_C, signal.SIGTERM, signal.SIGINT):
             with self.subTest(end):
                 # A shell stays on the terminal to tell its settings.
-                command = f"{BIN}/engram chat --session s --no-history --server {self.server.address} & "
                 terminal = Terminal(
-                    ["bash", "-c", "before=$(stty -g); " + command.replace(" & ", "; ") +
+                    ["bash", "-c", f"before=$(stty -g); {self.command()}; "
                      "code=$?; [ \"$before\" = \"$(stty -g)\" ] && echo same $code || echo other $code"],
                     dict(os.environ, HOME=self.state.name))
                 self.addCleanup(terminal.close)
@@ -204,7 +207,7 @@ class ChatTest(unittest.TestCase):
         shell = Terminal(["bash", "--norc", "--noprofile", "-i"], dict(os.environ, HOME=self.state.name, PS1="$ "))
         self.addCleanup(shell.close)
         shell.wait_for(r"\$ ")
-        shell.type(f"{BIN}/engram chat --session s --no-history --server {self.server.address}\r")
+        shell.type(self.command() + "\r")
         shell.wait_for("version 0")
         shell.wait_for("> ")
         shell.type("half a" + CTRL_Z)

@@ -1,4 +1,5 @@
 """A program on a terminal of its own (a pty), for tests of what people see."""
+import codecs
 import os
 import pty
 import re
@@ -17,6 +18,7 @@ class Terminal:
         self.pid, self.descriptor = pty.fork()
         if self.pid == 0:
             os.execvpe(command[0], command, dict(environment, TERM="xterm", COLUMNS="80", LINES="24"))
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")  # A read may end within a character.
         self.seen = ""
         self.exit_code = None
 
@@ -32,7 +34,7 @@ class Terminal:
             data = os.read(self.descriptor, 65536)
         except OSError:
             return False
-        self.seen += data.decode(errors="replace")
+        self.seen += self.decoder.decode(data)
         return bool(data)
 
     def wait_for(self, pattern):

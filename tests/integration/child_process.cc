@@ -35,22 +35,24 @@ ChildProcess::ChildProcess(const std::string& path,
     ENGRAM_CHECK(pipe2(errors, O_CLOEXEC) == 0);
   }
   errors_ = errors[0];
-  std::vector<char*> argv = {const_cast<char*>(path.c_str())};
-  for (const std::string& argument : arguments) {
-    argv.push_back(const_cast<char*>(argument.c_str()));
+  std::vector<std::string> words = {path};
+  if (descriptors != RLIM_INFINITY) {
+    // Before the program runs, which may ask at once.
+    words = {"/bin/sh", "-c",
+             absl::StrCat("ulimit -n ", descriptors, " && exec \"$@\""), "sh",
+             path};
   }
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, output[1], STDOUT_FILENO);
   posix_spawn_file_actions_adddup2(&actions, errors[1], STDERR_FILENO);
   const int error =
-      posix_spawn(&pid_, path.c_str(), &actions, nullptr, argv.data(), environ);
+      posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
-  if (error == 0 && descriptors != RLIM_INFINITY) {
-    const rlimit limit = {descriptors, descriptors};
-    ENGRAM_CHECK(prlimit(pid_, RLIMIT_NOFILE, &limit, nullptr) == 0);
-  }
   close(output[1]);
   if (errors[1] != errors[0]) close(errors[1]);
   if (error != 0) std::fprintf(stderr, "cannot run %s\n", path.c_str());

@@ -18,7 +18,8 @@ enum class StandardError { kKept, kUnread };
 
 class ChildProcess {
  public:
-  // Aborts if `path` cannot be started. `descriptors`: at most so many.
+  // Aborts if `path` cannot be started. `descriptors`: at most so many, from its
+  // first moment on.
   ChildProcess(const std::string& path,
                const std::vector<std::string>& arguments,
                StandardError standard_error = StandardError::kKept,

@@ -3,13 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "tests/integration/child_process.h"
@@ -46,29 +43,23 @@ class SilentConnections {
   std::vector<int> descriptors_;
 };
 
-// With so many descriptors, for the server alone.
-std::unique_ptr<ServerProcess> ServeWithDescriptors(
-    rlim_t descriptors, std::vector<std::string> arguments) {
-  return std::make_unique<ServerProcess>(
-      std::move(arguments), StandardError::kKept, descriptors);
-}
-
 double Metric(const ServerProcess& server, const char* name) {
   const auto page = FetchMetrics(server.metrics_address());
   return page.ok() ? page->Sum(name) : -1;
 }
 
 TEST(Connections, ThousandsThatAreSilentCostNobodyAnything) {
-  const auto server = ServeWithDescriptors(
-      1024, {"--model", ZooModel(kInduction), "--drain-timeout", "2s"});
-  ASSERT_FALSE(server->grpc_address().empty())
-      << server->process().ErrorOutput();
+  ServerProcess server(
+      {"--model", ZooModel(kInduction), "--drain-timeout", "2s"},
+      StandardError::kKept, /*descriptors=*/1024);
+  ASSERT_FALSE(server.grpc_address().empty())
+      << server.process().ErrorOutput();
   // A stream that was there before, read at times.
-  const TestClient early(server->grpc_address());
+  const TestClient early(server.grpc_address());
   const auto stream = early.StartGenerate(EndlessTurn(""));
   ASSERT_TRUE(stream->ReadStarted());
 
-  SilentConnections silent(server->grpc_address());
+  SilentConnections silent(server.grpc_address());
   v1::GenerateResponse token;
   for (int i = 1; i <= 5000; ++i) {
     silent.Open(/*keep=*/900);
@@ -76,22 +67,22 @@ TEST(Connections, ThousandsThatAreSilentCostNobodyAnything) {
       ASSERT_TRUE(stream->Read(&token)) << i;
     }
     if (i % 1000 == 0) {
-      const TestClient late(server->grpc_address());
+      const TestClient late(server.grpc_address());
       const Answer answer = late.Generate(TokenTurn("", {1, 2}, 2));
       EXPECT_TRUE(answer.status.ok()) << answer.status;
     }
   }
   // All came to be accepted, the limit held, and the stream goes on.
   EXPECT_TRUE(Eventually([&] {
-    return Metric(*server, "connections_closed_for_room_total") > 0;
+    return Metric(server, "connections_closed_for_room_total") > 0;
   }));
-  EXPECT_LT(Metric(*server, "connections"), 512);
-  const TestClient late(server->grpc_address());
+  EXPECT_LT(Metric(server, "connections"), 512);
+  const TestClient late(server.grpc_address());
   EXPECT_TRUE(late.Generate(TokenTurn("", {1, 2}, 2)).status.ok());
   ASSERT_TRUE(stream->Read(&token));
   stream->Cancel();
-  server->process().Signal(SIGTERM);
-  EXPECT_EQ(server->process().Wait(), 0) << server->process().ErrorOutput();
+  server.process().Signal(SIGTERM);
+  EXPECT_EQ(server.process().Wait(), 0) << server.process().ErrorOutput();
 }
 
 TEST(Connections, AtTheLimitNewOnesWaitUntilACallEnds) {
@@ -145,7 +136,7 @@ TEST(Connections, MoreThanDescriptorsAllowIsAClearError) {
                       {"--model", ZooModel(kInduction), "--grpc-address",
                        "127.0.0.1:0", "--metrics-address", "127.0.0.1:0",
                        "--max-connections", "1000"},
-                      StandardError::kKept, 1024);
+                      StandardError::kKept, /*descriptors=*/1024);
   EXPECT_EQ(server.Wait(), 1);
   EXPECT_THAT(server.ErrorOutput(), HasSubstr("--max-connections is 1000"));
   EXPECT_THAT(server.ErrorOutput(), HasSubstr("room for "));

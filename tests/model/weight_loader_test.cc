@@ -18,7 +18,6 @@
 namespace engram {
 namespace {
 
-
 // A small Mamba: every matrix of a model comes through the loader.
 class WeightLoaderTest : public ModelLoading {
  protected:

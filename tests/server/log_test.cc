@@ -13,7 +13,7 @@ using Json = nlohmann::json;
 
 // Parses what must be one line of valid JSON.
 Json ParseLine(const LogFields& fields) {
-  const std::string line = 
+  const std::string line =
       LogLine(absl::FromUnixSeconds(0), LogLevel::kInfo, "event", fields);
   EXPECT_EQ(line.find('\n'), std::string::npos);
   const Json parsed = Json::parse(line, nullptr, /*allow_exceptions=*/false);
