@@ -307,6 +307,8 @@ class ConverseCall final
 
   // The turn was submitted, or came to nothing.
   void KeepTurn(absl::StatusOr<std::shared_ptr<TurnFeed>> feed) {
+    // It may be long, and the stream may stay for ever.
+    turn_ = v1::GenerateRequest();
     std::shared_ptr<TurnFeed> unwanted;
     absl::Status reason;
     {

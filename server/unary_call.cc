@@ -1,5 +1,8 @@
 #include "server/unary_call.h"
 
+#include <memory>
+#include <utility>
+
 #include "kernels/status.h"
 #include "model/quoted.h"
 #include "server/clock.h"
@@ -7,6 +10,15 @@
 #include "server/wire.h"
 
 namespace engram {
+namespace {
+
+// Clear() would keep the memory.
+void Free(google::protobuf::Message* message) {
+  const std::unique_ptr<google::protobuf::Message> emptied(message->New());
+  emptied->GetReflection()->Swap(emptied.get(), message);
+}
+
+}  // namespace
 
 UnaryCallBase::UnaryCallBase(const CallSurroundings& around,
                              grpc::CallbackServerContext* context,
@@ -37,6 +49,12 @@ void UnaryCallBase::Start(std::shared_ptr<UnaryCallBase> self) {
               });
 }
 
+void UnaryCallBase::SetSubject(Subject subject) {
+  subject_ = std::move(subject);
+  // Of a client's making, and kept until the answer is read.
+  subject_.session_id = Shortened(subject_.session_id);
+}
+
 void UnaryCallBase::OnCancel() {
   work_.Cancel(CancelReason(*context_));
   OnGone();
@@ -53,13 +71,16 @@ void UnaryCallBase::OnDone() {
 void UnaryCallBase::Answer(absl::Status status,
                            google::protobuf::Message* response, bool reported) {
   if (status.ok()) {
-    status = WriteReply(response);
+    status = WriteReply(*response);
     if (!status.ok()) reported = false;
   }
-  if (!status.ok()) reservation_.Resize(0).IgnoreError();
+  // What waits for the client to read are the bytes alone.
+  if (response != nullptr) Free(response);
+  const size_t bytes = status.ok() ? reply_->Length() : 0;
+  reservation_.Resize(static_cast<int64_t>(bytes)).IgnoreError();
   if (!reported) {
-    around_.models.ReportAnswer(method_, subject_.model,
-                                Shortened(subject_.session_id), status);
+    around_.models.ReportAnswer(method_, subject_.model, subject_.session_id,
+                                status);
   }
   {
     absl::MutexLock lock(&mutex_);
@@ -75,16 +96,14 @@ void UnaryCallBase::Answer(absl::Status status,
   Finish(ToGrpc(status, context_));
 }
 
-absl::Status UnaryCallBase::WriteReply(google::protobuf::Message* response) {
-  const auto size = static_cast<int64_t>(response->ByteSizeLong());
+absl::Status UnaryCallBase::WriteReply(
+    const google::protobuf::Message& response) {
+  const auto size = static_cast<int64_t>(response.ByteSizeLong());
   // The message is still there while its bytes are made.
   if (size > reservation_.bytes()) {
     ENGRAM_RETURN_IF_ERROR(reservation_.Resize(size));
   }
-  ENGRAM_RETURN_IF_ERROR(SerializeMessage(*response, reply_));
-  std::unique_ptr<google::protobuf::Message> emptied(response->New());
-  emptied->GetReflection()->Swap(emptied.get(), response);
-  return reservation_.Resize(size);
+  return SerializeMessage(response, reply_);
 }
 
 // gRPC is done with a call once the transport has taken all of its answer,

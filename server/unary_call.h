@@ -53,7 +53,7 @@ class UnaryCallBase : public grpc::ServerUnaryReactor {
   // Room for an answer of about so many bytes, before it is made.
   absl::Status Reserve(int64_t bytes) { return reservation_.Resize(bytes); }
 
-  void SetSubject(Subject subject) { subject_ = std::move(subject); }
+  void SetSubject(Subject subject);
 
  protected:
   // Decodes `bytes` and answers, by Answer in the end, on any thread.
@@ -61,15 +61,15 @@ class UnaryCallBase : public grpc::ServerUnaryReactor {
   // The client went away. Answer is still to be called.
   virtual void OnGone() {}
 
-  // Once. The answer is `response` if `status` is OK; it is emptied. `reported`:
-  // log and metrics know the end of this call already.
+  // Once. The answer is `response` if `status` is OK; it is emptied in any case.
+  // `reported`: log and metrics know the end of this call already.
   void Answer(absl::Status status, google::protobuf::Message* response,
               bool reported = false);
 
  private:
   void OnCancel() override;
   void OnDone() override;
-  absl::Status WriteReply(google::protobuf::Message* response);
+  absl::Status WriteReply(const google::protobuf::Message& response);
   void EndIfUnread();
 
   const CallSurroundings& around_;
@@ -102,11 +102,16 @@ class UnaryCall final : public UnaryCallBase,
       : UnaryCallBase(around, context, message, reply, method),
         handler_(std::move(handler)) {}
 
+  // Until Finish.
   const Request& request() const { return request_; }
   Response* response() { return &response_; }
 
   // Once: the end of the call.
-  void Finish(absl::Status status) { Answer(std::move(status), &response_); }
+  void Finish(absl::Status status) {
+    // It may be long, and its answer may wait to be read.
+    request_ = Request();
+    Answer(std::move(status), &response_);
+  }
 
  private:
   void Run(const grpc::ByteBuffer& bytes) override {

@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import json
 import pathlib
+import queue
 import socket
 import struct
 import subprocess
@@ -231,6 +232,34 @@ def unread_scores(ground):
             settle(server)
             for call in calls:
                 call.cancel()
+
+
+@attack
+def long_messages(ground):
+    """A call that waits, for its client to read or to say more, keeps nothing of the message that was long."""
+    # 12 MiB of a field 1000 that no message has: it is read and means nothing.
+    padding = b"\xc2\x3e\x80\x80\x80\x06" + b"x" * (12 * MIB)
+    count = ground.size(24, 100)
+    with ground.server() as server, contextlib.ExitStack() as stack:
+        # A window of 64 KiB that stays so, for answers to get stuck.
+        channel = stack.enter_context(server.channel(("grpc.http2.bdp_probe", 0)))
+        with ground.watched(server, growth=192 * MIB):
+            for i in range(count):
+                asked = queue.SimpleQueue()
+                request = generation_pb2.ConverseRequest(turn=turn(RECALL, session_id=f"s-{i}"))
+                request.turn.MergeFromString(padding)
+                asked.put(request)
+                answers = generation_pb2_grpc.GenerationStub(channel).Converse(iter(asked.get, None), timeout=LIMIT)
+                expect(any(answer.HasField("completed") for answer in answers), "a turn did not end")
+                stack.callback(answers.cancel)
+        with ground.watched(server, growth=192 * MIB):
+            request = models_pb2.TokenizeRequest(model=ENGLISH, text=WORDS * (800_000 // len(WORDS)), pieces=True)
+            request.MergeFromString(padding)
+            for _ in range(count):
+                held = server.metrics()["engram_reply_bytes"]
+                call = unread(channel, "/engram.v1.Models/Tokenize", request)
+                stack.callback(call.cancel)
+                expect(eventually(lambda: server.metrics()["engram_reply_bytes"] > held, 10), "no answer is unread")
 
 
 @attack
