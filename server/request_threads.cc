@@ -14,8 +14,10 @@ size_t HalfOf(size_t all) { return std::max<size_t>(1, all / 2); }
 
 }  // namespace
 
+// Delegates, so that what was started is joined if the next cannot be.
 RequestThreads::RequestThreads(const RequestThreadsLimits& limits)
-    : limits_(limits) {
+    : RequestThreads(limits, NotStarted()) {
+  threads_.reserve(static_cast<size_t>(limits.threads));
   for (int i = 0; i < limits.threads; ++i) {
     threads_.emplace_back([this] { RunQueued(); });
   }

@@ -36,6 +36,7 @@ class RequestThreads {
   // Called once, with OK when its turn has come, else with why it never will.
   using Work = std::function<void(const absl::Status& status)>;
 
+  // Throws std::system_error if the machine has no more threads.
   explicit RequestThreads(const RequestThreadsLimits& limits);
   // Ends what is queued, and waits for what runs.
   ~RequestThreads();
@@ -60,6 +61,10 @@ class RequestThreads {
   int waiting() const;
 
  private:
+  struct NotStarted {};
+  RequestThreads(const RequestThreadsLimits& limits, NotStarted)
+      : limits_(limits) {}
+
   struct Entry {
     uint64_t ticket = 0;
     size_t bytes = 0;

@@ -13,7 +13,8 @@ constexpr int kSpins = 2000;
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+// Delegates, so that what was started is joined if the next cannot be.
+ThreadPool::ThreadPool(int threads) : ThreadPool() {
   ENGRAM_CHECK(threads >= 1);
   threads_.reserve(threads - 1);
   for (int i = 1; i < threads; ++i) {

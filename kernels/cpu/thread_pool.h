@@ -19,7 +19,8 @@ namespace engram::cpu {
 // its destructor; a call allocates nothing. One caller at a time.
 class ThreadPool {
  public:
-  // `threads` counts the caller: 1 starts none. REQUIRES: threads >= 1.
+  // `threads` counts the caller: 1 starts none. REQUIRES: threads >= 1. Throws
+  // std::system_error if the machine has no more threads.
   explicit ThreadPool(int threads);
   ~ThreadPool();
 
@@ -48,6 +49,8 @@ class ThreadPool {
     return (state & kStop) != 0 ||
            ((state & kOpen) != 0 && Round(state) != last_round);
   }
+
+  ThreadPool() = default;  // no threads yet
 
   void Serve();
   uint64_t WaitForRound(uint64_t last_round);

@@ -17,6 +17,7 @@
 namespace engram {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using nlohmann::json;
 
@@ -83,6 +84,21 @@ TEST(Processes, WrongFlagsAndModelsAreClearErrors) {
                       "127.0.0.1:0", "--grpc-address", "127.0.0.1:0"});
   EXPECT_EQ(model.Wait(), 1);
   EXPECT_THAT(model.ErrorOutput(), HasSubstr("/nowhere"));
+}
+
+TEST(Processes, MoreThreadsThanThereCanBeAreAClearError) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer takes all of the address space";
+  // Each thread has a stack of 8 MiB.
+  ChildProcess server("/bin/sh",
+                      {"-c", "ulimit -s 8192; ulimit -v 2000000; exec \"$@\"",
+                       "sh", ENGRAM_BINARY_DIR "/engram-server", "--model",
+                       ZooModel(kInduction), "--threads", "500",
+                       "--grpc-address", "127.0.0.1:0", "--metrics-address",
+                       "127.0.0.1:0"});
+  EXPECT_EQ(server.Wait(), 1);
+  EXPECT_THAT(server.ErrorOutput(),
+              AllOf(HasSubstr("cannot start a thread"),
+                    HasSubstr("--threads takes fewer")));
 }
 
 TEST(Processes, EveryRequestIsALineOfJsonInTheLog) {
