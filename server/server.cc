@@ -168,10 +168,11 @@ absl::Status Server::LoadModels() {
 absl::Status Server::LoadOne(const std::string& name,
                              const std::string& folder) {
   if (options_.max_batch_tokens < options_.slots) {
-    Log(LogLevel::kWarning, "warning", {{"model", name},
-                    {"message",
-                     "--max-batch-tokens is below --slots: when all slots "
-                     "decode, prompts wait"}});
+    Log(LogLevel::kWarning, "warning",
+        {{"model", name},
+         {"message",
+          "--max-batch-tokens is below --slots: when all slots "
+          "decode, prompts wait"}});
   }
   const absl::Time begin = RealClock()->Now();
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<ServedModel> served,
@@ -188,8 +189,8 @@ absl::Status Server::LoadOne(const std::string& name,
                      " bytes, one session takes ", session_bytes));
   }
   served->number = sessions_->AddModel(name, CapacityOf(info));
-  served->metrics = metrics_->AddModel(name, info,
-                                       served->model->limits().slots);
+  served->metrics =
+      metrics_->AddModel(name, info, served->model->limits().slots);
   Log("model_loaded",
       {{"model", name},
        {"folder", folder},
@@ -244,15 +245,16 @@ void Server::StartEngines() {
     run.eos_token_ids = model->eos_token_ids;
     run.number = model->number;
     model->engine = std::make_unique<Engine>(
-        std::move(run), engine_options, model->admission.get(),
-        sessions_.get(), RealClock(), model->metrics, model->on_end);
+        std::move(run), engine_options, model->admission.get(), sessions_.get(),
+        RealClock(), model->metrics, model->on_end);
   }
   for (size_t i = 0; i < models_->all().size(); ++i) {
     engines_.emplace_back([this, i] {
       engine_ends_[i] = models_->all()[i]->engine->Run();
       if (engine_ends_[i].ok()) return;
-      Log(LogLevel::kError, "engine_failed", {{"model", models_->all()[i]->name},
-                            {"message", engine_ends_[i].ToString()}});
+      Log(LogLevel::kError, "engine_failed",
+          {{"model", models_->all()[i]->name},
+           {"message", engine_ends_[i].ToString()}});
       failed_ = true;
     });
   }
@@ -267,9 +269,11 @@ absl::Status Server::OpenPorts() {
   metrics_->WatchGauge(
       "reply_bytes", "Answers in one piece that clients have not read.",
       [replies = replies_.get()] { return double(replies->used()); });
-  metrics_->WatchGauge(
-      "long_requests_waiting", "Long requests that wait to be read.",
-      [threads = request_threads_.get()] { return double(threads->waiting()); });
+  metrics_->WatchGauge("long_requests_waiting",
+                       "Long requests that wait to be read.",
+                       [threads = request_threads_.get()] {
+                         return double(threads->waiting());
+                       });
   stop_ = std::make_unique<StopSignal>();
   around_.reset(new CallSurroundings{*models_, options_, *request_threads_,
                                      *replies_, *stop_});
@@ -285,12 +289,11 @@ absl::Status Server::OpenPorts() {
   phase_ = ServingPhase::kServing;
   SelfProbe::Options probe;
   probe.excuse = [this] { return grpc_port_->connections().full(); };
-  probe_ = std::make_unique<SelfProbe>(
-      grpc_address_, probe, [this](const absl::Status& status) {
-        Log(LogLevel::kError, "grpc_port_failed",
-            {{"message", status.ToString()}});
-        failed_ = true;
-      });
+  probe_ = std::make_unique<
+      SelfProbe>(grpc_address_, probe, [this](const absl::Status& status) {
+    Log(LogLevel::kError, "grpc_port_failed", {{"message", status.ToString()}});
+    failed_ = true;
+  });
   return absl::OkStatus();
 }
 
@@ -312,23 +315,28 @@ void Server::SetHealth(bool serving) {
   }
 }
 
+void Server::Refuse(const std::string& reason) {
+  if (request_threads_ != nullptr) request_threads_->Close(reason);
+  for (const auto& model : models_->all()) {
+    if (model->engine != nullptr) model->admission->Close(reason);
+  }
+}
+
 absl::Status Server::Drain() {
   if (std::exchange(drained_, true)) return absl::OkStatus();
-  phase_ = ServingPhase::kDraining;
   const absl::Time begin = RealClock()->Now();
   const absl::Time deadline = begin + options_.drain_timeout;
+  // Before anybody is told: who hears of the drain may rely on it.
+  Refuse("the server is stopping; try another one");
+  phase_ = ServingPhase::kDraining;
   if (grpc_port_ != nullptr) {
     Log("drain_begun",
         {{"limit_s", absl::ToDoubleSeconds(options_.drain_timeout)}});
     SetHealth(false);
   }
-  if (request_threads_ != nullptr) {
-    request_threads_->Close("the server is stopping; try another one");
-  }
   probe_ = nullptr;
   for (const auto& model : models_->all()) {
     if (model->engine == nullptr) continue;
-    model->admission->Close("the server is stopping; try another one");
     model->engine->Drain(deadline - DeliveryTime(options_.drain_timeout));
   }
   if (stop_ != nullptr) stop_->Stop();

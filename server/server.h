@@ -48,12 +48,12 @@ class Server {
 
   // Stops admitting, says NOT_SERVING, lets running requests finish and be read
   // for up to the drain timeout (they end before, so that there is time for the
-  // latter: after three quarters of it, or 5 s), and stops within a second more.
-  // INTERNAL if the server had failed.
+  // latter: after three quarters of it, or 5 s), and stops within a second
+  // more. INTERNAL if the server had failed.
   absl::Status Drain();
 
-  // Whether a model's device has failed, or the gRPC port no longer answers: the
-  // process should exit for a restart.
+  // Whether a model's device has failed, or the gRPC port no longer answers:
+  // the process should exit for a restart.
   bool failed() const { return failed_; }
 
  private:
@@ -67,6 +67,8 @@ class Server {
   absl::Status OpenPorts();
   void StartEngines();
   void WatchConnections();
+  // What comes from now on is refused with this reason.
+  void Refuse(const std::string& reason);
   void SetHealth(bool serving);
   ServingPhase phase() const {
     return failed_ ? ServingPhase::kFailed : phase_.load();
