@@ -47,8 +47,8 @@ class Buffer {
   const float* floats() const { return static_cast<const float*>(data()); }
 };
 
-// How the values of a weight are stored. A product widens them to float32, which
-// is exact, and sums in float32 whatever the format.
+// How the values of a weight are stored. A product widens them to float32,
+// which is exact, and sums in float32 whatever the format.
 enum class WeightFormat { kFloat32, kBFloat16, kFloat16 };
 
 // "f32", "bf16", "f16".
@@ -57,8 +57,8 @@ const char* WeightFormatName(WeightFormat format);
 DataType StoredType(WeightFormat format);
 WeightFormat FormatOf(DataType type);
 
-// A matrix [outputs, inputs] laid out for MatMul as the back end likes it; opaque
-// to models.
+// A matrix [outputs, inputs] laid out for MatMul as the back end likes it;
+// opaque to models.
 class PackedWeight {
  public:
   virtual ~PackedWeight() = default;
@@ -307,7 +307,8 @@ class Backend {
   //   h[n] = decay[n] h[n] + p
   //   y = gate activation(Σ_n Re(read[n] h[n]) + d p)
   // The states of the papers are these times B: `read` is 2 C B.
-  // Source: S4D, arXiv 2206.11893, section 3; H3, arXiv 2212.14052, section 3.1.
+  // Source: S4D, arXiv 2206.11893, section 3; H3, arXiv 2212.14052,
+  // section 3.1.
   virtual void DiagonalScan(Rows rows,
                             const DiagonalScanArguments& arguments) = 0;
 

@@ -25,24 +25,24 @@
   auto result = (expression);                                     \
   if (!result.ok()) return std::move(result).status();            \
   target = std::move(result).value()
-#define ENGRAM_ASSIGN_OR_RETURN(target, expression)                         \
-  ENGRAM_ASSIGN_OR_RETURN_IMPL_(                                            \
+#define ENGRAM_ASSIGN_OR_RETURN(target, expression) \
+  ENGRAM_ASSIGN_OR_RETURN_IMPL_(                    \
       ENGRAM_STATUS_CONCAT_(engram_statusor_, __LINE__), target, expression)
 
-#define ENGRAM_CHECK(condition)                                            \
-  do {                                                                     \
-    if (!(condition)) {                                                    \
-      std::fprintf(stderr, "%s:%d: broken invariant: %s\n", __FILE__,      \
-                   __LINE__, #condition);                                  \
-      std::abort();                                                        \
-    }                                                                      \
+#define ENGRAM_CHECK(condition)                                       \
+  do {                                                                \
+    if (!(condition)) {                                               \
+      std::fprintf(stderr, "%s:%d: broken invariant: %s\n", __FILE__, \
+                   __LINE__, #condition);                             \
+      std::abort();                                                   \
+    }                                                                 \
   } while (false)
-#define ENGRAM_CHECK_OK(expression)                                         \
-  do {                                                                      \
-    const absl::Status engram_status_ = (expression);                       \
-    if (!engram_status_.ok()) {                                             \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__,               \
-                   engram_status_.ToString().c_str());                      \
-      std::abort();                                                         \
-    }                                                                       \
+#define ENGRAM_CHECK_OK(expression)                           \
+  do {                                                        \
+    const absl::Status engram_status_ = (expression);         \
+    if (!engram_status_.ok()) {                               \
+      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, \
+                   engram_status_.ToString().c_str());        \
+      std::abort();                                           \
+    }                                                         \
   } while (false)

@@ -39,8 +39,7 @@ int64_t FirstWithExponent(const void* data, int64_t count, Bits exponent) {
   constexpr int64_t kBlock = 4096;
   const auto is_bad = [data, exponent](int64_t index) {
     Bits bits;
-    std::memcpy(&bits,
-                static_cast<const char*>(data) + index * sizeof(Bits),
+    std::memcpy(&bits, static_cast<const char*>(data) + index * sizeof(Bits),
                 sizeof(Bits));
     return (bits & exponent) == exponent;
   };

@@ -95,15 +95,15 @@ absl::StatusOr<std::unique_ptr<Mixers>> LoadAttentionMixers(
   for (int64_t index : layers) {
     Layer layer;
     ENGRAM_ASSIGN_OR_RETURN(
-        layer.qkv, LoadLinear(LayerTensorName(index, "mixer.Wqkv"),
-                              3 * d_model, d_model, loader));
-    ENGRAM_ASSIGN_OR_RETURN(
-        layer.output, LoadLinear(LayerTensorName(index, "mixer.out_proj"),
-                                 d_model, d_model, loader));
+        layer.qkv, LoadLinear(LayerTensorName(index, "mixer.Wqkv"), 3 * d_model,
+                              d_model, loader));
+    ENGRAM_ASSIGN_OR_RETURN(layer.output,
+                            LoadLinear(LayerTensorName(index, "mixer.out_proj"),
+                                       d_model, d_model, loader));
     if (rotary_dim > 0) {
-      ENGRAM_RETURN_IF_ERROR(CheckFrequencies(
-          LayerTensorName(index, "mixer.rotary_emb.inv_freq"), rotary_dim,
-          loader));
+      ENGRAM_RETURN_IF_ERROR(
+          CheckFrequencies(LayerTensorName(index, "mixer.rotary_emb.inv_freq"),
+                           rotary_dim, loader));
     }
     loaded.push_back(std::move(layer));
   }

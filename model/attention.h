@@ -1,6 +1,6 @@
 // Softmax attention as a layer's mixer, of hybrid H3 models and of the baseline
-// that has nothing else, written as calls on Backend: one product to q, k and v,
-// attention over all the sequence's tokens so far, a product back onto the
+// that has nothing else, written as calls on Backend: one product to q, k and
+// v, attention over all the sequence's tokens so far, a product back onto the
 // residual.
 //
 // What it keeps of a sequence grows with every token: keys and values in blocks
@@ -21,8 +21,8 @@
 
 namespace engram {
 
-// The attention mixers of `layers`. `backend` must outlive them; `loader` is not
-// needed afterwards. Errors as for LoadModel().
+// The attention mixers of `layers`. `backend` must outlive them; `loader` is
+// not needed afterwards. Errors as for LoadModel().
 absl::StatusOr<std::unique_ptr<Mixers>> LoadAttentionMixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
     const ModelLimits& limits, Backend* backend, WeightLoader* loader);

@@ -130,8 +130,7 @@ absl::Status ByteLevelBpe::BuildMerges(const TokenizerFile& file) {
   return absl::OkStatus();
 }
 
-absl::Status ByteLevelBpe::EncodePiece(std::string_view piece,
-                                       WorkCheck* check,
+absl::Status ByteLevelBpe::EncodePiece(std::string_view piece, WorkCheck* check,
                                        std::vector<int32_t>* ids) const {
   std::string prefixed;
   if (add_prefix_space_ && piece.front() != ' ') {

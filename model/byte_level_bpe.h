@@ -81,8 +81,8 @@ class ByteLevelBpe : public PiecewiseTokenizer {
   // A word that is a token as a whole; only if the file says so.
   absl::flat_hash_map<std::string, int32_t> id_of_word_;
   bool add_prefix_space_ = false;
-  bool split_words_ = true;  // otherwise a piece is one word
-  std::vector<std::string> bytes_;                // by id
+  bool split_words_ = true;         // otherwise a piece is one word
+  std::vector<std::string> bytes_;  // by id
 };
 
 }  // namespace engram

@@ -1,5 +1,6 @@
 // CountingBackend: a back end that has no memory, but counts how much it was
-// asked for. Loading a model with it tells what loading it in earnest will take.
+// asked for. Loading a model with it tells what loading it in earnest will
+// take.
 //
 // Buffers and packed weights know their sizes and nothing else; nothing may be
 // computed with them.
@@ -12,7 +13,8 @@
 
 namespace engram {
 
-// `bytes` is added to, and must outlive the back end; at most the largest size_t.
+// `bytes` is added to, and must outlive the back end; at most the largest
+// size_t.
 std::unique_ptr<Backend> MakeCountingBackend(size_t* bytes);
 
 // The sum and the product, or the largest size_t if that is less.

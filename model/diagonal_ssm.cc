@@ -32,8 +32,7 @@ Complex ComplexAt(const std::vector<float>& values, int64_t index) {
 absl::StatusOr<Parameters> ReadParameters(const std::string& kernel,
                                           const DiagonalSsmLayout& layout,
                                           WeightLoader* loader) {
-  const auto& [channels, pairs, a_per_channel, has_b, zero_order_hold] =
-      layout;
+  const auto& [channels, pairs, a_per_channel, has_b, zero_order_hold] = layout;
   const int64_t a_rows = a_per_channel ? channels : 1;
   Parameters parameters;
   ENGRAM_ASSIGN_OR_RETURN(parameters.log_dt,
@@ -46,8 +45,8 @@ absl::StatusOr<Parameters> ReadParameters(const std::string& kernel,
   ENGRAM_ASSIGN_OR_RETURN(
       parameters.c, loader->Values(kernel + "C", {1, channels, pairs, 2}));
   if (has_b) {
-    ENGRAM_ASSIGN_OR_RETURN(
-        parameters.b, loader->Values(kernel + "B", {channels, pairs, 2}));
+    ENGRAM_ASSIGN_OR_RETURN(parameters.b,
+                            loader->Values(kernel + "B", {channels, pairs, 2}));
   }
   return parameters;
 }

@@ -72,9 +72,9 @@ bool IsBrokenLink(const std::string& path) {
 
 // Files beside the weights whose names end as those of weights do.
 bool IsOfTraining(const std::string& name) {
-  for (const char* start : {"training_args", "optimizer", "scheduler",
-                            "rng_state", "scaler", "model.safetensors",
-                            "model-"}) {
+  for (const char* start :
+       {"training_args", "optimizer", "scheduler", "rng_state", "scaler",
+        "model.safetensors", "model-"}) {
     if (absl::StartsWith(name, start)) return true;
   }
   return false;
@@ -97,19 +97,23 @@ std::string ClauseOfName(const std::string& name) {
     return "is the root of a download cache; give the folder of a revision "
            "below its snapshots/ instead";
   }
-  for (const char* pickle : {".bin.index.json", ".bin", ".pt", ".pth", ".ckpt"}) {
+  for (const char* pickle :
+       {".bin.index.json", ".bin", ".pt", ".pth", ".ckpt"}) {
     if (!absl::EndsWith(name, pickle)) continue;
     return absl::StrCat(
-        "has ", Quoted(name), "; pickled weights are not read by the server: "
+        "has ", Quoted(name),
+        "; pickled weights are not read by the server: "
         "`tools/convert/convert.py FOLDER NEW_FOLDER` converts them");
   }
   if (absl::EndsWith(name, ".gguf")) {
-    return absl::StrCat("has ", Quoted(name), ", a GGUF file for llama.cpp; "
+    return absl::StrCat("has ", Quoted(name),
+                        ", a GGUF file for llama.cpp; "
                         "download the model's safetensors instead");
   }
   for (const char* other : {".h5", ".msgpack", ".onnx", ".tflite"}) {
     if (!absl::EndsWith(name, other)) continue;
-    return absl::StrCat("has ", Quoted(name), " of another framework; "
+    return absl::StrCat("has ", Quoted(name),
+                        " of another framework; "
                         "download the model's safetensors instead");
   }
   if (absl::EndsWith(name, ".safetensors")) {

@@ -25,8 +25,8 @@ struct Layer {
   Linear output;
 };
 
-// The shift SSM with its skip term D as one filter, the newest input's tap last:
-// tap l back is Σ_m C[m + l] B[m], and D is added to that of the newest.
+// The shift SSM with its skip term D as one filter, the newest input's tap
+// last: tap l back is Σ_m C[m + l] B[m], and D is added to that of the newest.
 absl::StatusOr<std::unique_ptr<Buffer>> LoadFilter(const std::string& mixer,
                                                    int64_t channels,
                                                    int64_t taps,
@@ -57,10 +57,9 @@ absl::StatusOr<int64_t> ReadTaps(int64_t layer, const WeightLoader& loader) {
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<int64_t> shape,
                           loader.Shape(name, 2));
   if (shape[1] <= kTapsMax) return shape[1];
-  return absl::DataLossError(absl::StrCat(loader.folder(), ": tensor ", name,
-                                          " has ", shape[1],
-                                          " states per channel, limit ",
-                                          kTapsMax));
+  return absl::DataLossError(
+      absl::StrCat(loader.folder(), ": tensor ", name, " has ", shape[1],
+                   " states per channel, limit ", kTapsMax));
 }
 
 absl::StatusOr<Layer> LoadLayer(const std::string& mixer, int64_t d_model,
@@ -76,9 +75,8 @@ absl::StatusOr<Layer> LoadLayer(const std::string& mixer, int64_t d_model,
   ENGRAM_ASSIGN_OR_RETURN(layer.filter,
                           LoadFilter(mixer, d_model, taps, loader));
   ENGRAM_ASSIGN_OR_RETURN(layer.ssm, LoadDiagonalSsm(mixer, ssm, loader));
-  ENGRAM_ASSIGN_OR_RETURN(
-      layer.output,
-      LoadLinear(mixer + "output_linear", d_model, d_model, loader));
+  ENGRAM_ASSIGN_OR_RETURN(layer.output, LoadLinear(mixer + "output_linear",
+                                                   d_model, d_model, loader));
   return layer;
 }
 

@@ -2,11 +2,11 @@
 // SSM on k, times v; a diagonal SSM on that, times q; a product back onto the
 // residual.
 //
-// The shift SSM's state matrix only moves inputs along, so that its B and C come
-// together to a causal filter over the last inputs, and those inputs are its
-// state. The diagonal SSM's B is folded into what reads its state.
-// Source: H3, arXiv 2212.14052, section 3; names of tensors as in
-// HazyResearch/H3 5c4d06b.
+// The shift SSM's state matrix only moves inputs along, so that its B and C
+// come together to a causal filter over the last inputs, and those inputs are
+// its state. The diagonal SSM's B is folded into what reads its state. Source:
+// H3, arXiv 2212.14052, section 3; names of tensors as in HazyResearch/H3
+// 5c4d06b.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +22,8 @@
 
 namespace engram {
 
-// The H3 mixers of `layers`. `backend` must outlive them; `loader` is not needed
-// afterwards. Errors as for LoadModel().
+// The H3 mixers of `layers`. `backend` must outlive them; `loader` is not
+// needed afterwards. Errors as for LoadModel().
 absl::StatusOr<std::unique_ptr<Mixers>> LoadH3Mixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
     const ModelLimits& limits, Backend* backend, WeightLoader* loader);

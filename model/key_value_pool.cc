@@ -27,9 +27,8 @@ absl::StatusOr<std::unique_ptr<KeyValuePool>> KeyValuePool::Create(
     Backend* backend, KeyValueShape shape, size_t bytes, int slots) {
   ENGRAM_CHECK(shape.layers >= 1 && shape.width >= 1 && slots >= 1);
   // Their numbers must fit in 32 bits.
-  const size_t blocks =
-      std::min<size_t>(bytes / shape.block_bytes(),
-                       std::numeric_limits<int32_t>::max());
+  const size_t blocks = std::min<size_t>(bytes / shape.block_bytes(),
+                                         std::numeric_limits<int32_t>::max());
   if (blocks < 1) {
     return absl::InvalidArgumentError(absl::StrCat(
         "memory for keys and values is ", bytes, " bytes (--kv-memory); ",

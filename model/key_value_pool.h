@@ -51,9 +51,7 @@ class KeyValuePool {
     return static_cast<int64_t>(free_.size()) - reserved_;
   }
   // Held by slots; one that several share counts once.
-  int64_t used() const {
-    return blocks() - static_cast<int64_t>(free_.size());
-  }
+  int64_t used() const { return blocks() - static_cast<int64_t>(free_.size()); }
 
   // Set apart for slots and not taken yet.
   int64_t reserved() const { return reserved_; }
@@ -92,7 +90,8 @@ class KeyValuePool {
   // [layers][block]. `count` of them, from `begin` on.
   // REQUIRES: begin + count <= bytes(slot).
   void SavePart(int slot, size_t begin, size_t count, void* target) const;
-  // The inverse of all of them, for a slot of `tokens`. REQUIRES: as for Append.
+  // The inverse of all of them, for a slot of `tokens`. REQUIRES: as for
+  // Append.
   void Restore(int slot, const void* source, int64_t tokens);
 
   // [blocks, 2 width kKeyValueBlockTokens] of one layer, for Attention.

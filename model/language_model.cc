@@ -22,8 +22,8 @@ constexpr char kHead[] = "lm_head.weight";
 struct Weights {
   std::unique_ptr<PackedWeight> embedding;  // [vocab, d_model]
   std::unique_ptr<PackedWeight> own_head;   // the same, nullptr if tied
-  std::unique_ptr<Buffer> positions;        // [max_positions, d_model] or nullptr
-  LayerNorm final_norm;                     // RMSNorm if there is no bias
+  std::unique_ptr<Buffer> positions;  // [max_positions, d_model] or nullptr
+  LayerNorm final_norm;               // RMSNorm if there is no bias
 
   const PackedWeight& head() const {
     return own_head == nullptr ? *embedding : *own_head;
@@ -46,9 +46,9 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> LoadOwnHead(
     WeightLoader* loader) {
   if (config.tied) {
     if (!loader->checkpoint().Has(kHead)) return nullptr;
-    ENGRAM_ASSIGN_OR_RETURN(const bool is_copy,
-                            loader->IsCopy(kHead, embedding_name, config.vocab,
-                                           config.d_model));
+    ENGRAM_ASSIGN_OR_RETURN(
+        const bool is_copy,
+        loader->IsCopy(kHead, embedding_name, config.vocab, config.d_model));
     if (is_copy) return nullptr;
     loader->Warn(
         "config.json says that the head is the embedding matrix "
@@ -56,7 +56,8 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> LoadOwnHead(
         "values; both are used, as the file has them");
   } else if (!loader->checkpoint().Has(kHead)) {
     return absl::DataLossError(absl::StrCat(
-        loader->folder(), ": tensor lm_head.weight is missing, and config.json "
+        loader->folder(),
+        ": tensor lm_head.weight is missing, and config.json "
         "does not say that it is the embedding matrix; if it is, set "
         "tie_word_embeddings (or tie_embeddings) to true there"));
   }
@@ -354,10 +355,10 @@ absl::StatusOr<StepResult> LanguageModel::Step(const Batch& batch) {
   const int64_t vocab = info_.vocabulary_size;
   Embed();
   RunLayers();
-  const NormWeights final_norm = weights_.final_norm.bias == nullptr
-                                     ? RmsNorm(*weights_.final_norm.weight,
-                                               norm_epsilon_)
-                                     : weights_.final_norm.With(norm_epsilon_);
+  const NormWeights final_norm =
+      weights_.final_norm.bias == nullptr
+          ? RmsNorm(*weights_.final_norm.weight, norm_epsilon_)
+          : weights_.final_norm.With(norm_epsilon_);
   backend_->Norm(final_norm, ids_.size(), d_model_, work_.residual->floats(),
                  work_.normed->floats());
   if (logits_rows_ > 0) {
@@ -394,10 +395,10 @@ absl::StatusOr<Parts> LoadParts(const ModelConfig& config,
   std::unique_ptr<KeyValuePool> key_values;
   if (layers.KeyValues().layers > 0) {
     ENGRAM_ASSIGN_OR_RETURN(
-        key_values, KeyValuePool::Create(
-                        backend, layers.KeyValues(),
-                        KeyValueBytes(config, limits, layers.KeyValues()),
-                        limits.slots));
+        key_values,
+        KeyValuePool::Create(backend, layers.KeyValues(),
+                             KeyValueBytes(config, limits, layers.KeyValues()),
+                             limits.slots));
   }
   ENGRAM_ASSIGN_OR_RETURN(
       parts.states, StatePool::Create(backend, std::move(components),
@@ -419,7 +420,8 @@ absl::StatusOr<MemoryPlan> PlanLanguageModel(const ModelConfig& config,
   plan.weights = loader->bytes();
   plan.states = MultiplySizes(parts.states->state_bytes(), limits.slots);
   if (const KeyValuePool* pool = parts.states->key_values()) {
-    plan.key_values = MultiplySizes(pool->blocks(), pool->shape().block_bytes());
+    plan.key_values =
+        MultiplySizes(pool->blocks(), pool->shape().block_bytes());
   }
   // Each row lies in the back end's memory and in the host's; sampling has a
   // score for each id and two candidates.
@@ -459,9 +461,8 @@ absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
                        loader->warnings().end());
   return std::make_unique<LanguageModel>(
       backend, std::move(info), limits, config,
-      known_ids == 0 ? config.vocab : known_ids,
-      std::move(parts.weights), std::move(parts.work), std::move(layers),
-      std::move(parts.states));
+      known_ids == 0 ? config.vocab : known_ids, std::move(parts.weights),
+      std::move(parts.work), std::move(layers), std::move(parts.states));
 }
 
 std::string LayerTensorName(int64_t layer, const char* tensor) {
@@ -485,13 +486,11 @@ NormWeights LayerNorm::With(float epsilon) const {
 }
 
 absl::StatusOr<LayerNorm> LoadLayerNorm(const std::string& name,
-                                        int64_t d_model,
-                                        WeightLoader* loader) {
+                                        int64_t d_model, WeightLoader* loader) {
   LayerNorm norm;
   ENGRAM_ASSIGN_OR_RETURN(norm.weight,
                           loader->Vector(name + ".weight", {d_model}));
-  ENGRAM_ASSIGN_OR_RETURN(norm.bias,
-                          loader->Vector(name + ".bias", {d_model}));
+  ENGRAM_ASSIGN_OR_RETURN(norm.bias, loader->Vector(name + ".bias", {d_model}));
   return norm;
 }
 

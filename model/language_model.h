@@ -22,7 +22,7 @@ namespace engram {
 struct LayerStep {
   Rows rows;
   absl::Span<const RowHistory> histories;  // for attention; else empty
-  int64_t tokens = 0;  // of all rows
+  int64_t tokens = 0;                      // of all rows
   StatePool* states = nullptr;
   Matrix residual;  // [tokens, d_model] in and out
   Matrix normed;    // [tokens, d_model] free for the layer's own use

@@ -22,8 +22,8 @@ struct MemoryPlan {
 };
 
 // What LoadModel() takes with these limits: the same code runs with a back end
-// that takes nothing and counts. Errors are those of LoadModel(), which may still
-// find more: whether values are finite is not looked at.
+// that takes nothing and counts. Errors are those of LoadModel(), which may
+// still find more: whether values are finite is not looked at.
 absl::StatusOr<MemoryPlan> PlanMemory(const std::string& folder,
                                       const ModelLimits& limits);
 

@@ -23,7 +23,7 @@ struct Mlp {
 struct Layer {
   LayerNorm norm;
   Mixers* mixers = nullptr;
-  int64_t mixer = 0;  // which of them
+  int64_t mixer = 0;         // which of them
   std::unique_ptr<Mlp> mlp;  // nullptr: none
 };
 
@@ -54,9 +54,8 @@ absl::StatusOr<AllMixers> LoadMixers(const ModelConfig& config,
   }
   if (!config.mixers.attention_layers.empty()) {
     ENGRAM_ASSIGN_OR_RETURN(
-        mixers.attention,
-        LoadAttentionMixers(config.mixers.attention_layers, config, limits,
-                            backend, loader));
+        mixers.attention, LoadAttentionMixers(config.mixers.attention_layers,
+                                              config, limits, backend, loader));
   }
   return mixers;
 }
@@ -67,15 +66,15 @@ absl::StatusOr<std::unique_ptr<Mlp>> LoadMlp(int64_t layer,
   const int64_t width = config.mixers.mlp_width;
   if (width == 0) return nullptr;
   auto mlp = std::make_unique<Mlp>();
-  ENGRAM_ASSIGN_OR_RETURN(mlp->norm,
-                          LoadLayerNorm(LayerTensorName(layer, "norm2"),
-                                        config.d_model, loader));
+  ENGRAM_ASSIGN_OR_RETURN(
+      mlp->norm,
+      LoadLayerNorm(LayerTensorName(layer, "norm2"), config.d_model, loader));
   ENGRAM_ASSIGN_OR_RETURN(mlp->fc1,
                           LoadLinear(LayerTensorName(layer, "mlp.fc1"), width,
                                      config.d_model, loader));
-  ENGRAM_ASSIGN_OR_RETURN(mlp->fc2,
-                          LoadLinear(LayerTensorName(layer, "mlp.fc2"),
-                                     config.d_model, width, loader));
+  ENGRAM_ASSIGN_OR_RETURN(
+      mlp->fc2, LoadLinear(LayerTensorName(layer, "mlp.fc2"), config.d_model,
+                           width, loader));
   return mlp;
 }
 
@@ -147,9 +146,9 @@ absl::StatusOr<std::unique_ptr<LayerStack>> LoadMixerStack(
     const bool attention = IsAttention(config, i);
     layer.mixers = attention ? mixers.attention.get() : mixers.ssm.get();
     layer.mixer = attention ? attention_layers++ : ssm_layers++;
-    ENGRAM_ASSIGN_OR_RETURN(layer.norm,
-                            LoadLayerNorm(LayerTensorName(i, "norm1"),
-                                          config.d_model, loader));
+    ENGRAM_ASSIGN_OR_RETURN(
+        layer.norm,
+        LoadLayerNorm(LayerTensorName(i, "norm1"), config.d_model, loader));
     ENGRAM_ASSIGN_OR_RETURN(layer.mlp, LoadMlp(i, config, loader));
     layers.push_back(std::move(layer));
   }

@@ -2,9 +2,9 @@
 // Backend. Per layer: LayerNorm, a mixer of tokens, and, if the model has them,
 // another LayerNorm and an MLP with GELU; each adds to the residual.
 //
-// A layer's mixer is H3's (model/h3.h), S4D's (model/s4d.h) or softmax attention
-// (model/attention.h); a hybrid H3 has attention in some of its layers.
-// Source: H3, arXiv 2212.14052, figure 1; names of tensors as in
+// A layer's mixer is H3's (model/h3.h), S4D's (model/s4d.h) or softmax
+// attention (model/attention.h); a hybrid H3 has attention in some of its
+// layers. Source: H3, arXiv 2212.14052, figure 1; names of tensors as in
 // HazyResearch/H3 5c4d06b.
 #pragma once
 

@@ -82,11 +82,11 @@ absl::StatusOr<MemoryPlan> PlanMemory(const std::string& folder,
   ENGRAM_ASSIGN_OR_RETURN(
       const std::unique_ptr<LayerStack> layers,
       LoadLayers(files.config, limits, backend.get(), &loader));
-  ENGRAM_ASSIGN_OR_RETURN(MemoryPlan plan,
-                          PlanLanguageModel(files.config, limits, backend.get(),
-                                            *layers, &loader));
-  const size_t device_logits = MultiplySizes(
-      files.config.vocab, limits.max_logits_rows * sizeof(float));
+  ENGRAM_ASSIGN_OR_RETURN(
+      MemoryPlan plan,
+      PlanLanguageModel(files.config, limits, backend.get(), *layers, &loader));
+  const size_t device_logits =
+      MultiplySizes(files.config.vocab, limits.max_logits_rows * sizeof(float));
   size_t known = device_logits;
   for (const size_t part : {plan.weights, plan.states, plan.key_values}) {
     known = AddSizes(known, part);

@@ -19,7 +19,7 @@
 namespace engram {
 
 struct ModelInfo {
-  std::string family;           // "mamba", "mamba2", "h3", "s4d", "attention"
+  std::string family;  // "mamba", "mamba2", "h3", "s4d", "attention"
   int64_t parameters = 0;
   int64_t vocabulary_size = 0;  // columns of logits; ids must be below
   int64_t layers = 0;
@@ -30,9 +30,9 @@ struct ModelInfo {
   size_t kv_block_bytes = 0;      // likewise
   int64_t kv_blocks = 0;          // there are on the device
   int64_t max_positions = 0;  // tokens that a sequence may have; 0: no limit
-  std::string weight_format;    // of matrices: "f32", "bf16", "bf16 and f32"
-  std::string backend;          // "cpu"
-  std::string weight_hash;      // 32 hexadecimal digits, over all tensors
+  std::string weight_format;  // of matrices: "f32", "bf16", "bf16 and f32"
+  std::string backend;        // "cpu"
+  std::string weight_hash;    // 32 hexadecimal digits, over all tensors
   // What is odd about the folder and was passed over, one sentence each.
   std::vector<std::string> warnings;
 };

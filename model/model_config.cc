@@ -168,8 +168,8 @@ class Fields {
       if (!id.is_number_unsigned() ||
           id.get<uint64_t>() >= static_cast<uint64_t>(vocab)) {
         warnings->push_back(absl::StrCat(
-            file_name(), ": ", name, " has ", Shown(id), ", which is ignored: the ",
-            "model has ids from 0 to ", vocab - 1));
+            file_name(), ": ", name, " has ", Shown(id),
+            ", which is ignored: the ", "model has ids from 0 to ", vocab - 1));
         continue;
       }
       ids.push_back(id.get<int32_t>());
@@ -332,15 +332,17 @@ absl::StatusOr<ModelConfig> ReadHuggingFaceMamba2(const Fields& fields) {
   ENGRAM_ASSIGN_OR_RETURN(mamba2.gated_norm, fields.Boolean("rms_norm"));
   if (mamba2.gated_norm == false) {
     mamba2.gated_norm.reset();
-    config.warnings.push_back(absl::StrCat(
-        fields.file_name(), ": rms_norm is false, which Hugging Face's class does "
-        "not read; there is a norm behind the gate if there are weights of it"));
+    config.warnings.push_back(
+        absl::StrCat(fields.file_name(),
+                     ": rms_norm is false, which Hugging Face's class does "
+                     "not read; there is a norm behind the gate if there are "
+                     "weights of it"));
   }
   return config;
 }
 
-// Layers that mix tokens by softmax attention: of an "attention" all, of H3 those
-// in attn_layer_idx.
+// Layers that mix tokens by softmax attention: of an "attention" all, of H3
+// those in attn_layer_idx.
 absl::Status ReadAttentionLayers(const Fields& fields, ModelConfig* config) {
   std::vector<int64_t>& layers = config->mixers.attention_layers;
   if (config->family == ModelFamily::kAttention) {
@@ -349,8 +351,8 @@ absl::Status ReadAttentionLayers(const Fields& fields, ModelConfig* config) {
   }
   const json* list = fields.Find("attn_layer_idx");
   if (list == nullptr) return absl::OkStatus();
-  const std::string expected = absl::StrCat(
-      "a list of distinct layers from 0 to ", config->layers - 1);
+  const std::string expected =
+      absl::StrCat("a list of distinct layers from 0 to ", config->layers - 1);
   if (!list->is_array()) return fields.Bad("attn_layer_idx", expected);
   for (const json& layer : *list) {
     const bool fits =
@@ -603,8 +605,8 @@ absl::Status ReadTokenIds(const Fields& fields, const Fields& generation,
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   const bool is_hugging_face = fields.Find("model_type") != nullptr;
-  if (is_hugging_face && !config->has_mixer_stack() && !fields.Names("eos_token_id") &&
-      !generation.Names("eos_token_id")) {
+  if (is_hugging_face && !config->has_mixer_stack() &&
+      !fields.Names("eos_token_id") && !generation.Names("eos_token_id")) {
     const int32_t missing = config->family == ModelFamily::kMamba2 ? 2 : 0;
     if (missing < config->vocab) ids.push_back(missing);
   }
@@ -657,8 +659,7 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& folder) {
   const absl::StatusOr<std::string> config_text =
       ReadSmallFile(absl::StrCat(folder, "/config.json"), kFileBytesMax);
   if (absl::IsNotFound(config_text.status())) {
-    return NoModelFolder(folder, "no config.json",
-                         "config.json is not there");
+    return NoModelFolder(folder, "no config.json", "config.json is not there");
   }
   ENGRAM_RETURN_IF_ERROR(config_text.status());
   absl::StatusOr<std::string> generation_text = ReadSmallFile(

@@ -1,10 +1,10 @@
 // ModelConfig: what a model folder's config.json says about the model.
 //
-// Three layouts are understood: Hugging Face's (model_type "mamba" or "mamba2"),
-// the original state-spaces one (d_model, n_layer, ssm_cfg), and that of H3 and
-// the baselines in its skeleton (model_type "h3", "s4d" or "attention"). Settings that
-// Engram does not have are refused by name; every number is bounded, so that
-// nothing computed from a hostile file can overflow.
+// Three layouts are understood: Hugging Face's (model_type "mamba" or
+// "mamba2"), the original state-spaces one (d_model, n_layer, ssm_cfg), and
+// that of H3 and the baselines in its skeleton (model_type "h3", "s4d" or
+// "attention"). Settings that Engram does not have are refused by name; every
+// number is bounded, so that nothing computed from a hostile file can overflow.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,7 @@ struct Mamba2Config {
 
 // What only H3 and the baselines in its skeleton have.
 struct MixerStackConfig {
-  int64_t mlp_width = 0;  // 0: the layers have no MLP
+  int64_t mlp_width = 0;                  // 0: the layers have no MLP
   std::vector<int64_t> attention_layers;  // ascending
   int64_t heads = 0;       // of attention layers; divides d_model
   int64_t rotary_dim = 0;  // even, at most a head's width; 0: not rotated

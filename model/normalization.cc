@@ -103,8 +103,8 @@ void OrderMarks(const CharacterTable& combining_class,
 char32_t Composed(char32_t first, char32_t second, const Tables& tables) {
   if (first >= kLeadBase && first < kLeadBase + kLeads &&
       second >= kVowelBase && second < kVowelBase + kVowels) {
-    return kSyllableBase + ((first - kLeadBase) * kVowels +
-                            (second - kVowelBase)) * kTrails;
+    return kSyllableBase +
+           ((first - kLeadBase) * kVowels + (second - kVowelBase)) * kTrails;
   }
   if (first >= kSyllableBase && first < kSyllableBase + kSyllables &&
       (first - kSyllableBase) % kTrails == 0 && second > kTrailBase &&

@@ -61,8 +61,8 @@ absl::Status PiecewiseTokenizer::AddAddedToken(const AddedToken& added) {
     ENGRAM_RETURN_IF_ERROR(AddToken(added.content, added.id));
   } else if (id != added.id) {
     return absl::DataLossError(absl::StrCat("tokenizer.json: token ",
-                                            Quoted(added.content), " has ids ", id,
-                                            " and ", added.id));
+                                            Quoted(added.content), " has ids ",
+                                            id, " and ", added.id));
   } else if (tokens_[id].added) {
     return absl::DataLossError(absl::StrCat(
         "tokenizer.json: token ", Quoted(added.content), " is added twice"));

@@ -42,8 +42,7 @@ class PiecewiseTokenizer : public Tokenizer {
 
   // Appends the ids of `piece`: valid UTF-8, normalised, not empty. Tells
   // `check` of the bytes done, and ends with its error.
-  virtual absl::Status EncodePiece(std::string_view piece,
-                                   WorkCheck* check,
+  virtual absl::Status EncodePiece(std::string_view piece, WorkCheck* check,
                                    std::vector<int32_t>* ids) const = 0;
 
   // REQUIRES: Knows(id).

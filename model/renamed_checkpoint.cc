@@ -99,13 +99,13 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> WithUsualNames(
     if (is_bare && !usual.starts_with(kHead)) usual.insert(0, kBackbone);
     const auto [there, is_new] = stored.emplace(usual, name);
     if (is_new) continue;
-    return absl::DataLossError(absl::StrCat(
-        "tensors ", Quoted(there->second), " and ", Quoted(name),
-        " are both ", Quoted(usual), "; expected one of them"));
+    return absl::DataLossError(
+        absl::StrCat("tensors ", Quoted(there->second), " and ", Quoted(name),
+                     " are both ", Quoted(usual), "; expected one of them"));
   }
-  warnings->push_back(absl::StrCat(
-      "the tensors are named \"", prefix,
-      "layers...\", and were read as \"backbone.layers...\""));
+  warnings->push_back(
+      absl::StrCat("the tensors are named \"", prefix,
+                   "layers...\", and were read as \"backbone.layers...\""));
   return std::unique_ptr<Checkpoint>(std::make_unique<RenamedCheckpoint>(
       std::move(checkpoint), std::move(stored)));
 }

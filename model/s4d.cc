@@ -79,9 +79,8 @@ absl::StatusOr<std::unique_ptr<Mixers>> LoadS4dMixers(
     const std::string mixer = LayerTensorName(index, "mixer.");
     Layer layer;
     ENGRAM_ASSIGN_OR_RETURN(layer.ssm, LoadDiagonalSsm(mixer, ssm, loader));
-    ENGRAM_ASSIGN_OR_RETURN(
-        layer.output,
-        LoadLinear(mixer + "output_linear", d_model, d_model, loader));
+    ENGRAM_ASSIGN_OR_RETURN(layer.output, LoadLinear(mixer + "output_linear",
+                                                     d_model, d_model, loader));
     loaded.push_back(std::move(layer));
   }
   ENGRAM_ASSIGN_OR_RETURN(

@@ -40,8 +40,8 @@ absl::StatusOr<std::unique_ptr<StatePool>> StatePool::Create(
     Backend* backend, std::vector<StateComponent> components, int slots,
     std::unique_ptr<KeyValuePool> key_values) {
   ENGRAM_CHECK(slots >= 1);
-  std::unique_ptr<StatePool> pool(new StatePool(
-      backend, std::move(components), slots, std::move(key_values)));
+  std::unique_ptr<StatePool> pool(new StatePool(backend, std::move(components),
+                                                slots, std::move(key_values)));
   for (const StateComponent& component : pool->components_) {
     size_t bytes = 0;
     if (__builtin_mul_overflow(component.layers * LayerBytes(component),
@@ -126,8 +126,8 @@ void StatePool::SavePart(int slot, size_t begin, size_t count,
       const size_t within = (begin - first) % piece;
       const size_t bytes = std::min(count, piece - within);
       backend_->CopyToHost(
-          target,
-          reinterpret_cast<const char*>(Piece(i, layer, slot)) + within, bytes);
+          target, reinterpret_cast<const char*>(Piece(i, layer, slot)) + within,
+          bytes);
       target += bytes;
       begin += bytes;
       count -= bytes;

@@ -5,8 +5,8 @@
 // of all slots is one array for the kernels; a slot's pieces are gathered into
 // one block of bytes for RAM, store and file.
 //
-// Of a model with attention layers the state grows: beside the components, whose
-// size is fixed, a slot then holds the keys and values of its tokens
+// Of a model with attention layers the state grows: beside the components,
+// whose size is fixed, a slot then holds the keys and values of its tokens
 // (key_values(), model/key_value_pool.h).
 //
 // Engine thread only. The pool knows nothing of sessions: who holds a slot is
@@ -79,8 +79,8 @@ class StatePool {
   float* Layer(int component, int64_t layer);
 
  private:
-  StatePool(Backend* backend, std::vector<StateComponent> components,
-            int slots, std::unique_ptr<KeyValuePool> key_values);
+  StatePool(Backend* backend, std::vector<StateComponent> components, int slots,
+            std::unique_ptr<KeyValuePool> key_values);
   // One slot's share of one layer of a component.
   float* Piece(int component, int64_t layer, int slot) const;
 

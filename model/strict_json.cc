@@ -93,8 +93,8 @@ absl::StatusOr<nlohmann::json> ParseStrictJson(std::string_view text,
   LimitChecker checker;
   if (!nlohmann::json::sax_parse(text, &checker)) {
     const std::string clause = ForeignContent(text);
-    return absl::DataLossError(absl::StrCat(
-        file, ": ", clause.empty() ? checker.problem() : clause));
+    return absl::DataLossError(
+        absl::StrCat(file, ": ", clause.empty() ? checker.problem() : clause));
   }
   nlohmann::json value = nlohmann::json::parse(text, nullptr, false);
   if (value.is_discarded()) {

@@ -39,7 +39,8 @@ class Tokenizer {
   // that the vocabulary lacks (with the word). Special tokens are recognised in
   // the text only if `parse_special_tokens`; otherwise they are plain text.
   // Other added tokens (GPT-NeoX's runs of spaces) always are. A long text asks
-  // `check`, unless it is nullptr, whether to go on, and ends with what it says.
+  // `check`, unless it is nullptr, whether to go on, and ends with what it
+  // says.
   absl::StatusOr<std::vector<int32_t>> Encode(
       std::string_view text, bool parse_special_tokens,
       WorkCheck* check = nullptr) const {

@@ -1,7 +1,7 @@
-// What the tables of Unicode say, as far as tokenizers need it. They are those of
-// Hugging Face's `tokenizers`, character by character, and not those of a
-// library of the machine, so that ids are the same everywhere; the file with the
-// numbers is made by tools/golden/make_unicode_golden.py.
+// What the tables of Unicode say, as far as tokenizers need it. They are those
+// of Hugging Face's `tokenizers`, character by character, and not those of a
+// library of the machine, so that ids are the same everywhere; the file with
+// the numbers is made by tools/golden/make_unicode_golden.py.
 //
 // Thread-safe: constants.
 #pragma once

@@ -22,8 +22,8 @@ constexpr int64_t kTapsMax = 256;
 // Whether two tensors of one shape have the same values, of whatever type.
 bool SameValues(const Tensor& a, const Tensor& b) {
   if (a.type == b.type) {
-    return std::memcmp(a.data, b.data,
-                       a.elements() * DataTypeBytes(a.type)) == 0;
+    return std::memcmp(a.data, b.data, a.elements() * DataTypeBytes(a.type)) ==
+           0;
   }
   constexpr int64_t kPiece = 1 << 16;
   std::vector<float> values_a(kPiece), values_b(kPiece);

@@ -79,8 +79,8 @@ class WeightLoader {
   absl::StatusOr<std::unique_ptr<PackedWeight>> SharedMatrix(
       absl::Span<const std::string> names, int64_t outputs, int64_t inputs);
 
-  // Whether the matrix `name` has the values of the matrix `original`; if so, it
-  // counts as used.
+  // Whether the matrix `name` has the values of the matrix `original`; if so,
+  // it counts as used.
   absl::StatusOr<bool> IsCopy(const std::string& name,
                               const std::string& original, int64_t outputs,
                               int64_t inputs);
@@ -95,12 +95,12 @@ class WeightLoader {
   // that they take.
   int64_t parameters() const { return parameters_; }
   size_t bytes() const { return bytes_; }
-  // From now on tensors are taken without a look at whether they are finite: for
-  // a pass that is only to tell sizes, and should not read whole files. What
-  // IsCopy() compares it still reads, since sizes depend on that.
+  // From now on tensors are taken without a look at whether they are finite:
+  // for a pass that is only to tell sizes, and should not read whole files.
+  // What IsCopy() compares it still reads, since sizes depend on that.
   void SkipValues() { checks_values_ = false; }
-  // The format of the matrices loaded so far, "f32"; "bf16 and f32" if they have
-  // several.
+  // The format of the matrices loaded so far, "f32"; "bf16 and f32" if they
+  // have several.
   std::string WeightFormats() const;
   // The checkpoint's hash; another one if values were rounded to a format that
   // has fewer numbers, since that makes another model.

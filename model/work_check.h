@@ -18,8 +18,8 @@ class WorkCheck {
 
   explicit WorkCheck(Ask ask) : ask_(std::move(ask)) {}
 
-  // Another `bytes` are done. Asks once every kBytes, which is some milliseconds
-  // of tokenising.
+  // Another `bytes` are done. Asks once every kBytes, which is some
+  // milliseconds of tokenising.
   absl::Status Done(size_t bytes) {
     done_ += bytes;
     if (done_ < kBytes) return absl::OkStatus();

@@ -16,9 +16,9 @@ absl::Status CheckIds(absl::string_view field, const std::vector<int32_t>& ids,
                       int64_t vocabulary_size) {
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= vocabulary_size) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(field, "[", i, "] is ", ids[i], ", limit 0 to ",
-                       vocabulary_size - 1));
+      return absl::InvalidArgumentError(absl::StrCat(field, "[", i, "] is ",
+                                                     ids[i], ", limit 0 to ",
+                                                     vocabulary_size - 1));
     }
   }
   return absl::OkStatus();
@@ -57,8 +57,8 @@ absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
     request.identity = IdentityOf(request);
   }
   absl::StatusOr<ByteBudget::Share> memory = TakeMemory(request);
-  auto stream = std::make_shared<TokenStream>(limits_.stream_tokens,
-                                              [this] { Wake(); });
+  auto stream =
+      std::make_shared<TokenStream>(limits_.stream_tokens, [this] { Wake(); });
   auto sequence =
       std::make_unique<Sequence>(std::move(request), model_.tokenizer, stream);
   ENGRAM_RETURN_IF_ERROR(ReadReceived(sequence.get(), model_.eos_token_ids));
@@ -71,15 +71,14 @@ absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
       absl::MutexLock lock(&mutex_);
       may_queue = CheckQueue(taken);
     }
-    ENGRAM_ASSIGN_OR_RETURN(
-        SessionStore::TurnOrRecord turn,
-        sessions_->BeginTurn(model_.number, taken,
-                             [stream](absl::Status reason) {
-                               stream->Cancel(std::move(reason));
-                             },
-                             may_queue));
-    if (auto* record =
-            std::get_if<std::shared_ptr<const TurnRecord>>(&turn)) {
+    ENGRAM_ASSIGN_OR_RETURN(SessionStore::TurnOrRecord turn,
+                            sessions_->BeginTurn(
+                                model_.number, taken,
+                                [stream](absl::Status reason) {
+                                  stream->Cancel(std::move(reason));
+                                },
+                                may_queue));
+    if (auto* record = std::get_if<std::shared_ptr<const TurnRecord>>(&turn)) {
       return Admitted(std::move(*record));
     }
     auto& begun = std::get<SessionStore::Turn>(turn);
@@ -88,9 +87,9 @@ absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
   } else if (!memory.ok()) {
     return memory.status();
   } else if (!taken.session_id.empty()) {
-    ENGRAM_ASSIGN_OR_RETURN(sequence->session,
-                            sessions_->FindOfModel(taken.session_id,
-                                                   model_.number));
+    ENGRAM_ASSIGN_OR_RETURN(
+        sequence->session,
+        sessions_->FindOfModel(taken.session_id, model_.number));
   } else if (taken.prompt.empty()) {
     return absl::InvalidArgumentError(
         "the prompt is empty and there is no session to go on from");
@@ -98,7 +97,8 @@ absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
     ENGRAM_RETURN_IF_ERROR(CheckLength(model_.capacity, /*before=*/0, taken));
   }
   const SessionHandle session = sequence->session;
-  const bool is_turn = session != nullptr && taken.kind == RequestKind::kGenerate;
+  const bool is_turn =
+      session != nullptr && taken.kind == RequestKind::kGenerate;
   absl::Status queued = Enqueue(std::move(sequence));
   if (!queued.ok()) {
     if (is_turn) sessions_->Abort(session);
@@ -117,20 +117,20 @@ absl::StatusOr<ByteBudget::Share> Admission::TakeMemory(
         absl::StrCat("the request takes ", bytes, " bytes, limit ",
                      memory_.limit(), " (--request-memory)"));
   }
-  return absl::UnavailableError(absl::StrCat(
-      "the queue is full: requests that wait or run take ", memory_.taken(),
-      " bytes, this one ", bytes, ", limit ", memory_.limit(),
-      " (--request-memory); try again later"));
+  return absl::UnavailableError(
+      absl::StrCat("the queue is full: requests that wait or run take ",
+                   memory_.taken(), " bytes, this one ", bytes, ", limit ",
+                   memory_.limit(), " (--request-memory); try again later"));
 }
 
 absl::Status Admission::CheckLimits(const Request& request) const {
   ENGRAM_RETURN_IF_ERROR(Validate(request.sampling, model_.vocabulary_size));
   const bool score = request.kind == RequestKind::kScore;
-  ENGRAM_RETURN_IF_ERROR(CheckCount(
-      score ? "the text to score" : "the prompt",
-      static_cast<int64_t>(request.prompt.size()),
-      score ? limits_.max_score_tokens : limits_.max_prompt_tokens,
-      score ? "--max-score-tokens" : "--max-prompt-tokens"));
+  ENGRAM_RETURN_IF_ERROR(
+      CheckCount(score ? "the text to score" : "the prompt",
+                 static_cast<int64_t>(request.prompt.size()),
+                 score ? limits_.max_score_tokens : limits_.max_prompt_tokens,
+                 score ? "--max-score-tokens" : "--max-prompt-tokens"));
   ENGRAM_RETURN_IF_ERROR(
       CheckIds("prompt token", request.prompt, model_.vocabulary_size));
   if (score && request.prompt.empty()) {
@@ -180,7 +180,8 @@ absl::Status Admission::CheckQueue(const Request& request) {
       absl::UnavailableError(absl::StrCat(
           "the server is busy: the request would wait about ",
           InMilliseconds(expected), ", limit ", InMilliseconds(*limit),
-          *limit < limits_.max_queue_time ? " while others wait all the time" : "",
+          *limit < limits_.max_queue_time ? " while others wait all the time"
+                                          : "",
           " (--max-queue-time); try again later")),
       RetryTime(expected));
 }
@@ -246,10 +247,10 @@ void Admission::SetLoad(const QueueLoad& load,
 
 std::list<std::unique_ptr<Sequence>>::const_iterator Admission::FindNext()
     const {
-  return std::max_element(
-      queue_.begin(), queue_.end(), [](const auto& a, const auto& b) {
-        return a->request.priority < b->request.priority;
-      });
+  return std::max_element(queue_.begin(), queue_.end(),
+                          [](const auto& a, const auto& b) {
+                            return a->request.priority < b->request.priority;
+                          });
 }
 
 std::optional<WaitingRequest> Admission::Next() const {
@@ -318,13 +319,12 @@ std::vector<std::unique_ptr<Sequence>> Admission::TakeOverdue(absl::Time now) {
 absl::Status Admission::Overdue(const Sequence& sequence,
                                 absl::Time now) const {
   absl::MutexLock lock(&mutex_);
-  return WithRetryAfter(
-      absl::UnavailableError(absl::StrCat(
-          "the server is busy: the request waited ",
-          InMilliseconds(now - sequence.arrival), ", limit ",
-          InMilliseconds(limits_.max_queue_time),
-          " (--max-queue-time); try again later")),
-      RetryTime(ExpectedWait(sequence.request, now)));
+  return WithRetryAfter(absl::UnavailableError(absl::StrCat(
+                            "the server is busy: the request waited ",
+                            InMilliseconds(now - sequence.arrival), ", limit ",
+                            InMilliseconds(limits_.max_queue_time),
+                            " (--max-queue-time); try again later")),
+                        RetryTime(ExpectedWait(sequence.request, now)));
 }
 
 std::vector<std::unique_ptr<Sequence>> Admission::TakeAll() {
@@ -340,10 +340,9 @@ absl::Status Admission::Post(std::function<void()> task) {
   absl::MutexLock lock(&mutex_);
   if (tasks_closed_) return absl::UnavailableError("the server is stopping");
   if (static_cast<int>(tasks_.size()) >= limits_.max_queue) {
-    return absl::UnavailableError(
-        absl::StrCat("the queue is full: ", tasks_.size(),
-                     " operations wait, limit ", limits_.max_queue,
-                     " (--max-queue); try again later"));
+    return absl::UnavailableError(absl::StrCat(
+        "the queue is full: ", tasks_.size(), " operations wait, limit ",
+        limits_.max_queue, " (--max-queue); try again later"));
   }
   tasks_.push_back(std::move(task));
   awake_ = true;

@@ -196,8 +196,7 @@ absl::Status Connections::ListenOnAll(const std::string& host,
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_NUMERICSERV | AI_PASSIVE;
   addrinfo* found = nullptr;
-  if (const int error =
-          getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
+  if (const int error = getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
       error != 0) {
     return absl::NotFoundError(gai_strerror(error));
   }
@@ -279,8 +278,7 @@ void Connections::HandleEvents(int timeout_ms) {
 // Listening sockets tell of what waits only while it can be accepted.
 void Connections::Listening(bool listening) {
   for (int listener : listeners_) {
-    epoll_event event = {listening ? uint32_t{EPOLLIN} : 0,
-                         {.u64 = kListener}};
+    epoll_event event = {listening ? uint32_t{EPOLLIN} : 0, {.u64 = kListener}};
     epoll_ctl(events_, EPOLL_CTL_MOD, listener, &event);
   }
 }
@@ -290,7 +288,8 @@ absl::Time Connections::AcceptAll() {
   for (int listener : listeners_) {
     while (true) {
       const absl::Time now = RealClock()->Now();
-      // Asked first, so that nobody is closed for a connection that is not there.
+      // Asked first, so that nobody is closed for a connection that is not
+      // there.
       pollfd waiting = {listener, POLLIN, 0};
       if (poll(&waiting, 1, 0) <= 0) break;
       if (!MakeRoom(now)) {
@@ -416,9 +415,8 @@ int64_t Connections::closed_for_room() const {
 bool Connections::AwaitSent(absl::Time deadline) const {
   const auto is_sent = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return std::none_of(
-        connections_.begin(), connections_.end(), [](const auto& entry) {
-          return HasUnsent(entry.second.descriptor);
-        });
+        connections_.begin(), connections_.end(),
+        [](const auto& entry) { return HasUnsent(entry.second.descriptor); });
   };
   absl::MutexLock lock(&mutex_);
   // The kernel tells nobody; so it is asked.

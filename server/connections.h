@@ -3,9 +3,9 @@
 //
 // gRPC accepts by itself too, but without a limit, and Debian's stops for ever
 // once descriptors run out. Here the longest idle connection without a call is
-// closed when a new one needs its place; if all have calls, new ones wait in the
-// kernel's queue until one ends. Of each connection a second descriptor is kept:
-// by it we see that it was closed, and can close it.
+// closed when a new one needs its place; if all have calls, new ones wait in
+// the kernel's queue until one ends. Of each connection a second descriptor is
+// kept: by it we see that it was closed, and can close it.
 //
 // Thread-safe.
 #pragma once
@@ -43,8 +43,8 @@ class Connections {
  public:
   struct Options {
     int64_t limit = 1024;
-    // How long a connection without a call is left alone before another may have
-    // its place: what comes needs some time to make its first call.
+    // How long a connection without a call is left alone before another may
+    // have its place: what comes needs some time to make its first call.
     absl::Duration grace = absl::Milliseconds(200);
   };
 

@@ -77,10 +77,9 @@ class ConverseCall final
       decoding_ = work;
       if (broken_) work->Cancel(CancelReason(*context_));
     }
-    work->Start(context_->peer(), incoming_.Length(),
-                [keep](const absl::Status& status) {
-                  keep->TakeMessage(status);
-                });
+    work->Start(
+        context_->peer(), incoming_.Length(),
+        [keep](const absl::Status& status) { keep->TakeMessage(status); });
   }
 
   void OnCancel() override {

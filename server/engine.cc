@@ -177,7 +177,8 @@ void Engine::EndOverdue(absl::Time now) {
 
 std::vector<Sequence*> Engine::Begun() const {
   std::vector<Sequence*> begun;
-  for (const SequencePointer& sequence : running_) begun.push_back(sequence.get());
+  for (const SequencePointer& sequence : running_)
+    begun.push_back(sequence.get());
   for (const SequencePointer& sequence : parked_.all()) {
     begun.push_back(sequence.get());
   }
@@ -238,8 +239,8 @@ absl::Status Engine::CheckReader(Sequence* sequence, absl::Time now) const {
 
 void Engine::StartWaiting(absl::Time now) {
   moved_bytes_ = 0;
-  // Streams do not wait for the states of many: the others begin before the next
-  // step.
+  // Streams do not wait for the states of many: the others begin before the
+  // next step.
   while (moved_bytes_ < options_.bytes_between_steps || !StreamsRun()) {
     const std::optional<WaitingRequest> waiting = admission_->Next();
     const std::optional<WaitingRequest> parked = parked_.Next();
@@ -308,7 +309,8 @@ bool Engine::ReserveToTheEnd(Sequence* sequence) {
 
 void Engine::AddRunning(SequencePointer sequence) {
   sequence->steps_before = sequence->steps;
-  // Found full anew before it is parked again: nothing is moved twice at a time.
+  // Found full anew before it is parked again: nothing is moved twice at a
+  // time.
   sequence->paused_since = absl::InfiniteFuture();
   const auto place = std::upper_bound(
       running_.begin(), running_.end(), sequence,
@@ -340,12 +342,13 @@ bool Engine::ParkFor(const WaitingRequest& request) {
     }
     const int priority = sequence->request.priority;
     const auto remaining = static_cast<int64_t>(sequence->remaining());
-    const bool much_longer =
-        priority == request.priority && !sequence->decoding &&
-        remaining >= options_.long_prompt_tokens &&
-        remaining / kMuchLonger >= request.prompt_tokens;
+    const bool much_longer = priority == request.priority &&
+                             !sequence->decoding &&
+                             remaining >= options_.long_prompt_tokens &&
+                             remaining / kMuchLonger >= request.prompt_tokens;
     if (priority >= request.priority && !much_longer) continue;
-    if (chosen == nullptr || GoesBefore(AsWaiting(**chosen), AsWaiting(*sequence))) {
+    if (chosen == nullptr ||
+        GoesBefore(AsWaiting(**chosen), AsWaiting(*sequence))) {
       chosen = &sequence;
     }
   }
@@ -415,8 +418,8 @@ int64_t Engine::KeyValueBlocksFor(
     const Sequence& sequence, const SessionStore::Location& location) const {
   KeyValuePool* const key_values = states_.key_values();
   if (key_values == nullptr) return 0;
-  int64_t blocks = KeyValueBlocks(
-      TokensInTheEnd(sequence.start.tokens(), sequence.request));
+  int64_t blocks =
+      KeyValueBlocks(TokensInTheEnd(sequence.start.tokens(), sequence.request));
   // The full blocks of a state that is in a slot are shared.
   if (location.slot >= 0) {
     blocks -= key_values->tokens(location.slot) / kKeyValueBlockTokens;
@@ -428,7 +431,8 @@ int64_t Engine::KeyValueBlocksFor(
 // no too early. It never does when nothing runs, and what runs ends.
 bool Engine::EvictionCanFree(int64_t blocks) const {
   for (const SequencePointer& sequence : running_) {
-    if (!sequence->over) blocks += states_.key_values()->claimed(sequence->slot);
+    if (!sequence->over)
+      blocks += states_.key_values()->claimed(sequence->slot);
   }
   return blocks <= states_.key_values()->blocks();
 }
@@ -449,8 +453,8 @@ int Engine::AcquireSlot() {
   while (true) {
     const int slot = states_.TakeForOverwrite();
     if (slot >= 0) return slot;
-    // If no state is there to be moved, sessions were deleted meanwhile and left
-    // their slots behind.
+    // If no state is there to be moved, sessions were deleted meanwhile and
+    // left their slots behind.
     if (!EvictOne()) ReclaimSlots();
   }
 }
@@ -458,8 +462,8 @@ int Engine::AcquireSlot() {
 bool Engine::EvictOne() {
   const auto resident = sessions_->EvictionCandidate(model_.number);
   if (!resident.has_value()) return false;
-  const auto block = resident->copy != nullptr ? resident->copy
-                                               : SaveBlock(resident->slot);
+  const auto block =
+      resident->copy != nullptr ? resident->copy : SaveBlock(resident->slot);
   if (sessions_->MoveToRam(resident->session, resident->slot, block)) {
     states_.Free(resident->slot);
   } else {
@@ -648,9 +652,8 @@ void Engine::KeepForRepeat(Sequence* sequence, float logprob,
   if (!sequence->is_turn() || !sequence->record_complete) return;
   sequence->logprobs.push_back(logprob);
   sequence->top.insert(sequence->top.end(), top.begin(), top.end());
-  sequence->top.resize(
-      sequence->logprobs.size() * sequence->request.logprobs,
-      LogProbability{.id = -1});
+  sequence->top.resize(sequence->logprobs.size() * sequence->request.logprobs,
+                       LogProbability{.id = -1});
   if (sequence->top.size() * sizeof(LogProbability) >
       sessions_->limits().answer_bytes) {
     sequence->record_complete = false;
@@ -748,8 +751,7 @@ bool Engine::CommitTurn(Sequence* sequence, FinishReason reason,
   record.position = completed.position;
   record.usage = completed.usage;
   record.timing = completed.timing;
-  const std::shared_ptr<const StateBlock> parked_state =
-      sequence->parked_state;
+  const std::shared_ptr<const StateBlock> parked_state = sequence->parked_state;
   parked_.Forget(sequence);
   if (!sessions_->Commit(sequence->session, std::move(turns), sequence->slot,
                          std::move(record), parked_state)) {

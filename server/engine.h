@@ -28,8 +28,8 @@
 #include "server/scheduler.h"
 #include "server/sequence.h"
 #include "server/session_store.h"
-#include "server/step_time.h"
 #include "server/state_snapshots.h"
+#include "server/step_time.h"
 
 namespace engram {
 
@@ -37,8 +37,8 @@ struct EngineOptions {
   // Of a step beside running streams (server/step_time.h).
   absl::Duration target_step_time = absl::Milliseconds(5);
   // Steps that a sequence may do before its slot is given to one that matters
-  // more or is much shorter, and how long the rest of a prompt is that yields to
-  // shorter ones.
+  // more or is much shorter, and how long the rest of a prompt is that yields
+  // to shorter ones.
   int64_t steps_in_a_slot = 64;
   int64_t long_prompt_tokens = 8192;
   // How long a full stream may pause its sequence.
@@ -123,8 +123,8 @@ class Engine {
   absl::StatusOr<bool> Start(Sequence* sequence, absl::Time now);
   absl::StatusOr<bool> LoadState(Sequence* sequence);
   absl::StatusOr<SessionStore::Location> Locate(const Sequence& sequence) const;
-  // The blocks that the sequence can come to need, which starts from `location`;
-  // 0 if the model has no attention layers.
+  // The blocks that the sequence can come to need, which starts from
+  // `location`; 0 if the model has no attention layers.
   int64_t KeyValueBlocksFor(const Sequence& sequence,
                             const SessionStore::Location& location) const;
   // Whether so many blocks are free of all that runs.

@@ -46,10 +46,10 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
       ReportRefusal(around_, "Generate", message, status);
       return Finish(ToGrpc(status, context_));
     }
-    auto submitted =
-        SubmitMessage(around_, *context_, message, "Generate",
-                      [this] { return work_.MayGoOn(); },
-                      [](const Request&) { return absl::OkStatus(); });
+    auto submitted = SubmitMessage(
+        around_, *context_, message, "Generate",
+        [this] { return work_.MayGoOn(); },
+        [](const Request&) { return absl::OkStatus(); });
     if (!submitted.ok()) return Finish(ToGrpc(submitted.status(), context_));
     const std::shared_ptr<TurnFeed> feed = *std::move(submitted);
     feed->SetReady([weak = weak_from_this()] {
@@ -119,7 +119,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   grpc::CallbackServerContext* const context_;
   std::shared_ptr<GenerateCall> self_;  // until OnDone
   RequestWork work_;
-  CallFeed feed_;                       // set before anything is sent
+  CallFeed feed_;  // set before anything is sent
 
   absl::Mutex mutex_;
   // The write in flight reads this; nobody else touches it meanwhile.

@@ -1,5 +1,5 @@
-// One call of Generation.Generate: moves events from its TurnFeed to the wire as
-// fast as the client takes them.
+// One call of Generation.Generate: moves events from its TurnFeed to the wire
+// as fast as the client takes them.
 #pragma once
 
 #include <grpcpp/grpcpp.h>

@@ -48,8 +48,8 @@ absl::StatusOr<Request> ReadRequest(
     const WorkCheck::Ask& may_go_on,
     const std::function<absl::Status(const Request&)>& check) {
   ENGRAM_RETURN_IF_ERROR(CheckSessionMetadata(context, message.session_id()));
-  ENGRAM_ASSIGN_OR_RETURN(
-      Request request, ToRequest(message, model, around.options, may_go_on));
+  ENGRAM_ASSIGN_OR_RETURN(Request request,
+                          ToRequest(message, model, around.options, may_go_on));
   ENGRAM_RETURN_IF_ERROR(check(request));
   request.deadline = DeadlineOf(context);
   return request;
@@ -58,8 +58,7 @@ absl::StatusOr<Request> ReadRequest(
 template <typename Message>
 absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(
     const CallSurroundings& around, const grpc::CallbackServerContext& context,
-    const Message& message, const char* method,
-    const WorkCheck::Ask& may_go_on,
+    const Message& message, const char* method, const WorkCheck::Ask& may_go_on,
     const std::function<absl::Status(const Request&)>& check) {
   const absl::StatusOr<ServedModel*> model =
       around.models.Find(message.model(), message.session_id());

@@ -25,7 +25,8 @@ namespace {
 constexpr int64_t kDefaultConnections = 4096;
 
 // After the deadline: for answers that are just on their way, then for gRPC to
-// see the ends of what was cancelled, then for its clients to see that it stops.
+// see the ends of what was cancelled, then for its clients to see that it
+// stops.
 constexpr absl::Duration kLateDelivery = absl::Milliseconds(250);
 constexpr absl::Duration kEndOfCalls = absl::Milliseconds(250);
 constexpr absl::Duration kGoodbye = absl::Milliseconds(500);
@@ -45,9 +46,8 @@ void LogFromGrpc(gpr_log_func_args* arguments) {
 
 // As gRPC takes times: 0 would mean something else, and INT_MAX is for ever.
 int Milliseconds(absl::Duration duration) {
-  return static_cast<int>(
-      std::clamp<int64_t>(absl::ToInt64Milliseconds(duration), 1,
-                          std::numeric_limits<int>::max()));
+  return static_cast<int>(std::clamp<int64_t>(
+      absl::ToInt64Milliseconds(duration), 1, std::numeric_limits<int>::max()));
 }
 
 void SetArguments(const ServerOptions& options, grpc::ServerBuilder* builder) {

@@ -15,9 +15,8 @@ class LiveCalls::Call final : public grpc::experimental::Interceptor {
   Call(LiveCalls* calls, grpc::experimental::ServerRpcInfo* info)
       : calls_(calls), peer_(info->server_context()->peer()) {
     calls_->on_begin_(peer_);
-    calls_->Add(this,
-                {info->server_context()->c_call(),
-                 absl::StartsWith(info->method(), "/engram.v1.")});
+    calls_->Add(this, {info->server_context()->c_call(),
+                       absl::StartsWith(info->method(), "/engram.v1.")});
   }
   ~Call() override {
     calls_->Remove(this);
@@ -89,8 +88,8 @@ void LiveCalls::EndAll(const std::string& message) {
   }
   // Without the lock: what a call does at its end may come to Remove.
   for (grpc_call* call : ended) {
-    grpc_call_cancel_with_status(call, GRPC_STATUS_UNAVAILABLE,
-                                 message.c_str(), nullptr);
+    grpc_call_cancel_with_status(call, GRPC_STATUS_UNAVAILABLE, message.c_str(),
+                                 nullptr);
     grpc_call_unref(call);
   }
 }

@@ -33,7 +33,8 @@ class LiveCalls {
   MakeFactory();
 
   // Which calls are meant: those of our own services, all of which end by
-  // themselves when the server stops, or others' too (a health Watch never ends).
+  // themselves when the server stops, or others' too (a health Watch never
+  // ends).
   enum class Of { kOurServices, kAll };
 
   // Waits until there is none; false if there still is at `deadline`.

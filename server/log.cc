@@ -67,8 +67,8 @@ const char* LevelName(LogLevel level) {
 // Never destroyed: threads that are not ours may have something to say to the
 // very end.
 LogWriter& Writer() {
-  static LogWriter* const writer = new LogWriter(
-      STDERR_FILENO, kDefaultMemory, [](int64_t lines) {
+  static LogWriter* const writer =
+      new LogWriter(STDERR_FILENO, kDefaultMemory, [](int64_t lines) {
         return LogLine(RealClock()->Now(), LogLevel::kWarning,
                        "log_lines_dropped", {{"lines", lines}});
       });
@@ -91,9 +91,9 @@ ssize_t LogPrinted(void*, const char* text, size_t bytes) {
 std::string LogLine(absl::Time time, LogLevel level, std::string_view event,
                     const LogFields& fields) {
   std::string line = "{\"time\":";
-  AppendQuoted(absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", time,
-                                absl::UTCTimeZone()),
-               &line);
+  AppendQuoted(
+      absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", time, absl::UTCTimeZone()),
+      &line);
   absl::StrAppend(&line, ",\"level\":\"", LevelName(level), "\",\"event\":");
   AppendQuoted(event, &line);
   for (const auto& [name, value] : fields) {

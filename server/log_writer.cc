@@ -23,8 +23,7 @@ constexpr size_t kWriteBytes = PIPE_BUF;
 
 }  // namespace
 
-LogWriter::LogWriter(int descriptor, size_t max_bytes,
-                     TellDropped tell_dropped)
+LogWriter::LogWriter(int descriptor, size_t max_bytes, TellDropped tell_dropped)
     : descriptor_(descriptor),
       stop_(eventfd(0, EFD_CLOEXEC)),
       tell_dropped_(std::move(tell_dropped)),

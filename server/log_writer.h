@@ -1,5 +1,5 @@
-// LogWriter: lines for a descriptor that may be slow or stuck, from threads that
-// must not be.
+// LogWriter: lines for a descriptor that may be slow or stuck, from threads
+// that must not be.
 //
 // A bounded queue and one thread that writes. What does not fit is dropped and
 // counted, and a line says how many were when there is room again. The
@@ -36,7 +36,8 @@ class LogWriter {
   // Takes a line, which has no newline, or drops it. Never waits for the
   // descriptor.
   void Write(std::string line);
-  // Waits until all that was taken is written, or `limit` has passed: then false.
+  // Waits until all that was taken is written, or `limit` has passed: then
+  // false.
   bool Flush(absl::Duration limit);
 
   void SetMaxBytes(size_t max_bytes);

@@ -364,11 +364,11 @@ class SessionCollector {
     using Type = prometheus::MetricType;
     prometheus::MetricFamily sessions =
         Family("sessions", "Sessions by where their state is.", Type::Gauge);
-    prometheus::MetricFamily bytes =
-        Family("session_state_bytes",
-               "Bytes of sessions: states in slots and in RAM, and what is kept "
-               "beside them (labels, ids, answers for repeats).",
-               Type::Gauge);
+    prometheus::MetricFamily bytes = Family(
+        "session_state_bytes",
+        "Bytes of sessions: states in slots and in RAM, and what is kept "
+        "beside them (labels, ids, answers for repeats).",
+        Type::Gauge);
     prometheus::MetricFamily evictions = Family(
         "session_evictions_total",
         "States that left a tier; to \"none\": for good.", Type::Counter);

@@ -54,7 +54,8 @@ absl::Status CheckLength(const ModelCapacity& capacity, int64_t before,
   const int64_t blocks = KeyValueBlocks(tokens);
   if (capacity.kv_block_bytes > 0 && blocks > capacity.kv_blocks) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "the model's attention layers keep every token, and the sequence could ",
+        "the model's attention layers keep every token, and the sequence "
+        "could ",
         "come to ", DescribeTokens(before, request), ", which take ",
         blocks * capacity.kv_block_bytes, " bytes, limit ",
         capacity.kv_blocks * capacity.kv_block_bytes, " (--kv-memory)"));

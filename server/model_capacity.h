@@ -30,8 +30,8 @@ ModelCapacity CapacityOf(const ModelInfo& info);
 // begins with `before` of them, a pending one included.
 int64_t TokensInTheEnd(int64_t before, const Request& request);
 
-// INVALID_ARGUMENT if that many can never be: more than the model has positions,
-// or than its attention layers have memory for.
+// INVALID_ARGUMENT if that many can never be: more than the model has
+// positions, or than its attention layers have memory for.
 absl::Status CheckLength(const ModelCapacity& capacity, int64_t before,
                          const Request& request);
 

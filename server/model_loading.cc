@@ -127,10 +127,10 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
     // Thrown by the standard library: there is room by the limits, but it is
     // taken by others or in pieces.
     const MemoryRoom room = FindMemoryRoom();
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "no memory for what the model takes, ",
-        DescribeMemory(plan, LimitsOf(options)), "; ", room.limit, " leaves ",
-        room.bytes));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no memory for what the model takes, ",
+                     DescribeMemory(plan, LimitsOf(options)), "; ", room.limit,
+                     " leaves ", room.bytes));
   }
 }
 

@@ -101,10 +101,9 @@ class ModelsService final : public Methods {
                             FindTokenizer(request.model(), call));
     const auto bytes = static_cast<int64_t>(request.text().size());
     if (bytes > around_.options.max_tokenize_bytes) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("text has ", bytes, " bytes, limit ",
-                       around_.options.max_tokenize_bytes,
-                       " (--max-tokenize-bytes)"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "text has ", bytes, " bytes, limit ",
+          around_.options.max_tokenize_bytes, " (--max-tokenize-bytes)"));
     }
     // A token has at least one byte.
     ENGRAM_RETURN_IF_ERROR(call->Reserve(
@@ -128,11 +127,9 @@ class ModelsService final : public Methods {
     ENGRAM_ASSIGN_OR_RETURN(const Tokenizer* tokenizer,
                             FindTokenizer(request.model(), call));
     if (request.token_ids_size() > around_.options.max_detokenize_tokens) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("token_ids has ", request.token_ids_size(),
-                       " entries, limit ",
-                       around_.options.max_detokenize_tokens,
-                       " (--max-detokenize-tokens)"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "token_ids has ", request.token_ids_size(), " entries, limit ",
+          around_.options.max_detokenize_tokens, " (--max-detokenize-tokens)"));
     }
     int64_t bytes = 0;
     for (int i = 0; i < request.token_ids_size(); ++i) {

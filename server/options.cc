@@ -33,8 +33,7 @@ absl::Status SetInteger(const std::string& value, int64_t least, int64_t most,
 }
 
 // "512", "64KiB", "512MiB", "4GiB".
-absl::Status SetBytes(const std::string& value, int64_t most,
-                      int64_t* target) {
+absl::Status SetBytes(const std::string& value, int64_t most, int64_t* target) {
   const std::vector<std::pair<std::string, int64_t>> units = {
       {"KiB", int64_t{1} << 10},
       {"MiB", int64_t{1} << 20},
@@ -53,10 +52,9 @@ absl::Status SetBytes(const std::string& value, int64_t most,
   int64_t number = 0;
   if (!absl::SimpleAtoi(digits, &number) || number < 0 ||
       number > most / unit) {
-    return Expected(
-        absl::StrCat("a number of bytes up to ", most,
-                     ", such as 1048576, 64KiB, 512MiB, 1GiB"),
-        value);
+    return Expected(absl::StrCat("a number of bytes up to ", most,
+                                 ", such as 1048576, 64KiB, 512MiB, 1GiB"),
+                    value);
   }
   *target = number * unit;
   return absl::OkStatus();
@@ -243,13 +241,14 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
   constexpr int64_t kMany = std::numeric_limits<int32_t>::max();
   list->Integer("slots", 1, 65536, &options->slots,
                 "States on the device, per model: requests that run at once.");
-  list->Add("weights", "stored|f32|bf16|f16", "stored",
-            "How matrices are kept: as the file stores them, or in this format. "
-            "Formats of 16 bits take half the memory and decode faster; sums are "
-            "float32 in any case.",
-            [=](const std::string& value) {
-              return SetWeights(value, &options->weights);
-            });
+  list->Add(
+      "weights", "stored|f32|bf16|f16", "stored",
+      "How matrices are kept: as the file stores them, or in this format. "
+      "Formats of 16 bits take half the memory and decode faster; sums are "
+      "float32 in any case.",
+      [=](const std::string& value) {
+        return SetWeights(value, &options->weights);
+      });
   list->Integer("max-batch-tokens", 1, 1 << 20, &options->max_batch_tokens,
                 "Tokens of one step at most, per model.");
   list->Duration("target-step-time", &options->target_step_time,
@@ -293,9 +292,10 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
                 "Ids of evicted and expired sessions that are remembered.");
   list->Integer("stream-tokens", 1, 1 << 20, &options->stream_tokens,
                 "Tokens that a slow reader may be behind before it is paused.");
-  list->Duration("slow-reader-timeout", &options->slow_reader_timeout,
-                 "How long a reader may be paused, or an answer unread, before its "
-                 "request ends.");
+  list->Duration(
+      "slow-reader-timeout", &options->slow_reader_timeout,
+      "How long a reader may be paused, or an answer unread, before its "
+      "request ends.");
 }
 
 void AddLimits(FlagList* list, ServerOptions* options) {
@@ -328,8 +328,7 @@ void AddLimits(FlagList* list, ServerOptions* options) {
   list->Duration("max-connection-age", &options->max_connection_age,
                  "After this time a client is asked to connect anew, so that "
                  "it may find another replica.");
-  list->Duration("max-connection-age-grace",
-                 &options->max_connection_age_grace,
+  list->Duration("max-connection-age-grace", &options->max_connection_age_grace,
                  "How long its calls may then still go on.");
   list->Integer("max-logprobs", 0, 1000, &options->max_logprobs,
                 "Alternatives per token.");

@@ -27,8 +27,8 @@ class ParkedSequences {
     return sequences_;
   }
 
-  // Takes the sequence and frees its slot. False if RAM has no room: nothing has
-  // changed then.
+  // Takes the sequence and frees its slot. False if RAM has no room: nothing
+  // has changed then.
   bool Park(std::unique_ptr<Sequence>* sequence);
 
   // Whose reader has made ample room: of highest priority, then the earliest.

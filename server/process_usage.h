@@ -1,4 +1,5 @@
-// ProcessUsage: what this process takes of the machine, as the kernel counts it.
+// ProcessUsage: what this process takes of the machine, as the kernel counts
+// it.
 #pragma once
 
 #include <cstdint>

@@ -2,9 +2,9 @@
 // too long.
 //
 // While requests wait, the time between two starts is measured: whatever holds
-// the slots, it is what those in the queue wait for. Those that run wait too, for
-// each other's prompts: the tokens that are fed before a newcomer's count with
-// what a token costs.
+// the slots, it is what those in the queue wait for. Those that run wait too,
+// for each other's prompts: the tokens that are fed before a newcomer's count
+// with what a token costs.
 //
 // A burst may wait the whole limit. But where requests wait all the time, the
 // queue only makes everybody late: the longer it stands, the less it may hold,
@@ -56,8 +56,8 @@ class QueueTime {
 
   const absl::Duration limit_;
   QueueLoad load_;
-  int64_t intervals_ = 0;  // measured
-  absl::Duration interval_;  // between two starts, their mean
+  int64_t intervals_ = 0;                 // measured
+  absl::Duration interval_;               // between two starts, their mean
   std::optional<absl::Time> last_start_;  // since which requests have waited
   // What a burst may wait beyond what a queue may that stands: it goes while
   // there is a wait, and comes back, more slowly, while there is none.

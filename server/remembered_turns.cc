@@ -11,8 +11,8 @@ void RememberedTurns::Add(uint64_t digest, int64_t limit) {
   if (static_cast<int64_t>(size) < limit) {
     if (size == digests_.capacity()) {
       // Less in vain than by doubling, and most sessions have few turns.
-      digests_.reserve(std::min<size_t>(limit, size + std::max<size_t>(
-                                                          3, size / 4)));
+      digests_.reserve(
+          std::min<size_t>(limit, size + std::max<size_t>(3, size / 4)));
     }
     digests_.push_back(digest);
   } else {

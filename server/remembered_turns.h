@@ -1,10 +1,10 @@
-// RememberedTurns: which requests have committed on a session, eight bytes each,
-// so that none of them runs twice as long as the session lives.
+// RememberedTurns: which requests have committed on a session, eight bytes
+// each, so that none of them runs twice as long as the session lives.
 //
 // Every turn that commits adds one to the session's version, so that the place
 // of an id in the list is its version. When more turns commit than are
-// remembered, the oldest are forgotten, and forgotten() says so: from then on an
-// id that is not found may still have committed.
+// remembered, the oldest are forgotten, and forgotten() says so: from then on
+// an id that is not found may still have committed.
 //
 // Not thread-safe.
 #pragma once

@@ -20,15 +20,13 @@ absl::StatusOr<std::unique_ptr<Replay>> Replay::Create(
                        " committed with ", record->tokens.size()));
     }
     if (received[i] != record->tokens[i]) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("received_token_ids[", i, "] is ", received[i],
-                       ", request ", Quoted(record->request_id),
-                       " committed with ", record->tokens[i]));
+      return absl::FailedPreconditionError(absl::StrCat(
+          "received_token_ids[", i, "] is ", received[i], ", request ",
+          Quoted(record->request_id), " committed with ", record->tokens[i]));
     }
   }
-  std::unique_ptr<Replay> replay(new Replay(std::move(record), request,
-                                            tokenizer,
-                                            std::move(eos_token_ids)));
+  std::unique_ptr<Replay> replay(new Replay(
+      std::move(record), request, tokenizer, std::move(eos_token_ids)));
   while (replay->next_ < received.size()) {
     if (!replay->NextToken().has_value()) return replay->status_;
   }
@@ -55,9 +53,9 @@ std::optional<TokenEvent> Replay::NextToken() {
     const absl::Span<const LogProbability> kept = record_->TopOf(i - unknown);
     top.assign(kept.begin(), kept.end());
   }
-  TokenOutcome outcome = MakeTokenEvent(
-      &text_, tokenizer_, static_cast<int32_t>(i), id,
-      IsStopToken(stopping_, eos_token_ids_, id), logprob, top);
+  TokenOutcome outcome =
+      MakeTokenEvent(&text_, tokenizer_, static_cast<int32_t>(i), id,
+                     IsStopToken(stopping_, eos_token_ids_, id), logprob, top);
   if (outcome.stops && next_ < record_->tokens.size()) {
     // Nothing a client sends makes two requests equal that stop differently;
     // but a record may one day come from another machine.

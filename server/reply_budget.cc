@@ -17,14 +17,17 @@ absl::Status ReplyBudget::Change(const std::string& client, int64_t bytes) {
   absl::Status status;
   if (bytes > 0 && used_by_client + bytes > most) {
     status = absl::ResourceExhaustedError(absl::StrCat(
-        "the answer may take ", bytes, " bytes, and answers that this "
-        "connection has not read take ", used_by_client, ", limit ", most,
+        "the answer may take ", bytes,
+        " bytes, and answers that this "
+        "connection has not read take ",
+        used_by_client, ", limit ", most,
         " (half of --reply-memory); ask for less, or read them first"));
   } else if (bytes > 0 && used_ + bytes > bytes_) {
     status = absl::ResourceExhaustedError(absl::StrCat(
-        "the answer may take ", bytes, " bytes, and answers that clients have "
-        "not read take ", used_, ", limit ", bytes_,
-        " (--reply-memory); try again later"));
+        "the answer may take ", bytes,
+        " bytes, and answers that clients have "
+        "not read take ",
+        used_, ", limit ", bytes_, " (--reply-memory); try again later"));
   } else {
     used_ += bytes;
     used_by_client += bytes;

@@ -1,6 +1,6 @@
 // ReplyBudget: the memory of answers that come in one piece, from before they
-// are made until the client has read them. Streams need none: each is bounded by
-// its TokenStream.
+// are made until the client has read them. Streams need none: each is bounded
+// by its TokenStream.
 //
 // One client has at most half of it.
 #pragma once

@@ -108,8 +108,8 @@ struct RequestSummary {
   std::string model;
   std::string kind;  // "generate", "score"
   // Of the call, without "engram.v1.": "Generate", "Converse", "Score",
-  // "Tokenize", "Detokenize", "Sessions.Create", "Models.List" and so on. One of
-  // few: it is a label of the metrics.
+  // "Tokenize", "Detokenize", "Sessions.Create", "Models.List" and so on. One
+  // of few: it is a label of the metrics.
   std::string method;
   std::string peer;  // as in Request
   std::string session_id;

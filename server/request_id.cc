@@ -27,8 +27,8 @@ std::string CheckDigits(absl::string_view random, int64_t version,
 
 absl::Status CheckId(absl::string_view field, absl::string_view id) {
   if (id.empty() || id.size() > 128) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        field, " has ", id.size(), " characters, limit 1 to 128"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, " has ", id.size(), " characters, limit 1 to 128"));
   }
   for (char c : id) {
     if (!absl::ascii_isalnum(c) && c != '.' && c != '_' && c != ':' &&

@@ -30,7 +30,8 @@ class Digest {
   void Add(Integer value) {
     uint8_t bytes[8];
     const auto bits = static_cast<uint64_t>(value);
-    for (int i = 0; i < 8; ++i) bytes[i] = static_cast<uint8_t>(bits >> (8 * i));
+    for (int i = 0; i < 8; ++i)
+      bytes[i] = static_cast<uint8_t>(bits >> (8 * i));
     AddBytes(bytes, sizeof(bytes));
   }
 

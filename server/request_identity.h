@@ -26,8 +26,8 @@ using RequestIdentity = std::array<uint8_t, 32>;
 // priority, deadline. A text and its token ids are equal.
 RequestIdentity IdentityOf(const Request& request);
 
-// The first 64 bits of SHA-256. Nobody finds two texts of equal digest for free,
-// and who takes the pains deceives nobody but themselves.
+// The first 64 bits of SHA-256. Nobody finds two texts of equal digest for
+// free, and who takes the pains deceives nobody but themselves.
 uint64_t ShortDigest(absl::string_view text);
 
 }  // namespace engram

@@ -61,14 +61,14 @@ absl::Status RequestThreads::CheckRoom(const Client& client,
                                        size_t bytes) const {
   const auto full = [](size_t value, size_t limit, const char* what,
                        const char* flag) {
-    return absl::UnavailableError(
-        absl::StrCat("the queue is full: ", value, what, limit, " (", flag,
-                     "); try again later"));
+    return absl::UnavailableError(absl::StrCat("the queue is full: ", value,
+                                               what, limit, " (", flag,
+                                               "); try again later"));
   };
   const size_t all = client_of_ticket_.size();
   if (all >= limits_.max_queue) {
-    return full(all, limits_.max_queue, " long requests wait to be read, limit ",
-                "--max-queue");
+    return full(all, limits_.max_queue,
+                " long requests wait to be read, limit ", "--max-queue");
   }
   if (client.waiting.size() >= HalfOf(limits_.max_queue)) {
     return full(client.waiting.size(), HalfOf(limits_.max_queue),
@@ -195,7 +195,8 @@ void RequestThreads::RunQueued() {
       entry = TakeNext(&client);
     }
     entry.work(absl::OkStatus());
-    entry.work = nullptr;  // what it holds goes before the client may come again
+    entry.work =
+        nullptr;  // what it holds goes before the client may come again
     absl::MutexLock lock(&mutex_);
     --clients_[client].running;
     ForgetIfIdle(client);

@@ -1,6 +1,6 @@
 // RequestThreads: where requests are read whose size makes that long: messages
-// decoded, texts tokenised, ids checked. gRPC has few threads: one that computes
-// keeps every other call waiting, health checks included.
+// decoded, texts tokenised, ids checked. gRPC has few threads: one that
+// computes keeps every other call waiting, health checks included.
 //
 // Fair by client: those who wait take turns, whatever each of them has queued,
 // and none has more than half of the threads, of the queue and of its memory.
@@ -26,8 +26,8 @@ namespace engram {
 
 struct RequestThreadsLimits {
   int threads = 2;
-  size_t max_queue = 1024;                 // pieces of work that wait
-  size_t max_bytes = size_t{256} << 20;    // of the messages that wait
+  size_t max_queue = 1024;               // pieces of work that wait
+  size_t max_bytes = size_t{256} << 20;  // of the messages that wait
 };
 
 // Thread-safe.

@@ -1,5 +1,5 @@
-// When a refused call may come again: carried by an absl::Status beside its code
-// and message, and told to clients in trailing metadata (server/wire.h).
+// When a refused call may come again: carried by an absl::Status beside its
+// code and message, and told to clients in trailing metadata (server/wire.h).
 #pragma once
 
 #include <optional>

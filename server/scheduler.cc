@@ -64,10 +64,9 @@ class StepPlan {
     const Budget had = Cost(candidate, before);
     left_.tokens += had.tokens;
     left_.logits_rows += had.logits_rows;
-    tokens_[index] = std::max(
-        before,
-        Fit(candidate, before + more,
-            Less(left_, reserve.tokens, reserve.logits_rows)));
+    tokens_[index] =
+        std::max(before, Fit(candidate, before + more,
+                             Less(left_, reserve.tokens, reserve.logits_rows)));
     const Budget has = Cost(candidate, tokens_[index]);
     left_.tokens -= has.tokens;
     left_.logits_rows -= has.logits_rows;
@@ -86,27 +85,25 @@ class StepPlan {
 // Whoever has waited too long, then by priority; in turn among equals.
 void OrderDecodes(const std::vector<Candidate>& candidates,
                   std::vector<int>* indices) {
-  std::stable_sort(
-      indices->begin(), indices->end(), [&](int left, int right) {
-        const auto rank = [&](int index) {
-          const Candidate& one = candidates[index];
-          const bool aged = one.waited >= kSchedulerPatience;
-          return std::tuple(!aged, aged ? 0 : -one.priority, -one.waited,
-                            one.turns);
-        };
-        return rank(left) < rank(right);
-      });
+  std::stable_sort(indices->begin(), indices->end(), [&](int left, int right) {
+    const auto rank = [&](int index) {
+      const Candidate& one = candidates[index];
+      const bool aged = one.waited >= kSchedulerPatience;
+      return std::tuple(!aged, aged ? 0 : -one.priority, -one.waited,
+                        one.turns);
+    };
+    return rank(left) < rank(right);
+  });
 }
 
 void OrderPrompts(const std::vector<Candidate>& candidates,
                   std::vector<int>* indices) {
-  std::stable_sort(
-      indices->begin(), indices->end(), [&](int left, int right) {
-        const Candidate& a = candidates[left];
-        const Candidate& b = candidates[right];
-        if (a.priority != b.priority) return a.priority > b.priority;
-        return a.tokens < b.tokens;
-      });
+  std::stable_sort(indices->begin(), indices->end(), [&](int left, int right) {
+    const Candidate& a = candidates[left];
+    const Candidate& b = candidates[right];
+    if (a.priority != b.priority) return a.priority > b.priority;
+    return a.tokens < b.tokens;
+  });
 }
 
 // Whose share it is that waiting earns, of `prompts` in order of arrival: the
@@ -158,7 +155,8 @@ std::vector<int> PlanStep(const std::vector<Candidate>& candidates,
   }
   // What was set apart for prompts and did not serve them.
   if (starving) {
-    for (int index : decodes) plan.Feed(index, 1 - plan.tokens(index), Budget());
+    for (int index : decodes)
+      plan.Feed(index, 1 - plan.tokens(index), Budget());
   }
   return plan.Take();
 }

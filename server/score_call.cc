@@ -53,8 +53,8 @@ class ScoreCall final : public UnaryCallBase,
     const int64_t most = around().options.max_score_alternatives;
     if (alternatives > most) {
       return absl::InvalidArgumentError(absl::StrCat(
-          tokens, " tokens with ", request.logprobs,
-          " alternatives each are ", alternatives, " in all, limit ", most,
+          tokens, " tokens with ", request.logprobs, " alternatives each are ",
+          alternatives, " in all, limit ", most,
           " (--max-score-alternatives); score the text in parts on a session"));
     }
     return Reserve(tokens * kTokenBytes + alternatives * kAlternativeBytes);
@@ -88,8 +88,7 @@ class ScoreCall final : public UnaryCallBase,
     } else {
       const auto& completed = std::get<CompletedEvent>(event);
       // What was held back belongs to the last token: no text is lost.
-      v1::Token* last =
-          response_.mutable_tokens(response_.tokens_size() - 1);
+      v1::Token* last = response_.mutable_tokens(response_.tokens_size() - 1);
       last->set_text(last->text() + completed.text);
       *response_.mutable_usage() = ToMessage(completed.usage);
       *response_.mutable_timing() = ToMessage(completed.timing);

@@ -1,4 +1,5 @@
-// One call of Generation.Score: gathers the events of its TurnFeed in one answer.
+// One call of Generation.Score: gathers the events of its TurnFeed in one
+// answer.
 #pragma once
 
 #include <grpcpp/grpcpp.h>

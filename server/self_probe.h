@@ -2,9 +2,9 @@
 // still accepts.
 //
 // A port that no longer takes connections, while everything that is connected
-// goes on, is what nothing inside the process would notice. A gRPC server greets
-// each new connection with its settings, so a connection that hears nothing
-// tells.
+// goes on, is what nothing inside the process would notice. A gRPC server
+// greets each new connection with its settings, so a connection that hears
+// nothing tells.
 #pragma once
 
 #include <functional>

@@ -40,9 +40,9 @@ struct Sequence {
   // Tokens to be fed: first the pending one, prompt and received; then each
   // sampled token in its turn.
   std::vector<int32_t> to_feed;
-  size_t fed = 0;        // of to_feed
-  int64_t position = 0;  // tokens fed since the sequence began
-  bool decoding = false;  // the prompt is fed
+  size_t fed = 0;                  // of to_feed
+  int64_t position = 0;            // tokens fed since the sequence began
+  bool decoding = false;           // the prompt is fed
   std::vector<int32_t> generated;  // received ones included
   std::map<int32_t, int32_t> generated_counts;
   TokenSet seen;
@@ -63,8 +63,8 @@ struct Sequence {
   bool over = false;         // ended; to be dropped
 
   absl::Time arrival;
-  absl::Time start_time = absl::InfinitePast();       // first step planned
-  absl::Time prefill_end = absl::InfinitePast();      // prompt fed
+  absl::Time start_time = absl::InfinitePast();   // first step planned
+  absl::Time prefill_end = absl::InfinitePast();  // prompt fed
   absl::Time last_token_time = absl::InfinitePast();
   // Since when it waits for its reader, and the reader has read nothing.
   absl::Time paused_since = absl::InfiniteFuture();
@@ -78,8 +78,8 @@ struct Sequence {
   size_t remaining() const { return to_feed.size() - fed; }
 };
 
-// What a sequence of this request takes of the heap from admission to its end, as
-// HeapBytes counts; its answer and events apart.
+// What a sequence of this request takes of the heap from admission to its end,
+// as HeapBytes counts; its answer and events apart.
 size_t SequenceBytes(const Request& request);
 
 // One that wants a slot.

@@ -1,7 +1,7 @@
 #include "server/served_model.h"
-#include "model/quoted.h"
 
 #include "absl/strings/str_cat.h"
+#include "model/quoted.h"
 
 namespace engram {
 
@@ -19,8 +19,9 @@ absl::StatusOr<ServedModel*> ServedModels::Find(
   for (const auto& model : models_) {
     if (model->name == name) return model.get();
   }
-  return absl::NotFoundError(
-      absl::StrCat("there is no model ", Quoted(std::string(name)), "; served are: ", Names()));
+  return absl::NotFoundError(absl::StrCat("there is no model ",
+                                          Quoted(std::string(name)),
+                                          "; served are: ", Names()));
 }
 
 void ServedModels::Report(const RequestSummary& request) const {

@@ -6,7 +6,7 @@
 namespace engram {
 
 enum class ServingPhase {
-  kLoading,   // models, before the gRPC port is open
+  kLoading,  // models, before the gRPC port is open
   kServing,
   kDraining,  // lets its last requests end
   kFailed,    // only a restart helps

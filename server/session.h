@@ -1,5 +1,6 @@
 // Session: what the store keeps of one session. Only session_store.cc and its
-// like see its fields; all but the first group are guarded by the store's mutex.
+// like see its fields; all but the first group are guarded by the store's
+// mutex.
 #pragma once
 
 #include <cstddef>

@@ -39,8 +39,7 @@ constexpr size_t kShareOfParked = 4;
 
 class ABSL_SCOPED_LOCKABLE SessionStore::Lock {
  public:
-  explicit Lock(SessionStore* store)
-      ABSL_EXCLUSIVE_LOCK_FUNCTION(store->mutex_)
+  explicit Lock(SessionStore* store) ABSL_EXCLUSIVE_LOCK_FUNCTION(store->mutex_)
       : store_(store) {
     store_->mutex_.Lock();
   }
@@ -152,13 +151,13 @@ absl::Status SessionStore::CheckIsNew(const Session& session,
   // An id made at a version commits as a later one.
   const auto made_at = VersionOfRequestId(session.id, request.request_id);
   if (made_at.has_value() && *made_at >= forgotten) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(
-      "session ", Quoted(session.id),
-      " has forgotten the request_ids up to version ", forgotten,
-      " (it remembers ", limits_.remembered_turns, ", --remembered-turns), and ",
-      Quoted(request.request_id),
-      " may be one of them: send expected_version, which is ",
-      session.turns.version, ", or leave request_id out"));
+  return absl::FailedPreconditionError(
+      absl::StrCat("session ", Quoted(session.id),
+                   " has forgotten the request_ids up to version ", forgotten,
+                   " (it remembers ", limits_.remembered_turns,
+                   ", --remembered-turns), and ", Quoted(request.request_id),
+                   " may be one of them: send expected_version, which is ",
+                   session.turns.version, ", or leave request_id out"));
 }
 
 std::string SessionStore::MakeRequestId(const std::string& session_id) const {
@@ -171,20 +170,19 @@ std::string SessionStore::MakeRequestId(const std::string& session_id) const {
   return NewRequestId(session_id, version);
 }
 
-absl::Status SessionStore::CheckModel(const Session& session,
-                                      int model) const {
+absl::Status SessionStore::CheckModel(const Session& session, int model) const {
   if (session.model == model) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      "session ", Quoted(session.id), " belongs to model ",
-      Quoted(models_[session.model].name), ", not ",
-      Quoted(models_[model].name)));
+  return absl::InvalidArgumentError(
+      absl::StrCat("session ", Quoted(session.id), " belongs to model ",
+                   Quoted(models_[session.model].name), ", not ",
+                   Quoted(models_[model].name)));
 }
 
 absl::Status SessionStore::CheckMayRun(const Session& session,
                                        const Request& request) const {
   if (session.running) {
-    return absl::AbortedError(absl::StrCat(
-        "session ", Quoted(session.id), " has a turn that is running"));
+    return absl::AbortedError(absl::StrCat("session ", Quoted(session.id),
+                                           " has a turn that is running"));
   }
   if (request.expected_version.has_value() &&
       *request.expected_version != session.turns.version) {
@@ -233,8 +231,7 @@ bool SessionStore::Commit(const SessionHandle& session, CommittedTurns turns,
       models_[session->model].released.push_back(session->slot);
     }
     session->slot = slot;
-    discarded_.push_back(
-        std::exchange(session->block, std::move(block)));
+    discarded_.push_back(std::exchange(session->block, std::move(block)));
     session->turns = std::move(turns);
     session->remembered.Add(digest, limits_.remembered_turns);
     discarded_.push_back(std::exchange(session->record, std::move(kept)));
@@ -443,9 +440,10 @@ absl::Status SessionStore::Insert(const SessionHandle& session) {
   if (sessions_.size() >= static_cast<size_t>(limits_.sessions)) {
     Session* const leaving = LeastRecentlyUsed();
     if (leaving == nullptr) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "there are ", sessions_.size(), " sessions with running turns, limit ",
-          limits_.sessions, " (--max-sessions)"));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("there are ", sessions_.size(),
+                       " sessions with running turns, limit ", limits_.sessions,
+                       " (--max-sessions)"));
     }
     EvictForGood(leaving, "evicted: too many sessions");
   }
@@ -516,8 +514,7 @@ absl::StatusOr<SessionInfo> SessionStore::Get(
   return Describe(*session);
 }
 
-std::vector<SessionInfo> SessionStore::List(int model,
-                                            const std::string& after,
+std::vector<SessionInfo> SessionStore::List(int model, const std::string& after,
                                             int count) const {
   std::vector<SessionInfo> page;
   std::string last = after;
@@ -530,21 +527,21 @@ std::vector<SessionInfo> SessionStore::List(int model,
 bool SessionStore::ListSome(int model, size_t count, std::string* after,
                             std::vector<SessionInfo>* page) const {
   // From one map or the other, which are alike.
-  const auto list = [&](const auto& sessions)
-                        ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    size_t seen = 0;
-    auto next = sessions.upper_bound(*after);
-    for (; next != sessions.end() && count > 0 && seen < kListedPerLock;
-         ++next, ++seen) {
-      const Session& session = *next->second;
-      *after = session.id;
-      // One that its first turn has not committed yet is nobody's business.
-      if (session.made_by_turn) continue;
-      page->push_back(Describe(session));
-      --count;
-    }
-    return next != sessions.end();
-  };
+  const auto list =
+      [&](const auto& sessions) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+        size_t seen = 0;
+        auto next = sessions.upper_bound(*after);
+        for (; next != sessions.end() && count > 0 && seen < kListedPerLock;
+             ++next, ++seen) {
+          const Session& session = *next->second;
+          *after = session.id;
+          // One that its first turn has not committed yet is nobody's business.
+          if (session.made_by_turn) continue;
+          page->push_back(Describe(session));
+          --count;
+        }
+        return next != sessions.end();
+      };
   absl::MutexLock lock(&mutex_);
   return model < 0 ? list(sessions_) : list(models_[model].by_id);
 }
@@ -608,8 +605,8 @@ absl::StatusOr<SessionHandle> SessionStore::FindCommitted(
   ENGRAM_ASSIGN_OR_RETURN(SessionHandle session, FindLocked(session_id));
   if (session->made_by_turn) {
     return absl::NotFoundError(absl::StrCat(
-        "session ", Quoted(session_id), " is in its first turn; it is there once ",
-        "that has committed"));
+        "session ", Quoted(session_id),
+        " is in its first turn; it is there once ", "that has committed"));
   }
   return session;
 }
@@ -730,10 +727,9 @@ void SessionStore::Enlist(Session* session) {
   }
   if (session->has_slot_copy()) slot_copies_.emplace(session->use, session);
   if (!session->running) {
-    expiries_.emplace(
-        std::make_pair(session->last_used + session->time_to_live,
-                       session->use),
-        session);
+    expiries_.emplace(std::make_pair(session->last_used + session->time_to_live,
+                                     session->use),
+                      session);
   }
 }
 
@@ -744,9 +740,9 @@ SessionInfo SessionStore::Describe(const Session& session) const {
   info.version = session.turns.version;
   info.position = session.turns.position;
   info.pending_token = session.turns.pending.has_value();
-  info.tier = session.slot >= 0            ? "slot"
+  info.tier = session.slot >= 0          ? "slot"
               : session.block != nullptr ? "ram"
-                                           : "none";
+                                         : "none";
   info.state_bytes = StateBytes(session);
   info.create_time = session.create_time;
   info.last_used_time = session.last_used;

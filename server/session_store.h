@@ -12,16 +12,16 @@
 // beside them (labels, ids, answers for repeats). When they run out, the idle
 // session that was used least recently leaves for good and its id joins a
 // bounded list of the departed, so that its loss is told and not silent. The
-// states behind turns that have begun are never dropped: BeginTurn reserves room
-// for them and refuses when it cannot (exact capacity).
+// states behind turns that have begun are never dropped: BeginTurn reserves
+// room for them and refuses when it cannot (exact capacity).
 //
 // A block of state never changes, so that forks share it; it is counted once.
 //
 // Thread-safe. Functions marked "engine thread" are for the one thread that
 // owns the model's StatePool; copies between slot and RAM are its work, never
-// done under the lock here. The lock is held for no longer than it takes to find
-// and change some dozens of sessions: longer work (a page of a listing, many that
-// leave) is done in parts, and memory is freed when the lock is free.
+// done under the lock here. The lock is held for no longer than it takes to
+// find and change some dozens of sessions: longer work (a page of a listing,
+// many that leave) is done in parts, and memory is freed when the lock is free.
 #pragma once
 
 #include <cstddef>
@@ -55,10 +55,10 @@ using SessionLabels = std::map<std::string, std::string>;
 
 // A session between two turns. The state itself is elsewhere.
 struct CommittedTurns {
-  int64_t version = 0;   // turns
-  int64_t position = 0;  // tokens fed
-  std::optional<int32_t> pending;          // sampled, not yet fed
-  std::shared_ptr<const TokenSet> seen;    // nullptr: nothing yet
+  int64_t version = 0;                   // turns
+  int64_t position = 0;                  // tokens fed
+  std::optional<int32_t> pending;        // sampled, not yet fed
+  std::shared_ptr<const TokenSet> seen;  // nullptr: nothing yet
 
   // Fed when the next turn begins with its own.
   int64_t tokens() const { return position + (pending.has_value() ? 1 : 0); }
@@ -174,7 +174,7 @@ class SessionStore {
   // --- States. Engine thread.
   struct Location {
     CommittedTurns turns;
-    int slot = -1;                            // or
+    int slot = -1;  // or
     // The state, or a copy of what is in the slot; neither: nothing was fed.
     std::shared_ptr<const StateBlock> block;
   };
@@ -199,7 +199,8 @@ class SessionStore {
                 std::shared_ptr<const StateBlock> block);
   // Sets RAM apart for the state of a running sequence that gives up its slot.
   // False if there is none left for such states, which may take a quarter of
-  // all: idle sessions leave for them like for others, so they must not be many.
+  // all: idle sessions leave for them like for others, so they must not be
+  // many.
   bool HoldForParked(size_t bytes);
   void ReleaseParked(size_t bytes);
   // Slots whose sessions are gone; the caller's now.
@@ -251,8 +252,8 @@ class SessionStore {
   // The same, and it has not just been made by a turn that is still running.
   absl::StatusOr<SessionHandle> FindCommitted(const std::string& session_id)
       const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Another one leaves if there are too many. Its id is none of the departed any
-  // more.
+  // Another one leaves if there are too many. Its id is none of the departed
+  // any more.
   absl::Status Insert(const SessionHandle& session)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   SessionHandle Make(NewSession session) const;
@@ -276,8 +277,8 @@ class SessionStore {
   // What it takes of RAM that one more session holds `block`; 0 of nullptr.
   size_t BytesToHold(const StateBlock* block) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Adds the session, as a holder of its block too, to what is counted, or takes
-  // it away.
+  // Adds the session, as a holder of its block too, to what is counted, or
+  // takes it away.
   void Count(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Discount(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountPlace(const Session& session, int sign)
@@ -299,14 +300,15 @@ class SessionStore {
   size_t StateBytes(const Session& session) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Drops what is missed least until `bytes` more fit, but nothing of `keep`'s;
-  // kNotYet after some dozens of sessions. Nothing is dropped for more bytes than
-  // there are in all.
+  // kNotYet after some dozens of sessions. Nothing is dropped for more bytes
+  // than there are in all.
   Room MakeRoom(size_t bytes, const Session* keep)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // In this order: a copy of a state that is in a slot, an idle session in RAM, a
-  // long answer kept for repeats. False if there is none of them.
+  // In this order: a copy of a state that is in a slot, an idle session in RAM,
+  // a long answer kept for repeats. False if there is none of them.
   bool DropOne(const Session* keep) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Back within the bytes; idle sessions in slots leave too if nothing else does.
+  // Back within the bytes; idle sessions in slots leave too if nothing else
+  // does.
   void Trim(const Session* keep);
   void DropAnswer(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DropCopy(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -1,6 +1,6 @@
-// engram.v1.Sessions. Fork shares a state that is in RAM. To copy one out of its
-// slot is the engine's work: it is posted there, and the call is answered from the
-// engine thread.
+// engram.v1.Sessions. Fork shares a state that is in RAM. To copy one out of
+// its slot is the engine's work: it is posted there, and the call is answered
+// from the engine thread.
 
 #include <grpcpp/grpcpp.h>
 
@@ -58,8 +58,7 @@ class SessionsService final : public Methods {
     return StartUnaryCall<v1::CreateSessionRequest, v1::Session>(
         around_, context, message, reply, "Sessions.Create",
         [this](const std::shared_ptr<CreateCall>& call) {
-          Answer(call.get(),
-                 CreateSession(call->context(), call->request()));
+          Answer(call.get(), CreateSession(call->context(), call->request()));
         });
   }
 

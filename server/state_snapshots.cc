@@ -13,16 +13,17 @@ namespace {
 constexpr size_t kBytesAtATime = size_t{1} << 20;
 // What answering takes, as if it were copying.
 constexpr size_t kBytesOfAnAnswer = size_t{64} << 10;
-// A session that commits faster than its state is copied is not chased for ever.
+// A session that commits faster than its state is copied is not chased for
+// ever.
 constexpr int kBeginningsMax = 4;
 
 }  // namespace
 
 void StateSnapshots::Add(SessionHandle session, Done done) {
   if (static_cast<int>(jobs_.size()) >= most_) {
-    return done(absl::UnavailableError(
-        absl::StrCat("the queue is full: ", jobs_.size(), " copies wait, limit ",
-                     most_, " (--max-queue); try again later")));
+    return done(absl::UnavailableError(absl::StrCat(
+        "the queue is full: ", jobs_.size(), " copies wait, limit ", most_,
+        " (--max-queue); try again later")));
   }
   Job job;
   job.session = std::move(session);

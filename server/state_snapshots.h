@@ -1,5 +1,5 @@
-// StateSnapshots: copies of committed states for whoever asks, between steps and
-// a part at a time, so that no step waits for a large one.
+// StateSnapshots: copies of committed states for whoever asks, between steps
+// and a part at a time, so that no step waits for a large one.
 //
 // A state that lies in RAM, or of whose slot a copy is kept, is not copied at
 // all: blocks never change, and many may hold one.
@@ -20,8 +20,8 @@ namespace engram {
 
 class StateSnapshots {
  public:
-  // The state of `session` after its last committed turn, as a block; nullptr if
-  // nothing was fed.
+  // The state of `session` after its last committed turn, as a block; nullptr
+  // if nothing was fed.
   struct Snapshot {
     CommittedTurns turns;
     std::shared_ptr<const StateBlock> block;

@@ -15,7 +15,8 @@ constexpr int kOutliersOfAChange = 3;
 // Steps of such different lengths that they tell the cost of a token: the
 // variance of their tokens, in squares of the mean.
 constexpr double kSpread = 1e-3;
-// Every so many steps one has half the prompt tokens, so that there is a spread.
+// Every so many steps one has half the prompt tokens, so that there is a
+// spread.
 constexpr int kStepsBetweenShortOnes = 16;
 constexpr int kLeastPromptTokens = 16;
 // Until it is known what a token costs: then twice as many in each step.
@@ -91,13 +92,12 @@ int StepTime::PromptTokens(int streams, int most) const {
   if (per_token_ <= 0) return most;
   const double target = absl::ToDoubleSeconds(target_);
   const double before = fixed_ + per_token_ * streams;
-  const double after =
-      streams > 0 ? std::max(target, kStreamsSlowdown * before)
-                  : std::max(kTargetsWithoutStreams * target,
-                             kFixedWithoutStreams * fixed_);
-  double tokens = std::clamp<double>((after - before) / per_token_,
-                                     kLeastPromptTokens,
-                                     std::max(most, kLeastPromptTokens));
+  const double after = streams > 0 ? std::max(target, kStreamsSlowdown * before)
+                                   : std::max(kTargetsWithoutStreams * target,
+                                              kFixedWithoutStreams * fixed_);
+  double tokens =
+      std::clamp<double>((after - before) / per_token_, kLeastPromptTokens,
+                         std::max(most, kLeastPromptTokens));
   if (steps_ % kStepsBetweenShortOnes == 0) tokens /= 2;
   return std::min(most, static_cast<int>(tokens));
 }

@@ -53,7 +53,7 @@ class StopMatcher {
   int32_t Next(int32_t node, char byte) const;
 
   std::vector<Node> nodes_ = {Node()};
-  std::vector<char> bytes_ = {0};  // by node: the last one of its prefix
+  std::vector<char> bytes_ = {0};    // by node: the last one of its prefix
   std::array<int32_t, 256> starts_;  // children of the root
   int32_t at_ = kRoot;
 };

@@ -98,9 +98,8 @@ TokenOutcome MakeTokenEvent(TurnText* text, const Tokenizer* tokenizer,
   outcome.event.id = id;
   outcome.event.logprob = logprob;
   for (const LogProbability& alternative : top) {
-    outcome.event.top.push_back({alternative.id,
-                                 TextOf(tokenizer, alternative.id),
-                                 alternative.value});
+    outcome.event.top.push_back(
+        {alternative.id, TextOf(tokenizer, alternative.id), alternative.value});
   }
   TurnText::Piece piece = text->Append(id, /*hidden=*/is_stop_token);
   outcome.event.text = std::move(piece.text);

@@ -27,8 +27,8 @@ class TurnText {
   TurnText(const Tokenizer* tokenizer, const std::vector<std::string>& stop);
 
   struct Piece {
-    std::string bytes;  // of the token, exactly
-    std::string text;   // what may be shown now
+    std::string bytes;     // of the token, exactly
+    std::string text;      // what may be shown now
     bool stopped = false;  // a stop string is complete; nothing may follow
   };
   // `hidden`: the token shows no text; special tokens never do. Of the stop

@@ -37,13 +37,12 @@ void UnaryCallBase::Start(std::shared_ptr<UnaryCallBase> self) {
     absl::MutexLock lock(&mutex_);
     self_ = self;
   }
-  // Shared, not copied, and freed when they are read: gRPC would keep them to the
-  // end of the call.
+  // Shared, not copied, and freed when they are read: gRPC would keep them to
+  // the end of the call.
   const grpc::ByteBuffer bytes = *message_;
   const_cast<grpc::ByteBuffer*>(message_)->Clear();
   work_.Start(context_->peer(), bytes.Length(),
-              [self = std::move(self), bytes](
-                  const absl::Status& status) {
+              [self = std::move(self), bytes](const absl::Status& status) {
                 if (!status.ok()) return self->Answer(status, nullptr);
                 self->Run(bytes);
               });
@@ -65,7 +64,8 @@ void UnaryCallBase::OnDone() {
   std::shared_ptr<UnaryCallBase> self;
   absl::MutexLock lock(&mutex_);
   self = std::move(self_);
-  // Declared before the lock, so that what may be the last reference goes after.
+  // Declared before the lock, so that what may be the last reference goes
+  // after.
 }
 
 void UnaryCallBase::Answer(absl::Status status,
@@ -85,13 +85,12 @@ void UnaryCallBase::Answer(absl::Status status,
   {
     absl::MutexLock lock(&mutex_);
     if (self_ == nullptr) return;
-    unread_.Set(
-        absl::ToChronoTime(RealClock()->Now() +
-                           around_.options.slow_reader_timeout),
-        [weak = std::weak_ptr<UnaryCallBase>(self_)](bool expired) {
-          if (!expired) return;
-          if (const auto call = weak.lock()) call->EndIfUnread();
-        });
+    unread_.Set(absl::ToChronoTime(RealClock()->Now() +
+                                   around_.options.slow_reader_timeout),
+                [weak = std::weak_ptr<UnaryCallBase>(self_)](bool expired) {
+                  if (!expired) return;
+                  if (const auto call = weak.lock()) call->EndIfUnread();
+                });
   }
   Finish(ToGrpc(status, context_));
 }

@@ -61,8 +61,8 @@ class UnaryCallBase : public grpc::ServerUnaryReactor {
   // The client went away. Answer is still to be called.
   virtual void OnGone() {}
 
-  // Once. The answer is `response` if `status` is OK; it is emptied in any case.
-  // `reported`: log and metrics know the end of this call already.
+  // Once. The answer is `response` if `status` is OK; it is emptied in any
+  // case. `reported`: log and metrics know the end of this call already.
   void Answer(absl::Status status, google::protobuf::Message* response,
               bool reported = false);
 
@@ -88,9 +88,9 @@ class UnaryCallBase : public grpc::ServerUnaryReactor {
 
 // A call whose answer is made by a function.
 template <typename Request, typename Response>
-class UnaryCall final : public UnaryCallBase,
-                        public std::enable_shared_from_this<
-                            UnaryCall<Request, Response>> {
+class UnaryCall final
+    : public UnaryCallBase,
+      public std::enable_shared_from_this<UnaryCall<Request, Response>> {
  public:
   // Calls Finish, at once or later.
   using Handler = std::function<void(const std::shared_ptr<UnaryCall>& call)>;

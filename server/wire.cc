@@ -46,13 +46,13 @@ absl::Status NoCheckpoints(const std::string& name) {
 // that a google.protobuf.Timestamp can tell.
 absl::StatusOr<absl::Duration> ReadTimeToLive(
     const google::protobuf::Duration& message, absl::Duration limit) {
-  const absl::Duration time_to_live = absl::Seconds(message.seconds()) +
-                                      absl::Nanoseconds(message.nanos());
+  const absl::Duration time_to_live =
+      absl::Seconds(message.seconds()) + absl::Nanoseconds(message.nanos());
   if (time_to_live <= absl::ZeroDuration() || time_to_live > limit) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "time_to_live is ", message.seconds(), " s and ", message.nanos(),
-        " ns, which must be above 0 and at most ", absl::FormatDuration(limit),
-        " (--max-session-ttl)"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("time_to_live is ", message.seconds(), " s and ",
+                     message.nanos(), " ns, which must be above 0 and at most ",
+                     absl::FormatDuration(limit), " (--max-session-ttl)"));
   }
   return time_to_live;
 }
@@ -71,11 +71,12 @@ absl::StatusOr<std::vector<int32_t>> ReadPrompt(
   }
   if (model.tokenizer == nullptr) {
     return absl::FailedPreconditionError(
-        absl::StrCat("model ", Quoted(model.name), " has no tokenizer: send token_ids instead of text"));
+        absl::StrCat("model ", Quoted(model.name),
+                     " has no tokenizer: send token_ids instead of text"));
   }
   WorkCheck check(may_go_on);
-  return model.tokenizer->Encode(message.text(),
-                                 message.parse_special_tokens(), &check);
+  return model.tokenizer->Encode(message.text(), message.parse_special_tokens(),
+                                 &check);
 }
 
 SamplingParameters ReadSampling(const v1::Sampling& message) {
@@ -102,13 +103,13 @@ absl::StatusOr<Stopping> ReadStopping(const v1::Stopping& message,
   ENGRAM_RETURN_IF_ERROR(CheckCount("stop", message.stop_size(),
                                     limits.max_stop_strings,
                                     "--max-stop-strings"));
-  ENGRAM_RETURN_IF_ERROR(CheckCount("stop_token_ids",
-                                    message.stop_token_ids_size(),
-                                    limits.max_stop_token_ids,
-                                    "--max-stop-token-ids"));
+  ENGRAM_RETURN_IF_ERROR(
+      CheckCount("stop_token_ids", message.stop_token_ids_size(),
+                 limits.max_stop_token_ids, "--max-stop-token-ids"));
   if (message.stop_size() > 0 && model.tokenizer == nullptr) {
     return absl::FailedPreconditionError(absl::StrCat(
-        "model ", Quoted(model.name), " has no tokenizer: use stop_token_ids instead of stop strings"));
+        "model ", Quoted(model.name),
+        " has no tokenizer: use stop_token_ids instead of stop strings"));
   }
   Stopping stopping;
   stopping.max_tokens = message.max_tokens();
@@ -140,7 +141,8 @@ uint64_t SeedFor(const Request& request) {
 
 google::protobuf::Duration ToMessage(absl::Duration duration) {
   google::protobuf::Duration message;
-  message.set_seconds(absl::IDivDuration(duration, absl::Seconds(1), &duration));
+  message.set_seconds(
+      absl::IDivDuration(duration, absl::Seconds(1), &duration));
   message.set_nanos(static_cast<int32_t>(
       absl::IDivDuration(duration, absl::Nanoseconds(1), &duration)));
   return message;
@@ -168,9 +170,9 @@ grpc::Status ToGrpc(const absl::Status& status,
         absl::StrCat(absl::ToInt64Milliseconds(*wait));
     context->AddTrailingMetadata("retry-after-ms", milliseconds);
     context->AddTrailingMetadata("grpc-retry-pushback-ms", milliseconds);
-    context->AddTrailingMetadata(
-        "retry-after",
-        absl::StrCat(absl::ToInt64Seconds(absl::Ceil(*wait, absl::Seconds(1)))));
+    context->AddTrailingMetadata("retry-after",
+                                 absl::StrCat(absl::ToInt64Seconds(
+                                     absl::Ceil(*wait, absl::Seconds(1)))));
   }
   return ToGrpc(status);
 }
@@ -200,11 +202,11 @@ absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& message,
     }
     request.expected_version = message.expected_version();
   }
-  ENGRAM_ASSIGN_OR_RETURN(request.prompt, ReadPrompt(message, model, may_go_on));
+  ENGRAM_ASSIGN_OR_RETURN(request.prompt,
+                          ReadPrompt(message, model, may_go_on));
   ENGRAM_RETURN_IF_ERROR(CheckCount("sampling.logit_bias",
                                     message.sampling().logit_bias_size(),
-                                    limits.max_logit_bias,
-                                    "--max-logit-bias"));
+                                    limits.max_logit_bias, "--max-logit-bias"));
   request.sampling = ReadSampling(message.sampling());
   ENGRAM_ASSIGN_OR_RETURN(request.stopping,
                           ReadStopping(message.stopping(), model, limits));
@@ -214,8 +216,7 @@ absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& message,
   ENGRAM_RETURN_IF_ERROR(
       CheckRange("logprobs", message.logprobs(), 0, limits.max_logprobs));
   request.logprobs = message.logprobs();
-  ENGRAM_RETURN_IF_ERROR(
-      CheckRange("priority", message.priority(), -100, 100));
+  ENGRAM_RETURN_IF_ERROR(CheckRange("priority", message.priority(), -100, 100));
   request.priority = message.priority();
   request.sampling.seed = message.sampling().has_seed()
                               ? static_cast<uint64_t>(message.sampling().seed())
@@ -247,16 +248,17 @@ absl::StatusOr<Request> ToRequest(const v1::ScoreRequest& message,
   ENGRAM_RETURN_IF_ERROR(NoCheckpoints(message.from_checkpoint()));
   request.session_id = message.session_id();
   request.request_id = RandomId();
-  ENGRAM_ASSIGN_OR_RETURN(request.prompt, ReadPrompt(message, model, may_go_on));
+  ENGRAM_ASSIGN_OR_RETURN(request.prompt,
+                          ReadPrompt(message, model, may_go_on));
   ENGRAM_RETURN_IF_ERROR(
       CheckRange("logprobs", message.logprobs(), 0, limits.max_logprobs));
   request.logprobs = message.logprobs();
   return request;
 }
 
-absl::StatusOr<NewSession> ToNewSession(
-    const v1::CreateSessionRequest& message, const ServedModel& model,
-    const ServerOptions& limits) {
+absl::StatusOr<NewSession> ToNewSession(const v1::CreateSessionRequest& message,
+                                        const ServedModel& model,
+                                        const ServerOptions& limits) {
   NewSession session;
   ENGRAM_RETURN_IF_ERROR(CheckOptionalId("session_id", message.session_id()));
   ENGRAM_RETURN_IF_ERROR(NoCheckpoints(message.from_checkpoint()));
@@ -272,10 +274,10 @@ absl::StatusOr<NewSession> ToNewSession(
                                     limits.max_labels, "--max-labels"));
   for (const auto& [key, value] : message.labels()) {
     if (key.empty() || key.size() > 64 || value.size() > 256) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "label ", Quoted(key), " has a key of ", key.size(),
-          " and a value of ", value.size(),
-          " bytes, limits 1 to 64 and 0 to 256"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("label ", Quoted(key), " has a key of ", key.size(),
+                       " and a value of ", value.size(),
+                       " bytes, limits 1 to 64 and 0 to 256"));
     }
     session.labels[key] = value;
   }

@@ -49,9 +49,9 @@ absl::StatusOr<Request> ToRequest(const v1::ScoreRequest& message,
 // What a turn starts with that never became a request; without version and
 // position.
 StartedEvent ToStarted(const v1::GenerateRequest& message);
-absl::StatusOr<NewSession> ToNewSession(
-    const v1::CreateSessionRequest& message, const ServedModel& model,
-    const ServerOptions& limits);
+absl::StatusOr<NewSession> ToNewSession(const v1::CreateSessionRequest& message,
+                                        const ServedModel& model,
+                                        const ServerOptions& limits);
 
 // A proxy in front of several servers may route by the metadata x-session-id.
 // INVALID_ARGUMENT if a call has it and it is not its session's id: then the

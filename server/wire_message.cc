@@ -19,8 +19,8 @@ namespace {
 
 using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
-using google::protobuf::io::CodedInputStream;
 using google::protobuf::internal::WireFormatLite;
+using google::protobuf::io::CodedInputStream;
 
 // As protobuf's own parser.
 constexpr int kMaxDepth = 100;
@@ -131,8 +131,7 @@ absl::Status SerializeMessage(const google::protobuf::Message& message,
         "the answer has ", size, " bytes, a message at most ", INT_MAX));
   }
   grpc::Slice slice(size);
-  message.SerializeWithCachedSizesToArray(
-      const_cast<uint8_t*>(slice.begin()));
+  message.SerializeWithCachedSizesToArray(const_cast<uint8_t*>(slice.begin()));
   *bytes = grpc::ByteBuffer(&slice, 1);
   return absl::OkStatus();
 }

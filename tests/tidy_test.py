@@ -109,6 +109,13 @@ class TidyTest(unittest.TestCase):
             if path.suffix == ".h" and not path.name.endswith("-inl.h"):
                 self.assertTrue(path.read_text().startswith("//"), f"{name(path)} has no comment at its top")
 
+    def test_the_source_is_laid_out_by_clang_format(self):
+        # Tables that a script has made are as it made them.
+        paths = [path for path in sources(*LAYERS) if path.name != "unicode_tables.cc"]
+        done = subprocess.run(["clang-format-14", "--dry-run", "--Werror", "--ferror-limit=1", *paths],
+                              cwd=ROOT, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, f"run clang-format-14 -i on it:\n{done.stderr[:2000]}")
+
     def test_every_flag_that_documentation_names_exists(self):
         if SERVER is None:
             self.skipTest("no server binary given")

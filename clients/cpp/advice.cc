@@ -72,9 +72,10 @@ std::string FailedPrecondition(const absl::Status& status) {
 // is not.
 std::string Internal(const absl::Status& status, absl::string_view server) {
   if (EndOf(status) == CallEnd::kAnswered) return "the server's log tells more";
-  return absl::StrCat("this is no answer of an Engram server of this version; "
-                      "what listens at ",
-                      server, "?");
+  return absl::StrCat(
+      "this is no answer of an Engram server of this version; "
+      "what listens at ",
+      server, "?");
 }
 
 }  // namespace

@@ -10,9 +10,10 @@
 
 namespace engram {
 
-// A call's status with when it may come again, as the server's trailing metadata
-// say it: whole milliseconds in decimal digits.
-absl::Status WithServerWait(absl::Status status, absl::string_view milliseconds);
+// A call's status with when it may come again, as the server's trailing
+// metadata say it: whole milliseconds in decimal digits.
+absl::Status WithServerWait(absl::Status status,
+                            absl::string_view milliseconds);
 // Nothing if the server did not say, or said what is no such number.
 std::optional<absl::Duration> ServerWait(const absl::Status& status);
 

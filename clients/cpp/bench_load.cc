@@ -239,13 +239,12 @@ class LoadRun {
 
   v1::GenerateRequest MakeRequest(const DueTurn& due) {
     const BenchTurn turn =
-        IsBeside(due)
-            ? DrawTurn(options_.seed, due.conversation, due.turn,
-                       options_.long_prompt_tokens, {1, 1},
-                       load_.vocabulary_size)
-            : DrawTurn(options_.seed, due.conversation, due.turn,
-                       options_.prompt_tokens, options_.output_tokens,
-                       load_.vocabulary_size);
+        IsBeside(due) ? DrawTurn(options_.seed, due.conversation, due.turn,
+                                 options_.long_prompt_tokens, {1, 1},
+                                 load_.vocabulary_size)
+                      : DrawTurn(options_.seed, due.conversation, due.turn,
+                                 options_.prompt_tokens, options_.output_tokens,
+                                 load_.vocabulary_size);
     v1::GenerateRequest request;
     request.set_model(options_.model);
     request.mutable_token_ids()->mutable_ids()->Add(turn.prompt.begin(),

@@ -39,8 +39,7 @@ absl::StatusOr<LengthRange> ParseLengthRange(absl::string_view text) {
   LengthRange range;
   if (!absl::SimpleAtoi(parts.first, &range.least) ||
       !absl::SimpleAtoi(is_range ? parts.second : parts.first, &range.most) ||
-      range.least < 0 || range.most < range.least ||
-      range.most > kLengthMax) {
+      range.least < 0 || range.most < range.least || range.most > kLengthMax) {
     return absl::InvalidArgumentError(
         absl::StrCat("'", text,
                      "' is neither a length such as 128 nor a range such as "

@@ -33,7 +33,8 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& server,
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, own_connection ? 1 : 0);
   // What is not read yet is to wait at the server, which paces itself by it and
-  // can tell how a stream ended; gRPC's own windows are 4 MiB and more for each.
+  // can tell how a stream ended; gRPC's own windows are 4 MiB and more for
+  // each.
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kUnreadBytes);
   arguments.SetUserAgentPrefix("engram");

@@ -169,15 +169,14 @@ class Conversation {
   }
 
  private:
-  // False: the chat ends. `between` is what a Ctrl-C cancels that comes while no
-  // line is read.
+  // False: the chat ends. `between` is what a Ctrl-C cancels that comes while
+  // no line is read.
   bool ReadLine(Cancellation* between, std::string* line) {
     for (int interrupts = 0; interrupts < 2;) {
       if (on_terminal_ && !lines_.edited()) Print("> ");
-      const LineEditor::Result result =
-          interrupts > 0 && between->cancelled()
-              ? LineEditor::Result::kInterrupted
-              : lines_.Read(line);
+      const LineEditor::Result result = interrupts > 0 && between->cancelled()
+                                            ? LineEditor::Result::kInterrupted
+                                            : lines_.Read(line);
       switch (result) {
         case LineEditor::Result::kLine:
           return true;
@@ -239,12 +238,13 @@ class Conversation {
     TurnOutput output(global_.json);
     Cancellation cancellation;
     InterruptScope scope(interrupt_, &cancellation);
-    absl::Status status = client_.Generate(
-        turn_,
-        [&](const v1::GenerateResponse& response) {
-          if (!output.Show(response).ok()) cancellation.Cancel();
-        },
-        {global_.deadline, &cancellation});
+    absl::Status status =
+        client_.Generate(turn_,
+                         [&](const v1::GenerateResponse& response) {
+                           if (!output.Show(response).ok())
+                             cancellation.Cancel();
+                         },
+                         {global_.deadline, &cancellation});
     if (!global_.json) Print("\n");
     if (!output.status().ok()) return output.status();
     interrupted_ = cancellation.cancelled();

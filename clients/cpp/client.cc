@@ -224,11 +224,11 @@ absl::StatusOr<v1::Session> Client::CreateSession(
     const v1::CreateSessionRequest& given, const CallOptions& options) {
   v1::CreateSessionRequest request = given;
   if (request.session_id().empty()) request.set_session_id(FreshId());
-  return Unary<v1::Session>(
-      request, request.session_id(), options, /*retries=*/0,
-      [&](auto* context, auto* response) {
-        return stubs_->sessions->Create(context, request, response);
-      });
+  return Unary<v1::Session>(request, request.session_id(), options,
+                            /*retries=*/0, [&](auto* context, auto* response) {
+                              return stubs_->sessions->Create(context, request,
+                                                              response);
+                            });
 }
 
 absl::StatusOr<v1::Session> Client::GetSession(

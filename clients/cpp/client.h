@@ -28,10 +28,10 @@ std::string DefaultServer();
 
 // How far a call came before it failed.
 enum class CallEnd {  // In the order of call_end.cc.
-  kUnknown,     // An error of another kind, such as a passed deadline.
-  kNotReached,  // No connection to the server was made.
-  kBroken,      // The connection broke before the server had answered.
-  kAnswered,    // The server itself said so.
+  kUnknown,           // An error of another kind, such as a passed deadline.
+  kNotReached,        // No connection to the server was made.
+  kBroken,            // The connection broke before the server had answered.
+  kAnswered,          // The server itself said so.
 };
 
 // Of a status that a Client returned.

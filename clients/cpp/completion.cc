@@ -38,7 +38,8 @@ std::string BashCase(absl::string_view pattern, absl::Span<const Flag> flags,
 
 // $0: the program, $1: the cases of its verbs. What is typed as --flag=value
 // reaches the script as three words.
-constexpr char kBash[] = R"(# Completion of $0 in bash; made by: $0 completion bash
+constexpr char kBash[] =
+    R"(# Completion of $0 in bash; made by: $0 completion bash
 _$0_about() {
   case $$1 in
 $1  esac
@@ -94,13 +95,13 @@ std::string ZshFlags(absl::Span<const Flag> flags) {
   std::string text;
   for (const Flag& flag : flags) {
     // The first sentence: what follows may depend on who asks.
-    const std::string help = ZshText(
-        absl::string_view(flag.help).substr(0, flag.help.find(". ")));
+    const std::string help =
+        ZshText(absl::string_view(flag.help).substr(0, flag.help.find(". ")));
     if (flag.value_name.empty()) {
       absl::StrAppend(&text, "      '*--", flag.name, "[", help, "]'\n");
     } else {
-      absl::StrAppend(&text, "      '*--", flag.name, "=[", help, "]:",
-                      ZshText(flag.value_name), ":",
+      absl::StrAppend(&text, "      '*--", flag.name, "=[", help,
+                      "]:", ZshText(flag.value_name), ":",
                       flag.is_file ? "_files" : "", "'\n");
     }
   }
@@ -154,7 +155,8 @@ std::string ZshCompletion(absl::string_view program,
   for (const CompletedVerb& verb : verbs) {
     absl::StrAppend(&names, "      '", verb.name, ":", ZshText(verb.about),
                     "'\n");
-    absl::StrAppend(&cases, "        ", verb.name, ")\n          _arguments \\\n");
+    absl::StrAppend(&cases, "        ", verb.name,
+                    ")\n          _arguments \\\n");
     cases += absl::StrReplaceAll(ZshFlags(verb.flags), {{"\n", " \\\n"}});
     if (!verb.words.empty()) {
       absl::StrAppend(&cases, "            '1:action:(",

@@ -108,8 +108,7 @@ std::vector<CompletedVerb> DescribeVerbs() {
     Invocation invocation;
     invocation.describe = [&](const FlagSet& flags, const VerbHelp& help) {
       described.flags = flags.flags();
-      described.words =
-          absl::StrSplit(help.words, ' ', absl::SkipEmpty());
+      described.words = absl::StrSplit(help.words, ' ', absl::SkipEmpty());
     };
     verb.run(std::move(invocation));
     verbs.push_back(std::move(described));

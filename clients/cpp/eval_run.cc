@@ -124,17 +124,17 @@ class Runner {
                                        int64_t prompt_tokens) {
     std::string text;
     absl::Status status;
-    // Each question must be answered, however often a busy server refuses it: the
-    // client has waited each time as it was told to.
+    // Each question must be answered, however often a busy server refuses it:
+    // the client has waited each time as it was told to.
     do {
       text.clear();
-      status = client_->Generate(request,
-                                 [&](const v1::GenerateResponse& response) {
-                                   absl::StrAppend(&text,
-                                                   response.token().text(),
-                                                   response.completed().text());
-                                 },
-                                 {.cancellation = &stop_});
+      status =
+          client_->Generate(request,
+                            [&](const v1::GenerateResponse& response) {
+                              absl::StrAppend(&text, response.token().text(),
+                                              response.completed().text());
+                            },
+                            {.cancellation = &stop_});
     } while (absl::IsUnavailable(status) && ServerWait(status).has_value());
     if (!status.ok()) return status;
     absl::MutexLock lock(&mutex_);

@@ -182,8 +182,9 @@ void FlagSet::AddServer(std::string help, std::string* target) {
 
 void FlagSet::AddCount(std::string name, std::string help, int64_t least,
                        int64_t most, int64_t* target) {
-  Add(std::move(name), "N", std::move(help),
-      [=](absl::string_view text) { return SetCount(text, least, most, target); });
+  Add(std::move(name), "N", std::move(help), [=](absl::string_view text) {
+    return SetCount(text, least, most, target);
+  });
 }
 
 void FlagSet::AddCount(std::string name, std::string help, int64_t least,
@@ -212,9 +213,8 @@ void FlagSet::AddLimit(std::string name, std::string help,
 
 void FlagSet::AddSeed(std::string help, uint64_t* target) {
   Add("seed", "N", std::move(help), [target](absl::string_view text) {
-    return absl::SimpleAtoi(text, target)
-               ? absl::OkStatus()
-               : NotA("a whole number from 0", text);
+    return absl::SimpleAtoi(text, target) ? absl::OkStatus()
+                                          : NotA("a whole number from 0", text);
   });
 }
 
@@ -303,8 +303,8 @@ absl::StatusOr<std::vector<std::string>> FlagSet::Parse(
     absl::Status status = CheckUtf8(other);
     if (!status.ok()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("argument '", absl::Utf8SafeCHexEscape(other), "': ",
-                       status.message()));
+          absl::StrCat("argument '", absl::Utf8SafeCHexEscape(other),
+                       "': ", status.message()));
     }
   }
   return others;

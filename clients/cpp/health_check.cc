@@ -26,10 +26,10 @@ absl::StatusOr<std::string> CheckHealth(const std::string& server,
   HealthCheckRequest request;
   request.set_service(service);
   HealthCheckResponse response;
-  const absl::Status status = ToStatus(
-      Health::NewStub(OpenChannel(*address, /*own_connection=*/true))
-          ->Check(&context, request, &response),
-      context);
+  const absl::Status status =
+      ToStatus(Health::NewStub(OpenChannel(*address, /*own_connection=*/true))
+                   ->Check(&context, request, &response),
+               context);
   if (!status.ok()) return status;
   const std::string& name =
       HealthCheckResponse::ServingStatus_Name(response.status());

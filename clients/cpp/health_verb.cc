@@ -9,9 +9,12 @@ namespace {
 
 constexpr VerbHelp kHelp = {
     "engram health [MODEL] [flags]",
-    "Asks a server, or one of its models, whether it serves: prints SERVING and\n"
-    "exits with 0, or what else it answers (NOT_SERVING while it drains), or why\n"
-    "there is no answer, and exits with 1. Waits for 5 seconds unless --deadline\n"
+    "Asks a server, or one of its models, whether it serves: prints SERVING "
+    "and\n"
+    "exits with 0, or what else it answers (NOT_SERVING while it drains), or "
+    "why\n"
+    "there is no answer, and exits with 1. Waits for 5 seconds unless "
+    "--deadline\n"
     "says otherwise, and does not try again.",
     "  engram health\n"
     "  engram health mamba-english --server other:8001 --deadline 1s"};

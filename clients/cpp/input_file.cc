@@ -33,8 +33,8 @@ absl::StatusOr<std::string> ReadAll(int descriptor, const std::string& name) {
     if (count < 0) return CannotRead(name, std::strerror(errno));
     content.append(buffer.data(), static_cast<size_t>(count));
     if (static_cast<int64_t>(content.size()) > kInputBytesMax) {
-      return CannotRead(name, absl::StrCat("it has more than ", kInputBytesMax,
-                                           " bytes"));
+      return CannotRead(
+          name, absl::StrCat("it has more than ", kInputBytesMax, " bytes"));
     }
   }
 }
@@ -42,8 +42,8 @@ absl::StatusOr<std::string> ReadAll(int descriptor, const std::string& name) {
 }  // namespace
 
 absl::StatusOr<std::string> ReadFile(const std::string& name) {
-  const int descriptor = name == "-" ? STDIN_FILENO
-                                     : open(name.c_str(), O_RDONLY | O_CLOEXEC);
+  const int descriptor =
+      name == "-" ? STDIN_FILENO : open(name.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) return CannotRead(name, std::strerror(errno));
   absl::Cleanup close_file = [&] {
     if (descriptor != STDIN_FILENO) close(descriptor);

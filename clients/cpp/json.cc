@@ -6,7 +6,8 @@
 
 namespace engram {
 
-absl::StatusOr<std::string> ToJsonLine(const google::protobuf::Message& message) {
+absl::StatusOr<std::string> ToJsonLine(
+    const google::protobuf::Message& message) {
   google::protobuf::util::JsonPrintOptions options;
   options.preserve_proto_field_names = true;
   options.always_print_primitive_fields = true;

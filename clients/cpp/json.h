@@ -15,6 +15,7 @@ namespace engram {
 // those declared `optional` are there only if they are set. 64-bit integers are
 // strings and bytes are base64, as protobuf JSON has it. Errors: INTERNAL if
 // the message has no JSON, such as one with a time after the year 9999.
-absl::StatusOr<std::string> ToJsonLine(const google::protobuf::Message& message);
+absl::StatusOr<std::string> ToJsonLine(
+    const google::protobuf::Message& message);
 
 }  // namespace engram

@@ -108,9 +108,8 @@ LineEditor::Result LineEditor::Read(std::string* line) {
   const char* read = el_gets(editor_, &bytes);
   if (interrupted_) return Result::kInterrupted;
   if (read == nullptr || bytes <= 0) return Result::kEnd;
-  *line = std::string(
-      absl::StripSuffix(absl::string_view(read, static_cast<size_t>(bytes)),
-                        "\n"));
+  *line = std::string(absl::StripSuffix(
+      absl::string_view(read, static_cast<size_t>(bytes)), "\n"));
   return Result::kLine;
 }
 

@@ -82,10 +82,10 @@ void PrintTokens(const v1::TokenizeResponse& response, bool verbose) {
     return;
   }
   for (int i = 0; i < response.token_ids_size(); ++i) {
-    Print(absl::StrFormat(
-        "%8d  %s\n", response.token_ids(i),
-        i < response.pieces_size() ? absl::CHexEscape(response.pieces(i))
-                                   : ""));
+    Print(absl::StrFormat("%8d  %s\n", response.token_ids(i),
+                          i < response.pieces_size()
+                              ? absl::CHexEscape(response.pieces(i))
+                              : ""));
   }
 }
 

@@ -119,9 +119,9 @@ ResumableTurn::Next ResumableTurn::StreamEnded(const absl::Status& status) {
   if (made_progress_) fruitless_repeats_ = 0;
   if (fruitless_repeats_ == retries_) {
     if (retries_ > 0) {
-      result_ = WithMessage(result_,
-                            absl::StrCat(result_.message(), " (gave up after ",
-                                         retries_, " repeats)"));
+      result_ = WithMessage(
+          result_, absl::StrCat(result_.message(), " (gave up after ", retries_,
+                                " repeats)"));
     }
     return Next::kFail;
   }

@@ -73,7 +73,7 @@ absl::Status StripScheme(absl::string_view whole, absl::string_view* text) {
 }
 
 struct HostAndPort {
-  std::string host;                      // Without brackets.
+  std::string host;                       // Without brackets.
   std::optional<absl::string_view> port;  // As typed.
 };
 
@@ -123,8 +123,8 @@ absl::StatusOr<std::string> ParseServerAddress(absl::string_view text) {
   absl::Status status = StripScheme(whole, &text);
   if (!status.ok()) return status;
   if (IsNumber(text)) {
-    return Wrong(whole, absl::StrCat("is a port without a host: give localhost:",
-                                     text));
+    return Wrong(
+        whole, absl::StrCat("is a port without a host: give localhost:", text));
   }
   absl::StatusOr<HostAndPort> parts = Split(whole, text);
   if (!parts.ok()) return parts.status();

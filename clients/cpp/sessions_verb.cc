@@ -116,9 +116,8 @@ void PrintSession(const v1::Session& session) {
       session.session_id(), session.model(), session.version(),
       session.position(), session.pending_token() ? " and one pending" : "",
       Bytes(session.state_bytes()), session.state_bytes(),
-      TierText(session.tier()),
-      FullTime(ToTime(session.create_time())), FullTime(used), Ago(used, now),
-      FullTime(expires),
+      TierText(session.tier()), FullTime(ToTime(session.create_time())),
+      FullTime(used), Ago(used, now), FullTime(expires),
       expires == absl::InfiniteFuture()
           ? ""
           : absl::StrCat(" (", Until(expires, now), ")")));

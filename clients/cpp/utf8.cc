@@ -54,9 +54,9 @@ absl::Status CheckStringField(const Message& message,
                       reflection.GetStringReference(message, &field, &scratch));
   }
   for (int i = 0; i < reflection.FieldSize(message, &field); ++i) {
-    absl::Status status =
-        CheckField(field, reflection.GetRepeatedStringReference(
-                              message, &field, i, &scratch));
+    absl::Status status = CheckField(
+        field,
+        reflection.GetRepeatedStringReference(message, &field, i, &scratch));
     if (!status.ok()) return status;
   }
   return absl::OkStatus();

@@ -3,8 +3,8 @@
 // runs over all inputs: one accumulator per output element, k ascending,
 // whatever the tile. Weights are read once per tile (4 or 2 bytes per element,
 // from memory for the first tile, then from the second-level cache) and widened
-// as they are loaded, x once per panel pair; y is written once, and read once if
-// it is accumulated to.
+// as they are loaded, x once per panel pair; y is written once, and read once
+// if it is accumulated to.
 #include "kernels/cpu/matmul.h"
 
 #include <algorithm>
@@ -93,8 +93,7 @@ struct BFloat16Values {
   static HWY_INLINE FloatVector Load(const uint32_t* words, int64_t v) {
     constexpr int64_t kWordVectors = kPanelVectors / 2;
     const hn::RebindToUnsigned<FloatTag> word_tag;
-    const auto pair =
-        hn::Load(word_tag, words + v % kWordVectors * kLanes);
+    const auto pair = hn::Load(word_tag, words + v % kWordVectors * kLanes);
     return hn::BitCast(FloatTag(),
                        v < kWordVectors
                            ? hn::ShiftLeft<16>(pair)
@@ -141,10 +140,9 @@ HWY_NOINLINE void Tile(const Product& product, int64_t token, int64_t panel) {
       broadcast[i] = hn::Set(tag, x[i * x_stride + k]);
     }
     for (int64_t v = 0; v < kVectors; ++v) {
-      const FloatVector w =
-          Values::Load(weight + (v / kPanelVectors) * panel_values +
-                           k * Values::kPerInput,
-                       v % kPanelVectors);
+      const FloatVector w = Values::Load(
+          weight + (v / kPanelVectors) * panel_values + k * Values::kPerInput,
+          v % kPanelVectors);
       for (int64_t i = 0; i < kTokens; ++i) {
         sums[i][v] = hn::MulAdd(broadcast[i], w, sums[i][v]);
       }
@@ -260,9 +258,10 @@ absl::StatusOr<std::vector<uint16_t>> NarrowValues(const Tensor& weight,
                                                    WeightFormat format) {
   std::vector<uint16_t> bits(count);
   if (weight.type == StoredType(format)) {
-    std::memcpy(bits.data(),
-                static_cast<const char*>(weight.data) + first * sizeof(uint16_t),
-                count * sizeof(uint16_t));
+    std::memcpy(
+        bits.data(),
+        static_cast<const char*>(weight.data) + first * sizeof(uint16_t),
+        count * sizeof(uint16_t));
     return bits;
   }
   std::vector<float> values(count);
@@ -270,9 +269,9 @@ absl::StatusOr<std::vector<uint16_t>> NarrowValues(const Tensor& weight,
   for (int64_t i = 0; i < count; ++i) {
     bits[i] = Narrow(format, values[i]);
     if (std::isfinite(values[i]) && !std::isfinite(Widen(format, bits[i]))) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the weight ", values[i], " is too large for ",
-                       WeightFormatName(format)));
+      return absl::InvalidArgumentError(absl::StrCat("the weight ", values[i],
+                                                     " is too large for ",
+                                                     WeightFormatName(format)));
     }
   }
   return bits;

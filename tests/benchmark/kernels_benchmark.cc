@@ -69,7 +69,8 @@ void MatMul(benchmark::State& state, int64_t outputs, int64_t inputs) {
   const auto format = static_cast<WeightFormat>(state.range(2));
   state.SetLabel(WeightFormatName(format));
   const int64_t weight_bytes =
-      outputs * inputs * static_cast<int64_t>(DataTypeBytes(StoredType(format)));
+      outputs * inputs *
+      static_cast<int64_t>(DataTypeBytes(StoredType(format)));
   const std::vector<float> values(outputs * inputs, 0.01f);
   const Tensor tensor{DataType::kFloat32, {outputs, inputs}, values.data()};
   std::vector<std::unique_ptr<PackedWeight>> weights;

@@ -1,6 +1,6 @@
 // How long a bystander waits for the session store while others keep it busy,
-// with many sessions in it, and what those sessions take of the process's memory
-// beside what the store counts.
+// with many sessions in it, and what those sessions take of the process's
+// memory beside what the store counts.
 //
 //     session_store_benchmark [SESSIONS [STATE_BYTES]]     100,000 and 8 MiB
 #include <malloc.h>
@@ -62,12 +62,13 @@ void Measure(const char* what, const SessionStore& store,
   bystander.join();
   std::sort(waits.begin(), waits.end());
   const auto part = [&](double share) {
-    return waits.empty() ? 0 : waits[static_cast<size_t>(
-                                   share * static_cast<double>(waits.size() - 1))];
+    return waits.empty() ? 0
+                         : waits[static_cast<size_t>(
+                               share * static_cast<double>(waits.size() - 1))];
   };
-  std::printf("%-44s %9.1f ms; bystander p50 %6.1f us, p99.9 %8.1f us, max %8.1f us\n",
-              what, absl::ToDoubleMilliseconds(took), part(0.5), part(0.999),
-              part(1));
+  std::printf(
+      "%-44s %9.1f ms; bystander p50 %6.1f us, p99.9 %8.1f us, max %8.1f us\n",
+      what, absl::ToDoubleMilliseconds(took), part(0.5), part(0.999), part(1));
 }
 
 // A turn that leaves a state of its own in slot 0.
@@ -150,6 +151,5 @@ void Run(int sessions, size_t state_bytes) {
 
 int main(int argc, char** argv) {
   engram::Run(argc > 1 ? std::atoi(argv[1]) : 100000,
-              argc > 2 ? std::strtoull(argv[2], nullptr, 10)
-                       : size_t{8} << 20);
+              argc > 2 ? std::strtoull(argv[2], nullptr, 10) : size_t{8} << 20);
 }

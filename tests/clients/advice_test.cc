@@ -34,18 +34,18 @@ TEST(Advice, AsksForAServerOnlyIfNoneWasReached) {
 }
 
 TEST(Advice, TellsAnOlderServerFromOneThatLacksSomething) {
-  EXPECT_EQ(AdviceOn(CallEnd::kAnswered,
-                     absl::UnimplementedError("from_checkpoint: this server has "
-                                              "no checkpoints yet")),
+  EXPECT_EQ(AdviceOn(CallEnd::kAnswered, absl::UnimplementedError(
+                                             "from_checkpoint: this server has "
+                                             "no checkpoints yet")),
             "");
-  for (const char* message : {"", "unknown method Generate",
-                              "Method not found!"}) {
+  for (const char* message :
+       {"", "unknown method Generate", "Method not found!"}) {
     EXPECT_THAT(AdviceOn(CallEnd::kAnswered, absl::UnimplementedError(message)),
                 HasSubstr("does not know this call"));
   }
-  EXPECT_THAT(AdviceOn(CallEnd::kUnknown,
-                       absl::UnimplementedError("HTTP status 404")),
-              HasSubstr("does not know this call"));
+  EXPECT_THAT(
+      AdviceOn(CallEnd::kUnknown, absl::UnimplementedError("HTTP status 404")),
+      HasSubstr("does not know this call"));
 }
 
 TEST(Advice, PointsToTheLogOnlyForWhatTheServerSaid) {

@@ -201,9 +201,9 @@ TEST(BenchLoad, CountsAStreamWithoutCompletedAsAnError) {
 TEST(BenchLoad, TellsTheSessionOfEachTurnAsMetadata) {
   ScriptedServer server(kAnswerTokens, {});
   RunToTheEnd(Load(server, {"--sessions=2", "--turns=1"}));
-  EXPECT_THAT(server.told_sessions(),
-              ::testing::UnorderedElementsAre("Generate bench-0",
-                                              "Generate bench-1"));
+  EXPECT_THAT(
+      server.told_sessions(),
+      ::testing::UnorderedElementsAre("Generate bench-0", "Generate bench-1"));
 }
 
 TEST(BenchOptions, RefusesWhatDoesNotGoTogether) {
@@ -223,14 +223,26 @@ TEST(BenchOptions, RefusesWhatDoesNotGoTogether) {
 }
 
 TEST(BenchOptions, RefusesANumberThatMeansNothingByFlagAndValue) {
-  for (const char* argument :
-       {"--requests=0", "--requests=-1", "--concurrency=0", "--sessions=0",
-        "--turns=0", "--connections=0", "--connections=1000000",
-        "--concurrency=1000000000", "--rate=0", "--rate=inf", "--rate=nan",
-        "--duration=0", "--deadline=0s", "--warmup=-1", "--goodput-ttft=-1",
-        "--goodput-itl=0", "--goodput-e2e=inf",
-        "--prompt-tokens=999999999999", "--output-tokens=2147483647",
-        "--seed=-1"}) {
+  for (const char* argument : {"--requests=0",
+                               "--requests=-1",
+                               "--concurrency=0",
+                               "--sessions=0",
+                               "--turns=0",
+                               "--connections=0",
+                               "--connections=1000000",
+                               "--concurrency=1000000000",
+                               "--rate=0",
+                               "--rate=inf",
+                               "--rate=nan",
+                               "--duration=0",
+                               "--deadline=0s",
+                               "--warmup=-1",
+                               "--goodput-ttft=-1",
+                               "--goodput-itl=0",
+                               "--goodput-e2e=inf",
+                               "--prompt-tokens=999999999999",
+                               "--output-tokens=2147483647",
+                               "--seed=-1"}) {
     BenchOptions options;
     FlagSet flags;
     options.AddTo(&flags);

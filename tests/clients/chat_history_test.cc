@@ -62,7 +62,8 @@ TEST_F(ChatHistoryTest, ForgetsTheOldestOfMany) {
 
 TEST_F(ChatHistoryTest, LeavesOutWhatIsNotUtf8) {
   std::filesystem::create_directories(folder_ + "/state/engram");
-  std::ofstream(file_) << "good\nb\xff" "d\n\nlast";
+  std::ofstream(file_) << "good\nb\xff"
+                          "d\n\nlast";
   EXPECT_THAT(*ChatHistory(file_).Load(), ElementsAre("good", "last"));
 }
 

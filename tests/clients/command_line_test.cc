@@ -321,8 +321,9 @@ TEST(CommandLine, EndsTheCallIfItsAnswerCannotBeWritten) {
   call.tokens = 2;
   call.hangs = true;  // Unless it is cancelled, the program never ends.
   ScriptedServer server(kAnswerTokens, {call, call, call});
-  for (const char* arguments : {"generate --prompt x", "generate --prompt x "
-                                                       "--json"}) {
+  for (const char* arguments : {"generate --prompt x",
+                                "generate --prompt x "
+                                "--json"}) {
     const Outcome outcome = RunEngram(absl::StrCat(
         arguments, " --server ", server.address(), " > /dev/full"));
     EXPECT_EQ(outcome.exit_code, 1);

@@ -22,13 +22,14 @@ namespace engram {
 namespace {
 
 // Small enough that a model which a mutation made wide still fits.
-constexpr ModelLimits kLimits = {
-    .slots = 1, .max_batch_tokens = 2, .max_logits_rows = 2,
-    .kv_bytes = 1 << 16};
+constexpr ModelLimits kLimits = {.slots = 1,
+                                 .max_batch_tokens = 2,
+                                 .max_logits_rows = 2,
+                                 .kv_bytes = 1 << 16};
 
 void RunOneStep(Model* model) {
-  const std::vector<int32_t> tokens(
-      model->info().max_positions == 1 ? 1 : 2, 0);
+  const std::vector<int32_t> tokens(model->info().max_positions == 1 ? 1 : 2,
+                                    0);
   Batch batch;
   batch.rows.push_back({model->states().Take(), tokens, LogitsWanted::kAll});
   ENGRAM_CHECK_OK(model->Step(batch).status());

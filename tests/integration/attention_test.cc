@@ -76,9 +76,8 @@ void ExpectState(const TestServer& server, const std::string& id,
 
 void Feed(const TestServer& server, const std::string& model,
           const std::string& session, int tokens) {
-  const Answer answer = server.client().Generate(
-      OnSession(TokenTurn(model, RandomIds(tokens, /*vocabulary_size=*/16), 0),
-                session));
+  const Answer answer = server.client().Generate(OnSession(
+      TokenTurn(model, RandomIds(tokens, /*vocabulary_size=*/16), 0), session));
   ASSERT_TRUE(answer.status.ok()) << answer.status;
 }
 
@@ -92,12 +91,13 @@ v1::GenerateRequest SampledTurn(int prompt_tokens, int max_tokens,
   return request;
 }
 
-// One that does not end while nobody reads it: its big messages fill the network
-// between. It may come to `tokens` in all, so that blocks for them are its own.
+// One that does not end while nobody reads it: its big messages fill the
+// network between. It may come to `tokens` in all, so that blocks for them are
+// its own.
 v1::GenerateRequest HoldingTurn(int64_t tokens) {
   v1::GenerateRequest request = EndlessTurn("");
-  request.mutable_stopping()->set_max_tokens(static_cast<int>(
-      tokens - request.token_ids().ids_size() + 1));
+  request.mutable_stopping()->set_max_tokens(
+      static_cast<int>(tokens - request.token_ids().ids_size() + 1));
   request.set_logprobs(20);
   return request;
 }
@@ -114,11 +114,12 @@ void ExpectSameAnswer(const Answer& answer, const Answer& expected) {
 // --- What sessions cost.
 
 TEST(Attention, ModelsTellWhatTheirSessionsCost) {
-  ServerOptions options = GoldenOptions({{kHybrid, "h3/hybrid_rotary"},
-                                         {"h3", "h3/plain"},
-                                         {"s4d", "s4d/plain"},
-                                         {kAttention, "attention/rotary"},
-                                         {kLearned, "attention/learned_positions"}});
+  ServerOptions options =
+      GoldenOptions({{kHybrid, "h3/hybrid_rotary"},
+                     {"h3", "h3/plain"},
+                     {"s4d", "s4d/plain"},
+                     {kAttention, "attention/rotary"},
+                     {kLearned, "attention/learned_positions"}});
   options.slots = 3;
   options.kv_memory = 1 << 20;
   TestServer server(options);
@@ -213,8 +214,8 @@ TEST(Attention, ASessionGrowsByABlockEvery32TokensWhereverItLies) {
       ExpectTotals(server, model, Blocks(tokens), StateBytes(info, tokens), 0);
     }
     // The last token of an answer is not fed.
-    const Answer answer = client.Generate(
-        OnSession(TokenTurn(model, {1, 2}, 31), id("one")));
+    const Answer answer =
+        client.Generate(OnSession(TokenTurn(model, {1, 2}, 31), id("one")));
     ASSERT_TRUE(answer.status.ok()) << answer.status;
     ExpectState(server, id("one"), 128, "slot");
 
@@ -272,7 +273,8 @@ TEST(Attention, SessionsOfMambaStayFlatWhereThoseOfAttentionGrow) {
 
 // --- What can never fit is refused at once.
 
-// A server whose sequences may have `limit` tokens, and what is said of one more.
+// A server whose sequences may have `limit` tokens, and what is said of one
+// more.
 struct LengthLimit {
   ServerOptions options;
   int limit;
@@ -376,8 +378,8 @@ TEST_P(NeverFits, OfAScore) {
   ExpectRefused(client_.Score(TokenScore("", ids(limit_.limit + 1))).status());
   EXPECT_TRUE(
       client_.Score(TokenScore("", ids(limit_.limit - kFed), "s")).ok());
-  ExpectRefused(
-      client_.Score(TokenScore("", ids(limit_.limit - kFed + 1), "s")).status());
+  ExpectRefused(client_.Score(TokenScore("", ids(limit_.limit - kFed + 1), "s"))
+                    .status());
   ExpectUnharmed();
 }
 
@@ -400,10 +402,9 @@ TEST(Attention, ASessionThatRamCouldNotHoldIsRefused) {
   EXPECT_EQ(refused.status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(
       std::string(refused.status.message()),
-      HasSubstr(absl::StrCat("65 tokens, with which it takes ",
-                             StateBytes(model, 65) + kOwnBytes,
-                             " bytes, limit ",
-                             options.session_memory, " (--session-memory)")));
+      HasSubstr(absl::StrCat(
+          "65 tokens, with which it takes ", StateBytes(model, 65) + kOwnBytes,
+          " bytes, limit ", options.session_memory, " (--session-memory)")));
   ExpectState(server, "s", 64, "slot");
   // Without a session nothing is kept.
   EXPECT_TRUE(
@@ -499,9 +500,8 @@ TEST(Attention, ThirtyTwoStreamsShareFourSlotsAndEightBlocks) {
   std::vector<absl::Status> scores(kStreams);
   RunAtOnce(kStreams, [&](int i) {
     answers[i] = few.client().Generate(request(i));
-    scores[i] = few.client()
-                    .Score(TokenScore("", RandomIds(8 * i + 1, 16)))
-                    .status();
+    scores[i] =
+        few.client().Score(TokenScore("", RandomIds(8 * i + 1, 16))).status();
   });
   for (int i = 0; i < kStreams; ++i) {
     SCOPED_TRACE(i);
@@ -527,7 +527,8 @@ class Reservations : public ::testing::Test {
   static v1::GenerateRequest Hold() {
     return HoldingTurn(kBlocks * kBlockTokens);
   }
-  // Runs one for which so many blocks are reserved, and which ends after a token.
+  // Runs one for which so many blocks are reserved, and which ends after a
+  // token.
   void ExpectFree(int64_t blocks) const {
     v1::GenerateRequest request = HoldingTurn(blocks * kBlockTokens);
     for (int id = 0; id < kHybridVocabulary; ++id) {
@@ -566,8 +567,7 @@ TEST_F(Reservations, OfACancelledCallComeBack) {
 }
 
 TEST_F(Reservations, OfACallWhoseDeadlinePassedComeBack) {
-  const auto running =
-      client().StartGenerate(Hold(), absl::Milliseconds(150));
+  const auto running = client().StartGenerate(Hold(), absl::Milliseconds(150));
   ExpectAllFree();
   EXPECT_EQ(running->ReadAll().status.code(),
             absl::StatusCode::kDeadlineExceeded);

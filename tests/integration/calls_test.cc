@@ -45,7 +45,9 @@ class Calls : public ::testing::Test {
 
 TEST_F(Calls, ATextThatIsNotUtf8IsRefusedByTheNameOfItsField) {
   // Field 5, "ab\xff\xfe".
-  ExpectInvalid("Generation/Generate", "\x2a\x04""ab\xff\xfe",
+  ExpectInvalid("Generation/Generate",
+                "\x2a\x04"
+                "ab\xff\xfe",
                 HasSubstr("GenerateRequest.text is not UTF-8 at byte 2"));
   // Field 9, stopping, with field 2, stop.
   ExpectInvalid("Generation/Generate", "\x4a\x03\x12\x01\xff",
@@ -54,7 +56,8 @@ TEST_F(Calls, ATextThatIsNotUtf8IsRefusedByTheNameOfItsField) {
                 HasSubstr("ScoreRequest.text is not UTF-8"));
   ExpectInvalid("Generation/Converse", "\x0a\x03\x2a\x01\xff",
                 HasSubstr("ConverseRequest.turn.text is not UTF-8"));
-  ExpectInvalid("Models/Get", "\x0a\x01\xff", HasSubstr("GetModelRequest.model"));
+  ExpectInvalid("Models/Get", "\x0a\x01\xff",
+                HasSubstr("GetModelRequest.model"));
   ExpectInvalid("Models/Tokenize", "\x12\x01\xff",
                 HasSubstr("TokenizeRequest.text"));
   ExpectInvalid("Models/Detokenize", "\x0a\x01\xff",
@@ -67,12 +70,17 @@ TEST_F(Calls, ATextThatIsNotUtf8IsRefusedByTheNameOfItsField) {
 
 TEST_F(Calls, AMessageThatIsNoneIsRefusedAndTheReasonTold) {
   // Says that 127 bytes follow.
-  ExpectInvalid("Generation/Generate", "\x0a\x7f""ab",
+  ExpectInvalid("Generation/Generate",
+                "\x0a\x7f"
+                "ab",
                 AllOf(HasSubstr("no engram.v1.GenerateRequest"),
                       HasSubstr("model says that it has 127 bytes, but 2")));
-  ExpectInvalid("Generation/Converse", "\x0a\x7f""ab",
+  ExpectInvalid("Generation/Converse",
+                "\x0a\x7f"
+                "ab",
                 HasSubstr("turn says that it has 127 bytes"));
-  ExpectInvalid("Models/Tokenize", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+  ExpectInvalid("Models/Tokenize",
+                "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
                 HasSubstr("damaged near byte"));
   ExpectInvalid("Sessions/Get", "\x07", HasSubstr("damaged near byte"));
 }
@@ -83,8 +91,8 @@ TEST_F(Calls, RefusalsOfMessagesAreCountedByMethod) {
   ASSERT_FALSE(Send("Models/Tokenize", "\x12\x01\xff").ok());
   for (const char* method : {"Generate", "Converse", "Tokenize"}) {
     EXPECT_TRUE(Eventually([&] {
-      return server_.Metrics().Sum(
-                 "requests_total", {absl::StrCat("method=\"", method, "\""),
+      return server_.Metrics().Sum("requests_total",
+                                   {absl::StrCat("method=\"", method, "\""),
                                     "code=\"INVALID_ARGUMENT\""}) == 1;
     })) << method;
   }
@@ -159,8 +167,8 @@ TEST(Answers, OverTheirMemoryAreRefusedAndReadOnesGiveItBack) {
   v1::ScoreRequest score = TokenScore("", std::vector<int32_t>(100, 1));
   EXPECT_EQ(server.client().Score(score).status().code(),
             absl::StatusCode::kResourceExhausted);
-  EXPECT_TRUE(Eventually(
-      [&] { return server.Metrics().Sum("reply_bytes") == 0; }));
+  EXPECT_TRUE(
+      Eventually([&] { return server.Metrics().Sum("reply_bytes") == 0; }));
 }
 
 TEST(Answers, ThatAreNotReadEndWithTheirTime) {
@@ -177,10 +185,10 @@ TEST(Answers, ThatAreNotReadEndWithTheirTime) {
   request.set_pieces(true);
   ASSERT_TRUE(call.Write(request));
   call.WritesDone();
-  ASSERT_TRUE(Eventually(
-      [&] { return server.Metrics().Sum("reply_bytes") > 0; }));
-  EXPECT_TRUE(Eventually(
-      [&] { return server.Metrics().Sum("reply_bytes") == 0; }));
+  ASSERT_TRUE(
+      Eventually([&] { return server.Metrics().Sum("reply_bytes") > 0; }));
+  EXPECT_TRUE(
+      Eventually([&] { return server.Metrics().Sum("reply_bytes") == 0; }));
   v1::TokenizeResponse response;
   EXPECT_FALSE(call.Read(&response));
   EXPECT_FALSE(call.Finish().ok());
@@ -199,9 +207,8 @@ TEST(Answers, TextsThatWaitToBeReadEndWithADrain) {
       streams.push_back(clients.back()->StartGenerate(turn));
     }
   }
-  ASSERT_TRUE(Eventually([&] {
-    return server.Metrics().Sum("long_requests_waiting") > 0;
-  }));
+  ASSERT_TRUE(Eventually(
+      [&] { return server.Metrics().Sum("long_requests_waiting") > 0; }));
   EXPECT_TRUE(server.server().Drain().ok());
   int dropped = 0;
   for (const auto& stream : streams) {

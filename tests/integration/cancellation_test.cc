@@ -1,7 +1,7 @@
 // Calls that their clients give up, at every point where a call can be: in the
-// queue of texts, in the queue of requests, while it streams, between two turns.
-// Whatever the point, the slot is free again, the session is as it was, and the
-// end is counted as what it was.
+// queue of texts, in the queue of requests, while it streams, between two
+// turns. Whatever the point, the slot is free again, the session is as it was,
+// and the end is counted as what it was.
 #include <gtest/gtest.h>
 
 #include <memory>
@@ -38,11 +38,10 @@ class Cancellation : public ::testing::Test {
   // Nothing runs or waits, and only "s" has a slot or RAM, as Begin left it.
   void ExpectAsItWas(int cancelled) const {
     ASSERT_TRUE(server_.AwaitLoad(0, 0));
-    EXPECT_TRUE(Eventually(
-        [&] { return server_.Metrics().Sum("slots_used") <= 1; }));
+    EXPECT_TRUE(
+        Eventually([&] { return server_.Metrics().Sum("slots_used") <= 1; }));
     EXPECT_TRUE(Eventually([&] {
-      return server_.Metrics().Sum("requests_total", {kCancelled}) ==
-             cancelled;
+      return server_.Metrics().Sum("requests_total", {kCancelled}) == cancelled;
     })) << server_.Metrics().Sum("requests_total", {kCancelled});
     const auto session = client().GetSession("s");
     ASSERT_TRUE(session.ok()) << session.status();

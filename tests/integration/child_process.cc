@@ -155,7 +155,8 @@ std::vector<std::string> WithFreePorts(std::vector<std::string> arguments) {
 ServerProcess::ServerProcess(std::vector<std::string> arguments,
                              StandardError standard_error, rlim_t descriptors)
     : process_(ENGRAM_BINARY_DIR "/engram-server",
-               WithFreePorts(std::move(arguments)), standard_error, descriptors) {
+               WithFreePorts(std::move(arguments)), standard_error,
+               descriptors) {
   const std::string line = process_.ReadLine().value_or("");
   const std::vector<std::string> words = absl::StrSplit(line, ' ');
   if (words.size() != 3 || words[0] != "listening") return;

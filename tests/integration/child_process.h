@@ -12,14 +12,14 @@
 
 namespace engram {
 
-// Where a program's standard error goes: kept, or into a pipe that is full until
-// somebody reads it.
+// Where a program's standard error goes: kept, or into a pipe that is full
+// until somebody reads it.
 enum class StandardError { kKept, kUnread };
 
 class ChildProcess {
  public:
-  // Aborts if `path` cannot be started. `descriptors`: at most so many, from its
-  // first moment on.
+  // Aborts if `path` cannot be started. `descriptors`: at most so many, from
+  // its first moment on.
   ChildProcess(const std::string& path,
                const std::vector<std::string>& arguments,
                StandardError standard_error = StandardError::kKept,
@@ -55,10 +55,9 @@ class ChildProcess {
 // model, on free ports.
 class ServerProcess {
  public:
-  explicit ServerProcess(
-      std::vector<std::string> arguments,
-      StandardError standard_error = StandardError::kKept,
-      rlim_t descriptors = RLIM_INFINITY);
+  explicit ServerProcess(std::vector<std::string> arguments,
+                         StandardError standard_error = StandardError::kKept,
+                         rlim_t descriptors = RLIM_INFINITY);
 
   ChildProcess& process() { return process_; }
   // Empty if it did not come up.

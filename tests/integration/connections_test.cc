@@ -52,8 +52,7 @@ TEST(Connections, ThousandsThatAreSilentCostNobodyAnything) {
   ServerProcess server(
       {"--model", ZooModel(kInduction), "--drain-timeout", "2s"},
       StandardError::kKept, /*descriptors=*/1024);
-  ASSERT_FALSE(server.grpc_address().empty())
-      << server.process().ErrorOutput();
+  ASSERT_FALSE(server.grpc_address().empty()) << server.process().ErrorOutput();
   // A stream that was there before, read at times.
   const TestClient early(server.grpc_address());
   const auto stream = early.StartGenerate(EndlessTurn(""));
@@ -73,9 +72,8 @@ TEST(Connections, ThousandsThatAreSilentCostNobodyAnything) {
     }
   }
   // All came to be accepted, the limit held, and the stream goes on.
-  EXPECT_TRUE(Eventually([&] {
-    return Metric(server, "connections_closed_for_room_total") > 0;
-  }));
+  EXPECT_TRUE(Eventually(
+      [&] { return Metric(server, "connections_closed_for_room_total") > 0; }));
   EXPECT_LT(Metric(server, "connections"), 512);
   const TestClient late(server.grpc_address());
   EXPECT_TRUE(late.Generate(TokenTurn("", {1, 2}, 2)).status.ok());
@@ -132,11 +130,11 @@ TEST(Connections, AnOldOneIsClosedWhenItsCallIsOver) {
 }
 
 TEST(Connections, MoreThanDescriptorsAllowIsAClearError) {
-  ChildProcess server(ENGRAM_BINARY_DIR "/engram-server",
-                      {"--model", ZooModel(kInduction), "--grpc-address",
-                       "127.0.0.1:0", "--metrics-address", "127.0.0.1:0",
-                       "--max-connections", "1000"},
-                      StandardError::kKept, /*descriptors=*/1024);
+  ChildProcess server(
+      ENGRAM_BINARY_DIR "/engram-server",
+      {"--model", ZooModel(kInduction), "--grpc-address", "127.0.0.1:0",
+       "--metrics-address", "127.0.0.1:0", "--max-connections", "1000"},
+      StandardError::kKept, /*descriptors=*/1024);
   EXPECT_EQ(server.Wait(), 1);
   EXPECT_THAT(server.ErrorOutput(), HasSubstr("--max-connections is 1000"));
   EXPECT_THAT(server.ErrorOutput(), HasSubstr("room for "));

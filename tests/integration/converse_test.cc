@@ -178,7 +178,8 @@ TEST_F(Converse, ACancelledTurnWithKeepPartialIsCommitted) {
   EXPECT_EQ(cancelled->finish_reason(), v1::CANCELLED);
   EXPECT_EQ(cancelled->version(), 1);
   EXPECT_GE(cancelled->usage().generated_tokens(), 3);
-  EXPECT_EQ(cancelled->position(), 3 + cancelled->usage().generated_tokens() - 1);
+  EXPECT_EQ(cancelled->position(),
+            3 + cancelled->usage().generated_tokens() - 1);
   v1::GenerateRequest on = TokenTurn("", {}, 2);
   on.clear_prompt();
   ASSERT_TRUE(stream->WriteTurn(on));
@@ -231,12 +232,11 @@ TEST_F(Converse, ACancelledTurnWhoseTextWaitsToBeReadIsAnsweredAtOnce) {
       streams.push_back(others.back()->StartGenerate(turn));
     }
   }
-  ASSERT_TRUE(Eventually([&] {
-    return server_.Metrics().Sum("long_requests_waiting") > 0;
-  }));
+  ASSERT_TRUE(Eventually(
+      [&] { return server_.Metrics().Sum("long_requests_waiting") > 0; }));
   const auto stream = client().Converse();
-  ASSERT_TRUE(
-      stream->WriteTurn(OnSession(TextTurn("", LongText(), 1 << 20), "s", "r")));
+  ASSERT_TRUE(stream->WriteTurn(
+      OnSession(TextTurn("", LongText(), 1 << 20), "s", "r")));
   ASSERT_TRUE(stream->WriteCancel());
   ExpectCancelled(stream->ReadTurn());
   // The stream goes on.

@@ -26,7 +26,8 @@ v1::GenerateRequest ShortTurn() {
   return request;
 }
 
-// Short turns and endless ones in turn; every other endless one keeps what it has.
+// Short turns and endless ones in turn; every other endless one keeps what it
+// has.
 std::vector<std::unique_ptr<GenerateStream>> StartShortAndEndlessTurns(
     const TestClient& client, int count) {
   std::vector<std::unique_ptr<GenerateStream>> streams;
@@ -59,8 +60,8 @@ void ExpectShortOnesWholeAndEndlessOnesCut(const std::vector<Answer>& answers) {
   }
 }
 
-// Health of a model says so, new turns are refused, and what changes nothing that
-// runs is still answered.
+// Health of a model says so, new turns are refused, and what changes nothing
+// that runs is still answered.
 void ExpectDraining(const TestServer& server) {
   HealthRequest of_model;
   of_model.set_service(kInduction);
@@ -177,9 +178,8 @@ TEST(Drain, WhatAClientHasYetToFetchIsNotThrownAway) {
   v1::GenerateRequest turn = EndlessTurn("");
   turn.mutable_stopping()->set_max_tokens(1500);
   const auto stream = client.StartGenerate(turn);
-  ASSERT_TRUE(Eventually([&] {
-    return server.Metrics().Sum("generation_tokens_total") == 1500;
-  }));
+  ASSERT_TRUE(Eventually(
+      [&] { return server.Metrics().Sum("generation_tokens_total") == 1500; }));
   std::thread drain([&] { EXPECT_TRUE(server.server().Drain().ok()); });
   ASSERT_TRUE(
       Eventually([&] { return server.Metrics().Sum("draining") == 1; }));

@@ -14,32 +14,30 @@ namespace engram {
 namespace {
 
 constexpr int kAnswerTokens = 24;
-// Past H3's filter of 64 taps and two full blocks of keys and values; the answer
-// goes on into a fourth block.
+// Past H3's filter of 64 taps and two full blocks of keys and values; the
+// answer goes on into a fourth block.
 constexpr int kPromptTokens = 80;
 constexpr char kText[] =
     "And it came to pass in those days, that there went out a decree from the "
     "king, and all the people went up to be numbered, every one to his own "
-    "city. And Joseph also went up out of Galilee, out of the city of Nazareth, "
+    "city. And Joseph also went up out of Galilee, out of the city of "
+    "Nazareth, "
     "into Judaea, unto the city of David, because he was of the house and "
     "lineage of David, to be numbered with Mary his wife.";
 // Where a session is left and found again: inside a block and a filter, at the
 // end of both, behind them.
 constexpr size_t kBreaks[] = {20, 64, 75};
 
-// What is served: a model of the zoo that reads kText, or a golden one that reads
-// random ids.
+// What is served: a model of the zoo that reads kText, or a golden one that
+// reads random ids.
 struct Family {
   const char* name;
   const char* golden = nullptr;
 };
 constexpr Family kFamilies[] = {
-    {kEnglish},
-    {"mamba2", "mamba2/two_groups"},
-    {"h3", "h3/plain"},
-    {"h3-hybrid", "h3/hybrid_rotary"},
-    {"s4d", "s4d/plain"},
-    {"attention", "attention/rotary"},
+    {kEnglish},           {"mamba2", "mamba2/two_groups"},
+    {"h3", "h3/plain"},   {"h3-hybrid", "h3/hybrid_rotary"},
+    {"s4d", "s4d/plain"}, {"attention", "attention/rotary"},
 };
 
 void PrintTo(const Family& family, std::ostream* out) { *out << family.name; }
@@ -100,7 +98,8 @@ class Equivalence : public ::testing::TestWithParam<Family> {
     return absl::StrCat(GetParam().name, ".", name);
   }
 
-  // The last turn, which is the same everywhere; of no session if no id is given.
+  // The last turn, which is the same everywhere; of no session if no id is
+  // given.
   static v1::GenerateRequest Turn(const std::vector<int32_t>& prompt,
                                   const std::string& session = "",
                                   int max_tokens = kAnswerTokens) {
@@ -220,8 +219,7 @@ TEST_P(Equivalence, OfAnAnswerInOneStreamAndOneThatWasResumed) {
       for (int i = 0; i < received; ++i) text += reference_.tokens[i].text();
       EXPECT_EQ(text + answer.text(), reference_.text());
       EXPECT_EQ(answer.completed->usage().generated_tokens(), kAnswerTokens);
-      EXPECT_EQ(answer.completed->position(),
-                reference_.completed->position());
+      EXPECT_EQ(answer.completed->position(), reference_.completed->position());
     }
   }
 }
@@ -314,8 +312,7 @@ TEST_P(Equivalence, Of32CallsAtOnceOfWhichEachIsItsOwn) {
   std::vector<Answer> answers(32);
   RunAtOnce(32, [&](int i) {
     // Half of them the reference, half of them shifted by some tokens.
-    answers[i] =
-        client().Generate(Turn(i % 2 == 0 ? prompt_ : Rest(i)));
+    answers[i] = client().Generate(Turn(i % 2 == 0 ? prompt_ : Rest(i)));
   });
   for (size_t i = 0; i < answers.size(); i += 2) ExpectReference(answers[i]);
 }
@@ -359,8 +356,7 @@ TEST_P(Equivalence, OfScoresAfterAPendingToken) {
   whole.insert(whole.end(), more.begin(), more.end());
   const auto expected = client().Score(TokenScore(GetParam().name, whole));
   ASSERT_TRUE(expected.ok()) << expected.status();
-  const auto score =
-      client().Score(TokenScore(GetParam().name, more, session));
+  const auto score = client().Score(TokenScore(GetParam().name, more, session));
   ASSERT_TRUE(score.ok()) << score.status();
   ASSERT_EQ(score->tokens_size(), static_cast<int>(more.size()));
   for (int i = 0; i < score->tokens_size(); ++i) {
@@ -371,13 +367,12 @@ TEST_P(Equivalence, OfScoresAfterAPendingToken) {
   EXPECT_TRUE(client().GetSession(session)->pending_token());
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Families, Equivalence, ::testing::ValuesIn(kFamilies),
-    [](const ::testing::TestParamInfo<Family>& info) {
-      std::string name = info.param.name;
-      std::replace(name.begin(), name.end(), '-', '_');
-      return name;
-    });
+INSTANTIATE_TEST_SUITE_P(Families, Equivalence, ::testing::ValuesIn(kFamilies),
+                         [](const ::testing::TestParamInfo<Family>& info) {
+                           std::string name = info.param.name;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace engram

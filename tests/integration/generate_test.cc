@@ -70,7 +70,8 @@ TEST_F(Generate, ItsTextIsThatOfItsTokens) {
 }
 
 TEST_F(Generate, TellsUsageAndTiming) {
-  const std::vector<int32_t> ids = client().Ids(kEnglish, "And it came to pass");
+  const std::vector<int32_t> ids =
+      client().Ids(kEnglish, "And it came to pass");
   v1::GenerateRequest request = TokenTurn(kEnglish, ids, 8);
   request.mutable_stopping()->set_ignore_eos(true);
   const Answer answer = client().Generate(request);
@@ -189,7 +190,8 @@ TEST_F(Generate, TwoSeedsDifferAndOneIsRepeated) {
 }
 
 TEST_F(Generate, ScoreAgreesWithWhatGenerateSays) {
-  const std::vector<int32_t> prompt = client().Ids(kEnglish, "And the earth was");
+  const std::vector<int32_t> prompt =
+      client().Ids(kEnglish, "And the earth was");
   v1::GenerateRequest request = TokenTurn(kEnglish, prompt, 12);
   request.set_logprobs(4);
   request.mutable_stopping()->set_ignore_eos(true);
@@ -205,7 +207,8 @@ TEST_F(Generate, ScoreAgreesWithWhatGenerateSays) {
   ASSERT_EQ(score->tokens_size(), static_cast<int>(all.size()));
   EXPECT_FALSE(score->tokens(0).has_logprob());
   for (size_t i = 0; i < answer.tokens.size(); ++i) {
-    const v1::Token& scored = score->tokens(static_cast<int>(prompt.size() + i));
+    const v1::Token& scored =
+        score->tokens(static_cast<int>(prompt.size() + i));
     EXPECT_EQ(scored.logprob(), answer.tokens[i].logprob());
     ASSERT_EQ(scored.top_size(), 4);
     EXPECT_EQ(scored.top(3).logprob(), answer.tokens[i].top(3).logprob());
@@ -233,7 +236,8 @@ TEST_F(Generate, ModelsTellWhatIsServed) {
 }
 
 TEST_F(Generate, TokenizeAndDetokenizeAreInverse) {
-  const std::string text = "Thou shalt not steal; \xE2\x82\xAC \xF0\x9F\x90\x8D.";
+  const std::string text =
+      "Thou shalt not steal; \xE2\x82\xAC \xF0\x9F\x90\x8D.";
   v1::TokenizeRequest request;
   request.set_model(kEnglish);
   request.set_text(text);

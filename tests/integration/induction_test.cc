@@ -153,9 +153,10 @@ TEST_F(LongSession, AMillionSymbolsChangeNeitherSpeedNorMemoryNorAnswers) {
   if (!kSanitized) {
     EXPECT_LT(resident_after, resident_bytes + (4 << 20));
   }
-  std::printf("  us per token as it came: first 10,000 %.3f, last 10,000 %.3f\n",
-              Median(first_seconds) / kTurnTokens * 1e6,
-              Median(last_seconds) / kTurnTokens * 1e6);
+  std::printf(
+      "  us per token as it came: first 10,000 %.3f, last 10,000 %.3f\n",
+      Median(first_seconds) / kTurnTokens * 1e6,
+      Median(last_seconds) / kTurnTokens * 1e6);
   bool as_quick = false;
   for (int attempt = 0; attempt < 5 && !as_quick; ++attempt) {
     const std::string old = absl::StrCat("old-", attempt);

@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 #include <google/protobuf/util/time_util.h>
 #include <gtest/gtest.h>
-
 #include <unistd.h>
 
 #include <filesystem>
@@ -70,12 +69,12 @@ std::vector<LimitCase> SizeCases() {
                [](auto* request, int over) {
                  *request = TokenTurn("", Zeros(11 + over), 1);
                }),
-      TurnCase("PromptTokensOfAText", "12", "11",
-               [](auto* request, int over) {
-                 *request = TextTurn(
-                     "", absl::StrCat("0 0 0 0 0 0 0 0 0 0 0", over ? " 0" : ""),
-                     1);
-               }),
+      TurnCase(
+          "PromptTokensOfAText", "12", "11",
+          [](auto* request, int over) {
+            *request = TextTurn(
+                "", absl::StrCat("0 0 0 0 0 0 0 0 0 0 0", over ? " 0" : ""), 1);
+          }),
       TurnCase("MaxTokens", "13", "12",
                [](auto* request, int over) {
                  request->mutable_stopping()->set_max_tokens(12 + over);
@@ -91,8 +90,9 @@ std::vector<LimitCase> SizeCases() {
                    request->add_received_token_ids(1);
                  }
                }),
-      TurnCase("Logprobs", "6", "5",
-               [](auto* request, int over) { request->set_logprobs(5 + over); }),
+      TurnCase(
+          "Logprobs", "6", "5",
+          [](auto* request, int over) { request->set_logprobs(5 + over); }),
       TurnCase("StopStrings", "4", "3",
                [](auto* request, int over) {
                  for (int i = 0; i < 3 + over; ++i) {
@@ -106,7 +106,8 @@ std::vector<LimitCase> SizeCases() {
                }),
       TurnCase("EmptyStopString", "0 bytes", "1",
                [](auto* request, int over) {
-                 request->mutable_stopping()->add_stop(std::string(1 - over, 'x'));
+                 request->mutable_stopping()->add_stop(
+                     std::string(1 - over, 'x'));
                }),
       TurnCase("StopTokenIds", "5", "4",
                [](auto* request, int over) {
@@ -120,10 +121,9 @@ std::vector<LimitCase> SizeCases() {
                    (*request->mutable_sampling()->mutable_logit_bias())[i] = 1;
                  }
                }),
-      TurnCase("Priority", "101", "100",
-               [](auto* request, int over) {
-                 request->set_priority(100 + over);
-               }),
+      TurnCase(
+          "Priority", "101", "100",
+          [](auto* request, int over) { request->set_priority(100 + over); }),
       TurnCase("SessionIdLength", "129", "128",
                [](auto* request, int over) {
                  request->set_session_id(std::string(128 + over, 's'));
@@ -198,8 +198,9 @@ std::vector<LimitCase> ValueCases() {
                     });
   };
   return {
-      sampling("Temperature", "100.5", "100",
-               [](auto* s, int over) { s->set_temperature(100 + 0.5f * over); }),
+      sampling(
+          "Temperature", "100.5", "100",
+          [](auto* s, int over) { s->set_temperature(100 + 0.5f * over); }),
       sampling("TopK", "-1", "0",
                [](auto* s, int over) { s->set_top_k(-over); }),
       sampling("TopP", "1.5", "1",
@@ -222,10 +223,9 @@ std::vector<LimitCase> ValueCases() {
                [](auto* s, int over) {
                  (*s->mutable_logit_bias())[1] = 100 + 0.5f * over;
                }),
-      sampling("IdOfABias", "16", "15",
-               [](auto* s, int over) {
-                 (*s->mutable_logit_bias())[15 + over] = 1;
-               }),
+      sampling(
+          "IdOfABias", "16", "15",
+          [](auto* s, int over) { (*s->mutable_logit_bias())[15 + over] = 1; }),
       TurnCase("PromptId", "16", "15",
                [](auto* request, int over) {
                  request->mutable_token_ids()->set_ids(1, 15 + over);

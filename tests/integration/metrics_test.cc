@@ -26,17 +26,32 @@ using ::testing::Not;
 
 constexpr char kOk[] = "code=\"OK\"";
 
-constexpr const char* kFamilies[] = {
-    "time_to_first_token_seconds", "inter_token_latency_seconds",
-    "e2e_request_latency_seconds", "request_queue_time_seconds",
-    "request_prefill_time_seconds", "request_decode_time_seconds",
-    "step_duration_seconds", "step_rows", "step_tokens",
-    "request_prompt_tokens", "request_generation_tokens",
-    "num_requests_running", "num_requests_waiting", "slots", "slots_used",
-    "sessions", "session_state_bytes", "state_usage_ratio", "build_info",
-    "prompt_tokens_total", "generation_tokens_total", "requests_total",
-    "session_evictions_total", "session_restores_total", "session_forks_total",
-    "tokens_saved_total"};
+constexpr const char* kFamilies[] = {"time_to_first_token_seconds",
+                                     "inter_token_latency_seconds",
+                                     "e2e_request_latency_seconds",
+                                     "request_queue_time_seconds",
+                                     "request_prefill_time_seconds",
+                                     "request_decode_time_seconds",
+                                     "step_duration_seconds",
+                                     "step_rows",
+                                     "step_tokens",
+                                     "request_prompt_tokens",
+                                     "request_generation_tokens",
+                                     "num_requests_running",
+                                     "num_requests_waiting",
+                                     "slots",
+                                     "slots_used",
+                                     "sessions",
+                                     "session_state_bytes",
+                                     "state_usage_ratio",
+                                     "build_info",
+                                     "prompt_tokens_total",
+                                     "generation_tokens_total",
+                                     "requests_total",
+                                     "session_evictions_total",
+                                     "session_restores_total",
+                                     "session_forks_total",
+                                     "tokens_saved_total"};
 
 // 4 + 6 prompt tokens and 5 + 3 sampled ones, of which 2 were received, on two
 // sessions; a pending token that is fed; a fork, a restore, a score; one that
@@ -74,8 +89,8 @@ TEST(Metrics, EveryNameIsThereAndAgreesWithTheTraffic) {
   const MetricsPage page = server.Metrics();
   for (const char* name : kFamilies) EXPECT_TRUE(page.HasFamily(name)) << name;
 
-  EXPECT_EQ(page.Sum("requests_total", {model, "finish_reason=\"length\"", kOk}),
-            3);
+  EXPECT_EQ(
+      page.Sum("requests_total", {model, "finish_reason=\"length\"", kOk}), 3);
   EXPECT_EQ(page.Sum("requests_total", {model, "finish_reason=\"stop\"", kOk}),
             1);
   EXPECT_EQ(page.Sum("requests_total", {model, "code=\"INVALID_ARGUMENT\""}),
@@ -120,7 +135,8 @@ TEST(Metrics, EveryNameIsThereAndAgreesWithTheTraffic) {
   EXPECT_THAT(page.text(), Not(HasSubstr("private")));
 }
 
-// What "engram_..." and "process_..." stands in a file of deploy/monitoring, in whatever language.
+// What "engram_..." and "process_..." stands in a file of deploy/monitoring, in
+// whatever language.
 std::set<std::string> MetricsNamedIn(const std::string& file) {
   std::ifstream stream(
       absl::StrCat(ENGRAM_SOURCE_DIR "/deploy/monitoring/", file));
@@ -161,16 +177,15 @@ TEST(Metrics, CountersOfErrorsAreThereBeforeTheFirst) {
   EXPECT_FALSE(client.Generate(TokenTurn("unknown", {1}, 1)).status.ok());
   EXPECT_FALSE(client.Generate(TokenTurn(kInduction, {99}, 1)).status.ok());
   EXPECT_FALSE(client.Score(TokenScore(kEnglish, {})).ok());
-  EXPECT_FALSE(
-      client.Score(TokenScore(kEnglish, {1, 2}, "no-session")).ok());
+  EXPECT_FALSE(client.Score(TokenScore(kEnglish, {1, 2}, "no-session")).ok());
   const auto cancelled = client.StartGenerate(EndlessTurn(kInduction));
   ASSERT_TRUE(cancelled->ReadStarted());
   cancelled->Cancel();
   EXPECT_FALSE(cancelled->ReadAll().status.ok());
   ASSERT_TRUE(client.Generate(TokenTurn(kInduction, {1}, 1)).status.ok());
   // The cancelled one ends when the engine comes to it.
-  ASSERT_TRUE(Eventually(
-      [&] { return server.Metrics().Sum("requests_total") == 7; }));
+  ASSERT_TRUE(
+      Eventually([&] { return server.Metrics().Sum("requests_total") == 7; }));
 
   const MetricsPage after = server.Metrics();
   EXPECT_EQ(before.Sum("requests_total"), 0);
@@ -208,10 +223,9 @@ TEST(Metrics, CallsWithoutATurnAreCountedByMethodAndCode) {
   const MetricsPage page = server.Metrics();
   const auto count = [&](const char* model, const char* method,
                          const char* code) {
-    return page.Sum("requests_total",
-                    {absl::StrCat("model=\"", model, "\""),
-                     absl::StrCat("method=\"", method, "\""),
-                     absl::StrCat("code=\"", code, "\"")});
+    return page.Sum("requests_total", {absl::StrCat("model=\"", model, "\""),
+                                       absl::StrCat("method=\"", method, "\""),
+                                       absl::StrCat("code=\"", code, "\"")});
   };
   EXPECT_EQ(count(kEnglish, "Tokenize", "OK"), 1);
   EXPECT_EQ(count("", "Tokenize", "NOT_FOUND"), 1);
@@ -271,7 +285,8 @@ TEST(Metrics, ADrainingServerIsAliveAndNotReady) {
   const auto running = server.client().StartGenerate(EndlessTurn(""));
   ASSERT_TRUE(running->ReadStarted());
   std::thread drain([&] { EXPECT_TRUE(server.server().Drain().ok()); });
-  EXPECT_TRUE(Eventually([&] { return server.Metrics().Sum("draining") == 1; }));
+  EXPECT_TRUE(
+      Eventually([&] { return server.Metrics().Sum("draining") == 1; }));
   const HttpAnswer ready = AskHttp(address, "GET", "/readyz");
   EXPECT_EQ(ready.status, 503);
   EXPECT_EQ(ready.body, "draining\n");
@@ -284,8 +299,8 @@ TEST(Metrics, SilentConnectionsDoNotStopAScrape) {
   TestServer server(ZooOptions({kInduction}));
   std::vector<std::unique_ptr<HttpConnection>> silent;
   for (int i = 0; i < 100; ++i) {
-    silent.push_back(std::make_unique<HttpConnection>(
-        server.server().metrics_address()));
+    silent.push_back(
+        std::make_unique<HttpConnection>(server.server().metrics_address()));
     ASSERT_TRUE(silent.back()->connected());
   }
   EXPECT_TRUE(server.Metrics().HasFamily("requests_total"));
@@ -301,9 +316,9 @@ TEST(Metrics, ACancelledRequestIsCountedAsSuch) {
   EXPECT_EQ(server.Metrics().Sum("requests_total"), 0);
   running->Cancel();
   EXPECT_TRUE(Eventually([&] {
-    return server.Metrics().Sum("requests_total",
-                                {"finish_reason=\"cancelled\"",
-                                 "code=\"CANCELLED\""}) == 1;
+    return server.Metrics().Sum(
+               "requests_total",
+               {"finish_reason=\"cancelled\"", "code=\"CANCELLED\""}) == 1;
   }));
 }
 

@@ -17,9 +17,9 @@
 namespace engram {
 namespace {
 
+using nlohmann::json;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-using nlohmann::json;
 
 std::vector<std::string> ServeInduction() {
   return {"--model", ZooModel(kInduction), "--drain-timeout", "500ms"};
@@ -45,8 +45,7 @@ std::vector<std::string> OutputOfClient(const ServerProcess& server,
 
 TEST(Processes, SigtermUnderLoadDrainsAndExitsWithZero) {
   ServerProcess server(ServeInduction());
-  ASSERT_FALSE(server.grpc_address().empty())
-      << server.process().ErrorOutput();
+  ASSERT_FALSE(server.grpc_address().empty()) << server.process().ErrorOutput();
   const TestClient client(server.grpc_address());
   std::vector<std::unique_ptr<GenerateStream>> streams;
   for (int i = 0; i < 8; ++i) {
@@ -87,18 +86,16 @@ TEST(Processes, WrongFlagsAndModelsAreClearErrors) {
 }
 
 TEST(Processes, MoreThreadsThanThereCanBeAreAClearError) {
-  if (kSanitized) GTEST_SKIP() << "a sanitizer takes all of the address space";
+  if (kSanitized) GTEST_SKIP() << "a sanitizer has all of the address space";
   // Each thread has a stack of 8 MiB.
-  ChildProcess server("/bin/sh",
-                      {"-c", "ulimit -s 8192; ulimit -v 2000000; exec \"$@\"",
-                       "sh", ENGRAM_BINARY_DIR "/engram-server", "--model",
-                       ZooModel(kInduction), "--threads", "500",
-                       "--grpc-address", "127.0.0.1:0", "--metrics-address",
-                       "127.0.0.1:0"});
+  ChildProcess server(
+      "/bin/sh", {"-c", "ulimit -s 8192; ulimit -v 2000000; exec \"$@\"", "sh",
+                  ENGRAM_BINARY_DIR "/engram-server", "--model",
+                  ZooModel(kInduction), "--threads", "500", "--grpc-address",
+                  "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"});
   EXPECT_EQ(server.Wait(), 1);
-  EXPECT_THAT(server.ErrorOutput(),
-              AllOf(HasSubstr("cannot start a thread"),
-                    HasSubstr("--threads takes fewer")));
+  EXPECT_THAT(server.ErrorOutput(), AllOf(HasSubstr("cannot start a thread"),
+                                          HasSubstr("--threads takes fewer")));
 }
 
 TEST(Processes, EveryRequestIsALineOfJsonInTheLog) {
@@ -138,9 +135,9 @@ TEST(Processes, EveryRequestIsALineOfJsonInTheLog) {
     if (line["event"] == "request") requests.push_back(line);
   }
   events.erase(std::unique(events.begin(), events.end()), events.end());
-  EXPECT_THAT(events, testing::ElementsAre("model_loaded", "listening",
-                                           "request", "drain_begun",
-                                           "drain_ended"));
+  EXPECT_THAT(events,
+              testing::ElementsAre("model_loaded", "listening", "request",
+                                   "drain_begun", "drain_ended"));
   ASSERT_GE(requests.size(), 3u) << log;
   EXPECT_LE(requests.size(), 2 + late_calls) << log;
   const json& generate = requests[0];
@@ -202,9 +199,9 @@ TEST(Processes, ALogThatNobodyReadsStopsNoRequest) {
 }
 
 TEST(Processes, ALogThatNobodyReadsDoesNotHoldTheEnd) {
-  ServerProcess server({"--model", ZooModel(kInduction), "--drain-timeout",
-                        "500ms"},
-                       StandardError::kUnread);
+  ServerProcess server(
+      {"--model", ZooModel(kInduction), "--drain-timeout", "500ms"},
+      StandardError::kUnread);
   ASSERT_FALSE(server.grpc_address().empty());
   const TestClient client(server.grpc_address());
   for (int i = 0; i < 400; ++i) {
@@ -230,8 +227,8 @@ TEST(Processes, AClientThatIsKilledFreesItsSlotAndLeavesTheSessionAsItWas) {
   ServerProcess server(ServeInduction());
   ASSERT_FALSE(server.grpc_address().empty());
   const TestClient client(server.grpc_address());
-  ASSERT_TRUE(client.Generate(OnSession(TokenTurn("", {1, 2, 3}, 0), "s"))
-                  .status.ok());
+  ASSERT_TRUE(
+      client.Generate(OnSession(TokenTurn("", {1, 2, 3}, 0), "s")).status.ok());
   const auto victim = RunClient(
       server, {"generate", "--session", "s", "--tokens", "1,2", "--max-tokens",
                "1000000", "--temperature", "1", "--ignore-eos", "--json"});
@@ -258,11 +255,24 @@ TEST(Processes, AClientThatIsKilledFreesItsSlotAndLeavesTheSessionAsItWas) {
 TEST(Processes, WhatAKilledClientWantedKeptIsReplayedToTheNext) {
   ServerProcess server(ServeInduction());
   ASSERT_FALSE(server.grpc_address().empty());
-  const std::vector<std::string> turn = {
-      "generate",    "--session", "s",           "--tokens",     "1,2",
-      "--max-tokens", "1000000",  "--temperature", "1",          "--seed",
-      "5",           "--ignore-eos", "--keep-partial", "--request-id", "kept",
-      "--expected-version", "0",  "--json"};
+  const std::vector<std::string> turn = {"generate",
+                                         "--session",
+                                         "s",
+                                         "--tokens",
+                                         "1,2",
+                                         "--max-tokens",
+                                         "1000000",
+                                         "--temperature",
+                                         "1",
+                                         "--seed",
+                                         "5",
+                                         "--ignore-eos",
+                                         "--keep-partial",
+                                         "--request-id",
+                                         "kept",
+                                         "--expected-version",
+                                         "0",
+                                         "--json"};
   const auto victim = RunClient(server, turn);
   std::vector<std::string> seen;
   for (int i = 0; i < 4; ++i) {
@@ -307,9 +317,8 @@ TEST(Processes, TheClientTellsWhatModelsAndSessionsCost) {
 
   // Two blocks of 32 tokens.
   ASSERT_TRUE(client
-                  .Generate(OnSession(TokenTurn("h3/hybrid_rotary",
-                                                RandomIds(33, 31), 0),
-                                      "s"))
+                  .Generate(OnSession(
+                      TokenTurn("h3/hybrid_rotary", RandomIds(33, 31), 0), "s"))
                   .status.ok());
   const auto sessions = OutputOfClient(server, {"sessions", "list"});
   ASSERT_EQ(sessions.size(), 2u);
@@ -317,8 +326,8 @@ TEST(Processes, TheClientTellsWhatModelsAndSessionsCost) {
   EXPECT_THAT(sessions[1], HasSubstr("KiB"));
   EXPECT_THAT(
       absl::StrJoin(OutputOfClient(server, {"sessions", "get", "s"}), "\n"),
-      HasSubstr(absl::StrCat(
-          "(", bytes("h3/hybrid_rotary") + 2 * 32 * 160, " bytes)")));
+      HasSubstr(absl::StrCat("(", bytes("h3/hybrid_rotary") + 2 * 32 * 160,
+                             " bytes)")));
 }
 
 TEST(Processes, TellTheirVersion) {
@@ -364,8 +373,8 @@ TEST(Processes, HealthIsTheExitCodeOfTheClient) {
 }
 
 TEST(Processes, TheCommandLineClientTalksToTheServer) {
-  ServerProcess server({"--model", ZooModel(kInduction), "--model",
-                        ZooModel(kEnglish)});
+  ServerProcess server(
+      {"--model", ZooModel(kInduction), "--model", ZooModel(kEnglish)});
   ASSERT_FALSE(server.grpc_address().empty());
 
   const auto events = OutputOfClient(
@@ -402,11 +411,11 @@ TEST(Processes, TheCommandLineClientTalksToTheServer) {
 
   const auto models = OutputOfClient(server, {"models", "--json"});
   EXPECT_THAT(absl::StrJoin(models, ""), HasSubstr(kEnglish));
-  const auto tokens = OutputOfClient(
-      server, {"tokenize", "--model", kInduction, "--text", "3 1 =>", "--json"});
+  const auto tokens = OutputOfClient(server, {"tokenize", "--model", kInduction,
+                                              "--text", "3 1 =>", "--json"});
   EXPECT_THAT(absl::StrJoin(tokens, ""), HasSubstr("15"));
-  const auto wrong = RunClient(server, {"generate", "--model", "gpt",
-                                        "--prompt", "x"});
+  const auto wrong =
+      RunClient(server, {"generate", "--model", "gpt", "--prompt", "x"});
   EXPECT_EQ(wrong->Wait(), 1);
   EXPECT_THAT(wrong->ErrorOutput(), HasSubstr(kEnglish));
 }

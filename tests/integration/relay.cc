@@ -19,8 +19,8 @@ constexpr int kReceiveBytes = 4096;
 bool Pass(int from, int to) {
   char bytes[4096];
   const ssize_t count = recv(from, bytes, sizeof(bytes), 0);
-  return count > 0 && send(to, bytes, static_cast<size_t>(count),
-                           MSG_NOSIGNAL) == count;
+  return count > 0 &&
+         send(to, bytes, static_cast<size_t>(count), MSG_NOSIGNAL) == count;
 }
 
 }  // namespace

@@ -24,8 +24,8 @@ class Relay {
   // From now on what the server sends stays in its kernel, or goes on. What the
   // client sends is always passed on.
   void Hold(bool held);
-  // Says something harmless to the server in the client's name (that it may send
-  // a byte more). REQUIRES: the client is silent.
+  // Says something harmless to the server in the client's name (that it may
+  // send a byte more). REQUIRES: the client is silent.
   void Speak();
   // Whether the server breaks the connection within this time, although it is
   // held.

@@ -19,8 +19,8 @@ struct PastTurn {
   Answer answer;
 };
 
-// A session's history up to, not including, turn `end`, with that turn's prompt:
-// what a call without memory is to be given to say the same.
+// A session's history up to, not including, turn `end`, with that turn's
+// prompt: what a call without memory is to be given to say the same.
 std::vector<int32_t> WholePrompt(const std::vector<PastTurn>& turns,
                                  size_t end) {
   std::vector<int32_t> whole;
@@ -158,8 +158,7 @@ TEST_F(Turns, ACallThatIsCancelledLeavesTheSessionAsItWas) {
 }
 
 TEST_F(Turns, ANewSessionWhoseFirstTurnIsCancelledIsGone) {
-  const auto running =
-      client().StartGenerate(OnSession(EndlessTurn(""), "s"));
+  const auto running = client().StartGenerate(OnSession(EndlessTurn(""), "s"));
   ASSERT_TRUE(running->ReadStarted());
   EXPECT_EQ(client().GetSession("s").status().code(),
             absl::StatusCode::kNotFound);
@@ -172,7 +171,8 @@ TEST_F(Turns, ANewSessionWhoseFirstTurnIsCancelledIsGone) {
 
 TEST_F(Turns, AClientThatGoesAwayFreesItsSlot) {
   Begin("s");
-  ASSERT_TRUE(Eventually([&] { return server_.Metrics().Sum("slots_used") == 1; }));
+  ASSERT_TRUE(
+      Eventually([&] { return server_.Metrics().Sum("slots_used") == 1; }));
   {
     auto vanishing = std::make_unique<TestClient>(server_.address());
     auto running = vanishing->StartGenerate(OnSession(EndlessTurn(""), "s"));
@@ -234,21 +234,20 @@ TEST_F(Turns, KeepPartialCommitsTheFragmentAndARepeatReplaysIt) {
   on.mutable_stopping()->set_max_tokens(3);
   const Answer rest = client().Generate(on);
   ASSERT_TRUE(rest.status.ok()) << rest.status;
-  EXPECT_EQ(rest.completed->position(),
-            replay.completed->position() + 3);
+  EXPECT_EQ(rest.completed->position(), replay.completed->position() + 3);
 }
 
 // Runs an endless turn to its deadline, on a session with one turn that
 // `request` names in the end. Again, on another session and with a longer
-// deadline, if that passed before the first token was read; `*late` counts them.
+// deadline, if that passed before the first token was read; `*late` counts
+// them.
 Answer RunToDeadline(const TestClient& client, v1::GenerateRequest* request,
                      int* late) {
   for (absl::Duration deadline = absl::Milliseconds(200);;
        deadline = 3 * deadline) {
     ++*late;
-    *request = OnSession(*request,
-                         absl::StrCat("s-", absl::FormatDuration(deadline)),
-                         "late");
+    *request = OnSession(
+        *request, absl::StrCat("s-", absl::FormatDuration(deadline)), "late");
     const Answer first = client.Generate(
         OnSession(TokenTurn("", {1, 2, 3}, 0), request->session_id(), "first"));
     EXPECT_TRUE(first.status.ok()) << first.status;
@@ -308,7 +307,8 @@ TEST_F(Turns, DeleteEndsARunningTurnWithCancelled) {
   const Answer answer = running->ReadAll();
   EXPECT_EQ(answer.status.code(), absl::StatusCode::kCancelled);
   EXPECT_THAT(std::string(answer.status.message()), HasSubstr("deleted"));
-  EXPECT_TRUE(Eventually([&] { return server_.Metrics().Sum("slots_used") == 0; }));
+  EXPECT_TRUE(
+      Eventually([&] { return server_.Metrics().Sum("slots_used") == 0; }));
   // The id is free for a new session.
   Begin("s");
   ExpectVersion("s", 1, 3);
@@ -358,8 +358,7 @@ TEST_F(Turns, ASlowReaderIsEndedAndMayResume) {
   const Answer resumed = server.client().Generate(rest);
   ASSERT_TRUE(resumed.status.ok()) << resumed.status;
   ASSERT_EQ(resumed.tokens.size(), 8u);
-  EXPECT_EQ(resumed.tokens[0].index(),
-            static_cast<int>(answer.tokens.size()));
+  EXPECT_EQ(resumed.tokens[0].index(), static_cast<int>(answer.tokens.size()));
   EXPECT_EQ(resumed.completed->version(), 1);
   v1::GenerateRequest once = rest;
   once.clear_session_id();
@@ -492,9 +491,8 @@ TEST_F(Turns, AnEmptyPromptNeedsAPendingToken) {
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(client().Generate(TokenTurn("", {}, 1)).status.code(),
             absl::StatusCode::kInvalidArgument);
-  ASSERT_TRUE(client()
-                  .Generate(OnSession(TokenTurn("", {4}, 1), "s"))
-                  .status.ok());
+  ASSERT_TRUE(
+      client().Generate(OnSession(TokenTurn("", {4}, 1), "s")).status.ok());
   EXPECT_TRUE(client().Generate(request).status.ok());
 }
 
@@ -550,8 +548,8 @@ TEST_F(Turns, ListGivesEverySessionOncePageByPage) {
     ++pages;
   } while (!request.page_token().empty());
   EXPECT_EQ(pages, 3);
-  EXPECT_THAT(ids, ::testing::ElementsAre("s0", "s1", "s2", "s3", "s4", "s5",
-                                          "s6"));
+  EXPECT_THAT(ids,
+              ::testing::ElementsAre("s0", "s1", "s2", "s3", "s4", "s5", "s6"));
 }
 
 TEST_F(Turns, ListEndsAPageEarlyWhenItsLabelsAreLong) {
@@ -560,8 +558,8 @@ TEST_F(Turns, ListEndsAPageEarlyWhenItsLabelsAreLong) {
     v1::CreateSessionRequest create;
     create.set_session_id(absl::StrCat("s", 1000 + i));
     for (int label = 0; label < 32; ++label) {
-      (*create.mutable_labels())[absl::StrCat(std::string(62, 'k'),
-                                              10 + label)] =
+      (*create
+            .mutable_labels())[absl::StrCat(std::string(62, 'k'), 10 + label)] =
           std::string(256, 'v');
     }
     const auto created = client().CreateSession(create);

@@ -45,8 +45,7 @@ TEST_F(StandardServices, HealthChecksTheServerAndEachModel) {
     HealthRequest request;
     request.set_service(service);
     HealthResponse response;
-    ASSERT_TRUE(
-        CallOnce(server_->address(), kCheck, request, &response).ok());
+    ASSERT_TRUE(CallOnce(server_->address(), kCheck, request, &response).ok());
     EXPECT_EQ(response.status(), HealthResponse::SERVING);
 
     GenericCall watch(server_->address(), kWatch);
@@ -101,9 +100,8 @@ TEST_F(StandardServices, HealthDoesNotKnowOtherNames) {
   HealthRequest request;
   request.set_service("gpt");
   HealthResponse response;
-  EXPECT_EQ(
-      CallOnce(server_->address(), kCheck, request, &response).code(),
-      absl::StatusCode::kNotFound);
+  EXPECT_EQ(CallOnce(server_->address(), kCheck, request, &response).code(),
+            absl::StatusCode::kNotFound);
   GenericCall watch(server_->address(), kWatch);
   ASSERT_TRUE(watch.Write(request));
   watch.WritesDone();
@@ -168,8 +166,8 @@ TEST_F(StandardServices, MetadataThatNameAnotherSessionAreRefused) {
 
 TEST_F(StandardServices, AForkWithoutANameStaysInItsGroup) {
   for (const auto& [source, group] :
-       std::vector<std::pair<std::string, std::string>>{
-           {"alice", "alice:"}, {"bob:1:2", "bob:"}}) {
+       std::vector<std::pair<std::string, std::string>>{{"alice", "alice:"},
+                                                        {"bob:1:2", "bob:"}}) {
     ASSERT_TRUE(server_->client()
                     .Generate(OnSession(TokenTurn(kInduction, {1}, 1), source))
                     .status.ok());
@@ -192,7 +190,8 @@ TEST_F(StandardServices, AForkWithoutANameStaysInItsGroup) {
 TEST_F(StandardServices, ProtosSayTheirPackagesInOtherLanguages) {
   for (const pb::FileDescriptor* file :
        {v1::GenerateRequest::descriptor()->file(),
-        v1::Session::descriptor()->file(), v1::ModelInfo::descriptor()->file()}) {
+        v1::Session::descriptor()->file(),
+        v1::ModelInfo::descriptor()->file()}) {
     EXPECT_EQ(file->options().go_package(), "engram/v1;engramv1");
     EXPECT_EQ(file->options().java_package(), "engram.v1");
     EXPECT_EQ(file->options().csharp_namespace(), "Engram.V1");
@@ -326,15 +325,14 @@ TEST_F(StandardServices, GenerateRunsByReflectionAlone) {
   EXPECT_TRUE(method->server_streaming());
 
   const auto request = reflected.New(method->input_type());
-  ASSERT_TRUE(
-      pb::util::JsonStringToMessage(
-          R"({"model": "mamba-english", "session_id": "reflected",
+  ASSERT_TRUE(pb::util::JsonStringToMessage(
+                  R"({"model": "mamba-english", "session_id": "reflected",
               "expected_version": 0, "text": "In the beginning",
               "sampling": {"temperature": 0.5, "seed": 4},
               "stopping": {"max_tokens": 3, "ignore_eos": true},
               "logprobs": 2})",
-          request.get())
-          .ok());
+                  request.get())
+                  .ok());
   GenericCall call(server_->address(), "/engram.v1.Generation/Generate");
   ASSERT_TRUE(call.Write(*request));
   call.WritesDone();
@@ -350,8 +348,7 @@ TEST_F(StandardServices, GenerateRunsByReflectionAlone) {
     pb::util::JsonPrintOptions options;
     options.preserve_proto_field_names = true;
     last.clear();
-    ASSERT_TRUE(
-        pb::util::MessageToJsonString(*response, &last, options).ok());
+    ASSERT_TRUE(pb::util::MessageToJsonString(*response, &last, options).ok());
   }
   const absl::Status status = call.Finish();
   EXPECT_TRUE(status.ok()) << status;

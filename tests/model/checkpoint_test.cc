@@ -220,7 +220,10 @@ TEST_F(CheckpointTest, NamesWhatAFileHoldsInsteadOfWeights) {
   ExpectDamaged("\n<!DOCTYPE html><html><body>Sign in</body></html>",
                 {"is a web page"});
   ExpectDamaged("PK\x03\x04 archive/data.pkl", {"tools/convert/convert.py"});
-  ExpectDamaged("\x80\x02}q\x01(X\x05" "tensors", {"pickle"});
+  ExpectDamaged(
+      "\x80\x02}q\x01(X\x05"
+      "tensors",
+      {"pickle"});
   ExpectDamaged("GGUF\x03 and so on", {"llama.cpp"});
   ExpectDamaged("{\"error\":\"Entry not found\"}", {"download it again"});
 }

@@ -36,8 +36,7 @@ class KeyValuePoolTest : public testing::Test {
   void Fill(int slot, float value) {
     for (int64_t layer = 0; layer < kShape.layers; ++layer) {
       for (int32_t block : pool_->blocks_of(slot)) {
-        float* const piece =
-            pool_->Layer(layer) + block * kPieceFloats;
+        float* const piece = pool_->Layer(layer) + block * kPieceFloats;
         std::fill(piece, piece + kPieceFloats, value + layer);
       }
     }

@@ -152,7 +152,8 @@ TEST_F(MambaLoading, ReadsAHeadBehindTheSameWrapper) {
   tensors_["lm_head.weight"] = RandomTensors()({40, 19}, 0, 0.7f);
   config_.insert(1, "\"tie_word_embeddings\":false,");
   std::map<std::string, RawTensor> wrapped;
-  for (const auto& [name, tensor] : tensors_) wrapped["module." + name] = tensor;
+  for (const auto& [name, tensor] : tensors_)
+    wrapped["module." + name] = tensor;
   tensors_ = wrapped;
   EXPECT_TRUE(Load().ok());
   wrapped["lm_head.weight"] = wrapped["module.lm_head.weight"];

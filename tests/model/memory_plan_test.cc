@@ -12,9 +12,10 @@
 namespace engram {
 namespace {
 
-constexpr ModelLimits kLimits = {
-    .slots = 3, .max_batch_tokens = 40, .max_logits_rows = 5,
-    .kv_bytes = 1 << 20};
+constexpr ModelLimits kLimits = {.slots = 3,
+                                 .max_batch_tokens = 40,
+                                 .max_logits_rows = 5,
+                                 .kv_bytes = 1 << 20};
 
 // Numbers that are counted by hand: in floats, two layers.
 TEST(MemoryPlan, CountsEveryPartOfAMamba) {
@@ -35,8 +36,8 @@ TEST(MemoryPlan, CountsEveryPartOfAMamba) {
   EXPECT_EQ(plan->buffers, (40 * token + 5 * 19) * sizeof(float));
   // A row twice, and for sampling a score and two candidates of 12 bytes.
   EXPECT_EQ(plan->logits, 40u * (5 * 2 * 4 + 4 + 2 * 12));
-  EXPECT_EQ(plan->total(), plan->weights + plan->states + plan->buffers +
-                               plan->logits);
+  EXPECT_EQ(plan->total(),
+            plan->weights + plan->states + plan->buffers + plan->logits);
 }
 
 TEST(MemoryPlan, CountsTheOtherFamilies) {

@@ -390,8 +390,8 @@ TEST(Mamba2Config, TakesALowerLimitBelowZeroForZero) {
 }
 
 TEST(Mamba2Config, TakesLimitsThatBoundNothing) {
-  for (const char* limit : {"[0.0,3.4e38]", "[0,1e300]", "[-1,Infinity]",
-                            "[-Infinity,Infinity]"}) {
+  for (const char* limit :
+       {"[0.0,3.4e38]", "[0,1e300]", "[-1,Infinity]", "[-Infinity,Infinity]"}) {
     const Mamba2Config config =
         Parsed(HuggingFace2(absl::StrCat("\"time_step_limit\":", limit)))
             .mamba2;
@@ -476,8 +476,8 @@ TEST(ModelConfig, AnH3IsBilinearWithoutAttentionUnlessItSaysOtherwise) {
   EXPECT_EQ(config.mixers.mlp_width, 4 * 768);
   EXPECT_THAT(config.eos_token_ids, IsEmpty());
   EXPECT_FALSE(config.mixers.zero_order_hold);
-  EXPECT_TRUE(Parsed(MixerStack("h3", R"("ssm_disc":"zoh")"))
-                  .mixers.zero_order_hold);
+  EXPECT_TRUE(
+      Parsed(MixerStack("h3", R"("ssm_disc":"zoh")")).mixers.zero_order_hold);
   EXPECT_FALSE(Parsed(MixerStack("h3", R"("ssm_disc":"bilinear")"))
                    .mixers.zero_order_hold);
 }
@@ -495,8 +495,7 @@ TEST(ModelConfig, S4dHasZeroOrderHoldAndNoAttention) {
 
 TEST(ModelConfig, EveryLayerOfAnAttentionModelIsOne) {
   const ModelConfig config = Parsed(MixerStack(
-      "attention",
-      R"("num_attention_heads":8,"max_position_embeddings":32)"));
+      "attention", R"("num_attention_heads":8,"max_position_embeddings":32)"));
   EXPECT_EQ(config.family, ModelFamily::kAttention);
   EXPECT_EQ(config.mixers.attention_layers.size(), 12u);
   EXPECT_EQ(config.mixers.heads, 8);
@@ -506,10 +505,10 @@ TEST(ModelConfig, EveryLayerOfAnAttentionModelIsOne) {
 TEST(ModelConfig, RefusesLayersThatCannotBe) {
   for (const char* layers :
        {"[12]", "[-1]", "[3,3]", "[1.5]", "\"all\"", "7"}) {
-    ExpectDamaged(
-        MixerStack("h3", absl::StrCat("\"num_attention_heads\":12,"
-                                      "\"attn_layer_idx\":", layers)),
-        {"attn_layer_idx is", "from 0 to 11"});
+    ExpectDamaged(MixerStack("h3", absl::StrCat("\"num_attention_heads\":12,"
+                                                "\"attn_layer_idx\":",
+                                                layers)),
+                  {"attn_layer_idx is", "from 0 to 11"});
   }
 }
 
@@ -520,12 +519,10 @@ TEST(ModelConfig, RefusesHeadsAndRotationsThatDoNotFit) {
   ExpectDamaged(hybrid(R"("n_inner":8)"), {"num_attention_heads is missing"});
   ExpectDamaged(hybrid(R"("num_attention_heads":7)"),
                 {"num_attention_heads is 7", "a divisor of hidden_size 768"});
-  ExpectDamaged(
-      hybrid(R"("num_attention_heads":12,"rotary_emb_dim":65)"),
-      {"rotary_emb_dim is 65", "64"});
-  ExpectDamaged(
-      hybrid(R"("num_attention_heads":12,"rotary_emb_dim":63)"),
-      {"rotary_emb_dim is 63", "an even number up to 64"});
+  ExpectDamaged(hybrid(R"("num_attention_heads":12,"rotary_emb_dim":65)"),
+                {"rotary_emb_dim is 65", "64"});
+  ExpectDamaged(hybrid(R"("num_attention_heads":12,"rotary_emb_dim":63)"),
+                {"rotary_emb_dim is 63", "an even number up to 64"});
 }
 
 TEST(ModelConfig, RefusesWhatItsMixersCannotDo) {

@@ -73,14 +73,12 @@ RandomMixerStackShape AttentionShape() {
 }
 
 const Family kFamilies[] = {
-    MakeFamily("Mamba", RandomMambaShape(),
-               [](const TemporaryFolder& folder) {
-                 WriteRandomMamba(folder, {});
-               }),
-    MakeFamily("Mamba2", RandomMamba2Shape(),
-               [](const TemporaryFolder& folder) {
-                 WriteRandomMamba2(folder, {});
-               }),
+    MakeFamily(
+        "Mamba", RandomMambaShape(),
+        [](const TemporaryFolder& folder) { WriteRandomMamba(folder, {}); }),
+    MakeFamily(
+        "Mamba2", RandomMamba2Shape(),
+        [](const TemporaryFolder& folder) { WriteRandomMamba2(folder, {}); }),
     MakeFamily("H3", RandomMixerStackShape(),
                [](const TemporaryFolder& folder) {
                  WriteRandomMixerStack(folder, {});
@@ -371,8 +369,7 @@ TEST_P(ModelEquivalence, ABrokenStateMarksItsOwnRowOnly) {
       std::memcpy(&block[i * sizeof(float)], &broken, sizeof(broken));
       Batch batch;
       for (int row = 0; row < 3; ++row) {
-        states().Restore(slots[row], row == 1 ? block.data() : fresh.data(),
-                         0);
+        states().Restore(slots[row], row == 1 ? block.data() : fresh.data(), 0);
         batch.rows.push_back({slots[row], sequences_[7], LogitsWanted::kLast});
       }
       const StepResult result = Step(batch);

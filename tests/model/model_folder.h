@@ -233,7 +233,7 @@ struct RandomMixerStackShape {
   std::string family = "h3";
   int64_t layers = 3;
   int64_t d_model = 12;
-  int64_t mlp_width = 20;  // 0: none
+  int64_t mlp_width = 20;                 // 0: none
   std::vector<int64_t> attention_layers;  // of "attention" all
   int64_t heads = 3;
   int64_t rotary_dim = 0;
@@ -244,8 +244,8 @@ struct RandomMixerStackShape {
 
   bool IsAttention(int64_t layer) const {
     return family == "attention" ||
-           std::count(attention_layers.begin(), attention_layers.end(),
-                      layer) > 0;
+           std::count(attention_layers.begin(), attention_layers.end(), layer) >
+               0;
   }
 };
 
@@ -253,9 +253,8 @@ inline std::string RandomMixerStackConfig(const RandomMixerStackShape& shape) {
   return absl::StrCat(
       "{\"model_type\":\"", shape.family, "\",\"vocab_size\":", shape.vocab,
       ",\"hidden_size\":", shape.d_model,
-      ",\"num_hidden_layers\":", shape.layers,
-      ",\"n_inner\":", shape.mlp_width, ",\"attn_layer_idx\":[",
-      absl::StrJoin(shape.attention_layers, ","),
+      ",\"num_hidden_layers\":", shape.layers, ",\"n_inner\":", shape.mlp_width,
+      ",\"attn_layer_idx\":[", absl::StrJoin(shape.attention_layers, ","),
       "],\"num_attention_heads\":", shape.heads,
       ",\"rotary_emb_dim\":", shape.rotary_dim,
       ",\"max_position_embeddings\":", shape.positions, "}");
@@ -267,8 +266,7 @@ inline void AddRandomMixer(const RandomMixerStackShape& shape, int64_t layer,
                            RandomTensors* tensor,
                            std::map<std::string, RawTensor>* tensors) {
   const int64_t d_model = shape.d_model;
-  const std::string mixer =
-      absl::StrCat("backbone.layers.", layer, ".mixer.");
+  const std::string mixer = absl::StrCat("backbone.layers.", layer, ".mixer.");
   const auto add = [&](const std::string& name, std::vector<int64_t> dimensions,
                        float center, float spread) {
     (*tensors)[mixer + name] = (*tensor)(std::move(dimensions), center, spread);

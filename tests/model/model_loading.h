@@ -1,5 +1,5 @@
-// Loading of a small random model after changes to its configuration or tensors,
-// which every family is tested with.
+// Loading of a small random model after changes to its configuration or
+// tensors, which every family is tested with.
 #pragma once
 
 #include <gmock/gmock.h>
@@ -38,9 +38,9 @@ class ModelLoading : public testing::Test {
                      const std::string& second) {
     const absl::Status status = Load().status();
     EXPECT_EQ(status.code(), code) << status;
-    EXPECT_THAT(std::string(status.message()),
-                testing::AllOf(testing::HasSubstr(first),
-                               testing::HasSubstr(second)));
+    EXPECT_THAT(
+        std::string(status.message()),
+        testing::AllOf(testing::HasSubstr(first), testing::HasSubstr(second)));
   }
 
   void ExpectDataLoss(const std::string& first, const std::string& second) {

@@ -19,8 +19,8 @@ using Json = nlohmann::json;
 // What Hugging Face's `tokenizers` make of every character.
 const Json& Golden() {
   static const Json* const golden = [] {
-    const std::string path =
-        std::string(ENGRAM_SOURCE_DIR) + "/tests/golden/tokenizers/unicode.json";
+    const std::string path = std::string(ENGRAM_SOURCE_DIR) +
+                             "/tests/golden/tokenizers/unicode.json";
     std::ifstream file(path, std::ios::binary);
     EXPECT_TRUE(file) << path;
     return new Json(Json::parse(file));
@@ -65,8 +65,8 @@ std::string KindName(char32_t character) {
 
 TEST(Unicode, HasTheKindThatHuggingFaceGivesToEveryCharacter) {
   int differences = 0;
-  const int checked =
-      ForEveryCharacter(Golden()["splitter"], [&](char32_t c, const Json& kind) {
+  const int checked = ForEveryCharacter(
+      Golden()["splitter"], [&](char32_t c, const Json& kind) {
         if (KindName(c) == kind || ++differences > 10) return;
         ADD_FAILURE() << absl::StrFormat("U+%04X is a %s, expected ", c,
                                          KindName(c))

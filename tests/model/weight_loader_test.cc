@@ -40,8 +40,7 @@ class WeightLoaderTest : public ModelLoading {
     const std::unique_ptr<Model> model = Load().value();
     const std::vector<int32_t> tokens = {3, 1, 4, 1, 5, 9, 2};
     Batch batch;
-    batch.rows.push_back(
-        {model->states().Take(), tokens, LogitsWanted::kAll});
+    batch.rows.push_back({model->states().Take(), tokens, LogitsWanted::kAll});
     const auto result = model->Step(batch);
     ENGRAM_CHECK_OK(result.status());
     return {result->logits.begin(), result->logits.end()};

@@ -145,7 +145,8 @@ TEST_F(AdmissionTest, CountsWhatARequestTakesOfTheHeap) {
   received.received = {1};
   for (const Request& request : {stops, received}) {
     const size_t heap = mallinfo2().uordblks;
-    auto sequence = std::make_unique<Sequence>(request, ByteTokenizer(), nullptr);
+    auto sequence =
+        std::make_unique<Sequence>(request, ByteTokenizer(), nullptr);
     ASSERT_TRUE(ReadReceived(sequence.get(), {}).ok());
     Prepare(sequence.get(), kByteTokenizerIds);
     const size_t grown = mallinfo2().uordblks - heap;
@@ -167,8 +168,8 @@ TEST_F(AdmissionTest, ReplaysWhenItsMemoryIsFull) {
   CommitTurn(&sessions_, committed, /*slot=*/0);
   const auto admitted = admission().Submit(request);
   ASSERT_TRUE(admitted.ok()) << admitted.status();
-  EXPECT_TRUE(std::holds_alternative<std::shared_ptr<const TurnRecord>>(
-      *admitted));
+  EXPECT_TRUE(
+      std::holds_alternative<std::shared_ptr<const TurnRecord>>(*admitted));
 }
 
 TEST_F(AdmissionTest, RefusesPromptTokensOutOfRange) {
@@ -284,9 +285,9 @@ TEST_F(AdmissionTest, RefusesAScoreOnASessionOfAnotherModel) {
   ASSERT_TRUE(sessions_.Create(EmptySession("theirs", other_number_)).ok());
   const absl::Status status = Submit(TestEngine::Score("theirs", {1}));
   EXPECT_EQ(status.code(), Code::kInvalidArgument);
-  EXPECT_THAT(std::string(status.message()),
-              AllOf(HasSubstr("theirs"), HasSubstr("\"other\""),
-                    HasSubstr("\"m\"")));
+  EXPECT_THAT(
+      std::string(status.message()),
+      AllOf(HasSubstr("theirs"), HasSubstr("\"other\""), HasSubstr("\"m\"")));
 }
 
 TEST_F(AdmissionTest, RefusesATurnOnASessionOfAnotherModel) {
@@ -333,10 +334,9 @@ TEST_F(AdmissionTest, SendsNoSessionAwayForARequestThatItRefuses) {
   ASSERT_TRUE(sessions.Create(EmptySession("old", number)).ok());
   ASSERT_TRUE(sessions.Create(EmptySession("older", number)).ok());
   admission.Close("closed");
-  EXPECT_EQ(admission.Submit(TestEngine::Turn("new", "r", {1}, 1))
-                .status()
-                .code(),
-            Code::kUnavailable);
+  EXPECT_EQ(
+      admission.Submit(TestEngine::Turn("new", "r", {1}, 1)).status().code(),
+      Code::kUnavailable);
   EXPECT_EQ(sessions.List(-1, "", 10).size(), 2);
 }
 

@@ -185,8 +185,7 @@ TEST_F(ConnectionsTest, SurvivesManyMoreThanItsLimit) {
   Listen(3);
   std::vector<std::unique_ptr<Client>> clients;
   for (size_t i = 1; i <= 200; ++i) {
-    clients.push_back(
-        std::make_unique<Client>(connections_->address()));
+    clients.push_back(std::make_unique<Client>(connections_->address()));
     ASSERT_TRUE(served_.Await(i));
     EXPECT_LE(connections_->open(), 3);
   }

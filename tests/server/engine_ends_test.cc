@@ -247,8 +247,8 @@ TEST(EngineEnds, LosesNothingWhicheverStepFails) {
     engine.model.FailStep(step);
     std::vector<Reader> readers;
     for (int i = 0; i < 4; ++i) {
-      readers.push_back(engine.Submit(
-          TestEngine::Turn(absl::StrCat("s", i), "r", Tokens(10 * i + 1, i), 3)));
+      readers.push_back(engine.Submit(TestEngine::Turn(
+          absl::StrCat("s", i), "r", Tokens(10 * i + 1, i), 3)));
     }
     engine.RunUntilIdle();
     bool all_good = true;
@@ -332,9 +332,10 @@ TEST(EngineEnds, StartsByPriorityThenArrival) {
   submit("high", 5);
   engine.RunUntilIdle();
   std::vector<std::string> order;
-  for (const RequestSummary& one : engine.ended) order.push_back(one.request_id);
-  EXPECT_THAT(order, testing::ElementsAre("request", "high", "first", "second",
-                                          "low"));
+  for (const RequestSummary& one : engine.ended)
+    order.push_back(one.request_id);
+  EXPECT_THAT(
+      order, testing::ElementsAre("request", "high", "first", "second", "low"));
 }
 
 TEST(EngineEnds, StarvesNobodyWhenDecodesDoNotFitAStep) {
@@ -385,10 +386,10 @@ AtTheEnd WhenCompletedComes(TestEngine* engine, const Request& request,
       end.free_slots = engine->model.states().free_slots();
       end.reported = engine->ended.size();
       if (request.session_id.empty()) continue;
-      end.next_turn = engine->admission
-                          .Submit(TestEngine::Turn(request.session_id, "next",
-                                                   {1}, 1))
-                          .status();
+      end.next_turn =
+          engine->admission
+              .Submit(TestEngine::Turn(request.session_id, "next", {1}, 1))
+              .status();
     }
   };
   stream->SetReady(read);

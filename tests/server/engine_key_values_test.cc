@@ -1,7 +1,7 @@
 // Models with attention layers: the blocks for keys and values that a request
-// can come to need are set apart before it starts, it waits for them if it must,
-// and all of them come back. The scripted model checks at every step that a
-// slot's keys are those of its tokens.
+// can come to need are set apart before it starts, it waits for them if it
+// must, and all of them come back. The scripted model checks at every step that
+// a slot's keys are those of its tokens.
 #include <string>
 #include <utility>
 #include <vector>
@@ -59,8 +59,7 @@ TEST_F(EngineKeyValues, AcceptARequestThatNeedsJustAllBlocks) {
   Start(WithBlocks(2));
   // 60 tokens of a prompt and 4 of 5 that are sampled.
   const Request request = TestEngine::Generate(Tokens(60, 1), 5);
-  EXPECT_EQ(engine_->Run(request).ids(),
-            engine_->Expect({}, request).tokens);
+  EXPECT_EQ(engine_->Run(request).ids(), engine_->Expect({}, request).tokens);
   ExpectRefused(TestEngine::Generate(Tokens(60, 1), 6),
                 AllOf(HasSubstr("65 tokens"), HasSubstr("768 bytes"),
                       HasSubstr("limit 512 (--kv-memory)")));
@@ -87,11 +86,11 @@ TEST_F(EngineKeyValues, RefuseASessionThatRamCouldNotHold) {
   const size_t own_bytes = 1024;  // what a session takes beside its state
   options.sessions.memory_bytes = fixed_bytes + 3 * kBlockBytes + own_bytes;
   Start(options);
-  ExpectRefused(TestEngine::Turn("a", "r", PromptOf(4), 0),
-                AllOf(HasSubstr("97 tokens"),
-                      HasSubstr(absl::StrCat(fixed_bytes + 4 * kBlockBytes +
-                                             own_bytes)),
-                      HasSubstr("--session-memory")));
+  ExpectRefused(
+      TestEngine::Turn("a", "r", PromptOf(4), 0),
+      AllOf(HasSubstr("97 tokens"),
+            HasSubstr(absl::StrCat(fixed_bytes + 4 * kBlockBytes + own_bytes)),
+            HasSubstr("--session-memory")));
   EXPECT_TRUE(
       engine_->Run(TestEngine::Turn("a", "r", PromptOf(3), 0)).status().ok());
   // Without a session it is never kept.
@@ -112,8 +111,7 @@ TEST_F(EngineKeyValues, EndAScoreOfASessionThatLeavesNoRoomForIt) {
 
 TEST_F(EngineKeyValues, AreCountedWithTheStateInSlotAndRam) {
   Start(WithBlocks(8, /*slots=*/2));
-  const auto fixed =
-      static_cast<int64_t>(engine_->model.info().state_bytes);
+  const auto fixed = static_cast<int64_t>(engine_->model.info().state_bytes);
   const auto block = static_cast<int64_t>(kBlockBytes);
   engine_->Run(TestEngine::Turn("a", "r1", Tokens(32, 1), 0));
   EXPECT_EQ(engine_->sessions.Get("a")->state_bytes, fixed + block);

@@ -1,6 +1,6 @@
 // Sequences that yield their slots: those that are paused when somebody waits,
-// and those that matter less or are much longer. Their answers must be what they
-// would have been.
+// and those that matter less or are much longer. Their answers must be what
+// they would have been.
 #include <string>
 #include <vector>
 

@@ -320,10 +320,10 @@ TEST_P(KeepPartial, KeepsNothingIfNothingWasSampled) {
 
 INSTANTIATE_TEST_SUITE_P(
     Ends, KeepPartial,
-    ::testing::Values(
-        EndFromOutside{"Cancelled", absl::StatusCode::kCancelled},
-        EndFromOutside{"Deadline", absl::StatusCode::kDeadlineExceeded},
-        EndFromOutside{"Drain", absl::StatusCode::kUnavailable}),
+    ::testing::Values(EndFromOutside{"Cancelled", absl::StatusCode::kCancelled},
+                      EndFromOutside{"Deadline",
+                                     absl::StatusCode::kDeadlineExceeded},
+                      EndFromOutside{"Drain", absl::StatusCode::kUnavailable}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(EngineSessions, GoOnFromAFragmentThatWasKept) {
@@ -487,8 +487,7 @@ TEST(EngineSessions, ExpireAndAreMissedAloud) {
   engine.Run(TestEngine::Turn("a", "r1", {4}, 2));
   engine.clock.Advance(engine.options.sessions.time_to_live);
   engine.engine.RunOnce();
-  const absl::Status gone =
-      engine.Refusal(TestEngine::Turn("a", "r2", {5}, 2));
+  const absl::Status gone = engine.Refusal(TestEngine::Turn("a", "r2", {5}, 2));
   EXPECT_EQ(gone.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(gone.message()), HasSubstr("expired"));
   engine.ExpectNoSlotLost();

@@ -83,7 +83,8 @@ TEST(Engine, AnswersManyBesideEachOtherAsIfAlone) {
   std::vector<Request> requests;
   std::vector<Reader> readers;
   for (int i = 0; i < 20; ++i) {
-    requests.push_back(Sampled(TestEngine::Generate(Count(1 + 7 * i), 5 + i), i));
+    requests.push_back(
+        Sampled(TestEngine::Generate(Count(1 + 7 * i), 5 + i), i));
     readers.push_back(engine.Submit(requests.back()));
   }
   engine.RunUntilIdle();
@@ -291,8 +292,7 @@ TEST(Engine, CutsTheTextAtAStopStringAndKeepsItsTokens) {
 
   // Those that made it are part of the session.
   const Request next = TestEngine::Turn("a", "r2", Bytes("!"), 5);
-  ExpectAnswered(engine.Run(next),
-                 engine.Expect(Bytes("?one. STOP"), next));
+  ExpectAnswered(engine.Run(next), engine.Expect(Bytes("?one. STOP"), next));
 }
 
 TEST(Engine, TellsAtTheEndWhatWasHeldBack) {
@@ -337,7 +337,8 @@ TEST(Engine, CountsEveryTokenOfTheSessionForTheRepetitionPenalty) {
   engine.Run(TestEngine::Turn("a", "r1", {3, 5, 7}, 1));
   const Tokens said = engine.Run(TestEngine::Turn("a", "r2", {2}, 2)).ids();
   Tokens history = {3, 5, 7};
-  history.push_back(engine.Expect({}, TestEngine::Generate(history, 1)).tokens[0]);
+  history.push_back(
+      engine.Expect({}, TestEngine::Generate(history, 1)).tokens[0]);
   history.push_back(2);
   history.insert(history.end(), said.begin(), said.end());
 
@@ -414,7 +415,8 @@ TEST(Engine, ResumesFromAnyTokenWithTheSameRest) {
 
 TEST(Engine, ResumesATurnFromAnyTokenWithTheSameSessionAfterIt) {
   TestEngine engine(WithText());
-  engine.script.Say(5, Bytes("Gr\xc3\xbc\xc3\x9f" "e. STOP"));
+  engine.script.Say(5, Bytes("Gr\xc3\xbc\xc3\x9f"
+                             "e. STOP"));
   Request request = TestEngine::Turn("a", "r", Bytes("1234"), 30);
   request.stopping.stop = {"STOP", "e. S!"};
   for (size_t received = 0;; ++received) {

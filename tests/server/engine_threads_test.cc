@@ -68,9 +68,10 @@ struct ThreadedEngine {
                    .vocabulary_size = 16,
                    .capacity = CapacityOf(model.info()),
                    .eos_token_ids = {}},
-                  &sessions,
-                  RealClock()),
-        engine({.name = "scripted", .model = &model, .eos_token_ids = {},
+                  &sessions, RealClock()),
+        engine({.name = "scripted",
+                .model = &model,
+                .eos_token_ids = {},
                 .number = number},
                {}, &admission, &sessions, RealClock(), nullptr,
                [this](const RequestSummary&) { ++ended; }),
@@ -84,8 +85,8 @@ struct ThreadedEngine {
   }
 
   Script script{16};
-  ScriptedModel model{&script, {.slots = 3, .max_batch_tokens = 8,
-                                .max_logits_rows = 9}};
+  ScriptedModel model{
+      &script, {.slots = 3, .max_batch_tokens = 8, .max_logits_rows = 9}};
   SessionStore sessions;
   const int number;
   Admission admission;
@@ -201,8 +202,7 @@ TEST(EngineThreads, AnswerAloneAndTogetherAlike) {
         absl::StatusOr<Admission::Admitted> admitted =
             engine.admission.Submit(request);
         ASSERT_TRUE(admitted.ok()) << admitted.status();
-        WaitingReader reader(
-            std::get<std::shared_ptr<TokenStream>>(*admitted));
+        WaitingReader reader(std::get<std::shared_ptr<TokenStream>>(*admitted));
         ASSERT_TRUE(reader.ReadAll(-1).ok());
         // The repeat tells what it said.
         admitted = engine.admission.Submit(request);

@@ -103,7 +103,8 @@ TEST(LogWriter, NeverWaitsForAReaderAndTellsWhatItDropped) {
   EXPECT_LT(kept * line.size(), kMaxBytes + (1 << 20));
 
   for (const std::string& read : pipe.ReadLines(kept)) EXPECT_EQ(read, line);
-  EXPECT_THAT(pipe.ReadLines(1), ElementsAre(absl::StrCat("dropped ", dropped)));
+  EXPECT_THAT(pipe.ReadLines(1),
+              ElementsAre(absl::StrCat("dropped ", dropped)));
   writer.Write("after");
   EXPECT_THAT(pipe.ReadLines(1), ElementsAre("after"));
   EXPECT_TRUE(writer.Flush(kLong));

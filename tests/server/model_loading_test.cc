@@ -34,8 +34,7 @@ class ModelLoadingTest : public testing::Test {
     options_.max_batch_tokens = 16;
     options_.threads = 1;
     folder_.Write("config.json", RandomMambaConfig({}));
-    folder_.Write("model.safetensors",
-                  SafetensorsFile(RandomMambaTensors({})));
+    folder_.Write("model.safetensors", SafetensorsFile(RandomMambaTensors({})));
   }
 
   absl::StatusOr<std::unique_ptr<ServedModel>> Load() {
@@ -94,7 +93,8 @@ TEST_F(ModelLoadingTest, NamesAFolderOfAnotherLayout) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("mistral-inference"));
 }
 
-TEST_F(ModelLoadingTest, SaysWhatIsNeededAndWhichFlagsChangeItWhereThereIsNoRoom) {
+TEST_F(ModelLoadingTest,
+       SaysWhatIsNeededAndWhichFlagsChangeItWhereThereIsNoRoom) {
   MemoryPlan plan;
   plan.weights = 1000;
   plan.states = 2000;

@@ -21,7 +21,7 @@ constexpr absl::Duration kGoodFirstToken = absl::Milliseconds(500);
 constexpr absl::Duration kRun = absl::Seconds(20);
 
 struct Figures {
-  double good_per_second = 0;       // first token in time
+  double good_per_second = 0;  // first token in time
   double answered_per_second = 0;
   int64_t accepted = 0;
   int64_t refused = 0;
@@ -56,8 +56,7 @@ class Overload {
       }
       ReadAll();
     }
-    const double seconds =
-        absl::ToDoubleSeconds(engine_.clock.Now() - begin);
+    const double seconds = absl::ToDoubleSeconds(engine_.clock.Now() - begin);
     figures_.good_per_second = good_ / seconds;
     figures_.answered_per_second = answered_ / seconds;
     return figures_;
@@ -72,7 +71,8 @@ class Overload {
 
   static TestEngineOptions Options(const Load& load) {
     TestEngineOptions options;
-    options.model = {.slots = load.slots, .max_batch_tokens = 512,
+    options.model = {.slots = load.slots,
+                     .max_batch_tokens = 512,
                      .max_logits_rows = load.slots + 64};
     options.admission.max_queue_time = absl::Seconds(2);
     return options;
@@ -127,10 +127,9 @@ TEST_P(OverloadTest, LeavesMostOfTheGoodputOfAServerAtItsCapacity) {
   EXPECT_GT(overloaded.refused, 5 * overloaded.accepted);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Loads, OverloadTest,
-    ::testing::Values(Load{64, 32, 64}, Load{16, 100, 8}, Load{500, 2, 64},
-                      Load{8, 8, 4}));
+INSTANTIATE_TEST_SUITE_P(Loads, OverloadTest,
+                         ::testing::Values(Load{64, 32, 64}, Load{16, 100, 8},
+                                           Load{500, 2, 64}, Load{8, 8, 4}));
 
 }  // namespace
 }  // namespace engram

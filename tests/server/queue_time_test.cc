@@ -74,8 +74,8 @@ TEST_F(QueueTimeTest, DoesNotCountTheTimeInWhichNobodyWaited) {
 }
 
 TEST_F(QueueTimeTest, AddsThePromptsThatAreFedBefore) {
-  queue_.SetLoad({.free_slots = 10,
-                  .time_per_prompt_token = absl::Microseconds(30)});
+  queue_.SetLoad(
+      {.free_slots = 10, .time_per_prompt_token = absl::Microseconds(30)});
   EXPECT_EQ(Expected(0, 1000), absl::Milliseconds(30));
 }
 
@@ -121,8 +121,8 @@ TEST(QueueTime, LetsNobodyWaitIfItIsZero) {
 }
 
 TEST(RetryAfter, TravelsWithAStatus) {
-  const absl::Status status = WithRetryAfter(
-      absl::UnavailableError("busy"), absl::Milliseconds(1250));
+  const absl::Status status =
+      WithRetryAfter(absl::UnavailableError("busy"), absl::Milliseconds(1250));
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(status.message(), "busy");
   EXPECT_EQ(RetryAfter(status), absl::Milliseconds(1250));

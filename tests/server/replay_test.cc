@@ -30,9 +30,8 @@ class ReplayTest : public ::testing::Test {
 
   // The events of a replay from its record, in order.
   absl::StatusOr<std::vector<Event>> Replayed(const Request& request) {
-    absl::StatusOr<std::unique_ptr<Replay>> replay =
-        Replay::Create(engine_.Recorded(request), request, tokenizer_.get(),
-                       {kEndOfText});
+    absl::StatusOr<std::unique_ptr<Replay>> replay = Replay::Create(
+        engine_.Recorded(request), request, tokenizer_.get(), {kEndOfText});
     if (!replay.ok()) return replay.status();
     std::vector<Event> events;
     Event event;
@@ -86,7 +85,8 @@ TEST_F(ReplayTest, TellsTheWholeAnswerAgain) {
 }
 
 TEST_F(ReplayTest, GoesOnAfterAnyReceivedToken) {
-  engine_.script.Say(2, Bytes("Gr\xc3\xbc\xc3\x9f" "e. STOP"));
+  engine_.script.Say(2, Bytes("Gr\xc3\xbc\xc3\x9f"
+                              "e. STOP"));
   Request request = TestEngine::Turn("a", "r", Bytes("hi"), 30);
   request.stopping.stop = {"STOP"};
   request.logprobs = 2;

@@ -32,16 +32,19 @@ RequestIdentity IdentityAfter(const Change& change) {
 }
 
 std::string Hex(const RequestIdentity& identity) {
-  return absl::BytesToHexString(
-      absl::string_view(reinterpret_cast<const char*>(identity.data()),
-                        identity.size()));
+  return absl::BytesToHexString(absl::string_view(
+      reinterpret_cast<const char*>(identity.data()), identity.size()));
 }
 
 TEST(RequestIdentity, IsAnotherOneForEveryFieldThatChangesTheAnswer) {
   const std::vector<Change> changes = {
       [](Request*) {},
-      [](Request* request) { request->prompt = {1, 3}; },
-      [](Request* request) { request->prompt = {1, 2, 0}; },
+      [](Request* request) {
+        request->prompt = {1, 3};
+      },
+      [](Request* request) {
+        request->prompt = {1, 2, 0};
+      },
       [](Request* request) { request->prompt.clear(); },
       [](Request* request) { request->sampling.temperature = 1; },
       [](Request* request) { request->sampling.top_k = 1; },
@@ -50,14 +53,22 @@ TEST(RequestIdentity, IsAnotherOneForEveryFieldThatChangesTheAnswer) {
       [](Request* request) { request->sampling.repetition_penalty = 2; },
       [](Request* request) { request->sampling.presence_penalty = 1; },
       [](Request* request) { request->sampling.frequency_penalty = 1; },
-      [](Request* request) { request->sampling.logit_bias = {{4, 1.5f}}; },
-      [](Request* request) { request->sampling.logit_bias = {{3, 1.6f}}; },
+      [](Request* request) {
+        request->sampling.logit_bias = {{4, 1.5f}};
+      },
+      [](Request* request) {
+        request->sampling.logit_bias = {{3, 1.6f}};
+      },
       [](Request* request) { request->sampling.logit_bias.clear(); },
       [](Request* request) { request->sampling.seed = 1; },
       [](Request* request) { request->stopping.max_tokens = 8; },
-      [](Request* request) { request->stopping.stop = {"a", "bc"}; },
+      [](Request* request) {
+        request->stopping.stop = {"a", "bc"};
+      },
       [](Request* request) { request->stopping.stop = {"abc"}; },
-      [](Request* request) { request->stopping.stop = {"ab", "c", ""}; },
+      [](Request* request) {
+        request->stopping.stop = {"ab", "c", ""};
+      },
       [](Request* request) { request->stopping.stop_token_ids = {6}; },
       [](Request* request) { request->stopping.stop_token_ids.clear(); },
       [](Request* request) { request->stopping.ignore_eos = true; },

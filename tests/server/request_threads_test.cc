@@ -44,7 +44,8 @@ class Record {
   absl::Status last_;
 };
 
-// Work that keeps a thread, from its construction on and until it is told to end.
+// Work that keeps a thread, from its construction on and until it is told to
+// end.
 class Busy {
  public:
   Busy(RequestThreads* threads, const std::string& client) {
@@ -117,8 +118,8 @@ TEST(RequestThreads, ClientsTakeTurnsWhateverEachHasQueued) {
 TEST(RequestThreads, OneClientKeepsAThreadFreeForOthers) {
   Record record;
   std::latch done(1);
-  RequestThreads threads({.threads = 2, .max_queue = 100,
-                          .max_bytes = 100 * kLong});
+  RequestThreads threads(
+      {.threads = 2, .max_queue = 100, .max_bytes = 100 * kLong});
   Busy first(&threads, "a");
   threads.Run("a", kLong, record.Named("a2"));
   threads.Run("b", kLong, [&](const absl::Status&) { done.count_down(); });
@@ -157,8 +158,8 @@ TEST(RequestThreads, OneClientHasHalfOfTheQueue) {
 
 TEST(RequestThreads, RefusesMoreBytesThanMayWait) {
   Record record;
-  RequestThreads threads({.threads = 1, .max_queue = 100,
-                          .max_bytes = 4 * kLong});
+  RequestThreads threads(
+      {.threads = 1, .max_queue = 100, .max_bytes = 4 * kLong});
   Busy busy(&threads, "x");
   threads.Run("a", 2 * kLong, record.Named("a1"));
   threads.Run("a", kLong, record.Named("a2"));

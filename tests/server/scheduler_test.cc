@@ -18,10 +18,8 @@ Candidate Prompt(int64_t tokens, int priority = 0, int64_t waited = 0) {
   return {.tokens = tokens, .priority = priority, .waited = waited};
 }
 Candidate Decode(int priority = 0, int64_t waited = 0) {
-  return {.tokens = 1,
-          .decoding = true,
-          .priority = priority,
-          .waited = waited};
+  return {
+      .tokens = 1, .decoding = true, .priority = priority, .waited = waited};
 }
 Candidate Paused() { return {.tokens = 0, .decoding = true}; }
 Candidate Scored(int tokens, bool logits_before = false) {
@@ -119,10 +117,11 @@ TEST(Scheduler, DoesNotKeepAPromptOutWhenDecodesFillEveryStep) {
 }
 
 TEST(Scheduler, GivesPromptsNoMoreThanTheTimeOfAStepAllows) {
-  EXPECT_THAT(PlanStep({Prompt(500), Decode(), Prompt(3)},
-                       {.max_batch_tokens = 512, .max_logits_rows = 8,
-                        .max_prompt_tokens = 16}),
-              ElementsAre(13, 1, 3));
+  EXPECT_THAT(
+      PlanStep({Prompt(500), Decode(), Prompt(3)}, {.max_batch_tokens = 512,
+                                                    .max_logits_rows = 8,
+                                                    .max_prompt_tokens = 16}),
+      ElementsAre(13, 1, 3));
 }
 
 TEST(Scheduler, LeavesOutWhoIsPaused) {
@@ -182,13 +181,12 @@ TEST(Scheduler, PassesNoLimitAndLeavesNoStepIdle) {
   for (int tokens = 1; tokens <= 6; ++tokens) {
     for (int rows = 2; rows <= 5; ++rows) {
       for (int mix = 0; mix < 6 * 6 * 6; ++mix) {
-        std::vector<Candidate> candidates = {
-            kinds[mix % 6], kinds[mix / 6 % 6], kinds[mix / 36]};
+        std::vector<Candidate> candidates = {kinds[mix % 6], kinds[mix / 6 % 6],
+                                             kinds[mix / 36]};
         candidates[mix % 3].waited = (tokens + mix) % 2 * kSchedulerPatience;
         candidates[mix / 3 % 3].priority = mix % 2;
         const std::vector<int> plan = PlanStep(
-            candidates,
-            {.max_batch_tokens = tokens, .max_logits_rows = rows});
+            candidates, {.max_batch_tokens = tokens, .max_logits_rows = rows});
         int planned = 0;
         int logits_rows = 0;
         bool runnable = false;

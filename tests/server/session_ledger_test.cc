@@ -1,4 +1,5 @@
-// What the store counts is what the heap grows by, whatever clients make it keep.
+// What the store counts is what the heap grows by, whatever clients make it
+// keep.
 #include <malloc.h>
 
 #include <cstddef>

@@ -85,9 +85,9 @@ class SessionStoreTest : public ::testing::Test {
     const auto resident = store().EvictionCandidate(0);
     EXPECT_TRUE(resident.has_value());
     if (!resident.has_value()) return -1;
-    EXPECT_TRUE(store().MoveToRam(
-        resident->session, resident->slot,
-        std::make_shared<const StateBlock>(kStateBytes)));
+    EXPECT_TRUE(
+        store().MoveToRam(resident->session, resident->slot,
+                          std::make_shared<const StateBlock>(kStateBytes)));
     return resident->slot;
   }
 
@@ -217,20 +217,20 @@ TEST_F(SessionStoreTest, RemembersTheIdsOfAllTurns) {
     ExpectCode(Begin(Turn("a", absl::StrCat("r", turn))).status(),
                Code::kAlreadyExists, absl::StrCat("as version ", turn, " "));
   }
-  EXPECT_TRUE(
-      std::holds_alternative<std::shared_ptr<const TurnRecord>>(
-          *Begin(Turn("a", "r300"))));
+  EXPECT_TRUE(std::holds_alternative<std::shared_ptr<const TurnRecord>>(
+      *Begin(Turn("a", "r300"))));
 }
 
-// As of a session whose ids the client makes, and of which one turn is more than
-// are remembered.
+// As of a session whose ids the client makes, and of which one turn is more
+// than are remembered.
 TEST_F(SessionStoreTest, RunsNothingAgainThatItMayHaveForgotten) {
   limits_.remembered_turns = 5;
   for (int turn = 1; turn <= 6; ++turn) RunTurn("a", absl::StrCat("r", turn));
   for (const char* id : {"r1", "new"}) {
     ExpectCode(Begin(Turn("a", id)).status(), Code::kFailedPrecondition,
                absl::StrCat("up to version 1 (it remembers 5, "
-                            "--remembered-turns), and \"", id, "\""));
+                            "--remembered-turns), and \"",
+                            id, "\""));
   }
   for (int turn = 2; turn < 6; ++turn) {
     ExpectCode(Begin(Turn("a", absl::StrCat("r", turn))).status(),
@@ -239,7 +239,8 @@ TEST_F(SessionStoreTest, RunsNothingAgainThatItMayHaveForgotten) {
   EXPECT_EQ(store().Get("a")->version, 6);
 }
 
-TEST_F(SessionStoreTest, RunsWhatExpectsThePresentVersionWhateverItHasForgotten) {
+TEST_F(SessionStoreTest,
+       RunsWhatExpectsThePresentVersionWhateverItHasForgotten) {
   limits_.remembered_turns = 5;
   Request first = Turn("a", "r1");
   first.expected_version = 0;
@@ -258,7 +259,8 @@ TEST_F(SessionStoreTest, TellsByItsOwnIdsWhichMayBeForgotten) {
   const std::string at_start = store().MakeRequestId("a");
   RunTurn("a", at_start);
   const std::string at_one = store().MakeRequestId("a");  // is never sent
-  for (int turn = 2; turn <= 6; ++turn) RunTurn("a", store().MakeRequestId("a"));
+  for (int turn = 2; turn <= 6; ++turn)
+    RunTurn("a", store().MakeRequestId("a"));
   ExpectCode(Begin(Turn("a", at_start)).status(), Code::kFailedPrecondition,
              "may be one of them");
   // What was made at version 1 commits as version 2 at least, and those are
@@ -334,9 +336,8 @@ TEST_F(SessionStoreTest, GivesUpTheOldestLongAnswersWhenMemoryIsFull) {
   EXPECT_THAT(Ids(), ElementsAre("a", "b", "c"));
   ExpectCode(Begin(Turn("a", "r1")).status(), Code::kAlreadyExists,
              "as version 1");
-  EXPECT_TRUE(
-      std::holds_alternative<std::shared_ptr<const TurnRecord>>(
-          *Begin(Turn("c", "r1"))));
+  EXPECT_TRUE(std::holds_alternative<std::shared_ptr<const TurnRecord>>(
+      *Begin(Turn("c", "r1"))));
 }
 
 TEST_F(SessionStoreTest, RunsARequestAgainThatDidNotCommit) {
@@ -637,10 +638,11 @@ TEST_F(SessionStoreTest, ForksOnlyWithinItsBytes) {
   CommittedTurns turns = store().Locate(source)->turns;
   turns.seen = std::make_shared<const TokenSet>(1 << 16);
   for (int i = 0; i < 6; ++i) {
-    ASSERT_TRUE(store()
-                    .InstallFork(source, absl::StrCat("fork", i), turns,
-                                 std::make_shared<const StateBlock>(kStateBytes))
-                    .ok());
+    ASSERT_TRUE(
+        store()
+            .InstallFork(source, absl::StrCat("fork", i), turns,
+                         std::make_shared<const StateBlock>(kStateBytes))
+            .ok());
     clock_.Advance(absl::Seconds(1));
     EXPECT_LE(store().Counts().ram_bytes, limits_.memory_bytes);
   }
@@ -740,8 +742,8 @@ TEST_F(SessionStoreTest, ForksIntoANewSessionAtTheVersionOfItsSource) {
   RunTurn("a", "r1");
   const SessionHandle source = *store().Find("a");
   const auto block = std::make_shared<const StateBlock>(kStateBytes);
-  const absl::StatusOr<SessionInfo> fork = store().InstallFork(
-      source, "b", store().Locate(source)->turns, block);
+  const absl::StatusOr<SessionInfo> fork =
+      store().InstallFork(source, "b", store().Locate(source)->turns, block);
   ASSERT_TRUE(fork.ok()) << fork.status();
   EXPECT_EQ(fork->version, 1);
   EXPECT_EQ(fork->position, 3);
@@ -762,9 +764,8 @@ TEST_F(SessionStoreTest, RefusesToForkIntoASessionThatExists) {
 TEST_F(SessionStoreTest, ListsEverySessionOnceInHoweverManyParts) {
   limits_.time_to_live = absl::InfiniteDuration();
   for (int i = 0; i < 1000; ++i) {
-    ASSERT_TRUE(store()
-                    .Create(EmptySession(absl::StrCat("s", 1000 + i), i % 2))
-                    .ok());
+    ASSERT_TRUE(
+        store().Create(EmptySession(absl::StrCat("s", 1000 + i), i % 2)).ok());
   }
   EXPECT_EQ(store().List(-1, "", 2000).size(), 1000);
   const std::vector<SessionInfo> other = store().List(1, "", 2000);
@@ -839,8 +840,8 @@ TEST_F(SessionStoreTest, DropsACopyOfASlotBeforeAnySession) {
   EXPECT_NE(store().Locate(*store().Find("c"))->block, nullptr);
   RunTurn("d", "r1");
   EXPECT_EQ(store().EvictionCandidate(0)->slot, 2);
-  EXPECT_TRUE(store().MoveToRam(*store().Find("d"), 3,
-                                std::make_shared<const StateBlock>(kStateBytes)));
+  EXPECT_TRUE(store().MoveToRam(
+      *store().Find("d"), 3, std::make_shared<const StateBlock>(kStateBytes)));
   EXPECT_EQ(store().Locate(*store().Find("c"))->block, nullptr);
   EXPECT_THAT(Ids(), ElementsAre("a", "b", "c", "d"));
 }

@@ -37,8 +37,8 @@ class StateSnapshotsTest : public ::testing::Test {
     limits.memory_bytes = memory_bytes;
     store_ = std::make_unique<SessionStore>(limits, &clock_);
     store_->AddModel("m", {.state_bytes = kStateBytes});
-    snapshots_ = std::make_unique<StateSnapshots>(states_.get(), store_.get(),
-                                                  kJobs);
+    snapshots_ =
+        std::make_unique<StateSnapshots>(states_.get(), store_.get(), kJobs);
   }
 
   // A turn that leaves a state which is all `byte`; its slot.

@@ -120,7 +120,8 @@ TEST(StepTime, HasNoLimitWhereStepsTakeNoTime) {
 TEST(StepTime, TellsWhatAStepWillTake) {
   StepTime time(kTarget);
   EXPECT_EQ(time.Expected(100), absl::ZeroDuration());
-  for (int tokens : {1, 50, 7, 200, 16}) time.Observe(tokens, kSmall.Step(tokens));
+  for (int tokens : {1, 50, 7, 200, 16})
+    time.Observe(tokens, kSmall.Step(tokens));
   EXPECT_NEAR(absl::ToDoubleSeconds(time.Expected(100)),
               absl::ToDoubleSeconds(kSmall.Step(100)), 1e-5);
 }

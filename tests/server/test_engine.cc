@@ -54,10 +54,10 @@ std::unique_ptr<Tokenizer> MakeByteTokenizer() {
     vocabulary[NameOfByte(byte, &unprintable)] = byte;
   }
   const auto added = [](int32_t id, const std::string& content, bool special) {
-    return Json{{"id", id},           {"content", content},
-                {"lstrip", false},    {"rstrip", false},
-                {"normalized", false}, {"single_word", false},
-                {"special", special}};
+    return Json{
+        {"id", id},          {"content", content},  {"lstrip", false},
+        {"rstrip", false},   {"normalized", false}, {"single_word", false},
+        {"special", special}};
   };
   const Json content = {
       {"version", "1.0"},
@@ -67,9 +67,8 @@ std::unique_ptr<Tokenizer> MakeByteTokenizer() {
       {"pre_tokenizer", byte_level},
       {"post_processor", nullptr},
       {"decoder", byte_level},
-      {"added_tokens",
-       Json::array({added(kEndOfText, "<|endoftext|>", true),
-                    added(kHelloToken, "hello", false)})},
+      {"added_tokens", Json::array({added(kEndOfText, "<|endoftext|>", true),
+                                    added(kHelloToken, "hello", false)})},
       {"model",
        {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", Json::array()}}}};
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
@@ -248,10 +247,10 @@ absl::Status TestEngine::Fork(const std::string& source,
       session, [&](absl::StatusOr<StateSnapshots::Snapshot> snapshot) {
         forked = snapshot.status();
         if (!snapshot.ok()) return;
-        forked = sessions
-                     .InstallFork(session, target, snapshot->turns,
-                                  snapshot->block)
-                     .status();
+        forked =
+            sessions
+                .InstallFork(session, target, snapshot->turns, snapshot->block)
+                .status();
       });
   while (!forked.has_value()) engine.RunOnce();
   return *forked;
@@ -263,13 +262,12 @@ absl::StatusOr<StateSnapshots::Snapshot> TestEngine::StateOf(
                           sessions.Locate(session));
   StateSnapshots::Snapshot snapshot{location.turns, location.block};
   if (location.slot >= 0) {
-    auto block = std::make_shared<StateBlock>(
-        model.states().bytes(location.slot));
+    auto block =
+        std::make_shared<StateBlock>(model.states().bytes(location.slot));
     model.states().Save(location.slot, block->data());
     if (location.block != nullptr) {
-      EXPECT_EQ(std::memcmp(block->data(), location.block->data(),
-                            block->size()),
-                0)
+      EXPECT_EQ(
+          std::memcmp(block->data(), location.block->data(), block->size()), 0)
           << "a copy that is not of its slot";
     }
     snapshot.block = std::move(block);
@@ -280,8 +278,7 @@ absl::StatusOr<StateSnapshots::Snapshot> TestEngine::StateOf(
 void TestEngine::ExpectNoSlotLost() {
   // Slots of deleted sessions are free again from the next iteration on.
   for (int slot : sessions.ReleasedSlots(number)) model.states().Free(slot);
-  const auto in_sessions =
-      sessions.Counts().models[number].sessions_in_slots;
+  const auto in_sessions = sessions.Counts().models[number].sessions_in_slots;
   EXPECT_EQ(model.states().free_slots() + engine.running() + in_sessions,
             model.states().slots());
   KeyValuePool* const key_values = model.states().key_values();

@@ -28,8 +28,8 @@ constexpr int32_t kEndOfText = 256;
 constexpr int32_t kHelloToken = 257;
 NewSession EmptySession(const std::string& session_id, int model = 0);
 // A turn of `request` on a store without an engine, one token long: begun, and
-// committed with its state in `slot`. `record`: what is kept for a repeat beside
-// the ids. It must be a turn of model 0 that can be run.
+// committed with its state in `slot`. `record`: what is kept for a repeat
+// beside the ids. It must be a turn of model 0 that can be run.
 void CommitTurn(SessionStore* store, const Request& request, int slot,
                 TurnRecord record = {});
 // The ids of the bytes of `text`.
@@ -71,8 +71,8 @@ class Reader {
 
 struct TestEngineOptions {
   int64_t vocabulary_size = 16;
-  ModelLimits model = {.slots = 4, .max_batch_tokens = 16,
-                       .max_logits_rows = 17};
+  ModelLimits model = {
+      .slots = 4, .max_batch_tokens = 16, .max_logits_rows = 17};
   bool has_attention = false;  // see ScriptedModel
   AdmissionLimits admission;
   SessionLimits sessions;
@@ -107,7 +107,8 @@ class TestEngine {
   // As Sessions.Fork does it; runs the engine if it must copy.
   absl::Status Fork(const std::string& source, const std::string& target);
   // The committed state, without running anything.
-  absl::StatusOr<StateSnapshots::Snapshot> StateOf(const SessionHandle& session);
+  absl::StatusOr<StateSnapshots::Snapshot> StateOf(
+      const SessionHandle& session);
 
   ExpectedAnswer Expect(const Tokens& history, const Request& request) const {
     return ExpectAnswer(script, history, request, options.tokenizer,

@@ -199,8 +199,8 @@ std::string ShowByReference(const std::vector<std::string>& stops,
 
 TEST(TurnText, ShowsWhatLookingAtAllOfTheTextShows) {
   std::mt19937 random(1);
-  const std::vector<int32_t> tokens = {'h', 'e', 'l', 'o', kHelloToken,
-                                       kEndOfText};
+  const std::vector<int32_t> tokens = {'h', 'e',         'l',
+                                       'o', kHelloToken, kEndOfText};
   const auto random_ids = [&](size_t most) {
     Tokens ids;
     for (size_t i = 1 + random() % most; i > 0; --i) {
@@ -234,8 +234,8 @@ TEST(TurnText, HasNoTextWithoutATokenizer) {
 
 TEST(MakeTokenEvent, GivesAStopTokenNoText) {
   TurnText text(ByteTokenizer(), {});
-  const TokenOutcome outcome = MakeTokenEvent(&text, ByteTokenizer(), 3, 'b',
-                                              true, std::nullopt, {});
+  const TokenOutcome outcome =
+      MakeTokenEvent(&text, ByteTokenizer(), 3, 'b', true, std::nullopt, {});
   EXPECT_TRUE(outcome.stops);
   EXPECT_EQ(outcome.event.index, 3);
   EXPECT_EQ(outcome.event.id, 'b');
@@ -246,9 +246,9 @@ TEST(MakeTokenEvent, GivesAStopTokenNoText) {
 TEST(MakeTokenEvent, AStopTokenMayCompleteAStopString) {
   TurnText text(ByteTokenizer(), {"ab"});
   text.Append('a');
-  EXPECT_TRUE(MakeTokenEvent(&text, ByteTokenizer(), 1, 'b', true, std::nullopt,
-                             {})
-                  .stops);
+  EXPECT_TRUE(
+      MakeTokenEvent(&text, ByteTokenizer(), 1, 'b', true, std::nullopt, {})
+          .stops);
   EXPECT_EQ(text.Flush(), "");
 }
 

@@ -13,7 +13,7 @@ namespace engram {
 namespace {
 
 constexpr int kIterations = 1000;
-constexpr int kSessions = 8;       // ids that clients use
+constexpr int kSessions = 8;  // ids that clients use
 constexpr int64_t kVocabulary = 16;
 // What a session may take in RAM beside its state: its own fields, and the
 // record of one answer.
@@ -29,7 +29,8 @@ std::string CodeName(const absl::Status& status) {
 }
 
 Tokens Prefix(const Tokens& tokens, size_t count) {
-  return Tokens(tokens.begin(), tokens.begin() + std::min(count, tokens.size()));
+  return Tokens(tokens.begin(),
+                tokens.begin() + std::min(count, tokens.size()));
 }
 
 }  // namespace
@@ -101,7 +102,8 @@ std::string Simulation::RandomSession() {
 
 Tokens Simulation::RandomTokens(int64_t least, int64_t most) {
   Tokens tokens(Uniform(least, most));
-  for (int32_t& id : tokens) id = static_cast<int32_t>(Uniform(0, kVocabulary - 1));
+  for (int32_t& id : tokens)
+    id = static_cast<int32_t>(Uniform(0, kVocabulary - 1));
   return tokens;
 }
 
@@ -151,9 +153,8 @@ void Simulation::Act() {
 
 void Simulation::Generate() {
   const std::string id = Chance(70) ? RandomSession() : "";
-  Request request =
-      TestEngine::Turn(id, absl::StrCat("r", ++next_request_),
-                       RandomTokens(1, 20), Uniform(0, 12));
+  Request request = TestEngine::Turn(id, absl::StrCat("r", ++next_request_),
+                                     RandomTokens(1, 20), Uniform(0, 12));
   const SessionPointer session = Known(id);
   if (session != nullptr) {
     if (session->pending && Chance(20)) request.prompt.clear();
@@ -204,8 +205,8 @@ void Simulation::Repeat() {
 }
 
 void Simulation::Score() {
-  Request request = TestEngine::Score(Chance(70) ? RandomSession() : "",
-                                      RandomTokens(1, 20));
+  Request request =
+      TestEngine::Score(Chance(70) ? RandomSession() : "", RandomTokens(1, 20));
   request.request_id = absl::StrCat("r", ++next_request_);
   Submit(std::move(request));
 }
@@ -303,8 +304,8 @@ absl::StatusCode Simulation::ExpectedForkRefusal(
     return absl::StatusCode::kNotFound;
   }
   const SessionPointer other = Known(target);
-  const bool exists =
-      other != nullptr && (other->running || engine_.sessions.Find(target).ok());
+  const bool exists = other != nullptr &&
+                      (other->running || engine_.sessions.Find(target).ok());
   return exists ? absl::StatusCode::kAlreadyExists : absl::StatusCode::kOk;
 }
 
@@ -427,10 +428,10 @@ absl::StatusCode Simulation::ExpectedRefusal(const Request& request) {
 
 size_t Simulation::StateBytes(int64_t tokens) const {
   if (tokens == 0) return 0;
-  const size_t keys = engine_.options.has_attention
-                          ? (tokens + kBlockTokens - 1) / kBlockTokens *
-                                kBlockBytes
-                          : 0;
+  const size_t keys =
+      engine_.options.has_attention
+          ? (tokens + kBlockTokens - 1) / kBlockTokens * kBlockBytes
+          : 0;
   return engine_.model.info().state_bytes + keys;
 }
 
@@ -484,7 +485,8 @@ void Simulation::Submit(Request request) {
     return;
   }
   EXPECT_EQ(expected, absl::StatusCode::kOk);
-  if (auto* record = std::get_if<std::shared_ptr<const TurnRecord>>(&*admitted)) {
+  if (auto* record =
+          std::get_if<std::shared_ptr<const TurnRecord>>(&*admitted)) {
     return CheckReplay(call->request, std::move(*record));
   }
   const bool turn = call->request.kind == RequestKind::kGenerate;
@@ -528,7 +530,8 @@ void Simulation::CheckReplay(const Request& request,
   Tokens told = request.received;
   Event event;
   while ((*replay)->Next(&event)) {
-    if (auto* token = std::get_if<TokenEvent>(&event)) told.push_back(token->id);
+    if (auto* token = std::get_if<TokenEvent>(&event))
+      told.push_back(token->id);
   }
   EXPECT_EQ(told, record->tokens);
 }
@@ -558,8 +561,8 @@ void Simulation::OnEnd(const RequestSummary& summary) {
 
 // A request ends only by a reason that there is.
 void Simulation::CheckEnd(const Call& call, const RequestSummary& summary) {
-  SCOPED_TRACE(absl::StrCat(summary.request_id, ": ",
-                            summary.status.ToString()));
+  SCOPED_TRACE(
+      absl::StrCat(summary.request_id, ": ", summary.status.ToString()));
   switch (summary.status.code()) {
     case absl::StatusCode::kOk:
       EXPECT_FALSE(call.expected.broken);
@@ -633,9 +636,10 @@ void Simulation::CheckLimits() {
   // cannot be dropped there, nor can one that has just been made.
   size_t turns = 0;
   for (const auto& [id, session] : sessions_) turns += session->running;
-  EXPECT_LE(counts.ram_bytes,
-            options.sessions.memory_bytes +
-                (counts.models[0].sessions_in_slots + turns + 1) * kSessionFields);
+  EXPECT_LE(
+      counts.ram_bytes,
+      options.sessions.memory_bytes +
+          (counts.models[0].sessions_in_slots + turns + 1) * kSessionFields);
 }
 
 // No slot is lost: when the engine has taken back those of sessions that are
@@ -648,8 +652,8 @@ void Simulation::CheckSlots() {
   EXPECT_EQ(engine_.model.states().free_slots() + engine_.engine.running() +
                 in_sessions,
             engine_.options.model.slots);
-  // Nor is a block: when nothing runs, sessions hold what their tokens need, and
-  // nothing is set apart.
+  // Nor is a block: when nothing runs, sessions hold what their tokens need,
+  // and nothing is set apart.
   KeyValuePool* const keys = engine_.model.states().key_values();
   if (keys == nullptr || engine_.engine.running() > 0) return;
   size_t bytes = engine_.sessions.Counts().models[0].state_bytes_in_slots;
@@ -721,8 +725,9 @@ void Simulation::CheckAnswer(const Call& call) {
                        call.session->tokens_at[call.reader.started()->version]);
     }
     bool broken = false;
-    EXPECT_EQ(call.reader.logprobs(),
-              ExpectScore(engine_.script, history, call.request.prompt, &broken));
+    EXPECT_EQ(
+        call.reader.logprobs(),
+        ExpectScore(engine_.script, history, call.request.prompt, &broken));
     EXPECT_FALSE(broken);
     return;
   }

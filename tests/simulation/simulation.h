@@ -23,15 +23,15 @@ namespace engram {
 
 // What happened, to show that a run was not idle.
 struct SimulationCounts {
-  std::map<std::string, int64_t> ends;      // by code
-  std::map<std::string, int64_t> refusals;  // by code
+  std::map<std::string, int64_t> ends;           // by code
+  std::map<std::string, int64_t> refusals;       // by code
   std::map<std::string, int64_t> fork_refusals;  // by code
   int64_t replays = 0;
   int64_t resumed = 0;
   int64_t forks = 0;
   int64_t departed = 0;
-  int64_t parked = 0;     // steps with such
-  int64_t overdue = 0;    // refused or ended for the queue's time
+  int64_t parked = 0;   // steps with such
+  int64_t overdue = 0;  // refused or ended for the queue's time
   int64_t steps = 0;
 
   void Add(const SimulationCounts& other);
@@ -47,7 +47,7 @@ class Simulation {
  private:
   // What a session must hold. Appended to by commits only.
   struct Session {
-    Tokens tokens;  // the pending one included
+    Tokens tokens;                        // the pending one included
     std::vector<size_t> tokens_at = {0};  // their number by version
     bool pending = false;
     std::vector<std::string> committed;  // request ids, the last is on record
@@ -62,8 +62,8 @@ class Simulation {
   // One admitted request.
   struct Call {
     Request request;
-    SessionPointer session;  // nullptr without
-    int64_t version = 0;     // of the session when it was admitted
+    SessionPointer session;   // nullptr without
+    int64_t version = 0;      // of the session when it was admitted
     ExpectedAnswer expected;  // of a turn
     Reader reader;
     int read_percent = 100;  // how often it reads

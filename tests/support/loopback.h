@@ -35,11 +35,11 @@ inline int ListenOnLoopback(int backlog, int* port) {
   ENGRAM_CHECK(listener >= 0);
   sockaddr_in address = Loopback(0);
   socklen_t size = sizeof(address);
-  ENGRAM_CHECK(
-      bind(listener, reinterpret_cast<sockaddr*>(&address), size) == 0);
+  ENGRAM_CHECK(bind(listener, reinterpret_cast<sockaddr*>(&address), size) ==
+               0);
   ENGRAM_CHECK(listen(listener, backlog) == 0);
-  ENGRAM_CHECK(getsockname(listener, reinterpret_cast<sockaddr*>(&address),
-                           &size) == 0);
+  ENGRAM_CHECK(
+      getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size) == 0);
   *port = ntohs(address.sin_port);
   return listener;
 }

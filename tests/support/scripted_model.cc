@@ -14,7 +14,8 @@ namespace engram {
 namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr int kDigestFloats = 4;  // 16 bits in each, which a float holds exactly
+constexpr int kDigestFloats =
+    4;  // 16 bits in each, which a float holds exactly
 // What a model with attention keeps.
 constexpr KeyValueShape kKeyShape = {.layers = 1, .width = 1};
 
@@ -84,8 +85,8 @@ ScriptedModel::ScriptedModel(const Script* script, const ModelLimits& limits,
   backend_ = *std::move(backend);
   std::unique_ptr<KeyValuePool> key_values;
   if (has_attention) {
-    auto pool = KeyValuePool::Create(backend_.get(), kKeyShape,
-                                     limits.kv_bytes, limits.slots);
+    auto pool = KeyValuePool::Create(backend_.get(), kKeyShape, limits.kv_bytes,
+                                     limits.slots);
     ENGRAM_CHECK_OK(pool.status());
     key_values = *std::move(pool);
     info_.kv_bytes_per_token = kKeyShape.token_bytes();
@@ -94,13 +95,12 @@ ScriptedModel::ScriptedModel(const Script* script, const ModelLimits& limits,
   }
   // Two components that must both travel with a session, and one that is never
   // read: it makes the state weigh more than the rest of a session.
-  absl::StatusOr<std::unique_ptr<StatePool>> states =
-      StatePool::Create(backend_.get(),
-                        {{.name = "digest", .layers = 2,
-                          .shape = {kDigestFloats / 2}},
-                         {.name = "count", .layers = 1, .shape = {1}},
-                         {.name = "ballast", .layers = 1, .shape = {1024}}},
-                        limits.slots, std::move(key_values));
+  absl::StatusOr<std::unique_ptr<StatePool>> states = StatePool::Create(
+      backend_.get(),
+      {{.name = "digest", .layers = 2, .shape = {kDigestFloats / 2}},
+       {.name = "count", .layers = 1, .shape = {1}},
+       {.name = "ballast", .layers = 1, .shape = {1024}}},
+      limits.slots, std::move(key_values));
   ENGRAM_CHECK_OK(states.status());
   states_ = *std::move(states);
   info_.family = "scripted";
@@ -120,8 +120,8 @@ void ScriptedModel::CheckContract(const Batch& batch) {
     logits_rows += row.logits_rows();
     EXPECT_FALSE(row.tokens.empty()) << "a row without tokens";
     EXPECT_TRUE(states_->IsTaken(row.slot)) << "slot " << row.slot;
-    EXPECT_TRUE(slots.insert(row.slot).second) << "slot " << row.slot
-                                               << " is in two rows";
+    EXPECT_TRUE(slots.insert(row.slot).second)
+        << "slot " << row.slot << " is in two rows";
     for (int32_t id : row.tokens) {
       EXPECT_GE(id, 0);
       EXPECT_LT(id, script_->vocabulary_size());
@@ -157,8 +157,7 @@ float* ScriptedModel::Key(int slot, int64_t position) {
   KeyValuePool& pool = *states_->key_values();
   const int32_t block = pool.blocks_of(slot)[position / kKeyValueBlockTokens];
   const int64_t piece_floats = 2 * kKeyShape.width * kKeyValueBlockTokens;
-  return pool.Layer(0) + block * piece_floats +
-         position % kKeyValueBlockTokens;
+  return pool.Layer(0) + block * piece_floats + position % kKeyValueBlockTokens;
 }
 
 void ScriptedModel::CheckKeys(int slot, const Script::Sequence& sequence,

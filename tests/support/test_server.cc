@@ -141,15 +141,16 @@ std::shared_ptr<grpc::Channel> OpenTestChannel(const std::string& address) {
 
 // A unary call by its stub's method.
 template <typename Stub, typename Request, typename Response>
-absl::StatusOr<Response> Call(
-    const std::unique_ptr<Stub>& stub,
-    grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
-                                 Response*),
-    const Request& request) {
+absl::StatusOr<Response> Call(const std::unique_ptr<Stub>& stub,
+                              grpc::Status (Stub::*method)(grpc::ClientContext*,
+                                                           const Request&,
+                                                           Response*),
+                              const Request& request) {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + kTestLimit));
   Response response;
-  const grpc::Status status = (stub.get()->*method)(&context, request, &response);
+  const grpc::Status status =
+      (stub.get()->*method)(&context, request, &response);
   if (!status.ok()) return FromGrpc(status);
   return response;
 }
@@ -449,9 +450,8 @@ class Ending {
     for (std::thread& thread : threads_) thread.join();
   }
   void Add(std::unique_ptr<Server> server) {
-    threads_.emplace_back([server = std::move(server)]() mutable {
-      server.reset();
-    });
+    threads_.emplace_back(
+        [server = std::move(server)]() mutable { server.reset(); });
   }
 
  private:

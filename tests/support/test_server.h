@@ -194,8 +194,8 @@ std::vector<int32_t> RandomIds(int count, int64_t vocabulary_size,
 // without a request log; a drain ends what runs at once.
 ServerOptions ZooOptions(const std::vector<std::string>& models);
 // Likewise of golden models, as {"h3", "h3/hybrid"} for tests/golden/h3/hybrid:
-// small, with random weights and no tokenizer. Little memory for keys and values:
-// all of it is touched at start.
+// small, with random weights and no tokenizer. Little memory for keys and
+// values: all of it is touched at start.
 ServerOptions GoldenOptions(
     const std::vector<std::pair<std::string, std::string>>& models);
 

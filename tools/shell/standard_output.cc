@@ -44,8 +44,8 @@ void OccupyStandardDescriptors() {
   for (int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     if (fcntl(descriptor, F_GETFD) >= 0) continue;
     // Reading from standard input and writing to the others fails as before.
-    const int opened = open(
-        "/dev/null", descriptor == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+    const int opened =
+        open("/dev/null", descriptor == STDIN_FILENO ? O_WRONLY : O_RDONLY);
     if (opened >= 0 && opened != descriptor) {
       dup2(opened, descriptor);
       close(opened);

@@ -1,8 +1,8 @@
 // The selective scan of Mamba and its gradient, for training on a CPU.
 //
 // For every channel e and state n (B and C are shared by all channels):
-//   h[t][n][e] = exp(dt[t][e] * A[n][e]) * h[t-1][n][e] + dt[t][e] * B[t][n] * x[t][e]
-//   y[t][e]    = sum over n of C[t][n] * h[t][n][e]
+//   h[t][n][e] = exp(dt[t][e] * A[n][e]) * h[t-1][n][e] + dt[t][e] * B[t][n] *
+//   x[t][e] y[t][e]    = sum over n of C[t][n] * h[t][n][e]
 //
 // All tensors are float and contiguous, the last dimension varying fastest:
 //   dt, x, y  [rows, tokens, channels]      B, C  [rows, tokens, states]
@@ -24,7 +24,6 @@ namespace {
 
 constexpr int64_t kBlock = 64;  // channels taken together
 constexpr int64_t kChunk = 32;  // tokens between two kept states
-
 
 // Copies a [states, width] tile between arrays with different row strides.
 void CopyTile(const float* from, int64_t from_stride, float* to,
@@ -110,8 +109,8 @@ void selective_scan_forward(int64_t rows, int64_t tokens, int64_t channels,
         }
         const int64_t at = (row * tokens + t) * channels + first;
         const int64_t at_state = (row * tokens + t) * states;
-        AdvanceState(dt + at, x + at, A + first, channels, B + at_state,
-                     states, width, h.data(), h.data(), nullptr);
+        AdvanceState(dt + at, x + at, A + first, channels, B + at_state, states,
+                     width, h.data(), h.data(), nullptr);
         float sum[kBlock] = {};
         for (int64_t n = 0; n < states; ++n) {
           const float c = C[at_state + n];

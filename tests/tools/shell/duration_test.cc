@@ -19,8 +19,8 @@ TEST(ParseDuration, TakesUnitsAndBareSeconds) {
 }
 
 TEST(ParseDuration, RefusesWhatIsNoneByName) {
-  for (const char* text : {"", "soon", "-1", "-1s", "nan", "5 s", "5 minutes",
-                           "1d"}) {
+  for (const char* text :
+       {"", "soon", "-1", "-1s", "nan", "5 s", "5 minutes", "1d"}) {
     const absl::Status status = ParseDuration(text).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
     EXPECT_THAT(std::string(status.message()),

@@ -17,9 +17,10 @@ absl::Status Check(const std::string& entry) {
 
 TEST(Environment, TakesWhatAnyProgramKnows) {
   for (const char* entry :
-       {"ENGRAM_SLOTS=3", "ENGRAM_SERVER=localhost", "ENGRAM_SIMULATION_SEEDS=9",
-        "ENGRAM_TEST_ANYTHING=1", "ENGRAM_PROXY=:8000",
-        "ENGRAM_2_GRPC=8001", "PATH=/bin", "ENGRAMME_X=1"}) {
+       {"ENGRAM_SLOTS=3", "ENGRAM_SERVER=localhost",
+        "ENGRAM_SIMULATION_SEEDS=9", "ENGRAM_TEST_ANYTHING=1",
+        "ENGRAM_PROXY=:8000", "ENGRAM_2_GRPC=8001", "PATH=/bin",
+        "ENGRAMME_X=1"}) {
     EXPECT_TRUE(Check(entry).ok()) << entry;
   }
 }
@@ -30,8 +31,9 @@ TEST(Environment, RefusesWhatNoneKnowsByName) {
     const char* error;
   };
   for (const Case& wrong :
-       {Case{"ENGRAM_SLOT=3", "ENGRAM_SLOT is that of no flag; did you mean "
-                              "ENGRAM_SLOTS?"},
+       {Case{"ENGRAM_SLOT=3",
+             "ENGRAM_SLOT is that of no flag; did you mean "
+             "ENGRAM_SLOTS?"},
         Case{"ENGRAM_MAXQUEUE=3", "did you mean ENGRAM_MAX_QUEUE?"},
         Case{"ENGRAM_SEVER=localhost", "did you mean ENGRAM_SERVER?"},
         Case{"ENGRAM_=", "ENGRAM_ is that of no"},

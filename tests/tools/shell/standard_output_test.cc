@@ -35,9 +35,7 @@ void ReplaceStandardOutput(const char* file) {
 
 class StandardOutputDeathTest : public ::testing::Test {
  protected:
-  StandardOutputDeathTest() {
-    GTEST_FLAG_SET(death_test_style, "threadsafe");
-  }
+  StandardOutputDeathTest() { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
 };
 
 TEST_F(StandardOutputDeathTest, EndsWithTheProgramsOwnCodeIfAllWasPrinted) {
