@@ -1,7 +1,6 @@
 #include "server/connections.h"
 
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sockios.h>
@@ -24,6 +23,7 @@
 #include "absl/strings/str_replace.h"
 #include "kernels/status.h"
 #include "server/clock.h"
+#include "server/process_usage.h"
 
 namespace engram {
 namespace {
@@ -45,15 +45,6 @@ constexpr int kUserTimeoutMs = 20'000;
 // What epoll tells of those that are no connection; their ids begin at 1.
 constexpr uint64_t kListener = 0;
 constexpr uint64_t kWaker = ~uint64_t{0};
-
-int64_t OpenDescriptors() {
-  DIR* const folder = opendir("/proc/self/fd");
-  if (folder == nullptr) return 64;
-  int64_t count = 0;
-  while (readdir(folder) != nullptr) ++count;
-  closedir(folder);
-  return count;
-}
 
 // In the form of NormalizePeer; what is neither IPv4 nor IPv6 has no name.
 std::string PeerName(const sockaddr_storage& address) {
@@ -77,15 +68,6 @@ void SetOption(int descriptor, int level, int name, int value) {
   setsockopt(descriptor, level, name, &value, sizeof(value));
 }
 
-uint16_t PortOf(int descriptor) {
-  sockaddr_storage address = {};
-  socklen_t size = sizeof(address);
-  getsockname(descriptor, reinterpret_cast<sockaddr*>(&address), &size);
-  return ntohs(address.ss_family == AF_INET
-                   ? reinterpret_cast<sockaddr_in&>(address).sin_port
-                   : reinterpret_cast<sockaddr_in6&>(address).sin6_port);
-}
-
 void SetPort(sockaddr* address, uint16_t port) {
   if (address->sa_family == AF_INET) {
     reinterpret_cast<sockaddr_in*>(address)->sin_port = htons(port);
@@ -94,34 +76,10 @@ void SetPort(sockaddr* address, uint16_t port) {
   }
 }
 
-std::string WithoutBrackets(const std::string& host) {
-  const bool has = host.size() > 2 && host.front() == '[' && host.back() == ']';
-  return has ? host.substr(1, host.size() - 2) : host;
-}
-
 // Whether the kernel has bytes that the client's has not confirmed.
 bool HasUnsent(int descriptor) {
   int bytes = 0;
   return ioctl(descriptor, SIOCOUTQ, &bytes) == 0 && bytes > 0;
-}
-
-// A listening socket; -1, with errno, if there is none to be had.
-int ListenOn(const addrinfo& address) {
-  const int descriptor =
-      socket(address.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (descriptor < 0) return -1;
-  SetOption(descriptor, SOL_SOCKET, SO_REUSEADDR, 1);
-  if (address.ai_family == AF_INET6) {
-    SetOption(descriptor, IPPROTO_IPV6, IPV6_V6ONLY, 0);
-  }
-  if (bind(descriptor, address.ai_addr, address.ai_addrlen) == 0 &&
-      listen(descriptor, SOMAXCONN) == 0) {
-    return descriptor;
-  }
-  const int error = errno;
-  close(descriptor);
-  errno = error;
-  return -1;
 }
 
 }  // namespace
@@ -134,12 +92,10 @@ void RaiseDescriptorLimit() {
 }
 
 int64_t ConnectionsThatFit() {
-  rlimit limit;
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1;
-  const int64_t descriptors =
-      static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, 1 << 30));
+  const ProcessUsage usage = ReadProcessUsage();
   return std::max<int64_t>(
-      1, (descriptors - OpenDescriptors() - kOtherDescriptors) / 2);
+      1,
+      (usage.max_descriptors - usage.open_descriptors - kOtherDescriptors) / 2);
 }
 
 std::string NormalizePeer(absl::string_view peer) {
@@ -176,34 +132,23 @@ absl::Status Connections::Open(const std::string& address) {
                      "; choose another --grpc-address"));
   };
   if (events_ < 0 || wake_ < 0) return failure(strerror(errno));
-  const size_t colon = address.rfind(':');
-  const std::string host = address.substr(0, colon);
-  const std::string port = address.substr(colon + 1);
+  const TcpAddress split = SplitAddress(address);
   // One socket takes all of the machine's addresses, of IPv4 and IPv6.
-  const bool all = host == "0.0.0.0" || host == "[::]";
-  absl::Status status = ListenOnAll(all ? "::" : WithoutBrackets(host), port);
-  if (!status.ok() && host == "0.0.0.0" && !absl::IsAlreadyExists(status)) {
-    status = ListenOnAll(host, port);  // a machine without IPv6
+  const bool of_ipv4 = split.host == "0.0.0.0";
+  absl::Status status = ListenOnAll({of_ipv4 ? "::" : split.host, split.port});
+  if (!status.ok() && of_ipv4 && !absl::IsAlreadyExists(status)) {
+    status = ListenOnAll(split);  // a machine without IPv6
   }
   if (!status.ok()) return failure(status.message());
-  address_ = absl::StrCat(host, ":", PortOf(listeners_.front()));
+  address_ = WithPort(address, PortOf(listeners_.front()));
   return absl::OkStatus();
 }
 
-absl::Status Connections::ListenOnAll(const std::string& host,
-                                      const std::string& port) {
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_NUMERICSERV | AI_PASSIVE;
-  addrinfo* found = nullptr;
-  if (const int error = getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
-      error != 0) {
-    return absl::NotFoundError(gai_strerror(error));
-  }
-  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owned(found,
-                                                                 freeaddrinfo);
+absl::Status Connections::ListenOnAll(const TcpAddress& address) {
+  ENGRAM_ASSIGN_OR_RETURN(const ResolvedAddresses found,
+                          Resolve(address, AI_NUMERICSERV | AI_PASSIVE));
   int error = 0;
-  for (addrinfo* one = found; one != nullptr; one = one->ai_next) {
+  for (addrinfo* one = found.get(); one != nullptr; one = one->ai_next) {
     // All with the port of the first, if it was picked.
     if (!listeners_.empty()) SetPort(one->ai_addr, PortOf(listeners_.front()));
     const int listener = ListenOn(*one);

@@ -25,6 +25,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "server/tcp_address.h"
 
 namespace engram {
 
@@ -93,7 +94,7 @@ class Connections {
 
   absl::Status Open(const std::string& address);
   // On every address of the host. Errors: ALREADY_EXISTS, one is in use.
-  absl::Status ListenOnAll(const std::string& host, const std::string& port);
+  absl::Status ListenOnAll(const TcpAddress& address);
   void Run();
   void HandleEvents(int timeout_ms);
   // Until none is left or none is let in. Returns when to try again.

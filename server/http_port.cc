@@ -2,11 +2,8 @@
 
 #include <errno.h>
 #include <microhttpd.h>
-#include <netdb.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
@@ -14,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
+#include "server/tcp_address.h"
 
 namespace engram {
 namespace {
@@ -23,57 +21,15 @@ absl::Status Unavailable(const std::string& address, absl::string_view why) {
       absl::StrCat("cannot serve HTTP on ", address, ": ", why));
 }
 
-// The name in "localhost:1", "[::1]:1".
-std::string HostOf(const std::string& address) {
-  const std::string host = address.substr(0, address.rfind(':'));
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
-    return host.substr(1, host.size() - 2);
-  }
-  return host;
-}
-
 // A descriptor that listens on one of the addresses of the host.
 absl::StatusOr<int> Listen(const std::string& address) {
-  const std::string host = HostOf(address);
-  const std::string port = address.substr(address.rfind(':') + 1);
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE;
-  addrinfo* found = nullptr;
-  const int failure = getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
-  if (failure != 0) return Unavailable(address, gai_strerror(failure));
-  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owned(found,
-                                                                 freeaddrinfo);
-  absl::Status status = Unavailable(address, "the host has no address");
-  for (const addrinfo* one = found; one != nullptr; one = one->ai_next) {
-    const int descriptor =
-        socket(one->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    // A restart must not wait for the connections of the last run.
-    const int on = 1;
-    if (descriptor >= 0 &&
-        setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) ==
-            0 &&
-        bind(descriptor, one->ai_addr, one->ai_addrlen) == 0 &&
-        listen(descriptor, SOMAXCONN) == 0) {
-      return descriptor;
-    }
-    status = Unavailable(address, strerror(errno));
-    if (descriptor >= 0) close(descriptor);
+  const auto found = Resolve(SplitAddress(address), AI_PASSIVE);
+  if (!found.ok()) return Unavailable(address, found.status().message());
+  for (const addrinfo* one = found->get(); one != nullptr; one = one->ai_next) {
+    const int descriptor = ListenOn(*one);
+    if (descriptor >= 0) return descriptor;
   }
-  return status;
-}
-
-int PortOf(int descriptor) {
-  sockaddr_storage bound = {};
-  socklen_t length = sizeof(bound);
-  char port[NI_MAXSERV] = "";
-  if (getsockname(descriptor, reinterpret_cast<sockaddr*>(&bound), &length) !=
-          0 ||
-      getnameinfo(reinterpret_cast<sockaddr*>(&bound), length, nullptr, 0, port,
-                  sizeof(port), NI_NUMERICSERV) != 0) {
-    return 0;
-  }
-  return atoi(port);
+  return Unavailable(address, strerror(errno));
 }
 
 class MicroHttpPort final : public HttpPort {
@@ -187,9 +143,8 @@ class MicroHttpPort final : public HttpPort {
 absl::StatusOr<std::unique_ptr<HttpPort>> HttpPort::Open(
     const std::string& address, const Options& options, Pages pages) {
   ENGRAM_ASSIGN_OR_RETURN(const int descriptor, Listen(address));
-  const std::string host = address.substr(0, address.rfind(':'));
   auto port = std::make_unique<MicroHttpPort>(
-      absl::StrCat(host, ":", PortOf(descriptor)), options, std::move(pages));
+      WithPort(address, PortOf(descriptor)), options, std::move(pages));
   ENGRAM_RETURN_IF_ERROR(port->Start(descriptor));
   return port;
 }

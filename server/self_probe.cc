@@ -1,17 +1,16 @@
 #include "server/self_probe.h"
 
 #include <errno.h>
-#include <netdb.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/tcp_address.h"
 
 namespace engram {
 namespace {
@@ -43,13 +42,11 @@ absl::Status SystemFailure(const std::string& address, const char* call) {
   return Failure(code, address, absl::StrCat(call, ": ", strerror(errno)));
 }
 
-std::string ReachableHost(std::string host) {
-  if (host == "0.0.0.0") return "127.0.0.1";
-  if (host == "[::]") return "::1";
-  if (host.size() > 2 && host.front() == '[') {
-    return host.substr(1, host.size() - 2);
-  }
-  return host;
+// By loopback, where a host stands for all addresses.
+TcpAddress Reachable(TcpAddress address) {
+  if (address.host == "0.0.0.0") address.host = "127.0.0.1";
+  if (address.host == "::") address.host = "::1";
+  return address;
 }
 
 absl::Status WaitFor(const Socket& socket, short events, int stop,
@@ -71,19 +68,12 @@ absl::Status WaitFor(const Socket& socket, short events, int stop,
 
 absl::Status ProbeGrpc(const std::string& address, absl::Duration timeout,
                        int stop) {
-  const size_t colon = address.rfind(':');
-  const std::string host = ReachableHost(address.substr(0, colon));
-  const std::string port = address.substr(colon + 1);
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  const int error = getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
-  if (error != 0) {
+  const auto resolved = Resolve(Reachable(SplitAddress(address)));
+  if (!resolved.ok()) {
     return Failure(absl::StatusCode::kUnavailable, address,
-                   gai_strerror(error));
+                   resolved.status().message());
   }
-  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owned(found,
-                                                                 freeaddrinfo);
+  const addrinfo* const found = resolved->get();
   const Socket socket(::socket(found->ai_family,
                                SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (socket.descriptor() < 0) return SystemFailure(address, "socket");
