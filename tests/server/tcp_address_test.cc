@@ -27,7 +27,7 @@ TEST(TcpAddress, HasAHostWithoutBracketsAndAPort) {
 
 TEST(TcpAddress, KeepsItsHostWithAnotherPort) {
   EXPECT_EQ(WithPort("[::1]:0", 8001), "[::1]:8001");
-  EXPECT_EQ(WithPort("localhost:0", 8001), "localhost:80");
+  EXPECT_EQ(WithPort("localhost:0", 80), "localhost:80");
 }
 
 TEST(TcpAddress, ThatNobodyHasIsNotFound) {
