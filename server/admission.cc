@@ -117,10 +117,13 @@ absl::StatusOr<ByteBudget::Share> Admission::TakeMemory(
         absl::StrCat("the request takes ", bytes, " bytes, limit ",
                      memory_.limit(), " (--request-memory)"));
   }
-  return absl::UnavailableError(
-      absl::StrCat("the queue is full: requests that wait or run take ",
-                   memory_.taken(), " bytes, this one ", bytes, ", limit ",
-                   memory_.limit(), " (--request-memory); try again later"));
+  absl::MutexLock lock(&mutex_);
+  return WithRetryAfter(
+      absl::UnavailableError(absl::StrCat(
+          "the queue is full: requests that wait or run take ", memory_.taken(),
+          " bytes, this one ", bytes, ", limit ", memory_.limit(),
+          " (--request-memory); try again later")),
+      RetryTime(ExpectedWait(request, clock_->Now())));
 }
 
 absl::Status Admission::CheckLimits(const Request& request) const {

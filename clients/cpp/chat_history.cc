@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "clients/cpp/input_file.h"
 #include "clients/cpp/utf8.h"
 
@@ -39,10 +40,16 @@ absl::Status WriteTo(const std::string& file, int flags,
   const int descriptor =
       open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | flags, kFileMode);
   if (descriptor < 0) return Failed(file);
-  const ssize_t written = write(descriptor, text.data(), text.size());
-  const absl::Status status = written == static_cast<ssize_t>(text.size())
-                                  ? absl::OkStatus()
-                                  : Failed(file);
+  absl::Status status;
+  for (absl::string_view left = text; status.ok() && !left.empty();) {
+    const ssize_t written = write(descriptor, left.data(), left.size());
+    // What is written in part is tried again, for the reason.
+    if (written < 0) {
+      status = Failed(file);
+    } else {
+      left.remove_prefix(static_cast<size_t>(written));
+    }
+  }
   close(descriptor);
   return status;
 }
