@@ -107,6 +107,20 @@ struct Matrix {
   operator ConstMatrix() const { return {data, stride}; }
 };
 
+struct CausalConv1dArguments {
+  int64_t channels = 0;
+  int64_t d_conv = 0;
+  ConstMatrix x;        // [tokens, channels]
+  const float* weight;  // [d_conv, channels]; the last tap is the current
+                        // token's
+  const float* bias;    // [channels], or nullptr
+  Activation activation = Activation::kSilu;  // or kNone
+  // In and out: [slots, d_conv-1, channels] of one layer, the last inputs of a
+  // slot, oldest first.
+  float* conv_state;
+  Matrix y;  // [tokens, channels] out, not x
+};
+
 struct SelectiveScanArguments {
   int64_t d_inner = 0;
   int64_t d_state = 0;
@@ -184,9 +198,9 @@ struct DiagonalScanArguments {
 };
 
 // Keys and values of attention layers lie in blocks of this many tokens. A
-// block of one layer is [heads, head_dim, block tokens] keys and then [heads,
-// block tokens, head_dim] values: scores are computed for all tokens of a block
-// side by side, and sums of values for all channels.
+// block of one layer is [kv_heads, head_dim, block tokens] keys and then
+// [kv_heads, block tokens, head_dim] values: scores are computed for all tokens
+// of a block side by side, and sums of values for all channels.
 inline constexpr int64_t kKeyValueBlockTokens = 32;
 
 // What attention needs to know of a row's sequence.
@@ -198,17 +212,23 @@ struct RowHistory {
 
 struct AttentionArguments {
   int64_t heads = 0;
+  // Heads of keys and values, a divisor of `heads`: head h of the queries looks
+  // at head h / (heads / kv_heads) of them.
+  int64_t kv_heads = 0;
   int64_t head_dim = 0;
+  float scale = 0;  // of the scores; usually 1 / sqrt(head_dim)
   // The leading dimensions of each head of q and k that are rotated by
   // position: dimension i with i + rotary_dim / 2, by the angle position
-  // 10000^(-2i / rotary_dim). Even, at most head_dim; 0: none.
+  // frequencies[i]. Even, at most head_dim; 0: none.
   int64_t rotary_dim = 0;
-  Matrix q;       // [tokens, heads head_dim] in, overwritten
-  Matrix k;       // [tokens, heads head_dim] in, overwritten
-  ConstMatrix v;  // [tokens, heads head_dim]
+  const double* frequencies = nullptr;     // [rotary_dim / 2]
+  ConstMatrix q;                           // [tokens, heads head_dim]
+  ConstMatrix k;                           // [tokens, kv_heads head_dim]
+  ConstMatrix v;                           // [tokens, kv_heads head_dim]
   absl::Span<const RowHistory> histories;  // one per row
-  // In and out: [blocks, 2 heads head_dim kKeyValueBlockTokens] of one layer;
-  // the rows' keys and values are added behind those of their histories.
+  // In and out: [blocks, 2 kv_heads head_dim kKeyValueBlockTokens] of one
+  // layer; the rows' keys (rotated) and values are added behind those of their
+  // histories.
   float* blocks;
   Matrix y;  // [tokens, heads head_dim] out; may be the same as q
 };
@@ -258,18 +278,12 @@ class Backend {
   virtual void MatMul(const PackedWeight& weight, int64_t tokens, ConstMatrix x,
                       const MatMulOptions& options, Matrix y) = 0;
 
-  // Depthwise causal convolution over each row's tokens, then SiLU:
-  // y_t = silu(bias + Σ_j weight[j] x_{t-(d_conv-1)+j}); tokens before the row
-  // come from its slot, and its last d_conv-1 inputs are left there.
-  //   x           [tokens, channels] in
-  //   weight      [d_conv, channels] in; the last tap is the current token's
-  //   bias        [channels] in, or nullptr
-  //   conv_state  [slots, d_conv-1, channels] in and out, oldest first
-  //   y           [tokens, channels] out, not x
+  // Depthwise causal convolution over each row's tokens; those before the row
+  // come from its slot:
+  //   y_t = activation(bias + Σ_j weight[j] x_{t-(d_conv-1)+j})
   // Source: Mamba, arXiv 2312.00752, section 3.4.
-  virtual void CausalConv1d(Rows rows, int64_t channels, int64_t d_conv,
-                            ConstMatrix x, const float* weight,
-                            const float* bias, float* conv_state, Matrix y) = 0;
+  virtual void CausalConv1d(Rows rows,
+                            const CausalConv1dArguments& arguments) = 0;
 
   // Mamba's selective scan with its gate, per channel e and state n:
   //   Δ = softplus(dt + dt_bias)
@@ -313,7 +327,7 @@ class Backend {
                             const DiagonalScanArguments& arguments) = 0;
 
   // Causal softmax attention of each token over the tokens of its sequence up
-  // to itself, with scores q k / sqrt(head_dim).
+  // to itself, with scores scale q k.
   virtual void Attention(Rows rows, const AttentionArguments& arguments) = 0;
 
   // target[i] += table[indices[i]], rows of `width` floats.

@@ -16,6 +16,15 @@ struct Layer {
   Linear output;
 };
 
+std::vector<double> RotaryFrequencies(int64_t rotary_dim) {
+  std::vector<double> frequencies(rotary_dim / 2);
+  for (int64_t i = 0; i < rotary_dim / 2; ++i) {
+    frequencies[i] = std::pow(10000.0, -2.0 * static_cast<double>(i) /
+                                           static_cast<double>(rotary_dim));
+  }
+  return frequencies;
+}
+
 // Files of rotary models carry the frequencies that follow from the number of
 // rotated dimensions. Others than these would be another model.
 absl::Status CheckFrequencies(const std::string& name, int64_t rotary_dim,
@@ -38,12 +47,14 @@ class Attention final : public Mixers {
  public:
   Attention(Backend* backend, int64_t d_model, int64_t heads,
             int64_t rotary_dim, std::vector<Layer> layers,
+            std::unique_ptr<Buffer> frequencies,
             std::unique_ptr<Buffer> projected)
       : backend_(backend),
         d_model_(d_model),
         heads_(heads),
         rotary_dim_(rotary_dim),
         layers_(std::move(layers)),
+        frequencies_(std::move(frequencies)),
         projected_(std::move(projected)) {}
 
   std::vector<StateComponent> StateComponents() const override { return {}; }
@@ -58,8 +69,11 @@ class Attention final : public Mixers {
                      layer.qkv.Options(), q);
     AttentionArguments attention;
     attention.heads = heads_;
+    attention.kv_heads = heads_;
     attention.head_dim = d_model_ / heads_;
+    attention.scale = 1.0f / std::sqrt(static_cast<float>(d_model_ / heads_));
     attention.rotary_dim = rotary_dim_;
+    attention.frequencies = static_cast<const double*>(frequencies_->data());
     attention.q = q;
     attention.k = {q.data + d_model_, q.stride};
     attention.v = {q.data + 2 * d_model_, q.stride};
@@ -79,6 +93,7 @@ class Attention final : public Mixers {
   const int64_t heads_;
   const int64_t rotary_dim_;
   const std::vector<Layer> layers_;
+  const std::unique_ptr<Buffer> frequencies_;  // [rotary_dim / 2] doubles
   // [tokens, 3 d_model]: q, k and v; the attention's y takes the place of q.
   const std::unique_ptr<Buffer> projected_;
 };
@@ -107,12 +122,17 @@ absl::StatusOr<std::unique_ptr<Mixers>> LoadAttentionMixers(
     }
     loaded.push_back(std::move(layer));
   }
+  const std::vector<double> values = RotaryFrequencies(rotary_dim);
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> frequencies,
+                          backend->Allocate(values.size() * sizeof(double)));
+  backend->CopyFromHost(frequencies->data(), values.data(),
+                        values.size() * sizeof(double));
   ENGRAM_ASSIGN_OR_RETURN(
       std::unique_ptr<Buffer> projected,
       backend->Allocate(limits.max_batch_tokens * 3 * d_model * sizeof(float)));
-  return std::make_unique<Attention>(backend, d_model, config.mixers.heads,
-                                     rotary_dim, std::move(loaded),
-                                     std::move(projected));
+  return std::make_unique<Attention>(
+      backend, d_model, config.mixers.heads, rotary_dim, std::move(loaded),
+      std::move(frequencies), std::move(projected));
 }
 
 }  // namespace engram

@@ -74,10 +74,7 @@ class CountingBackend final : public Backend {
               Matrix) override {
     Refuse();
   }
-  void CausalConv1d(Rows, int64_t, int64_t, ConstMatrix, const float*,
-                    const float*, float*, Matrix) override {
-    Refuse();
-  }
+  void CausalConv1d(Rows, const CausalConv1dArguments&) override { Refuse(); }
   void SelectiveScan(Rows, const SelectiveScanArguments&) override { Refuse(); }
   void SsdScan(Rows, const SsdScanArguments&) override { Refuse(); }
   void GatedNorm(const GatedNormArguments&) override { Refuse(); }

@@ -174,10 +174,15 @@ void Mamba::RunLayer(int64_t index, const LayerStep& step) {
   MatMulOptions in_options;
   in_options.bias = FloatsOrNull(layer.in_proj_bias);
   backend_->MatMul(*layer.in_proj, tokens, step.normed, in_options, projected);
-  backend_->CausalConv1d(step.rows, d_inner, dimensions_.d_conv, projected,
-                         layer.conv_weight->floats(),
-                         FloatsOrNull(layer.conv_bias),
-                         step.states->Layer(kConvState, index), convolved);
+  CausalConv1dArguments convolution;
+  convolution.channels = d_inner;
+  convolution.d_conv = dimensions_.d_conv;
+  convolution.x = projected;
+  convolution.weight = layer.conv_weight->floats();
+  convolution.bias = FloatsOrNull(layer.conv_bias);
+  convolution.conv_state = step.states->Layer(kConvState, index);
+  convolution.y = convolved;
+  backend_->CausalConv1d(step.rows, convolution);
   backend_->MatMul(*layer.x_proj, tokens, convolved, {}, scan_inputs);
   backend_->MatMul(*layer.dt_proj, tokens, scan_inputs, {}, dt);
 

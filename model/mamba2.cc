@@ -220,11 +220,15 @@ void Mamba2::RunLayer(int64_t index, const LayerStep& step) {
   in_options.bias = FloatsOrNull(layer.in_proj_bias);
   backend_->MatMul(*layer.in_proj, step.tokens, step.normed, in_options,
                    projected);
-  backend_->CausalConv1d(step.rows, dimensions_.convolved(), dimensions_.d_conv,
-                         {projected.data + d_inner, projected.stride},
-                         layer.conv_weight->floats(),
-                         FloatsOrNull(layer.conv_bias),
-                         step.states->Layer(kConvState, index), convolved);
+  CausalConv1dArguments convolution;
+  convolution.channels = dimensions_.convolved();
+  convolution.d_conv = dimensions_.d_conv;
+  convolution.x = {projected.data + d_inner, projected.stride};
+  convolution.weight = layer.conv_weight->floats();
+  convolution.bias = FloatsOrNull(layer.conv_bias);
+  convolution.conv_state = step.states->Layer(kConvState, index);
+  convolution.y = convolved;
+  backend_->CausalConv1d(step.rows, convolution);
   Scan(layer, index, step, projected, convolved);
 
   GatedNormArguments norm;

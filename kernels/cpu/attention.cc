@@ -1,7 +1,7 @@
-// Three passes: q and k are rotated, keys and values are added to the blocks of
-// their rows, and then every token and head attends. An item of the last is a
-// few neighbouring tokens of a row by one head; they share the keys and values
-// that they load.
+// Two passes: keys, rotated, and values are added to the blocks of their rows,
+// and then every token and head attends. An item of the second is a few
+// neighbouring tokens of a row by one head; they share the keys and values that
+// they load.
 //
 // Each token and head goes over the blocks of its sequence in ascending order
 // with a softmax whose maximum and sum are corrected block by block. Blocks lie
@@ -16,6 +16,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention.cc"
@@ -44,13 +45,21 @@ struct TokenGroup {
 // head in one block.
 inline int64_t KeyOffset(const AttentionArguments& arguments, int32_t block,
                          int64_t head) {
-  return (block * int64_t{2} * arguments.heads + head) * arguments.head_dim *
+  return (block * int64_t{2} * arguments.kv_heads + head) * arguments.head_dim *
          kBlockTokens;
 }
 inline int64_t ValueOffset(const AttentionArguments& arguments, int32_t block,
                            int64_t head) {
-  return KeyOffset(arguments, block, arguments.heads + head);
+  return KeyOffset(arguments, block, arguments.kv_heads + head);
 }
+
+// One head of an item's tokens.
+struct HeadItem {
+  TokenGroup tokens;
+  int64_t head;
+  ConstMatrix q;  // [tokens, head_dim], rotated
+  float* sums;    // [kItemTokens, head_dim], of the values: for its own use
+};
 
 }  // namespace engram::cpu
 #endif  // ENGRAM_KERNELS_CPU_ATTENTION_ONCE_
@@ -83,11 +92,8 @@ struct Softmax {
 
 // A head's part of a few tokens' tensors.
 struct Tokens {
-  const float* q;
-  int64_t q_stride;
-  // The sums of values are built where the keys were: those are in the blocks.
-  float* sums;
-  int64_t sums_stride;
+  ConstMatrix q;
+  float* sums;  // of the values, [kTokens, head_dim]
 };
 
 template <int64_t kTokens>
@@ -107,7 +113,7 @@ HWY_INLINE void Scores(const Tokens& tokens, const float* HWY_RESTRICT keys,
         key[v] = hn::LoadU(tag, keys + d * kBlockTokens + first + v * kLanes);
       }
       for (int64_t i = 0; i < kTokens; ++i) {
-        const FloatVector q = Constant(tokens.q[i * tokens.q_stride + d]);
+        const FloatVector q = Constant(tokens.q.data[i * tokens.q.stride + d]);
         for (int64_t v = 0; v < kVectors; ++v) {
           sums[i][v] = hn::MulAdd(q, key[v], sums[i][v]);
         }
@@ -172,8 +178,7 @@ HWY_INLINE void AddValues(const Tokens& tokens,
   for (int64_t i = 0; i < kTokens; ++i) {
     const FloatVector rescale = Constant(softmax.rescale[i]);
     for (int64_t v = 0; v < kVectors; ++v) {
-      const float* const sum =
-          tokens.sums + i * tokens.sums_stride + d + v * kLanes;
+      const float* const sum = tokens.sums + i * head_dim + d + v * kLanes;
       sums[i][v] = hn::Mul(LoadPart<kWhole>(sum, channels), rescale);
     }
   }
@@ -201,8 +206,7 @@ HWY_INLINE void AddValues(const Tokens& tokens,
   }
   for (int64_t i = 0; i < kTokens; ++i) {
     for (int64_t v = 0; v < kVectors; ++v) {
-      StorePart<kWhole>(sums[i][v],
-                        tokens.sums + i * tokens.sums_stride + d + v * kLanes,
+      StorePart<kWhole>(sums[i][v], tokens.sums + i * head_dim + d + v * kLanes,
                         channels);
     }
   }
@@ -211,15 +215,16 @@ HWY_INLINE void AddValues(const Tokens& tokens,
 // One block, of which token i sees the first seen + i tokens. A token that sees
 // none is left as it is.
 template <int64_t kTokens>
-HWY_INLINE void AttendBlock(const AttentionArguments& arguments, int64_t head,
-                            int32_t block, int64_t seen, float scale,
+HWY_INLINE void AttendBlock(const AttentionArguments& arguments,
+                            int64_t kv_head, int32_t block, int64_t seen,
                             const Tokens& tokens, Softmax<kTokens>& softmax) {
   const int64_t head_dim = arguments.head_dim;
-  Scores<kTokens>(tokens, arguments.blocks + KeyOffset(arguments, block, head),
-                  head_dim, scale, softmax);
+  Scores<kTokens>(tokens,
+                  arguments.blocks + KeyOffset(arguments, block, kv_head),
+                  head_dim, arguments.scale, softmax);
   for (int64_t i = 0; i < kTokens; ++i) Exponentials(i, seen + i, softmax);
   const float* const values =
-      arguments.blocks + ValueOffset(arguments, block, head);
+      arguments.blocks + ValueOffset(arguments, block, kv_head);
   constexpr int64_t kVectors = kTileVectors<kTokens>;
   int64_t d = 0;
   for (; d + kVectors * kLanes <= head_dim; d += kVectors * kLanes) {
@@ -244,62 +249,58 @@ HWY_INLINE float SumOfBlock(float* sums) {
   return sums[0];
 }
 
+// The kTokens tokens of the item from `first` on.
 template <int64_t kTokens>
-void Attend(const AttentionArguments& arguments, const TokenGroup& group,
-            int64_t head) {
-  const int64_t column = head * arguments.head_dim;
-  Tokens tokens;
-  tokens.q = arguments.q.data + group.token * arguments.q.stride + column;
-  tokens.q_stride = arguments.q.stride;
-  tokens.sums = arguments.k.data + group.token * arguments.k.stride + column;
-  tokens.sums_stride = arguments.k.stride;
+void Attend(const AttentionArguments& arguments, const HeadItem& item,
+            int64_t first) {
+  const int64_t head_dim = arguments.head_dim;
+  const int64_t kv_head = item.head / (arguments.heads / arguments.kv_heads);
+  const Tokens tokens = {{item.q.data + first * item.q.stride, item.q.stride},
+                         item.sums};
+  std::memset(tokens.sums, 0, kTokens * head_dim * sizeof(float));
   Softmax<kTokens> softmax;
   std::memset(softmax.sums, 0, sizeof(softmax.sums));
   for (int64_t i = 0; i < kTokens; ++i) {
     softmax.maximum[i] = -std::numeric_limits<float>::infinity();
-    std::memset(tokens.sums + i * tokens.sums_stride, 0,
-                arguments.head_dim * sizeof(float));
   }
-  const float scale = 1.0f / std::sqrt(static_cast<float>(arguments.head_dim));
-  const int64_t last = group.position + kTokens - 1;
+  const int64_t position = item.tokens.position + first;
+  const int64_t last = position + kTokens - 1;
   for (int64_t block = 0; block <= last / kBlockTokens; ++block) {
-    AttendBlock<kTokens>(arguments, head, group.history->blocks[block],
-                         group.position + 1 - block * kBlockTokens, scale,
-                         tokens, softmax);
+    AttendBlock<kTokens>(arguments, kv_head, item.tokens.history->blocks[block],
+                         position + 1 - block * kBlockTokens, tokens, softmax);
   }
   const FloatTag tag;
-  for (int64_t i = 0; i < kTokens; ++i) {
+  float* y = arguments.y.data +
+             (item.tokens.token + first) * arguments.y.stride +
+             item.head * head_dim;
+  for (int64_t i = 0; i < kTokens; ++i, y += arguments.y.stride) {
     const FloatVector sum = Constant(SumOfBlock(softmax.sums[i]));
-    const float* const sums = tokens.sums + i * tokens.sums_stride;
-    float* const y =
-        arguments.y.data + (group.token + i) * arguments.y.stride + column;
+    const float* const sums = tokens.sums + i * head_dim;
     int64_t d = 0;
-    for (; d + kLanes <= arguments.head_dim; d += kLanes) {
+    for (; d + kLanes <= head_dim; d += kLanes) {
       hn::StoreU(hn::Div(hn::LoadU(tag, sums + d), sum), tag, y + d);
     }
-    if (d < arguments.head_dim) {
-      const size_t rest = arguments.head_dim - d;
+    if (d < head_dim) {
+      const size_t rest = head_dim - d;
       StoreFirst(hn::Div(LoadFirst(sums + d, rest), sum), y + d, rest);
     }
   }
 }
 
-// For a group of at most kTokens tokens.
+// Of `count` tokens, at most kTokens.
 template <int64_t kTokens>
-void AttendGroup(const AttentionArguments& arguments, const TokenGroup& group,
-                 int64_t head) {
-  if (group.tokens == kTokens) return Attend<kTokens>(arguments, group, head);
-  if constexpr (kTokens > 1) AttendGroup<kTokens - 1>(arguments, group, head);
+void AttendGroup(const AttentionArguments& arguments, const HeadItem& item,
+                 int64_t first, int64_t count) {
+  if (count == kTokens) return Attend<kTokens>(arguments, item, first);
+  if constexpr (kTokens > 1) {
+    AttendGroup<kTokens - 1>(arguments, item, first, count);
+  }
 }
 
-void AttendItem(const AttentionArguments& arguments, const TokenGroup& item,
-                int64_t head) {
-  for (int64_t first = 0; first < item.tokens; first += kTileTokens) {
-    AttendGroup<kTileTokens>(
-        arguments,
-        {item.history, item.token + first, item.position + first,
-         std::min(kTileTokens, item.tokens - first)},
-        head);
+void AttendItem(const AttentionArguments& arguments, const HeadItem& item) {
+  for (int64_t first = 0; first < item.tokens.tokens; first += kTileTokens) {
+    AttendGroup<kTileTokens>(arguments, item, first,
+                             std::min(kTileTokens, item.tokens.tokens - first));
   }
 }
 
@@ -317,8 +318,6 @@ HWY_EXPORT(AttendItem);
 // Multiplications below which waking a thread costs more than it saves.
 constexpr int64_t kParallelWork = 1 << 16;
 
-constexpr double kRotaryBase = 10000.0;
-
 int64_t GroupsOf(const Row& row) {
   return (row.tokens + kItemTokens - 1) / kItemTokens;
 }
@@ -334,48 +333,88 @@ TokenGroup GroupAt(Rows rows, const AttentionArguments& arguments,
           std::min(kItemTokens, rows[row].tokens - first)};
 }
 
-void Rotate(const AttentionArguments& arguments, const Matrix& matrix,
-            int64_t token, int64_t i, float cosine, float sine) {
-  const int64_t half = arguments.rotary_dim / 2;
-  float* x = matrix.data + token * matrix.stride + i;
-  for (int64_t head = 0; head < arguments.heads; ++head) {
-    const float first = x[0], second = x[half];
-    x[0] = first * cosine - second * sine;
-    x[half] = second * cosine + first * sine;
-    x += arguments.head_dim;
+// Where the dimensions of some heads of one token lie.
+struct Heads {
+  float* data;
+  int64_t count;
+  int64_t head_stride;
+  int64_t dimension_stride;
+};
+
+// By the angles whose cosines and sines are `turns` [rotary_dim / 2, 2].
+void Rotate(const float* turns, int64_t rotary_dim, const Heads& heads) {
+  const int64_t half = rotary_dim / 2;
+  for (int64_t i = 0; i < half; ++i) {
+    const float cosine = turns[2 * i], sine = turns[2 * i + 1];
+    float* x = heads.data + i * heads.dimension_stride;
+    float* y = x + half * heads.dimension_stride;
+    for (int64_t head = 0; head < heads.count; ++head) {
+      const float first = *x, second = *y;
+      *x = first * cosine - second * sine;
+      *y = second * cosine + first * sine;
+      x += heads.head_stride;
+      y += heads.head_stride;
+    }
   }
 }
 
-// Rotates q and k of a group's tokens and adds keys and values to the blocks.
-void Append(const AttentionArguments& arguments, const TokenGroup& group) {
+// Adds the keys, rotated, and values of a group's tokens to the blocks. Leaves
+// the tokens' turns in `turns` [tokens, rotary_dim / 2, 2] of all rows.
+void Append(const AttentionArguments& arguments, const TokenGroup& group,
+            float* turns) {
   const int64_t head_dim = arguments.head_dim;
   for (int64_t t = 0; t < group.tokens; ++t) {
     const int64_t token = group.token + t;
     const int64_t position = group.position + t;
+    float* const turn = turns + token * arguments.rotary_dim;
     for (int64_t i = 0; i < arguments.rotary_dim / 2; ++i) {
-      const double exponent =
-          -2.0 * static_cast<double>(i) / arguments.rotary_dim;
-      const double angle = position * std::pow(kRotaryBase, exponent);
-      const float cosine = static_cast<float>(std::cos(angle));
-      const float sine = static_cast<float>(std::sin(angle));
-      Rotate(arguments, arguments.q, token, i, cosine, sine);
-      Rotate(arguments, arguments.k, token, i, cosine, sine);
+      const double angle = position * arguments.frequencies[i];
+      turn[2 * i] = static_cast<float>(std::cos(angle));
+      turn[2 * i + 1] = static_cast<float>(std::sin(angle));
     }
     const int32_t block = group.history->blocks[position / kBlockTokens];
     const int64_t place = position % kBlockTokens;
     const float* k = arguments.k.data + token * arguments.k.stride;
     const float* v = arguments.v.data + token * arguments.v.stride;
-    for (int64_t head = 0; head < arguments.heads; ++head) {
-      float* const keys =
-          arguments.blocks + KeyOffset(arguments, block, head) + place;
-      for (int64_t d = 0; d < head_dim; ++d) keys[d * kBlockTokens] = k[d];
+    float* const keys =
+        arguments.blocks + KeyOffset(arguments, block, 0) + place;
+    for (int64_t i = 0; i < arguments.kv_heads * head_dim; ++i) {
+      keys[i * kBlockTokens] = k[i];
+    }
+    Rotate(turn, arguments.rotary_dim,
+           {keys, arguments.kv_heads, head_dim * kBlockTokens, kBlockTokens});
+    for (int64_t head = 0; head < arguments.kv_heads; ++head) {
       std::memcpy(arguments.blocks + ValueOffset(arguments, block, head) +
                       place * head_dim,
-                  v, head_dim * sizeof(float));
-      k += head_dim;
-      v += head_dim;
+                  v + head * head_dim, head_dim * sizeof(float));
     }
   }
+}
+
+// Memory of the calling thread, kept for its next call: [elements].
+float* Scratch(std::vector<float>& memory, int64_t elements) {
+  if (static_cast<int64_t>(memory.size()) < elements) memory.resize(elements);
+  return memory.data();
+}
+
+void Attend(const AttentionArguments& arguments, const TokenGroup& group,
+            int64_t head, const float* turns) {
+  thread_local std::vector<float> memory;
+  const int64_t head_dim = arguments.head_dim;
+  float* const q = Scratch(memory, 2 * kItemTokens * head_dim);
+  HeadItem item = {group, head, {q, head_dim}, q + kItemTokens * head_dim};
+  const float* source =
+      arguments.q.data + group.token * arguments.q.stride + head * head_dim;
+  if (arguments.rotary_dim == 0) {
+    item.q = {source, arguments.q.stride};
+  }
+  for (int64_t t = 0; t < group.tokens && arguments.rotary_dim > 0; ++t) {
+    std::memcpy(q + t * head_dim, source + t * arguments.q.stride,
+                head_dim * sizeof(float));
+    Rotate(turns + (group.token + t) * arguments.rotary_dim,
+           arguments.rotary_dim, {q + t * head_dim, 1, head_dim, 1});
+  }
+  HWY_DYNAMIC_DISPATCH(AttendItem)(arguments, item);
 }
 
 }  // namespace
@@ -384,19 +423,23 @@ void Attention(ThreadPool& threads, Rows rows,
                const AttentionArguments& arguments) {
   int64_t groups = 0;
   int64_t work = 0;
+  int64_t tokens = 0;
   for (size_t i = 0; i < rows.size(); ++i) {
     groups += GroupsOf(rows[i]);
     work += rows[i].tokens *
             (arguments.histories[i].position + rows[i].tokens) *
             arguments.heads * arguments.head_dim;
+    tokens = std::max<int64_t>(tokens, rows[i].offset + rows[i].tokens);
   }
+  thread_local std::vector<float> memory;
+  float* const turns = Scratch(memory, tokens * arguments.rotary_dim);
   const auto append = [&](int64_t group) {
-    Append(arguments, GroupAt(rows, arguments, group));
+    Append(arguments, GroupAt(rows, arguments, group), turns);
   };
   // A head's groups one after the other find its keys and values in the cache.
   const auto attend = [&](int64_t item) {
-    HWY_DYNAMIC_DISPATCH(AttendItem)
-    (arguments, GroupAt(rows, arguments, item % groups), item / groups);
+    Attend(arguments, GroupAt(rows, arguments, item % groups), item / groups,
+           turns);
   };
   // All keys and values must be there before any token looks at them.
   if (work < kParallelWork) {

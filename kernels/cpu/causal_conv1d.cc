@@ -3,6 +3,7 @@
 // cache) and writes 4 bytes of y; the window of a row is read and written once.
 #include "kernels/cpu/causal_conv1d.h"
 
+#include <cstdint>
 #include <cstring>
 
 #include "kernels/cpu/row_parts.h"
@@ -35,7 +36,7 @@ struct Timeline {
 };
 
 // One token's output for the vector of channels at `channel`.
-template <bool kWhole>
+template <bool kWhole, bool kSilu>
 HWY_INLINE void Convolve(const CausalConv1dArguments& arguments,
                          const Timeline& inputs, int64_t time, float* y,
                          int64_t channel, size_t count) {
@@ -48,11 +49,13 @@ HWY_INLINE void Convolve(const CausalConv1dArguments& arguments,
     sum = hn::MulAdd(LoadPart<kWhole>(weight + channel, count),
                      LoadPart<kWhole>(x + channel, count), sum);
   }
-  StorePart<kWhole>(Silu(sum), y + channel, count);
+  if constexpr (kSilu) sum = Silu(sum);
+  StorePart<kWhole>(sum, y + channel, count);
 }
 
-void CausalConv1dItem(const CausalConv1dArguments& arguments, const Row& row,
-                      int64_t channel_begin, int64_t channel_end) {
+template <bool kSilu>
+void ConvolveItem(const CausalConv1dArguments& arguments, const Row& row,
+                  int64_t channel_begin, int64_t channel_end) {
   const int64_t window_tokens = arguments.d_conv - 1;
   const Timeline inputs{
       arguments.x.data + row.offset * arguments.x.stride, arguments.x.stride,
@@ -62,10 +65,11 @@ void CausalConv1dItem(const CausalConv1dArguments& arguments, const Row& row,
     float* const y = arguments.y.data + (row.offset + t) * arguments.y.stride;
     int64_t channel = channel_begin;
     for (; channel + kLanes <= channel_end; channel += kLanes) {
-      Convolve<true>(arguments, inputs, t, y, channel, kLanes);
+      Convolve<true, kSilu>(arguments, inputs, t, y, channel, kLanes);
     }
     if (channel < channel_end) {
-      Convolve<false>(arguments, inputs, t, y, channel, channel_end - channel);
+      Convolve<false, kSilu>(arguments, inputs, t, y, channel,
+                             channel_end - channel);
     }
   }
   // In ascending order a row shorter than the window shifts in place.
@@ -73,6 +77,15 @@ void CausalConv1dItem(const CausalConv1dArguments& arguments, const Row& row,
     std::memmove(inputs.window + j * arguments.channels + channel_begin,
                  inputs.At(row.tokens - window_tokens + j) + channel_begin,
                  (channel_end - channel_begin) * sizeof(float));
+  }
+}
+
+void CausalConv1dItem(const CausalConv1dArguments& arguments, const Row& row,
+                      int64_t channel_begin, int64_t channel_end) {
+  if (arguments.activation == Activation::kSilu) {
+    ConvolveItem<true>(arguments, row, channel_begin, channel_end);
+  } else {
+    ConvolveItem<false>(arguments, row, channel_begin, channel_end);
   }
 }
 

@@ -149,14 +149,15 @@ class CpuBackend : public Backend {
     cpu::MatMul(threads_, Packed(weight), tokens, x, options, y);
   }
 
-  void CausalConv1d(Rows rows, int64_t channels, int64_t d_conv, ConstMatrix x,
-                    const float* weight, const float* bias, float* conv_state,
-                    Matrix y) override {
-    ENGRAM_CHECK(channels >= 1 && d_conv >= 1 && x.data != y.data);
+  void CausalConv1d(Rows rows,
+                    const CausalConv1dArguments& arguments) override {
+    ENGRAM_CHECK(arguments.channels >= 1 && arguments.d_conv >= 1);
+    ENGRAM_CHECK(arguments.x.data != arguments.y.data);
+    ENGRAM_CHECK(arguments.activation == Activation::kSilu ||
+                 arguments.activation == Activation::kNone);
     CheckRows(rows);
     const ScopedFlushDenormals flush;
-    cpu::CausalConv1d(threads_, rows,
-                      {channels, d_conv, x, weight, bias, conv_state, y});
+    cpu::CausalConv1d(threads_, rows, arguments);
   }
 
   void SelectiveScan(Rows rows,
@@ -203,6 +204,8 @@ class CpuBackend : public Backend {
 
   void Attention(Rows rows, const AttentionArguments& arguments) override {
     ENGRAM_CHECK(arguments.heads >= 1 && arguments.head_dim >= 1);
+    ENGRAM_CHECK(arguments.kv_heads >= 1 &&
+                 arguments.heads % arguments.kv_heads == 0);
     ENGRAM_CHECK(arguments.rotary_dim >= 0 && arguments.rotary_dim % 2 == 0 &&
                  arguments.rotary_dim <= arguments.head_dim);
     ENGRAM_CHECK(arguments.histories.size() == rows.size());

@@ -193,10 +193,16 @@ void CausalConv1d(benchmark::State& state) {
   const auto bias = Filled(*backend, kDInner);
   const auto window = Filled(*backend, row_count * (kDConv - 1) * kDInner);
   const auto y = Filled(*backend, tokens * kDInner);
+  CausalConv1dArguments arguments;
+  arguments.channels = kDInner;
+  arguments.d_conv = kDConv;
+  arguments.x = {x->floats(), kDInner};
+  arguments.weight = weight->floats();
+  arguments.bias = bias->floats();
+  arguments.conv_state = window->floats();
+  arguments.y = {y->floats(), kDInner};
   for (auto _ : state) {
-    backend->CausalConv1d(rows, kDInner, kDConv, {x->floats(), kDInner},
-                          weight->floats(), bias->floats(), window->floats(),
-                          {y->floats(), kDInner});
+    backend->CausalConv1d(rows, arguments);
     benchmark::ClobberMemory();
   }
   Count(state, 8 * tokens * kDInner + 8 * row_count * (kDConv - 1) * kDInner,
@@ -291,7 +297,9 @@ void Attention(benchmark::State& state) {
   const auto y = Filled(*backend, tokens * kDModel);
   AttentionArguments arguments;
   arguments.heads = kAttentionHeads;
+  arguments.kv_heads = kAttentionHeads;
   arguments.head_dim = kDModel / kAttentionHeads;
+  arguments.scale = 0.125f;
   arguments.q = {q->floats(), kDModel};
   arguments.k = {k->floats(), kDModel};
   arguments.v = {v->floats(), kDModel};

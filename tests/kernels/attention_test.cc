@@ -69,6 +69,51 @@ TEST_P(AttentionTest, RotatesTheLeadingDimensionsByPosition) {
   }
 }
 
+TEST_P(AttentionTest, RotatesByTheFrequenciesGiven) {
+  AttentionShape shape{2, 8, 6};
+  shape.rotary_base = 500;
+  Floats blocks = UnusedBlocks(shape);
+  AttentionSequence sequence(shape, 60, 50, {2, 7});
+  AttentionStep(backend(), {{&sequence, 50}}, blocks);
+  ExpectClose(sequence.y, sequence.Expected());
+}
+
+TEST_P(AttentionTest, ScalesTheScoresAsTold) {
+  AttentionShape shape{2, 8, 0};
+  shape.scale = 0.05f;
+  Floats blocks = UnusedBlocks(shape);
+  AttentionSequence sequence(shape, 60, 50, {2, 7});
+  AttentionStep(backend(), {{&sequence, 50}}, blocks);
+  ExpectClose(sequence.y, sequence.Expected());
+}
+
+TEST_P(AttentionTest, OfHeadsThatShareKeysAndValuesIsThatOfCopiesOfThem) {
+  for (const int64_t sharing : {2, 3, 6}) {
+    SCOPED_TRACE(testing::Message() << sharing << " share");
+    const AttentionShape shape{6, 7, 4, sharing};
+    const int64_t head_dim = shape.head_dim;
+    AttentionSequence sequence(shape, 60, 70, {2, 7, 1});
+    // The same with keys and values repeated for each head.
+    AttentionSequence copies(AttentionShape{6, 7, 4}, 60, 70, {2, 7, 1});
+    for (int64_t t = 0; t < 70; ++t) {
+      for (int64_t i = 0; i < shape.width(); ++i) {
+        const int64_t from = t * shape.kv_width() +
+                             i / head_dim / sharing * head_dim + i % head_dim;
+        copies.k[t * shape.width() + i] = sequence.k[from];
+        copies.v[t * shape.width() + i] = sequence.v[from];
+      }
+    }
+    Floats blocks = UnusedBlocks(shape);
+    Floats copies_blocks = UnusedBlocks(copies.shape);
+    for (const int64_t tokens : {37, 1, 32}) {
+      AttentionStep(backend(), {{&sequence, tokens}}, blocks);
+      AttentionStep(backend(), {{&copies, tokens}}, copies_blocks);
+    }
+    ExpectClose(sequence.y, sequence.Expected());
+    ExpectSameBits(sequence.y, copies.y);
+  }
+}
+
 TEST_P(AttentionTest, LaysOutKeysByTokenAndValuesByDimension) {
   const AttentionShape shape{2, 3, 0};
   Floats blocks = UnusedBlocks(shape);
@@ -117,7 +162,7 @@ TEST_P(AttentionTest, HoldsScoresOfAnySize) {
 TEST_P(AttentionTest, InChunksIsTheSame) {
   for (const AttentionShape& shape :
        {AttentionShape{2, 7, 0}, AttentionShape{1, 16, 16},
-        AttentionShape{3, 33, 10}}) {
+        AttentionShape{3, 33, 10}, AttentionShape{4, 9, 4, 2}}) {
     Floats whole_blocks = UnusedBlocks(shape);
     AttentionSequence whole(shape, 60, 100, {3, 0, 6, 1});
     AttentionStep(backend(), {{&whole, 100}}, whole_blocks);

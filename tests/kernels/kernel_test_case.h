@@ -177,6 +177,7 @@ struct ConvCase {
   int64_t d_conv = 0;
   Floats weight;  // [d_conv, channels]
   Floats bias;    // [channels] or empty
+  Activation activation = Activation::kSilu;
 
   ConvCase(int64_t channels, int64_t d_conv)
       : channels(channels),
@@ -195,17 +196,24 @@ struct ConvCase {
     DeviceFloats device_bias(backend, bias);
     DeviceFloats device_states(backend, states);
     DeviceFloats y(backend, ToWide(Floats(x.size()), channels));
-    backend.CausalConv1d(
-        rows, channels, d_conv, {device_x.data() + kMargin, stride},
-        device_weight.data(), bias.empty() ? nullptr : device_bias.data(),
-        device_states.data(), {y.data() + kMargin, stride});
+    CausalConv1dArguments arguments;
+    arguments.channels = channels;
+    arguments.d_conv = d_conv;
+    arguments.x = {device_x.data() + kMargin, stride};
+    arguments.weight = device_weight.data();
+    arguments.bias = bias.empty() ? nullptr : device_bias.data();
+    arguments.activation = activation;
+    arguments.conv_state = device_states.data();
+    arguments.y = {y.data() + kMargin, stride};
+    backend.CausalConv1d(rows, arguments);
     states = device_states.ToHost();
     return FromWide(y.ToHost(), channels);
   }
 
   reference::Values Expected(const Floats& x, reference::Values& window) const {
     return reference::CausalConv1d(channels, d_conv, Widened(x),
-                                   Widened(weight), Widened(bias), window);
+                                   Widened(weight), Widened(bias), activation,
+                                   window);
   }
 };
 

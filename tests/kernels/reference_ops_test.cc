@@ -59,8 +59,8 @@ TEST(ReferenceOps, MatMul) {
 
 TEST(ReferenceOps, CausalConv1dOfOneChannel) {
   Values window = {1.0, 2.0};
-  const Values y =
-      CausalConv1d(1, 3, {3.0, 4.0}, {0.5, 0.25, 2.0}, {1.0}, window);
+  const Values y = CausalConv1d(1, 3, {3.0, 4.0}, {0.5, 0.25, 2.0}, {1.0},
+                                Activation::kSilu, window);
   EXPECT_THAT(y, ElementsAre(DoubleNear(Silu(8.0), kTolerance),
                              DoubleNear(Silu(10.75), kTolerance)));
   EXPECT_THAT(window, ElementsAre(3.0, 4.0));
@@ -155,7 +155,7 @@ TEST(ReferenceOps, DiagonalScanOfOneChannelAndTwoPairs) {
 TEST(ReferenceOps, RotateByPosition) {
   // Two heads of five dimensions, of which four turn: by 1 and 1/100 a token.
   Values x = {1.0, 0.0, 0.0, 1.0, 7.0, 0.0, 1.0, 1.0, 0.0, 8.0};
-  RotateByPosition(2, 5, 4, 3, x);
+  RotateByPosition(2, 5, {1.0, 0.01}, 3, x);
   const Values expected = {
       std::cos(3.0),  -std::sin(0.03), std::sin(3.0), std::cos(0.03), 7.0,
       -std::sin(3.0), std::cos(0.03),  std::cos(3.0), std::sin(0.03), 8.0};
@@ -169,15 +169,25 @@ TEST(ReferenceOps, AttentionOfTwoHeads) {
   const Values v = {1, 2, 3, 4, 10, 20, 30, 40, 5, 6, 7, 8, 30, 0, 0, 0};
   const Values q = {query, 9, 9, 9, 1, 1, 1, 1};
   const Values expected = {4, 5, 6, 7, 20, 10, 15, 20};
-  EXPECT_THAT(Attention(2, 4, q, k, v),
+  EXPECT_THAT(Attention(2, 2, 4, 0.5, q, k, v),
               Pointwise(DoubleNear(kTolerance), expected));
   // The first token sees only itself.
   Values both = q;
   both.insert(both.end(), q.begin(), q.end());
-  const Values y = Attention(2, 4, both, k, v);
+  const Values y = Attention(2, 2, 4, 0.5, both, k, v);
   EXPECT_THAT(
       Values(y.begin(), y.begin() + 8),
       Pointwise(DoubleNear(kTolerance), Values(v.begin(), v.begin() + 8)));
+}
+
+TEST(ReferenceOps, AttentionOfHeadsThatShareTheirKeysAndValues) {
+  const Values k = {1, 2, 3, 4};  // two tokens of two heads
+  const Values v = {5, 6, 7, 8};
+  const Values shared_k = {1, 1, 2, 2, 3, 3, 4, 4};
+  const Values shared_v = {5, 5, 6, 6, 7, 7, 8, 8};
+  const Values q = {0.5, -1, 2, 3};
+  EXPECT_EQ(Attention(4, 2, 1, 0.3, q, k, v),
+            Attention(4, 4, 1, 0.3, q, shared_k, shared_v));
 }
 
 }  // namespace

@@ -80,7 +80,8 @@ Values MatMul(int64_t outputs, int64_t inputs, const Values& weight,
 }
 
 Values CausalConv1d(int64_t channels, int64_t d_conv, const Values& x,
-                    const Values& weight, const Values& bias, Values& window) {
+                    const Values& weight, const Values& bias,
+                    Activation activation, Values& window) {
   // The window and the row on one time axis.
   Values inputs = window;
   inputs.insert(inputs.end(), x.begin(), x.end());
@@ -91,7 +92,7 @@ Values CausalConv1d(int64_t channels, int64_t d_conv, const Values& x,
       for (int64_t j = 0; j < d_conv; ++j) {
         sum += weight[j * channels + e] * inputs[(t + j) * channels + e];
       }
-      y[t * channels + e] = Silu(sum);
+      y[t * channels + e] = Activate(activation, sum);
     }
   }
   window.assign(inputs.end() - static_cast<int64_t>(window.size()),
@@ -205,18 +206,16 @@ Values DiagonalScan(const DiagonalScanInputs& in, Values& state) {
   return y;
 }
 
-void RotateByPosition(int64_t heads, int64_t head_dim, int64_t rotary_dim,
-                      int64_t position, Values& x) {
-  const int64_t half = rotary_dim / 2;
+void RotateByPosition(int64_t heads, int64_t head_dim,
+                      const Values& frequencies, int64_t position, Values& x) {
+  const auto half = static_cast<int64_t>(frequencies.size());
   for (int64_t t = 0; t < Tokens(x, heads * head_dim); ++t) {
     for (int64_t head = 0; head < heads; ++head) {
       double* const part = &x[(t * heads + head) * head_dim];
       for (int64_t i = 0; i < half; ++i) {
-        const double angle =
-            (position + t) * std::pow(10000.0, -2.0 * i / rotary_dim);
         const std::complex<double> rotated =
             std::complex<double>(part[i], part[i + half]) *
-            std::polar(1.0, angle);
+            std::polar(1.0, (position + t) * frequencies[i]);
         part[i] = rotated.real();
         part[i + half] = rotated.imag();
       }
@@ -224,22 +223,24 @@ void RotateByPosition(int64_t heads, int64_t head_dim, int64_t rotary_dim,
   }
 }
 
-Values Attention(int64_t heads, int64_t head_dim, const Values& q,
-                 const Values& k, const Values& v) {
+Values Attention(int64_t heads, int64_t kv_heads, int64_t head_dim,
+                 double scale, const Values& q, const Values& k,
+                 const Values& v) {
   Values y(q.size());
   const int64_t tokens = Tokens(q, heads * head_dim);
-  const int64_t before = Tokens(k, heads * head_dim) - tokens;
+  const int64_t before = Tokens(k, kv_heads * head_dim) - tokens;
   for (int64_t t = 0; t < tokens; ++t) {
     for (int64_t head = 0; head < heads; ++head) {
       const double* const query = &q[(t * heads + head) * head_dim];
+      const int64_t kv_head = head * kv_heads / heads;
       Values weights;
       double maximum = -HUGE_VAL;
       for (int64_t s = 0; s <= before + t; ++s) {
         double score = 0.0;
         for (int64_t i = 0; i < head_dim; ++i) {
-          score += query[i] * k[(s * heads + head) * head_dim + i];
+          score += query[i] * k[(s * kv_heads + kv_head) * head_dim + i];
         }
-        weights.push_back(score / std::sqrt(head_dim));
+        weights.push_back(score * scale);
         maximum = std::max(maximum, weights.back());
       }
       double total = 0.0;
@@ -248,7 +249,7 @@ Values Attention(int64_t heads, int64_t head_dim, const Values& q,
       for (int64_t i = 0; i < head_dim; ++i) {
         double sum = 0.0;
         for (int64_t s = 0; s <= before + t; ++s) {
-          sum += weights[s] * v[(s * heads + head) * head_dim + i];
+          sum += weights[s] * v[(s * kv_heads + kv_head) * head_dim + i];
         }
         y[(t * heads + head) * head_dim + i] = sum / total;
       }

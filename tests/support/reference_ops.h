@@ -35,7 +35,8 @@ Values MatMul(int64_t outputs, int64_t inputs, const Values& weight,
 //   weight  [d_conv, channels]
 //   window  [d_conv-1, channels] in and out, oldest first
 Values CausalConv1d(int64_t channels, int64_t d_conv, const Values& x,
-                    const Values& weight, const Values& bias, Values& window);
+                    const Values& weight, const Values& bias,
+                    Activation activation, Values& window);
 
 struct ScanInputs {
   int64_t d_inner = 0;
@@ -92,17 +93,19 @@ struct DiagonalScanInputs {
 //   state  [pairs, 2, channels] in and out
 Values DiagonalScan(const DiagonalScanInputs& inputs, Values& state);
 
-// Rotates dimensions i and i + rotary_dim / 2 of each head of x [tokens, heads,
-// head_dim], whose first token is at `position`.
-void RotateByPosition(int64_t heads, int64_t head_dim, int64_t rotary_dim,
-                      int64_t position, Values& x);
+// Rotates dimensions i and i + frequencies.size() of each head of x [tokens,
+// heads, head_dim], whose first token is at `position`, by the angle position
+// frequencies[i].
+void RotateByPosition(int64_t heads, int64_t head_dim,
+                      const Values& frequencies, int64_t position, Values& x);
 
 // Returns y [tokens, heads, head_dim] of one row's last tokens, as many as q
 // has; keys and values are those of the whole sequence, q and k are rotated
-// already.
+// already. Head h of q looks at head h kv_heads / heads of k and v.
 //   q     [tokens, heads, head_dim]
-//   k, v  [all tokens, heads, head_dim]
-Values Attention(int64_t heads, int64_t head_dim, const Values& q,
-                 const Values& k, const Values& v);
+//   k, v  [all tokens, kv_heads, head_dim]
+Values Attention(int64_t heads, int64_t kv_heads, int64_t head_dim,
+                 double scale, const Values& q, const Values& k,
+                 const Values& v);
 
 }  // namespace engram::reference
