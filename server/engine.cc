@@ -68,8 +68,9 @@ Engine::Engine(EngineModel model, const EngineOptions& options,
       states_(model_.model->states()),
       step_time_(options.target_step_time),
       sampler_(model_.model->info().vocabulary_size),
-      snapshots_(&states_, sessions, options.max_queue),
-      parked_(&states_, sessions) {}
+      keeper_(&model_.model->states(), CapacityOf(model_.model->info()),
+              model_.number, sessions),
+      snapshots_(&states_, sessions, options.max_queue) {}
 
 Engine::~Engine() = default;
 
@@ -105,7 +106,7 @@ bool Engine::RunOnce() {
   const absl::Time now = clock_->Now();
   ReadDrainDeadline();
   RunTasks();
-  ReclaimSlots();
+  keeper_.ReclaimSlots();
   const bool copies_are_left = snapshots_.Advance();
   const bool swept = sessions_->Sweep();
   EndWaiting(now);
@@ -124,7 +125,7 @@ EngineLoad Engine::MeasureLoad() const {
   load.running = running() + parked();
   load.waiting = admission_->waiting();
   load.slots_used = states_.slots() - states_.free_slots();
-  if (const KeyValuePool* key_values = states_.key_values()) {
+  if (const KeyValuePool* key_values = model_.model->states().key_values()) {
     load.kv_blocks_used = key_values->used();
     load.kv_blocks_reserved = key_values->reserved();
   }
@@ -154,10 +155,6 @@ void Engine::TellLoad() {
 
 void Engine::RunTasks() {
   for (const auto& task : admission_->TakeTasks()) task();
-}
-
-void Engine::ReclaimSlots() {
-  for (int slot : sessions_->ReleasedSlots(model_.number)) states_.Free(slot);
 }
 
 // --- Ends from outside.
@@ -238,10 +235,11 @@ absl::Status Engine::CheckReader(Sequence* sequence, absl::Time now) const {
 // --- Starts.
 
 void Engine::StartWaiting(absl::Time now) {
-  moved_bytes_ = 0;
+  const size_t moved_before = keeper_.moved_bytes();
   // Streams do not wait for the states of many: the others begin before the
   // next step.
-  while (moved_bytes_ < options_.bytes_between_steps || !StreamsRun()) {
+  while (keeper_.moved_bytes() - moved_before < options_.bytes_between_steps ||
+         !StreamsRun()) {
     const std::optional<WaitingRequest> waiting = admission_->Next();
     const std::optional<WaitingRequest> parked = parked_.Next();
     if (!waiting && !parked) return;
@@ -260,13 +258,15 @@ void Engine::StartWaiting(absl::Time now) {
 bool Engine::StartNext(absl::Time now) {
   SequencePointer sequence = admission_->TakeNext();
   if (sequence == nullptr) return false;
-  const absl::StatusOr<bool> started = Start(sequence.get(), now);
-  if (!started.ok()) {
+  const absl::StatusOr<bool> loaded = keeper_.TryLoad(sequence.get());
+  if (!loaded.ok()) {
     admission_->NotStarted();
-    End(sequence.get(), started.status());
+    End(sequence.get(), loaded.status());
     return true;
   }
-  if (*started) {
+  if (*loaded) {
+    sequence->start_time = now;
+    Prepare(sequence.get(), model_.model->info().vocabulary_size);
     const Sequence* const begun = sequence.get();
     AddRunning(std::move(sequence));
     admission_->Started();
@@ -282,28 +282,11 @@ bool Engine::StartNext(absl::Time now) {
 
 bool Engine::ResumeNext() {
   SequencePointer sequence = parked_.TakeNext();
-  sequence->slot = AcquireSlot();
-  if (!ReserveToTheEnd(sequence.get())) {
-    parked_.PutBack(std::move(sequence));
+  if (!keeper_.TryUnpark(sequence.get())) {
+    parked_.Add(std::move(sequence));
     return ParkPaused();
   }
-  moved_bytes_ += sequence->parked_state->size();
-  parked_.Restore(sequence.get());
   AddRunning(std::move(sequence));
-  return true;
-}
-
-bool Engine::ReserveToTheEnd(Sequence* sequence) {
-  KeyValuePool* const key_values = states_.key_values();
-  if (key_values == nullptr) return true;
-  const int64_t blocks = KeyValueBlocks(
-      TokensInTheEnd(sequence->start.tokens(), sequence->request));
-  while (!key_values->Reserve(sequence->slot, blocks)) {
-    if (EvictionCanFree(blocks) && EvictOne()) continue;
-    states_.Free(sequence->slot);
-    sequence->slot = -1;
-    return false;
-  }
   return true;
 }
 
@@ -356,9 +339,8 @@ bool Engine::ParkFor(const WaitingRequest& request) {
 }
 
 bool Engine::Park(SequencePointer* sequence) {
-  const size_t bytes = states_.bytes((*sequence)->slot);
-  if (!parked_.Park(sequence)) return false;
-  moved_bytes_ += bytes;
+  if (!keeper_.TryPark(sequence->get())) return false;
+  parked_.Add(std::move(*sequence));
   std::erase(running_, nullptr);
   return true;
 }
@@ -368,116 +350,6 @@ bool Engine::StreamsRun() const {
                      [](const SequencePointer& sequence) {
                        return sequence->decoding && sequence->stream->HasRoom();
                      });
-}
-
-absl::StatusOr<bool> Engine::Start(Sequence* sequence, absl::Time now) {
-  ENGRAM_ASSIGN_OR_RETURN(const bool has_room, LoadState(sequence));
-  if (!has_room) return false;
-  sequence->start_time = now;
-  Prepare(sequence, model_.model->info().vocabulary_size);
-  return true;
-}
-
-absl::StatusOr<bool> Engine::LoadState(Sequence* sequence) {
-  // First the slot: getting one may move this very session's state.
-  sequence->slot = AcquireSlot();
-  KeyValuePool* const key_values = states_.key_values();
-  int64_t blocks = 0;
-  do {
-    ENGRAM_ASSIGN_OR_RETURN(const SessionStore::Location location,
-                            Locate(*sequence));
-    sequence->start = location.turns;
-    // A session that is only looked at may have grown since admission.
-    ENGRAM_RETURN_IF_ERROR(CheckLength(CapacityOf(model_.model->info()),
-                                       sequence->start.tokens(),
-                                       sequence->request));
-    blocks = KeyValueBlocksFor(*sequence, location);
-    if (blocks == 0 || key_values->Reserve(sequence->slot, blocks)) {
-      CopyState(sequence->slot, location);
-      return true;
-    }
-  } while (EvictionCanFree(blocks) && EvictOne());
-  states_.Free(sequence->slot);
-  sequence->slot = -1;
-  return false;
-}
-
-absl::StatusOr<SessionStore::Location> Engine::Locate(
-    const Sequence& sequence) const {
-  if (sequence.session == nullptr) return SessionStore::Location();
-  absl::StatusOr<SessionStore::Location> location =
-      sessions_->Locate(sequence.session);
-  if (!location.ok() && sequence.is_turn()) {
-    // Deleted since the engine looked for what is cancelled.
-    return absl::CancelledError(location.status().message());
-  }
-  return location;
-}
-
-int64_t Engine::KeyValueBlocksFor(
-    const Sequence& sequence, const SessionStore::Location& location) const {
-  KeyValuePool* const key_values = states_.key_values();
-  if (key_values == nullptr) return 0;
-  int64_t blocks =
-      KeyValueBlocks(TokensInTheEnd(sequence.start.tokens(), sequence.request));
-  // The full blocks of a state that is in a slot are shared.
-  if (location.slot >= 0) {
-    blocks -= key_values->tokens(location.slot) / kKeyValueBlockTokens;
-  }
-  return blocks;
-}
-
-// Blocks that running sequences share count several times, so that it may say
-// no too early. It never does when nothing runs, and what runs ends.
-bool Engine::EvictionCanFree(int64_t blocks) const {
-  for (const SequencePointer& sequence : running_) {
-    if (!sequence->over)
-      blocks += states_.key_values()->claimed(sequence->slot);
-  }
-  return blocks <= states_.key_values()->blocks();
-}
-
-void Engine::CopyState(int slot, const SessionStore::Location& location) {
-  if (location.slot >= 0) {
-    states_.CopySlot(slot, location.slot);
-  } else if (location.block != nullptr) {
-    states_.Restore(slot, location.block->data(), location.turns.position);
-    sessions_->CountRestore(model_.number);
-  } else {
-    states_.Clear(slot);
-  }
-  moved_bytes_ += states_.bytes(slot);
-}
-
-int Engine::AcquireSlot() {
-  while (true) {
-    const int slot = states_.TakeForOverwrite();
-    if (slot >= 0) return slot;
-    // If no state is there to be moved, sessions were deleted meanwhile and
-    // left their slots behind.
-    if (!EvictOne()) ReclaimSlots();
-  }
-}
-
-bool Engine::EvictOne() {
-  const auto resident = sessions_->EvictionCandidate(model_.number);
-  if (!resident.has_value()) return false;
-  const auto block =
-      resident->copy != nullptr ? resident->copy : SaveBlock(resident->slot);
-  if (sessions_->MoveToRam(resident->session, resident->slot, block)) {
-    states_.Free(resident->slot);
-  } else {
-    // Its session was deleted meanwhile, and left the slot behind.
-    ReclaimSlots();
-  }
-  return true;
-}
-
-std::shared_ptr<const StateBlock> Engine::SaveBlock(int slot) {
-  auto block = std::make_shared<StateBlock>(states_.bytes(slot));
-  states_.Save(slot, block->data());
-  moved_bytes_ += block->size();
-  return block;
 }
 
 // --- The step.
@@ -751,18 +623,7 @@ bool Engine::CommitTurn(Sequence* sequence, FinishReason reason,
   record.position = completed.position;
   record.usage = completed.usage;
   record.timing = completed.timing;
-  const std::shared_ptr<const StateBlock> parked_state = sequence->parked_state;
-  parked_.Forget(sequence);
-  if (!sessions_->Commit(sequence->session, std::move(turns), sequence->slot,
-                         std::move(record), parked_state)) {
-    return false;
-  }
-  if (states_.key_values() != nullptr && sequence->slot >= 0) {
-    states_.key_values()->EndReservation(sequence->slot);
-  }
-  sequence->slot = -1;
-  ReclaimSlots();
-  return true;
+  return keeper_.Keep(sequence, std::move(turns), std::move(record));
 }
 
 void Engine::Complete(Sequence* sequence, FinishReason reason) {
@@ -797,9 +658,7 @@ void Engine::End(Sequence* sequence, absl::Status status) {
 }
 
 void Engine::Release(Sequence* sequence) {
-  if (sequence->slot >= 0) states_.Free(sequence->slot);
-  sequence->slot = -1;
-  parked_.Forget(sequence);
+  keeper_.Release(sequence);
   sequence->over = true;
 }
 

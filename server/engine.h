@@ -28,6 +28,7 @@
 #include "server/scheduler.h"
 #include "server/sequence.h"
 #include "server/session_store.h"
+#include "server/state_keeper.h"
 #include "server/state_snapshots.h"
 #include "server/step_time.h"
 
@@ -93,7 +94,6 @@ class Engine {
 
   void ReadDrainDeadline();
   void RunTasks();
-  void ReclaimSlots();
   void EndWaiting(absl::Time now);
   void EndRunning(absl::Time now);
   bool DrainIsOver(absl::Time now) const;
@@ -110,8 +110,6 @@ class Engine {
   // False: it must wait on, and so must whatever comes after it.
   bool StartNext(absl::Time now);
   bool ResumeNext();
-  // The blocks are set apart for its slot, or the slot is given up: false.
-  bool ReserveToTheEnd(Sequence* sequence);
   // The longest paused sequence yields its slot. False: there is none.
   bool ParkPaused();
   // One that is to make way for such a request does. False: there is none.
@@ -119,21 +117,6 @@ class Engine {
   bool Park(SequencePointer* sequence);
   void AddRunning(SequencePointer sequence);
   void TellLoad();
-  // False, with nothing changed: there is no room for it before others end.
-  absl::StatusOr<bool> Start(Sequence* sequence, absl::Time now);
-  absl::StatusOr<bool> LoadState(Sequence* sequence);
-  absl::StatusOr<SessionStore::Location> Locate(const Sequence& sequence) const;
-  // The blocks that the sequence can come to need, which starts from
-  // `location`; 0 if the model has no attention layers.
-  int64_t KeyValueBlocksFor(const Sequence& sequence,
-                            const SessionStore::Location& location) const;
-  // Whether so many blocks are free of all that runs.
-  bool EvictionCanFree(int64_t blocks) const;
-  void CopyState(int slot, const SessionStore::Location& location);
-  int AcquireSlot();
-  // Moves a committed state to RAM; false if there is none in a slot.
-  bool EvictOne();
-  std::shared_ptr<const StateBlock> SaveBlock(int slot);
 
   std::vector<int> Plan();
   BatchRow MakeRow(const Sequence& sequence, int tokens) const;
@@ -176,13 +159,13 @@ class Engine {
   Clock* const clock_;
   ModelMetrics* const metrics_;
   const std::function<void(const RequestSummary&)> on_end_;
-  StatePool& states_;
+  const StatePool& states_;
 
   // Engine thread.
   StepTime step_time_;
   Sampler sampler_;
+  StateKeeper keeper_;
   StateSnapshots snapshots_;
-  size_t moved_bytes_ = 0;  // for sequences that began before the next step
   std::vector<SequencePointer> running_;  // in order of arrival
   ParkedSequences parked_;
   std::optional<absl::Time> drain_deadline_;  // once Drain() was called

@@ -1,0 +1,211 @@
+#include "server/state_keeper.h"
+
+#include <utility>
+
+#include "kernels/status.h"
+
+namespace engram {
+
+StateKeeper::StateKeeper(StatePool* states, const ModelCapacity& capacity,
+                         int number, SessionStore* sessions)
+    : states_(*states),
+      capacity_(capacity),
+      number_(number),
+      sessions_(*sessions),
+      in_use_(states->slots()) {}
+
+// --- A sequence's slot.
+
+absl::StatusOr<bool> StateKeeper::TryLoad(Sequence* sequence) {
+  // First the slot: getting one may move this very session's state.
+  sequence->slot = AcquireSlot();
+  const absl::StatusOr<bool> loaded = LoadIntoSlot(sequence);
+  if (loaded.ok() && *loaded) {
+    in_use_[sequence->slot] = true;
+  } else {
+    FreeSlot(sequence);
+  }
+  return loaded;
+}
+
+absl::StatusOr<bool> StateKeeper::LoadIntoSlot(Sequence* sequence) {
+  int64_t blocks = 0;
+  do {
+    ENGRAM_ASSIGN_OR_RETURN(const SessionStore::Location location,
+                            Locate(*sequence));
+    sequence->start = location.turns;
+    // A session that is only looked at may have grown since admission.
+    ENGRAM_RETURN_IF_ERROR(
+        CheckLength(capacity_, sequence->start.tokens(), sequence->request));
+    blocks = OwnBlocksInTheEnd(*sequence, location);
+    if (blocks == 0 || states_.key_values()->Reserve(sequence->slot, blocks)) {
+      CopyState(sequence->slot, location);
+      return true;
+    }
+  } while (EvictionCanFree(blocks) && EvictOne());
+  return false;
+}
+
+absl::StatusOr<SessionStore::Location> StateKeeper::Locate(
+    const Sequence& sequence) const {
+  if (sequence.session == nullptr) return SessionStore::Location();
+  absl::StatusOr<SessionStore::Location> location =
+      sessions_.Locate(sequence.session);
+  if (!location.ok() && sequence.is_turn()) {
+    // Deleted since the engine looked for what is cancelled.
+    return absl::CancelledError(location.status().message());
+  }
+  return location;
+}
+
+void StateKeeper::CopyState(int slot, const SessionStore::Location& location) {
+  if (location.slot >= 0) {
+    states_.CopySlot(slot, location.slot);
+  } else if (location.block != nullptr) {
+    states_.Restore(slot, location.block->data(), location.turns.position);
+    sessions_.CountRestore(number_);
+  } else {
+    states_.Clear(slot);
+  }
+  moved_bytes_ += states_.bytes(slot);
+}
+
+bool StateKeeper::Keep(Sequence* sequence, CommittedTurns turns,
+                       TurnRecord record) {
+  const std::shared_ptr<const StateBlock> parked_state = sequence->parked_state;
+  ForgetParked(sequence);
+  const int slot = sequence->slot;
+  if (!sessions_.Commit(sequence->session, std::move(turns), slot,
+                        std::move(record), parked_state)) {
+    return false;
+  }
+  if (slot >= 0) {
+    in_use_[slot] = false;
+    if (states_.key_values() != nullptr) {
+      states_.key_values()->EndReservation(slot);
+    }
+  }
+  sequence->slot = -1;
+  ReclaimSlots();
+  return true;
+}
+
+void StateKeeper::Release(Sequence* sequence) {
+  FreeSlot(sequence);
+  ForgetParked(sequence);
+}
+
+void StateKeeper::FreeSlot(Sequence* sequence) {
+  if (sequence->slot < 0) return;
+  in_use_[sequence->slot] = false;
+  states_.Free(sequence->slot);
+  sequence->slot = -1;
+}
+
+// --- Parked.
+
+bool StateKeeper::TryPark(Sequence* sequence) {
+  const size_t bytes = states_.bytes(sequence->slot);
+  if (!sessions_.HoldForParked(bytes)) return false;
+  sequence->parked_state = SaveBlock(sequence->slot);
+  moved_bytes_ += bytes;
+  FreeSlot(sequence);
+  return true;
+}
+
+bool StateKeeper::TryUnpark(Sequence* sequence) {
+  sequence->slot = AcquireSlot();
+  if (!ReserveToTheEnd(sequence)) return false;
+  states_.Restore(sequence->slot, sequence->parked_state->data(),
+                  sequence->start.position + sequence->position);
+  in_use_[sequence->slot] = true;
+  moved_bytes_ += sequence->parked_state->size();
+  ForgetParked(sequence);
+  return true;
+}
+
+void StateKeeper::ForgetParked(Sequence* sequence) {
+  if (sequence->parked_state == nullptr) return;
+  sessions_.ReleaseParked(sequence->parked_state->size());
+  sequence->parked_state = nullptr;
+}
+
+// --- Keys and values.
+
+int64_t StateKeeper::BlocksInTheEnd(const Sequence& sequence) const {
+  if (states_.key_values() == nullptr) return 0;
+  return KeyValueBlocks(
+      TokensInTheEnd(sequence.start.tokens(), sequence.request));
+}
+
+int64_t StateKeeper::OwnBlocksInTheEnd(
+    const Sequence& sequence, const SessionStore::Location& location) const {
+  int64_t blocks = BlocksInTheEnd(sequence);
+  // The full blocks of a state that is in a slot are shared.
+  if (blocks > 0 && location.slot >= 0) {
+    blocks -=
+        states_.key_values()->tokens(location.slot) / kKeyValueBlockTokens;
+  }
+  return blocks;
+}
+
+bool StateKeeper::ReserveToTheEnd(Sequence* sequence) {
+  const int64_t blocks = BlocksInTheEnd(*sequence);
+  if (blocks == 0) return true;
+  while (!states_.key_values()->Reserve(sequence->slot, blocks)) {
+    if (EvictionCanFree(blocks) && EvictOne()) continue;
+    FreeSlot(sequence);
+    return false;
+  }
+  return true;
+}
+
+// Blocks that running sequences share count several times, so that it may say
+// no too early. It never does when nothing runs, and what runs ends.
+bool StateKeeper::EvictionCanFree(int64_t blocks) const {
+  for (int slot = 0; slot < states_.slots(); ++slot) {
+    if (in_use_[slot]) blocks += states_.key_values()->claimed(slot);
+  }
+  return blocks <= states_.key_values()->blocks();
+}
+
+// --- Committed states.
+
+int StateKeeper::AcquireSlot() {
+  while (true) {
+    const int slot = states_.TakeForOverwrite();
+    if (slot >= 0) return slot;
+    // If no state is there to be moved, sessions were deleted meanwhile and
+    // left their slots behind.
+    if (!EvictOne()) ReclaimSlots();
+  }
+}
+
+bool StateKeeper::EvictOne() {
+  const auto resident = sessions_.EvictionCandidate(number_);
+  if (!resident.has_value()) return false;
+  std::shared_ptr<const StateBlock> block = resident->copy;
+  if (block == nullptr) {
+    block = SaveBlock(resident->slot);
+    moved_bytes_ += block->size();
+  }
+  if (sessions_.MoveToRam(resident->session, resident->slot, block)) {
+    states_.Free(resident->slot);
+  } else {
+    // Its session was deleted meanwhile, and left the slot behind.
+    ReclaimSlots();
+  }
+  return true;
+}
+
+std::shared_ptr<const StateBlock> StateKeeper::SaveBlock(int slot) const {
+  auto block = std::make_shared<StateBlock>(states_.bytes(slot));
+  states_.Save(slot, block->data());
+  return block;
+}
+
+void StateKeeper::ReclaimSlots() {
+  for (int slot : sessions_.ReleasedSlots(number_)) states_.Free(slot);
+}
+
+}  // namespace engram
