@@ -17,18 +17,6 @@ constexpr absl::Duration kIdleWait = absl::Seconds(1);
 // How many times as long a prompt is that yields to another.
 constexpr int64_t kMuchLonger = 8;
 
-const char* ReasonName(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::kStop:
-      return "stop";
-    case FinishReason::kLength:
-      return "length";
-    case FinishReason::kCancelled:
-      return "cancelled";
-  }
-  return "";
-}
-
 // Ends from outside, after which a fragment may be kept.
 bool MayKeepPartial(absl::StatusCode code) {
   return code == absl::StatusCode::kCancelled ||
@@ -632,7 +620,7 @@ void Engine::Complete(Sequence* sequence, FinishReason reason) {
     return End(sequence, absl::CancelledError("the session was deleted"));
   }
   completed.text = sequence->text.Flush();
-  Report(*sequence, &completed, absl::OkStatus());
+  Report(*sequence, completed, /*is_told=*/true, absl::OkStatus());
   // Counted and released before the client can know: what it asks for next sees
   // the turn's end.
   Release(sequence);
@@ -648,7 +636,7 @@ void Engine::End(Sequence* sequence, absl::Status status) {
                     MayKeepPartial(status.code()) &&
                     CommitTurn(sequence, FinishReason::kCancelled, completed);
   if (sequence->is_turn() && !keep) sessions_->Abort(sequence->session);
-  Report(*sequence, keep ? &completed : nullptr, status);
+  Report(*sequence, completed, /*is_told=*/keep, status);
   Release(sequence);
   if (keep) {
     completed.text = sequence->text.Flush();
@@ -662,19 +650,16 @@ void Engine::Release(Sequence* sequence) {
   sequence->over = true;
 }
 
-void Engine::Report(const Sequence& sequence, const CompletedEvent* completed,
-                    const absl::Status& status) {
-  const absl::Time now = clock_->Now();
-  const CompletedEvent figures =
-      MakeCompleted(sequence, FinishReason::kCancelled, now);
+void Engine::Report(const Sequence& sequence, const CompletedEvent& completed,
+                    bool is_told, const absl::Status& status) {
   RequestSummary summary = SummaryOf(model_.name, sequence.request);
   summary.status = status;
-  if (completed != nullptr) {
-    summary.finish_reason = ReasonName(completed->finish_reason);
+  if (is_told) {
+    summary.finish_reason = FinishReasonName(completed.finish_reason);
   }
-  summary.usage = figures.usage;
-  summary.timing = figures.timing;
-  summary.total = Between(sequence.arrival, now);
+  summary.usage = completed.usage;
+  summary.timing = completed.timing;
+  summary.total = Between(sequence.arrival, clock_->Now());
   on_end_(summary);
 }
 

@@ -144,8 +144,10 @@ class Engine {
   CompletedEvent MakeCompleted(const Sequence& sequence, FinishReason reason,
                                absl::Time now) const;
   void Release(Sequence* sequence);
-  void Report(const Sequence& sequence, const CompletedEvent* completed,
-              const absl::Status& status);
+  // Log and metrics get the figures of `completed`, which the client is told
+  // too if something was completed.
+  void Report(const Sequence& sequence, const CompletedEvent& completed,
+              bool is_told, const absl::Status& status);
   void Fail(const absl::Status& status);
   void ForgetOver();
   // With a slot and parked.

@@ -107,8 +107,11 @@ class RequestCounter {
   }
 
   void Count(const RequestSummary& request) {
+    // How a turn finished is counted once, not with every replay.
+    const bool ran = request.handling == RequestHandling::kRun;
     absl::MutexLock lock(&mutex_);
-    Find(request.method, request.finish_reason, request.status.code())
+    Find(request.method, ran ? request.finish_reason : "",
+         request.status.code())
         ->Increment();
   }
 

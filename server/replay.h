@@ -29,6 +29,8 @@ class Replay {
   // INTERNAL in the latter case.
   const absl::Status& status() const { return status_; }
 
+  const TurnRecord& record() const { return *record_; }
+
  private:
   Replay(std::shared_ptr<const TurnRecord> record, const Request& request,
          const Tokenizer* tokenizer, std::vector<int32_t> eos_token_ids);

@@ -102,7 +102,9 @@ using Event = std::variant<StartedEvent, TokenEvent, CompletedEvent>;
 // answered from the record of a turn that had committed, or needed no engine.
 enum class RequestHandling { kRun, kRefused, kReplayed, kAnswered };
 
-// What one ended request is remembered by in log and metrics.
+// What one ended request is remembered by in log and metrics. Its figures are
+// those that its client was told, or would have been: a replay's are those of
+// the turn that it tells again.
 struct RequestSummary {
   RequestHandling handling = RequestHandling::kRun;
   std::string model;
@@ -124,6 +126,19 @@ struct RequestSummary {
 // "generate", "score".
 inline const char* RequestKindName(RequestKind kind) {
   return kind == RequestKind::kScore ? "score" : "generate";
+}
+
+// "stop", "length", "cancelled".
+inline const char* FinishReasonName(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      return "cancelled";
+  }
+  return "";
 }
 
 // Who asked for what: all that a summary takes from the request itself.

@@ -18,7 +18,11 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> TurnFeed::Submit(ServedModel* model,
     model->on_end(summary);
   } else if ((*feed)->replay_ != nullptr) {
     // What runs is reported by the engine.
+    const TurnRecord& record = (*feed)->replay_->record();
     summary.handling = RequestHandling::kReplayed;
+    summary.finish_reason = FinishReasonName(record.finish_reason);
+    summary.usage = record.usage;
+    summary.timing = record.timing;
     model->on_end(summary);
   }
   return feed;

@@ -230,6 +230,23 @@ TEST(Engine, SumsUpEachRequestOnce) {
   EXPECT_EQ(engine.ended[0].usage.generated_tokens, 3);
 }
 
+// A clock that goes on while a turn ends: client and log are told one time.
+TEST(Engine, ReportsTheVeryFiguresThatItTells) {
+  TestEngine engine;
+  engine.clock.AdvanceAtEachLook(absl::Milliseconds(1));
+  const Reader reader = engine.Run(TestEngine::Turn("a", "r", {1, 2}, 3));
+  ASSERT_TRUE(reader.completed().has_value());
+  ASSERT_EQ(engine.ended.size(), 1);
+  const Timing& told = reader.completed()->timing;
+  const Timing& reported = engine.ended[0].timing;
+  EXPECT_GT(told.decode, absl::ZeroDuration());
+  EXPECT_EQ(reported.queue, told.queue);
+  EXPECT_EQ(reported.prefill, told.prefill);
+  EXPECT_EQ(reported.decode, told.decode);
+  EXPECT_EQ(engine.ended[0].usage.prompt_tokens,
+            reader.completed()->usage.prompt_tokens);
+}
+
 // --- Stopping.
 
 TEST(Engine, OnlyFeedsThePromptIfMaxTokensIsZero) {

@@ -131,6 +131,9 @@ TEST_F(TurnFeedTest, FeedsARepeatFromItsRecord) {
   EXPECT_EQ(tokens, first.ids());
   ASSERT_EQ(reported_.size(), 1);
   EXPECT_EQ(reported_[0].handling, RequestHandling::kReplayed);
+  EXPECT_EQ(reported_[0].finish_reason, "length");
+  EXPECT_EQ(reported_[0].usage.generated_tokens, 3);
+  EXPECT_EQ(reported_[0].timing.decode, first.completed()->timing.decode);
 }
 
 TEST_F(TurnFeedTest, RefusesARepeatWhoseReceivedTokensDiffer) {
