@@ -1,138 +1,174 @@
 #include "model/attention.h"
 
 #include <cmath>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
+#include "model/modules.h"
 
 namespace engram {
 namespace {
 
+// Components of the state, by their places in StateComponents(); only with a
+// convolution.
+enum Component { kConvState };
+
 struct Layer {
-  Linear qkv;  // [3 d_model, d_model]: all heads' q, then k, then v
-  Linear output;
+  Linear qkv;  // [qkv_width, d_model]: all heads' q, then k, then v
+  std::optional<Convolution> convolution;  // of all their channels
+  Linear output;                           // [d_model, heads head_dim]
 };
 
-std::vector<double> RotaryFrequencies(int64_t rotary_dim) {
-  std::vector<double> frequencies(rotary_dim / 2);
-  for (int64_t i = 0; i < rotary_dim / 2; ++i) {
-    frequencies[i] = std::pow(10000.0, -2.0 * static_cast<double>(i) /
-                                           static_cast<double>(rotary_dim));
+// Radians per token, [rotary_dim / 2].
+std::vector<double> RotaryFrequencies(const AttentionConfig& config) {
+  std::vector<double> frequencies;
+  for (int64_t i = 0; i < config.rotary_dim / 2; ++i) {
+    const double exponent =
+        -2.0 * static_cast<double>(i) / static_cast<double>(config.rotary_dim);
+    frequencies.push_back(std::pow(config.rotary_base, exponent));
   }
   return frequencies;
 }
 
 // Files of rotary models carry the frequencies that follow from the number of
 // rotated dimensions. Others than these would be another model.
-absl::Status CheckFrequencies(const std::string& name, int64_t rotary_dim,
+absl::Status CheckFrequencies(const std::string& name,
+                              const AttentionConfig& config,
                               WeightLoader* loader) {
   if (!loader->checkpoint().Has(name)) return absl::OkStatus();
+  const std::vector<double> expected = RotaryFrequencies(config);
+  const auto count = static_cast<int64_t>(expected.size());
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<float> stored,
-                          loader->Values(name, {rotary_dim / 2}));
-  for (int64_t i = 0; i < rotary_dim / 2; ++i) {
-    const double expected = std::pow(10000.0, -2.0 * i / rotary_dim);
+                          loader->Values(name, {count}));
+  for (int64_t i = 0; i < count; ++i) {
     // As a 16-bit file would round them.
-    if (std::abs(stored[i] - expected) <= 0.01 * expected) continue;
-    return absl::UnimplementedError(absl::StrCat(
-        loader->folder(), ": tensor ", name, "[", i, "] is ", stored[i],
-        "; supported: 10000^(-2i / ", rotary_dim, "), here ", expected));
+    if (std::abs(stored[i] - expected[i]) <= 0.01 * expected[i]) continue;
+    return absl::UnimplementedError(
+        absl::StrCat(loader->folder(), ": tensor ", name, "[", i, "] is ",
+                     stored[i], "; supported: ", config.rotary_base, "^(-2i / ",
+                     config.rotary_dim, "), here ", expected[i]));
   }
   return absl::OkStatus();
 }
 
+absl::StatusOr<Layer> LoadLayer(const std::string& mixer,
+                                const ModelConfig& config,
+                                WeightLoader* loader) {
+  const AttentionConfig& attention = config.attention;
+  Layer layer;
+  ENGRAM_ASSIGN_OR_RETURN(
+      layer.qkv, LoadLinear(mixer + attention.qkv_name, attention.qkv_width(),
+                            config.d_model, attention.qkv_bias, loader));
+  if (attention.d_conv > 0) {
+    ENGRAM_ASSIGN_OR_RETURN(
+        layer.convolution,
+        LoadConvolution(mixer + "conv1d", attention.qkv_width(),
+                        attention.d_conv, /*has_bias=*/true, loader));
+  }
+  ENGRAM_ASSIGN_OR_RETURN(
+      layer.output,
+      LoadLinear(mixer + "out_proj", config.d_model, attention.q_width(),
+                 attention.output_bias, loader));
+  if (attention.rotary_dim > 0) {
+    ENGRAM_RETURN_IF_ERROR(
+        CheckFrequencies(mixer + "rotary_emb.inv_freq", attention, loader));
+  }
+  return layer;
+}
+
 class Attention final : public Mixers {
  public:
-  Attention(Backend* backend, int64_t d_model, int64_t heads,
-            int64_t rotary_dim, std::vector<Layer> layers,
-            std::unique_ptr<Buffer> frequencies,
-            std::unique_ptr<Buffer> projected)
+  Attention(Backend* backend, const AttentionConfig& config,
+            std::vector<Layer> layers, std::unique_ptr<Buffer> frequencies,
+            Activations projected, std::optional<Activations> convolved)
       : backend_(backend),
-        d_model_(d_model),
-        heads_(heads),
-        rotary_dim_(rotary_dim),
+        config_(config),
         layers_(std::move(layers)),
         frequencies_(std::move(frequencies)),
-        projected_(std::move(projected)) {}
+        projected_(std::move(projected)),
+        convolved_(std::move(convolved)) {}
 
-  std::vector<StateComponent> StateComponents() const override { return {}; }
+  std::vector<StateComponent> StateComponents() const override {
+    if (config_.d_conv == 0) return {};
+    return {{"attention_conv_state",
+             static_cast<int64_t>(layers_.size()),
+             {config_.d_conv - 1, config_.qkv_width()}}};
+  }
   KeyValueShape KeyValues() const override {
-    return {static_cast<int64_t>(layers_.size()), d_model_};
+    return {static_cast<int64_t>(layers_.size()), config_.kv_width()};
   }
-
-  void Run(int64_t index, const LayerStep& step) override {
-    const Layer& layer = layers_[index];
-    const Matrix q = {projected_->floats(), 3 * d_model_};
-    backend_->MatMul(*layer.qkv.weight, step.tokens, step.normed,
-                     layer.qkv.Options(), q);
-    AttentionArguments attention;
-    attention.heads = heads_;
-    attention.kv_heads = heads_;
-    attention.head_dim = d_model_ / heads_;
-    attention.scale = 1.0f / std::sqrt(static_cast<float>(d_model_ / heads_));
-    attention.rotary_dim = rotary_dim_;
-    attention.frequencies = static_cast<const double*>(frequencies_->data());
-    attention.q = q;
-    attention.k = {q.data + d_model_, q.stride};
-    attention.v = {q.data + 2 * d_model_, q.stride};
-    attention.histories = step.histories;
-    attention.blocks = step.states->key_values()->Layer(index);
-    attention.y = q;
-    backend_->Attention(step.rows, attention);
-    backend_->MatMul(
-        *layer.output.weight, step.tokens, q,
-        layer.output.Options(Activation::kNone, /*accumulate=*/true),
-        step.residual);
-  }
+  void Run(int64_t index, const MixerStep& step) override;
 
  private:
   Backend* const backend_;
-  const int64_t d_model_;
-  const int64_t heads_;
-  const int64_t rotary_dim_;
+  const AttentionConfig config_;
   const std::vector<Layer> layers_;
   const std::unique_ptr<Buffer> frequencies_;  // [rotary_dim / 2] doubles
-  // [tokens, 3 d_model]: q, k and v; the attention's y takes the place of q.
-  const std::unique_ptr<Buffer> projected_;
+  // [tokens, qkv_width]: q, k and v; the attention's y takes the place of q.
+  const Activations projected_;
+  const std::optional<Activations> convolved_;  // the same
 };
+
+void Attention::Run(int64_t index, const MixerStep& step) {
+  const Layer& layer = layers_[index];
+  layer.qkv.Run(backend_, step.tokens, step.normed, projected_.matrix());
+  const Activations* qkv = &projected_;
+  if (layer.convolution.has_value()) {
+    qkv = &*convolved_;
+    layer.convolution->Run(backend_, step.rows, projected_.matrix(),
+                           step.State(kConvState, index), qkv->matrix(),
+                           Activation::kNone);
+  }
+  AttentionArguments attention;
+  attention.heads = config_.heads;
+  attention.kv_heads = config_.kv_heads;
+  attention.head_dim = config_.head_dim;
+  attention.scale = config_.scale;
+  attention.rotary_dim = config_.rotary_dim;
+  attention.frequencies = static_cast<const double*>(frequencies_->data());
+  attention.q = qkv->matrix();
+  attention.k = qkv->Columns(config_.q_width());
+  attention.v = qkv->Columns(config_.q_width() + config_.kv_width());
+  attention.histories = step.histories;
+  attention.blocks = step.states->key_values()->Layer(index);
+  attention.y = qkv->matrix();
+  backend_->Attention(step.rows, attention);
+  layer.output.AddTo(backend_, step.tokens, qkv->matrix(), step.residual);
+}
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Mixers>> LoadAttentionMixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
     const ModelLimits& limits, Backend* backend, WeightLoader* loader) {
-  ENGRAM_CHECK(!layers.empty());
-  const int64_t d_model = config.d_model;
-  const int64_t rotary_dim = config.mixers.rotary_dim;
+  const AttentionConfig& attention = config.attention;
   std::vector<Layer> loaded;
-  for (int64_t index : layers) {
-    Layer layer;
+  for (const int64_t index : layers) {
     ENGRAM_ASSIGN_OR_RETURN(
-        layer.qkv, LoadLinear(LayerTensorName(index, "mixer.Wqkv"), 3 * d_model,
-                              d_model, loader));
-    ENGRAM_ASSIGN_OR_RETURN(layer.output,
-                            LoadLinear(LayerTensorName(index, "mixer.out_proj"),
-                                       d_model, d_model, loader));
-    if (rotary_dim > 0) {
-      ENGRAM_RETURN_IF_ERROR(
-          CheckFrequencies(LayerTensorName(index, "mixer.rotary_emb.inv_freq"),
-                           rotary_dim, loader));
-    }
+        Layer layer,
+        LoadLayer(LayerTensorName(index, "mixer."), config, loader));
     loaded.push_back(std::move(layer));
   }
-  const std::vector<double> values = RotaryFrequencies(rotary_dim);
+  const std::vector<double> values = RotaryFrequencies(attention);
+  const size_t bytes = values.size() * sizeof(double);
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> frequencies,
-                          backend->Allocate(values.size() * sizeof(double)));
-  backend->CopyFromHost(frequencies->data(), values.data(),
-                        values.size() * sizeof(double));
-  ENGRAM_ASSIGN_OR_RETURN(
-      std::unique_ptr<Buffer> projected,
-      backend->Allocate(limits.max_batch_tokens * 3 * d_model * sizeof(float)));
+                          backend->Allocate(bytes));
+  backend->CopyFromHost(frequencies->data(), values.data(), bytes);
+  const int64_t width = attention.qkv_width();
+  ENGRAM_ASSIGN_OR_RETURN(Activations projected,
+                          Activations::Allocate(width, limits, backend));
+  std::optional<Activations> convolved;
+  if (attention.d_conv > 0) {
+    ENGRAM_ASSIGN_OR_RETURN(convolved,
+                            Activations::Allocate(width, limits, backend));
+  }
   return std::make_unique<Attention>(
-      backend, d_model, config.mixers.heads, rotary_dim, std::move(loaded),
-      std::move(frequencies), std::move(projected));
+      backend, attention, std::move(loaded), std::move(frequencies),
+      std::move(projected), std::move(convolved));
 }
 
 }  // namespace engram

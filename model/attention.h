@@ -1,11 +1,12 @@
-// Softmax attention as a layer's mixer, of hybrid H3 models and of the baseline
-// that has nothing else, written as calls on Backend: one product to q, k and
-// v, attention over all the sequence's tokens so far, a product back onto the
-// residual.
+// Softmax attention as a layer's mixer, of hybrids and of the baseline that has
+// nothing else, written as calls on Backend: one product to q, k and v, if the
+// model has it a short causal convolution over all of them, attention over all
+// the sequence's tokens so far, a product back onto the residual.
 //
 // What it keeps of a sequence grows with every token: keys and values in blocks
 // of the pool (model/key_value_pool.h).
-// Source: HazyResearch/flash-attention 33e0860, as H3 uses it.
+// Source: HazyResearch/flash-attention 33e0860, as H3 uses it; with grouped
+// heads and the convolution state-spaces/mamba e9594ce, modules/mha.py.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +22,7 @@
 
 namespace engram {
 
-// The attention mixers of `layers`. `backend` must outlive them; `loader` is
-// not needed afterwards. Errors as for LoadModel().
+// See LoadMixers().
 absl::StatusOr<std::unique_ptr<Mixers>> LoadAttentionMixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
     const ModelLimits& limits, Backend* backend, WeightLoader* loader);

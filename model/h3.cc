@@ -7,11 +7,12 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
 #include "model/diagonal_ssm.h"
+#include "model/modules.h"
 
 namespace engram {
 namespace {
 
-// Components of the state, by their index in the pool.
+// Components of the state, by their places in StateComponents().
 enum Component { kShiftState, kDiagonalState };
 
 constexpr int64_t kTapsMax = 4096;
@@ -66,24 +67,28 @@ absl::StatusOr<Layer> LoadLayer(const std::string& mixer, int64_t d_model,
                                 int64_t taps, const DiagonalSsmLayout& ssm,
                                 WeightLoader* loader) {
   Layer layer;
-  ENGRAM_ASSIGN_OR_RETURN(
-      layer.q_proj, LoadLinear(mixer + "q_proj", d_model, d_model, loader));
-  ENGRAM_ASSIGN_OR_RETURN(
-      layer.k_proj, LoadLinear(mixer + "k_proj", d_model, d_model, loader));
-  ENGRAM_ASSIGN_OR_RETURN(
-      layer.v_proj, LoadLinear(mixer + "v_proj", d_model, d_model, loader));
+  ENGRAM_ASSIGN_OR_RETURN(layer.q_proj,
+                          LoadLinear(mixer + "q_proj", d_model, d_model,
+                                     /*has_bias=*/true, loader));
+  ENGRAM_ASSIGN_OR_RETURN(layer.k_proj,
+                          LoadLinear(mixer + "k_proj", d_model, d_model,
+                                     /*has_bias=*/true, loader));
+  ENGRAM_ASSIGN_OR_RETURN(layer.v_proj,
+                          LoadLinear(mixer + "v_proj", d_model, d_model,
+                                     /*has_bias=*/true, loader));
   ENGRAM_ASSIGN_OR_RETURN(layer.filter,
                           LoadFilter(mixer, d_model, taps, loader));
   ENGRAM_ASSIGN_OR_RETURN(layer.ssm, LoadDiagonalSsm(mixer, ssm, loader));
-  ENGRAM_ASSIGN_OR_RETURN(layer.output, LoadLinear(mixer + "output_linear",
-                                                   d_model, d_model, loader));
+  ENGRAM_ASSIGN_OR_RETURN(layer.output,
+                          LoadLinear(mixer + "output_linear", d_model, d_model,
+                                     /*has_bias=*/true, loader));
   return layer;
 }
 
 class H3 final : public Mixers {
  public:
   H3(Backend* backend, int64_t d_model, int64_t taps, int64_t pairs,
-     std::vector<Layer> layers, std::unique_ptr<Buffer> projected)
+     std::vector<Layer> layers, Activations projected)
       : backend_(backend),
         d_model_(d_model),
         taps_(taps),
@@ -96,7 +101,7 @@ class H3 final : public Mixers {
     return {{"shift_state", layers, {taps_ - 1, d_model_}},
             {"diagonal_state", layers, {pairs_, 2, d_model_}}};
   }
-  void Run(int64_t index, const LayerStep& step) override;
+  void Run(int64_t index, const MixerStep& step) override;
 
  private:
   Backend* const backend_;
@@ -106,20 +111,17 @@ class H3 final : public Mixers {
   const std::vector<Layer> layers_;
   // [tokens, 3 d_model]: q, k and v; k v and what the SSM makes of it take the
   // place of v.
-  const std::unique_ptr<Buffer> projected_;
+  const Activations projected_;
 };
 
-void H3::Run(int64_t index, const LayerStep& step) {
+void H3::Run(int64_t index, const MixerStep& step) {
   const Layer& layer = layers_[index];
-  const Matrix q = {projected_->floats(), 3 * d_model_};
-  const Matrix k = {q.data + d_model_, q.stride};
-  const Matrix v = {k.data + d_model_, q.stride};
-  for (const auto& [linear, output] :
-       {std::pair(&layer.q_proj, q), std::pair(&layer.k_proj, k),
-        std::pair(&layer.v_proj, v)}) {
-    backend_->MatMul(*linear->weight, step.tokens, step.normed,
-                     linear->Options(), output);
-  }
+  const Matrix q = projected_.matrix();
+  const Matrix k = projected_.Columns(d_model_);
+  const Matrix v = projected_.Columns(2 * d_model_);
+  layer.q_proj.Run(backend_, step.tokens, step.normed, q);
+  layer.k_proj.Run(backend_, step.tokens, step.normed, k);
+  layer.v_proj.Run(backend_, step.tokens, step.normed, v);
 
   ShiftMultiplyArguments shift;
   shift.channels = d_model_;
@@ -127,7 +129,7 @@ void H3::Run(int64_t index, const LayerStep& step) {
   shift.k = k;
   shift.v = v;
   shift.filter = layer.filter->floats();
-  shift.shift_state = step.states->Layer(kShiftState, index);
+  shift.shift_state = step.State(kShiftState, index);
   shift.p = v;
   backend_->ShiftMultiply(step.rows, shift);
 
@@ -139,13 +141,11 @@ void H3::Run(int64_t index, const LayerStep& step) {
   scan.decay = layer.ssm.decay->floats();
   scan.read = layer.ssm.read->floats();
   scan.d = layer.ssm.d->floats();
-  scan.diagonal_state = step.states->Layer(kDiagonalState, index);
+  scan.diagonal_state = step.State(kDiagonalState, index);
   scan.y = v;
   backend_->DiagonalScan(step.rows, scan);
 
-  backend_->MatMul(*layer.output.weight, step.tokens, v,
-                   layer.output.Options(Activation::kNone, /*accumulate=*/true),
-                   step.residual);
+  layer.output.AddTo(backend_, step.tokens, v, step.residual);
 }
 
 }  // namespace
@@ -153,13 +153,12 @@ void H3::Run(int64_t index, const LayerStep& step) {
 absl::StatusOr<std::unique_ptr<Mixers>> LoadH3Mixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
     const ModelLimits& limits, Backend* backend, WeightLoader* loader) {
-  ENGRAM_CHECK(!layers.empty());
   const int64_t d_model = config.d_model;
   ENGRAM_ASSIGN_OR_RETURN(const int64_t taps,
                           ReadTaps(layers.front(), *loader));
   DiagonalSsmLayout ssm;
   ssm.channels = d_model;
-  ssm.zero_order_hold = config.mixers.zero_order_hold;
+  ssm.zero_order_hold = config.zero_order_hold;
   ENGRAM_ASSIGN_OR_RETURN(
       ssm.pairs,
       DiagonalSsmPairs(LayerTensorName(layers.front(), "mixer."), *loader));
@@ -170,9 +169,8 @@ absl::StatusOr<std::unique_ptr<Mixers>> LoadH3Mixers(
                                ssm, loader));
     loaded.push_back(std::move(layer));
   }
-  ENGRAM_ASSIGN_OR_RETURN(
-      std::unique_ptr<Buffer> projected,
-      backend->Allocate(limits.max_batch_tokens * 3 * d_model * sizeof(float)));
+  ENGRAM_ASSIGN_OR_RETURN(Activations projected,
+                          Activations::Allocate(3 * d_model, limits, backend));
   return std::make_unique<H3>(backend, d_model, taps, ssm.pairs,
                               std::move(loaded), std::move(projected));
 }

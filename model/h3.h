@@ -22,8 +22,7 @@
 
 namespace engram {
 
-// The H3 mixers of `layers`. `backend` must outlive them; `loader` is not
-// needed afterwards. Errors as for LoadModel().
+// See LoadMixers().
 absl::StatusOr<std::unique_ptr<Mixers>> LoadH3Mixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
     const ModelLimits& limits, Backend* backend, WeightLoader* loader);

@@ -6,7 +6,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
+#include "model/block_stack.h"
 #include "model/counting_backend.h"
+#include "model/embedding.h"
+#include "model/modules.h"
 #include "model/sampler.h"
 
 namespace engram {
@@ -17,19 +20,6 @@ namespace {
 // made from it without feeding a token.
 constexpr char kLastHidden[] = "last_hidden";
 
-constexpr char kHead[] = "lm_head.weight";
-
-struct Weights {
-  std::unique_ptr<PackedWeight> embedding;  // [vocab, d_model]
-  std::unique_ptr<PackedWeight> own_head;   // the same, nullptr if tied
-  std::unique_ptr<Buffer> positions;  // [max_positions, d_model] or nullptr
-  LayerNorm final_norm;               // RMSNorm if there is no bias
-
-  const PackedWeight& head() const {
-    return own_head == nullptr ? *embedding : *own_head;
-  }
-};
-
 // Activations of one step, for the most tokens and logits it can have.
 struct WorkBuffers {
   std::unique_ptr<Buffer> residual;    // [tokens, d_model]
@@ -37,72 +27,6 @@ struct WorkBuffers {
   std::unique_ptr<Buffer> head_input;  // [logits rows, d_model]
   std::unique_ptr<Buffer> logits;      // [logits rows, vocab]
 };
-
-// The head if it is a matrix of its own beside that of `embedding_name`; else
-// nullptr. A file may hold two that differ although the configuration says that
-// they are one: then it was trained with two.
-absl::StatusOr<std::unique_ptr<PackedWeight>> LoadOwnHead(
-    const ModelConfig& config, const std::string& embedding_name,
-    WeightLoader* loader) {
-  if (config.tied) {
-    if (!loader->checkpoint().Has(kHead)) return nullptr;
-    ENGRAM_ASSIGN_OR_RETURN(
-        const bool is_copy,
-        loader->IsCopy(kHead, embedding_name, config.vocab, config.d_model));
-    if (is_copy) return nullptr;
-    loader->Warn(
-        "config.json says that the head is the embedding matrix "
-        "(tie_word_embeddings or tie_embeddings), but lm_head.weight has other "
-        "values; both are used, as the file has them");
-  } else if (!loader->checkpoint().Has(kHead)) {
-    return absl::DataLossError(absl::StrCat(
-        loader->folder(),
-        ": tensor lm_head.weight is missing, and config.json "
-        "does not say that it is the embedding matrix; if it is, set "
-        "tie_word_embeddings (or tie_embeddings) to true there"));
-  }
-  return loader->Matrix(kHead, config.vocab, config.d_model);
-}
-
-absl::StatusOr<Weights> LoadWeights(const ModelConfig& config,
-                                    WeightLoader* loader) {
-  Weights weights;
-  // Mamba's original layout has the singular, Hugging Face's the plural; and
-  // since the format knows no shared tensors, a converter may have dropped
-  // either the embedding or the head of a tied model.
-  std::vector<std::string> embedding_names =
-      config.has_mixer_stack()
-          ? std::vector<std::string>{"backbone.embeddings.word_embeddings."
-                                     "weight"}
-          : std::vector<std::string>{"backbone.embeddings.weight",
-                                     "backbone.embedding.weight"};
-  const std::string* const embedding = loader->FirstOf(embedding_names);
-  if (embedding == nullptr && config.tied) embedding_names.push_back(kHead);
-  ENGRAM_ASSIGN_OR_RETURN(
-      weights.embedding,
-      loader->SharedMatrix(embedding_names, config.vocab, config.d_model));
-  if (embedding != nullptr) {
-    ENGRAM_ASSIGN_OR_RETURN(weights.own_head,
-                            LoadOwnHead(config, *embedding, loader));
-  }
-  if (config.has_mixer_stack()) {
-    ENGRAM_ASSIGN_OR_RETURN(
-        weights.final_norm,
-        LoadLayerNorm("backbone.ln_f", config.d_model, loader));
-  } else {
-    ENGRAM_ASSIGN_OR_RETURN(
-        weights.final_norm.weight,
-        loader->Vector("backbone.norm_f.weight", {config.d_model}));
-  }
-  if (config.mixers.positions > 0) {
-    ENGRAM_ASSIGN_OR_RETURN(
-        weights.positions,
-        loader->Vector("backbone.embeddings.position_embeddings.weight",
-                       {config.mixers.positions, config.d_model}));
-  }
-  ENGRAM_RETURN_IF_ERROR(loader->CheckAllUsed({"backbone.", "lm_head."}));
-  return weights;
-}
 
 absl::StatusOr<WorkBuffers> AllocateWorkBuffers(const ModelConfig& config,
                                                 const ModelLimits& limits,
@@ -124,20 +48,27 @@ absl::StatusOr<WorkBuffers> AllocateWorkBuffers(const ModelConfig& config,
 // What is asked for, or what all slots can fill if that is less.
 size_t KeyValueBytes(const ModelConfig& config, const ModelLimits& limits,
                      const KeyValueShape& shape) {
-  if (config.mixers.positions == 0) return limits.kv_bytes;
-  size_t all = KeyValueBlocks(config.mixers.positions) * shape.block_bytes();
+  if (config.positions == 0) return limits.kv_bytes;
+  size_t all = KeyValueBlocks(config.positions) * shape.block_bytes();
   if (__builtin_mul_overflow(all, static_cast<size_t>(limits.slots), &all)) {
     return limits.kv_bytes;
   }
   return std::min(limits.kv_bytes, all);
 }
 
+// What a model has in the back end's memory.
+struct Parts {
+  std::unique_ptr<BlockStack> layers;
+  Embedding embedding;
+  Norm final_norm;
+  WorkBuffers work;
+  std::unique_ptr<StatePool> states;
+};
+
 class LanguageModel final : public Model {
  public:
   LanguageModel(Backend* backend, ModelInfo info, const ModelLimits& limits,
-                const ModelConfig& config, int64_t known_ids, Weights weights,
-                WorkBuffers work, std::unique_ptr<LayerStack> layers,
-                std::unique_ptr<StatePool> states);
+                const ModelConfig& config, int64_t known_ids, Parts parts);
 
   const ModelInfo& info() const override { return info_; }
   const ModelLimits& limits() const override { return limits_; }
@@ -165,11 +96,11 @@ class LanguageModel final : public Model {
   const ModelInfo info_;
   const ModelLimits limits_;
   const int64_t d_model_;
-  const float norm_epsilon_;
   const int64_t known_ids_;
-  const Weights weights_;
+  const Embedding embedding_;
+  const Norm final_norm_;
   const WorkBuffers work_;
-  const std::unique_ptr<LayerStack> layers_;
+  const std::unique_ptr<BlockStack> layers_;
   const std::unique_ptr<StatePool> states_;
 
   // Of the current step, in host memory.
@@ -187,19 +118,17 @@ class LanguageModel final : public Model {
 LanguageModel::LanguageModel(Backend* backend, ModelInfo info,
                              const ModelLimits& limits,
                              const ModelConfig& config, int64_t known_ids,
-                             Weights weights, WorkBuffers work,
-                             std::unique_ptr<LayerStack> layers,
-                             std::unique_ptr<StatePool> states)
+                             Parts parts)
     : backend_(backend),
       info_(std::move(info)),
       limits_(limits),
       d_model_(config.d_model),
-      norm_epsilon_(config.norm_epsilon),
       known_ids_(known_ids),
-      weights_(std::move(weights)),
-      work_(std::move(work)),
-      layers_(std::move(layers)),
-      states_(std::move(states)),
+      embedding_(std::move(parts.embedding)),
+      final_norm_(std::move(parts.final_norm)),
+      work_(std::move(parts.work)),
+      layers_(std::move(parts.layers)),
+      states_(std::move(parts.states)),
       slot_in_use_(limits.slots),
       logits_(limits.max_logits_rows * config.vocab) {}
 
@@ -241,8 +170,8 @@ void LanguageModel::LayOutHistories() {
 }
 
 void LanguageModel::Embed() {
-  backend_->Embed(*weights_.embedding, ids_, work_.residual->floats());
-  if (weights_.positions == nullptr) return;
+  backend_->Embed(*embedding_.tokens, ids_, work_.residual->floats());
+  if (embedding_.positions == nullptr) return;
   positions_.clear();
   for (size_t i = 0; i < rows_.size(); ++i) {
     for (int token = 0; token < rows_[i].tokens; ++token) {
@@ -250,19 +179,19 @@ void LanguageModel::Embed() {
           static_cast<int32_t>(histories_[i].position + token));
     }
   }
-  backend_->AddRows(weights_.positions->floats(), positions_, d_model_,
+  backend_->AddRows(embedding_.positions->floats(), positions_, d_model_,
                     {work_.residual->floats(), d_model_});
 }
 
 void LanguageModel::RunLayers() {
-  LayerStep step;
+  StackStep step;
   step.rows = rows_;
   step.histories = histories_;
   step.tokens = static_cast<int64_t>(ids_.size());
   step.states = states_.get();
   step.residual = {work_.residual->floats(), d_model_};
   step.normed = {work_.normed->floats(), d_model_};
-  for (int64_t i = 0; i < info_.layers; ++i) layers_->RunLayer(i, step);
+  layers_->Run(step);
 }
 
 // Behind the components of the layers.
@@ -355,15 +284,11 @@ absl::StatusOr<StepResult> LanguageModel::Step(const Batch& batch) {
   const int64_t vocab = info_.vocabulary_size;
   Embed();
   RunLayers();
-  const NormWeights final_norm =
-      weights_.final_norm.bias == nullptr
-          ? RmsNorm(*weights_.final_norm.weight, norm_epsilon_)
-          : weights_.final_norm.With(norm_epsilon_);
-  backend_->Norm(final_norm, ids_.size(), d_model_, work_.residual->floats(),
-                 work_.normed->floats());
+  final_norm_.Run(backend_, ids_.size(), work_.residual->floats(),
+                  work_.normed->floats());
   if (logits_rows_ > 0) {
     GatherHeadInput(batch);
-    backend_->MatMul(weights_.head(), logits_rows_,
+    backend_->MatMul(embedding_.head(), logits_rows_,
                      {work_.head_input->floats(), d_model_}, {},
                      {work_.logits->floats(), vocab});
     CopyLogitsToHost();
@@ -375,30 +300,27 @@ absl::StatusOr<StepResult> LanguageModel::Step(const Batch& batch) {
   return result;
 }
 
-// What a model has in the back end's memory beside its layers.
-struct Parts {
-  Weights weights;
-  WorkBuffers work;
-  std::unique_ptr<StatePool> states;
-};
-
 absl::StatusOr<Parts> LoadParts(const ModelConfig& config,
                                 const ModelLimits& limits, Backend* backend,
-                                const LayerStack& layers,
                                 WeightLoader* loader) {
   Parts parts;
-  ENGRAM_ASSIGN_OR_RETURN(parts.weights, LoadWeights(config, loader));
+  ENGRAM_ASSIGN_OR_RETURN(parts.layers,
+                          BlockStack::Load(config, limits, backend, loader));
+  ENGRAM_ASSIGN_OR_RETURN(parts.embedding, LoadEmbedding(config, loader));
+  ENGRAM_ASSIGN_OR_RETURN(parts.final_norm,
+                          LoadNorm(config.names.final_norm, config, loader));
+  ENGRAM_RETURN_IF_ERROR(loader->CheckAllUsed({"backbone.", "lm_head."}));
   ENGRAM_ASSIGN_OR_RETURN(parts.work,
                           AllocateWorkBuffers(config, limits, backend));
-  std::vector<StateComponent> components = layers.StateComponents();
+  std::vector<StateComponent> components = parts.layers->StateComponents();
   components.push_back({kLastHidden, 1, {config.d_model}});
   std::unique_ptr<KeyValuePool> key_values;
-  if (layers.KeyValues().layers > 0) {
+  const KeyValueShape shape = parts.layers->KeyValues();
+  if (shape.layers > 0) {
     ENGRAM_ASSIGN_OR_RETURN(
-        key_values,
-        KeyValuePool::Create(backend, layers.KeyValues(),
-                             KeyValueBytes(config, limits, layers.KeyValues()),
-                             limits.slots));
+        key_values, KeyValuePool::Create(backend, shape,
+                                         KeyValueBytes(config, limits, shape),
+                                         limits.slots));
   }
   ENGRAM_ASSIGN_OR_RETURN(
       parts.states, StatePool::Create(backend, std::move(components),
@@ -412,10 +334,9 @@ absl::StatusOr<Parts> LoadParts(const ModelConfig& config,
 absl::StatusOr<MemoryPlan> PlanLanguageModel(const ModelConfig& config,
                                              const ModelLimits& limits,
                                              Backend* backend,
-                                             const LayerStack& layers,
                                              WeightLoader* loader) {
   ENGRAM_ASSIGN_OR_RETURN(const Parts parts,
-                          LoadParts(config, limits, backend, layers, loader));
+                          LoadParts(config, limits, backend, loader));
   MemoryPlan plan;
   plan.weights = loader->bytes();
   plan.states = MultiplySizes(parts.states->state_bytes(), limits.slots);
@@ -435,24 +356,23 @@ absl::StatusOr<MemoryPlan> PlanLanguageModel(const ModelConfig& config,
 
 absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
     const ModelConfig& config, const ModelLimits& limits, int64_t known_ids,
-    Backend* backend, WeightLoader* loader,
-    std::unique_ptr<LayerStack> layers) {
+    Backend* backend, WeightLoader* loader) {
   ENGRAM_ASSIGN_OR_RETURN(Parts parts,
-                          LoadParts(config, limits, backend, *layers, loader));
+                          LoadParts(config, limits, backend, loader));
   StatePool* const states = parts.states.get();
 
   ModelInfo info;
-  info.family = ModelFamilyName(config.family);
+  info.family = config.family;
   info.parameters = loader->parameters();
   info.vocabulary_size = config.vocab;
-  info.layers = config.layers;
+  info.layers = config.layers();
   info.state_bytes = states->state_bytes();
   if (const KeyValuePool* pool = states->key_values()) {
     info.kv_bytes_per_token = pool->shape().token_bytes();
     info.kv_block_bytes = pool->shape().block_bytes();
     info.kv_blocks = pool->blocks();
   }
-  info.max_positions = config.mixers.positions;
+  info.max_positions = config.positions;
   info.weight_format = loader->WeightFormats();
   info.backend = backend->name();
   info.weight_hash = loader->WeightHash();
@@ -461,37 +381,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
                        loader->warnings().end());
   return std::make_unique<LanguageModel>(
       backend, std::move(info), limits, config,
-      known_ids == 0 ? config.vocab : known_ids, std::move(parts.weights),
-      std::move(parts.work), std::move(layers), std::move(parts.states));
-}
-
-std::string LayerTensorName(int64_t layer, const char* tensor) {
-  return absl::StrCat("backbone.layers.", layer, ".", tensor);
-}
-
-NormWeights RmsNorm(const Buffer& weight, float epsilon) {
-  NormWeights norm;
-  norm.weight = weight.floats();
-  norm.epsilon = epsilon;
-  return norm;
-}
-
-NormWeights LayerNorm::With(float epsilon) const {
-  NormWeights norm;
-  norm.kind = NormKind::kLayer;
-  norm.weight = weight->floats();
-  norm.bias = bias->floats();
-  norm.epsilon = epsilon;
-  return norm;
-}
-
-absl::StatusOr<LayerNorm> LoadLayerNorm(const std::string& name,
-                                        int64_t d_model, WeightLoader* loader) {
-  LayerNorm norm;
-  ENGRAM_ASSIGN_OR_RETURN(norm.weight,
-                          loader->Vector(name + ".weight", {d_model}));
-  ENGRAM_ASSIGN_OR_RETURN(norm.bias, loader->Vector(name + ".bias", {d_model}));
-  return norm;
+      known_ids == 0 ? config.vocab : known_ids, std::move(parts));
 }
 
 }  // namespace engram

@@ -1,25 +1,45 @@
 #include "model/mixer.h"
 
+#include "absl/status/status.h"
 #include "kernels/status.h"
+#include "model/attention.h"
+#include "model/h3.h"
+#include "model/mamba.h"
+#include "model/mamba2.h"
+#include "model/s4d.h"
 
 namespace engram {
+namespace {
 
-MatMulOptions Linear::Options(Activation activation, bool accumulate) const {
-  MatMulOptions options;
-  options.bias = bias->floats();
-  options.activation = activation;
-  options.accumulate = accumulate;
-  return options;
+using Loader = absl::StatusOr<std::unique_ptr<Mixers>> (*)(
+    const std::vector<int64_t>& layers, const ModelConfig& config,
+    const ModelLimits& limits, Backend* backend, WeightLoader* loader);
+
+Loader LoaderOf(MixerKind kind) {
+  switch (kind) {
+    case MixerKind::kMamba:
+      return LoadMambaMixers;
+    case MixerKind::kMamba2:
+      return LoadMamba2Mixers;
+    case MixerKind::kH3:
+      return LoadH3Mixers;
+    case MixerKind::kS4d:
+      return LoadS4dMixers;
+    case MixerKind::kAttention:
+      return LoadAttentionMixers;
+  }
+  return nullptr;
 }
 
-absl::StatusOr<Linear> LoadLinear(const std::string& name, int64_t outputs,
-                                  int64_t inputs, WeightLoader* loader) {
-  Linear linear;
-  ENGRAM_ASSIGN_OR_RETURN(linear.weight,
-                          loader->Matrix(name + ".weight", outputs, inputs));
-  ENGRAM_ASSIGN_OR_RETURN(linear.bias,
-                          loader->Vector(name + ".bias", {outputs}));
-  return linear;
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Mixers>> LoadMixers(
+    MixerKind kind, const std::vector<int64_t>& layers,
+    const ModelConfig& config, const ModelLimits& limits, Backend* backend,
+    WeightLoader* loader) {
+  const Loader load = LoaderOf(kind);
+  ENGRAM_CHECK(load != nullptr && !layers.empty());
+  return load(layers, config, limits, backend, loader);
 }
 
 }  // namespace engram

@@ -1,46 +1,61 @@
-// Mixers: what mixes tokens in the layers of H3 and of the baselines in its
-// skeleton (model/mixer_stack.h has the skeleton). One object holds the mixers
-// of one kind, over all the layers that have it.
+// Mixers: what mixes tokens in the layers of a model (model/block_stack.h has
+// the skeleton around them). One object holds the mixers of one kind, over all
+// the layers that have it.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "kernels/backend.h"
-#include "model/language_model.h"
+#include "model/model.h"
+#include "model/model_config.h"
+#include "model/state_pool.h"
 #include "model/weight_loader.h"
 
 namespace engram {
+
+// What a mixer works on in one step.
+struct MixerStep {
+  Rows rows;
+  absl::Span<const RowHistory> histories;  // for attention; else empty
+  int64_t tokens = 0;                      // of all rows
+  StatePool* states = nullptr;
+  int first_component = 0;  // of those of its kind, in `states`
+  ConstMatrix normed;       // [tokens, d_model] in
+  Matrix residual;          // [tokens, d_model] in and out
+
+  // [slots, shape]: of one layer of its kind, a component by its place in
+  // StateComponents().
+  float* State(int component, int64_t index) const {
+    return states->Layer(first_component + component, index);
+  }
+};
 
 // Engine thread only, like the model that owns it.
 class Mixers {
  public:
   virtual ~Mixers() = default;
 
-  // What they keep of a sequence, in the order of the state pool. Only one kind
-  // of a model has components.
+  // What they keep of a sequence, in the order of the state pool.
   virtual std::vector<StateComponent> StateComponents() const = 0;
-  // What they keep of every token; layers 0: nothing.
+  // What they keep of every token; layers 0: nothing. Only one kind of a model
+  // keeps something.
   virtual KeyValueShape KeyValues() const { return {}; }
 
   // residual += mixer(normed), with the rows' states moved on. `index` counts
   // the layers of this kind.
-  virtual void Run(int64_t index, const LayerStep& step) = 0;
+  virtual void Run(int64_t index, const MixerStep& step) = 0;
 };
 
-// A matrix with its bias, `name`.weight and `name`.bias.
-struct Linear {
-  std::unique_ptr<PackedWeight> weight;  // [outputs, inputs]
-  std::unique_ptr<Buffer> bias;          // [outputs]
-
-  // Options of MatMul with the bias.
-  MatMulOptions Options(Activation activation = Activation::kNone,
-                        bool accumulate = false) const;
-};
-absl::StatusOr<Linear> LoadLinear(const std::string& name, int64_t outputs,
-                                  int64_t inputs, WeightLoader* loader);
+// The mixers of `layers`, which is not empty and has those of one kind.
+// `backend` must outlive them; `loader` is not needed afterwards. Errors as for
+// LoadModel().
+absl::StatusOr<std::unique_ptr<Mixers>> LoadMixers(
+    MixerKind kind, const std::vector<int64_t>& layers,
+    const ModelConfig& config, const ModelLimits& limits, Backend* backend,
+    WeightLoader* loader);
 
 }  // namespace engram

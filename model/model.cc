@@ -10,32 +10,13 @@
 #include "model/checkpoint.h"
 #include "model/counting_backend.h"
 #include "model/language_model.h"
-#include "model/mamba.h"
-#include "model/mamba2.h"
 #include "model/memory_plan.h"
-#include "model/mixer_stack.h"
 #include "model/model_config.h"
 #include "model/renamed_checkpoint.h"
 #include "model/weight_loader.h"
 
 namespace engram {
 namespace {
-
-absl::StatusOr<std::unique_ptr<LayerStack>> LoadLayers(
-    const ModelConfig& config, const ModelLimits& limits, Backend* backend,
-    WeightLoader* loader) {
-  switch (config.family) {
-    case ModelFamily::kMamba:
-      return LoadMambaLayers(config, limits, backend, loader);
-    case ModelFamily::kMamba2:
-      return LoadMamba2Layers(config, limits, backend, loader);
-    case ModelFamily::kH3:
-    case ModelFamily::kS4d:
-    case ModelFamily::kAttention:
-      return LoadMixerStack(config, limits, backend, loader);
-  }
-  return absl::InternalError("a family without a loader");
-}
 
 // The files of a model folder, checked against each other as far as that goes
 // without the tensors.
@@ -80,11 +61,8 @@ absl::StatusOr<MemoryPlan> PlanMemory(const std::string& folder,
                       limits.weight_format);
   loader.SkipValues();
   ENGRAM_ASSIGN_OR_RETURN(
-      const std::unique_ptr<LayerStack> layers,
-      LoadLayers(files.config, limits, backend.get(), &loader));
-  ENGRAM_ASSIGN_OR_RETURN(
       MemoryPlan plan,
-      PlanLanguageModel(files.config, limits, backend.get(), *layers, &loader));
+      PlanLanguageModel(files.config, limits, backend.get(), &loader));
   const size_t device_logits =
       MultiplySizes(files.config.vocab, limits.max_logits_rows * sizeof(float));
   size_t known = device_logits;
@@ -111,10 +89,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(const std::string& folder,
   WeightLoader loader(folder, files.checkpoint.get(), backend,
                       limits.weight_format);
   for (std::string& warning : files.warnings) loader.Warn(std::move(warning));
-  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<LayerStack> layers,
-                          LoadLayers(config, limits, backend, &loader));
-  return LoadLanguageModel(config, limits, known_ids, backend, &loader,
-                           std::move(layers));
+  return LoadLanguageModel(config, limits, known_ids, backend, &loader);
 }
 
 }  // namespace engram

@@ -4,10 +4,12 @@
 
 #include "kernels/status.h"
 #include "model/diagonal_ssm.h"
+#include "model/modules.h"
 
 namespace engram {
 namespace {
 
+// Components of the state, by their places in StateComponents().
 enum Component { kDiagonalState };
 
 struct Layer {
@@ -18,7 +20,7 @@ struct Layer {
 class S4d final : public Mixers {
  public:
   S4d(Backend* backend, int64_t d_model, int64_t pairs,
-      std::vector<Layer> layers, std::unique_ptr<Buffer> scanned)
+      std::vector<Layer> layers, Activations scanned)
       : backend_(backend),
         d_model_(d_model),
         pairs_(pairs),
@@ -31,9 +33,9 @@ class S4d final : public Mixers {
              {pairs_, 2, d_model_}}};
   }
 
-  void Run(int64_t index, const LayerStep& step) override {
+  void Run(int64_t index, const MixerStep& step) override {
     const Layer& layer = layers_[index];
-    const Matrix scanned = {scanned_->floats(), d_model_};
+    const Matrix scanned = scanned_.matrix();
     DiagonalScanArguments scan;
     scan.channels = d_model_;
     scan.pairs = pairs_;
@@ -42,13 +44,10 @@ class S4d final : public Mixers {
     scan.read = layer.ssm.read->floats();
     scan.d = layer.ssm.d->floats();
     scan.activation = Activation::kGelu;
-    scan.diagonal_state = step.states->Layer(kDiagonalState, index);
+    scan.diagonal_state = step.State(kDiagonalState, index);
     scan.y = scanned;
     backend_->DiagonalScan(step.rows, scan);
-    backend_->MatMul(
-        *layer.output.weight, step.tokens, scanned,
-        layer.output.Options(Activation::kNone, /*accumulate=*/true),
-        step.residual);
+    layer.output.AddTo(backend_, step.tokens, scanned, step.residual);
   }
 
  private:
@@ -56,7 +55,7 @@ class S4d final : public Mixers {
   const int64_t d_model_;
   const int64_t pairs_;
   const std::vector<Layer> layers_;
-  const std::unique_ptr<Buffer> scanned_;  // [tokens, d_model]
+  const Activations scanned_;  // [tokens, d_model]
 };
 
 }  // namespace
@@ -64,13 +63,12 @@ class S4d final : public Mixers {
 absl::StatusOr<std::unique_ptr<Mixers>> LoadS4dMixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
     const ModelLimits& limits, Backend* backend, WeightLoader* loader) {
-  ENGRAM_CHECK(!layers.empty());
   const int64_t d_model = config.d_model;
   DiagonalSsmLayout ssm;
   ssm.channels = d_model;
   ssm.a_per_channel = false;
   ssm.has_b = false;
-  ssm.zero_order_hold = config.mixers.zero_order_hold;
+  ssm.zero_order_hold = config.zero_order_hold;
   ENGRAM_ASSIGN_OR_RETURN(
       ssm.pairs,
       DiagonalSsmPairs(LayerTensorName(layers.front(), "mixer."), *loader));
@@ -79,13 +77,13 @@ absl::StatusOr<std::unique_ptr<Mixers>> LoadS4dMixers(
     const std::string mixer = LayerTensorName(index, "mixer.");
     Layer layer;
     ENGRAM_ASSIGN_OR_RETURN(layer.ssm, LoadDiagonalSsm(mixer, ssm, loader));
-    ENGRAM_ASSIGN_OR_RETURN(layer.output, LoadLinear(mixer + "output_linear",
-                                                     d_model, d_model, loader));
+    ENGRAM_ASSIGN_OR_RETURN(
+        layer.output, LoadLinear(mixer + "output_linear", d_model, d_model,
+                                 /*has_bias=*/true, loader));
     loaded.push_back(std::move(layer));
   }
-  ENGRAM_ASSIGN_OR_RETURN(
-      std::unique_ptr<Buffer> scanned,
-      backend->Allocate(limits.max_batch_tokens * d_model * sizeof(float)));
+  ENGRAM_ASSIGN_OR_RETURN(Activations scanned,
+                          Activations::Allocate(d_model, limits, backend));
   return std::make_unique<S4d>(backend, d_model, ssm.pairs, std::move(loaded),
                                std::move(scanned));
 }

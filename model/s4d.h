@@ -18,8 +18,7 @@
 
 namespace engram {
 
-// The S4D mixers of `layers`. `backend` must outlive them; `loader` is not
-// needed afterwards. Errors as for LoadModel().
+// See LoadMixers().
 absl::StatusOr<std::unique_ptr<Mixers>> LoadS4dMixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
     const ModelLimits& limits, Backend* backend, WeightLoader* loader);

@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -34,7 +35,8 @@ TEST_P(Mamba2Golden, LogitsEqualThoseExpected) {
 INSTANTIATE_TEST_SUITE_P(Folders, Mamba2Golden,
                          testing::Values("odd", "untied_biased", "two_groups",
                                          "three_groups_bf16", "original",
-                                         "no_gated_norm"),
+                                         "no_gated_norm", "hybrid",
+                                         "hybrid_biased", "hybrid_grouped"),
                          [](const auto& info) { return info.param; });
 
 class Mamba2Loading : public ModelLoading {
@@ -127,6 +129,71 @@ TEST_F(Mamba2Loading, RefusesAnUntiedModelWithoutAHead) {
   const std::string stated = ",\"tie_word_embeddings\":true";
   config_.replace(config_.find(stated), stated.size(), "");
   ExpectDataLoss("lm_head.weight", "missing");
+}
+
+// --- Hybrids of Mamba-2 and attention.
+
+class HybridLoading : public ModelLoading {
+ protected:
+  HybridLoading()
+      : ModelLoading(RandomHybridConfig({}), RandomHybridTensors({})) {}
+
+  const RandomHybridShape shape_;
+};
+
+TEST_F(HybridLoading, TellsWhatTheModelIsAndWhatItKeeps) {
+  const auto model = Load();
+  ASSERT_TRUE(model.ok()) << model.status();
+  const ModelInfo& info = (*model)->info();
+  EXPECT_EQ(info.family, "mamba2");
+  EXPECT_EQ(info.parameters, Elements());
+  EXPECT_EQ(info.layers, 3);
+  // Two layers of Mamba-2, with a window of 3 x (24 + 2 x 3) and 3 heads of 3 x
+  // 8; one of attention with a window of 2 x (4 + 2 x 2) x 6; and 12 of the
+  // last hidden vector.
+  EXPECT_EQ(info.state_bytes,
+            (2 * (3 * 30 + 3 * 3 * 8) + 2 * 48 + 12) * sizeof(float));
+  // Keys and values of two heads.
+  EXPECT_EQ(info.kv_bytes_per_token, 2 * 2 * 6 * sizeof(float));
+}
+
+TEST_F(HybridLoading, RefusesTensorsThatContradictTheConfiguration) {
+  const std::string config = config_;
+  for (const auto& [sound, wrong, tensor] :
+       std::vector<std::array<std::string, 3>>{
+           {"\"num_heads\":4", "\"num_heads\":2", "1.mixer.in_proj.weight"},
+           {"\"num_heads_kv\":2", "\"num_heads_kv\":4",
+            "1.mixer.in_proj.weight"},
+           {"\"d_conv\":3", "\"d_conv\":0", "1.mixer.conv1d.bias"},
+           {"\"d_conv\":3", "\"d_conv\":4", "1.mixer.conv1d.weight"},
+           {"\"d_intermediate\":100", "\"d_intermediate\":0", "mlp.fc1.weight"},
+           {"\"d_intermediate\":100", "\"d_intermediate\":129",
+            "mlp.fc1.weight"},
+           {"\"qkv_proj_bias\":true", "\"qkv_proj_bias\":false",
+            "1.mixer.in_proj.bias"},
+           {"\"attn_layer_idx\":[1]", "\"attn_layer_idx\":[0]", "0.mixer"}}) {
+    config_ = config;
+    ASSERT_THAT(config_, testing::HasSubstr(sound));
+    config_.replace(config_.find(sound), sound.size(), wrong);
+    ExpectDataLoss(tensor, "tensor");
+  }
+}
+
+TEST_F(HybridLoading, RefusesAMissingTensor) {
+  for (const std::string name :
+       {"mixer.in_proj.bias", "mixer.conv1d.weight", "mixer.conv1d.bias",
+        "mixer.out_proj.weight", "norm.weight", "norm2.weight",
+        "mlp.fc1.weight", "mlp.fc2.weight"}) {
+    const std::string full = "backbone.layers.1." + name;
+    const RawTensor kept = tensors_.at(full);
+    tensors_.erase(full);
+    ExpectDataLoss(full, "missing");
+    tensors_[full] = kept;
+  }
+}
+
+TEST_F(HybridLoading, RefusesATensorThatIsNotFinite) {
+  ExpectRefusedWhereATensorIsNotFinite();
 }
 
 }  // namespace

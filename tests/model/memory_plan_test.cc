@@ -42,10 +42,12 @@ TEST(MemoryPlan, CountsEveryPartOfAMamba) {
 
 TEST(MemoryPlan, CountsTheOtherFamilies) {
   const auto backend = TwoThreadBackend();
-  for (const char* family : {"mamba2", "h3", "s4d", "attention"}) {
+  for (const char* family : {"mamba2", "hybrid", "h3", "s4d", "attention"}) {
     const TemporaryFolder folder;
     if (std::string(family) == "mamba2") {
       WriteRandomMamba2(folder, {});
+    } else if (std::string(family) == "hybrid") {
+      WriteRandomHybrid(folder, {});
     } else {
       RandomMixerStackShape shape;
       shape.family = family;

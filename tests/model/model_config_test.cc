@@ -73,10 +73,10 @@ TEST(ModelConfig, ReadsHuggingFacesLayout) {
       R"("use_bias":true,"use_conv_bias":false,"layer_norm_epsilon":1e-3,)"
       R"("tie_word_embeddings":false,"hidden_act":"silu","bos_token_id":4,)"
       R"("eos_token_id":3,"residual_in_fp32":true,"unheard_of":[{}])"));
-  EXPECT_EQ(config.family, ModelFamily::kMamba);
+  EXPECT_EQ(config.family, "mamba");
   EXPECT_EQ(config.vocab, 61);
   EXPECT_EQ(config.d_model, 37);
-  EXPECT_EQ(config.layers, 2);
+  EXPECT_EQ(config.layers(), 2);
   EXPECT_EQ(config.d_state, 5);
   EXPECT_EQ(config.d_inner, 111);
   EXPECT_EQ(config.d_conv, 3);
@@ -93,7 +93,7 @@ TEST(ModelConfig, FillsMissingFieldsWithTheDefaultsOfTheClass) {
   const ModelConfig config = Parsed(HuggingFace(""));
   EXPECT_EQ(config.vocab, 50280);
   EXPECT_EQ(config.d_model, 768);
-  EXPECT_EQ(config.layers, 32);
+  EXPECT_EQ(config.layers(), 32);
   EXPECT_EQ(config.d_state, 16);
   EXPECT_EQ(config.d_inner, 1536);
   EXPECT_EQ(config.d_conv, 4);
@@ -242,9 +242,9 @@ TEST(ModelConfig, ReadsTheOriginalLayout) {
   const ModelConfig config = Parsed(
       StateSpaces(R"("ssm_cfg":{},"rms_norm":true,"residual_in_fp32":true,)"
                   R"("fused_add_norm":true,"pad_vocab_size_multiple":8)"));
-  EXPECT_EQ(config.family, ModelFamily::kMamba);
+  EXPECT_EQ(config.family, "mamba");
   EXPECT_EQ(config.d_model, 768);
-  EXPECT_EQ(config.layers, 24);
+  EXPECT_EQ(config.layers(), 24);
   EXPECT_EQ(config.vocab, 50280);
   EXPECT_EQ(config.d_inner, 1536);
   EXPECT_EQ(config.d_state, 16);
@@ -299,10 +299,10 @@ TEST(Mamba2Config, ReadsHuggingFacesLayout) {
       R"("head_dim":15,"n_groups":2,"time_step_limit":[0.1,1.5],)"
       R"("use_bias":true,"use_conv_bias":false,"layer_norm_epsilon":1e-3,)"
       R"("tie_word_embeddings":true,"rms_norm":false,"eos_token_id":3)"));
-  EXPECT_EQ(config.family, ModelFamily::kMamba2);
+  EXPECT_EQ(config.family, "mamba2");
   EXPECT_EQ(config.vocab, 61);
   EXPECT_EQ(config.d_model, 35);
-  EXPECT_EQ(config.layers, 2);
+  EXPECT_EQ(config.layers(), 2);
   EXPECT_EQ(config.d_state, 11);
   EXPECT_EQ(config.d_conv, 3);
   EXPECT_EQ(config.mamba2.heads, 6);
@@ -323,7 +323,7 @@ TEST(Mamba2Config, FillsMissingFieldsWithTheDefaultsOfTheClass) {
   const ModelConfig config = Parsed(HuggingFace2(""));
   EXPECT_EQ(config.vocab, 32768);
   EXPECT_EQ(config.d_model, 4096);
-  EXPECT_EQ(config.layers, 64);
+  EXPECT_EQ(config.layers(), 64);
   EXPECT_EQ(config.d_state, 128);
   EXPECT_EQ(config.d_conv, 4);
   EXPECT_EQ(config.d_inner, 8192);
@@ -349,7 +349,7 @@ TEST(Mamba2Config, IgnoresWhatHuggingFacesClassIgnores) {
 
 TEST(Mamba2Config, ReadsTheOriginalLayout) {
   const ModelConfig config = Parsed(StateSpaces2(""));
-  EXPECT_EQ(config.family, ModelFamily::kMamba2);
+  EXPECT_EQ(config.family, "mamba2");
   EXPECT_EQ(config.d_inner, 1536);
   EXPECT_EQ(config.d_state, 128);
   EXPECT_EQ(config.mamba2.heads, 24);
@@ -436,9 +436,99 @@ TEST(Mamba2Config, RefusesSettingsThatWouldChangeTheMathematics) {
                     {"norm_before_gate"});
   ExpectUnsupported(StateSpaces2(R"("activation":"relu")"), {"activation"});
   ExpectUnsupported(StateSpaces2(R"("d_ssm":64)"), {"d_ssm is 64", "1536"});
-  ExpectUnsupported(
-      StateSpaces(R"("ssm_cfg":{"layer":"Mamba2"},"attn_layer_idx":[9,18])"),
-      {"attn_layer_idx is [9,18]"});
+}
+
+// --- Hybrids in the original layout.
+
+// With these fields in attn_cfg, beside causal.
+std::string Hybrid(const std::string& fields) {
+  return StateSpaces(absl::StrCat(
+      R"("ssm_cfg":{"layer":"Mamba2"},"attn_layer_idx":[9,18],"attn_cfg":)",
+      R"({"causal":true)", fields.empty() ? "" : ",", fields, "}"));
+}
+
+TEST(HybridConfig, ReadsThePublishedOne) {
+  const ModelConfig config = Parsed(
+      R"({"d_model":2560,"d_intermediate":0,"n_layer":64,"vocab_size":50277,
+      "ssm_cfg":{"layer":"Mamba2"},"attn_layer_idx":[9,18,27,36,45,56],
+      "attn_cfg":{"causal":true,"d_conv":4,"head_dim":128,"num_heads":30,
+      "out_proj_bias":false,"qkv_proj_bias":false,"rotary_emb_dim":64},
+      "rms_norm":true,"residual_in_fp32":true,"fused_add_norm":true,
+      "pad_vocab_size_multiple":16,"tie_embeddings":true})");
+  EXPECT_EQ(config.family, "mamba2");
+  EXPECT_EQ(config.layers(), 64);
+  EXPECT_THAT(config.LayersWith(MixerKind::kAttention),
+              ElementsAre(9, 18, 27, 36, 45, 56));
+  EXPECT_EQ(config.LayersWith(MixerKind::kMamba2).size(), 58u);
+  EXPECT_EQ(config.norm, NormKind::kRms);
+  EXPECT_EQ(config.mlp.kind, MlpKind::kNone);
+  EXPECT_EQ(config.attention.heads, 30);
+  EXPECT_EQ(config.attention.kv_heads, 30);
+  EXPECT_EQ(config.attention.head_dim, 128);
+  EXPECT_EQ(config.attention.qkv_width(), 11520);
+  EXPECT_FLOAT_EQ(config.attention.scale, 0.08838835f);
+  EXPECT_EQ(config.attention.rotary_dim, 64);
+  EXPECT_EQ(config.attention.rotary_base, 10000);
+  EXPECT_EQ(config.attention.d_conv, 4);
+  EXPECT_EQ(config.attention.qkv_bias, std::optional<bool>(false));
+  EXPECT_EQ(config.attention.output_bias, std::optional<bool>(false));
+}
+
+TEST(HybridConfig, TakesTheDefaultsOfTheClass) {
+  const AttentionConfig attention =
+      Parsed(Hybrid(R"("num_heads":12)")).attention;
+  EXPECT_EQ(attention.kv_heads, 12);
+  EXPECT_EQ(attention.head_dim, 64);
+  EXPECT_FLOAT_EQ(attention.scale, 0.125f);
+  EXPECT_EQ(attention.rotary_dim, 0);
+  EXPECT_EQ(attention.d_conv, 0);
+  EXPECT_EQ(attention.qkv_bias, std::nullopt);
+}
+
+TEST(HybridConfig, MixesMambaWithAttentionToo) {
+  const ModelConfig config = Parsed(StateSpaces(
+      R"("attn_layer_idx":[1],"attn_cfg":{"causal":true,"num_heads":12})"));
+  EXPECT_EQ(config.family, "mamba");
+  EXPECT_EQ(config.LayersWith(MixerKind::kMamba).size(), 23u);
+  EXPECT_THAT(config.LayersWith(MixerKind::kAttention), ElementsAre(1));
+}
+
+TEST(HybridConfig, HasGatedMlpsOfARoundWidth) {
+  const MlpConfig mlp = Parsed(StateSpaces(R"("d_intermediate":129)")).mlp;
+  EXPECT_EQ(mlp.kind, MlpKind::kGated);
+  EXPECT_EQ(mlp.width, 256);
+  EXPECT_EQ(mlp.hidden(), 512);
+  ExpectDamaged(StateSpaces(R"("d_intermediate":-1)"),
+                {"d_intermediate is -1"});
+}
+
+TEST(HybridConfig, RefusesHeadsThatDoNotFit) {
+  ExpectDamaged(Hybrid(""), {"attn_cfg: num_heads is missing"});
+  ExpectDamaged(Hybrid(R"("num_heads":7)"), {"num_heads is 7", "768"});
+  ExpectDamaged(Hybrid(R"("num_heads":12,"num_heads_kv":5)"),
+                {"num_heads_kv is 5", "a divisor of num_heads 12"});
+  ExpectDamaged(Hybrid(R"("num_heads":65536,"head_dim":17)"),
+                {"head_dim is 17"});
+  ExpectDamaged(Hybrid(R"("num_heads":12,"rotary_emb_dim":63)"),
+                {"rotary_emb_dim is 63", "an even number up to 64"});
+  ExpectDamaged(Hybrid(R"("num_heads":12,"rotary_emb_base":0)"),
+                {"rotary_emb_base is 0"});
+  ExpectDamaged(Hybrid(R"("num_heads":12,"softmax_scale":-1)"),
+                {"softmax_scale is -1"});
+  ExpectDamaged(Hybrid(R"("num_heads":12,"d_conv":1)"),
+                {"d_conv is 1", "0, or an integer from 2 to 256"});
+  ExpectDamaged(StateSpaces(R"("attn_layer_idx":[24])"),
+                {"attn_layer_idx is [24]", "from 0 to 23"});
+  ExpectDamaged(StateSpaces(R"("attn_layer_idx":[1],"attn_cfg":[])"),
+                {"attn_cfg is []"});
+}
+
+TEST(HybridConfig, RefusesSettingsThatWouldChangeTheMathematics) {
+  ExpectUnsupported(StateSpaces(R"("attn_layer_idx":[3])"),
+                    {"attn_cfg: causal is missing", "true"});
+  ExpectUnsupported(Hybrid(R"("num_heads":12,"mlp_dim":8)"), {"mlp_dim is 8"});
+  ExpectUnsupported(Hybrid(R"("num_heads":12,"rotary_emb_interleaved":true)"),
+                    {"rotary_emb_interleaved is true"});
 }
 
 // --- H3 and the baselines in its skeleton.
@@ -455,38 +545,37 @@ TEST(ModelConfig, ReadsAReleasedH3) {
       "num_attention_heads":12,"n_inner":3072,"ssm_mode":"diag",
       "ssm_measure":"diag-lin","rotary_emb_dim":0,"layer_norm_epsilon":1e-5,
       "tie_word_embeddings":true,"eos_token_id":50256)"));
-  EXPECT_EQ(config.family, ModelFamily::kH3);
-  EXPECT_TRUE(config.has_mixer_stack());
+  EXPECT_EQ(config.family, "h3");
+  EXPECT_EQ(config.norm, NormKind::kLayer);
   EXPECT_EQ(config.vocab, 50264);
   EXPECT_EQ(config.d_model, 768);
-  EXPECT_EQ(config.layers, 12);
-  EXPECT_EQ(config.mixers.mlp_width, 3072);
-  EXPECT_THAT(config.mixers.attention_layers, ElementsAre(6));
-  EXPECT_EQ(config.mixers.heads, 12);
-  EXPECT_EQ(config.mixers.rotary_dim, 0);
-  EXPECT_EQ(config.mixers.positions, 0);
-  EXPECT_FALSE(config.mixers.zero_order_hold);
+  EXPECT_EQ(config.layers(), 12);
+  EXPECT_EQ(config.mlp.width, 3072);
+  EXPECT_THAT(config.LayersWith(MixerKind::kAttention), ElementsAre(6));
+  EXPECT_EQ(config.attention.heads, 12);
+  EXPECT_EQ(config.attention.rotary_dim, 0);
+  EXPECT_EQ(config.positions, 0);
+  EXPECT_FALSE(config.zero_order_hold);
   EXPECT_TRUE(config.tied);
   EXPECT_THAT(config.eos_token_ids, ElementsAre(50256));
 }
 
 TEST(ModelConfig, AnH3IsBilinearWithoutAttentionUnlessItSaysOtherwise) {
   const ModelConfig config = Parsed(MixerStack("h3", ""));
-  EXPECT_THAT(config.mixers.attention_layers, IsEmpty());
-  EXPECT_EQ(config.mixers.mlp_width, 4 * 768);
+  EXPECT_THAT(config.LayersWith(MixerKind::kAttention), IsEmpty());
+  EXPECT_EQ(config.mlp.width, 4 * 768);
   EXPECT_THAT(config.eos_token_ids, IsEmpty());
-  EXPECT_FALSE(config.mixers.zero_order_hold);
-  EXPECT_TRUE(
-      Parsed(MixerStack("h3", R"("ssm_disc":"zoh")")).mixers.zero_order_hold);
-  EXPECT_FALSE(Parsed(MixerStack("h3", R"("ssm_disc":"bilinear")"))
-                   .mixers.zero_order_hold);
+  EXPECT_FALSE(config.zero_order_hold);
+  EXPECT_TRUE(Parsed(MixerStack("h3", R"("ssm_disc":"zoh")")).zero_order_hold);
+  EXPECT_FALSE(
+      Parsed(MixerStack("h3", R"("ssm_disc":"bilinear")")).zero_order_hold);
 }
 
 TEST(ModelConfig, S4dHasZeroOrderHoldAndNoAttention) {
   const ModelConfig config = Parsed(MixerStack("s4d", R"("n_inner":0)"));
-  EXPECT_EQ(config.family, ModelFamily::kS4d);
-  EXPECT_TRUE(config.mixers.zero_order_hold);
-  EXPECT_EQ(config.mixers.mlp_width, 0);
+  EXPECT_EQ(config.family, "s4d");
+  EXPECT_TRUE(config.zero_order_hold);
+  EXPECT_EQ(config.mlp.width, 0);
   ExpectUnsupported(MixerStack("s4d", R"("ssm_disc":"bilinear")"),
                     {"ssm_disc", "zoh"});
   ExpectUnsupported(MixerStack("s4d", R"("attn_layer_idx":[1])"),
@@ -496,10 +585,10 @@ TEST(ModelConfig, S4dHasZeroOrderHoldAndNoAttention) {
 TEST(ModelConfig, EveryLayerOfAnAttentionModelIsOne) {
   const ModelConfig config = Parsed(MixerStack(
       "attention", R"("num_attention_heads":8,"max_position_embeddings":32)"));
-  EXPECT_EQ(config.family, ModelFamily::kAttention);
-  EXPECT_EQ(config.mixers.attention_layers.size(), 12u);
-  EXPECT_EQ(config.mixers.heads, 8);
-  EXPECT_EQ(config.mixers.positions, 32);
+  EXPECT_EQ(config.family, "attention");
+  EXPECT_EQ(config.LayersWith(MixerKind::kAttention).size(), 12u);
+  EXPECT_EQ(config.attention.heads, 8);
+  EXPECT_EQ(config.positions, 32);
 }
 
 TEST(ModelConfig, RefusesLayersThatCannotBe) {
@@ -551,9 +640,7 @@ TEST(ModelConfig, NamesTheArchitectureThatItDoesNotHave) {
 TEST(ModelConfig, RefusesSettingsThatWouldChangeTheMathematics) {
   ExpectUnsupported(HuggingFace(R"("hidden_act":"gelu")"),
                     {"hidden_act", "gelu", "silu"});
-  ExpectUnsupported(StateSpaces(R"("d_intermediate":8)"), {"d_intermediate"});
   ExpectUnsupported(StateSpaces(R"("rms_norm":false)"), {"rms_norm"});
-  ExpectUnsupported(StateSpaces(R"("attn_layer_idx":[3])"), {"attn_layer_idx"});
 }
 
 // --- Damaged files.

@@ -79,6 +79,9 @@ const Family kFamilies[] = {
     MakeFamily(
         "Mamba2", RandomMamba2Shape(),
         [](const TemporaryFolder& folder) { WriteRandomMamba2(folder, {}); }),
+    MakeFamily(
+        "HybridMamba2", RandomHybridShape(),
+        [](const TemporaryFolder& folder) { WriteRandomHybrid(folder, {}); }),
     MakeFamily("H3", RandomMixerStackShape(),
                [](const TemporaryFolder& folder) {
                  WriteRandomMixerStack(folder, {});

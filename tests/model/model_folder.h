@@ -228,6 +228,83 @@ inline void WriteRandomMamba2(const TemporaryFolder& folder,
                SafetensorsFile(RandomMamba2Tensors(shape)));
 }
 
+// A hybrid of Mamba-2 and attention with all that state-spaces' layout may
+// have: shared heads, rotation, a convolution over q, k and v, biases, MLPs.
+struct RandomHybridShape {
+  int64_t layers = 3;
+  int64_t d_model = 12;
+  int64_t ssm_heads = 3;
+  int64_t ssm_head_dim = 8;
+  int64_t d_state = 3;
+  int64_t attention_layer = 1;
+  int64_t heads = 4;
+  int64_t kv_heads = 2;
+  int64_t head_dim = 6;
+  int64_t d_conv = 3;
+  int64_t mlp_width = 128;
+  int64_t vocab = 40;
+
+  int64_t qkv() const { return (heads + 2 * kv_heads) * head_dim; }
+};
+
+inline std::string RandomHybridConfig(const RandomHybridShape& shape) {
+  return absl::StrCat(
+      "{\"d_model\":", shape.d_model, ",\"n_layer\":", shape.layers,
+      ",\"vocab_size\":", shape.vocab, ",\"d_intermediate\":100",
+      ",\"ssm_cfg\":{\"layer\":\"Mamba2\",\"d_state\":", shape.d_state,
+      ",\"headdim\":", shape.ssm_head_dim, "},\"attn_layer_idx\":[",
+      shape.attention_layer,
+      "],\"attn_cfg\":{\"causal\":true,\"num_heads\":", shape.heads,
+      ",\"num_heads_kv\":", shape.kv_heads, ",\"head_dim\":", shape.head_dim,
+      ",\"d_conv\":", shape.d_conv,
+      ",\"rotary_emb_dim\":4,\"qkv_proj_bias\":true}}");
+}
+
+inline std::map<std::string, RawTensor> RandomHybridTensors(
+    const RandomHybridShape& shape) {
+  RandomTensors tensor;
+  const int64_t d_model = shape.d_model;
+  RandomMamba2Shape ssm;
+  ssm.layers = shape.layers;
+  ssm.d_model = d_model;
+  ssm.heads = shape.ssm_heads;
+  ssm.groups = 1;
+  ssm.head_dim = shape.ssm_head_dim;
+  ssm.d_state = shape.d_state;
+  ssm.vocab = shape.vocab;
+  std::map<std::string, RawTensor> tensors = RandomMamba2Tensors(ssm);
+  const std::string attention =
+      absl::StrCat("backbone.layers.", shape.attention_layer, ".mixer.");
+  std::erase_if(tensors, [&attention](const auto& entry) {
+    return entry.first.starts_with(attention);
+  });
+  tensors[attention + "in_proj.weight"] =
+      tensor({shape.qkv(), d_model}, 0, 0.4f);
+  tensors[attention + "in_proj.bias"] = tensor({shape.qkv()}, 0, 0.3f);
+  tensors[attention + "conv1d.weight"] =
+      tensor({shape.qkv(), 1, shape.d_conv}, 0, 0.5f);
+  tensors[attention + "conv1d.bias"] = tensor({shape.qkv()}, 0, 0.3f);
+  tensors[attention + "out_proj.weight"] =
+      tensor({d_model, shape.heads * shape.head_dim}, 0, 0.4f);
+  tensors[attention + "out_proj.bias"] = tensor({d_model}, 0, 0.3f);
+  for (int64_t i = 0; i < shape.layers; ++i) {
+    const std::string layer = absl::StrCat("backbone.layers.", i, ".");
+    tensors[layer + "norm2.weight"] = tensor({d_model}, 1, 0.3f);
+    tensors[layer + "mlp.fc1.weight"] =
+        tensor({2 * shape.mlp_width, d_model}, 0, 0.3f);
+    tensors[layer + "mlp.fc2.weight"] =
+        tensor({d_model, shape.mlp_width}, 0, 0.1f);
+  }
+  return tensors;
+}
+
+inline void WriteRandomHybrid(const TemporaryFolder& folder,
+                              const RandomHybridShape& shape) {
+  folder.Write("config.json", RandomHybridConfig(shape));
+  folder.Write("model.safetensors",
+               SafetensorsFile(RandomHybridTensors(shape)));
+}
+
 // H3 and the baselines in its skeleton.
 struct RandomMixerStackShape {
   std::string family = "h3";

@@ -1,9 +1,9 @@
-// H3 and the baselines in its skeleton against a plain implementation in its
-// convolution form, which shares nothing with the recurrence here: the folders
-// of tests/golden/{h3,s4d,attention} were written by
-// tools/golden/make_h3_golden.py. And what loading refuses.
+// The skeleton with the mixers of H3 and of the baselines beside it, against a
+// plain implementation in its convolution form, which shares nothing with the
+// recurrence here: the folders of tests/golden/{h3,s4d,attention} were written
+// by tools/golden/make_h3_golden.py. And what loading refuses.
 
-#include "model/mixer_stack.h"
+#include "model/block_stack.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -28,15 +28,15 @@ namespace {
 
 using ::testing::HasSubstr;
 
-class MixerStackGolden : public testing::TestWithParam<std::string> {};
+class BlockStackGolden : public testing::TestWithParam<std::string> {};
 
-TEST_P(MixerStackGolden, LogitsEqualThoseExpected) {
+TEST_P(BlockStackGolden, LogitsEqualThoseExpected) {
   ExpectGoldenLogits(
       absl::StrCat(ENGRAM_SOURCE_DIR, "/tests/golden/", GetParam()));
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    Folders, MixerStackGolden,
+    Folders, BlockStackGolden,
     testing::Values("h3/plain", "h3/zoh", "h3/short_filter", "h3/bf16",
                     "h3/untied_no_mlp", "h3/hybrid", "h3/hybrid_rotary",
                     "s4d/plain", "s4d/untied_no_mlp", "attention/plain",
@@ -45,9 +45,9 @@ INSTANTIATE_TEST_SUITE_P(
       return absl::StrReplaceAll(info.param, {{"/", "_"}});
     });
 
-class MixerStackLoading : public ModelLoading {
+class BlockStackLoading : public ModelLoading {
  protected:
-  MixerStackLoading()
+  BlockStackLoading()
       : ModelLoading(RandomMixerStackConfig({}), RandomMixerStackTensors({})) {}
 
   void Use(const RandomMixerStackShape& shape) {
@@ -71,7 +71,7 @@ RandomMixerStackShape Hybrid() {
   return shape;
 }
 
-TEST_F(MixerStackLoading, TellsWhatAnH3Is) {
+TEST_F(BlockStackLoading, TellsWhatAnH3Is) {
   const auto model = Load();
   ASSERT_TRUE(model.ok()) << model.status();
   const ModelInfo& info = (*model)->info();
@@ -87,7 +87,7 @@ TEST_F(MixerStackLoading, TellsWhatAnH3Is) {
   EXPECT_EQ((*model)->states().key_values(), nullptr);
 }
 
-TEST_F(MixerStackLoading, TellsWhatAHybridKeepsOfEveryToken) {
+TEST_F(BlockStackLoading, TellsWhatAHybridKeepsOfEveryToken) {
   Use(Hybrid());
   limits_.kv_bytes = 100000;
   const auto model = Load();
@@ -99,7 +99,7 @@ TEST_F(MixerStackLoading, TellsWhatAHybridKeepsOfEveryToken) {
   EXPECT_EQ(info.kv_blocks, 100000 / 6144);
 }
 
-TEST_F(MixerStackLoading, TakesNoMoreBlocksThanLearnedPositionsCanFill) {
+TEST_F(BlockStackLoading, TakesNoMoreBlocksThanLearnedPositionsCanFill) {
   RandomMixerStackShape shape;
   shape.family = "attention";
   shape.positions = 33;
@@ -111,19 +111,19 @@ TEST_F(MixerStackLoading, TakesNoMoreBlocksThanLearnedPositionsCanFill) {
   EXPECT_EQ((*model)->info().kv_blocks, 4);
 }
 
-TEST_F(MixerStackLoading, NeedsMemoryForABlock) {
+TEST_F(BlockStackLoading, NeedsMemoryForABlock) {
   Use(Hybrid());
   limits_.kv_bytes = 6143;
   ExpectRefused(absl::StatusCode::kInvalidArgument, "6143 bytes", "6144");
 }
 
-TEST_F(MixerStackLoading, RefusesTensorsThatContradictTheConfiguration) {
+TEST_F(BlockStackLoading, RefusesTensorsThatContradictTheConfiguration) {
   struct Contradiction {
     std::string sound, wrong, tensor;
   };
   const std::string config = config_;
   for (const auto& [sound, wrong, tensor] : std::vector<Contradiction>{
-           {"\"hidden_size\":12", "\"hidden_size\":13", "q_proj.weight"},
+           {"\"hidden_size\":12", "\"hidden_size\":13", "norm1.weight"},
            {"\"n_inner\":20", "\"n_inner\":21", "mlp.fc1.weight"},
            {"\"n_inner\":20", "\"n_inner\":0", "mlp.fc1.bias"},
            {"\"num_hidden_layers\":3", "\"num_hidden_layers\":4", "layers.3."},
@@ -135,7 +135,7 @@ TEST_F(MixerStackLoading, RefusesTensorsThatContradictTheConfiguration) {
   }
 }
 
-TEST_F(MixerStackLoading, RefusesAMissingTensor) {
+TEST_F(BlockStackLoading, RefusesAMissingTensor) {
   for (const char* tensor :
        {"q_proj.weight", "k_proj.bias", "ssm_k_D", "ssm_k_kernel.kernel.B",
         "ssm_k_kernel.kernel.C", "D", "kernel.kernel.B", "kernel.kernel.C",
@@ -148,18 +148,18 @@ TEST_F(MixerStackLoading, RefusesAMissingTensor) {
   }
 }
 
-TEST_F(MixerStackLoading, RefusesLayersWithOtherNumbersOfStates) {
+TEST_F(BlockStackLoading, RefusesLayersWithOtherNumbersOfStates) {
   tensors_[Mixer("ssm_k_kernel.kernel.B", 1)] =
       FloatTensor({12, 8}, std::vector<float>(12 * 8));
   ExpectDataLoss(Mixer("ssm_k_kernel.kernel.B", 1), "[12, 9]");
 }
 
-TEST_F(MixerStackLoading, RefusesATensorOfALayerThatItDoesNotKnow) {
+TEST_F(BlockStackLoading, RefusesATensorOfALayerThatItDoesNotKnow) {
   tensors_[Mixer("Wqkv.weight", 1)] = FloatTensor({1}, {1.0f});
   ExpectDataLoss(Mixer("Wqkv.weight", 1), "not part of");
 }
 
-TEST_F(MixerStackLoading, AcceptsRotaryFrequenciesThatFollowFromTheirNumber) {
+TEST_F(BlockStackLoading, AcceptsRotaryFrequenciesThatFollowFromTheirNumber) {
   Use(Hybrid());
   const std::string name = Mixer("rotary_emb.inv_freq", 0);
   tensors_[name] = FloatTensor({2}, {1.0f, 0.01f});
@@ -171,13 +171,13 @@ TEST_F(MixerStackLoading, AcceptsRotaryFrequenciesThatFollowFromTheirNumber) {
   ExpectDataLoss(name, "expected [2]");
 }
 
-TEST_F(MixerStackLoading, RefusesATensorThatIsNotFinite) {
+TEST_F(BlockStackLoading, RefusesATensorThatIsNotFinite) {
   ExpectRefusedWhereATensorIsNotFinite();
   Use(Hybrid());
   ExpectRefusedWhereATensorIsNotFinite();
 }
 
-TEST_F(MixerStackLoading, RefusesAnUntiedModelWithoutAHead) {
+TEST_F(BlockStackLoading, RefusesAnUntiedModelWithoutAHead) {
   Replace("{", "{\"tie_word_embeddings\":false,");
   ExpectDataLoss("lm_head.weight", "missing");
 }

@@ -1,0 +1,124 @@
+#include "model/block_stack.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "kernels/status.h"
+
+namespace engram {
+namespace {
+
+// The kinds of mixers that a model has, by their first layers.
+std::vector<MixerKind> KindsOf(const ModelConfig& config) {
+  std::vector<MixerKind> kinds;
+  for (const MixerKind kind : config.mixers) {
+    if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) {
+      kinds.push_back(kind);
+    }
+  }
+  return kinds;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<BlockStack>> BlockStack::Load(
+    const ModelConfig& config, const ModelLimits& limits, Backend* backend,
+    WeightLoader* loader) {
+  ENGRAM_CHECK(!config.mixers.empty());
+  std::unique_ptr<BlockStack> stack(new BlockStack(backend));
+  ENGRAM_RETURN_IF_ERROR(stack->LoadLayers(config, loader));
+  ENGRAM_RETURN_IF_ERROR(stack->LoadKinds(config, limits, loader));
+  if (config.mlp.kind != MlpKind::kNone) {
+    ENGRAM_ASSIGN_OR_RETURN(
+        stack->hidden_,
+        Activations::Allocate(config.mlp.hidden(), limits, backend));
+  }
+  return stack;
+}
+
+// All but the mixers.
+absl::Status BlockStack::LoadLayers(const ModelConfig& config,
+                                    WeightLoader* loader) {
+  for (int64_t i = 0; i < config.layers(); ++i) {
+    Layer layer;
+    ENGRAM_ASSIGN_OR_RETURN(
+        layer.norm,
+        LoadNorm(LayerTensorName(i, config.names.mixer_norm), config, loader));
+    if (config.mlp.kind != MlpKind::kNone) {
+      ENGRAM_ASSIGN_OR_RETURN(
+          layer.mlp_norm,
+          LoadNorm(LayerTensorName(i, "norm2"), config, loader));
+      ENGRAM_ASSIGN_OR_RETURN(layer.mlp,
+                              LoadMlp(LayerTensorName(i, "mlp"), config.mlp,
+                                      config.d_model, loader));
+    }
+    layers_.push_back(std::move(layer));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BlockStack::LoadKinds(const ModelConfig& config,
+                                   const ModelLimits& limits,
+                                   WeightLoader* loader) {
+  int components = 0;
+  for (const MixerKind kind : KindsOf(config)) {
+    const std::vector<int64_t> layers = config.LayersWith(kind);
+    for (size_t index = 0; index < layers.size(); ++index) {
+      layers_[layers[index]].kind = kinds_.size();
+      layers_[layers[index]].index = static_cast<int64_t>(index);
+    }
+    Kind loaded;
+    loaded.first_component = components;
+    ENGRAM_ASSIGN_OR_RETURN(
+        loaded.mixers,
+        LoadMixers(kind, layers, config, limits, backend_, loader));
+    components += static_cast<int>(loaded.mixers->StateComponents().size());
+    kinds_.push_back(std::move(loaded));
+  }
+  return absl::OkStatus();
+}
+
+std::vector<StateComponent> BlockStack::StateComponents() const {
+  std::vector<StateComponent> all;
+  for (const Kind& kind : kinds_) {
+    for (StateComponent& component : kind.mixers->StateComponents()) {
+      all.push_back(std::move(component));
+    }
+  }
+  return all;
+}
+
+KeyValueShape BlockStack::KeyValues() const {
+  KeyValueShape shape;
+  for (const Kind& kind : kinds_) {
+    const KeyValueShape own = kind.mixers->KeyValues();
+    if (own.layers == 0) continue;
+    ENGRAM_CHECK(shape.layers == 0);
+    shape = own;
+  }
+  return shape;
+}
+
+void BlockStack::Run(const StackStep& step) {
+  MixerStep mixing;
+  mixing.rows = step.rows;
+  mixing.histories = step.histories;
+  mixing.tokens = step.tokens;
+  mixing.states = step.states;
+  mixing.normed = step.normed;
+  mixing.residual = step.residual;
+  for (const Layer& layer : layers_) {
+    const Kind& kind = kinds_[layer.kind];
+    mixing.first_component = kind.first_component;
+    layer.norm.Run(backend_, step.tokens, step.residual.data, step.normed.data);
+    kind.mixers->Run(layer.index, mixing);
+    if (!layer.mlp.has_value()) continue;
+    layer.mlp_norm->Run(backend_, step.tokens, step.residual.data,
+                        step.normed.data);
+    layer.mlp->AddTo(backend_, step.tokens, step.normed, hidden_->matrix(),
+                     step.residual);
+  }
+}
+
+}  // namespace engram

@@ -1,0 +1,80 @@
+// BlockStack: the layers of a model, whatever its family. Per layer: a norm, a
+// mixer of tokens, and, if the model has them, another norm and an MLP; mixer
+// and MLP add to the residual.
+//
+// The configuration says which mixer each layer has, so that a hybrid is a list
+// like any other. Source: Mamba, arXiv 2312.00752, section 3.4; H3, arXiv
+// 2212.14052, figure 1.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/backend.h"
+#include "model/mixer.h"
+#include "model/model.h"
+#include "model/model_config.h"
+#include "model/modules.h"
+#include "model/state_pool.h"
+#include "model/weight_loader.h"
+
+namespace engram {
+
+// What the layers work on in one step.
+struct StackStep {
+  Rows rows;
+  absl::Span<const RowHistory> histories;  // for attention; else empty
+  int64_t tokens = 0;                      // of all rows
+  StatePool* states = nullptr;
+  Matrix residual;  // [tokens, d_model] in and out
+  Matrix normed;    // [tokens, d_model] for the layers' own use
+};
+
+// Engine thread only, like the model that owns it.
+class BlockStack {
+ public:
+  // `backend` must outlive the stack; `loader` is not needed afterwards. Errors
+  // as for LoadModel().
+  static absl::StatusOr<std::unique_ptr<BlockStack>> Load(
+      const ModelConfig& config, const ModelLimits& limits, Backend* backend,
+      WeightLoader* loader);
+
+  // What the layers keep of a sequence, in the order of the state pool, whose
+  // first components these are.
+  std::vector<StateComponent> StateComponents() const;
+  // What attention layers keep of every token; layers 0: there are none.
+  KeyValueShape KeyValues() const;
+
+  // All layers one after the other, with the rows' states moved on.
+  void Run(const StackStep& step);
+
+ private:
+  // The mixers of one kind.
+  struct Kind {
+    std::unique_ptr<Mixers> mixers;
+    int first_component = 0;
+  };
+  struct Layer {
+    Norm norm;
+    size_t kind = 0;    // in kinds_
+    int64_t index = 0;  // among the layers of the kind
+    std::optional<Norm> mlp_norm;
+    std::optional<Mlp> mlp;
+  };
+
+  explicit BlockStack(Backend* backend) : backend_(backend) {}
+  absl::Status LoadLayers(const ModelConfig& config, WeightLoader* loader);
+  absl::Status LoadKinds(const ModelConfig& config, const ModelLimits& limits,
+                         WeightLoader* loader);
+
+  Backend* const backend_;
+  std::vector<Layer> layers_;
+  std::vector<Kind> kinds_;
+  std::optional<Activations> hidden_;  // of the MLPs
+};
+
+}  // namespace engram
