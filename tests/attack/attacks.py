@@ -256,10 +256,10 @@ def long_messages(ground):
             request = models_pb2.TokenizeRequest(model=ENGLISH, text=WORDS * (800_000 // len(WORDS)), pieces=True)
             request.MergeFromString(padding)
             for _ in range(count):
-                held = server.metrics()["engram_reply_bytes"]
+                held = server.metric("engram_reply_bytes")
                 call = unread(channel, "/engram.v1.Models/Tokenize", request)
                 stack.callback(call.cancel)
-                expect(eventually(lambda: server.metrics()["engram_reply_bytes"] > held, 10), "no answer is unread")
+                expect(eventually(lambda: server.metric("engram_reply_bytes") > held, 10), "no answer is unread")
 
 
 @attack

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 
 import grpc
 
@@ -85,6 +86,12 @@ class Server:
         return grpc.insecure_channel(self.address, options=[
             ("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1), *options])
+
+    def metric(self, name):
+        """Its sum over all labels."""
+        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=LIMIT) as page:
+            lines = page.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}[{{ ]", line))
 
     def alive(self):
         return self.process.poll() is None
