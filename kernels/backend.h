@@ -1,5 +1,5 @@
 // Backend: the operations that models are written in, with their shapes and
-// mathematics. One implementation per kind of device; models, sampler and
+// mathematics. One implementation per kind of device; models and
 // server know only this file.
 //
 // Memory. Activations, states and packed weights live in memory of the back
@@ -31,6 +31,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "kernels/outcomes.h"
 #include "kernels/tensor.h"
 
 namespace engram {
@@ -345,6 +346,21 @@ class Backend {
   // Waits for the result.
   virtual void AllFinite(ConstMatrix x, int64_t rows, int64_t width,
                          absl::Span<uint8_t> finite) = 0;
+
+  // outcomes[i] = what row i of logits answers to requests[i], by the rule of
+  // kernels/outcomes.h; a row's outcome depends on nothing but these two. On a
+  // device it is there after Synchronize().
+  //   logits    [requests, ids] in, raw; only ids that may be drawn
+  //   requests  host
+  //   outcomes  [requests] out, host
+  // REQUIRES: ReserveOutcomes for as many rows and ids; ids in requests below
+  // `ids`; valid sampling parameters.
+  virtual void Outcomes(ConstMatrix logits, int64_t ids,
+                        absl::Span<const OutcomeRequest> requests,
+                        absl::Span<Outcome> outcomes) = 0;
+  // Takes what Outcomes() needs for `rows` rows of `ids` logits; more than once
+  // is the most of each.
+  virtual absl::Status ReserveOutcomes(int64_t rows, int64_t ids) = 0;
 };
 
 enum class BackendKind { kAuto, kCpu, kCuda };

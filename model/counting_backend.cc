@@ -3,6 +3,7 @@
 #include <limits>
 #include <string>
 
+#include "kernels/cpu/outcomes.h"
 #include "kernels/status.h"
 #include "kernels/tensor.h"
 
@@ -91,6 +92,15 @@ class CountingBackend final : public Backend {
   }
   void AllFinite(ConstMatrix, int64_t, int64_t, absl::Span<uint8_t>) override {
     Refuse();
+  }
+  void Outcomes(ConstMatrix, int64_t, absl::Span<const OutcomeRequest>,
+                absl::Span<Outcome>) override {
+    Refuse();
+  }
+  absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
+    // As much as the CPU takes.
+    bytes_ = AddSizes(bytes_, cpu::OutcomeScratchBytes(rows, ids));
+    return absl::OkStatus();
   }
 
  private:

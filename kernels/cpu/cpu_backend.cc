@@ -20,6 +20,7 @@
 #include "kernels/cpu/flush_denormals.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/norm.h"
+#include "kernels/cpu/outcomes.h"
 #include "kernels/cpu/selective_scan.h"
 #include "kernels/cpu/shift_multiply.h"
 #include "kernels/cpu/ssd_scan.h"
@@ -237,8 +238,34 @@ class CpuBackend : public Backend {
     cpu::AllFinite(x, rows, width, finite);
   }
 
+  void Outcomes(ConstMatrix logits, int64_t ids,
+                absl::Span<const OutcomeRequest> requests,
+                absl::Span<Outcome> outcomes) override {
+    ENGRAM_CHECK(ids >= 1 && outcomes.size() == requests.size());
+    const auto rows = static_cast<int64_t>(requests.size());
+    ENGRAM_CHECK(outcome_scratch_ != nullptr &&
+                 outcome_scratch_->bytes() >=
+                     cpu::OutcomeScratchBytes(rows, ids));
+    for (const OutcomeRequest& request : requests) {
+      ENGRAM_CHECK(request.scored < ids);
+    }
+    const ScopedFlushDenormals flush;
+    cpu::Outcomes(threads_, logits, ids, requests, outcome_scratch_->floats(),
+                  outcomes);
+  }
+
+  absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
+    const size_t bytes = cpu::OutcomeScratchBytes(rows, ids);
+    if (outcome_scratch_ != nullptr && outcome_scratch_->bytes() >= bytes) {
+      return absl::OkStatus();
+    }
+    ENGRAM_ASSIGN_OR_RETURN(outcome_scratch_, Allocate(bytes));
+    return absl::OkStatus();
+  }
+
  private:
   cpu::ThreadPool threads_;
+  std::unique_ptr<Buffer> outcome_scratch_;
 };
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <numeric>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -355,6 +356,43 @@ void GatedNorm(benchmark::State& state) {
   Count(state, 12 * arguments.tokens * kDInner, 7 * arguments.tokens * kDInner);
 }
 
+// Rows of a vocabulary, each of which asks for a token: greedy, or at
+// temperature 0.8 with all ids or with top_p 0.95; and the same with
+// log-probabilities of the token and five others. Logits as a trained model's:
+// a few ids are far above the others.
+void Outcomes(benchmark::State& state) {
+  const int64_t rows = state.range(0);
+  const auto backend = MakeCpu(state.range(2));
+  const bool sampled = state.range(1) >= 1, top_p = state.range(1) >= 2;
+  const bool told = state.range(1) >= 3;
+  state.SetLabel(told      ? "top_p 0.95, log-probabilities"
+                 : top_p   ? "top_p 0.95"
+                 : sampled ? "temperature 0.8"
+                           : "greedy");
+  const SamplingParameters parameters = {.temperature = sampled ? 0.8f : 0.0f,
+                                         .top_p = top_p ? 0.95f : 1.0f};
+  const auto logits = Filled(*backend, rows * kVocab);
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal(0, 2.5f);
+  for (int64_t i = 0; i < rows * kVocab; ++i) {
+    logits->floats()[i] = normal(random);
+  }
+  ENGRAM_CHECK_OK(backend->ReserveOutcomes(rows, kVocab));
+  std::vector<OutcomeRequest> requests(rows);
+  for (OutcomeRequest& request : requests) {
+    request.draw.parameters = &parameters;
+    request.alternatives = told ? 5 : 0;
+  }
+  std::vector<Outcome> outcomes(rows);
+  for (auto _ : state) {
+    for (OutcomeRequest& request : requests) ++request.draw.index;
+    backend->Outcomes({logits->floats(), kVocab}, kVocab, requests,
+                      absl::MakeSpan(outcomes));
+    benchmark::ClobberMemory();
+  }
+  Count(state, 4 * rows * kVocab, 0);
+}
+
 void TokensByThreads(benchmark::internal::Benchmark* benchmark) {
   benchmark->ArgNames({"tokens", "threads"})
       ->ArgsProduct({{1, 2, 8, 32, 512}, {1, 2}})
@@ -406,6 +444,10 @@ BENCHMARK(DiagonalScan)->Apply(RowsByTokensByThreads);
 BENCHMARK(Attention)->Apply(RowsByTokensByPositionByThreads);
 BENCHMARK(RmsNorm)->Apply(TokensByThreads);
 BENCHMARK(GatedNorm)->Apply(TokensByThreads);
+BENCHMARK(Outcomes)
+    ->ArgNames({"rows", "kind", "threads"})
+    ->ArgsProduct({{1, 32}, {0, 1, 2, 3}, {1, 2}})
+    ->UseRealTime();
 
 }  // namespace
 }  // namespace engram

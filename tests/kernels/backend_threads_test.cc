@@ -12,6 +12,29 @@
 namespace engram {
 namespace {
 
+// A token and its log-probability of each row; more rows than threads.
+Floats RunOutcomes(Backend& backend) {
+  constexpr int64_t kRows = 40, kIds = 700;
+  ENGRAM_CHECK_OK(backend.ReserveOutcomes(kRows, kIds));
+  DeviceFloats logits(backend, RandomFloats(6, kRows * kIds));
+  const SamplingParameters parameters = {.temperature = 0.8f, .top_p = 0.9f};
+  std::vector<OutcomeRequest> requests(kRows);
+  for (int64_t row = 0; row < kRows; ++row) {
+    requests[row].draw = {.parameters = &parameters,
+                          .index = static_cast<uint64_t>(row)};
+    requests[row].alternatives = 1;
+  }
+  std::vector<Outcome> outcomes(kRows);
+  backend.Outcomes({logits.data(), kIds}, kIds, requests,
+                   absl::MakeSpan(outcomes));
+  Floats results;
+  for (const Outcome& outcome : outcomes) {
+    results.push_back(static_cast<float>(outcome.token));
+    results.push_back(outcome.log_probability);
+  }
+  return results;
+}
+
 // All operations that use threads, each large enough to be cut.
 std::vector<Floats> RunAll(int threads) {
   auto made = MakeBackend({BackendKind::kCpu, threads});
@@ -74,6 +97,7 @@ std::vector<Floats> RunAll(int threads) {
   for (int i = 0; i < tokens; ++i) ids.push_back(i % 70);
   backend.Embed(*table, ids, residual.data());
   results.push_back(residual.ToHost());
+  results.push_back(RunOutcomes(backend));
   return results;
 }
 
