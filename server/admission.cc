@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "kernels/status.h"
-#include "server/retry_after.h"
+#include "tools/status/retry_after.h"
 
 namespace engram {
 namespace {

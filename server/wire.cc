@@ -12,7 +12,7 @@
 #include "kernels/status.h"
 #include "model/quoted.h"
 #include "server/request_id.h"
-#include "server/retry_after.h"
+#include "tools/status/retry_after.h"
 
 namespace engram {
 namespace {
@@ -166,9 +166,8 @@ grpc::Status ToGrpc(const absl::Status& status) {
 grpc::Status ToGrpc(const absl::Status& status,
                     grpc::CallbackServerContext* context) {
   if (const std::optional<absl::Duration> wait = RetryAfter(status)) {
-    const std::string milliseconds =
-        absl::StrCat(absl::ToInt64Milliseconds(*wait));
-    context->AddTrailingMetadata("retry-after-ms", milliseconds);
+    const std::string milliseconds = RetryAfterText(*wait);
+    context->AddTrailingMetadata(kRetryAfterMetadata, milliseconds);
     context->AddTrailingMetadata("grpc-retry-pushback-ms", milliseconds);
     context->AddTrailingMetadata("retry-after",
                                  absl::StrCat(absl::ToInt64Seconds(

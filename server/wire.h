@@ -29,9 +29,10 @@ namespace engram {
 
 // The one mapping of errors to gRPC.
 grpc::Status ToGrpc(const absl::Status& status);
-// The same; when to come again (server/retry_after.h) goes into the trailing
-// metadata of the call: `retry-after-ms` and, for gRPC's own retry policies,
-// `grpc-retry-pushback-ms` in milliseconds, `retry-after` in whole seconds.
+// The same; when to come again (tools/status/retry_after.h) goes into the
+// trailing metadata of the call: `retry-after-ms` and, for gRPC's own retry
+// policies, `grpc-retry-pushback-ms` in milliseconds, `retry-after` in whole
+// seconds.
 grpc::Status ToGrpc(const absl::Status& status,
                     grpc::CallbackServerContext* context);
 

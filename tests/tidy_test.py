@@ -16,10 +16,11 @@ CODE = (".h", ".cc", ".cu")
 # layer: what it may include of ours
 MAY_INCLUDE = {
     "tools/shell": {"tools/shell"},
-    "kernels": {"kernels"},
-    "model": {"kernels", "model"},
-    "server": {"tools/shell", "kernels", "model", "server", "engram"},
-    "clients": {"tools/shell", "clients", "engram"},
+    "tools/status": {"tools/status"},
+    "kernels": {"tools/status", "kernels"},
+    "model": {"tools/status", "kernels", "model"},
+    "server": {"tools/shell", "tools/status", "kernels", "model", "server", "engram"},
+    "clients": {"tools/shell", "tools/status", "clients", "engram"},
 }
 GRPC_FILES = re.compile(r"server/(\w*service|\w*call|wire\w*|grpc_port|live_calls|server)\.(h|cc)$")
 PROMETHEUS_FILES = {"server/metrics.cc"}
@@ -61,7 +62,7 @@ class TidyTest(unittest.TestCase):
                     self.assertIn(name(path), BACKEND_FILES, f"{name(path)} includes {include}")
 
     def test_grpc_and_prometheus_stay_where_they_belong(self):
-        for path in sources("tools/shell", "kernels", "model", "server"):
+        for path in sources("tools/shell", "tools/status", "kernels", "model", "server"):
             for include in includes(path):
                 if re.match(r"(grpc|google/protobuf|engram/v1)", include):
                     self.assertRegex(name(path), GRPC_FILES, f"{name(path)} includes {include}")
@@ -105,7 +106,7 @@ class TidyTest(unittest.TestCase):
                     self.assertRegex(line, r'<< "(no AVX|this machine has no|a sanitizer has)', f"{name(path)} skips: {line.strip()}")
 
     def test_every_public_header_begins_with_a_comment(self):
-        for path in sources("tools/shell", "kernels", "model", "server", "clients"):
+        for path in sources("tools/shell", "tools/status", "kernels", "model", "server", "clients"):
             if path.suffix == ".h" and not path.name.endswith("-inl.h"):
                 self.assertTrue(path.read_text().startswith("//"), f"{name(path)} has no comment at its top")
 

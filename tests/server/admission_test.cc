@@ -10,8 +10,8 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/retry_after.h"
 #include "tests/server/test_engine.h"
+#include "tools/status/retry_after.h"
 
 namespace engram {
 namespace {

@@ -7,8 +7,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/engine.h"
-#include "server/retry_after.h"
 #include "tests/server/test_engine.h"
+#include "tools/status/retry_after.h"
 
 namespace engram {
 namespace {

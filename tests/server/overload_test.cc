@@ -11,8 +11,8 @@
 
 #include "gtest/gtest.h"
 #include "server/engine.h"
-#include "server/retry_after.h"
 #include "tests/server/test_engine.h"
+#include "tools/status/retry_after.h"
 
 namespace engram {
 namespace {

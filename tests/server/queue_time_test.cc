@@ -2,7 +2,6 @@
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
-#include "server/retry_after.h"
 
 namespace engram {
 namespace {
@@ -118,17 +117,6 @@ TEST(QueueTime, LetsNobodyWaitIfItIsZero) {
   const absl::Time now = absl::FromUnixSeconds(1700000000);
   EXPECT_FALSE(queue.Forbids(now, absl::ZeroDuration()).has_value());
   EXPECT_TRUE(queue.Forbids(now, absl::Milliseconds(1)).has_value());
-}
-
-TEST(RetryAfter, TravelsWithAStatus) {
-  const absl::Status status =
-      WithRetryAfter(absl::UnavailableError("busy"), absl::Milliseconds(1250));
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
-  EXPECT_EQ(status.message(), "busy");
-  EXPECT_EQ(RetryAfter(status), absl::Milliseconds(1250));
-  EXPECT_EQ(RetryAfter(WithRetryAfter(status, absl::ZeroDuration())),
-            absl::Milliseconds(1));
-  EXPECT_FALSE(RetryAfter(absl::UnavailableError("busy")).has_value());
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "server/replay.h"
-#include "server/retry_after.h"
+#include "tools/status/retry_after.h"
 
 namespace engram {
 namespace {
