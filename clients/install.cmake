@@ -18,7 +18,9 @@ set_target_properties(engram_proto PROPERTIES EXPORT_NAME proto)
 set_target_properties(engram_client PROPERTIES EXPORT_NAME client)
 # What it uses inside.
 set_target_properties(engram_shell PROPERTIES EXPORT_NAME shell)
-install(TARGETS engram_options engram_shell engram_proto engram_client
+set_target_properties(engram_status PROPERTIES EXPORT_NAME status)
+install(TARGETS
+  engram_options engram_shell engram_status engram_proto engram_client
   EXPORT engram
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT client
   INCLUDES DESTINATION ${include_folder})

@@ -75,6 +75,12 @@ class TidyTest(unittest.TestCase):
             if path.suffix == ".cc":
                 self.assertRegex(lists, rf"\b{re.escape(path.name)}\b", f"{name(path)} is in no CMakeLists.txt")
 
+    def test_the_clients_have_a_namespace_of_their_own(self):
+        # The server has names of its own for much of the same: one program that links both must not mix them up.
+        for path in sources("clients", "tests/clients"):
+            for namespace in re.findall(r"^namespace (engram\b[\w:]*) {", path.read_text(), re.M):
+                self.assertEqual(namespace, "engram::client", name(path))
+
     def test_every_header_has_pragma_once(self):
         for path in sources(*LAYERS):
             if path.suffix == ".h" and not path.name.endswith("-inl.h"):

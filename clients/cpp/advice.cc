@@ -5,7 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "clients/cpp/client.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 // `words` in lower case.
@@ -118,4 +118,4 @@ std::string Advice(const absl::Status& status, absl::string_view program,
   }
 }
 
-}  // namespace engram
+}  // namespace engram::client

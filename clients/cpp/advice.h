@@ -6,11 +6,11 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 
-namespace engram {
+namespace engram::client {
 
 // One line without its end, or "" if the error says it all. `program` is what
 // --help is asked of.
 std::string Advice(const absl::Status& status, absl::string_view program,
                    absl::string_view server);
 
-}  // namespace engram
+}  // namespace engram::client

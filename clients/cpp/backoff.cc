@@ -1,36 +1,8 @@
 #include "clients/cpp/backoff.h"
 
 #include <algorithm>
-#include <cstdint>
-#include <string>
 
-#include "absl/strings/cord.h"
-#include "absl/strings/numbers.h"
-
-namespace engram {
-namespace {
-
-constexpr char kServerWaitPayload[] = "engram.v1/retry-after-ms";
-
-}  // namespace
-
-absl::Status WithServerWait(absl::Status status,
-                            absl::string_view milliseconds) {
-  status.SetPayload(kServerWaitPayload, absl::Cord(milliseconds));
-  return status;
-}
-
-std::optional<absl::Duration> ServerWait(const absl::Status& status) {
-  const absl::optional<absl::Cord> payload =
-      status.GetPayload(kServerWaitPayload);
-  int64_t milliseconds = 0;
-  if (!payload.has_value() ||
-      !absl::SimpleAtoi(std::string(*payload), &milliseconds) ||
-      milliseconds < 0) {
-    return std::nullopt;
-  }
-  return absl::Milliseconds(milliseconds);
-}
+namespace engram::client {
 
 absl::Duration Backoff::Next(absl::Duration least) {
   const absl::Duration wait = longest_ * absl::Uniform(random_, 0.5, 1.0);
@@ -40,4 +12,4 @@ absl::Duration Backoff::Next(absl::Duration least) {
 
 void Backoff::Reset() { longest_ = kFirst; }
 
-}  // namespace engram
+}  // namespace engram::client

@@ -1,21 +1,10 @@
 // How long to wait before a call is repeated.
 #pragma once
 
-#include <optional>
-
 #include "absl/random/random.h"
-#include "absl/status/status.h"
-#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
-namespace engram {
-
-// A call's status with when it may come again, as the server's trailing
-// metadata say it: whole milliseconds in decimal digits.
-absl::Status WithServerWait(absl::Status status,
-                            absl::string_view milliseconds);
-// Nothing if the server did not say, or said what is no such number.
-std::optional<absl::Duration> ServerWait(const absl::Status& status);
+namespace engram::client {
 
 // Exponential with jitter: the n-th wait is drawn evenly from the upper half of
 // 100 ms, 200 ms, 400 ms, ... up to 5 s, so that clients that lost one server
@@ -36,4 +25,4 @@ class Backoff {
   static constexpr absl::Duration kLimit = absl::Seconds(5);
 };
 
-}  // namespace engram
+}  // namespace engram::client

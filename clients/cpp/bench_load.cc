@@ -15,12 +15,12 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
-#include "clients/cpp/backoff.h"
 #include "clients/cpp/call_end.h"
 #include "clients/cpp/channel.h"
 #include "engram/v1/generation.grpc.pb.h"
+#include "tools/status/retry_after.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 // A turn that is due at some time.
@@ -298,7 +298,7 @@ class LoadRun {
     const SteadyClock::time_point end = record.end;
     const std::optional<absl::Duration> wait =
         ok ? std::make_optional(absl::ZeroDuration())
-           : ServerWait(record.status);
+           : RetryAfter(record.status);
     result_.turns.push_back(std::move(record));
     running_.erase(number);
     beside_.erase(number);
@@ -374,4 +374,4 @@ LoadResult RunLoad(const BenchLoad& load, Cancellation* cancellation) {
   return LoadRun(load).Run(cancellation);
 }
 
-}  // namespace engram
+}  // namespace engram::client

@@ -11,7 +11,7 @@
 #include "clients/cpp/bench_options.h"
 #include "clients/cpp/cancellation.h"
 
-namespace engram {
+namespace engram::client {
 
 // How far the load is, warm-up included.
 struct BenchProgress {
@@ -42,4 +42,4 @@ struct LoadResult {
 // Runs the load to its end, or until `cancellation`, which ends what runs.
 LoadResult RunLoad(const BenchLoad& load, Cancellation* cancellation);
 
-}  // namespace engram
+}  // namespace engram::client

@@ -5,7 +5,7 @@
 #include <numeric>
 #include <utility>
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 double Milliseconds(SteadyClock::duration duration) {
@@ -127,4 +127,4 @@ Measurements Measure(absl::Span<const TurnRecord> turns,
   return result;
 }
 
-}  // namespace engram
+}  // namespace engram::client

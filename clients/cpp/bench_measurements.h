@@ -12,7 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 
-namespace engram {
+namespace engram::client {
 
 using SteadyClock = std::chrono::steady_clock;
 
@@ -96,4 +96,4 @@ Distribution Describe(std::vector<double> samples);
 Measurements Measure(absl::Span<const TurnRecord> turns,
                      const GoodputLimits& limits);
 
-}  // namespace engram
+}  // namespace engram::client

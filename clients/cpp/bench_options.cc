@@ -5,7 +5,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 FlagSet::Setter LengthRangeSetter(LengthRange* target) {
@@ -142,4 +142,4 @@ int64_t BenchOptions::Conversations() const {
   return requests > 0 ? requests : std::numeric_limits<int64_t>::max();
 }
 
-}  // namespace engram
+}  // namespace engram::client

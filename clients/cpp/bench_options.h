@@ -12,7 +12,7 @@
 #include "clients/cpp/client.h"
 #include "clients/cpp/flags.h"
 
-namespace engram {
+namespace engram::client {
 
 // A conversation is what arrives: one request without memory, or with
 // --sessions the turns of one session, one after the other.
@@ -51,4 +51,4 @@ struct BenchOptions {
   bool help = false;
 };
 
-}  // namespace engram
+}  // namespace engram::client

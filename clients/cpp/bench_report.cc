@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using Json = nlohmann::ordered_json;
@@ -167,4 +167,4 @@ std::string ProgressLine(const BenchProgress& before,
       tokens_per_second);
 }
 
-}  // namespace engram
+}  // namespace engram::client

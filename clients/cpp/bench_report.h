@@ -7,7 +7,7 @@
 #include "clients/cpp/bench_measurements.h"
 #include "clients/cpp/bench_options.h"
 
-namespace engram {
+namespace engram::client {
 
 // For people: a table of latencies and the rates.
 std::string ReportText(const BenchOptions& options,
@@ -20,4 +20,4 @@ std::string ReportJson(const BenchOptions& options,
 // One line without its end; `before` is the progress reported last.
 std::string ProgressLine(const BenchProgress& before, const BenchProgress& now);
 
-}  // namespace engram
+}  // namespace engram::client

@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 // No server takes more in one message.
@@ -78,4 +78,4 @@ std::chrono::nanoseconds DrawArrivalGap(uint64_t seed, int64_t arrival,
   return std::chrono::duration_cast<std::chrono::nanoseconds>(seconds);
 }
 
-}  // namespace engram
+}  // namespace engram::client

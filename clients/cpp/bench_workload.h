@@ -14,7 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
-namespace engram {
+namespace engram::client {
 
 // Whole numbers from `least` to `most`, all equally likely.
 struct LengthRange {
@@ -42,4 +42,4 @@ BenchTurn DrawTurn(uint64_t seed, int64_t conversation, int64_t turn,
 std::chrono::nanoseconds DrawArrivalGap(uint64_t seed, int64_t arrival,
                                         double rate);
 
-}  // namespace engram
+}  // namespace engram::client

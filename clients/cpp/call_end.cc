@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -9,9 +10,9 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
-#include "clients/cpp/backoff.h"
+#include "tools/status/retry_after.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 // Who prints a whole status sees these.
@@ -47,10 +48,11 @@ absl::Status ToStatus(const grpc::Status& status,
                       status.error_message());
   if (result.ok()) return result;
   const auto& metadata = context.GetServerTrailingMetadata();
-  if (const auto wait = metadata.find("retry-after-ms");
-      wait != metadata.end()) {
-    result = WithServerWait(std::move(result),
-                            {wait->second.data(), wait->second.size()});
+  if (const auto told = metadata.find(kRetryAfterMetadata);
+      told != metadata.end()) {
+    const std::optional<absl::Duration> wait =
+        ParseRetryAfter({told->second.data(), told->second.size()});
+    if (wait.has_value()) result = WithRetryAfter(std::move(result), *wait);
   }
   return WithEnd(FindEnd(status, context.debug_error_string()),
                  std::move(result));
@@ -75,4 +77,4 @@ CallEnd EndOf(const absl::Status& status) {
       name == std::end(kNames) ? 0 : name - std::begin(kNames));
 }
 
-}  // namespace engram
+}  // namespace engram::client

@@ -9,10 +9,10 @@
 #include "absl/status/status.h"
 #include "clients/cpp/client.h"
 
-namespace engram {
+namespace engram::client {
 
-// The status of a call that ended, with EndOf() set, and ServerWait()
-// (clients/cpp/backoff.h) if the server said when to come again.
+// The status of a call that ended, with EndOf() set, and RetryAfter()
+// (tools/status/retry_after.h) if the server said when to come again.
 absl::Status ToStatus(const grpc::Status& status,
                       const grpc::ClientContext& context);
 
@@ -22,4 +22,4 @@ absl::Status WithEnd(CallEnd end, absl::Status status);
 // `status` with the end that `like` had.
 absl::Status WithEndOf(const absl::Status& like, absl::Status status);
 
-}  // namespace engram
+}  // namespace engram::client

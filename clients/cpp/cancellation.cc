@@ -2,7 +2,7 @@
 
 #include <utility>
 
-namespace engram {
+namespace engram::client {
 
 void Cancellation::Cancel() {
   absl::MutexLock lock(&mutex_);
@@ -32,4 +32,4 @@ void Cancellation::Unregister(int64_t registration) {
   stops_.erase(registration);
 }
 
-}  // namespace engram
+}  // namespace engram::client

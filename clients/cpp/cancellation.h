@@ -8,7 +8,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 
-namespace engram {
+namespace engram::client {
 
 // Thread-safe. Outlives the calls that it is given to.
 class Cancellation {
@@ -34,4 +34,4 @@ class Cancellation {
   std::map<int64_t, std::function<void()>> stops_ ABSL_GUARDED_BY(mutex_);
 };
 
-}  // namespace engram
+}  // namespace engram::client

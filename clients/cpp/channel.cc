@@ -8,7 +8,7 @@
 
 #include "absl/strings/ascii.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 // Of one call: some thousand tokens, and no limit to the speed of large answers
@@ -50,4 +50,4 @@ void TellSession(const std::string& session_id, grpc::ClientContext* context) {
   if (is_id) context->AddMetadata("x-session-id", session_id);
 }
 
-}  // namespace engram
+}  // namespace engram::client

@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 
-namespace engram {
+namespace engram::client {
 
 // `server` as ParseServerAddress() gives it. `own_connection`: not shared with
 // other channels of this process.
@@ -19,4 +19,4 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& server,
 // will refuse, are left out.
 void TellSession(const std::string& session_id, grpc::ClientContext* context);
 
-}  // namespace engram
+}  // namespace engram::client

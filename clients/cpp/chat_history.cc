@@ -16,8 +16,9 @@
 #include "absl/strings/string_view.h"
 #include "clients/cpp/input_file.h"
 #include "clients/cpp/utf8.h"
+#include "tools/status/early_return.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 // Only the owner may read what was said.
@@ -73,17 +74,13 @@ ChatHistory::ChatHistory(std::string file) : file_(std::move(file)) {}
 absl::StatusOr<std::vector<std::string>> ChatHistory::Load() const {
   std::vector<std::string> lines;
   if (file_.empty() || access(file_.c_str(), F_OK) != 0) return lines;
-  absl::StatusOr<std::string> content = ReadFile(file_);
-  if (!content.ok()) return content.status();
-  lines = absl::StrSplit(*content, '\n', absl::SkipEmpty());
+  ENGRAM_ASSIGN_OR_RETURN(const std::string content, ReadFile(file_));
+  lines = absl::StrSplit(content, '\n', absl::SkipEmpty());
   const size_t all = lines.size();
   if (all > kLinesMax) lines.erase(lines.begin(), lines.end() - kLinesMax);
   std::erase_if(lines,
                 [](const std::string& line) { return !CheckUtf8(line).ok(); });
-  if (all > 2 * kLinesMax) {
-    absl::Status status = Replace(lines);
-    if (!status.ok()) return status;
-  }
+  if (all > 2 * kLinesMax) ENGRAM_RETURN_IF_ERROR(Replace(lines));
   return lines;
 }
 
@@ -104,4 +101,4 @@ absl::Status ChatHistory::Replace(const std::vector<std::string>& lines) const {
   return status;
 }
 
-}  // namespace engram
+}  // namespace engram::client

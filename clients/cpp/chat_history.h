@@ -8,7 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-namespace engram {
+namespace engram::client {
 
 // $XDG_STATE_HOME/engram/chat_history, else that under ~/.local/state; "" if
 // there is no home either.
@@ -37,4 +37,4 @@ class ChatHistory {
   const std::string file_;
 };
 
-}  // namespace engram
+}  // namespace engram::client

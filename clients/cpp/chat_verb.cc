@@ -19,8 +19,9 @@
 #include "clients/cpp/turn_output.h"
 #include "clients/cpp/verb.h"
 #include "tools/shell/closest_word.h"
+#include "tools/status/early_return.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 constexpr VerbHelp kHelp = {
@@ -220,10 +221,9 @@ class Conversation {
     if (!interrupted_) return RunTurn(line);
     const absl::Time give_up = absl::Now() + absl::Seconds(5);
     while (true) {
-      absl::Status status = ReadVersion();
-      if (!status.ok()) return status;
+      ENGRAM_RETURN_IF_ERROR(ReadVersion());
       interrupted_ = false;
-      status = RunTurn(line);
+      absl::Status status = RunTurn(line);
       const bool not_ended_yet =
           absl::IsAborted(status) || absl::IsFailedPrecondition(status);
       if (!not_ended_yet || absl::Now() >= give_up) return status;
@@ -238,7 +238,7 @@ class Conversation {
     TurnOutput output(global_.json);
     Cancellation cancellation;
     InterruptScope scope(interrupt_, &cancellation);
-    absl::Status status =
+    const absl::Status end =
         client_.Generate(turn_,
                          [&](const v1::GenerateResponse& response) {
                            if (!output.Show(response).ok())
@@ -246,9 +246,9 @@ class Conversation {
                          },
                          {global_.deadline, &cancellation});
     if (!global_.json) Print("\n");
-    if (!output.status().ok()) return output.status();
+    ENGRAM_RETURN_IF_ERROR(output.status());
     interrupted_ = cancellation.cancelled();
-    if (!status.ok()) return status;
+    ENGRAM_RETURN_IF_ERROR(end);
     version_ = output.completed().version();
     turn_.clear_from_checkpoint();  // Only a new session starts from one.
     if (global_.verbose) output.ShowStatistics();
@@ -275,11 +275,11 @@ class Conversation {
     v1::ForkSessionRequest request;
     request.set_session_id(turn_.session_id());
     request.set_new_session_id(name);
-    absl::StatusOr<v1::Session> fork =
-        client_.ForkSession(request, {.deadline = global_.deadline});
-    if (!fork.ok()) return fork.status();
-    turn_.set_session_id(fork->session_id());
-    version_ = fork->version();
+    ENGRAM_ASSIGN_OR_RETURN(
+        const v1::Session fork,
+        client_.ForkSession(request, {.deadline = global_.deadline}));
+    turn_.set_session_id(fork.session_id());
+    version_ = fork.version();
     absl::FPrintF(stderr, "Now on session %s, version %d.\n",
                   turn_.session_id(), version_);
     return absl::OkStatus();
@@ -332,4 +332,4 @@ int RunChat(Invocation invocation) {
       .Run();
 }
 
-}  // namespace engram
+}  // namespace engram::client

@@ -17,8 +17,10 @@
 #include "engram/v1/models.grpc.pb.h"
 #include "engram/v1/sessions.grpc.pb.h"
 #include "tools/shell/environment.h"
+#include "tools/status/early_return.h"
+#include "tools/status/retry_after.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 // A gRPC call that a Cancellation ends, for as long as this object lives.
@@ -89,7 +91,7 @@ class Client::Call {
   absl::Status Wait(const absl::Status& why, bool made_progress) {
     if (made_progress) backoff_.Reset();
     const absl::Duration wait =
-        backoff_.Next(ServerWait(why).value_or(absl::ZeroDuration()));
+        backoff_.Next(RetryAfter(why).value_or(absl::ZeroDuration()));
     if (absl::Now() + wait >= deadline_) {
       return WithEndOf(
           why, absl::DeadlineExceededError(absl::StrCat(
@@ -151,8 +153,7 @@ absl::Status Client::Generate(
     const v1::GenerateRequest& request,
     absl::FunctionRef<void(const v1::GenerateResponse&)> on_response,
     const CallOptions& options) {
-  absl::Status sendable = Check(request);
-  if (!sendable.ok()) return sendable;
+  ENGRAM_RETURN_IF_ERROR(Check(request));
   Call call(options_, stubs_->channel.get(), options);
   ResumableTurn turn(request, options_.retries);
   // One stream: returns its end, or what Receive() found wrong with it.
@@ -182,8 +183,7 @@ absl::Status Client::Generate(
       case ResumableTurn::Next::kRepeat:
         break;
     }
-    absl::Status waited = call.Wait(turn.result(), turn.made_progress());
-    if (!waited.ok()) return waited;
+    ENGRAM_RETURN_IF_ERROR(call.Wait(turn.result(), turn.made_progress()));
   }
 }
 
@@ -192,8 +192,7 @@ absl::StatusOr<Response> Client::Unary(const Request& request,
                                        const std::string& session_id,
                                        const CallOptions& options, int retries,
                                        Attempt attempt) {
-  absl::Status sendable = Check(request);
-  if (!sendable.ok()) return sendable;
+  ENGRAM_RETURN_IF_ERROR(Check(request));
   Call call(options_, stubs_->channel.get(), options);
   for (int repeats = 0;; ++repeats) {
     Response response;
@@ -203,8 +202,7 @@ absl::StatusOr<Response> Client::Unary(const Request& request,
     const absl::Status status = ToStatus(end, *context.get());
     if (status.ok()) return response;
     if (!IsTransportFailure(status) || repeats >= retries) return status;
-    absl::Status waited = call.Wait(status, /*made_progress=*/false);
-    if (!waited.ok()) return waited;
+    ENGRAM_RETURN_IF_ERROR(call.Wait(status, /*made_progress=*/false));
   }
 }
 
@@ -317,4 +315,4 @@ absl::StatusOr<int64_t> Client::SessionVersion(const std::string& session_id,
   return session.status();
 }
 
-}  // namespace engram
+}  // namespace engram::client

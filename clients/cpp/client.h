@@ -21,7 +21,7 @@
 #include "engram/v1/models.pb.h"
 #include "engram/v1/sessions.pb.h"
 
-namespace engram {
+namespace engram::client {
 
 // The environment variable ENGRAM_SERVER, else localhost:8001.
 std::string DefaultServer();
@@ -125,4 +125,4 @@ class Client {
   const std::unique_ptr<Stubs> stubs_;
 };
 
-}  // namespace engram
+}  // namespace engram::client

@@ -7,7 +7,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/substitute.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using Flag = FlagSet::Flag;
@@ -167,4 +167,4 @@ std::string ZshCompletion(absl::string_view program,
   return absl::Substitute(kZsh, program, ZshFlags(flags), names, cases);
 }
 
-}  // namespace engram
+}  // namespace engram::client

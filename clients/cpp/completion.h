@@ -8,7 +8,7 @@
 #include "absl/types/span.h"
 #include "clients/cpp/flags.h"
 
-namespace engram {
+namespace engram::client {
 
 // What may follow one word of a command line.
 struct CompletedVerb {
@@ -29,4 +29,4 @@ std::string ZshCompletion(absl::string_view program,
                           absl::Span<const FlagSet::Flag> flags,
                           absl::Span<const CompletedVerb> verbs);
 
-}  // namespace engram
+}  // namespace engram::client

@@ -3,7 +3,7 @@
 #include "clients/cpp/completion.h"
 #include "clients/cpp/verb.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 constexpr VerbHelp kHelp = {
@@ -33,4 +33,4 @@ int RunCompletion(Invocation invocation) {
   return kExitOk;
 }
 
-}  // namespace engram
+}  // namespace engram::client

@@ -12,7 +12,7 @@
 #include "clients/cpp/verb.h"
 #include "tools/shell/closest_word.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 struct Verb {
@@ -116,8 +116,9 @@ std::vector<CompletedVerb> DescribeVerbs() {
   return verbs;
 }
 
-}  // namespace engram
+}  // namespace engram::client
 
 int main(int argc, char** argv) {
-  return engram::RunClientProgram("engram", argc, argv, engram::Main);
+  return engram::client::RunClientProgram("engram", argc, argv,
+                                          engram::client::Main);
 }

@@ -18,7 +18,7 @@
 #include "clients/cpp/resumable_turn.h"
 #include "tools/shell/standard_output.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 constexpr char kProgram[] = "engram-bench";
@@ -118,8 +118,9 @@ int Main(const std::vector<std::string>& arguments) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client
 
 int main(int argc, char** argv) {
-  return engram::RunClientProgram(engram::kProgram, argc, argv, engram::Main);
+  return engram::client::RunClientProgram(engram::client::kProgram, argc, argv,
+                                          engram::client::Main);
 }

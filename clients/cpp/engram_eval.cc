@@ -18,8 +18,9 @@
 #include "clients/cpp/progress_display.h"
 #include "clients/cpp/resumable_turn.h"
 #include "tools/shell/standard_output.h"
+#include "tools/status/early_return.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 constexpr char kProgram[] = "engram-eval";
@@ -70,13 +71,12 @@ absl::StatusOr<EvalResult> Evaluate(const Evaluation& evaluation,
                                     Client* client, ProgressDisplay* display,
                                     Cancellation* cancellation) {
   // Also if they are not needed: a model without them would answer, and wrong.
-  absl::StatusOr<std::vector<int32_t>> ids =
-      FindSymbolIds(evaluation.model, evaluation.settings.vocabulary, client,
-                    {.cancellation = cancellation});
-  if (!ids.ok()) return ids.status();
   EvalRun run;
+  ENGRAM_ASSIGN_OR_RETURN(
+      run.symbol_ids,
+      FindSymbolIds(evaluation.model, evaluation.settings.vocabulary, client,
+                    {.cancellation = cancellation}));
   run.evaluation = evaluation;
-  run.symbol_ids = *std::move(ids);
   run.session_prefix = absl::StrCat("eval-", FreshId().substr(0, 8));
   run.progress_interval = display->interval();
   run.on_progress = [&](const EvalProgress& progress) {
@@ -96,10 +96,10 @@ absl::StatusOr<EvalResult> EvaluateModel(Evaluation* evaluation, Client* client,
                                          Cancellation* cancellation) {
   v1::GetModelRequest request;
   request.set_model(evaluation->model);
-  const absl::StatusOr<v1::ModelInfo> model =
-      client->GetModel(request, {.cancellation = cancellation});
-  if (!model.ok()) return model.status();
-  evaluation->model = model->name();
+  ENGRAM_ASSIGN_OR_RETURN(
+      const v1::ModelInfo model,
+      client->GetModel(request, {.cancellation = cancellation}));
+  evaluation->model = model.name();
   ProgressDisplay display;
   return Evaluate(*evaluation, client, &display, cancellation);
 }
@@ -130,25 +130,24 @@ absl::StatusOr<std::string> MeasureTable(PaperTable table,
                                          const TableOptions& options,
                                          Client* client,
                                          Cancellation* cancellation) {
-  const absl::StatusOr<v1::ListModelsResponse> models =
-      client->ListModels({.cancellation = cancellation});
-  if (!models.ok()) return models.status();
+  ENGRAM_ASSIGN_OR_RETURN(const v1::ListModelsResponse models,
+                          client->ListModels({.cancellation = cancellation}));
   std::vector<std::string> names;
-  for (const v1::ModelInfo& model : models->models()) {
+  for (const v1::ModelInfo& model : models.models()) {
     names.push_back(model.name());
   }
   ProgressDisplay display;
   return MakePaperTable(
       table, options, names,
       [&](const Evaluation& evaluation) -> absl::StatusOr<EvalResult> {
-        absl::StatusOr<EvalResult> result =
-            Evaluate(evaluation, client, &display, cancellation);
-        if (!result.ok()) return result;
+        ENGRAM_ASSIGN_OR_RETURN(
+            EvalResult result,
+            Evaluate(evaluation, client, &display, cancellation));
         if (cancellation->cancelled()) return absl::CancelledError("");
         // One line stays for each cell.
-        display.Show(EvalProgressLine(
-            evaluation, {result->seconds, result->count, result->right,
-                         result->prompt_tokens}));
+        display.Show(
+            EvalProgressLine(evaluation, {result.seconds, result.count,
+                                          result.right, result.prompt_tokens}));
         display.End();
         return result;
       });
@@ -216,8 +215,9 @@ int Main(const std::vector<std::string>& arguments) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client
 
 int main(int argc, char** argv) {
-  return engram::RunClientProgram(engram::kProgram, argc, argv, engram::Main);
+  return engram::client::RunClientProgram(engram::client::kProgram, argc, argv,
+                                          engram::client::Main);
 }

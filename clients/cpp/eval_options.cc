@@ -1,8 +1,9 @@
 #include "clients/cpp/eval_options.h"
 
 #include "absl/strings/str_cat.h"
+#include "tools/status/early_return.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 constexpr int64_t kCountMax = 10'000'000;
@@ -18,15 +19,11 @@ absl::Status CheckFlag(absl::string_view flag, int64_t value, int64_t most) {
 }  // namespace
 
 absl::Status CheckEvaluation(const Evaluation& evaluation) {
-  absl::Status status = CheckSettings(evaluation.settings);
-  if (status.ok()) status = CheckFlag("count", evaluation.count, kCountMax);
-  if (status.ok()) {
-    status = CheckFlag("concurrency", evaluation.concurrency, kConcurrencyMax);
-  }
-  if (status.ok()) {
-    status = CheckFlag("turn-tokens", evaluation.turn_tokens, kTurnTokensMax);
-  }
-  return status;
+  ENGRAM_RETURN_IF_ERROR(CheckSettings(evaluation.settings));
+  ENGRAM_RETURN_IF_ERROR(CheckFlag("count", evaluation.count, kCountMax));
+  ENGRAM_RETURN_IF_ERROR(
+      CheckFlag("concurrency", evaluation.concurrency, kConcurrencyMax));
+  return CheckFlag("turn-tokens", evaluation.turn_tokens, kTurnTokensMax);
 }
 
 void EvalOptions::AddTo(FlagSet* flags) {
@@ -65,12 +62,11 @@ absl::Status EvalOptions::Complete() {
     return absl::InvalidArgumentError(
         "which task? give --task induction-head or --task associative-recall");
   }
-  absl::StatusOr<EvalTask> parsed = ParseEvalTask(task);
-  if (!parsed.ok()) return parsed.status();
-  evaluation.settings = DefaultSettings(*parsed);
+  ENGRAM_ASSIGN_OR_RETURN(const EvalTask parsed, ParseEvalTask(task));
+  evaluation.settings = DefaultSettings(parsed);
   if (vocabulary.has_value()) evaluation.settings.vocabulary = *vocabulary;
   if (length.has_value()) evaluation.settings.length = *length;
   return CheckEvaluation(evaluation);
 }
 
-}  // namespace engram
+}  // namespace engram::client

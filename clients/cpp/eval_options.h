@@ -10,7 +10,7 @@
 #include "clients/cpp/eval_tasks.h"
 #include "clients/cpp/flags.h"
 
-namespace engram {
+namespace engram::client {
 
 // What to ask which model, and how.
 struct Evaluation {
@@ -43,4 +43,4 @@ struct EvalOptions {
   bool help = false;
 };
 
-}  // namespace engram
+}  // namespace engram::client

@@ -7,7 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "clients/cpp/eval_statistics.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using Json = nlohmann::ordered_json;
@@ -110,4 +110,4 @@ std::string EvalProgressLine(const Evaluation& evaluation,
       PerSecond(static_cast<double>(progress.tokens), progress.seconds));
 }
 
-}  // namespace engram
+}  // namespace engram::client

@@ -6,7 +6,7 @@
 #include "clients/cpp/eval_options.h"
 #include "clients/cpp/eval_run.h"
 
-namespace engram {
+namespace engram::client {
 
 // For people.
 std::string EvalReportText(const std::string& server,
@@ -28,4 +28,4 @@ std::string Percent(double rate);
 // "1,048,576".
 std::string WithCommas(int64_t number);
 
-}  // namespace engram
+}  // namespace engram::client

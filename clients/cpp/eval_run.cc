@@ -9,9 +9,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
-#include "clients/cpp/backoff.h"
+#include "tools/status/early_return.h"
+#include "tools/status/retry_after.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -44,7 +45,7 @@ class Runner {
     cancellation->Unregister(registration);
 
     absl::MutexLock lock(&mutex_);
-    if (!error_.ok()) return error_;
+    ENGRAM_RETURN_IF_ERROR(error_);
     result_.seconds = Seconds();
     return result_;
   }
@@ -135,8 +136,8 @@ class Runner {
                                               response.completed().text());
                             },
                             {.cancellation = &stop_});
-    } while (absl::IsUnavailable(status) && ServerWait(status).has_value());
-    if (!status.ok()) return status;
+    } while (absl::IsUnavailable(status) && RetryAfter(status).has_value());
+    ENGRAM_RETURN_IF_ERROR(status);
     absl::MutexLock lock(&mutex_);
     tokens_ += prompt_tokens;
     return std::string(absl::StripAsciiWhitespace(text));
@@ -183,11 +184,11 @@ class Runner {
   absl::Status NoteStateBytes(const std::string& session_id) {
     v1::GetSessionRequest request;
     request.set_session_id(session_id);
-    const absl::StatusOr<v1::Session> session =
-        client_->GetSession(request, {.cancellation = &stop_});
-    if (!session.ok()) return session.status();
+    ENGRAM_ASSIGN_OR_RETURN(
+        const v1::Session session,
+        client_->GetSession(request, {.cancellation = &stop_}));
     absl::MutexLock lock(&mutex_);
-    result_.state_bytes = std::max(result_.state_bytes, session->state_bytes());
+    result_.state_bytes = std::max(result_.state_bytes, session.state_bytes());
     return absl::OkStatus();
   }
 
@@ -238,25 +239,26 @@ absl::StatusOr<std::vector<int32_t>> FindSymbolIds(const std::string& model,
   request.set_model(model);
   request.set_text(absl::StrJoin(symbols, " "));
   request.set_pieces(true);
-  const absl::StatusOr<v1::TokenizeResponse> response =
+  absl::StatusOr<v1::TokenizeResponse> answer =
       client->Tokenize(request, options);
   // A tokenizer of words refuses those it does not have.
-  if (absl::IsInvalidArgument(response.status())) {
-    return LacksSymbols(model, vocabulary, response.status().message());
+  if (absl::IsInvalidArgument(answer.status())) {
+    return LacksSymbols(model, vocabulary, answer.status().message());
   }
-  if (!response.ok()) return response.status();
+  ENGRAM_ASSIGN_OR_RETURN(const v1::TokenizeResponse response,
+                          std::move(answer));
   // Others take words apart.
   for (size_t i = 0; i < symbols.size(); ++i) {
     const int place = static_cast<int>(i);
-    if (place >= response->pieces_size() ||
-        absl::StripAsciiWhitespace(response->pieces(place)) != symbols[i]) {
+    if (place >= response.pieces_size() ||
+        absl::StripAsciiWhitespace(response.pieces(place)) != symbols[i]) {
       return LacksSymbols(
           model, vocabulary,
           absl::StrCat("'", symbols[i], "' is not one token of it"));
     }
   }
-  return std::vector<int32_t>(response->token_ids().begin(),
-                              response->token_ids().end());
+  return std::vector<int32_t>(response.token_ids().begin(),
+                              response.token_ids().end());
 }
 
 absl::StatusOr<EvalResult> RunEvaluation(const EvalRun& run, Client* client,
@@ -264,4 +266,4 @@ absl::StatusOr<EvalResult> RunEvaluation(const EvalRun& run, Client* client,
   return Runner(run, client).Run(cancellation);
 }
 
-}  // namespace engram
+}  // namespace engram::client

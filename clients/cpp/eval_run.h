@@ -14,7 +14,7 @@
 #include "clients/cpp/client.h"
 #include "clients/cpp/eval_options.h"
 
-namespace engram {
+namespace engram::client {
 
 // The token ids of SymbolsOf(vocabulary). Errors: the server's;
 // FAILED_PRECONDITION if the model has not each of them as one token.
@@ -58,4 +58,4 @@ struct EvalResult {
 absl::StatusOr<EvalResult> RunEvaluation(const EvalRun& run, Client* client,
                                          Cancellation* cancellation);
 
-}  // namespace engram
+}  // namespace engram::client

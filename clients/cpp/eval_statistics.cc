@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-namespace engram {
+namespace engram::client {
 
 Interval WilsonInterval(int64_t right, int64_t count) {
   // The normal distribution has 2.5 % above it.
@@ -20,4 +20,4 @@ Interval WilsonInterval(int64_t right, int64_t count) {
           right == count ? 1 : std::min(1.0, (center + spread) / scale)};
 }
 
-}  // namespace engram
+}  // namespace engram::client

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace engram {
+namespace engram::client {
 
 struct Interval {
   double low = 0;
@@ -15,4 +15,4 @@ struct Interval {
 // REQUIRES: 0 <= right <= count.
 Interval WilsonInterval(int64_t right, int64_t count);
 
-}  // namespace engram
+}  // namespace engram::client

@@ -9,8 +9,9 @@
 #include "absl/strings/str_join.h"
 #include "clients/cpp/eval_report.h"
 #include "clients/cpp/eval_statistics.h"
+#include "tools/status/early_return.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 constexpr char kNothing[] = "-";
@@ -218,10 +219,9 @@ absl::Status AddH3Rows(const H3Row& row, const TableOptions& options,
     evaluation.model = column.model;
     evaluation.settings = settings;
     evaluation.count = options.count;
-    const absl::StatusOr<std::optional<EvalResult>> result =
-        measurer->Measure(evaluation);
-    if (!result.ok()) return result.status();
-    if (result->has_value()) here.back() = AccuracyCell(**result);
+    ENGRAM_ASSIGN_OR_RETURN(const std::optional<EvalResult> result,
+                            measurer->Measure(evaluation));
+    if (result.has_value()) here.back() = AccuracyCell(*result);
   }
   rows->push_back(std::move(here));
   rows->push_back(std::move(paper));
@@ -235,8 +235,7 @@ absl::StatusOr<std::string> MakeH3Table(const TableOptions& options,
     rows.front().emplace_back(column.title);
   }
   for (const H3Row& row : H3Rows()) {
-    absl::Status status = AddH3Rows(row, options, measurer, &rows);
-    if (!status.ok()) return status;
+    ENGRAM_RETURN_IF_ERROR(AddH3Rows(row, options, measurer, &rows));
   }
   return absl::StrCat(
       "Two-layer models on the tasks of the H3 paper (arXiv 2212.14052): ",
@@ -277,15 +276,14 @@ absl::Status AddMambaCell(const MambaColumn& column, int64_t length,
   evaluation.count =
       options.CountAt(column.grows ? GrowingWork(length) : length);
   evaluation.through_session = true;
-  const absl::StatusOr<std::optional<EvalResult>> result =
-      measurer->Measure(evaluation);
-  if (!result.ok()) return result.status();
-  if (!result->has_value()) return absl::OkStatus();
-  cells->accuracy.back() = AccuracyCell(**result);
-  if ((*result)->count != options.CountAt(length)) {
-    absl::StrAppend(&cells->accuracy.back(), " of ", (*result)->count);
+  ENGRAM_ASSIGN_OR_RETURN(const std::optional<EvalResult> result,
+                          measurer->Measure(evaluation));
+  if (!result.has_value()) return absl::OkStatus();
+  cells->accuracy.back() = AccuracyCell(*result);
+  if (result->count != options.CountAt(length)) {
+    absl::StrAppend(&cells->accuracy.back(), " of ", result->count);
   }
-  cells->bytes.back() = WithCommas((*result)->state_bytes);
+  cells->bytes.back() = WithCommas(result->state_bytes);
   return absl::OkStatus();
 }
 
@@ -305,9 +303,8 @@ absl::StatusOr<std::string> MakeMambaTable(const TableOptions& options,
        length <= std::min(options.max_length, kMaxLength); length *= 2, ++row) {
     MambaCells cells;
     for (const MambaColumn& column : MambaColumns()) {
-      absl::Status status =
-          AddMambaCell(column, length, options, measurer, &cells);
-      if (!status.ok()) return status;
+      ENGRAM_RETURN_IF_ERROR(
+          AddMambaCell(column, length, options, measurer, &cells));
     }
     accuracy.push_back(
         {WithCommas(length), WithCommas(options.CountAt(length))});
@@ -392,4 +389,4 @@ absl::StatusOr<std::string> MakePaperTable(
                                        : MakeMambaTable(options, &measurer);
 }
 
-}  // namespace engram
+}  // namespace engram::client

@@ -16,7 +16,7 @@
 #include "clients/cpp/eval_run.h"
 #include "clients/cpp/flags.h"
 
-namespace engram {
+namespace engram::client {
 
 enum class PaperTable {
   // Induction head and associative recall, by S4D, H3, attention and Mamba.
@@ -60,4 +60,4 @@ absl::StatusOr<std::string> MakePaperTable(
     PaperTable table, const TableOptions& options,
     absl::Span<const std::string> served_models, MeasureEvaluation measure);
 
-}  // namespace engram
+}  // namespace engram::client

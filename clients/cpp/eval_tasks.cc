@@ -7,8 +7,9 @@
 #include "absl/strings/str_join.h"
 #include "clients/cpp/flags.h"
 #include "tools/shell/closest_word.h"
+#include "tools/status/early_return.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 constexpr int64_t kVocabularyMax = 10'000;
@@ -124,12 +125,11 @@ TaskSettings DefaultSettings(EvalTask task) {
 
 absl::Status CheckSettings(const TaskSettings& settings) {
   const EvalTask task = settings.task;
-  absl::Status status = CheckRange("vocabulary", settings.vocabulary,
-                                   VocabularyMin(task), kVocabularyMax, task);
-  if (!status.ok()) return status;
-  status =
-      CheckRange("length", settings.length, LengthMin(task), kLengthMax, task);
-  if (!status.ok() || task == EvalTask::kInductionHead) return status;
+  ENGRAM_RETURN_IF_ERROR(CheckRange("vocabulary", settings.vocabulary,
+                                    VocabularyMin(task), kVocabularyMax, task));
+  ENGRAM_RETURN_IF_ERROR(
+      CheckRange("length", settings.length, LengthMin(task), kLengthMax, task));
+  if (task == EvalTask::kInductionHead) return absl::OkStatus();
   if (settings.vocabulary % 2 != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("vocabulary is ", settings.vocabulary,
@@ -180,4 +180,4 @@ std::string PromptText(absl::Span<const int32_t> prompt,
   });
 }
 
-}  // namespace engram
+}  // namespace engram::client

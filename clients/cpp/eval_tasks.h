@@ -20,7 +20,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
-namespace engram {
+namespace engram::client {
 
 enum class EvalTask {
   // `length` random normal symbols, one of which is replaced by the trigger;
@@ -74,4 +74,4 @@ int64_t PromptSymbols(const TaskSettings& settings);
 std::string PromptText(absl::Span<const int32_t> prompt,
                        absl::Span<const std::string> symbols);
 
-}  // namespace engram
+}  // namespace engram::client

@@ -7,9 +7,9 @@
 #include "clients/cpp/client.h"
 
 int main(int argc, char** argv) {
-  engram::ClientOptions options;
+  engram::client::ClientOptions options;
   if (argc > 1) options.server = argv[1];
-  engram::Client client(options);
+  engram::client::Client client(options);
 
   // The second turn reads only its own prompt: the session remembers the rest.
   for (const char* prompt : {"And God said", " And the people answered"}) {

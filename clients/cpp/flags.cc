@@ -16,8 +16,9 @@
 #include "clients/cpp/utf8.h"
 #include "tools/shell/closest_word.h"
 #include "tools/shell/duration.h"
+#include "tools/status/early_return.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 constexpr size_t kHelpColumn = 30;
@@ -201,12 +202,12 @@ void FlagSet::AddLimit(std::string name, std::string help,
                        absl::Duration* target) {
   Add(std::move(name), "DURATION", std::move(help),
       [target](absl::string_view text) {
-        absl::StatusOr<absl::Duration> duration = ParseDuration(text);
-        if (!duration.ok()) return duration.status();
-        if (*duration == absl::ZeroDuration()) {
+        ENGRAM_ASSIGN_OR_RETURN(const absl::Duration duration,
+                                ParseDuration(text));
+        if (duration == absl::ZeroDuration()) {
           return NotA("a duration above zero", text);
         }
-        *target = *duration;
+        *target = duration;
         return absl::OkStatus();
       });
 }
@@ -273,9 +274,7 @@ absl::StatusOr<size_t> FlagSet::ParseLeading(
     absl::Span<const std::string> arguments) const {
   size_t position = 0;
   while (position < arguments.size() && IsFlag(arguments[position])) {
-    absl::StatusOr<size_t> next = ParseOne(arguments, position);
-    if (!next.ok()) return next;
-    position = *next;
+    ENGRAM_ASSIGN_OR_RETURN(position, ParseOne(arguments, position));
   }
   if (position < arguments.size() && arguments[position] == "--") ++position;
   return position;
@@ -295,9 +294,7 @@ absl::StatusOr<std::vector<std::string>> FlagSet::Parse(
       others.push_back(arguments[position++]);
       continue;
     }
-    absl::StatusOr<size_t> next = ParseOne(arguments, position);
-    if (!next.ok()) return next.status();
-    position = *next;
+    ENGRAM_ASSIGN_OR_RETURN(position, ParseOne(arguments, position));
   }
   for (const std::string& other : others) {
     absl::Status status = CheckUtf8(other);
@@ -345,9 +342,8 @@ absl::StatusOr<std::string> Unescape(absl::string_view text) {
     return absl::InvalidArgumentError(
         absl::StrCat(error, " (a backslash itself is written as two of them)"));
   }
-  absl::Status status = CheckUtf8(result);
-  if (!status.ok()) return status;
+  ENGRAM_RETURN_IF_ERROR(CheckUtf8(result));
   return result;
 }
 
-}  // namespace engram
+}  // namespace engram::client

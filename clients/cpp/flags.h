@@ -17,7 +17,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 
-namespace engram {
+namespace engram::client {
 
 // A set of flags, each bound to a variable that outlives the set. All values
 // but names of files must be UTF-8, since they are sent as such.
@@ -107,4 +107,4 @@ absl::StatusOr<std::vector<int32_t>> ParseTokenIds(absl::string_view text);
 // other value, what comes of it must be UTF-8.
 absl::StatusOr<std::string> Unescape(absl::string_view text);
 
-}  // namespace engram
+}  // namespace engram::client

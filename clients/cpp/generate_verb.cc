@@ -8,8 +8,9 @@
 #include "clients/cpp/turn_flags.h"
 #include "clients/cpp/turn_output.h"
 #include "clients/cpp/verb.h"
+#include "tools/status/early_return.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 constexpr VerbHelp kHelp = {
@@ -50,9 +51,9 @@ struct PromptFlags {
       request->mutable_token_ids()->mutable_ids()->Add(ids->begin(),
                                                        ids->end());
     } else if (file.has_value()) {
-      absl::StatusOr<std::string> content = ReadFlagFile("prompt-file", *file);
-      if (!content.ok()) return content.status();
-      request->set_text(*std::move(content));
+      ENGRAM_ASSIGN_OR_RETURN(std::string content,
+                              ReadFlagFile("prompt-file", *file));
+      request->set_text(std::move(content));
     } else if (text.has_value()) {
       request->set_text(*text);
     } else if (request->session_id().empty()) {
@@ -86,19 +87,17 @@ struct GenerateFlags {
   }
 
   absl::StatusOr<v1::GenerateRequest> MakeRequest() const {
-    absl::StatusOr<v1::GenerateRequest> request = turn.MakeRequest();
-    if (!request.ok()) return request;
-    request->set_request_id(request_id);
+    ENGRAM_ASSIGN_OR_RETURN(v1::GenerateRequest request, turn.MakeRequest());
+    request.set_request_id(request_id);
     absl::StatusOr<std::vector<int32_t>> received =
         ParseTokenIds(received_tokens);
     if (!received.ok()) {
       return absl::InvalidArgumentError(absl::StrCat(
           "flag --received-tokens: ", received.status().message()));
     }
-    request->mutable_received_token_ids()->Add(received->begin(),
-                                               received->end());
-    absl::Status status = prompt.Apply(&*request);
-    if (!status.ok()) return status;
+    request.mutable_received_token_ids()->Add(received->begin(),
+                                              received->end());
+    ENGRAM_RETURN_IF_ERROR(prompt.Apply(&request));
     return request;
   }
 
@@ -119,10 +118,9 @@ absl::Status SetExpectedVersion(const std::string& flag, Client* client,
     request->set_expected_version(version);
     return absl::OkStatus();
   }
-  absl::StatusOr<int64_t> now =
-      client->SessionVersion(request->session_id(), call);
-  if (!now.ok()) return now.status();
-  request->set_expected_version(*now);
+  ENGRAM_ASSIGN_OR_RETURN(version,
+                          client->SessionVersion(request->session_id(), call));
+  request->set_expected_version(version);
   return absl::OkStatus();
 }
 
@@ -189,4 +187,4 @@ int RunGenerate(Invocation invocation) {
   return kExitInterrupted;
 }
 
-}  // namespace engram
+}  // namespace engram::client

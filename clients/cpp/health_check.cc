@@ -7,8 +7,9 @@
 #include "clients/cpp/channel.h"
 #include "clients/cpp/server_address.h"
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "tools/status/early_return.h"
 
-namespace engram {
+namespace engram::client {
 
 using grpc::health::v1::Health;
 using grpc::health::v1::HealthCheckRequest;
@@ -17,8 +18,8 @@ using grpc::health::v1::HealthCheckResponse;
 absl::StatusOr<std::string> CheckHealth(const std::string& server,
                                         const std::string& service,
                                         absl::Duration deadline) {
-  absl::StatusOr<std::string> address = ParseServerAddress(server);
-  if (!address.ok()) return address.status();
+  ENGRAM_ASSIGN_OR_RETURN(const std::string address,
+                          ParseServerAddress(server));
   grpc::ClientContext context;
   if (deadline != absl::InfiniteDuration()) {
     context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
@@ -26,14 +27,13 @@ absl::StatusOr<std::string> CheckHealth(const std::string& server,
   HealthCheckRequest request;
   request.set_service(service);
   HealthCheckResponse response;
-  const absl::Status status =
-      ToStatus(Health::NewStub(OpenChannel(*address, /*own_connection=*/true))
+  ENGRAM_RETURN_IF_ERROR(
+      ToStatus(Health::NewStub(OpenChannel(address, /*own_connection=*/true))
                    ->Check(&context, request, &response),
-               context);
-  if (!status.ok()) return status;
+               context));
   const std::string& name =
       HealthCheckResponse::ServingStatus_Name(response.status());
   return name.empty() ? "UNKNOWN" : name;
 }
 
-}  // namespace engram
+}  // namespace engram::client

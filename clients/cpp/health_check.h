@@ -6,7 +6,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 
-namespace engram {
+namespace engram::client {
 
 // The name of the answer: "SERVING", "NOT_SERVING" (as when it drains),
 // "SERVICE_UNKNOWN" or "UNKNOWN". On a new connection. `service` is a model's
@@ -18,4 +18,4 @@ absl::StatusOr<std::string> CheckHealth(const std::string& server,
                                         const std::string& service,
                                         absl::Duration deadline);
 
-}  // namespace engram
+}  // namespace engram::client

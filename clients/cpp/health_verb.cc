@@ -4,7 +4,7 @@
 #include "clients/cpp/verb.h"
 #include "tools/shell/standard_output.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 constexpr VerbHelp kHelp = {
@@ -45,4 +45,4 @@ int RunHealth(Invocation invocation) {
   return *health == "SERVING" ? kExitOk : kExitFailed;
 }
 
-}  // namespace engram
+}  // namespace engram::client

@@ -3,7 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 // "" below a second. Rounded down: what is 119 minutes ago is 1h ago.
@@ -51,4 +51,4 @@ std::string Shortened(absl::string_view text, size_t width) {
                       text.substr(text.size() - end));
 }
 
-}  // namespace engram
+}  // namespace engram::client

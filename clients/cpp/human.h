@@ -7,7 +7,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
-namespace engram {
+namespace engram::client {
 
 // "now", "59s ago", "3m ago", "2h ago", "9d ago", "3y ago": at most 8
 // characters. A time in the future, by a clock that is ahead, is "now".
@@ -24,4 +24,4 @@ std::string Bytes(int64_t bytes);
 // "..." between. REQUIRES: ASCII, width >= 5.
 std::string Shortened(absl::string_view text, size_t width);
 
-}  // namespace engram
+}  // namespace engram::client

@@ -11,8 +11,9 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "clients/cpp/utf8.h"
+#include "tools/status/early_return.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 absl::Status CannotRead(const std::string& name, absl::string_view why) {
@@ -52,11 +53,10 @@ absl::StatusOr<std::string> ReadFile(const std::string& name) {
 }
 
 absl::StatusOr<std::string> ReadTextFile(const std::string& name) {
-  absl::StatusOr<std::string> content = ReadFile(name);
-  if (!content.ok()) return content;
-  absl::Status status = CheckUtf8(*content);
+  ENGRAM_ASSIGN_OR_RETURN(std::string content, ReadFile(name));
+  const absl::Status status = CheckUtf8(content);
   if (!status.ok()) return CannotRead(name, status.message());
   return content;
 }
 
-}  // namespace engram
+}  // namespace engram::client

@@ -6,7 +6,7 @@
 
 #include "absl/status/statusor.h"
 
-namespace engram {
+namespace engram::client {
 
 // Far more than any prompt, and a bound on what /dev/zero takes.
 inline constexpr int64_t kInputBytesMax = int64_t{256} << 20;
@@ -19,4 +19,4 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& name);
 // The same of a file whose bytes may be anything.
 absl::StatusOr<std::string> ReadFile(const std::string& name);
 
-}  // namespace engram
+}  // namespace engram::client

@@ -5,7 +5,7 @@
 #include <csignal>
 #include <utility>
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 sigset_t Signals() {
@@ -51,4 +51,4 @@ void Interrupt::WaitForSignals() {
   }
 }
 
-}  // namespace engram
+}  // namespace engram::client

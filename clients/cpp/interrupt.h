@@ -8,7 +8,7 @@
 #include "absl/synchronization/mutex.h"
 #include "clients/cpp/cancellation.h"
 
-namespace engram {
+namespace engram::client {
 
 inline constexpr int kExitInterrupted =
     130;  // As shells have it: 128 + SIGINT.
@@ -51,4 +51,4 @@ class InterruptScope {
   Cancellation* const before_;
 };
 
-}  // namespace engram
+}  // namespace engram::client

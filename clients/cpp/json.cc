@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace engram {
+namespace engram::client {
 
 absl::StatusOr<std::string> ToJsonLine(
     const google::protobuf::Message& message) {
@@ -20,4 +20,4 @@ absl::StatusOr<std::string> ToJsonLine(
                    std::string(status.message())));
 }
 
-}  // namespace engram
+}  // namespace engram::client

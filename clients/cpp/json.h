@@ -7,7 +7,7 @@
 
 #include "absl/status/statusor.h"
 
-namespace engram {
+namespace engram::client {
 
 // One line of protobuf JSON, without the newline. Fields have the names of the
 // .proto files; those without presence are there even if they are zero or
@@ -18,4 +18,4 @@ namespace engram {
 absl::StatusOr<std::string> ToJsonLine(
     const google::protobuf::Message& message);
 
-}  // namespace engram
+}  // namespace engram::client

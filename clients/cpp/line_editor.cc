@@ -13,7 +13,7 @@
 #include "absl/strings/strip.h"
 #include "clients/cpp/cancellation.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 constexpr int kHistoryLines = 1000;
@@ -118,4 +118,4 @@ void LineEditor::Remember(const std::string& line) {
   history(history_, &event, H_ENTER, line.c_str());
 }
 
-}  // namespace engram
+}  // namespace engram::client

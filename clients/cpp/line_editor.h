@@ -14,7 +14,7 @@
 struct editline;
 struct history;
 
-namespace engram {
+namespace engram::client {
 
 // Thread-compatible; at most one at a time, since there is one terminal.
 class LineEditor {
@@ -56,4 +56,4 @@ class LineEditor {
   bool interrupted_ = false;
 };
 
-}  // namespace engram
+}  // namespace engram::client

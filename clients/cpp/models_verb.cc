@@ -7,7 +7,7 @@
 #include "absl/strings/str_join.h"
 #include "clients/cpp/verb.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 constexpr VerbHelp kModelsHelp = {
@@ -168,4 +168,4 @@ int RunDetokenize(Invocation invocation) {
       [](const v1::DetokenizeResponse& response) { Print(response.bytes()); });
 }
 
-}  // namespace engram
+}  // namespace engram::client

@@ -9,8 +9,9 @@
 #include "clients/cpp/server_address.h"
 #include "tools/shell/environment.h"
 #include "tools/shell/standard_output.h"
+#include "tools/status/early_return.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 // Variables of the server's flags, as its own table has them.
@@ -19,11 +20,11 @@ const std::string kFlagVariables[] = {
 };
 
 absl::Status CheckClientEnvironment() {
-  absl::Status status = CheckEnvironment(CurrentEnvironment(), kFlagVariables);
-  if (!status.ok()) return status;
+  ENGRAM_RETURN_IF_ERROR(
+      CheckEnvironment(CurrentEnvironment(), kFlagVariables));
   const char* server = std::getenv(kServerVariable);
   if (server == nullptr || *server == '\0') return absl::OkStatus();
-  status = ParseServerAddress(server).status();
+  const absl::Status status = ParseServerAddress(server).status();
   if (status.ok()) return status;
   return absl::InvalidArgumentError(
       absl::StrCat(kServerVariable, ": ", status.message()));
@@ -60,4 +61,4 @@ int ReportFailedCall(absl::string_view program, absl::string_view command,
   return kExitFailed;
 }
 
-}  // namespace engram
+}  // namespace engram::client

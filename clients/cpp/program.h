@@ -9,7 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 
-namespace engram {
+namespace engram::client {
 
 inline constexpr int kExitOk = 0;
 inline constexpr int kExitFailed = 1;
@@ -31,4 +31,4 @@ int RefuseUse(absl::string_view program, absl::string_view message);
 int ReportFailedCall(absl::string_view program, absl::string_view command,
                      const absl::Status& status, absl::string_view server);
 
-}  // namespace engram
+}  // namespace engram::client

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_format.h"
 
-namespace engram {
+namespace engram::client {
 
 ProgressDisplay::ProgressDisplay() : on_terminal_(isatty(STDERR_FILENO)) {}
 
@@ -26,4 +26,4 @@ absl::Duration ProgressDisplay::interval() const {
   return absl::Seconds(on_terminal_ ? 1 : 5);
 }
 
-}  // namespace engram
+}  // namespace engram::client

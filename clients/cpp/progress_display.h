@@ -6,7 +6,7 @@
 
 #include "absl/time/time.h"
 
-namespace engram {
+namespace engram::client {
 
 // Thread-compatible.
 class ProgressDisplay {
@@ -24,4 +24,4 @@ class ProgressDisplay {
   bool shown_ = false;
 };
 
-}  // namespace engram
+}  // namespace engram::client

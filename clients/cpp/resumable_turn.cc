@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 // The same but for the message: what else a status tells stays with it.
@@ -130,4 +130,4 @@ ResumableTurn::Next ResumableTurn::StreamEnded(const absl::Status& status) {
   return Next::kRepeat;
 }
 
-}  // namespace engram
+}  // namespace engram::client

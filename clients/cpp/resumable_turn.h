@@ -12,7 +12,7 @@
 #include "absl/status/status.h"
 #include "engram/v1/generation.pb.h"
 
-namespace engram {
+namespace engram::client {
 
 // Whether a call that ended so may be repeated: the server was not reached, is
 // going down, or the connection broke.
@@ -65,4 +65,4 @@ class ResumableTurn {
   absl::Status result_;
 };
 
-}  // namespace engram
+}  // namespace engram::client

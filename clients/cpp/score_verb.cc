@@ -6,8 +6,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "clients/cpp/verb.h"
+#include "tools/status/early_return.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 constexpr VerbHelp kHelp = {
@@ -54,9 +55,9 @@ struct ScoreFlags {
     request.set_parse_special_tokens(parse_special_tokens);
     if (text.has_value()) request.set_text(*text);
     if (file.has_value()) {
-      absl::StatusOr<std::string> content = ReadFlagFile("text-file", *file);
-      if (!content.ok()) return content.status();
-      request.set_text(*content);
+      ENGRAM_ASSIGN_OR_RETURN(std::string content,
+                              ReadFlagFile("text-file", *file));
+      request.set_text(std::move(content));
     }
     if (tokens.has_value()) {
       absl::StatusOr<std::vector<int32_t>> ids = ParseTokenIds(*tokens);
@@ -124,4 +125,4 @@ int RunScore(Invocation invocation) {
       PrintTable);
 }
 
-}  // namespace engram
+}  // namespace engram::client

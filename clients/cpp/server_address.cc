@@ -11,8 +11,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "tools/status/early_return.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 absl::Status Wrong(absl::string_view text, absl::string_view what) {
@@ -120,29 +121,27 @@ absl::StatusOr<std::string> ParseServerAddress(absl::string_view text) {
     }
   }
   if (HasSchemeOfGrpc(text)) return std::string(text);
-  absl::Status status = StripScheme(whole, &text);
-  if (!status.ok()) return status;
+  ENGRAM_RETURN_IF_ERROR(StripScheme(whole, &text));
   if (IsNumber(text)) {
     return Wrong(
         whole, absl::StrCat("is a port without a host: give localhost:", text));
   }
-  absl::StatusOr<HostAndPort> parts = Split(whole, text);
-  if (!parts.ok()) return parts.status();
-  const bool is_ipv6 = IsIpv6(parts->host);
-  if (parts->host.empty()) return Wrong(whole, "has no host: give HOST:PORT");
-  if (!is_ipv6 && !IsHostName(parts->host)) {
+  ENGRAM_ASSIGN_OR_RETURN(const HostAndPort parts, Split(whole, text));
+  const bool is_ipv6 = IsIpv6(parts.host);
+  if (parts.host.empty()) return Wrong(whole, "has no host: give HOST:PORT");
+  if (!is_ipv6 && !IsHostName(parts.host)) {
     return Wrong(whole, "has no host name before the port");
   }
   int port = kDefaultPort;
-  if (parts->port.has_value() &&
-      (!IsNumber(*parts->port) || !absl::SimpleAtoi(*parts->port, &port) ||
+  if (parts.port.has_value() &&
+      (!IsNumber(*parts.port) || !absl::SimpleAtoi(*parts.port, &port) ||
        port < 1 || port > 65535)) {
-    return Wrong(whole, absl::StrCat("has the port '", *parts->port,
+    return Wrong(whole, absl::StrCat("has the port '", *parts.port,
                                      "', which is not a number from 1 to "
                                      "65535"));
   }
-  return is_ipv6 ? absl::StrCat("[", parts->host, "]:", port)
-                 : absl::StrCat(parts->host, ":", port);
+  return is_ipv6 ? absl::StrCat("[", parts.host, "]:", port)
+                 : absl::StrCat(parts.host, ":", port);
 }
 
-}  // namespace engram
+}  // namespace engram::client

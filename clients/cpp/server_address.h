@@ -6,7 +6,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
-namespace engram {
+namespace engram::client {
 
 inline constexpr int kDefaultPort = 8001;
 
@@ -18,4 +18,4 @@ inline constexpr int kDefaultPort = 8001;
 // ("https://") is refused by name.
 absl::StatusOr<std::string> ParseServerAddress(absl::string_view text);
 
-}  // namespace engram
+}  // namespace engram::client

@@ -11,7 +11,7 @@
 #include "clients/cpp/verb.h"
 #include "tools/shell/closest_word.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 constexpr VerbHelp kHelp = {
@@ -255,4 +255,4 @@ int RunSessions(Invocation invocation) {
                                        DidYouMean(action, actions)));
 }
 
-}  // namespace engram
+}  // namespace engram::client

@@ -6,8 +6,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "tools/status/early_return.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 absl::Status AddLogitBias(absl::string_view text, v1::Sampling* sampling) {
@@ -136,16 +137,14 @@ absl::StatusOr<v1::GenerateRequest> TurnFlags::MakeRequest() const {
   sampling.set_frequency_penalty(frequency_penalty);
   if (seed.has_value()) sampling.set_seed(*seed);
   for (const std::string& entry : logit_bias) {
-    absl::Status status = AddLogitBias(entry, &sampling);
-    if (!status.ok()) return status;
+    ENGRAM_RETURN_IF_ERROR(AddLogitBias(entry, &sampling));
   }
 
   v1::Stopping& stopping = *request.mutable_stopping();
   stopping.set_max_tokens(max_tokens);
   stopping.set_ignore_eos(ignore_eos);
-  absl::Status status = AddStops(stop, stop_token_ids, &stopping);
-  if (!status.ok()) return status;
+  ENGRAM_RETURN_IF_ERROR(AddStops(stop, stop_token_ids, &stopping));
   return request;
 }
 
-}  // namespace engram
+}  // namespace engram::client

@@ -12,7 +12,7 @@
 #include "clients/cpp/flags.h"
 #include "engram/v1/generation.pb.h"
 
-namespace engram {
+namespace engram::client {
 
 struct TurnFlags {
   // Model, session, sampling and stopping.
@@ -44,4 +44,4 @@ struct TurnFlags {
   int32_t priority = 0;
 };
 
-}  // namespace engram
+}  // namespace engram::client

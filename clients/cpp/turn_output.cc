@@ -7,7 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "clients/cpp/verb.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 double Milliseconds(const google::protobuf::Duration& duration) {
@@ -72,4 +72,4 @@ void TurnOutput::ShowStatistics() const {
                 Milliseconds(timing.decode()));
 }
 
-}  // namespace engram
+}  // namespace engram::client

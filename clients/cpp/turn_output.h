@@ -7,7 +7,7 @@
 #include "absl/time/time.h"
 #include "engram/v1/generation.pb.h"
 
-namespace engram {
+namespace engram::client {
 
 // Text on standard output, each message at once, or JSON lines.
 // Thread-compatible.
@@ -42,4 +42,4 @@ class TurnOutput {
   v1::Completed completed_;
 };
 
-}  // namespace engram
+}  // namespace engram::client

@@ -6,8 +6,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "tools/status/early_return.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using google::protobuf::FieldDescriptor;
@@ -54,10 +55,9 @@ absl::Status CheckStringField(const Message& message,
                       reflection.GetStringReference(message, &field, &scratch));
   }
   for (int i = 0; i < reflection.FieldSize(message, &field); ++i) {
-    absl::Status status = CheckField(
+    ENGRAM_RETURN_IF_ERROR(CheckField(
         field,
-        reflection.GetRepeatedStringReference(message, &field, i, &scratch));
-    if (!status.ok()) return status;
+        reflection.GetRepeatedStringReference(message, &field, i, &scratch)));
   }
   return absl::OkStatus();
 }
@@ -70,9 +70,8 @@ absl::Status CheckMessageField(const Message& message,
     return CheckStrings(reflection.GetMessage(message, &field));
   }
   for (int i = 0; i < reflection.FieldSize(message, &field); ++i) {
-    absl::Status status =
-        CheckStrings(reflection.GetRepeatedMessage(message, &field, i));
-    if (!status.ok()) return status;
+    ENGRAM_RETURN_IF_ERROR(
+        CheckStrings(reflection.GetRepeatedMessage(message, &field, i)));
   }
   return absl::OkStatus();
 }
@@ -96,15 +95,13 @@ absl::Status CheckStrings(const Message& message) {
   std::vector<const FieldDescriptor*> fields;
   message.GetReflection()->ListFields(message, &fields);
   for (const FieldDescriptor* field : fields) {
-    absl::Status status;
     if (field->type() == FieldDescriptor::TYPE_STRING) {
-      status = CheckStringField(message, *field);
+      ENGRAM_RETURN_IF_ERROR(CheckStringField(message, *field));
     } else if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
-      status = CheckMessageField(message, *field);
+      ENGRAM_RETURN_IF_ERROR(CheckMessageField(message, *field));
     }
-    if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
-}  // namespace engram
+}  // namespace engram::client

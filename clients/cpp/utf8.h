@@ -7,7 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 
-namespace engram {
+namespace engram::client {
 
 // Whether `text` is UTF-8. Errors: INVALID_ARGUMENT with the first byte that is
 // not: "byte 3 (0xff) is not UTF-8", counted from 1.
@@ -16,4 +16,4 @@ absl::Status CheckUtf8(absl::string_view text);
 // The same of every string in `message`, with the name of its field.
 absl::Status CheckStrings(const google::protobuf::Message& message);
 
-}  // namespace engram
+}  // namespace engram::client

@@ -4,11 +4,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "clients/cpp/backoff.h"
 #include "clients/cpp/input_file.h"
 #include "clients/cpp/json.h"
+#include "tools/status/retry_after.h"
 
-namespace engram {
+namespace engram::client {
 
 void GlobalFlags::AddTo(FlagSet* flags) {
   flags->AddServer(
@@ -79,7 +79,7 @@ ClientOptions MakeClientOptions(const GlobalFlags& global) {
     said = status;
     // How long is worth a word only if the server said so.
     const std::string when =
-        ServerWait(status).has_value()
+        RetryAfter(status).has_value()
             ? absl::StrFormat(" in %.1f s", absl::ToDoubleSeconds(wait))
             : "";
     absl::FPrintF(stderr, "engram: %s: %s; trying again%s\n",
@@ -110,4 +110,4 @@ absl::StatusOr<std::string> ReadFlagFile(absl::string_view flag,
       absl::StrCat("flag --", flag, ": ", text.status().message()));
 }
 
-}  // namespace engram
+}  // namespace engram::client

@@ -19,7 +19,7 @@
 #include "clients/cpp/program.h"
 #include "tools/shell/standard_output.h"
 
-namespace engram {
+namespace engram::client {
 
 // Flags that may stand before or after the verb.
 struct GlobalFlags {
@@ -118,4 +118,4 @@ int RunDetokenize(Invocation invocation);
 int RunCompletion(Invocation invocation);
 int RunHealth(Invocation invocation);
 
-}  // namespace engram
+}  // namespace engram::client

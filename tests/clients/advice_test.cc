@@ -5,7 +5,7 @@
 
 #include "clients/cpp/call_end.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using ::testing::HasSubstr;
@@ -74,4 +74,4 @@ TEST(Advice, FitsWhatFailed) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

@@ -15,7 +15,7 @@
 #include "clients/cpp/bench_report.h"
 #include "tests/clients/scripted_server.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using ::testing::ElementsAre;
@@ -304,4 +304,4 @@ TEST(BenchReport, ProgressTellsTheSpeedSinceTheLastLine) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

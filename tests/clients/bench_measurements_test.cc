@@ -5,7 +5,7 @@
 
 #include <numeric>
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using std::chrono::milliseconds;
@@ -157,4 +157,4 @@ TEST(Goodput, AnswersOfNoOrOneTokenHaveNoGaps) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using ::testing::Each;
@@ -66,4 +66,4 @@ TEST(DrawArrivalGap, IsExponential) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 TEST(Cancellation, RunsWhatIsRegisteredOnce) {
@@ -33,4 +33,4 @@ TEST(Cancellation, DoesNotRunWhatWasUnregistered) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

@@ -14,7 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using ::testing::ElementsAre;
@@ -104,4 +104,4 @@ TEST_F(ChatHistoryTest, LiesInTheFolderForStates) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

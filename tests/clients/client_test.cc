@@ -11,7 +11,7 @@
 
 #include "tests/clients/scripted_server.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using ::google::protobuf::util::MessageDifferencer;
@@ -474,4 +474,4 @@ TEST(Client, TellsWhetherTheServerItselfHasRefused) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

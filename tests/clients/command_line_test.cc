@@ -21,7 +21,7 @@
 #include "tests/clients/scripted_server.h"
 #include "tests/support/folders.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using ::testing::ElementsAre;
@@ -456,4 +456,4 @@ TEST(CommandLine, ChatEndsAPipeAtTheFirstError) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

@@ -13,7 +13,7 @@
 #include "clients/cpp/eval_report.h"
 #include "tests/clients/scripted_server.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using ::testing::DoubleEq;
@@ -333,4 +333,4 @@ TEST(EvalReport, LargeNumbersHaveCommas) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using ::testing::DoubleNear;
@@ -48,4 +48,4 @@ TEST(WilsonInterval, HoldsTheRateAndShrinksWithTheCount) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

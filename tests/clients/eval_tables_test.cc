@@ -9,7 +9,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_split.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using ::testing::ElementsAre;
@@ -220,4 +220,4 @@ TEST(TableOptions, NamesAreParsed) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

@@ -7,7 +7,7 @@
 #include <map>
 #include <set>
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using ::testing::AllOf;
@@ -220,4 +220,4 @@ TEST(EvalTasks, SettingsBeyondALimitAreRefusedWithValueAndLimit) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using ::testing::ElementsAre;
@@ -142,4 +142,4 @@ TEST(Unescape, ResolvesEscapes) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

@@ -4,7 +4,7 @@
 
 #include <limits>
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 const absl::Time kNow = absl::FromUnixSeconds(1'800'000'000);
@@ -50,4 +50,4 @@ TEST(Shortened, KeepsBeginningAndEnd) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

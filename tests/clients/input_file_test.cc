@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using ::testing::HasSubstr;
@@ -57,4 +57,4 @@ TEST_F(InputFile, IsRefusedIfItNeverEnds) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

@@ -5,7 +5,7 @@
 #include "engram/v1/generation.pb.h"
 #include "engram/v1/sessions.pb.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 TEST(ToJsonLine, WritesZerosAndProtoNames) {
@@ -54,4 +54,4 @@ TEST(ToJsonLine, FailsForATimeThatJsonCannotTell) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

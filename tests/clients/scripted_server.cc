@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <utility>
 
-namespace engram {
+namespace engram::client {
 
 ScriptedServer::ScriptedServer(int answer_tokens,
                                std::vector<ScriptedCall> script,
@@ -158,4 +158,4 @@ grpc::Status ScriptedServer::Generate(
   return grpc::Status::OK;
 }
 
-}  // namespace engram
+}  // namespace engram::client

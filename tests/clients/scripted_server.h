@@ -19,7 +19,7 @@
 #include "engram/v1/generation.grpc.pb.h"
 #include "engram/v1/sessions.grpc.pb.h"
 
-namespace engram {
+namespace engram::client {
 
 // What one call of Generate does.
 struct ScriptedCall {
@@ -109,4 +109,4 @@ class ScriptedServer final : public v1::Generation::Service {
   std::vector<std::string> told_sessions_ ABSL_GUARDED_BY(mutex_);
 };
 
-}  // namespace engram
+}  // namespace engram::client

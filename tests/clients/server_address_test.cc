@@ -5,7 +5,7 @@
 
 #include <string>
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using ::testing::HasSubstr;
@@ -80,4 +80,4 @@ TEST(ServerAddress, RefusesWhatIsNoneByName) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

@@ -8,7 +8,7 @@
 #include "engram/v1/generation.pb.h"
 #include "engram/v1/sessions.pb.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 std::string Wrong(absl::string_view text) {
@@ -64,4 +64,4 @@ TEST(CheckStrings, LeavesBytesAlone) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

@@ -13,7 +13,7 @@
 #include "tests/support/folders.h"
 #include "tests/support/test_server.h"
 
-namespace engram {
+namespace engram::client {
 namespace {
 
 using ::testing::AllOf;
@@ -212,4 +212,4 @@ TEST_F(EvalTest, HelpTeachesByExamples) {
 }
 
 }  // namespace
-}  // namespace engram
+}  // namespace engram::client

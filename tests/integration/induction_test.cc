@@ -26,11 +26,13 @@ struct Prompt {
 
 // The prompt `number` of `length` symbols.
 Prompt DrawPrompt(int length, int64_t number) {
-  const TaskSettings settings = {EvalTask::kInductionHead, kSymbols + 2,
-                                 length};
-  const std::vector<std::string> symbols = SymbolsOf(settings.vocabulary);
-  const Example example = DrawExample(settings, kPromptSeed, number);
-  return {PromptText(example.prompt, symbols), symbols[example.answer]};
+  const client::TaskSettings settings = {client::EvalTask::kInductionHead,
+                                         kSymbols + 2, length};
+  const std::vector<std::string> symbols =
+      client::SymbolsOf(settings.vocabulary);
+  const client::Example example =
+      client::DrawExample(settings, kPromptSeed, number);
+  return {client::PromptText(example.prompt, symbols), symbols[example.answer]};
 }
 
 // "3" of " 3": a symbol after another one has a blank before it.

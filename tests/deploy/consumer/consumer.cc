@@ -5,7 +5,7 @@
 
 int main(int argc, char** argv) {
   if (argc != 2) return 2;
-  engram::Client client({.server = argv[1]});
+  engram::client::Client client({.server = argv[1]});
   const auto models = client.ListModels();
   if (!models.ok()) {
     std::cerr << models.status() << "\n";
