@@ -72,12 +72,8 @@ TEST(BenchLoad, KeepsLongPromptsRunningBesideWhatIsMeasured) {
 }
 
 TEST(BenchLoad, LongPromptsComeAgainToABusyServer) {
-  ScriptedCall busy;
-  busy.status = grpc::Status(grpc::StatusCode::UNAVAILABLE, "busy");
-  busy.send_started = false;
-  busy.retry_after_ms = 1;
   // For the first long one and the first measured one.
-  ScriptedServer server(kAnswerTokens, {busy, busy});
+  ScriptedServer server(kAnswerTokens, {Busy(1), Busy(1)});
   RunToTheEnd(Load(server, {"--requests=200", "--long-prompts=1",
                             "--long-prompt-tokens=500"}));
   int long_prompts = 0;

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <csignal>
@@ -13,6 +12,7 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "tests/support/temporary_folder.h"
 
 namespace engram::client {
 namespace {
@@ -24,11 +24,8 @@ using ::testing::SizeIs;
 
 class ChatHistoryTest : public ::testing::Test {
  protected:
-  ~ChatHistoryTest() override { std::filesystem::remove_all(folder_); }
-
-  const std::string folder_ =
-      absl::StrCat(::testing::TempDir(), "/engram_history_", getpid());
-  const std::string file_ = folder_ + "/state/engram/chat_history";
+  const TemporaryFolder folder_;
+  const std::string file_ = folder_.File("state/engram/chat_history");
 };
 
 TEST_F(ChatHistoryTest, KeepsLinesForItsOwnerOnly) {
@@ -39,13 +36,13 @@ TEST_F(ChatHistoryTest, KeepsLinesForItsOwnerOnly) {
   struct stat status;
   ASSERT_EQ(stat(file_.c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777, 0600u);
-  ASSERT_EQ(stat((folder_ + "/state/engram").c_str(), &status), 0);
+  ASSERT_EQ(stat(folder_.File("state/engram").c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777, 0700u);
 }
 
 TEST_F(ChatHistoryTest, ForgetsTheOldestOfMany) {
   const size_t many = 2 * ChatHistory::kLinesMax + 1;
-  std::filesystem::create_directories(folder_ + "/state/engram");
+  std::filesystem::create_directories(folder_.File("state/engram"));
   {
     std::ofstream file(file_);
     for (size_t i = 0; i < many; ++i) file << i << "\n";
@@ -61,7 +58,7 @@ TEST_F(ChatHistoryTest, ForgetsTheOldestOfMany) {
 }
 
 TEST_F(ChatHistoryTest, LeavesOutWhatIsNotUtf8) {
-  std::filesystem::create_directories(folder_ + "/state/engram");
+  std::filesystem::create_directories(folder_.File("state/engram"));
   std::ofstream(file_) << "good\nb\xff"
                           "d\n\nlast";
   EXPECT_THAT(*ChatHistory(file_).Load(), ElementsAre("good", "last"));

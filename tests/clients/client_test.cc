@@ -103,11 +103,7 @@ void ExpectWholeAnswer(const Seen& seen) {
 }
 
 TEST(Client, WaitsAsLongAsTheServerAsksFor) {
-  ScriptedCall busy;
-  busy.status = grpc::Status(grpc::StatusCode::UNAVAILABLE, "busy");
-  busy.send_started = false;
-  busy.retry_after_ms = 7000;
-  ScriptedServer server(kAnswerTokens, {busy, busy});
+  ScriptedServer server(kAnswerTokens, {Busy(7000), Busy(7000)});
   const Seen seen = RunTurn(server, SessionTurn());
   ExpectWholeAnswer(seen);
   ASSERT_EQ(seen.waits.size(), 2u);

@@ -130,10 +130,7 @@ TEST(EvalRun, AnErrorEndsItAndIsNoWrongAnswer) {
 }
 
 TEST(EvalRun, WaitsForABusyServerHoweverOftenItRefuses) {
-  ScriptedCall busy = Failure(grpc::StatusCode::UNAVAILABLE, "busy");
-  busy.send_started = false;
-  busy.retry_after_ms = 1;
-  ScriptedServer server(1, std::vector<ScriptedCall>(20, busy));
+  ScriptedServer server(1, std::vector<ScriptedCall>(20, Busy(1)));
   const absl::StatusOr<EvalResult> result =
       RunToTheEnd(RunOf({"--count=3", "--concurrency=1"}), server);
   ASSERT_TRUE(result.ok()) << result.status();

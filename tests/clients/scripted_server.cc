@@ -8,6 +8,14 @@
 
 namespace engram::client {
 
+ScriptedCall Busy(int retry_after_ms) {
+  ScriptedCall call;
+  call.status = grpc::Status(grpc::StatusCode::UNAVAILABLE, "busy");
+  call.send_started = false;
+  call.retry_after_ms = retry_after_ms;
+  return call;
+}
+
 ScriptedServer::ScriptedServer(int answer_tokens,
                                std::vector<ScriptedCall> script,
                                const std::string& address)

@@ -39,6 +39,10 @@ struct ScriptedCall {
   bool hangs = false;
 };
 
+// A call that is refused because the server is busy, and may come again after
+// so many milliseconds.
+ScriptedCall Busy(int retry_after_ms);
+
 // Thread-safe.
 class ScriptedServer final : public v1::Generation::Service {
  public:

@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "absl/strings/str_cat.h"
+#include "tests/integration/server_fixture.h"
 #include "tests/support/test_server.h"
 
 namespace engram {
@@ -515,13 +516,11 @@ TEST(Attention, ThirtyTwoStreamsShareFourSlotsAndEightBlocks) {
 
 // --- However a request ends, its blocks are free again.
 
-class Reservations : public ::testing::Test {
+class Reservations : public ServerFixture {
  protected:
   static constexpr int kBlocks = 512;
 
-  Reservations() : server_(HybridOptions(kBlocks, /*slots=*/4)) {}
-
-  const TestClient& client() const { return server_.client(); }
+  Reservations() : ServerFixture(HybridOptions(kBlocks, /*slots=*/4)) {}
 
   // For which every block is reserved.
   static v1::GenerateRequest Hold() {
@@ -539,8 +538,6 @@ class Reservations : public ::testing::Test {
     EXPECT_EQ(answer.tokens.size(), 1u);
   }
   void ExpectAllFree() const { ExpectFree(kBlocks); }
-
-  TestServer server_;
 };
 
 TEST_F(Reservations, OfAnAnswerThatStoppedEarlyComeBack) {

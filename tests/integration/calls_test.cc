@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/integration/generic_call.h"
+#include "tests/integration/server_fixture.h"
 #include "tests/support/test_server.h"
 
 namespace engram {
@@ -17,9 +18,9 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-class Calls : public ::testing::Test {
+class Calls : public ServerFixture {
  protected:
-  Calls() : server_(ZooOptions({kInduction})) {}
+  Calls() : ServerFixture(ZooOptions({kInduction})) {}
 
   // How a call ends whose only message is `bytes`.
   absl::Status Send(const std::string& method, const std::string& bytes) const {
@@ -39,8 +40,6 @@ class Calls : public ::testing::Test {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
     EXPECT_THAT(std::string(status.message()), message);
   }
-
-  TestServer server_;
 };
 
 TEST_F(Calls, ATextThatIsNotUtf8IsRefusedByTheNameOfItsField) {
@@ -197,21 +196,10 @@ TEST(Answers, ThatAreNotReadEndWithTheirTime) {
 TEST(Answers, TextsThatWaitToBeReadEndWithADrain) {
   ServerOptions options = ZooOptions({kInduction});
   TestServer server(options);
-  // Of clients enough to keep every thread.
-  const v1::GenerateRequest turn = TurnThatIsReadForLong();
-  std::vector<std::unique_ptr<TestClient>> clients;
-  std::vector<std::unique_ptr<GenerateStream>> streams;
-  for (int i = 0; i < 3; ++i) {
-    clients.push_back(std::make_unique<TestClient>(server.address()));
-    for (int k = 0; k < 4; ++k) {
-      streams.push_back(clients.back()->StartGenerate(turn));
-    }
-  }
-  ASSERT_TRUE(Eventually(
-      [&] { return server.Metrics().Sum("long_requests_waiting") > 0; }));
+  const BusyReading others(server, /*clients=*/3);
   EXPECT_TRUE(server.server().Drain().ok());
   int dropped = 0;
-  for (const auto& stream : streams) {
+  for (const auto& stream : others.streams()) {
     const absl::Status status = stream->ReadAll().status;
     EXPECT_FALSE(status.ok());
     dropped += status.code() == absl::StatusCode::kUnavailable;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/integration/generic_call.h"
+#include "tests/integration/server_fixture.h"
 #include "tests/support/test_server.h"
 
 namespace engram {
@@ -17,17 +18,9 @@ namespace {
 
 constexpr char kCancelled[] = "code=\"CANCELLED\"";
 
-class Cancellation : public ::testing::Test {
+class Cancellation : public ServerFixture {
  protected:
-  Cancellation() : server_(Options()) {}
-
-  static ServerOptions Options() {
-    ServerOptions options = ZooOptions({kInduction});
-    options.slots = 2;
-    return options;
-  }
-
-  const TestClient& client() const { return server_.client(); }
+  Cancellation() : ServerFixture(InductionOptions(/*slots=*/2)) {}
 
   // Session "s" with one committed turn of three tokens, which holds a slot.
   void Begin() {
@@ -60,8 +53,6 @@ class Cancellation : public ::testing::Test {
     }
     return running;
   }
-
-  TestServer server_;
 };
 
 TEST_F(Cancellation, OfAGenerateThatWaits) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/integration/server_fixture.h"
 #include "tests/support/test_server.h"
 
 namespace engram {
@@ -14,11 +15,9 @@ namespace {
 
 using ::testing::HasSubstr;
 
-class Converse : public ::testing::Test {
+class Converse : public ServerFixture {
  protected:
-  Converse() : server_(ZooOptions({kInduction})) {}
-
-  const TestClient& client() const { return server_.client(); }
+  Converse() : ServerFixture(ZooOptions({kInduction})) {}
 
   // Starts a turn that does not end by itself, and reads `tokens` of it.
   void StartEndless(ConverseStream* stream, const v1::GenerateRequest& turn,
@@ -32,8 +31,6 @@ class Converse : public ::testing::Test {
       ASSERT_TRUE(response.has_token());
     }
   }
-
-  TestServer server_;
 };
 
 // Of a turn "r" on session "s", which has read two tokens in one turn.
@@ -202,9 +199,7 @@ TEST_F(Converse, ACancelWithoutARunningTurnDoesNothing) {
 }
 
 TEST_F(Converse, ACancelledTurnThatStillWaitsTellsTheSessionAsItIs) {
-  ServerOptions options = ZooOptions({kInduction});
-  options.slots = 1;
-  TestServer server(options);
+  TestServer server(InductionOptions(/*slots=*/1));
   const TestClient& client = server.client();
   ASSERT_TRUE(
       client.Generate(OnSession(TokenTurn("", {1, 2}, 0), "s")).status.ok());
@@ -222,18 +217,7 @@ TEST_F(Converse, ACancelledTurnThatStillWaitsTellsTheSessionAsItIs) {
 TEST_F(Converse, ACancelledTurnWhoseTextWaitsToBeReadIsAnsweredAtOnce) {
   ASSERT_TRUE(
       client().Generate(OnSession(TokenTurn("", {1, 2}, 0), "s")).status.ok());
-  // Texts of other clients keep the threads that read them.
-  const v1::GenerateRequest turn = TurnThatIsReadForLong();
-  std::vector<std::unique_ptr<TestClient>> others;
-  std::vector<std::unique_ptr<GenerateStream>> streams;
-  for (int i = 0; i < 2; ++i) {
-    others.push_back(std::make_unique<TestClient>(server_.address()));
-    for (int k = 0; k < 4; ++k) {
-      streams.push_back(others.back()->StartGenerate(turn));
-    }
-  }
-  ASSERT_TRUE(Eventually(
-      [&] { return server_.Metrics().Sum("long_requests_waiting") > 0; }));
+  const BusyReading others(server_, /*clients=*/2);
   const auto stream = client().Converse();
   ASSERT_TRUE(stream->WriteTurn(
       OnSession(TextTurn("", LongText(), 1 << 20), "s", "r")));

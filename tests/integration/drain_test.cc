@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "tests/integration/generic_call.h"
 #include "tests/integration/relay.h"
+#include "tests/integration/server_fixture.h"
 #include "tests/integration/standard_services.pb.h"
 #include "tests/support/test_server.h"
 
@@ -78,8 +79,7 @@ void ExpectDraining(const TestServer& server) {
 
 TEST(Drain, UnderLoadEndsWhatFitsAndRefusesTheRest) {
   constexpr int kStreams = 32;
-  ServerOptions options = ZooOptions({kInduction});
-  options.slots = kStreams;
+  ServerOptions options = InductionOptions(/*slots=*/kStreams);
   // Much longer than the short turns need: they compete with the endless ones,
   // which go on for three quarters of it.
   options.drain_timeout = absl::Seconds(Scaled(8, 40));
@@ -119,9 +119,7 @@ TEST(Drain, UnderLoadEndsWhatFitsAndRefusesTheRest) {
 }
 
 TEST(Drain, EndsRequestsThatWaitAndStreamsWithoutATurn) {
-  ServerOptions options = ZooOptions({kInduction});
-  options.slots = 1;
-  TestServer server(options);
+  TestServer server(InductionOptions(/*slots=*/1));
   const auto idle = server.client().Converse();
   ASSERT_TRUE(idle->WriteTurn(TokenTurn("", {1}, 0)));
   ASSERT_TRUE(idle->ReadTurn().completed.has_value());

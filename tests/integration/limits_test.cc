@@ -3,16 +3,16 @@
 #include <gmock/gmock.h>
 #include <google/protobuf/util/time_util.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "tests/integration/server_fixture.h"
 #include "tests/support/folders.h"
+#include "tests/support/temporary_folder.h"
 #include "tests/support/test_server.h"
 
 namespace engram {
@@ -63,7 +63,7 @@ LimitCase TurnCase(std::string name, std::string value, std::string limit,
           }};
 }
 
-std::vector<LimitCase> SizeCases() {
+std::vector<LimitCase> SizeCasesOfTurns() {
   return {
       TurnCase("PromptTokens", "12", "11",
                [](auto* request, int over) {
@@ -75,14 +75,6 @@ std::vector<LimitCase> SizeCases() {
             *request = TextTurn(
                 "", absl::StrCat("0 0 0 0 0 0 0 0 0 0 0", over ? " 0" : ""), 1);
           }),
-      TurnCase("MaxTokens", "13", "12",
-               [](auto* request, int over) {
-                 request->mutable_stopping()->set_max_tokens(12 + over);
-               }),
-      TurnCase("MaxTokensBelowZero", "-1", "0",
-               [](auto* request, int over) {
-                 request->mutable_stopping()->set_max_tokens(-over);
-               }),
       TurnCase("ReceivedTokenIds", "3", "2",
                [](auto* request, int over) {
                  request->mutable_stopping()->set_max_tokens(2);
@@ -93,6 +85,45 @@ std::vector<LimitCase> SizeCases() {
       TurnCase(
           "Logprobs", "6", "5",
           [](auto* request, int over) { request->set_logprobs(5 + over); }),
+      TurnCase("LogitBias", "7", "6",
+               [](auto* request, int over) {
+                 for (int i = 0; i < 6 + over; ++i) {
+                   (*request->mutable_sampling()->mutable_logit_bias())[i] = 1;
+                 }
+               }),
+      TurnCase(
+          "Priority", "101", "100",
+          [](auto* request, int over) { request->set_priority(100 + over); }),
+      TurnCase("SessionIdLength", "129", "128",
+               [](auto* request, int over) {
+                 request->set_session_id(std::string(128 + over, 's'));
+               }),
+      TurnCase("RequestIdLength", "129", "128",
+               [](auto* request, int over) {
+                 request->set_request_id(std::string(128 + over, 'r'));
+               }),
+      {"MessageBytesOfATurn", absl::StatusCode::kResourceExhausted, "4097",
+       "4096",
+       [](const TestClient& client, int over) {
+         v1::GenerateRequest request = TextTurn("", "1", 1);
+         while (request.ByteSizeLong() < static_cast<size_t>(4096 + over)) {
+           request.mutable_text()->push_back(' ');
+         }
+         return client.Generate(request).status;
+       }},
+  };
+}
+
+std::vector<LimitCase> SizeCasesOfStopping() {
+  return {
+      TurnCase("MaxTokens", "13", "12",
+               [](auto* request, int over) {
+                 request->mutable_stopping()->set_max_tokens(12 + over);
+               }),
+      TurnCase("MaxTokensBelowZero", "-1", "0",
+               [](auto* request, int over) {
+                 request->mutable_stopping()->set_max_tokens(-over);
+               }),
       TurnCase("StopStrings", "4", "3",
                [](auto* request, int over) {
                  for (int i = 0; i < 3 + over; ++i) {
@@ -115,23 +146,11 @@ std::vector<LimitCase> SizeCases() {
                    request->mutable_stopping()->add_stop_token_ids(3);
                  }
                }),
-      TurnCase("LogitBias", "7", "6",
-               [](auto* request, int over) {
-                 for (int i = 0; i < 6 + over; ++i) {
-                   (*request->mutable_sampling()->mutable_logit_bias())[i] = 1;
-                 }
-               }),
-      TurnCase(
-          "Priority", "101", "100",
-          [](auto* request, int over) { request->set_priority(100 + over); }),
-      TurnCase("SessionIdLength", "129", "128",
-               [](auto* request, int over) {
-                 request->set_session_id(std::string(128 + over, 's'));
-               }),
-      TurnCase("RequestIdLength", "129", "128",
-               [](auto* request, int over) {
-                 request->set_request_id(std::string(128 + over, 'r'));
-               }),
+  };
+}
+
+std::vector<LimitCase> SizeCasesOfOtherCalls() {
+  return {
       {"ScoreTokens", absl::StatusCode::kInvalidArgument, "14", "13",
        [](const TestClient& client, int over) {
          return client.Score(TokenScore("", Zeros(13 + over))).status();
@@ -175,15 +194,6 @@ std::vector<LimitCase> SizeCases() {
          request.set_text(std::string(4093 + over, ' '));
          EXPECT_EQ(request.ByteSizeLong(), static_cast<size_t>(4096 + over));
          return client.Tokenize(request).status();
-       }},
-      {"MessageBytesOfATurn", absl::StatusCode::kResourceExhausted, "4097",
-       "4096",
-       [](const TestClient& client, int over) {
-         v1::GenerateRequest request = TextTurn("", "1", 1);
-         while (request.ByteSizeLong() < static_cast<size_t>(4096 + over)) {
-           request.mutable_text()->push_back(' ');
-         }
-         return client.Generate(request).status;
        }},
   };
 }
@@ -271,7 +281,17 @@ void RunCases(const std::vector<LimitCase>& cases) {
   }
 }
 
-TEST(Limits, EverySizeIsRefusedOneAboveItsLimit) { RunCases(SizeCases()); }
+TEST(Limits, EverySizeOfATurnIsRefusedOneAboveItsLimit) {
+  RunCases(SizeCasesOfTurns());
+}
+
+TEST(Limits, EverySizeOfWhatStopsATurnIsRefusedOneAboveItsLimit) {
+  RunCases(SizeCasesOfStopping());
+}
+
+TEST(Limits, EverySizeOfAnotherCallIsRefusedOneAboveItsLimit) {
+  RunCases(SizeCasesOfOtherCalls());
+}
 
 TEST(Limits, EveryValueIsRefusedOutsideItsRange) { RunCases(ValueCases()); }
 
@@ -281,8 +301,7 @@ int64_t Milliseconds(const Answer& answer) {
 }
 
 TEST(Limits, AFullQueueRefusesAtOnceAndNamesItsLimit) {
-  ServerOptions options = ZooOptions({kInduction});
-  options.slots = 1;
+  ServerOptions options = InductionOptions(/*slots=*/1);
   options.max_queue = 2;
   TestServer server(options);
   const auto running = server.client().StartGenerate(EndlessTurn(""));
@@ -303,8 +322,7 @@ TEST(Limits, AFullQueueRefusesAtOnceAndNamesItsLimit) {
 }
 
 TEST(Limits, ARequestThatWouldWaitTooLongIsTurnedAwayWithAWordWhenToCome) {
-  ServerOptions options = ZooOptions({kInduction});
-  options.slots = 1;
+  ServerOptions options = InductionOptions(/*slots=*/1);
   options.max_queue_time = absl::Milliseconds(1);
   TestServer server(options);
   const auto running = server.client().StartGenerate(EndlessTurn(""));
@@ -318,9 +336,7 @@ TEST(Limits, ARequestThatWouldWaitTooLongIsTurnedAwayWithAWordWhenToCome) {
 }
 
 TEST(Limits, AWaitingRequestOfHigherPriorityStartsFirst) {
-  ServerOptions options = ZooOptions({kInduction});
-  options.slots = 1;
-  TestServer server(options);
+  TestServer server(InductionOptions(/*slots=*/1));
   v1::GenerateRequest most_urgent = EndlessTurn("");
   most_urgent.set_priority(2);  // or it would yield its slot
   const auto running = server.client().StartGenerate(most_urgent);
@@ -395,8 +411,7 @@ TEST(Limits, ASessionAboveTheirNumberIsRefusedWhileAllRun) {
 }
 
 TEST(Limits, SessionMemoryThatIsFullForgetsTheOldestAndSaysSo) {
-  ServerOptions options = ZooOptions({kInduction});
-  options.slots = 1;
+  ServerOptions options = InductionOptions(/*slots=*/1);
   TestServer probe(options);
   const int64_t state_bytes = probe.client().GetModel("")->state_bytes();
   // Room for two states in RAM beside the one in the slot.
@@ -459,19 +474,16 @@ TEST(Limits, ASessionExpiresWithinTheYearsThatATimestampTells) {
 
 TEST(Limits, AModelWithoutTokenizerTakesTokenIdsOnly) {
   // Everything of the induction model but its tokenizer.
-  const std::string folder =
-      absl::StrCat(::testing::TempDir(), "/no_tokenizer_", ::getpid());
-  std::filesystem::create_directories(folder);
+  const TemporaryFolder folder;
   for (const char* name : {"config.json", "model.safetensors"}) {
     std::filesystem::copy_file(
         absl::StrCat(ENGRAM_SOURCE_DIR "/model/zoo/", kInduction, "/", name),
-        absl::StrCat(folder, "/", name),
-        std::filesystem::copy_options::overwrite_existing);
+        folder.File(name));
   }
   ServerOptions options = ZooOptions({});
   // What an older tokenizer is kept in: told as a warning.
-  std::ofstream(absl::StrCat(folder, "/vocab.json")) << "{}";
-  options.models = {{"bare", folder}};
+  folder.Write("vocab.json", "{}");
+  options.models = {{"bare", folder.path()}};
   TestServer server(options);
   EXPECT_FALSE(server.client().GetModel("bare")->has_tokenizer());
   ASSERT_EQ(server.client().GetModel("bare")->warnings_size(), 1);
@@ -489,7 +501,6 @@ TEST(Limits, AModelWithoutTokenizerTakesTokenIdsOnly) {
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
     EXPECT_THAT(std::string(status.message()), HasSubstr("no tokenizer"));
   }
-  std::filesystem::remove_all(folder);
 }
 
 }  // namespace

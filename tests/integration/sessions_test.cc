@@ -6,6 +6,7 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "tests/integration/server_fixture.h"
 #include "tests/support/test_server.h"
 
 namespace engram {
@@ -98,17 +99,9 @@ TEST(Sessions, SixtyFourAtOnceEqualCallsWithoutMemory) {
 
 // --- One turn at a time, each a transaction.
 
-class Turns : public ::testing::Test {
+class Turns : public ServerFixture {
  protected:
-  Turns() : server_(Options()) {}
-
-  static ServerOptions Options() {
-    ServerOptions options = ZooOptions({kInduction});
-    options.slots = 4;
-    return options;
-  }
-
-  const TestClient& client() const { return server_.client(); }
+  Turns() : ServerFixture(InductionOptions(/*slots=*/4)) {}
 
   // Session `id` with one committed turn of three tokens.
   void Begin(const std::string& id) {
@@ -123,8 +116,6 @@ class Turns : public ::testing::Test {
     EXPECT_EQ(session->version(), version);
     EXPECT_EQ(session->position(), position);
   }
-
-  TestServer server_;
 };
 
 TEST_F(Turns, ASecondTurnOnASessionIsAborted) {
@@ -331,8 +322,7 @@ TEST_F(Turns, WhileATurnRunsOthersSeeTheLastCommit) {
 // A reader that takes nothing: the network between holds some tens of
 // kilobytes, which big messages fill quickly.
 TEST_F(Turns, ASlowReaderIsEndedAndMayResume) {
-  ServerOptions options = ZooOptions({kInduction});
-  options.slots = 1;
+  ServerOptions options = InductionOptions(/*slots=*/1);
   options.stream_tokens = 4;
   options.slow_reader_timeout = absl::Milliseconds(100);
   TestServer server(options);

@@ -1,14 +1,10 @@
-// Model folders made by tests: a temporary folder, a writer of safetensors
-// files, and small models of random weights.
+// Model folders made by tests: a writer of safetensors files, and small models
+// of random weights.
 #pragma once
-
-#include <stdlib.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <map>
 #include <random>
 #include <string>
@@ -17,39 +13,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "kernels/status.h"
 #include "kernels/tensor.h"
+#include "tests/support/temporary_folder.h"
 
 namespace engram {
-
-// A folder that is deleted with the object.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string pattern =
-        std::filesystem::temp_directory_path() / "engram_test_XXXXXX";
-    ENGRAM_CHECK(mkdtemp(pattern.data()) != nullptr);
-    path_ = pattern;
-  }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  const std::string& path() const { return path_; }
-
-  void Write(const std::string& name, const std::string& content) const {
-    const std::string path = absl::StrCat(path_, "/", name);
-    // Some file systems write a file through to the disk when it replaces its
-    // own content, which makes twenty thousand of them slow.
-    std::filesystem::remove(path);
-    std::ofstream file(path, std::ios::binary);
-    file << content;
-    ENGRAM_CHECK(file.good());
-  }
-
- private:
-  std::string path_;
-};
 
 // What a test writes into a file: everything may be wrong on purpose.
 struct RawTensor {

@@ -52,31 +52,39 @@ struct FlagCase {
   std::vector<std::string> bad;
 };
 
+// Texts that are no duration, no size and no address.
+std::vector<std::string> NoDuration() {
+  return {"", "5 s", "-1s", "-1", "nan", "soon"};
+}
+std::vector<std::string> NoBytes() {
+  return {"", "-1", "1KB", "1.5GiB", "GiB", "1025TiB", "9999999999999999999"};
+}
+std::vector<std::string> NoAddress() {
+  return {"",      "8001",       ":8001",   "host",
+          "host:", "host:65536", "host:-1", "host:http"};
+}
+
+constexpr const char* kMany = "2147483647";
+constexpr const char* kTooMany = "2147483648";
+
+// A flag that takes a whole number from `least` to `most`.
+FlagCase CountCase(std::string name, int64_t ServerOptions::*field,
+                   std::string default_value, std::string least,
+                   std::string most, std::string too_few,
+                   std::string too_many) {
+  return {std::move(name),
+          Number(field),
+          std::move(default_value),
+          {{least, least}, {most, most}},
+          {too_few, too_many, "", "x", "1x", "1.5"}};
+}
+
 // One row per flag: every limit at its bounds and one past them.
-std::vector<FlagCase> FlagCases() {
-  using O = ServerOptions;
-  const std::vector<std::string> no_duration = {"",   "5 s", "-1s",
-                                                "-1", "nan", "soon"};
-  const std::vector<std::string> no_bytes = {
-      "", "-1", "1KB", "1.5GiB", "GiB", "1025TiB", "9999999999999999999"};
-  const std::vector<std::string> no_address = {
-      "",      "8001",       ":8001",   "host",
-      "host:", "host:65536", "host:-1", "host:http"};
-  constexpr const char* kMany = "2147483647";
-  constexpr const char* kTooMany = "2147483648";
-  const auto number = [](std::string name, int64_t O::*field,
-                         std::string default_value, std::string least,
-                         std::string most, std::string too_few,
-                         std::string too_many) {
-    return FlagCase{std::move(name),
-                    Number(field),
-                    std::move(default_value),
-                    {{least, least}, {most, most}},
-                    {too_few, too_many, "", "x", "1x", "1.5"}};
-  };
+
+std::vector<FlagCase> FlagsOfTheProgram() {
   return {
       {"model",
-       [](const O& options) {
+       [](const ServerOptions& options) {
          std::string all;
          for (const auto& [name, folder] : options.models) {
            absl::StrAppend(&all, name, "=", folder, ";");
@@ -86,9 +94,9 @@ std::vector<FlagCase> FlagCases() {
        "",
        {{"a=/b", "a=/b;"}, {"a=b=c", "a=b=c;"}},
        {"", "a", "=b", "a="}},
-      {"zoo", Text(&O::zoo), "", {{"/folder", "/folder"}}, {}},
+      {"zoo", Text(&ServerOptions::zoo), "", {{"/folder", "/folder"}}, {}},
       {"backend",
-       [](const O& options) {
+       [](const ServerOptions& options) {
          return options.backend == BackendKind::kAuto  ? "auto"
                 : options.backend == BackendKind::kCpu ? "cpu"
                                                        : "cuda";
@@ -96,169 +104,211 @@ std::vector<FlagCase> FlagCases() {
        "auto",
        {{"cpu", "cpu"}, {"cuda", "cuda"}, {"auto", "auto"}},
        {"", "gpu", "CPU"}},
-      number("threads", &O::threads, "0", "0", "1024", "-1", "1025"),
+      CountCase("threads", &ServerOptions::threads, "0", "0", "1024", "-1",
+                "1025"),
       {"grpc-address",
-       Text(&O::grpc_address),
+       Text(&ServerOptions::grpc_address),
        "127.0.0.1:8001",
        {{"0.0.0.0:0", "0.0.0.0:0"}, {"[::]:65535", "[::]:65535"}},
-       no_address},
+       NoAddress()},
       {"metrics-address",
-       Text(&O::metrics_address),
+       Text(&ServerOptions::metrics_address),
        "127.0.0.1:8002",
        {{"host:1", "host:1"}},
-       no_address},
+       NoAddress()},
       {"drain-timeout",
-       Time(&O::drain_timeout),
+       Time(&ServerOptions::drain_timeout),
        "30s",
        {{"0", "0"}, {"90s", "1m30s"}, {"5", "5s"}, {"inf", "inf"}},
-       no_duration},
+       NoDuration()},
       {"request-log",
-       [](const O& options) { return options.request_log ? "on" : "off"; },
+       [](const ServerOptions& options) {
+         return options.request_log ? "on" : "off";
+       },
        "on",
        {{"off", "off"}, {"on", "on"}},
        {"", "yes", "true"}},
       {"log-memory",
-       Number(&O::log_memory),
+       Number(&ServerOptions::log_memory),
        "8388608",
        {{"0", "0"}, {"64KiB", "65536"}, {"1024TiB", "1125899906842624"}},
-       no_bytes},
-      number("slots", &O::slots, "64", "1", "65536", "0", "65537"),
+       NoBytes()},
+  };
+}
+
+std::vector<FlagCase> FlagsOfModelsAndSteps() {
+  return {
+      CountCase("slots", &ServerOptions::slots, "64", "1", "65536", "0",
+                "65537"),
       {"weights",
-       [](const O& options) -> std::string {
+       [](const ServerOptions& options) -> std::string {
          return options.weights.has_value() ? WeightFormatName(*options.weights)
                                             : "stored";
        },
        "stored",
        {{"f32", "f32"}, {"bf16", "bf16"}, {"f16", "f16"}, {"stored", "stored"}},
        {"", "int8", "F32"}},
-      number("max-batch-tokens", &O::max_batch_tokens, "512", "1", "1048576",
-             "0", "1048577"),
+      CountCase("max-batch-tokens", &ServerOptions::max_batch_tokens, "512",
+                "1", "1048576", "0", "1048577"),
       {"target-step-time",
-       Time(&O::target_step_time),
+       Time(&ServerOptions::target_step_time),
        "5ms",
        {{"0", "0"}, {"250us", "250us"}, {"inf", "inf"}},
-       no_duration},
-      number("max-queue", &O::max_queue, "1024", "1", "1048576", "0",
-             "1048577"),
+       NoDuration()},
+  };
+}
+
+std::vector<FlagCase> FlagsOfWhatWaits() {
+  return {
+      CountCase("max-queue", &ServerOptions::max_queue, "1024", "1", "1048576",
+                "0", "1048577"),
       {"request-memory",
-       Number(&O::request_memory),
+       Number(&ServerOptions::request_memory),
        "536870912",
        {{"0", "0"}, {"64KiB", "65536"}, {"2MiB", "2097152"}},
-       no_bytes},
+       NoBytes()},
       {"max-queue-time",
-       Time(&O::max_queue_time),
+       Time(&ServerOptions::max_queue_time),
        "2s",
        {{"0", "0"}, {"500ms", "500ms"}, {"inf", "inf"}},
-       no_duration},
+       NoDuration()},
       {"max-queue-bytes",
-       Number(&O::max_queue_bytes),
+       Number(&ServerOptions::max_queue_bytes),
        "268435456",
        {{"0", "0"}, {"64KiB", "65536"}, {"1024TiB", "1125899906842624"}},
-       no_bytes},
+       NoBytes()},
       {"reply-memory",
-       Number(&O::reply_memory),
+       Number(&ServerOptions::reply_memory),
        "268435456",
        {{"0", "0"}, {"64KiB", "65536"}, {"1024TiB", "1125899906842624"}},
-       no_bytes},
+       NoBytes()},
+  };
+}
+
+std::vector<FlagCase> FlagsOfSessions() {
+  return {
       {"session-memory",
-       Number(&O::session_memory),
+       Number(&ServerOptions::session_memory),
        "1073741824",
        {{"0", "0"},
         {"4096", "4096"},
         {"64KiB", "65536"},
         {"2MiB", "2097152"},
         {"1024TiB", "1125899906842624"}},
-       no_bytes},
+       NoBytes()},
       {"kv-memory",
-       Number(&O::kv_memory),
+       Number(&ServerOptions::kv_memory),
        "268435456",
        {{"0", "0"},
         {"4096", "4096"},
         {"64KiB", "65536"},
         {"2MiB", "2097152"},
         {"1024TiB", "1125899906842624"}},
-       no_bytes},
+       NoBytes()},
       {"max-answer-bytes",
-       Number(&O::max_answer_bytes),
+       Number(&ServerOptions::max_answer_bytes),
        "8388608",
        {{"0", "0"}, {"64KiB", "65536"}, {"1024GiB", "1099511627776"}},
-       no_bytes},
-      number("remembered-turns", &O::remembered_turns, "65536", "1", kMany, "0",
-             kTooMany),
+       NoBytes()},
+      CountCase("remembered-turns", &ServerOptions::remembered_turns, "65536",
+                "1", kMany, "0", kTooMany),
       {"session-ttl",
-       Time(&O::session_ttl),
+       Time(&ServerOptions::session_ttl),
        "24h",
        {{"500ms", "500ms"}, {"8766000h", "8766000h"}, {"inf", "inf"}},
        {"", "-1s", "soon", "8766001h"}},
       {"max-session-ttl",
-       Time(&O::max_session_ttl),
+       Time(&ServerOptions::max_session_ttl),
        "876600h",
        {{"1h", "1h"}, {"8766000h", "8766000h"}},
        {"", "-1s", "soon", "8766001h", "inf"}},
-      number("max-sessions", &O::max_sessions, "100000", "1", kMany, "0",
-             kTooMany),
-      number("max-departed", &O::max_departed, "10000", "1", kMany, "0",
-             kTooMany),
-      number("stream-tokens", &O::stream_tokens, "256", "1", "1048576", "0",
-             "1048577"),
+      CountCase("max-sessions", &ServerOptions::max_sessions, "100000", "1",
+                kMany, "0", kTooMany),
+      CountCase("max-departed", &ServerOptions::max_departed, "10000", "1",
+                kMany, "0", kTooMany),
+  };
+}
+
+std::vector<FlagCase> FlagsOfStreamsAndConnections() {
+  return {
+      CountCase("stream-tokens", &ServerOptions::stream_tokens, "256", "1",
+                "1048576", "0", "1048577"),
       {"slow-reader-timeout",
-       Time(&O::slow_reader_timeout),
+       Time(&ServerOptions::slow_reader_timeout),
        "30s",
        {{"1m", "1m"}},
-       no_duration},
-      number("max-prompt-tokens", &O::max_prompt_tokens, "1048576", "1", kMany,
-             "0", kTooMany),
-      number("max-generated-tokens", &O::max_generated_tokens, "1048576", "1",
-             kMany, "0", kTooMany),
-      number("max-score-tokens", &O::max_score_tokens, "65536", "1", kMany, "0",
-             kTooMany),
+       NoDuration()},
+      CountCase("max-streams", &ServerOptions::max_streams, "1024", "1",
+                "1048576", "0", "1048577"),
+      CountCase("max-connections", &ServerOptions::max_connections, "0", "0",
+                "1048576", "-1", "1048577"),
+      {"max-connection-idle",
+       Time(&ServerOptions::max_connection_idle),
+       "30m",
+       {{"1m", "1m"}, {"inf", "inf"}},
+       NoDuration()},
+      {"max-connection-age",
+       Time(&ServerOptions::max_connection_age),
+       "inf",
+       {{"1h", "1h"}, {"inf", "inf"}},
+       NoDuration()},
+      {"max-connection-age-grace",
+       Time(&ServerOptions::max_connection_age_grace),
+       "5m",
+       {{"1m", "1m"}, {"inf", "inf"}},
+       NoDuration()},
+  };
+}
+
+std::vector<FlagCase> FlagsOfRequests() {
+  return {
+      CountCase("max-prompt-tokens", &ServerOptions::max_prompt_tokens,
+                "1048576", "1", kMany, "0", kTooMany),
+      CountCase("max-generated-tokens", &ServerOptions::max_generated_tokens,
+                "1048576", "1", kMany, "0", kTooMany),
+      CountCase("max-score-tokens", &ServerOptions::max_score_tokens, "65536",
+                "1", kMany, "0", kTooMany),
       // gRPC counts bytes of a message in an int.
       {"max-message-bytes",
-       Number(&O::max_message_bytes),
+       Number(&ServerOptions::max_message_bytes),
        "16777216",
        {{"1MiB", "1048576"}, {kMany, kMany}},
        {"", "-1", "1KB", kTooMany, "2GiB"}},
-      number("max-streams", &O::max_streams, "1024", "1", "1048576", "0",
-             "1048577"),
-      number("max-connections", &O::max_connections, "0", "0", "1048576", "-1",
-             "1048577"),
-      {"max-connection-idle",
-       Time(&O::max_connection_idle),
-       "30m",
-       {{"1m", "1m"}, {"inf", "inf"}},
-       no_duration},
-      {"max-connection-age",
-       Time(&O::max_connection_age),
-       "inf",
-       {{"1h", "1h"}, {"inf", "inf"}},
-       no_duration},
-      {"max-connection-age-grace",
-       Time(&O::max_connection_age_grace),
-       "5m",
-       {{"1m", "1m"}, {"inf", "inf"}},
-       no_duration},
-      number("max-logprobs", &O::max_logprobs, "20", "0", "1000", "-1", "1001"),
-      number("max-stop-strings", &O::max_stop_strings, "16", "0", "1000", "-1",
-             "1001"),
-      number("max-stop-string-bytes", &O::max_stop_string_bytes, "256", "1",
-             "65536", "0", "65537"),
-      number("max-stop-token-ids", &O::max_stop_token_ids, "256", "0",
-             "1048576", "-1", "1048577"),
-      number("max-logit-bias", &O::max_logit_bias, "1024", "0", "1048576", "-1",
-             "1048577"),
-      number("max-labels", &O::max_labels, "32", "0", "1000", "-1", "1001"),
-      number("max-score-alternatives", &O::max_score_alternatives, "262144",
-             "0", kMany, "-1", kTooMany),
+      CountCase("max-logprobs", &ServerOptions::max_logprobs, "20", "0", "1000",
+                "-1", "1001"),
+      CountCase("max-stop-strings", &ServerOptions::max_stop_strings, "16", "0",
+                "1000", "-1", "1001"),
+      CountCase("max-stop-string-bytes", &ServerOptions::max_stop_string_bytes,
+                "256", "1", "65536", "0", "65537"),
+      CountCase("max-stop-token-ids", &ServerOptions::max_stop_token_ids, "256",
+                "0", "1048576", "-1", "1048577"),
+      CountCase("max-logit-bias", &ServerOptions::max_logit_bias, "1024", "0",
+                "1048576", "-1", "1048577"),
+      CountCase("max-labels", &ServerOptions::max_labels, "32", "0", "1000",
+                "-1", "1001"),
+      CountCase("max-score-alternatives",
+                &ServerOptions::max_score_alternatives, "262144", "0", kMany,
+                "-1", kTooMany),
       {"max-tokenize-bytes",
-       Number(&O::max_tokenize_bytes),
+       Number(&ServerOptions::max_tokenize_bytes),
        "1048576",
        {{"0", "0"}, {"64KiB", "65536"}, {kMany, kMany}},
        {"", "-1", "1KB", kTooMany}},
-      number("max-detokenize-tokens", &O::max_detokenize_tokens, "262144", "1",
-             kMany, "0", kTooMany),
-      number("max-page-size", &O::max_page_size, "1000", "1", "1048576", "0",
-             "1048577"),
+      CountCase("max-detokenize-tokens", &ServerOptions::max_detokenize_tokens,
+                "262144", "1", kMany, "0", kTooMany),
+      CountCase("max-page-size", &ServerOptions::max_page_size, "1000", "1",
+                "1048576", "0", "1048577"),
   };
+}
+
+std::vector<FlagCase> FlagCases() {
+  std::vector<FlagCase> all;
+  for (std::vector<FlagCase> (*flags)() :
+       {FlagsOfTheProgram, FlagsOfModelsAndSteps, FlagsOfWhatWaits,
+        FlagsOfSessions, FlagsOfStreamsAndConnections, FlagsOfRequests}) {
+    for (FlagCase& flag : flags()) all.push_back(std::move(flag));
+  }
+  return all;
 }
 
 std::string EnvironmentName(std::string name) {
