@@ -12,7 +12,6 @@
 #pragma once
 
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -20,49 +19,12 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "kernels/outcomes.h"
 
 namespace engram {
 
-struct SamplingParameters {
-  float temperature = 0;         // 0: greedy; at most 100
-  int32_t top_k = 0;             // 0: off; ties with the k-th survive
-  float top_p = 1;               // (0, 1]; 1: off
-  float min_p = 0;               // [0, 1]; 0: off
-  float repetition_penalty = 1;  // (0, 100]; 1: off
-  float presence_penalty = 0;    // [-100, 100]
-  float frequency_penalty = 0;   // [-100, 100]
-  std::map<int32_t, float> logit_bias = {};  // id to [-100, 100]
-  uint64_t seed = 0;
-};
-
 // INVALID_ARGUMENT with the field's name, its value and its limits.
 absl::Status Validate(const SamplingParameters& parameters, int64_t ids);
-
-// One bit per vocabulary entry: which tokens a session has read or said.
-class TokenSet {
- public:
-  explicit TokenSet(int64_t ids = 0) : words_((ids + 63) / 64) {}
-  void Insert(int32_t id) { words_[id >> 6] |= uint64_t{1} << (id & 63); }
-  bool Contains(int32_t id) const { return (words_[id >> 6] >> (id & 63)) & 1; }
-  // Calls `visit(id)` for every member, ascending.
-  template <typename Visit>
-  void ForEach(Visit visit) const {
-    for (size_t word = 0; word < words_.size(); ++word) {
-      for (uint64_t rest = words_[word]; rest != 0; rest &= rest - 1) {
-        visit(static_cast<int32_t>(word * 64 + std::countr_zero(rest)));
-      }
-    }
-  }
-  size_t bytes() const { return words_.size() * sizeof(uint64_t); }
-
- private:
-  std::vector<uint64_t> words_;
-};
-
-struct LogProbability {
-  int32_t id = 0;
-  float value = 0;  // natural logarithm
-};
 
 // log softmax of raw `logits` (before bias, penalties, temperature, filters)
 // at `id`; sums in double.
