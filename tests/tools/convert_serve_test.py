@@ -82,6 +82,12 @@ class ServeTest(ConvertCase):
         self.convert(self.source("mamba.bin", config=config))
         self.assert_answers(self.target)
 
+    def test_a_hybrid_of_mamba2_and_attention(self):
+        golden = DATA.parents[1] / "golden" / "mamba2" / "hybrid_biased"
+        self.convert(self.source("mamba2_hybrid.bin", config=json.loads((golden / "config.json").read_text())))
+        # One layer's key and value of one head of 6.
+        self.assertEqual(self.assert_answers(self.target)["kv_bytes_per_token"], str(2 * 6 * 4))
+
 
 if __name__ == "__main__":
     unittest.main()

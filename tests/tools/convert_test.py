@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from convert_support import (DATA, EXPECTED, HERE, TOOL, ConvertCase, ConvertErr
                              write_archive)
 
 GOLDEN = HERE.parent / "golden" / "h3" / "hybrid_rotary"
+HYBRID = HERE.parent / "golden" / "mamba2" / "hybrid_biased"
 HEADS = ("--attention-heads", "1")
 MAMBA_CONFIG = {"d_model": 8, "n_layer": 2, "vocab_size": 21, "ssm_cfg": {"d_state": 4}, "pad_vocab_size_multiple": 8}
 MAMBA2_CONFIG = {"d_model": 16, "n_layer": 1, "vocab_size": 32, "pad_vocab_size_multiple": 16,
@@ -248,6 +250,24 @@ class ConvertTest(ConvertCase):
         wrong = {**MAMBA2_CONFIG, "ssm_cfg": {"layer": "Mamba2", "d_state": 8}}
         self.assert_refused("1 groups of state size 8, but the tensors have 16",
                             self.source("mamba2_groups.bin", config=wrong))
+
+    def test_a_hybrid_of_mamba2_and_attention_keeps_its_config(self):
+        told = json.loads((HYBRID / "config.json").read_text())
+        config, _ = self.check("mamba2_hybrid.bin", source=self.source("mamba2_hybrid.bin", config=told))
+        self.assertEqual(config, told)
+
+    def test_the_config_of_a_hybrid_must_agree_with_its_tensors(self):
+        told = json.loads((HYBRID / "config.json").read_text())
+        self.assert_refused("put its config.json beside", DATA / "mamba2_hybrid.bin")
+        for wrong, message in (
+                ({"attn_layer_idx": [1]}, "attn_layer_idx is [1], but the tensors have attention in [0]"),
+                ({"attn_layer_idx": None}, "attn_layer_idx is [], but"),
+                ({"attn_layer_idx": 7}, "attn_layer_idx is 7, but"),
+                ({"attn_cfg": {}}, "attn_cfg tells None heads"),
+                ({"attn_cfg": {**told["attn_cfg"], "num_heads_kv": 2}}, "4 heads (2 of keys and values)"),
+                ({"attn_cfg": {**told["attn_cfg"], "num_heads": 0}}, "but the tensors have 36 outputs"),
+                ({"attn_cfg": {**told["attn_cfg"], "head_dim": 12}}, "of width 12")):
+            self.assert_refused(re.escape(message), self.source("mamba2_hybrid.bin", config={**told, **wrong}))
 
     def test_tokenizer(self):
         source = self.source("mamba.bin", tokenizer=tokenizer(23))

@@ -279,6 +279,9 @@ def make_config(path, config_path, family, tensors, args, note):
 def config_text(model, text, config, tied, note):
     """The config that came with the source, as it is; without one it is made from the shapes."""
     if config is None:
+        if getattr(model, "needs_config", False):
+            raise ConvertError("the model has attention layers or MLPs, whose shapes do not tell all: put its "
+                               "config.json beside the source (d_model, n_layer, attn_layer_idx, attn_cfg, ...)")
         note("no config.json beside the source: made one from the shapes of the tensors")
         for assumption in model.assumptions():
             note(assumption)

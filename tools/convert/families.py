@@ -7,6 +7,7 @@ import re
 from collections import Counter
 
 from errors import ConvertError, shown
+from hybrid import attention_layers, check_attention, check_hybrid_config, check_mlp
 
 LAYERS_MAX = 1024
 LAYER = re.compile(r"backbone\.layers\.(\d{1,5})\.(.+)", re.DOTALL)
@@ -113,8 +114,9 @@ def state_spaces_parts(tensors):
     return tensors.layers(), vocab, d_model
 
 
-class Mamba:
-    name = "mamba"
+class StateSpaces:
+    """Mamba and Mamba-2, and hybrids of them with attention (tools/convert/hybrid.py)."""
+
     embedding = "backbone.embeddings.weight"
 
     @staticmethod
@@ -123,15 +125,32 @@ class Mamba:
 
     def __init__(self, tensors):
         self.layers, self.vocab, self.d_model = state_spaces_parts(tensors)
-        first = "backbone.layers.0.mixer."
+        self.attention = attention_layers(tensors, self.layers)
+        self.attention_widths = []
+        mixers = [layer for layer in range(self.layers) if layer not in self.attention]
+        self._read_widths(tensors, f"backbone.layers.{mixers[0]}.mixer.")
+        has_mlp = False
+        for layer in range(self.layers):
+            prefix = f"backbone.layers.{layer}."
+            has_mlp |= check_mlp(tensors, prefix, self.d_model)
+            if layer in mixers:
+                self._check_layer(tensors, prefix)
+            else:
+                self.attention_widths.append(check_attention(tensors, prefix, self.d_model))
+        # Hugging Face's layout, in which a config is made, has neither.
+        self.needs_config = has_mlp or bool(self.attention)
+        tensors.check_none_left(self.name)
+
+
+class Mamba(StateSpaces):
+    name = "mamba"
+
+    def _read_widths(self, tensors, first):
         self.d_inner, self.d_state = tensors.shape(first + "A_log", 2)
         self.d_conv = tensors.shape(first + "conv1d.weight", 3)[2]
         self.dt_rank = tensors.shape(first + "dt_proj.weight", 2)[1]
         self.bias = first + "in_proj.bias" in tensors
         self.conv_bias = first + "conv1d.bias" in tensors
-        for layer in range(self.layers):
-            self._check_layer(tensors, f"backbone.layers.{layer}.")
-        tensors.check_none_left(self.name)
 
     def _check_layer(self, tensors, prefix):
         inner, mixer = self.d_inner, prefix + "mixer."
@@ -160,14 +179,10 @@ class Mamba:
         return []
 
 
-class Mamba2:
+class Mamba2(StateSpaces):
     name = "mamba2"
-    embedding = Mamba.embedding
-    rename = Mamba.rename
 
-    def __init__(self, tensors):
-        self.layers, self.vocab, self.d_model = state_spaces_parts(tensors)
-        first = "backbone.layers.0.mixer."
+    def _read_widths(self, tensors, first):
         self.d_inner = tensors.shape(first + "out_proj.weight", 2)[1]
         self.heads = tensors.shape(first + "A_log", 1)[0]
         self.channels, _, self.d_conv = tensors.shape(first + "conv1d.weight", 3)
@@ -182,9 +197,6 @@ class Mamba2:
             tensors.fail(f"tensor {first}conv1d.weight has {self.channels} channels, expected the inner width "
                          f"{self.d_inner} and an even number more")
         self.group_state = group_states // 2
-        for layer in range(self.layers):
-            self._check_layer(tensors, f"backbone.layers.{layer}.")
-        tensors.check_none_left(self.name)
 
     def _check_layer(self, tensors, prefix):
         inner, mixer = self.d_inner, prefix + "mixer."
@@ -404,6 +416,8 @@ def check_config(file, config, model):
                                "one is made from the shapes")
     if isinstance(model, Mamba2):
         check_groups(file, config, model)
+    if isinstance(model, StateSpaces):
+        check_hybrid_config(file, config, model)
 
 
 def check_groups(file, config, model):

@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden" / "h3" / "hybrid_rotary"
+GOLDENS = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden"
+GOLDEN = GOLDENS / "h3" / "hybrid_rotary"
+HYBRID = GOLDENS / "mamba2" / "hybrid_biased"
 
 
 class Node(nn.Module):
@@ -214,6 +216,8 @@ def main():
     names = sorted(tensors)
     for i in range(2):
         save(f"mamba_shard_{i}.bin", {n: tensors[n] for n in names[i::2]}, {n: tensors[n] for n in names[i::2]})
+    tensors = load_file(HYBRID / "model.safetensors")
+    save("mamba2_hybrid.bin", Node(tensors).state_dict(), tensors)
     lines = [f"  {json.dumps(file)}: {{\n" + ",\n".join(
         f"    {json.dumps(name)}: {json.dumps(told)}" for name, told in tensors.items()) + "\n  }"
         for file, tensors in expected.items()]
