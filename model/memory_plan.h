@@ -1,12 +1,8 @@
 // MemoryPlan: what a model folder will take in memory, told before anything is
-// taken.
+// taken (ModelFolder::Plan).
 #pragma once
 
 #include <cstddef>
-#include <string>
-
-#include "absl/status/statusor.h"
-#include "model/model.h"
 
 namespace engram {
 
@@ -20,11 +16,5 @@ struct MemoryPlan {
 
   size_t total() const;
 };
-
-// What LoadModel() takes with these limits: the same code runs with a back end
-// that takes nothing and counts. Errors are those of LoadModel(), which may
-// still find more: whether values are finite is not looked at.
-absl::StatusOr<MemoryPlan> PlanMemory(const std::string& folder,
-                                      const ModelLimits& limits);
 
 }  // namespace engram

@@ -63,16 +63,4 @@ class Model {
   virtual absl::StatusOr<StepResult> Step(const Batch& batch) = 0;
 };
 
-// Loads a model folder (config.json, safetensors) of whatever family it holds.
-// `known_ids`: the ids that the tokenizer can produce are [0, known_ids);
-// logits of ids at or above it are -infinity; 0: all ids are known.
-// DATA_LOSS: a damaged file, a tensor that is missing or has another shape;
-// UNIMPLEMENTED: an architecture or setting that Engram does not have;
-// NOT_FOUND: no such folder or file. The message names file, tensor, found and
-// expected.
-absl::StatusOr<std::unique_ptr<Model>> LoadModel(const std::string& folder,
-                                                 Backend* backend,
-                                                 const ModelLimits& limits,
-                                                 int64_t known_ids);
-
 }  // namespace engram

@@ -2,56 +2,16 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <filesystem>
 #include <new>
-#include <system_error>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/backend.h"
 #include "kernels/status.h"
-#include "model/model_config.h"
+#include "model/load_model.h"
 
 namespace engram {
 namespace {
-
-namespace fs = std::filesystem;
-
-bool Exists(const std::string& folder, const char* name) {
-  std::error_code error;
-  return fs::exists(fs::path(folder) / name, error);
-}
-
-// tokenizer.json is optional: without it a model is served for token ids.
-absl::Status LoadTokenizer(const std::string& folder, ServedModel* served) {
-  if (Exists(folder, "tokenizer.json")) {
-    ENGRAM_ASSIGN_OR_RETURN(
-        served->tokenizer,
-        Tokenizer::Load(fs::path(folder) / "tokenizer.json"));
-    served->warnings = served->tokenizer->warnings();
-    return absl::OkStatus();
-  }
-  for (const char* other :
-       {"vocab.json", "tokenizer.model", "tokenizer_config.json"}) {
-    if (!Exists(folder, other)) continue;
-    served->warnings.push_back(absl::StrCat(
-        "there is ", other, " but no tokenizer.json, so that the model is ",
-        "served for token ids only; Python's AutoTokenizer.from_pretrained(",
-        "FOLDER).save_pretrained(FOLDER) makes it"));
-    break;
-  }
-  return absl::OkStatus();
-}
-
-// The original layout's config.json does not tell; its tokenizers all have this
-// token.
-std::vector<int32_t> FindEndOfText(const Tokenizer* tokenizer) {
-  const int32_t id =
-      tokenizer == nullptr ? -1 : tokenizer->TokenToId("<|endoftext|>");
-  if (id < 0 || !tokenizer->IsSpecial(id)) return {};
-  return {id};
-}
 
 ModelLimits LimitsOf(const ServerOptions& options) {
   ModelLimits limits;
@@ -72,24 +32,21 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Load(const std::string& name,
   served->name = name;
   const ModelLimits limits = LimitsOf(options);
   // The files first: what is wrong with them matters more than their size.
-  ENGRAM_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(folder));
-  ENGRAM_ASSIGN_OR_RETURN(*plan, PlanMemory(folder, limits));
+  ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<ModelFolder> opened,
+                          ModelFolder::Open(folder));
+  ENGRAM_ASSIGN_OR_RETURN(*plan, opened->Plan(limits));
   ENGRAM_RETURN_IF_ERROR(CheckRoom(*plan, limits, FindMemoryRoom()));
   served->memory = *plan;
   BackendOptions backend;
   backend.kind = options.backend;
   backend.threads = static_cast<int>(options.threads);
   ENGRAM_ASSIGN_OR_RETURN(served->backend, MakeBackend(backend));
-  ENGRAM_RETURN_IF_ERROR(LoadTokenizer(folder, served.get()));
-  const Tokenizer* const tokenizer = served->tokenizer.get();
-  served->eos_token_ids = config.eos_token_ids.empty()
-                              ? FindEndOfText(tokenizer)
-                              : config.eos_token_ids;
-  ENGRAM_ASSIGN_OR_RETURN(
-      served->model, LoadModel(folder, served->backend.get(), limits,
-                               tokenizer == nullptr ? 0 : tokenizer->ids()));
-  const std::vector<std::string>& more = served->model->info().warnings;
-  served->warnings.insert(served->warnings.end(), more.begin(), more.end());
+  ENGRAM_ASSIGN_OR_RETURN(LoadedModel loaded,
+                          opened->Load(served->backend.get(), limits));
+  served->model = std::move(loaded.model);
+  served->tokenizer = std::move(loaded.tokenizer);
+  served->eos_token_ids = std::move(loaded.eos_token_ids);
+  served->warnings = std::move(loaded.warnings);
   return served;
 }
 

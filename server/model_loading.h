@@ -1,4 +1,5 @@
-// From a folder to a served model: tokenizer, configuration, back end, weights.
+// From a folder (model/load_model.h) to a served model: room, back end,
+// weights.
 #pragma once
 
 #include <memory>
@@ -14,7 +15,7 @@
 namespace engram {
 
 // Loads `folder` to be served as `name`; what is odd about it is in `warnings`.
-// Errors: those of Tokenizer::Load, MakeBackend and LoadModel.
+// Errors: those of ModelFolder and MakeBackend.
 // RESOURCE_EXHAUSTED: there is not enough memory, which is told by arithmetic
 // before any is taken, with the flags that change what is needed.
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(

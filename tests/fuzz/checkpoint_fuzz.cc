@@ -14,6 +14,7 @@
 #include "kernels/backend.h"
 #include "kernels/status.h"
 #include "model/checkpoint.h"
+#include "model/load_model.h"
 #include "model/model.h"
 #include "model/model_config.h"
 #include "tests/model/model_folder.h"

@@ -35,9 +35,13 @@ struct Family {
   const char* golden = nullptr;
 };
 constexpr Family kFamilies[] = {
-    {kEnglish},           {"mamba2", "mamba2/two_groups"},
-    {"h3", "h3/plain"},   {"h3-hybrid", "h3/hybrid_rotary"},
-    {"s4d", "s4d/plain"}, {"attention", "attention/rotary"},
+    {kEnglish},
+    {"mamba2", "mamba2/two_groups"},
+    {"h3", "h3/plain"},
+    {"h3-hybrid", "h3/hybrid_rotary"},
+    {"s4d", "s4d/plain"},
+    {"attention", "attention/rotary"},
+    {"mamba2-hybrid", "mamba2/hybrid_biased"},
 };
 
 void PrintTo(const Family& family, std::ostream* out) { *out << family.name; }

@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/backend.h"
 #include "kernels/status.h"
+#include "model/load_model.h"
 #include "model/model.h"
 #include "tests/model/model_folder.h"
 

@@ -17,6 +17,7 @@
 #include "kernels/backend.h"
 #include "kernels/status.h"
 #include "model/checkpoint.h"
+#include "model/load_model.h"
 #include "model/model.h"
 #include "tests/model/model_folder.h"
 

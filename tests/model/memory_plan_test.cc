@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/status/statusor.h"
+#include "model/load_model.h"
 #include "model/model.h"
 #include "tests/model/golden_model.h"
 #include "tests/model/model_folder.h"
@@ -17,11 +19,17 @@ constexpr ModelLimits kLimits = {.slots = 3,
                                  .max_logits_rows = 5,
                                  .kv_bytes = 1 << 20};
 
+absl::StatusOr<MemoryPlan> Plan(const TemporaryFolder& folder) {
+  const auto opened = ModelFolder::Open(folder.path());
+  if (!opened.ok()) return opened.status();
+  return (*opened)->Plan(kLimits);
+}
+
 // Numbers that are counted by hand: in floats, two layers.
 TEST(MemoryPlan, CountsEveryPartOfAMamba) {
   const TemporaryFolder folder;
   WriteRandomMamba(folder, {});
-  const auto plan = PlanMemory(folder.path(), kLimits);
+  const auto plan = Plan(folder);
   ASSERT_TRUE(plan.ok()) << plan.status();
   const auto backend = TwoThreadBackend();
   const auto model = LoadModel(folder.path(), backend.get(), kLimits, 0);
@@ -53,7 +61,7 @@ TEST(MemoryPlan, CountsTheOtherFamilies) {
       shape.family = family;
       WriteRandomMixerStack(folder, shape);
     }
-    const auto plan = PlanMemory(folder.path(), kLimits);
+    const auto plan = Plan(folder);
     ASSERT_TRUE(plan.ok()) << family << ": " << plan.status();
     const auto model = LoadModel(folder.path(), backend.get(), kLimits, 0);
     ASSERT_TRUE(model.ok()) << family << ": " << model.status();
@@ -63,12 +71,6 @@ TEST(MemoryPlan, CountsTheOtherFamilies) {
     EXPECT_GT(plan->weights, 0u) << family;
     EXPECT_GT(plan->buffers, 40u * 2 * 12 * sizeof(float)) << family;
   }
-}
-
-TEST(MemoryPlan, TellsWhatIsWrongWithAFolder) {
-  const TemporaryFolder folder;
-  EXPECT_EQ(PlanMemory(folder.path(), kLimits).status().code(),
-            absl::StatusCode::kNotFound);
 }
 
 TEST(MemoryPlan, SumsThatDoNotFitAreTheLargestNumber) {

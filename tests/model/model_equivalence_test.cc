@@ -19,6 +19,7 @@
 #include "absl/types/span.h"
 #include "kernels/backend.h"
 #include "kernels/status.h"
+#include "model/load_model.h"
 #include "model/model.h"
 #include "tests/model/model_folder.h"
 

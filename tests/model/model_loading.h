@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/backend.h"
+#include "model/load_model.h"
 #include "model/model.h"
 #include "tests/model/golden_model.h"
 #include "tests/model/model_folder.h"

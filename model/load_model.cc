@@ -1,0 +1,131 @@
+#include "model/load_model.h"
+
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/status.h"
+#include "model/counting_backend.h"
+#include "model/language_model.h"
+#include "model/renamed_checkpoint.h"
+#include "model/weight_loader.h"
+
+namespace engram {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool Exists(const std::string& folder, const char* name) {
+  std::error_code error;
+  return fs::exists(fs::path(folder) / name, error);
+}
+
+// tokenizer.json is optional: without it a model is served for token ids.
+absl::Status LoadTokenizer(const std::string& folder, LoadedModel* loaded) {
+  if (Exists(folder, "tokenizer.json")) {
+    ENGRAM_ASSIGN_OR_RETURN(
+        loaded->tokenizer,
+        Tokenizer::Load(fs::path(folder) / "tokenizer.json"));
+    loaded->warnings = loaded->tokenizer->warnings();
+    return absl::OkStatus();
+  }
+  for (const char* other :
+       {"vocab.json", "tokenizer.model", "tokenizer_config.json"}) {
+    if (!Exists(folder, other)) continue;
+    loaded->warnings.push_back(absl::StrCat(
+        "there is ", other, " but no tokenizer.json, so that the model is ",
+        "served for token ids only; Python's AutoTokenizer.from_pretrained(",
+        "FOLDER).save_pretrained(FOLDER) makes it"));
+    break;
+  }
+  return absl::OkStatus();
+}
+
+// The original layout's config.json does not tell; its tokenizers all have this
+// token.
+std::vector<int32_t> FindEndOfText(const Tokenizer* tokenizer) {
+  const int32_t id =
+      tokenizer == nullptr ? -1 : tokenizer->TokenToId("<|endoftext|>");
+  if (id < 0 || !tokenizer->IsSpecial(id)) return {};
+  return {id};
+}
+
+void CheckLimits(const ModelLimits& limits) {
+  ENGRAM_CHECK(limits.slots >= 1 && limits.max_batch_tokens >= 1 &&
+               limits.max_logits_rows >= 1);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ModelFolder>> ModelFolder::Open(
+    const std::string& path) {
+  std::unique_ptr<ModelFolder> folder(new ModelFolder(path));
+  ENGRAM_ASSIGN_OR_RETURN(folder->config_, LoadModelConfig(path));
+  ENGRAM_ASSIGN_OR_RETURN(folder->checkpoint_, Checkpoint::Open(path));
+  ENGRAM_ASSIGN_OR_RETURN(folder->checkpoint_,
+                          WithUsualNames(std::move(folder->checkpoint_),
+                                         &folder->config_.warnings));
+  return folder;
+}
+
+absl::StatusOr<MemoryPlan> ModelFolder::Plan(const ModelLimits& limits) const {
+  CheckLimits(limits);
+  size_t asked = 0;
+  const std::unique_ptr<Backend> backend = MakeCountingBackend(&asked);
+  WeightLoader loader(path_, checkpoint_.get(), backend.get(),
+                      limits.weight_format);
+  loader.SkipValues();
+  ENGRAM_ASSIGN_OR_RETURN(
+      MemoryPlan plan,
+      PlanLanguageModel(config_, limits, backend.get(), &loader));
+  const size_t device_logits =
+      MultiplySizes(config_.vocab, limits.max_logits_rows * sizeof(float));
+  size_t known = device_logits;
+  for (const size_t part : {plan.weights, plan.states, plan.key_values}) {
+    known = AddSizes(known, part);
+  }
+  plan.buffers = asked > known ? asked - known : 0;
+  return plan;
+}
+
+absl::StatusOr<std::unique_ptr<Model>> ModelFolder::LoadModel(
+    Backend* backend, const ModelLimits& limits, int64_t known_ids) const {
+  CheckLimits(limits);
+  ENGRAM_CHECK(known_ids >= 0);
+  if (known_ids > config_.vocab) {
+    return absl::DataLossError(
+        absl::StrCat(path_, ": the tokenizer has ids up to ", known_ids - 1,
+                     ", the model only ", config_.vocab, " rows for them"));
+  }
+  WeightLoader loader(path_, checkpoint_.get(), backend, limits.weight_format);
+  return LoadLanguageModel(config_, limits, known_ids, backend, &loader);
+}
+
+absl::StatusOr<LoadedModel> ModelFolder::Load(Backend* backend,
+                                              const ModelLimits& limits) const {
+  LoadedModel loaded;
+  ENGRAM_RETURN_IF_ERROR(LoadTokenizer(path_, &loaded));
+  const Tokenizer* const tokenizer = loaded.tokenizer.get();
+  loaded.eos_token_ids = config_.eos_token_ids.empty()
+                             ? FindEndOfText(tokenizer)
+                             : config_.eos_token_ids;
+  ENGRAM_ASSIGN_OR_RETURN(
+      loaded.model,
+      LoadModel(backend, limits, tokenizer == nullptr ? 0 : tokenizer->ids()));
+  const std::vector<std::string>& more = loaded.model->info().warnings;
+  loaded.warnings.insert(loaded.warnings.end(), more.begin(), more.end());
+  return loaded;
+}
+
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(const std::string& folder,
+                                                 Backend* backend,
+                                                 const ModelLimits& limits,
+                                                 int64_t known_ids) {
+  ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<ModelFolder> opened,
+                          ModelFolder::Open(folder));
+  return opened->LoadModel(backend, limits, known_ids);
+}
+
+}  // namespace engram
