@@ -1,6 +1,13 @@
 #include "kernels/backend.h"
 
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/control_group.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/status.h"
 
 namespace engram {
 
@@ -40,17 +47,27 @@ WeightFormat FormatOf(DataType type) {
   return WeightFormat::kFloat32;
 }
 
+absl::StatusOr<std::shared_ptr<cpu::ThreadPool>> MakeThreadPool(int threads) {
+  constexpr int kThreadsMax = 1024;
+  if (threads < 0 || threads > kThreadsMax) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "threads is ", threads, ", must be in [0, ", kThreadsMax, "]"));
+  }
+  if (threads == 0) threads = std::min(UsableProcessors(), kThreadsMax);
+  return std::make_shared<cpu::ThreadPool>(threads);
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(
     const BackendOptions& options) {
-  switch (options.kind) {
-    case BackendKind::kAuto:
-    case BackendKind::kCpu:
-      return MakeCpuBackend(options.threads);
-    case BackendKind::kCuda:
-      return absl::FailedPreconditionError(
-          "this build has no CUDA back end; use --backend=cpu");
+  if (options.kind == BackendKind::kCuda) {
+    return absl::FailedPreconditionError(
+        "this build has no CUDA back end; use --backend=cpu");
   }
-  return absl::InvalidArgumentError("unknown kind of back end");
+  std::shared_ptr<cpu::ThreadPool> pool = options.pool;
+  if (pool == nullptr) {
+    ENGRAM_ASSIGN_OR_RETURN(pool, MakeThreadPool(options.threads));
+  }
+  return MakeCpuBackend(std::move(pool));
 }
 
 }  // namespace engram

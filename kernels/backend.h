@@ -363,11 +363,23 @@ class Backend {
   virtual absl::Status ReserveOutcomes(int64_t rows, int64_t ids) = 0;
 };
 
+// Threads that compute on a CPU, for the back ends of several models.
+namespace cpu {
+class ThreadPool;
+}  // namespace cpu
+
+// `threads` counts the one that calls an operation; 0: as many as this process
+// can use (UsableProcessors). INVALID_ARGUMENT if it is negative or absurdly
+// large. Throws std::system_error if the machine has no more threads.
+absl::StatusOr<std::shared_ptr<cpu::ThreadPool>> MakeThreadPool(int threads);
+
 enum class BackendKind { kAuto, kCpu, kCuda };
 
 struct BackendOptions {
   BackendKind kind = BackendKind::kAuto;
-  int threads = 0;  // CPU threads; 0: one per core
+  int threads = 0;  // of the CPU, as MakeThreadPool's
+  // Used in place of threads of its own, together with other back ends.
+  std::shared_ptr<cpu::ThreadPool> pool = nullptr;
 };
 
 // kAuto takes CUDA if this build has it and a device answers, else the CPU.

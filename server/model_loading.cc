@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/backend.h"
 #include "kernels/status.h"
 #include "model/load_model.h"
 
@@ -24,10 +23,10 @@ ModelLimits LimitsOf(const ServerOptions& options) {
   return limits;
 }
 
-absl::StatusOr<std::unique_ptr<ServedModel>> Load(const std::string& name,
-                                                  const std::string& folder,
-                                                  const ServerOptions& options,
-                                                  MemoryPlan* plan) {
+absl::StatusOr<std::unique_ptr<ServedModel>> Load(
+    const std::string& name, const std::string& folder,
+    const ServerOptions& options, std::shared_ptr<cpu::ThreadPool> pool,
+    MemoryPlan* plan) {
   auto served = std::make_unique<ServedModel>();
   served->name = name;
   const ModelLimits limits = LimitsOf(options);
@@ -40,6 +39,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Load(const std::string& name,
   BackendOptions backend;
   backend.kind = options.backend;
   backend.threads = static_cast<int>(options.threads);
+  backend.pool = std::move(pool);
   ENGRAM_ASSIGN_OR_RETURN(served->backend, MakeBackend(backend));
   ENGRAM_ASSIGN_OR_RETURN(LoadedModel loaded,
                           opened->Load(served->backend.get(), limits));
@@ -76,10 +76,10 @@ absl::Status CheckRoom(const MemoryPlan& plan, const ModelLimits& limits,
 
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
     const std::string& name, const std::string& folder,
-    const ServerOptions& options) {
+    const ServerOptions& options, std::shared_ptr<cpu::ThreadPool> pool) {
   MemoryPlan plan;
   try {
-    return Load(name, folder, options, &plan);
+    return Load(name, folder, options, std::move(pool), &plan);
   } catch (const std::bad_alloc&) {
     // Thrown by the standard library: there is room by the limits, but it is
     // taken by others or in pieces.

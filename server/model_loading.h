@@ -18,9 +18,11 @@ namespace engram {
 // Errors: those of ModelFolder and MakeBackend.
 // RESOURCE_EXHAUSTED: there is not enough memory, which is told by arithmetic
 // before any is taken, with the flags that change what is needed.
+// `pool`: the threads to compute on; nullptr: options.threads of its own.
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
     const std::string& name, const std::string& folder,
-    const ServerOptions& options);
+    const ServerOptions& options,
+    std::shared_ptr<cpu::ThreadPool> pool = nullptr);
 
 // "1200 bytes: 1000 of weights (--weights), ...", with the flags.
 std::string DescribeMemory(const MemoryPlan& plan, const ModelLimits& limits);

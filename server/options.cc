@@ -219,7 +219,8 @@ void AddServing(FlagList* list, ServerOptions* options) {
               return SetBackend(value, &options->backend);
             });
   list->Integer("threads", 0, 1024, &options->threads,
-                "CPU threads of each model; 0: one per core.");
+                "CPU threads that compute, shared by all models; 0: as many as "
+                "the affinity mask and the control group's quota allow.");
   list->Address("grpc-address", &options->grpc_address,
                 "Where gRPC is served; port 0 picks a free one.");
   list->Address("metrics-address", &options->metrics_address,

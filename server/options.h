@@ -25,7 +25,7 @@ struct ServerOptions {
   std::string zoo;
 
   BackendKind backend = BackendKind::kAuto;
-  int64_t threads = 0;
+  int64_t threads = 0;  // all models together; MakeThreadPool
   std::string grpc_address = "127.0.0.1:8001";
   std::string metrics_address = "127.0.0.1:8002";
 

@@ -158,15 +158,17 @@ absl::Status Server::LoadModels() {
   if (folders.empty()) {
     ENGRAM_ASSIGN_OR_RETURN(folders, FindZoo(options_.zoo));
   }
+  ENGRAM_ASSIGN_OR_RETURN(const std::shared_ptr<cpu::ThreadPool> pool,
+                          MakeThreadPool(static_cast<int>(options_.threads)));
   for (const auto& [name, folder] : folders) {
     ENGRAM_RETURN_IF_ERROR(WithPrefix(absl::StrCat("model \"", name, "\": "),
-                                      LoadOne(name, folder)));
+                                      LoadOne(name, folder, pool)));
   }
   return absl::OkStatus();
 }
 
-absl::Status Server::LoadOne(const std::string& name,
-                             const std::string& folder) {
+absl::Status Server::LoadOne(const std::string& name, const std::string& folder,
+                             std::shared_ptr<cpu::ThreadPool> pool) {
   if (options_.max_batch_tokens < options_.slots) {
     Log(LogLevel::kWarning, "warning",
         {{"model", name},
@@ -175,8 +177,9 @@ absl::Status Server::LoadOne(const std::string& name,
           "decode, prompts wait"}});
   }
   const absl::Time begin = RealClock()->Now();
-  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<ServedModel> served,
-                          LoadServedModel(name, folder, options_));
+  ENGRAM_ASSIGN_OR_RETURN(
+      std::unique_ptr<ServedModel> served,
+      LoadServedModel(name, folder, options_, std::move(pool)));
   for (const std::string& warning : served->warnings) {
     Log(LogLevel::kWarning, "warning",
         {{"model", name}, {"folder", folder}, {"message", warning}});

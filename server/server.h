@@ -63,7 +63,8 @@ class Server {
   absl::Status StartParts();
   absl::Status StartPartsOrThrow();
   absl::Status LoadModels();
-  absl::Status LoadOne(const std::string& name, const std::string& folder);
+  absl::Status LoadOne(const std::string& name, const std::string& folder,
+                       std::shared_ptr<cpu::ThreadPool> pool);
   absl::Status OpenPorts();
   void StartEngines();
   void WatchConnections();

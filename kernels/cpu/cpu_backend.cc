@@ -7,7 +7,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -33,7 +32,6 @@ namespace {
 using cpu::PackedMatrix;
 using cpu::ScopedFlushDenormals;
 
-constexpr int kThreadsMax = 1024;
 constexpr size_t kAlignment = 64;
 // Weights are read from end to end in every step: in large pages that takes far
 // fewer address translations.
@@ -71,7 +69,8 @@ void CheckRows(Rows rows) {
 
 class CpuBackend : public Backend {
  public:
-  explicit CpuBackend(int threads) : threads_(threads) {}
+  explicit CpuBackend(std::shared_ptr<cpu::ThreadPool> pool)
+      : pool_(std::move(pool)), threads_(*pool_) {}
 
   std::string name() const override { return "cpu"; }
 
@@ -264,22 +263,15 @@ class CpuBackend : public Backend {
   }
 
  private:
-  cpu::ThreadPool threads_;
+  const std::shared_ptr<cpu::ThreadPool> pool_;
+  cpu::ThreadPool& threads_;  // *pool_
   std::unique_ptr<Buffer> outcome_scratch_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeCpuBackend(int threads) {
-  if (threads < 0 || threads > kThreadsMax) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "threads is ", threads, ", must be in [0, ", kThreadsMax, "]"));
-  }
-  if (threads == 0) {
-    threads =
-        std::clamp<int>(std::thread::hardware_concurrency(), 1, kThreadsMax);
-  }
-  return std::make_unique<CpuBackend>(threads);
+std::unique_ptr<Backend> MakeCpuBackend(std::shared_ptr<cpu::ThreadPool> pool) {
+  return std::make_unique<CpuBackend>(std::move(pool));
 }
 
 }  // namespace engram

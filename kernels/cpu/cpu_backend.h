@@ -4,13 +4,12 @@
 
 #include <memory>
 
-#include "absl/status/statusor.h"
 #include "kernels/backend.h"
 
 namespace engram {
 
-// `threads` counts the calling thread; 0 means one per core. INVALID_ARGUMENT
-// if it is negative or absurdly large.
-absl::StatusOr<std::unique_ptr<Backend>> MakeCpuBackend(int threads);
+// Operations run on their caller and on the threads of `pool`, which other back
+// ends may use too.
+std::unique_ptr<Backend> MakeCpuBackend(std::shared_ptr<cpu::ThreadPool> pool);
 
 }  // namespace engram

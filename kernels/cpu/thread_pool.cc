@@ -1,5 +1,7 @@
 #include "kernels/cpu/thread_pool.h"
 
+#include <pthread.h>
+
 #include "hwy/cache_control.h"
 #include "kernels/cpu/flush_denormals.h"
 #include "kernels/status.h"
@@ -13,100 +15,159 @@ constexpr int kSpins = 2000;
 
 }  // namespace
 
-// Delegates, so that what was started is joined if the next cannot be.
-ThreadPool::ThreadPool(int threads) : ThreadPool() {
+ThreadPool::ThreadPool(int threads, NotStarted) : parts_(threads) {
   ENGRAM_CHECK(threads >= 1);
+  for (Call& call : calls_) call.parts = std::vector<Part>(parts_);
+}
+
+// Delegates, so that what was started is joined if the next cannot be.
+ThreadPool::ThreadPool(int threads) : ThreadPool(threads, NotStarted()) {
   threads_.reserve(threads - 1);
-  for (int i = 1; i < threads; ++i) {
-    threads_.emplace_back([this] { Serve(); });
+  for (int part = 1; part < threads; ++part) {
+    threads_.emplace_back([this, part] { Serve(part); });
   }
 }
 
 ThreadPool::~ThreadPool() {
-  Publish(kStop);
+  stop_.store(true, std::memory_order_seq_cst);
+  WakeSleepers();
   for (std::thread& thread : threads_) thread.join();
 }
 
 void ThreadPool::ParallelFor(int64_t items,
                              absl::FunctionRef<void(int64_t)> body) {
-  if (threads_.empty() || items <= 1) {
+  Call* const call = parts_ == 1 || items <= 1 ? nullptr : Take();
+  if (call == nullptr) {
     for (int64_t item = 0; item < items; ++item) body(item);
     return;
   }
-  body_ = &body;
-  items_ = items;
-  next_item_.store(0, std::memory_order_relaxed);
-  const uint64_t round = Round(state_.load(std::memory_order_relaxed)) + 1;
-  Publish((round << kRoundShift) | kOpen);
-  TakeItems();
-  state_.fetch_and(~kOpen, std::memory_order_relaxed);
+  call->body = &body;
+  call->items = items;
+  Open(*call);
+  RunItems(*call, 0);
+  Close(*call);
+}
+
+ThreadPool::Call* ThreadPool::Take() {
+  for (Call& call : calls_) {
+    if (!call.has_caller.load(std::memory_order_relaxed) &&
+        !call.has_caller.exchange(true, std::memory_order_acquire)) {
+      return &call;
+    }
+  }
+  return nullptr;
+}
+
+// Sequentially consistent together with WaitForCall: either the sleeper sees
+// the new state, or we see the sleeper.
+void ThreadPool::Open(Call& call) {
+  const uint64_t round = Round(call.state.load(std::memory_order_relaxed)) + 1;
+  call.state.store((round << kRoundShift) | kOpen, std::memory_order_seq_cst);
+  WakeSleepers();
+}
+
+void ThreadPool::Close(Call& call) {
+  call.state.fetch_and(~kOpen, std::memory_order_relaxed);
   // What is left are the last items of others. Yielding matters where there
   // are more threads than cores.
   for (int spins = 0;
-       (state_.load(std::memory_order_acquire) & kJoinedMask) != 0; ++spins) {
+       (call.state.load(std::memory_order_acquire) & kCountMask) != 0;
+       ++spins) {
     if (spins < kSpins) {
       hwy::Pause();
     } else {
       std::this_thread::yield();
     }
   }
+  call.has_caller.store(false, std::memory_order_release);
 }
 
-// Sequentially consistent together with WaitForRound: either the sleeper sees
-// the new state, or we see the sleeper.
-void ThreadPool::Publish(uint64_t state) {
-  state_.store(state, std::memory_order_seq_cst);
+void ThreadPool::WakeSleepers() {
   if (sleepers_.load(std::memory_order_seq_cst) == 0) return;
   absl::MutexLock lock(&mutex_);
   wake_.SignalAll();
 }
 
-void ThreadPool::Serve() {
+void ThreadPool::Serve(int part) {
+  pthread_setname_np(pthread_self(), kThreadName);
   const ScopedFlushDenormals flush;
-  uint64_t round = 0;
+  Seen seen;
   for (;;) {
-    const uint64_t state = WaitForRound(round);
-    if ((state & kStop) != 0) return;
-    round = Round(state);
-    if (!Join(round)) continue;
-    TakeItems();
-    state_.fetch_sub(1, std::memory_order_release);
+    const int index = WaitForCall(seen);
+    if (index == kNoCall) return;
+    Call& call = calls_[index];
+    seen.rounds[index] = Round(call.state.load(std::memory_order_relaxed));
+    seen.next = (index + 1) % kCallsMax;
+    if (!Join(call, seen.rounds[index])) continue;
+    RunItems(call, part);
+    call.state.fetch_sub(1, std::memory_order_release);
   }
 }
 
-uint64_t ThreadPool::WaitForRound(uint64_t last_round) {
+int ThreadPool::Find(const Seen& seen) const {
+  for (unsigned i = 0; i < kCallsMax; ++i) {
+    const unsigned index = (seen.next + i) % kCallsMax;
+    const uint64_t state = calls_[index].state.load(std::memory_order_seq_cst);
+    if ((state & kOpen) != 0 && Round(state) != seen.rounds[index]) {
+      return static_cast<int>(index);
+    }
+  }
+  return kNoCall;
+}
+
+int ThreadPool::WaitForCall(const Seen& seen) {
   for (int spins = 0; spins < kSpins; ++spins) {
-    const uint64_t state = state_.load(std::memory_order_acquire);
-    if (Ready(state, last_round)) return state;
+    if (stop_.load(std::memory_order_relaxed)) return kNoCall;
+    const int index = Find(seen);
+    if (index != kNoCall) return index;
     hwy::Pause();
   }
   absl::MutexLock lock(&mutex_);
   sleepers_.fetch_add(1, std::memory_order_seq_cst);
-  uint64_t state = state_.load(std::memory_order_seq_cst);
-  while (!Ready(state, last_round)) {
+  int index = Find(seen);
+  while (index == kNoCall && !stop_.load(std::memory_order_seq_cst)) {
     wake_.Wait(&mutex_);
-    state = state_.load(std::memory_order_seq_cst);
+    index = Find(seen);
   }
   sleepers_.fetch_sub(1, std::memory_order_relaxed);
-  return state;
+  return index;
 }
 
-bool ThreadPool::Join(uint64_t round) {
-  uint64_t state = state_.load(std::memory_order_relaxed);
+bool ThreadPool::Join(Call& call, uint64_t round) {
+  uint64_t state = call.state.load(std::memory_order_relaxed);
   while ((state & kOpen) != 0 && Round(state) == round) {
-    if (state_.compare_exchange_weak(state, state + 1,
-                                     std::memory_order_acquire)) {
+    if (call.state.compare_exchange_weak(state, state + 1,
+                                         std::memory_order_acquire)) {
       return true;
     }
   }
   return false;
 }
 
-void ThreadPool::TakeItems() {
+void ThreadPool::RunItems(Call& call, int part) const {
+  const uint64_t round = Round(call.state.load(std::memory_order_relaxed));
+  for (int i = 0; i < parts_; ++i) {
+    const int64_t begin = call.items * part / parts_;
+    const int64_t count = call.items * (part + 1) / parts_ - begin;
+    for (;;) {
+      const int64_t item = TakeItem(call.parts[part], round, count);
+      if (item < 0) break;
+      (*call.body)(begin + item);
+    }
+    part = part + 1 < parts_ ? part + 1 : 0;
+  }
+}
+
+int64_t ThreadPool::TakeItem(Part& part, uint64_t round, int64_t count) {
+  uint64_t taken = part.taken.load(std::memory_order_relaxed);
   for (;;) {
-    const int64_t item = next_item_.fetch_add(1, std::memory_order_relaxed);
-    if (item >= items_) return;
-    (*body_)(item);
+    const uint64_t item = Round(taken) == round ? taken & kCountMask : 0;
+    if (static_cast<int64_t>(item) >= count) return -1;
+    if (part.taken.compare_exchange_weak(taken,
+                                         (round << kRoundShift) | (item + 1),
+                                         std::memory_order_relaxed)) {
+      return static_cast<int64_t>(item);
+    }
   }
 }
 

@@ -2,9 +2,17 @@
 //
 // An operation is cut into items that don't depend on each other; the caller
 // and the pool's threads take them one by one. Who computes an item has no
-// influence on its result.
+// influence on its result, but on its speed: each thread begins with its own
+// part of the items, so that states and weights stay in the cache of the same
+// core from step to step, and then takes what is left of the others' parts.
+//
+// One pool serves the back ends of all models, whose operations may be called
+// at once. Each caller computes on its own thread at any rate, and never waits
+// for the operation of another: the pool's threads help where they find work,
+// one operation after the other.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <thread>
@@ -15,11 +23,14 @@
 
 namespace engram::cpu {
 
-// Owned by the CPU back end. The threads start with the pool and are joined by
-// its destructor; a call allocates nothing. One caller at a time.
+// The threads start with the pool and are joined by its destructor; a call
+// allocates nothing. Thread-safe.
 class ThreadPool {
  public:
-  // `threads` counts the caller: 1 starts none. REQUIRES: threads >= 1. Throws
+  // What the system calls its threads; of at most 15 characters.
+  static constexpr char kThreadName[] = "engram-kernel";
+
+  // `threads` counts a caller: 1 starts none. REQUIRES: threads >= 1. Throws
   // std::system_error if the machine has no more threads.
   explicit ThreadPool(int threads);
   ~ThreadPool();
@@ -27,45 +38,77 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int threads() const { return static_cast<int>(threads_.size()) + 1; }
+  int threads() const { return parts_; }
 
   // Calls body(item) once for every item in [0, items), from several threads
   // and in no fixed order; returns when all calls have returned. The pool's
-  // threads flush denormals; the caller looks after its own mode.
+  // threads flush denormals; the caller looks after its own mode. Must not be
+  // called by `body`.
   void ParallelFor(int64_t items, absl::FunctionRef<void(int64_t)> body);
 
  private:
-  // A call is a round. `state_` says which round it is (upper half), whether
-  // threads may still join it, and how many have joined and not yet left. A
-  // thread that wakes too late to join simply misses the round: the caller
-  // waits for work that was begun, never for a thread to wake up.
-  static constexpr uint64_t kStop = uint64_t{1} << 31;
-  static constexpr uint64_t kOpen = uint64_t{1} << 30;
-  static constexpr uint64_t kJoinedMask = kOpen - 1;
+  // Calls at once that the threads can help with; one more is run by its caller
+  // alone.
+  static constexpr int kCallsMax = 8;
+  static constexpr int kNoCall = -1;
+
+  // The items of one thread: which round they are of (upper half) and how many
+  // of them have been taken. What is left of an earlier round stands for none.
+  struct Part {
+    alignas(64) std::atomic<uint64_t> taken{0};
+  };
+
+  // Where a caller puts its call. Each call there is a round: `state` says
+  // which round it is (upper half), whether threads may still join, and how
+  // many have joined and not yet left. A thread that wakes too late to join
+  // simply misses the round: the caller waits for work that was begun, never
+  // for a thread to wake up.
+  struct Call {
+    // The threads watch this line, so only what they must learn is written to.
+    alignas(64) std::atomic<uint64_t> state{0};
+    // Written by the caller before a round opens, read by those who joined it.
+    const absl::FunctionRef<void(int64_t)>* body = nullptr;
+    int64_t items = 0;
+    alignas(64) std::atomic<bool> has_caller{false};
+    std::vector<Part> parts;  // the caller's, then those of the threads
+  };
   static constexpr int kRoundShift = 32;
-
+  static constexpr uint64_t kOpen = uint64_t{1} << 31;
+  static constexpr uint64_t kCountMask = kOpen - 1;
   static uint64_t Round(uint64_t state) { return state >> kRoundShift; }
-  static bool Ready(uint64_t state, uint64_t last_round) {
-    return (state & kStop) != 0 ||
-           ((state & kOpen) != 0 && Round(state) != last_round);
-  }
 
-  ThreadPool() = default;  // no threads yet
+  // What a thread knows of the calls: for each the last round that it has
+  // looked into, and which one is next to be looked at, so that all get help.
+  struct Seen {
+    std::array<uint64_t, kCallsMax> rounds{};
+    unsigned next = 0;
+  };
 
-  void Serve();
-  uint64_t WaitForRound(uint64_t last_round);
-  bool Join(uint64_t round);
-  void TakeItems();
-  void Publish(uint64_t state);
+  struct NotStarted {};
+  ThreadPool(int threads, NotStarted);
 
-  std::atomic<uint64_t> state_{0};
-  // Written by the caller before a round opens, read by those who joined it.
-  const absl::FunctionRef<void(int64_t)>* body_ = nullptr;
-  int64_t items_ = 0;
-  // A line of its own: every taken item writes it.
-  alignas(64) std::atomic<int64_t> next_item_{0};
+  // A place that is now the caller's, or nullptr.
+  Call* Take();
+  void Open(Call& call);
+  static void Close(Call& call);
 
-  // Only for sleeping; all data travels by `state_`.
+  void Serve(int part);
+  // An open call that the thread has not looked into, or kNoCall.
+  int Find(const Seen& seen) const;
+  // Waits for one. kNoCall: the pool ends.
+  int WaitForCall(const Seen& seen);
+  static bool Join(Call& call, uint64_t round);
+  // Runs items until none is left, those of `part` first.
+  void RunItems(Call& call, int part) const;
+  // The next of the `count` items of a part, or -1.
+  static int64_t TakeItem(Part& part, uint64_t round, int64_t count);
+  void WakeSleepers();
+
+  const int parts_;
+  std::array<Call, kCallsMax> calls_;
+  std::atomic<bool> stop_{false};
+
+  // Only for sleeping; all data travels by the calls' states.
   absl::Mutex mutex_;
   absl::CondVar wake_;
   std::atomic<int> sleepers_{0};

@@ -143,10 +143,10 @@ int64_t ChildProcess::ResidentBytes() const {
 namespace {
 
 std::vector<std::string> WithFreePorts(std::vector<std::string> arguments) {
-  for (const char* more : {"--grpc-address", "127.0.0.1:0", "--metrics-address",
-                           "127.0.0.1:0", "--threads", "1"}) {
-    arguments.push_back(more);
-  }
+  // In front, so that what the test gives comes last and holds.
+  arguments.insert(arguments.begin(),
+                   {"--grpc-address", "127.0.0.1:0", "--metrics-address",
+                    "127.0.0.1:0", "--threads", "1"});
   return arguments;
 }
 

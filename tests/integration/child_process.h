@@ -51,8 +51,8 @@ class ChildProcess {
   std::string buffer_;
 };
 
-// The server's program as `engram-server` is run by hand, with a thread per
-// model, on free ports.
+// The server's program as `engram-server` is run by hand, without threads that
+// help the engines unless `arguments` say otherwise, on free ports.
 class ServerProcess {
  public:
   explicit ServerProcess(std::vector<std::string> arguments,

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -83,6 +85,28 @@ TEST(Processes, WrongFlagsAndModelsAreClearErrors) {
                       "127.0.0.1:0", "--grpc-address", "127.0.0.1:0"});
   EXPECT_EQ(model.Wait(), 1);
   EXPECT_THAT(model.ErrorOutput(), HasSubstr("/nowhere"));
+}
+
+// How many threads of a process have this name.
+int CountThreads(pid_t process, const std::string& name) {
+  namespace fs = std::filesystem;
+  int count = 0;
+  for (const auto& thread :
+       fs::directory_iterator(absl::StrCat("/proc/", process, "/task"))) {
+    std::ifstream file(thread.path() / "comm");
+    std::string found;
+    if (std::getline(file, found) && found == name) ++count;
+  }
+  return count;
+}
+
+TEST(Processes, AllModelsComputeOnTheSameThreads) {
+  ServerProcess server({"--model", ZooModel(kInduction), "--model",
+                        ZooModel("h3-induction"), "--model",
+                        ZooModel("mamba2-induction"), "--threads", "3"});
+  ASSERT_FALSE(server.grpc_address().empty()) << server.process().ErrorOutput();
+  // The third is whichever engine calls.
+  EXPECT_EQ(CountThreads(server.process().pid(), "engram-kernel"), 2);
 }
 
 TEST(Processes, MoreThreadsThanThereCanBeAreAClearError) {

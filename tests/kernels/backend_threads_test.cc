@@ -1,6 +1,7 @@
 // The back end with several threads: no data race, and the same bits as with
 // one thread.
 #include <memory>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -35,9 +36,15 @@ Floats RunOutcomes(Backend& backend) {
   return results;
 }
 
+std::shared_ptr<cpu::ThreadPool> Pool(int threads) {
+  auto pool = MakeThreadPool(threads);
+  ENGRAM_CHECK_OK(pool.status());
+  return *std::move(pool);
+}
+
 // All operations that use threads, each large enough to be cut.
-std::vector<Floats> RunAll(int threads) {
-  auto made = MakeBackend({BackendKind::kCpu, threads});
+std::vector<Floats> RunAll(std::shared_ptr<cpu::ThreadPool> pool) {
+  auto made = MakeBackend({.pool = std::move(pool)});
   ENGRAM_CHECK_OK(made.status());
   Backend& backend = **made;
   std::vector<Floats> results;
@@ -101,17 +108,40 @@ std::vector<Floats> RunAll(int threads) {
   return results;
 }
 
+void ExpectSameResults(const std::vector<Floats>& results,
+                       const std::vector<Floats>& expected) {
+  ASSERT_EQ(results.size(), expected.size());
+  for (size_t i = 0; i < results.size(); ++i) {
+    SCOPED_TRACE(testing::Message() << "result " << i);
+    ExpectSameBits(results[i], expected[i]);
+  }
+}
+
 TEST(BackendThreads, AnyNumberOfThreadsGivesTheSameBits) {
-  const std::vector<Floats> expected = RunAll(1);
+  const std::vector<Floats> expected = RunAll(Pool(1));
   for (const int threads : {2, 3}) {
+    SCOPED_TRACE(testing::Message() << threads << " threads");
     for (int repetition = 0; repetition < 5; ++repetition) {
-      const std::vector<Floats> results = RunAll(threads);
-      ASSERT_EQ(results.size(), expected.size());
-      for (size_t i = 0; i < results.size(); ++i) {
-        SCOPED_TRACE(testing::Message() << threads << " threads, result " << i);
-        ExpectSameBits(results[i], expected[i]);
-      }
+      ExpectSameResults(RunAll(Pool(threads)), expected);
     }
+  }
+}
+
+TEST(BackendThreads, BackEndsThatShareThemAtOnceGiveTheSameBits) {
+  const std::vector<Floats> expected = RunAll(Pool(1));
+  const auto pool = Pool(3);
+  std::vector<std::vector<Floats>> results(4);
+  std::vector<std::thread> engines;
+  for (std::vector<Floats>& result : results) {
+    engines.emplace_back([&pool, &result] {
+      for (int repetition = 0; repetition < 3; ++repetition) {
+        result = RunAll(pool);
+      }
+    });
+  }
+  for (std::thread& engine : engines) engine.join();
+  for (const std::vector<Floats>& result : results) {
+    ExpectSameResults(result, expected);
   }
 }
 

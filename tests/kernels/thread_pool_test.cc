@@ -55,6 +55,55 @@ TEST(ThreadPool, WakesItsThreads) {
   }
 }
 
+TEST(ThreadPool, ServesMoreCallersAtOnceThanItCanHelp) {
+  ThreadPool pool(3);
+  constexpr int kCallers = 12;
+  std::vector<std::vector<int>> calls(kCallers, std::vector<int>(50, 0));
+  std::vector<std::thread> callers;
+  for (std::vector<int>& counts : calls) {
+    callers.emplace_back([&pool, &counts] {
+      for (int round = 0; round < 2000; ++round) {
+        pool.ParallelFor(50, [&counts](int64_t item) { ++counts[item]; });
+        // All have been called when it returns, and none twice.
+        ASSERT_THAT(counts, Each(round + 1));
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+}
+
+// The pool's only thread is in the middle of one call when another comes.
+TEST(ThreadPool, ACallerDoesNotWaitForTheCallOfAnother) {
+  ThreadPool pool(2);
+  std::latch joined(2), other_done(1);
+  std::thread one([&] {
+    pool.ParallelFor(2, [&](int64_t) {
+      joined.arrive_and_wait();  // the caller and the pool's thread
+      other_done.wait();
+    });
+  });
+  joined.wait();
+  int calls = 0;
+  pool.ParallelFor(10, [&](int64_t) { ++calls; });
+  EXPECT_EQ(calls, 10);
+  other_done.count_down();
+  one.join();
+}
+
+TEST(ThreadPool, HelpsTheNextCallerWhenOneIsDone) {
+  ThreadPool pool(2);
+  for (int repetition = 0; repetition < 3; ++repetition) {
+    std::vector<std::thread> callers;
+    for (int caller = 0; caller < 2; ++caller) {
+      callers.emplace_back([&pool] {
+        std::latch both(2);
+        pool.ParallelFor(2, [&](int64_t) { both.arrive_and_wait(); });
+      });
+    }
+    for (std::thread& caller : callers) caller.join();
+  }
+}
+
 TEST(ThreadPool, EndsWithoutHavingWorked) {
   for (int repetition = 0; repetition < 50; ++repetition) ThreadPool pool(3);
 }
