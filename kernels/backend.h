@@ -108,6 +108,14 @@ struct Matrix {
   operator ConstMatrix() const { return {data, stride}; }
 };
 
+// One layer's share of every slot of states, or of every block of keys and
+// values: `stride` floats from one slot or block to the next.
+struct LayerShares {
+  float* data = nullptr;
+  int64_t stride = 0;
+  float* operator[](int64_t index) const { return data + index * stride; }
+};
+
 struct CausalConv1dArguments {
   int64_t channels = 0;
   int64_t d_conv = 0;
@@ -116,9 +124,9 @@ struct CausalConv1dArguments {
                         // token's
   const float* bias;    // [channels], or nullptr
   Activation activation = Activation::kSilu;  // or kNone
-  // In and out: [slots, d_conv-1, channels] of one layer, the last inputs of a
-  // slot, oldest first.
-  float* conv_state;
+  // In and out: [d_conv-1, channels] of each slot, its last inputs, oldest
+  // first.
+  LayerShares conv_state;
   Matrix y;  // [tokens, channels] out, not x
 };
 
@@ -133,9 +141,9 @@ struct SelectiveScanArguments {
   const float* dt_bias;  // [d_inner]
   const float* a;        // [d_state, d_inner], -exp(A_log) transposed
   const float* d;        // [d_inner]
-  // In and out: [slots, d_state, d_inner] of one layer; the scan of a row
-  // starts from its slot and leaves its last state there.
-  float* ssm_state;
+  // In and out: [d_state, d_inner] of each slot; the scan of a row starts from
+  // its slot and leaves its last state there.
+  LayerShares ssm_state;
   Matrix y;  // [tokens, d_inner] out, gated; may be the same as x
 };
 
@@ -154,9 +162,9 @@ struct SsdScanArguments {
   // Bounds of Δ; dt_max may be infinity.
   float dt_min = 0;
   float dt_max = std::numeric_limits<float>::infinity();
-  // In and out: [slots, heads, d_state, head_dim] of one layer; the scan of a
-  // row starts from its slot and leaves its last state there.
-  float* ssm_state;
+  // In and out: [heads, d_state, head_dim] of each slot; the scan of a row
+  // starts from its slot and leaves its last state there.
+  LayerShares ssm_state;
   Matrix y;  // [tokens, heads head_dim] out; may be the same as x
 };
 
@@ -177,9 +185,9 @@ struct ShiftMultiplyArguments {
   ConstMatrix k;        // [tokens, channels]
   ConstMatrix v;        // [tokens, channels]
   const float* filter;  // [taps, channels], the last tap is the current token's
-  // In and out: [slots, taps-1, channels] of one layer, the last inputs k of a
-  // slot, oldest first.
-  float* shift_state;
+  // In and out: [taps-1, channels] of each slot, its last inputs k, oldest
+  // first.
+  LayerShares shift_state;
   Matrix p;  // [tokens, channels] out; may be the same as v, not as k
 };
 
@@ -192,9 +200,9 @@ struct DiagonalScanArguments {
   const float* read;   // [pairs, 2, channels], likewise
   const float* d;      // [channels]
   Activation activation = Activation::kNone;
-  // In and out: [slots, pairs, 2, channels] of one layer; the scan of a row
-  // starts from its slot and leaves its last state there.
-  float* diagonal_state;
+  // In and out: [pairs, 2, channels] of each slot; the scan of a row starts
+  // from its slot and leaves its last state there.
+  LayerShares diagonal_state;
   Matrix y;  // [tokens, channels] out; may be the same as p
 };
 
@@ -227,10 +235,9 @@ struct AttentionArguments {
   ConstMatrix k;                           // [tokens, kv_heads head_dim]
   ConstMatrix v;                           // [tokens, kv_heads head_dim]
   absl::Span<const RowHistory> histories;  // one per row
-  // In and out: [blocks, 2 kv_heads head_dim kKeyValueBlockTokens] of one
-  // layer; the rows' keys (rotated) and values are added behind those of their
-  // histories.
-  float* blocks;
+  // In and out: [2 kv_heads head_dim kKeyValueBlockTokens] of each block; the
+  // rows' keys (rotated) and values are added behind those of their histories.
+  LayerShares blocks;
   Matrix y;  // [tokens, heads head_dim] out; may be the same as q
 };
 

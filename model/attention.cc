@@ -134,7 +134,7 @@ void Attention::Run(int64_t index, const MixerStep& step) {
   attention.k = qkv->Columns(config_.q_width());
   attention.v = qkv->Columns(config_.q_width() + config_.kv_width());
   attention.histories = step.histories;
-  attention.blocks = step.states->key_values()->Layer(index);
+  attention.blocks = step.states->KeyValueLayer(index);
   attention.y = qkv->matrix();
   backend_->Attention(step.rows, attention);
   layer.output.AddTo(backend_, step.tokens, qkv->matrix(), step.residual);

@@ -48,9 +48,17 @@ absl::StatusOr<std::unique_ptr<KeyValuePool>> KeyValuePool::Create(
   return pool;
 }
 
+KeyValueUse KeyValuePool::use() const {
+  KeyValueUse use;
+  use.blocks = static_cast<int64_t>(owners_.size());
+  use.used = use.blocks - static_cast<int64_t>(free_.size());
+  use.reserved = reserved_;
+  return use;
+}
+
 bool KeyValuePool::Reserve(int slot, int64_t blocks) {
   ENGRAM_CHECK(blocks >= 0);
-  if (blocks > available()) return false;
+  if (blocks > use().available()) return false;
   slots_[slot].reserved += blocks;
   reserved_ += blocks;
   return true;
@@ -66,16 +74,14 @@ int32_t KeyValuePool::TakeBlock(Slot* slot) {
     --slot->reserved;
     --reserved_;
   } else {
-    ENGRAM_CHECK(available() > 0);
+    ENGRAM_CHECK(use().available() > 0);
   }
   const int32_t block = free_.back();
   free_.pop_back();
   owners_[block] = 1;
   // What lies behind the last token is saved with a block: it must not be
   // what another sequence left there.
-  for (int64_t layer = 0; layer < shape_.layers; ++layer) {
-    backend_->Zero(Piece(layer, block), piece_bytes());
-  }
+  backend_->Zero(At(block), shape_.block_bytes());
   slot->blocks.push_back(block);
   return block;
 }
@@ -115,10 +121,7 @@ void KeyValuePool::Copy(int target, int source) {
   }
   if (from.blocks.size() == full) return;
   const int32_t block = TakeBlock(&to);
-  for (int64_t layer = 0; layer < shape_.layers; ++layer) {
-    backend_->Copy(Piece(layer, block), Piece(layer, from.blocks[full]),
-                   piece_bytes());
-  }
+  backend_->Copy(At(block), At(from.blocks[full]), shape_.block_bytes());
 }
 
 void KeyValuePool::SavePart(int slot, size_t begin, size_t count,
@@ -126,15 +129,10 @@ void KeyValuePool::SavePart(int slot, size_t begin, size_t count,
   ENGRAM_CHECK(begin + count <= bytes(slot));
   char* next = static_cast<char*>(target);
   while (count > 0) {
-    const size_t piece = begin / piece_bytes();
-    const size_t within = begin % piece_bytes();
-    const int32_t block = slots_[slot].blocks[piece / shape_.layers];
-    const size_t copied = std::min(count, piece_bytes() - within);
-    backend_->CopyToHost(
-        next,
-        reinterpret_cast<const char*>(Piece(piece % shape_.layers, block)) +
-            within,
-        copied);
+    const int32_t block = slots_[slot].blocks[begin / shape_.block_bytes()];
+    const size_t within = begin % shape_.block_bytes();
+    const size_t copied = std::min(count, shape_.block_bytes() - within);
+    backend_->CopyToHost(next, At(block) + within, copied);
     next += copied;
     begin += copied;
     count -= copied;
@@ -146,20 +144,20 @@ void KeyValuePool::Restore(int slot, const void* source, int64_t tokens) {
   Append(slot, tokens);
   const char* next = static_cast<const char*>(source);
   for (int32_t block : slots_[slot].blocks) {
-    for (int64_t layer = 0; layer < shape_.layers; ++layer) {
-      backend_->CopyFromHost(Piece(layer, block), next, piece_bytes());
-      next += piece_bytes();
-    }
+    backend_->CopyFromHost(At(block), next, shape_.block_bytes());
+    next += shape_.block_bytes();
   }
 }
 
-float* KeyValuePool::Layer(int64_t layer) { return Piece(layer, 0); }
-
-float* KeyValuePool::Piece(int64_t layer, int32_t block) const {
+LayerShares KeyValuePool::Layer(int64_t layer) const {
   ENGRAM_CHECK(layer >= 0 && layer < shape_.layers);
-  return buffer_->floats() +
-         (layer * blocks() + block) *
-             static_cast<int64_t>(piece_bytes() / sizeof(float));
+  const auto stride =
+      static_cast<int64_t>(shape_.block_bytes() / sizeof(float));
+  return {buffer_->floats() + layer * (stride / shape_.layers), stride};
+}
+
+char* KeyValuePool::At(int32_t block) const {
+  return static_cast<char*>(buffer_->data()) + block * shape_.block_bytes();
 }
 
 }  // namespace engram

@@ -1,16 +1,14 @@
 // KeyValuePool: the keys and values that attention layers keep of every token,
-// in blocks of kKeyValueBlockTokens tokens of all layers, allocated once.
+// in blocks of kKeyValueBlockTokens tokens of all layers, allocated once. A
+// block is one piece of memory, [layer][keys, values], and is copied as one.
 //
 // A slot's tokens lie in its list of blocks, in order. A block that is full
 // never changes again, so that a slot which begins as a copy of another shares
 // its full blocks and takes one of its own for the rest: a turn beside a
 // committed state, and a fork, cost at most one block at first.
 //
-// Nothing may run out of blocks half way: who runs a sequence reserves all the
-// blocks that it can come to need before its first step. Blocks that are free
-// and reserved for nobody are available().
-//
-// Engine thread only. Which slots exist is StatePool's affair, which owns this.
+// Engine thread only. Part of StatePool, which owns it and says which slots
+// there are; nobody else uses it.
 #pragma once
 
 #include <cstddef>
@@ -37,6 +35,14 @@ struct KeyValueShape {
 // Blocks that hold so many tokens.
 int64_t KeyValueBlocks(int64_t tokens);
 
+struct KeyValueUse {
+  int64_t blocks = 0;    // there are
+  int64_t used = 0;      // held by slots; one that several share counts once
+  int64_t reserved = 0;  // set apart for slots and not taken yet
+
+  int64_t available() const { return blocks - used - reserved; }
+};
+
 class KeyValuePool {
  public:
   // `backend` must outlive the pool. INVALID_ARGUMENT if `bytes` is less than a
@@ -45,16 +51,7 @@ class KeyValuePool {
       Backend* backend, KeyValueShape shape, size_t bytes, int slots);
 
   const KeyValueShape& shape() const { return shape_; }
-  int64_t blocks() const { return static_cast<int64_t>(owners_.size()); }
-  // Neither held by a slot nor reserved for one.
-  int64_t available() const {
-    return static_cast<int64_t>(free_.size()) - reserved_;
-  }
-  // Held by slots; one that several share counts once.
-  int64_t used() const { return blocks() - static_cast<int64_t>(free_.size()); }
-
-  // Set apart for slots and not taken yet.
-  int64_t reserved() const { return reserved_; }
+  KeyValueUse use() const;
   // What one slot holds and may still take; what it shares is counted.
   int64_t claimed(int slot) const {
     return static_cast<int64_t>(slots_[slot].blocks.size()) +
@@ -94,8 +91,8 @@ class KeyValuePool {
   // Append.
   void Restore(int slot, const void* source, int64_t tokens);
 
-  // [blocks, 2 width kKeyValueBlockTokens] of one layer, for Attention.
-  float* Layer(int64_t layer);
+  // One layer's share of every block, for Attention.
+  LayerShares Layer(int64_t layer) const;
 
  private:
   struct Slot {
@@ -109,12 +106,11 @@ class KeyValuePool {
   // A block for the slot that is all zeros.
   int32_t TakeBlock(Slot* slot);
   void DropBlocks(Slot* slot);
-  float* Piece(int64_t layer, int32_t block) const;
-  size_t piece_bytes() const { return shape_.block_bytes() / shape_.layers; }
+  char* At(int32_t block) const;
 
   Backend* const backend_;
   const KeyValueShape shape_;
-  std::unique_ptr<Buffer> buffer_;  // [layers][blocks][piece]
+  std::unique_ptr<Buffer> buffer_;  // [blocks, block_bytes]
   std::vector<int> owners_;         // slots that hold a block, per block
   std::vector<int32_t> free_;
   int64_t reserved_ = 0;  // of all slots

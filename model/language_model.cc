@@ -157,15 +157,13 @@ void LanguageModel::LayOut(const Batch& batch) {
 }
 
 void LanguageModel::LayOutHistories() {
-  KeyValuePool* const key_values = states_->key_values();
-  if (key_values == nullptr) return;
   histories_.clear();
   for (const Row& row : rows_) {
-    const int64_t position = key_values->tokens(row.slot);
+    const int64_t position = states_->tokens(row.slot);
     ENGRAM_CHECK(info_.max_positions == 0 ||
                  position + row.tokens <= info_.max_positions);
-    key_values->Append(row.slot, row.tokens);
-    histories_.push_back({position, key_values->blocks_of(row.slot)});
+    states_->Append(row.slot, row.tokens);
+    histories_.push_back({position, states_->blocks_of(row.slot)});
   }
 }
 
@@ -197,7 +195,7 @@ void LanguageModel::RunLayers() {
 // Behind the components of the layers.
 float* LanguageModel::LastHidden(int slot) const {
   const int component = static_cast<int>(states_->components().size()) - 1;
-  return states_->Layer(component, 0) + slot * d_model_;
+  return states_->Layer(component, 0)[slot];
 }
 
 void LanguageModel::GatherHeadInput(const Batch& batch) {
@@ -314,17 +312,11 @@ absl::StatusOr<Parts> LoadParts(const ModelConfig& config,
                           AllocateWorkBuffers(config, limits, backend));
   std::vector<StateComponent> components = parts.layers->StateComponents();
   components.push_back({kLastHidden, 1, {config.d_model}});
-  std::unique_ptr<KeyValuePool> key_values;
-  const KeyValueShape shape = parts.layers->KeyValues();
-  if (shape.layers > 0) {
-    ENGRAM_ASSIGN_OR_RETURN(
-        key_values, KeyValuePool::Create(backend, shape,
-                                         KeyValueBytes(config, limits, shape),
-                                         limits.slots));
-  }
+  const KeyValueShape key_values = parts.layers->KeyValues();
   ENGRAM_ASSIGN_OR_RETURN(
-      parts.states, StatePool::Create(backend, std::move(components),
-                                      limits.slots, std::move(key_values)));
+      parts.states,
+      StatePool::Create(backend, std::move(components), limits.slots,
+                        key_values, KeyValueBytes(config, limits, key_values)));
   ENGRAM_RETURN_IF_ERROR(backend->Synchronize());
   return parts;
 }
@@ -340,10 +332,8 @@ absl::StatusOr<MemoryPlan> PlanLanguageModel(const ModelConfig& config,
   MemoryPlan plan;
   plan.weights = loader->bytes();
   plan.states = MultiplySizes(parts.states->state_bytes(), limits.slots);
-  if (const KeyValuePool* pool = parts.states->key_values()) {
-    plan.key_values =
-        MultiplySizes(pool->blocks(), pool->shape().block_bytes());
-  }
+  plan.key_values = MultiplySizes(parts.states->key_values().blocks,
+                                  parts.layers->KeyValues().block_bytes());
   // Each row lies in the back end's memory and in the host's; sampling has a
   // score for each id and two candidates.
   constexpr size_t kSamplingBytes =
@@ -367,11 +357,9 @@ absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
   info.vocabulary_size = config.vocab;
   info.layers = config.layers();
   info.state_bytes = states->state_bytes();
-  if (const KeyValuePool* pool = states->key_values()) {
-    info.kv_bytes_per_token = pool->shape().token_bytes();
-    info.kv_block_bytes = pool->shape().block_bytes();
-    info.kv_blocks = pool->blocks();
-  }
+  info.kv_bytes_per_token = parts.layers->KeyValues().token_bytes();
+  info.kv_block_bytes = parts.layers->KeyValues().block_bytes();
+  info.kv_blocks = states->key_values().blocks;
   info.max_positions = config.positions;
   info.weight_format = loader->WeightFormats();
   info.backend = backend->name();

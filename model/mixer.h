@@ -27,9 +27,8 @@ struct MixerStep {
   ConstMatrix normed;       // [tokens, d_model] in
   Matrix residual;          // [tokens, d_model] in and out
 
-  // [slots, shape]: of one layer of its kind, a component by its place in
-  // StateComponents().
-  float* State(int component, int64_t index) const {
+  // Of one layer of its kind, a component by its place in StateComponents().
+  LayerShares State(int component, int64_t index) const {
     return states->Layer(first_component + component, index);
   }
 };

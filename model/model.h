@@ -58,7 +58,7 @@ class Model {
   // Feeds every row's tokens into its slot and returns the logits asked for.
   // REQUIRES: rows, tokens and logits within limits(); distinct taken slots; no
   // sequence beyond max_positions; blocks for keys and values as
-  // KeyValuePool::Append.
+  // StatePool::Append.
   // INTERNAL if the device failed: the model is then not to be used again.
   virtual absl::StatusOr<StepResult> Step(const Batch& batch) = 0;
 };

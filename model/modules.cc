@@ -59,8 +59,9 @@ absl::StatusOr<Norm> LoadNorm(const std::string& name,
   return norm;
 }
 
-void Convolution::Run(Backend* backend, Rows rows, ConstMatrix x, float* state,
-                      Matrix y, Activation activation) const {
+void Convolution::Run(Backend* backend, Rows rows, ConstMatrix x,
+                      LayerShares state, Matrix y,
+                      Activation activation) const {
   CausalConv1dArguments arguments;
   arguments.channels = channels;
   arguments.d_conv = taps;

@@ -70,10 +70,10 @@ struct Convolution {
   std::unique_ptr<Buffer> bias;    // [channels] or nullptr
 
   //   x      [tokens, channels] in
-  //   state  [slots, taps - 1, channels] of one layer, in and out
+  //   state  [taps - 1, channels] of each slot, in and out
   //   y      [tokens, channels] out, not x
-  void Run(Backend* backend, Rows rows, ConstMatrix x, float* state, Matrix y,
-           Activation activation = Activation::kSilu) const;
+  void Run(Backend* backend, Rows rows, ConstMatrix x, LayerShares state,
+           Matrix y, Activation activation = Activation::kSilu) const;
 };
 absl::StatusOr<Convolution> LoadConvolution(const std::string& name,
                                             int64_t channels, int64_t taps,

@@ -14,6 +14,10 @@ size_t LayerBytes(const StateComponent& component) {
   return component.floats() * sizeof(float);
 }
 
+size_t Aligned(size_t bytes) {
+  return (bytes + kStateAlignment - 1) / kStateAlignment * kStateAlignment;
+}
+
 }  // namespace
 
 int64_t StateComponent::floats() const {
@@ -23,14 +27,15 @@ int64_t StateComponent::floats() const {
 }
 
 StatePool::StatePool(Backend* backend, std::vector<StateComponent> components,
-                     int slots, std::unique_ptr<KeyValuePool> key_values)
+                     int slots)
     : backend_(backend),
       components_(std::move(components)),
       slots_(slots),
-      key_values_(std::move(key_values)),
-      taken_(slots, false) {
+      taken_(slots, false),
+      tokens_(slots, 0) {
   for (const StateComponent& component : components_) {
-    state_bytes_ += component.layers * LayerBytes(component);
+    offsets_.push_back(state_bytes_);
+    state_bytes_ += Aligned(component.layers * LayerBytes(component));
   }
   // The last is taken first: slots go out in ascending order at the start.
   for (int slot = slots - 1; slot >= 0; --slot) free_.push_back(slot);
@@ -38,55 +43,66 @@ StatePool::StatePool(Backend* backend, std::vector<StateComponent> components,
 
 absl::StatusOr<std::unique_ptr<StatePool>> StatePool::Create(
     Backend* backend, std::vector<StateComponent> components, int slots,
-    std::unique_ptr<KeyValuePool> key_values) {
+    KeyValueShape key_values, size_t kv_bytes) {
   ENGRAM_CHECK(slots >= 1);
-  std::unique_ptr<StatePool> pool(new StatePool(backend, std::move(components),
-                                                slots, std::move(key_values)));
-  for (const StateComponent& component : pool->components_) {
-    size_t bytes = 0;
-    if (__builtin_mul_overflow(component.layers * LayerBytes(component),
-                               static_cast<size_t>(slots), &bytes)) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat(slots, " slots of ", pool->state_bytes_,
-                       " bytes: more than can be addressed"));
-    }
-    absl::StatusOr<std::unique_ptr<Buffer>> buffer = backend->Allocate(bytes);
-    if (!buffer.ok()) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "no memory for ", slots, " slots of ", pool->state_bytes_, " bytes; ",
-          component.name, " alone takes ", bytes,
-          " bytes: ", buffer.status().message()));
-    }
-    pool->buffers_.push_back(std::move(*buffer));
+  std::unique_ptr<StatePool> pool(
+      new StatePool(backend, std::move(components), slots));
+  if (key_values.layers > 0) {
+    ENGRAM_ASSIGN_OR_RETURN(
+        pool->key_values_,
+        KeyValuePool::Create(backend, key_values, kv_bytes, slots));
   }
+  size_t bytes = 0;
+  if (__builtin_mul_overflow(pool->state_bytes_, static_cast<size_t>(slots),
+                             &bytes)) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(slots, " slots of ", pool->state_bytes_,
+                     " bytes: more than can be addressed"));
+  }
+  absl::StatusOr<std::unique_ptr<Buffer>> buffer = backend->Allocate(bytes);
+  if (!buffer.ok()) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no memory for ", slots, " slots of ", pool->state_bytes_,
+                     " bytes: ", buffer.status().message()));
+  }
+  pool->buffer_ = std::move(*buffer);
   return pool;
 }
 
-int StatePool::Take() {
-  const int slot = TakeForOverwrite();
-  if (slot >= 0) Clear(slot);
+KeyValueUse StatePool::key_values() const {
+  return key_values_ == nullptr ? KeyValueUse() : key_values_->use();
+}
+
+int64_t StatePool::BlocksFor(int64_t tokens, int source) const {
+  const int64_t shared =
+      source < 0 ? 0 : tokens_[source] / kKeyValueBlockTokens;
+  return KeyValueBlocks(tokens) - shared;
+}
+
+int StatePool::TryTake(int64_t tokens, int source) {
+  ENGRAM_CHECK(source == -1 || IsTaken(source));
+  if (free_.empty()) return -1;
+  const int slot = free_.back();
+  if (key_values_ != nullptr &&
+      !key_values_->Reserve(slot, BlocksFor(tokens, source))) {
+    return -1;
+  }
+  free_.pop_back();
+  taken_[slot] = true;
   return slot;
 }
 
-size_t StatePool::bytes(int slot) const {
-  return state_bytes_ + (key_values_ == nullptr ? 0 : key_values_->bytes(slot));
+bool StatePool::FitsBeside(absl::Span<const int> others, int64_t tokens,
+                           int source) const {
+  if (key_values_ == nullptr) return true;
+  int64_t blocks = BlocksFor(tokens, source);
+  for (int slot : others) blocks += key_values_->claimed(slot);
+  return blocks <= key_values_->use().blocks;
 }
 
-void StatePool::Clear(int slot) {
-  ENGRAM_CHECK(IsTaken(slot));
-  if (key_values_ != nullptr) key_values_->Clear(slot);
-  for (size_t i = 0; i < components_.size(); ++i) {
-    for (int64_t layer = 0; layer < components_[i].layers; ++layer) {
-      backend_->Zero(Piece(i, layer, slot), LayerBytes(components_[i]));
-    }
-  }
-}
-
-int StatePool::TakeForOverwrite() {
-  if (free_.empty()) return -1;
-  const int slot = free_.back();
-  free_.pop_back();
-  taken_[slot] = true;
+int StatePool::Take() {
+  const int slot = TryTake(0);
+  if (slot >= 0) Clear(slot);
   return slot;
 }
 
@@ -97,16 +113,28 @@ void StatePool::Free(int slot) {
   free_.push_back(slot);
 }
 
+void StatePool::Seal(int slot) {
+  ENGRAM_CHECK(IsTaken(slot));
+  if (key_values_ != nullptr) key_values_->EndReservation(slot);
+}
+
+void StatePool::Clear(int slot) {
+  ENGRAM_CHECK(IsTaken(slot));
+  if (key_values_ != nullptr) key_values_->Clear(slot);
+  tokens_[slot] = 0;
+  backend_->Zero(At(slot), state_bytes_);
+}
+
 void StatePool::CopySlot(int target, int source) {
   ENGRAM_CHECK(IsTaken(target) && IsTaken(source));
   if (target == source) return;
   if (key_values_ != nullptr) key_values_->Copy(target, source);
-  for (size_t i = 0; i < components_.size(); ++i) {
-    for (int64_t layer = 0; layer < components_[i].layers; ++layer) {
-      backend_->Copy(Piece(i, layer, target), Piece(i, layer, source),
-                     LayerBytes(components_[i]));
-    }
-  }
+  tokens_[target] = tokens_[source];
+  backend_->Copy(At(target), At(source), state_bytes_);
+}
+
+size_t StatePool::bytes(int slot) const {
+  return state_bytes_ + (key_values_ == nullptr ? 0 : key_values_->bytes(slot));
 }
 
 void StatePool::Save(int slot, void* block) const {
@@ -117,48 +145,54 @@ void StatePool::SavePart(int slot, size_t begin, size_t count,
                          void* part) const {
   ENGRAM_CHECK(IsTaken(slot) && begin + count <= bytes(slot));
   char* target = static_cast<char*>(part);
-  size_t first = 0;  // byte of the component
-  for (size_t i = 0; i < components_.size() && count > 0; ++i) {
-    const size_t piece = LayerBytes(components_[i]);
-    const size_t end = first + components_[i].layers * piece;
-    while (count > 0 && begin < end) {
-      const int64_t layer = (begin - first) / piece;
-      const size_t within = (begin - first) % piece;
-      const size_t bytes = std::min(count, piece - within);
-      backend_->CopyToHost(
-          target, reinterpret_cast<const char*>(Piece(i, layer, slot)) + within,
-          bytes);
-      target += bytes;
-      begin += bytes;
-      count -= bytes;
-    }
-    first = end;
+  if (begin < state_bytes_) {
+    const size_t own = std::min(count, state_bytes_ - begin);
+    backend_->CopyToHost(target, At(slot) + begin, own);
+    target += own;
+    begin += own;
+    count -= own;
   }
-  if (count > 0) key_values_->SavePart(slot, begin - first, count, target);
+  if (count > 0) {
+    key_values_->SavePart(slot, begin - state_bytes_, count, target);
+  }
 }
 
 void StatePool::Restore(int slot, const void* block, int64_t tokens) {
   ENGRAM_CHECK(IsTaken(slot));
-  const char* source = static_cast<const char*>(block);
-  for (size_t i = 0; i < components_.size(); ++i) {
-    const size_t bytes = LayerBytes(components_[i]);
-    for (int64_t layer = 0; layer < components_[i].layers; ++layer) {
-      backend_->CopyFromHost(Piece(i, layer, slot), source, bytes);
-      source += bytes;
-    }
+  tokens_[slot] = tokens;
+  backend_->CopyFromHost(At(slot), block, state_bytes_);
+  if (key_values_ != nullptr) {
+    key_values_->Restore(slot, static_cast<const char*>(block) + state_bytes_,
+                         tokens);
   }
-  if (key_values_ != nullptr) key_values_->Restore(slot, source, tokens);
 }
 
-float* StatePool::Layer(int component, int64_t layer) {
-  return Piece(component, layer, 0);
+void StatePool::Append(int slot, int64_t tokens) {
+  ENGRAM_CHECK(IsTaken(slot));
+  tokens_[slot] += tokens;
+  if (key_values_ != nullptr) key_values_->Append(slot, tokens);
 }
 
-float* StatePool::Piece(int component, int64_t layer, int slot) const {
+absl::Span<const int32_t> StatePool::blocks_of(int slot) const {
+  if (key_values_ == nullptr) return {};
+  return key_values_->blocks_of(slot);
+}
+
+LayerShares StatePool::Layer(int component, int64_t layer) const {
   const StateComponent& shape = components_[component];
   ENGRAM_CHECK(layer >= 0 && layer < shape.layers);
-  return buffers_[component]->floats() +
-         (layer * slots_ + slot) * shape.floats();
+  char* const first = At(0) + offsets_[component] + layer * LayerBytes(shape);
+  return {reinterpret_cast<float*>(first),
+          static_cast<int64_t>(state_bytes_ / sizeof(float))};
+}
+
+LayerShares StatePool::KeyValueLayer(int64_t layer) const {
+  ENGRAM_CHECK(key_values_ != nullptr);
+  return key_values_->Layer(layer);
+}
+
+char* StatePool::At(int slot) const {
+  return static_cast<char*>(buffer_->data()) + slot * state_bytes_;
 }
 
 }  // namespace engram

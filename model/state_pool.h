@@ -1,13 +1,17 @@
-// StatePool: the recurrent states of all slots of one model, allocated once.
+// StatePool: the states of all slots of one model, allocated once.
 //
 // A state is a list of components, e.g. Mamba's conv_state and ssm_state of
-// every layer. Each component lies as [layer][slot][floats], so that one layer
-// of all slots is one array for the kernels; a slot's pieces are gathered into
-// one block of bytes for RAM, store and file.
+// every layer. A slot is one piece of memory, [component][layer][shape], in
+// which every component begins at a multiple of kStateAlignment bytes: it is
+// cleared, copied, saved and restored by one call of the back end, whatever it
+// is made of. Kernels get a layer's share of the first slot and the distance
+// from one slot to the next.
 //
-// Of a model with attention layers the state grows: beside the components,
-// whose size is fixed, a slot then holds the keys and values of its tokens
-// (key_values(), model/key_value_pool.h).
+// Of a model with attention layers the state grows: a slot then also holds the
+// keys and values of its tokens, in blocks that slots share where their
+// sequences begin alike (model/key_value_pool.h). Nothing may run out of blocks
+// half way: whoever takes a slot says how long its sequence can become, and
+// what that needs is set apart until the slot is sealed or freed.
 //
 // Engine thread only. The pool knows nothing of sessions: who holds a slot is
 // the engine's affair.
@@ -20,10 +24,13 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "kernels/backend.h"
 #include "model/key_value_pool.h"
 
 namespace engram {
+
+inline constexpr size_t kStateAlignment = 256;
 
 struct StateComponent {
   std::string name;            // "conv_state", "ssm_state", "last_hidden"
@@ -35,29 +42,36 @@ struct StateComponent {
 
 class StatePool {
  public:
-  // `backend` must outlive the pool. RESOURCE_EXHAUSTED if memory is short,
-  // with the bytes asked for. `key_values` only for a model with attention
-  // layers, and of as many slots.
+  // `backend` must outlive the pool. `kv_bytes` are for the keys and values of
+  // a model with attention layers, and not looked at without. INVALID_ARGUMENT
+  // if they are less than a block; RESOURCE_EXHAUSTED if memory is short, with
+  // the bytes asked for.
   static absl::StatusOr<std::unique_ptr<StatePool>> Create(
       Backend* backend, std::vector<StateComponent> components, int slots,
-      std::unique_ptr<KeyValuePool> key_values = nullptr);
+      KeyValueShape key_values = {}, size_t kv_bytes = 0);
 
   int slots() const { return slots_; }
   int free_slots() const { return static_cast<int>(free_.size()); }
-  // Bytes of the components of one state.
+  // Of one slot's components, with what lies between them.
   size_t state_bytes() const { return state_bytes_; }
-  // nullptr unless the model has attention layers.
-  KeyValuePool* key_values() { return key_values_.get(); }
-  // What Save writes of a slot: the components, then its keys and values.
-  size_t bytes(int slot) const;
   const std::vector<StateComponent>& components() const { return components_; }
+  // Blocks of keys and values; all 0 without attention layers.
+  KeyValueUse key_values() const;
 
-  // A slot that is all zeros, as at the start of a sequence; -1 if none is
-  // free.
+  // A slot for a sequence of at most `tokens` tokens, with the blocks that it
+  // needs beyond those that it will share with slot `source`, which it begins
+  // as a copy of; -1: it begins otherwise. Its content is not set: the caller
+  // fills it by Clear, CopySlot or Restore. -1 if no slot is free, or too few
+  // blocks are.
+  int TryTake(int64_t tokens, int source = -1);
+  // Whether there would be blocks for such a sequence if all slots but `others`
+  // were free. Blocks that those share count several times, so that it may say
+  // no too early; with no others it never does.
+  bool FitsBeside(absl::Span<const int> others, int64_t tokens,
+                  int source = -1) const;
+  // A slot that is all zeros, as at the start of a sequence, and that sets
+  // nothing apart; -1 if none is free.
   int Take();
-  // A slot whose content is not set yet: the caller fills it by Clear, CopySlot
-  // or Restore before use; -1 if none is free.
-  int TakeForOverwrite();
   // REQUIRES: taken.
   void Free(int slot);
   bool IsTaken(int slot) const {
@@ -65,33 +79,54 @@ class StatePool {
   }
 
   // The slots named below must be taken.
-  void Clear(int slot);  // all zeros
+
+  // Nothing is fed to the slot for now: what is set apart for it and not needed
+  // yet is free again.
+  void Seal(int slot);
+  void Clear(int slot);  // all zeros, as before the first token
   void CopySlot(int target, int source);
-  // The whole state as one block of bytes(slot): components in order, each
-  // [layers][shape], then keys and values. `block` is host memory.
+  // What was fed to it.
+  int64_t tokens(int slot) const { return tokens_[slot]; }
+
+  // What Save writes of a slot: its components, then its keys and values.
+  size_t bytes(int slot) const;
+  // The whole state as one block of bytes(slot). `block` is host memory.
   void Save(int slot, void* block) const;
   // Those of its bytes from `begin` on. REQUIRES: begin + count <= bytes(slot).
   void SavePart(int slot, size_t begin, size_t count, void* part) const;
   // The inverse, for the state after `tokens` tokens.
   void Restore(int slot, const void* block, int64_t tokens);
 
-  // [slots, shape] of one layer of a component; for the model's kernels.
-  float* Layer(int component, int64_t layer);
+  // --- For the model.
+
+  // `tokens` more are fed to the slot, whose keys and values are still to be
+  // written. REQUIRES: the blocks for them are set apart for it or free.
+  void Append(int slot, int64_t tokens);
+  // Where the keys and values of its tokens lie; nothing without attention.
+  absl::Span<const int32_t> blocks_of(int slot) const;
+  // One layer's share of a component: `shape` in each slot.
+  LayerShares Layer(int component, int64_t layer) const;
+  // One attention layer's share of each block.
+  LayerShares KeyValueLayer(int64_t layer) const;
 
  private:
-  StatePool(Backend* backend, std::vector<StateComponent> components, int slots,
-            std::unique_ptr<KeyValuePool> key_values);
-  // One slot's share of one layer of a component.
-  float* Piece(int component, int64_t layer, int slot) const;
+  StatePool(Backend* backend, std::vector<StateComponent> components,
+            int slots);
+  // Of one slot's memory.
+  char* At(int slot) const;
+  // The blocks that such a sequence needs and does not share.
+  int64_t BlocksFor(int64_t tokens, int source) const;
 
   Backend* const backend_;
   const std::vector<StateComponent> components_;
   const int slots_;
-  const std::unique_ptr<KeyValuePool> key_values_;
+  std::vector<size_t> offsets_;  // of the components in a slot, in bytes
   size_t state_bytes_ = 0;
-  std::vector<std::unique_ptr<Buffer>> buffers_;  // per component
+  std::unique_ptr<Buffer> buffer_;            // [slots, state_bytes_]
+  std::unique_ptr<KeyValuePool> key_values_;  // of attention layers
   std::vector<int> free_;
   std::vector<bool> taken_;
+  std::vector<int64_t> tokens_;
 };
 
 }  // namespace engram

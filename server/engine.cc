@@ -113,10 +113,8 @@ EngineLoad Engine::MeasureLoad() const {
   load.running = running() + parked();
   load.waiting = admission_->waiting();
   load.slots_used = states_.slots() - states_.free_slots();
-  if (const KeyValuePool* key_values = model_.model->states().key_values()) {
-    load.kv_blocks_used = key_values->used();
-    load.kv_blocks_reserved = key_values->reserved();
-  }
+  load.kv_blocks_used = states_.key_values().used;
+  load.kv_blocks_reserved = states_.key_values().reserved;
   return load;
 }
 

@@ -17,33 +17,20 @@ StateKeeper::StateKeeper(StatePool* states, const ModelCapacity& capacity,
 // --- A sequence's slot.
 
 absl::StatusOr<bool> StateKeeper::TryLoad(Sequence* sequence) {
-  // First the slot: getting one may move this very session's state.
-  sequence->slot = AcquireSlot();
-  const absl::StatusOr<bool> loaded = LoadIntoSlot(sequence);
-  if (loaded.ok() && *loaded) {
-    in_use_[sequence->slot] = true;
-  } else {
-    FreeSlot(sequence);
-  }
-  return loaded;
-}
-
-absl::StatusOr<bool> StateKeeper::LoadIntoSlot(Sequence* sequence) {
-  int64_t blocks = 0;
-  do {
+  while (true) {
     ENGRAM_ASSIGN_OR_RETURN(const SessionStore::Location location,
                             Locate(*sequence));
     sequence->start = location.turns;
     // A session that is only looked at may have grown since admission.
     ENGRAM_RETURN_IF_ERROR(
         CheckLength(capacity_, sequence->start.tokens(), sequence->request));
-    blocks = OwnBlocksInTheEnd(*sequence, location);
-    if (blocks == 0 || states_.key_values()->Reserve(sequence->slot, blocks)) {
+    if (TryTakeSlot(sequence, location.slot)) {
       CopyState(sequence->slot, location);
       return true;
     }
-  } while (EvictionCanFree(blocks) && EvictOne());
-  return false;
+    // May move this very session's state.
+    if (!MakeRoom(*sequence, location.slot)) return false;
+  }
 }
 
 absl::StatusOr<SessionStore::Location> StateKeeper::Locate(
@@ -81,9 +68,7 @@ bool StateKeeper::Keep(Sequence* sequence, CommittedTurns turns,
   }
   if (slot >= 0) {
     in_use_[slot] = false;
-    if (states_.key_values() != nullptr) {
-      states_.key_values()->EndReservation(slot);
-    }
+    states_.Seal(slot);
   }
   sequence->slot = -1;
   ReclaimSlots();
@@ -114,11 +99,11 @@ bool StateKeeper::TryPark(Sequence* sequence) {
 }
 
 bool StateKeeper::TryUnpark(Sequence* sequence) {
-  sequence->slot = AcquireSlot();
-  if (!ReserveToTheEnd(sequence)) return false;
+  while (!TryTakeSlot(sequence, /*source=*/-1)) {
+    if (!MakeRoom(*sequence, /*source=*/-1)) return false;
+  }
   states_.Restore(sequence->slot, sequence->parked_state->data(),
                   sequence->start.position + sequence->position);
-  in_use_[sequence->slot] = true;
   moved_bytes_ += sequence->parked_state->size();
   ForgetParked(sequence);
   return true;
@@ -130,55 +115,31 @@ void StateKeeper::ForgetParked(Sequence* sequence) {
   sequence->parked_state = nullptr;
 }
 
-// --- Keys and values.
+// --- Room.
 
-int64_t StateKeeper::BlocksInTheEnd(const Sequence& sequence) const {
-  if (states_.key_values() == nullptr) return 0;
-  return KeyValueBlocks(
-      TokensInTheEnd(sequence.start.tokens(), sequence.request));
-}
-
-int64_t StateKeeper::OwnBlocksInTheEnd(
-    const Sequence& sequence, const SessionStore::Location& location) const {
-  int64_t blocks = BlocksInTheEnd(sequence);
-  // The full blocks of a state that is in a slot are shared.
-  if (blocks > 0 && location.slot >= 0) {
-    blocks -=
-        states_.key_values()->tokens(location.slot) / kKeyValueBlockTokens;
-  }
-  return blocks;
-}
-
-bool StateKeeper::ReserveToTheEnd(Sequence* sequence) {
-  const int64_t blocks = BlocksInTheEnd(*sequence);
-  if (blocks == 0) return true;
-  while (!states_.key_values()->Reserve(sequence->slot, blocks)) {
-    if (EvictionCanFree(blocks) && EvictOne()) continue;
-    FreeSlot(sequence);
-    return false;
-  }
+bool StateKeeper::TryTakeSlot(Sequence* sequence, int source) {
+  sequence->slot = states_.TryTake(
+      TokensInTheEnd(sequence->start.tokens(), sequence->request), source);
+  if (sequence->slot < 0) return false;
+  in_use_[sequence->slot] = true;
   return true;
 }
 
-// Blocks that running sequences share count several times, so that it may say
-// no too early. It never does when nothing runs, and what runs ends.
-bool StateKeeper::EvictionCanFree(int64_t blocks) const {
-  for (int slot = 0; slot < states_.slots(); ++slot) {
-    if (in_use_[slot]) blocks += states_.key_values()->claimed(slot);
-  }
-  return blocks <= states_.key_values()->blocks();
-}
-
-// --- Committed states.
-
-int StateKeeper::AcquireSlot() {
-  while (true) {
-    const int slot = states_.TakeForOverwrite();
-    if (slot >= 0) return slot;
+bool StateKeeper::MakeRoom(const Sequence& sequence, int source) {
+  if (states_.free_slots() == 0) {
     // If no state is there to be moved, sessions were deleted meanwhile and
     // left their slots behind.
     if (!EvictOne()) ReclaimSlots();
+    return true;
   }
+  std::vector<int> running;
+  for (int slot = 0; slot < states_.slots(); ++slot) {
+    if (in_use_[slot]) running.push_back(slot);
+  }
+  return states_.FitsBeside(
+             running, TokensInTheEnd(sequence.start.tokens(), sequence.request),
+             source) &&
+         EvictOne();
 }
 
 bool StateKeeper::EvictOne() {

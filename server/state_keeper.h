@@ -60,20 +60,14 @@ class StateKeeper {
   size_t moved_bytes() const { return moved_bytes_; }
 
  private:
-  absl::StatusOr<bool> LoadIntoSlot(Sequence* sequence);
   absl::StatusOr<SessionStore::Location> Locate(const Sequence& sequence) const;
-  // Blocks of keys and values that the sequence can come to need, all of them
-  // and without those that it shares with the state at `location`; 0 if the
-  // model has no attention layers.
-  int64_t BlocksInTheEnd(const Sequence& sequence) const;
-  int64_t OwnBlocksInTheEnd(const Sequence& sequence,
-                            const SessionStore::Location& location) const;
-  // Whether so many blocks are free of all that runs.
-  bool EvictionCanFree(int64_t blocks) const;
-  // Sets blocks apart for the sequence, or says no with its slot given up.
-  bool ReserveToTheEnd(Sequence* sequence);
+  // A slot for the sequence, that begins as a copy of slot `source` or, if that
+  // is -1, otherwise. False: there is none yet.
+  bool TryTakeSlot(Sequence* sequence, int source);
+  // Moves a committed state out of the way of TryTakeSlot. False: that would
+  // not help.
+  bool MakeRoom(const Sequence& sequence, int source);
   void CopyState(int slot, const SessionStore::Location& location);
-  int AcquireSlot();
   void FreeSlot(Sequence* sequence);
   // Moves a committed state to RAM; false if there is none in a slot.
   bool EvictOne();

@@ -43,14 +43,13 @@ struct TokenGroup {
 
 // The keys [head_dim, kBlockTokens] and values [kBlockTokens, head_dim] of a
 // head in one block.
-inline int64_t KeyOffset(const AttentionArguments& arguments, int32_t block,
-                         int64_t head) {
-  return (block * int64_t{2} * arguments.kv_heads + head) * arguments.head_dim *
-         kBlockTokens;
+inline float* KeysOf(const AttentionArguments& arguments, int32_t block,
+                     int64_t head) {
+  return arguments.blocks[block] + head * arguments.head_dim * kBlockTokens;
 }
-inline int64_t ValueOffset(const AttentionArguments& arguments, int32_t block,
-                           int64_t head) {
-  return KeyOffset(arguments, block, arguments.kv_heads + head);
+inline float* ValuesOf(const AttentionArguments& arguments, int32_t block,
+                       int64_t head) {
+  return KeysOf(arguments, block, arguments.kv_heads + head);
 }
 
 // One head of an item's tokens.
@@ -219,12 +218,10 @@ HWY_INLINE void AttendBlock(const AttentionArguments& arguments,
                             int64_t kv_head, int32_t block, int64_t seen,
                             const Tokens& tokens, Softmax<kTokens>& softmax) {
   const int64_t head_dim = arguments.head_dim;
-  Scores<kTokens>(tokens,
-                  arguments.blocks + KeyOffset(arguments, block, kv_head),
-                  head_dim, arguments.scale, softmax);
+  Scores<kTokens>(tokens, KeysOf(arguments, block, kv_head), head_dim,
+                  arguments.scale, softmax);
   for (int64_t i = 0; i < kTokens; ++i) Exponentials(i, seen + i, softmax);
-  const float* const values =
-      arguments.blocks + ValueOffset(arguments, block, kv_head);
+  const float* const values = ValuesOf(arguments, block, kv_head);
   constexpr int64_t kVectors = kTileVectors<kTokens>;
   int64_t d = 0;
   for (; d + kVectors * kLanes <= head_dim; d += kVectors * kLanes) {
@@ -376,16 +373,14 @@ void Append(const AttentionArguments& arguments, const TokenGroup& group,
     const int64_t place = position % kBlockTokens;
     const float* k = arguments.k.data + token * arguments.k.stride;
     const float* v = arguments.v.data + token * arguments.v.stride;
-    float* const keys =
-        arguments.blocks + KeyOffset(arguments, block, 0) + place;
+    float* const keys = KeysOf(arguments, block, 0) + place;
     for (int64_t i = 0; i < arguments.kv_heads * head_dim; ++i) {
       keys[i * kBlockTokens] = k[i];
     }
     Rotate(turn, arguments.rotary_dim,
            {keys, arguments.kv_heads, head_dim * kBlockTokens, kBlockTokens});
     for (int64_t head = 0; head < arguments.kv_heads; ++head) {
-      std::memcpy(arguments.blocks + ValueOffset(arguments, block, head) +
-                      place * head_dim,
+      std::memcpy(ValuesOf(arguments, block, head) + place * head_dim,
                   v + head * head_dim, head_dim * sizeof(float));
     }
   }

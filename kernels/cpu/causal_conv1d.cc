@@ -57,10 +57,9 @@ template <bool kSilu>
 void ConvolveItem(const CausalConv1dArguments& arguments, const Row& row,
                   int64_t channel_begin, int64_t channel_end) {
   const int64_t window_tokens = arguments.d_conv - 1;
-  const Timeline inputs{
-      arguments.x.data + row.offset * arguments.x.stride, arguments.x.stride,
-      arguments.conv_state + row.slot * window_tokens * arguments.channels,
-      window_tokens, arguments.channels};
+  const Timeline inputs{arguments.x.data + row.offset * arguments.x.stride,
+                        arguments.x.stride, arguments.conv_state[row.slot],
+                        window_tokens, arguments.channels};
   for (int64_t t = 0; t < row.tokens; ++t) {
     float* const y = arguments.y.data + (row.offset + t) * arguments.y.stride;
     int64_t channel = channel_begin;

@@ -130,9 +130,7 @@ HWY_INLINE void ScanVector(const DiagonalScanArguments& arguments,
                            Chunk& chunk) {
   const int64_t channels = arguments.channels;
   const Pairs pairs{arguments.decay + channel, arguments.read + channel,
-                    arguments.diagonal_state +
-                        row.slot * arguments.pairs * 2 * channels + channel,
-                    channels};
+                    arguments.diagonal_state[row.slot] + channel, channels};
   for (int64_t t = 0; t < row.tokens; t += kChunkTokens) {
     chunk.tokens = std::min(kChunkTokens, row.tokens - t);
     ScanChunk<kWhole>(arguments, pairs, row.offset + t, channel, count, chunk);

@@ -102,8 +102,7 @@ void SelectiveScanItem(const SelectiveScanArguments& arguments, const Row& row,
                        int64_t channel_begin, int64_t channel_end) {
   const int64_t d_inner = arguments.d_inner;
   const int64_t d_state = arguments.d_state;
-  float* const h =
-      arguments.ssm_state + row.slot * d_state * d_inner + channel_begin;
+  float* const h = arguments.ssm_state[row.slot] + channel_begin;
   const float* const a = arguments.a + channel_begin;
   if (d_state > kCopiedStatesMax || row.tokens < kCopiedTokensMin) {
     ScanBlock<false>(arguments, row, channel_begin, channel_end,

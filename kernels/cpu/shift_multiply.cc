@@ -107,10 +107,9 @@ HWY_INLINE void Vectors(const ShiftMultiplyArguments& arguments, const Row& row,
 void ShiftMultiplyItem(const ShiftMultiplyArguments& arguments, const Row& row,
                        int64_t channel_begin, int64_t channel_end) {
   const int64_t state_tokens = arguments.taps - 1;
-  const Timeline inputs{
-      arguments.k.data + row.offset * arguments.k.stride, arguments.k.stride,
-      arguments.shift_state + row.slot * state_tokens * arguments.channels,
-      state_tokens, arguments.channels};
+  const Timeline inputs{arguments.k.data + row.offset * arguments.k.stride,
+                        arguments.k.stride, arguments.shift_state[row.slot],
+                        state_tokens, arguments.channels};
   int64_t channel = channel_begin;
   constexpr int64_t kTileChannels = kTileVectors * kLanes;
   for (; channel + kTileChannels <= channel_end; channel += kTileChannels) {

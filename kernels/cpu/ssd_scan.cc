@@ -146,7 +146,6 @@ HeadBlock BlockAt(const SsdScanArguments& arguments, const Row& row,
   const int64_t head_dim = arguments.head_dim;
   const int64_t d_state = arguments.d_state;
   const int64_t group = head / (arguments.heads / arguments.groups);
-  const int64_t state = row.slot * arguments.heads + head;
   const auto at = [token](const auto& matrix, int64_t column) {
     return matrix.data + token * matrix.stride + column;
   };
@@ -159,7 +158,7 @@ HeadBlock BlockAt(const SsdScanArguments& arguments, const Row& row,
   block.b_stride = arguments.b.stride;
   block.c_stride = arguments.c.stride;
   block.y_stride = arguments.y.stride;
-  block.state = arguments.ssm_state + state * d_state * head_dim;
+  block.state = arguments.ssm_state[row.slot] + head * d_state * head_dim;
   block.head_dim = head_dim;
   block.d_state = d_state;
   block.d = arguments.d[head];

@@ -136,7 +136,7 @@ void SelectiveScan(benchmark::State& state) {
   arguments.dt_bias = dt_bias->floats();
   arguments.a = a->floats();
   arguments.d = dt_bias->floats();
-  arguments.ssm_state = ssm_state->floats();
+  arguments.ssm_state = {ssm_state->floats(), kDState * kDInner};
   arguments.y = {y->floats(), kDInner};
   for (auto _ : state) {
     backend->SelectiveScan(rows, arguments);
@@ -173,7 +173,7 @@ void SsdScan(benchmark::State& state) {
   arguments.dt_bias = dt_bias->floats();
   arguments.a = a->floats();
   arguments.d = dt_bias->floats();
-  arguments.ssm_state = ssm_state->floats();
+  arguments.ssm_state = {ssm_state->floats(), state_floats};
   arguments.y = {y->floats(), kDInner};
   for (auto _ : state) {
     backend->SsdScan(rows, arguments);
@@ -200,7 +200,7 @@ void CausalConv1d(benchmark::State& state) {
   arguments.x = {x->floats(), kDInner};
   arguments.weight = weight->floats();
   arguments.bias = bias->floats();
-  arguments.conv_state = window->floats();
+  arguments.conv_state = {window->floats(), (kDConv - 1) * kDInner};
   arguments.y = {y->floats(), kDInner};
   for (auto _ : state) {
     backend->CausalConv1d(rows, arguments);
@@ -227,7 +227,7 @@ void ShiftMultiply(benchmark::State& state) {
   arguments.k = {k->floats(), kDModel};
   arguments.v = {v->floats(), kDModel};
   arguments.filter = filter->floats();
-  arguments.shift_state = shift_state->floats();
+  arguments.shift_state = {shift_state->floats(), state_floats};
   arguments.p = {p->floats(), kDModel};
   for (auto _ : state) {
     backend->ShiftMultiply(rows, arguments);
@@ -258,7 +258,7 @@ void DiagonalScan(benchmark::State& state) {
   arguments.decay = decay->floats();
   arguments.read = read->floats();
   arguments.d = d->floats();
-  arguments.diagonal_state = diagonal_state->floats();
+  arguments.diagonal_state = {diagonal_state->floats(), state_floats};
   arguments.y = {y->floats(), kDModel};
   for (auto _ : state) {
     backend->DiagonalScan(rows, arguments);
@@ -305,7 +305,7 @@ void Attention(benchmark::State& state) {
   arguments.k = {k->floats(), kDModel};
   arguments.v = {v->floats(), kDModel};
   arguments.histories = histories;
-  arguments.blocks = blocks->floats();
+  arguments.blocks = {blocks->floats(), 2 * kDModel * kKeyValueBlockTokens};
   arguments.y = {y->floats(), kDModel};
   for (auto _ : state) {
     backend->Attention(rows, arguments);

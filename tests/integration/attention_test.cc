@@ -133,16 +133,24 @@ TEST(Attention, ModelsTellWhatTheirSessionsCost) {
     double kv_blocks;
   };
   // Four bytes for each float of a last hidden state, of 63 taps and 32 complex
-  // states per channel and layer; of a key and a value per channel and layer.
+  // states per channel and layer, each of these in whole pieces of 256 bytes;
+  // of a key and a value per channel and layer.
+  const auto padded = [](int64_t floats) {
+    return (4 * floats + 255) / 256 * 256;
+  };
   // There are no more blocks than three slots of 163 positions can fill.
   for (const Expected& expected :
-       {Expected{kHybrid, "h3", 4 * (20 + 2 * 20 * (63 + 64)), 4 * 2 * 20, 0,
-                 (1 << 20) / 5120},
-        Expected{"h3", "h3", 4 * (21 + 2 * 21 * (63 + 64)), 0, 0, 0},
-        Expected{"s4d", "s4d", 4 * (27 + 2 * 27 * 64), 0, 0, 0},
-        Expected{kAttention, "attention", 4 * 30, 4 * 2 * 2 * 30, 0,
+       {Expected{kHybrid, "h3",
+                 padded(20) + padded(2 * 20 * 63) + padded(2 * 20 * 64),
+                 4 * 2 * 20, 0, (1 << 20) / 5120},
+        Expected{"h3", "h3",
+                 padded(21) + padded(2 * 21 * 63) + padded(2 * 21 * 64), 0, 0,
+                 0},
+        Expected{"s4d", "s4d", padded(27) + padded(2 * 27 * 64), 0, 0, 0},
+        Expected{kAttention, "attention", padded(30), 4 * 2 * 2 * 30, 0,
                  (1 << 20) / 15360},
-        Expected{kLearned, "attention", 4 * 28, 4 * 2 * 2 * 28, 163, 3 * 6}}) {
+        Expected{kLearned, "attention", padded(28), 4 * 2 * 2 * 28, 163,
+                 3 * 6}}) {
     SCOPED_TRACE(expected.name);
     const auto model = server.client().GetModel(expected.name);
     ASSERT_TRUE(model.ok()) << model.status();

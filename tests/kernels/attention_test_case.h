@@ -109,7 +109,7 @@ inline void AttentionStep(Backend& backend,
   DeviceFloats device_k(backend, ToWide(k, kv_width));
   DeviceFloats device_v(backend, ToWide(v, kv_width));
   DeviceFloats device_y(backend, ToWide(Floats(q.size()), width));
-  DeviceFloats device_blocks(backend, blocks);
+  DeviceShares device_blocks(backend, blocks, shape.BlockFloats());
   DeviceFloats& y = in_place ? device_q : device_y;
   const std::vector<double> frequencies = shape.Frequencies();
   const auto device_frequencies =
@@ -129,7 +129,7 @@ inline void AttentionStep(Backend& backend,
   arguments.k = {device_k.data() + kMargin, kv_stride};
   arguments.v = {device_v.data() + kMargin, kv_stride};
   arguments.histories = histories;
-  arguments.blocks = device_blocks.data();
+  arguments.blocks = device_blocks.shares();
   arguments.y = {y.data() + kMargin, stride};
   backend.Attention(rows, arguments);
   blocks = device_blocks.ToHost();

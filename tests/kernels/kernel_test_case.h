@@ -126,6 +126,27 @@ class DeviceFloats {
   std::unique_ptr<Buffer> buffer_;
 };
 
+// One layer's shares of `floats` each of all slots or blocks, as a pool has
+// them: what lies between them is another layer's, here NaN.
+class DeviceShares {
+ public:
+  DeviceShares(Backend& backend, const Floats& values, int64_t floats)
+      : floats_(floats),
+        device_(backend, floats == 0 ? Floats() : ToWide(values, floats)) {}
+
+  LayerShares shares() {
+    return {device_.data() + (floats_ == 0 ? 0 : kMargin), WideStride(floats_)};
+  }
+  // Expects that nothing was written between them.
+  Floats ToHost() const {
+    return floats_ == 0 ? Floats() : FromWide(device_.ToHost(), floats_);
+  }
+
+ private:
+  const int64_t floats_;
+  DeviceFloats device_;
+};
+
 inline std::unique_ptr<PackedWeight> PackFloats(
     Backend& backend, const Floats& weight, int64_t outputs, int64_t inputs,
     WeightFormat format = WeightFormat::kFloat32) {
@@ -194,7 +215,7 @@ struct ConvCase {
     DeviceFloats device_x(backend, ToWide(x, channels));
     DeviceFloats device_weight(backend, weight);
     DeviceFloats device_bias(backend, bias);
-    DeviceFloats device_states(backend, states);
+    DeviceShares device_states(backend, states, WindowFloats());
     DeviceFloats y(backend, ToWide(Floats(x.size()), channels));
     CausalConv1dArguments arguments;
     arguments.channels = channels;
@@ -203,7 +224,7 @@ struct ConvCase {
     arguments.weight = device_weight.data();
     arguments.bias = bias.empty() ? nullptr : device_bias.data();
     arguments.activation = activation;
-    arguments.conv_state = device_states.data();
+    arguments.conv_state = device_states.shares();
     arguments.y = {y.data() + kMargin, stride};
     backend.CausalConv1d(rows, arguments);
     states = device_states.ToHost();
@@ -263,7 +284,7 @@ struct ScanCase {
     DeviceFloats device_c(backend, ToWide(c, d_state));
     DeviceFloats device_dt_bias(backend, dt_bias);
     DeviceFloats device_a(backend, a), device_d(backend, d);
-    DeviceFloats device_states(backend, states);
+    DeviceShares device_states(backend, states, StateFloats());
     DeviceFloats device_y(backend, ToWide(Floats(x.size()), d_inner));
     DeviceFloats& y = in_place ? device_x : device_y;
     SelectiveScanArguments arguments;
@@ -277,7 +298,7 @@ struct ScanCase {
     arguments.dt_bias = device_dt_bias.data();
     arguments.a = device_a.data();
     arguments.d = device_d.data();
-    arguments.ssm_state = device_states.data();
+    arguments.ssm_state = device_states.shares();
     arguments.y = {y.data() + kMargin, stride};
     backend.SelectiveScan(rows, arguments);
     states = device_states.ToHost();
@@ -344,7 +365,7 @@ struct SsdScanCase {
     DeviceFloats device_c(backend, ToWide(c, groups * d_state));
     DeviceFloats device_dt_bias(backend, dt_bias);
     DeviceFloats device_a(backend, a), device_d(backend, d);
-    DeviceFloats device_states(backend, states);
+    DeviceShares device_states(backend, states, StateFloats());
     DeviceFloats device_y(backend, ToWide(Floats(x.size()), d_inner()));
     DeviceFloats& y = in_place ? device_x : device_y;
     SsdScanArguments arguments;
@@ -361,7 +382,7 @@ struct SsdScanCase {
     arguments.d = device_d.data();
     arguments.dt_min = dt_min;
     arguments.dt_max = dt_max;
-    arguments.ssm_state = device_states.data();
+    arguments.ssm_state = device_states.shares();
     arguments.y = {y.data() + kMargin, stride};
     backend.SsdScan(rows, arguments);
     states = device_states.ToHost();
@@ -460,7 +481,7 @@ struct ShiftMultiplyCase {
     DeviceFloats device_k(backend, ToWide(k, channels));
     DeviceFloats device_v(backend, ToWide(v, channels));
     DeviceFloats device_filter(backend, filter);
-    DeviceFloats device_states(backend, states);
+    DeviceShares device_states(backend, states, StateFloats());
     DeviceFloats device_p(backend, ToWide(Floats(k.size()), channels));
     DeviceFloats& p = in_place ? device_v : device_p;
     ShiftMultiplyArguments arguments;
@@ -469,7 +490,7 @@ struct ShiftMultiplyCase {
     arguments.k = {device_k.data() + kMargin, stride};
     arguments.v = {device_v.data() + kMargin, stride};
     arguments.filter = device_filter.data();
-    arguments.shift_state = device_states.data();
+    arguments.shift_state = device_states.shares();
     arguments.p = {p.data() + kMargin, stride};
     backend.ShiftMultiply(rows, arguments);
     states = device_states.ToHost();
@@ -519,7 +540,8 @@ struct DiagonalScanCase {
     DeviceFloats device_p(backend, ToWide(p, channels));
     DeviceFloats device_gate(backend, ToWide(gate, channels));
     DeviceFloats device_decay(backend, decay), device_read(backend, read);
-    DeviceFloats device_d(backend, d), device_states(backend, states);
+    DeviceFloats device_d(backend, d);
+    DeviceShares device_states(backend, states, StateFloats());
     DeviceFloats device_y(backend, ToWide(Floats(p.size()), channels));
     DeviceFloats& y = in_place ? device_p : device_y;
     DiagonalScanArguments arguments;
@@ -531,7 +553,7 @@ struct DiagonalScanCase {
     arguments.read = device_read.data();
     arguments.d = device_d.data();
     arguments.activation = activation;
-    arguments.diagonal_state = device_states.data();
+    arguments.diagonal_state = device_states.shares();
     arguments.y = {y.data() + kMargin, stride};
     backend.DiagonalScan(rows, arguments);
     states = device_states.ToHost();

@@ -80,11 +80,11 @@ TEST_F(BlockStackLoading, TellsWhatAnH3Is) {
   EXPECT_EQ(info.layers, 3);
   // Three layers of 8 inputs and 3 complex states for each of 12 channels, and
   // the last hidden vector.
-  EXPECT_EQ(info.state_bytes, (3 * (8 + 2 * 3) * 12 + 12) * sizeof(float));
+  EXPECT_EQ(info.state_bytes, StateBytes({3 * 8 * 12, 3 * 2 * 3 * 12, 12}));
   EXPECT_EQ(info.kv_bytes_per_token, 0u);
   EXPECT_EQ(info.kv_block_bytes, 0u);
   EXPECT_EQ(info.max_positions, 0);
-  EXPECT_EQ((*model)->states().key_values(), nullptr);
+  EXPECT_EQ((*model)->states().key_values().blocks, 0);
 }
 
 TEST_F(BlockStackLoading, TellsWhatAHybridKeepsOfEveryToken) {
@@ -93,7 +93,7 @@ TEST_F(BlockStackLoading, TellsWhatAHybridKeepsOfEveryToken) {
   const auto model = Load();
   ASSERT_TRUE(model.ok()) << model.status();
   const ModelInfo& info = (*model)->info();
-  EXPECT_EQ(info.state_bytes, (1 * (8 + 2 * 3) * 12 + 12) * sizeof(float));
+  EXPECT_EQ(info.state_bytes, StateBytes({8 * 12, 2 * 3 * 12, 12}));
   EXPECT_EQ(info.kv_bytes_per_token, 2 * 2 * 12 * sizeof(float));
   EXPECT_EQ(info.kv_block_bytes, 32 * info.kv_bytes_per_token);
   EXPECT_EQ(info.kv_blocks, 100000 / 6144);

@@ -36,7 +36,7 @@ class KeyValuePoolTest : public testing::Test {
   void Fill(int slot, float value) {
     for (int64_t layer = 0; layer < kShape.layers; ++layer) {
       for (int32_t block : pool_->blocks_of(slot)) {
-        float* const piece = pool_->Layer(layer) + block * kPieceFloats;
+        float* const piece = pool_->Layer(layer)[block];
         std::fill(piece, piece + kPieceFloats, value + layer);
       }
     }
@@ -60,7 +60,7 @@ TEST_F(KeyValuePoolTest, CountsBytesByTokenAndBlock) {
   EXPECT_EQ(KeyValueBlocks(1), 1);
   EXPECT_EQ(KeyValueBlocks(32), 1);
   EXPECT_EQ(KeyValueBlocks(33), 2);
-  EXPECT_EQ(pool_->blocks(), kBlocks);
+  EXPECT_EQ(pool_->use().blocks, kBlocks);
 }
 
 TEST_F(KeyValuePoolTest, RefusesLessMemoryThanABlock) {
@@ -80,46 +80,46 @@ TEST_F(KeyValuePoolTest, TakesABlockWithTheFirstTokenThatNeedsIt) {
   pool_->Append(0, kFull + 1);
   EXPECT_EQ(pool_->blocks_of(0).size(), 3u);
   EXPECT_EQ(pool_->tokens(0), 2 * kFull + 1);
-  EXPECT_EQ(pool_->used(), 3);
+  EXPECT_EQ(pool_->use().used, 3);
   pool_->Free(0);
-  EXPECT_EQ(pool_->used(), 0);
+  EXPECT_EQ(pool_->use().used, 0);
   EXPECT_EQ(pool_->tokens(0), 0);
 }
 
 TEST_F(KeyValuePoolTest, NobodyElseGetsReservedBlocks) {
   EXPECT_TRUE(pool_->Reserve(0, 5));
-  EXPECT_EQ(pool_->available(), 3);
+  EXPECT_EQ(pool_->use().available(), 3);
   EXPECT_FALSE(pool_->Reserve(1, 4));
-  EXPECT_EQ(pool_->available(), 3);
+  EXPECT_EQ(pool_->use().available(), 3);
   EXPECT_TRUE(pool_->Reserve(1, 3));
   pool_->Append(0, 5 * kFull);
   pool_->Append(1, 3 * kFull);
-  EXPECT_EQ(pool_->used(), kBlocks);
-  EXPECT_EQ(pool_->available(), 0);
+  EXPECT_EQ(pool_->use().used, kBlocks);
+  EXPECT_EQ(pool_->use().available(), 0);
 }
 
 TEST_F(KeyValuePoolTest, WhatWasReservedAndNotTakenComesBack) {
   ASSERT_TRUE(pool_->Reserve(0, 5));
   pool_->Append(0, kFull + 1);
-  EXPECT_EQ(pool_->available(), 3);
+  EXPECT_EQ(pool_->use().available(), 3);
   pool_->EndReservation(0);
-  EXPECT_EQ(pool_->available(), 6);
+  EXPECT_EQ(pool_->use().available(), 6);
   ASSERT_TRUE(pool_->Reserve(0, 6));
   pool_->Free(0);
-  EXPECT_EQ(pool_->available(), kBlocks);
+  EXPECT_EQ(pool_->use().available(), kBlocks);
 }
 
 TEST_F(KeyValuePoolTest, ClearKeepsTheReservation) {
   ASSERT_TRUE(pool_->Reserve(0, 4));
   pool_->Clear(0);
-  EXPECT_EQ(pool_->available(), kBlocks - 4);
+  EXPECT_EQ(pool_->use().available(), kBlocks - 4);
 }
 
 TEST_F(KeyValuePoolTest, ACopySharesFullBlocksAndOwnsTheLast) {
   pool_->Append(0, 2 * kFull + 5);
   Fill(0, 7);
   pool_->Copy(1, 0);
-  EXPECT_EQ(pool_->used(), 4);
+  EXPECT_EQ(pool_->use().used, 4);
   EXPECT_EQ(pool_->tokens(1), 2 * kFull + 5);
   EXPECT_EQ(Saved(1), Saved(0));
   const auto source = pool_->blocks_of(0);
@@ -132,9 +132,9 @@ TEST_F(KeyValuePoolTest, ACopySharesFullBlocksAndOwnsTheLast) {
 TEST_F(KeyValuePoolTest, ACopyOfFullBlocksOnlyTakesNone) {
   pool_->Append(0, 2 * kFull);
   pool_->Copy(1, 0);
-  EXPECT_EQ(pool_->used(), 2);
+  EXPECT_EQ(pool_->use().used, 2);
   pool_->Append(1, 1);
-  EXPECT_EQ(pool_->used(), 3);
+  EXPECT_EQ(pool_->use().used, 3);
 }
 
 TEST_F(KeyValuePoolTest, ASharedBlockIsFreeOnlyWhenNobodyHoldsIt) {
@@ -145,20 +145,20 @@ TEST_F(KeyValuePoolTest, ASharedBlockIsFreeOnlyWhenNobodyHoldsIt) {
   pool_->Copy(2, 1);
   pool_->Free(0);
   pool_->Free(1);
-  EXPECT_EQ(pool_->used(), 1);
+  EXPECT_EQ(pool_->use().used, 1);
   EXPECT_EQ(Saved(2), before);
   pool_->Free(2);
-  EXPECT_EQ(pool_->used(), 0);
+  EXPECT_EQ(pool_->use().used, 0);
 }
 
 TEST_F(KeyValuePoolTest, ACopyTakesItsOwnBlockFromItsReservation) {
   pool_->Append(0, kFull + 1);
   ASSERT_TRUE(pool_->Reserve(1, kBlocks - 2));
-  EXPECT_EQ(pool_->available(), 0);
+  EXPECT_EQ(pool_->use().available(), 0);
   pool_->Copy(1, 0);
-  EXPECT_EQ(pool_->available(), 0);
+  EXPECT_EQ(pool_->use().available(), 0);
   pool_->Append(1, (kBlocks - 2) * kFull - 1);
-  EXPECT_EQ(pool_->used(), kBlocks);
+  EXPECT_EQ(pool_->use().used, kBlocks);
 }
 
 TEST_F(KeyValuePoolTest, SavesWhatWasRestored) {
@@ -170,7 +170,7 @@ TEST_F(KeyValuePoolTest, SavesWhatWasRestored) {
   pool_->Restore(1, bytes.data(), kFull + 3);
   EXPECT_EQ(Saved(1), bytes);
   EXPECT_EQ(pool_->tokens(1), kFull + 3);
-  EXPECT_EQ(pool_->used(), 4);
+  EXPECT_EQ(pool_->use().used, 4);
 }
 
 TEST_F(KeyValuePoolTest, AUsedBlockIsAllZeroBitsWhenItIsTakenAgain) {

@@ -57,7 +57,7 @@ TEST_F(Mamba2Loading, TellsWhatTheModelIs) {
   EXPECT_EQ(info.layers, shape_.layers);
   // Two layers of a window of 3 x (68 + 2 x 6) and 4 heads of 3 x 17, and 19 of
   // the last hidden vector.
-  EXPECT_EQ(info.state_bytes, (2 * (3 * 80 + 4 * 3 * 17) + 19) * sizeof(float));
+  EXPECT_EQ(info.state_bytes, StateBytes({2 * 3 * 80, 2 * 4 * 3 * 17, 19}));
 }
 
 TEST_F(Mamba2Loading, RefusesTensorsThatContradictTheConfiguration) {
@@ -152,7 +152,7 @@ TEST_F(HybridLoading, TellsWhatTheModelIsAndWhatItKeeps) {
   // 8; one of attention with a window of 2 x (4 + 2 x 2) x 6; and 12 of the
   // last hidden vector.
   EXPECT_EQ(info.state_bytes,
-            (2 * (3 * 30 + 3 * 3 * 8) + 2 * 48 + 12) * sizeof(float));
+            StateBytes({2 * 3 * 30, 2 * 3 * 3 * 8, 2 * 48, 12}));
   // Keys and values of two heads.
   EXPECT_EQ(info.kv_bytes_per_token, 2 * 2 * 6 * sizeof(float));
 }

@@ -56,7 +56,7 @@ TEST_F(MambaLoading, TellsWhatTheModelIs) {
   EXPECT_EQ(info.vocabulary_size, shape_.vocab);
   EXPECT_EQ(info.layers, shape_.layers);
   // Two layers of 3 x 38 and 5 x 38, and 19 of the last hidden vector.
-  EXPECT_EQ(info.state_bytes, (2 * (3 * 38 + 5 * 38) + 19) * sizeof(float));
+  EXPECT_EQ(info.state_bytes, StateBytes({2 * 3 * 38, 2 * 5 * 38, 19}));
   EXPECT_EQ(info.kv_bytes_per_token, 0u);
   EXPECT_EQ(info.weight_format, "f32");
   EXPECT_EQ(info.backend, "cpu");

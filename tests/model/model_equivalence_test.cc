@@ -201,7 +201,7 @@ TEST_P(ModelEquivalence, HoldsForEveryCutInTwoWithASaveBetween) {
 
     // Into another slot, while the old one is used by somebody else.
     const int stranger = states().Take();
-    const int restored = states().TakeForOverwrite();
+    const int restored = states().TryTake(kLength);
     Feed(stranger, sequences_[2], LogitsWanted::kNone);
     states().Restore(restored, block.data(), static_cast<int64_t>(cut));
     const Logits rest = Feed(restored, all.subspan(cut), LogitsWanted::kAll);
@@ -216,7 +216,7 @@ TEST_P(ModelEquivalence, HoldsForACopiedSlotAndItsSource) {
   const auto all = absl::MakeConstSpan(sequences_[3]);
   const Logits whole = Whole(sequences_[3]);
   const int source = states().Take();
-  const int copy = states().TakeForOverwrite();
+  const int copy = states().TryTake(kLength);
   Feed(source, all.subspan(0, 9), LogitsWanted::kNone);
   states().CopySlot(copy, source);
   const Logits of_copy = Feed(copy, all.subspan(9), LogitsWanted::kAll);
@@ -236,7 +236,7 @@ TEST_P(ModelEquivalence, HoldsForCopiesOfCopiesWhoseSourcesAreGone) {
   int fed = 0;
   for (; fed + kPiece < kLength; fed += kPiece) {
     Feed(slot, all.subspan(fed, kPiece), LogitsWanted::kNone);
-    const int copy = states().TakeForOverwrite();
+    const int copy = states().TryTake(kLength);
     states().CopySlot(copy, slot);
     // What the source goes on with must not be seen by the copy.
     Feed(slot, absl::MakeConstSpan(sequences_[10]).subspan(fed + kPiece),
@@ -363,12 +363,19 @@ TEST_P(ModelEquivalence, UnknownIdsHaveLogitsOfMinusInfinity) {
 TEST_P(ModelEquivalence, ABrokenStateMarksItsOwnRowOnly) {
   const std::string fresh(states().state_bytes(), '\0');
   // Each float of the state in turn, without those of last_hidden.
-  const size_t floats = fresh.size() / sizeof(float) - family_.d_model;
+  std::vector<size_t> floats;
+  for (int i = 0; i + 1 < static_cast<int>(states().components().size()); ++i) {
+    const StateComponent& component = states().components()[i];
+    const size_t first = states().Layer(i, 0).data - states().Layer(0, 0).data;
+    for (int64_t j = 0; j < component.layers * component.floats(); ++j) {
+      floats.push_back(first + j);
+    }
+  }
   const Logits whole = Whole(sequences_[7]);
   const int slots[3] = {states().Take(), states().Take(), states().Take()};
   for (float broken : {std::numeric_limits<float>::quiet_NaN(),
                        std::numeric_limits<float>::infinity()}) {
-    for (size_t i = 0; i < floats; ++i) {
+    for (size_t i : floats) {
       std::string block = fresh;
       std::memcpy(&block[i * sizeof(float)], &broken, sizeof(broken));
       Batch batch;
@@ -392,7 +399,12 @@ TEST_P(ModelEquivalence, ABrokenLastHiddenMarksARowThatWantsLogitsBefore) {
   const int slot = states().Take();
   std::string block(states().state_bytes(), '\0');
   const float broken = std::numeric_limits<float>::quiet_NaN();
-  std::memcpy(&block[block.size() - sizeof(broken)], &broken, sizeof(broken));
+  const int last = static_cast<int>(states().components().size()) - 1;
+  const size_t last_hidden =
+      states().Layer(last, 0).data - states().Layer(0, 0).data;
+  std::memcpy(
+      &block[(last_hidden + family_.d_model) * sizeof(float) - sizeof(broken)],
+      &broken, sizeof(broken));
   for (bool before : {true, false}) {
     states().Restore(slot, block.data(), 0);
     const StepResult result =

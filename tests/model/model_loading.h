@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <string>
@@ -23,6 +24,16 @@
 #include "tests/model/model_folder.h"
 
 namespace engram {
+
+// What a state takes whose components have so many floats: each of them begins
+// at a multiple of 256 bytes.
+inline size_t StateBytes(std::initializer_list<size_t> components) {
+  size_t bytes = 0;
+  for (const size_t floats : components) {
+    bytes += (floats * sizeof(float) + 255) / 256 * 256;
+  }
+  return bytes;
+}
 
 class ModelLoading : public testing::Test {
  protected:

@@ -14,6 +14,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/status.h"
+#include "tests/support/forwarding_backend.h"
 
 namespace engram {
 namespace {
@@ -55,7 +56,8 @@ class StatePoolTest : public testing::Test {
 };
 
 TEST_F(StatePoolTest, CountsTheBytesOfOneState) {
-  EXPECT_EQ(pool_->state_bytes(), (2 * 15 + 2 * 7 + 4) * sizeof(float));
+  // 2 * 15, 2 * 7 and 4 floats, each rounded up to 256 bytes.
+  EXPECT_EQ(pool_->state_bytes(), 3 * kStateAlignment);
 }
 
 TEST_F(StatePoolTest, GivesEverySlotOnceAndThenNone) {
@@ -66,7 +68,7 @@ TEST_F(StatePoolTest, GivesEverySlotOnceAndThenNone) {
   }
   EXPECT_EQ(slots, (std::set<int>{0, 1, 2}));
   EXPECT_EQ(pool_->Take(), -1);
-  EXPECT_EQ(pool_->TakeForOverwrite(), -1);
+  EXPECT_EQ(pool_->TryTake(1), -1);
   EXPECT_EQ(pool_->free_slots(), 0);
   pool_->Free(1);
   EXPECT_EQ(pool_->Take(), 1);
@@ -96,7 +98,7 @@ TEST_F(StatePoolTest, AUsedSlotIsAllZeroBitsWhenItIsTakenAgain) {
 
 TEST_F(StatePoolTest, SavesWhatWasRestored) {
   const int first = pool_->Take();
-  const int second = pool_->TakeForOverwrite();
+  const int second = pool_->TryTake(1);
   const int third = pool_->Take();
   pool_->Restore(first, Counted(1).data(), 0);
   pool_->Restore(second, Counted(100).data(), 0);
@@ -137,14 +139,177 @@ TEST_F(StatePoolTest, ClearsOneSlotAndNoOther) {
   EXPECT_EQ(Saved(other), Counted(100));
 }
 
-TEST_F(StatePoolTest, LaysALayerOfAllSlotsOutAsOneArray) {
+TEST_F(StatePoolTest, LaysTheComponentsOfASlotOneBehindAnother) {
   pool_->Take();
   const int slot = pool_->Take();
   pool_->Restore(slot, Counted(0).data(), 0);
-  // A block holds the window's two layers, the memory's two, then the last.
-  EXPECT_EQ(pool_->Layer(0, 1)[slot * 15 + 2], 15 + 2);
-  EXPECT_EQ(pool_->Layer(1, 0)[slot * 7 + 6], 30 + 6);
-  EXPECT_EQ(pool_->Layer(2, 0)[slot * 4 + 3], 44 + 3);
+  // A block holds the window's two layers, the memory's two, then the last;
+  // each component begins at a multiple of 64 floats.
+  EXPECT_EQ(pool_->Layer(0, 1)[slot][2], 15 + 2);
+  EXPECT_EQ(pool_->Layer(1, 0)[slot][6], 64 + 6);
+  EXPECT_EQ(pool_->Layer(1, 1)[slot][6], 64 + 7 + 6);
+  EXPECT_EQ(pool_->Layer(2, 0)[slot][3], 128 + 3);
+}
+
+TEST_F(StatePoolTest, KnowsHowManyTokensWereFedToASlot) {
+  const int slot = pool_->Take();
+  EXPECT_EQ(pool_->tokens(slot), 0);
+  pool_->Append(slot, 3);
+  pool_->Append(slot, 4);
+  EXPECT_EQ(pool_->tokens(slot), 7);
+  const int copy = pool_->TryTake(9, slot);
+  pool_->CopySlot(copy, slot);
+  EXPECT_EQ(pool_->tokens(copy), 7);
+  pool_->Restore(slot, Counted(0).data(), 5);
+  EXPECT_EQ(pool_->tokens(slot), 5);
+  pool_->Clear(copy);
+  EXPECT_EQ(pool_->tokens(copy), 0);
+}
+
+// Counts what a pool asks of its back end.
+class CountedCopies final : public ForwardingBackend {
+ public:
+  using ForwardingBackend::ForwardingBackend;
+
+  void CopyToHost(void* host, const void* source, size_t bytes) override {
+    ++calls;
+    ForwardingBackend::CopyToHost(host, source, bytes);
+  }
+  void CopyFromHost(void* target, const void* host, size_t bytes) override {
+    ++calls;
+    ForwardingBackend::CopyFromHost(target, host, bytes);
+  }
+  void Copy(void* target, const void* source, size_t bytes) override {
+    ++calls;
+    ForwardingBackend::Copy(target, source, bytes);
+  }
+  void Zero(void* target, size_t bytes) override {
+    ++calls;
+    ForwardingBackend::Zero(target, bytes);
+  }
+
+  int calls = 0;
+};
+
+TEST_F(StatePoolTest, MovesAStateOfMamba130mInOneCopy) {
+  CountedCopies backend(backend_.get());
+  const auto pool = std::move(StatePool::Create(&backend,
+                                                {{"conv_state", 24, {3, 1536}},
+                                                 {"ssm_state", 24, {16, 1536}},
+                                                 {"last_hidden", 1, {768}}},
+                                                kSlots)
+                                  .value());
+  const auto calls_of = [&](const auto& what) {
+    backend.calls = 0;
+    what();
+    return backend.calls;
+  };
+  const int slot = pool->Take();
+  const int copy = pool->Take();
+  std::string block(pool->bytes(slot), '?');
+  EXPECT_EQ(block.size(), 4u * (24 * (3 + 16) * 1536 + 768));
+  EXPECT_EQ(calls_of([&] { pool->Save(slot, block.data()); }), 1);
+  EXPECT_EQ(calls_of([&] { pool->Restore(copy, block.data(), 1); }), 1);
+  EXPECT_EQ(calls_of([&] { pool->CopySlot(copy, slot); }), 1);
+  EXPECT_EQ(calls_of([&] { pool->Clear(copy); }), 1);
+}
+
+// --- With attention layers.
+
+constexpr KeyValueShape kKeyValues = {.layers = 2, .width = 3};
+constexpr int64_t kFull = kKeyValueBlockTokens;
+
+class StatePoolWithKeyValuesTest : public StatePoolTest {
+ protected:
+  static constexpr int64_t kBlocks = 8;
+
+  StatePoolWithKeyValuesTest() {
+    pool_ = std::move(StatePool::Create(backend_.get(), {{"last", 1, {4}}},
+                                        kSlots, kKeyValues,
+                                        kBlocks * kKeyValues.block_bytes())
+                          .value());
+  }
+
+  // A slot that was fed so many tokens, whose keys and values are all `value`.
+  int Fed(int64_t tokens, float value) {
+    const int slot = pool_->TryTake(tokens);
+    pool_->Clear(slot);
+    pool_->Append(slot, tokens);
+    for (int64_t layer = 0; layer < kKeyValues.layers; ++layer) {
+      for (int32_t block : pool_->blocks_of(slot)) {
+        std::fill_n(pool_->KeyValueLayer(layer)[block],
+                    2 * kKeyValues.width * kFull, value + layer);
+      }
+    }
+    return slot;
+  }
+
+  std::string SavedInParts(int slot, size_t part) const {
+    std::string block(pool_->bytes(slot), '?');
+    for (size_t begin = 0; begin < block.size(); begin += part) {
+      pool_->SavePart(slot, begin, std::min(part, block.size() - begin),
+                      block.data() + begin);
+    }
+    return block;
+  }
+};
+
+TEST_F(StatePoolWithKeyValuesTest, TakesASlotOnlyWithTheBlocksThatItWillNeed) {
+  const int slot = pool_->TryTake(5 * kFull);
+  ASSERT_GE(slot, 0);
+  EXPECT_EQ(pool_->key_values().reserved, 5);
+  EXPECT_EQ(pool_->TryTake(3 * kFull + 1), -1);
+  EXPECT_EQ(pool_->free_slots(), kSlots - 1);
+  EXPECT_EQ(pool_->key_values().reserved, 5);
+  EXPECT_GE(pool_->TryTake(3 * kFull), 0);
+  EXPECT_EQ(pool_->key_values().available(), 0);
+}
+
+TEST_F(StatePoolWithKeyValuesTest, SetsNothingApartForWhatASlotWillShare) {
+  const int source = Fed(4 * kFull + 1, 7);
+  EXPECT_EQ(pool_->key_values().available(), 3);
+  // Six blocks, of which four are full and shared.
+  const int slot = pool_->TryTake(6 * kFull, source);
+  ASSERT_GE(slot, 0);
+  EXPECT_EQ(pool_->key_values().reserved, 2);
+  pool_->CopySlot(slot, source);
+  pool_->Append(slot, 2 * kFull - 1);
+  EXPECT_EQ(pool_->key_values().used, 7);
+  EXPECT_EQ(pool_->key_values().reserved, 0);
+}
+
+TEST_F(StatePoolWithKeyValuesTest, SealedSlotsGiveBackWhatTheyDidNotNeed) {
+  const int slot = pool_->TryTake(5 * kFull);
+  pool_->Clear(slot);
+  pool_->Append(slot, kFull + 1);
+  pool_->Seal(slot);
+  EXPECT_EQ(pool_->key_values().reserved, 0);
+  EXPECT_EQ(pool_->key_values().used, 2);
+  pool_->Free(slot);
+  EXPECT_EQ(pool_->key_values().available(), kBlocks);
+}
+
+TEST_F(StatePoolWithKeyValuesTest, TellsWhatWouldFitBesideOthers) {
+  const int slot = pool_->TryTake(5 * kFull);
+  pool_->Clear(slot);
+  const int idle = Fed(3 * kFull, 7);
+  EXPECT_TRUE(pool_->FitsBeside({slot}, 3 * kFull));
+  EXPECT_FALSE(pool_->FitsBeside({slot}, 3 * kFull + 1));
+  EXPECT_TRUE(pool_->FitsBeside({slot}, 6 * kFull, idle));
+  EXPECT_TRUE(pool_->FitsBeside({}, kBlocks * kFull));
+}
+
+TEST_F(StatePoolWithKeyValuesTest, SavesAndRestoresKeysAndValuesWithTheState) {
+  const int slot = Fed(kFull + 3, 7);
+  const std::string saved = SavedInParts(slot, pool_->bytes(slot));
+  EXPECT_EQ(saved.size(), pool_->state_bytes() + 2 * kKeyValues.block_bytes());
+  for (size_t part : {1, 100, 255, 257, 3000}) {
+    ASSERT_EQ(SavedInParts(slot, part), saved) << part;
+  }
+  const int other = pool_->TryTake(kFull + 3);
+  pool_->Restore(other, saved.data(), kFull + 3);
+  EXPECT_EQ(pool_->tokens(other), kFull + 3);
+  EXPECT_EQ(SavedInParts(other, 1000), saved);
 }
 
 TEST_F(StatePoolTest, TellsHowMuchMemoryItDidNotGet) {

@@ -38,10 +38,10 @@ class EngineKeyValues : public ::testing::Test {
   void Start(TestEngineOptions options) {
     engine_ = std::make_unique<TestEngine>(std::move(options));
   }
-  KeyValuePool& pool() { return *engine_->model.states().key_values(); }
+  KeyValueUse use() { return engine_->model.states().key_values(); }
   void ExpectAllAvailable() {
     engine_->engine.RunOnce();
-    EXPECT_EQ(pool().available(), pool().blocks());
+    EXPECT_EQ(use().available(), use().blocks);
   }
   void ExpectRefused(Request request,
                      const ::testing::Matcher<std::string>& message) {
@@ -82,7 +82,8 @@ TEST_F(EngineKeyValues, CountWhatTheSessionHasReadAndItsPendingToken) {
 
 TEST_F(EngineKeyValues, RefuseASessionThatRamCouldNotHold) {
   TestEngineOptions options = WithBlocks(100);
-  const size_t fixed_bytes = 4 * (4 + 1 + 1024);
+  // A digest, a count and a ballast of 1024 floats.
+  const size_t fixed_bytes = 2 * kStateAlignment + 4 * 1024;
   const size_t own_bytes = 1024;  // what a session takes beside its state
   options.sessions.memory_bytes = fixed_bytes + 3 * kBlockBytes + own_bytes;
   Start(options);
@@ -117,7 +118,7 @@ TEST_F(EngineKeyValues, AreCountedWithTheStateInSlotAndRam) {
   EXPECT_EQ(engine_->sessions.Get("a")->state_bytes, fixed + block);
   engine_->Run(TestEngine::Turn("a", "r2", Tokens(1, 1), 0));
   EXPECT_EQ(engine_->sessions.Get("a")->state_bytes, fixed + 2 * block);
-  EXPECT_EQ(pool().used(), 2);
+  EXPECT_EQ(use().used, 2);
   SessionCounts counts = engine_->sessions.Counts();
   EXPECT_EQ(counts.models[0].state_bytes_in_slots, fixed + 2 * block);
 
@@ -141,10 +142,10 @@ TEST_F(EngineKeyValues, AreSharedByATurnAndTheStateBehindIt) {
   engine_->engine.RunOnce();
   EXPECT_EQ(engine_->engine.running(), 1);
   EXPECT_EQ(engine_->sessions.Get("a")->tier, "slot");
-  EXPECT_EQ(pool().available(), 0);
+  EXPECT_EQ(use().available(), 0);
   engine_->RunUntilIdle();
   EXPECT_EQ(engine_->sessions.Get("a")->position, 2 * kBlock + 40 + 19);
-  EXPECT_EQ(pool().used(), 4);
+  EXPECT_EQ(use().used, 4);
 }
 
 TEST_F(EngineKeyValues, GiveUnusedReservationsBackWithTheCommit) {
@@ -154,14 +155,14 @@ TEST_F(EngineKeyValues, GiveUnusedReservationsBackWithTheCommit) {
   request.stopping.stop_token_ids = {9};
   engine_->Run(request);
   EXPECT_EQ(engine_->sessions.Get("a")->position, 3);
-  EXPECT_EQ(pool().available(), 7);
+  EXPECT_EQ(use().available(), 7);
 }
 
 TEST_F(EngineKeyValues, ComeBackFromTurnsThatAreCancelled) {
   Start(WithBlocks(8));
   Reader reader = engine_->Submit(TestEngine::Turn("a", "r1", PromptOf(3), 99));
   engine_->engine.RunOnce();
-  EXPECT_LT(pool().available(), 4);
+  EXPECT_LT(use().available(), 4);
   reader.Cancel();
   engine_->RunUntilIdle();
   ExpectAllAvailable();
@@ -170,7 +171,7 @@ TEST_F(EngineKeyValues, ComeBackFromTurnsThatAreCancelled) {
 TEST_F(EngineKeyValues, ComeBackFromSessionsThatAreDeleted) {
   Start(WithBlocks(8));
   engine_->Run(TestEngine::Turn("a", "r1", PromptOf(3), 0));
-  EXPECT_EQ(pool().used(), 3);
+  EXPECT_EQ(use().used, 3);
   ASSERT_TRUE(engine_->sessions.Delete("a").ok());
   ExpectAllAvailable();
 }
@@ -181,7 +182,7 @@ TEST_F(EngineKeyValues, MoveIdleSessionsToRamForARequestThatNeedsTheirs) {
   Start(WithBlocks(4));
   Tokens history(2 * kBlock + 1, 1);
   engine_->Run(TestEngine::Turn("idle", "r1", history, 0));
-  ASSERT_EQ(pool().available(), 1);
+  ASSERT_EQ(use().available(), 1);
   const Request request = TestEngine::Generate(PromptOf(3), 2);
   EXPECT_EQ(engine_->Run(request).ids(), engine_->Expect({}, request).tokens);
   EXPECT_EQ(engine_->sessions.Get("idle")->tier, "ram");

@@ -285,7 +285,7 @@ TEST_F(EngineParking, GivesKeysAndValuesBackWithTheSlot) {
   const Request other = TestEngine::Generate(Tokens(100, 2), 20);
   EXPECT_EQ(engine.Run(other).ids(), engine.Expect({}, other).tokens);
   ASSERT_EQ(engine.engine.parked(), 1);
-  EXPECT_EQ(engine.model.states().key_values()->used(), 0);
+  EXPECT_EQ(engine.model.states().key_values().used, 0);
   while (!slow.ended()) {
     slow.Read();
     engine.engine.RunOnce();

@@ -281,9 +281,9 @@ void TestEngine::ExpectNoSlotLost() {
   const auto in_sessions = sessions.Counts().models[number].sessions_in_slots;
   EXPECT_EQ(model.states().free_slots() + engine.running() + in_sessions,
             model.states().slots());
-  KeyValuePool* const key_values = model.states().key_values();
-  if (key_values == nullptr || engine.running() > 0 || in_sessions > 0) return;
-  EXPECT_EQ(key_values->available(), key_values->blocks());
+  if (engine.running() > 0 || in_sessions > 0) return;
+  const KeyValueUse use = model.states().key_values();
+  EXPECT_EQ(use.available(), use.blocks);
 }
 
 }  // namespace engram

@@ -654,12 +654,12 @@ void Simulation::CheckSlots() {
             engine_.options.model.slots);
   // Nor is a block: when nothing runs, sessions hold what their tokens need,
   // and nothing is set apart.
-  KeyValuePool* const keys = engine_.model.states().key_values();
-  if (keys == nullptr || engine_.engine.running() > 0) return;
+  const KeyValueUse keys = engine_.model.states().key_values();
+  if (keys.blocks == 0 || engine_.engine.running() > 0) return;
   size_t bytes = engine_.sessions.Counts().models[0].state_bytes_in_slots;
   bytes -= in_sessions * engine_.model.info().state_bytes;
-  EXPECT_EQ(keys->used() * kBlockBytes, bytes);
-  EXPECT_EQ(keys->available() + keys->used(), keys->blocks());
+  EXPECT_EQ(keys.used * kBlockBytes, bytes);
+  EXPECT_EQ(keys.available() + keys.used, keys.blocks);
 }
 
 // Every session that is still there holds its history and nothing else.

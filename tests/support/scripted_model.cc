@@ -83,16 +83,6 @@ ScriptedModel::ScriptedModel(const Script* script, const ModelLimits& limits,
       MakeBackend({.kind = BackendKind::kCpu, .threads = 1});
   ENGRAM_CHECK_OK(backend.status());
   backend_ = *std::move(backend);
-  std::unique_ptr<KeyValuePool> key_values;
-  if (has_attention) {
-    auto pool = KeyValuePool::Create(backend_.get(), kKeyShape, limits.kv_bytes,
-                                     limits.slots);
-    ENGRAM_CHECK_OK(pool.status());
-    key_values = *std::move(pool);
-    info_.kv_bytes_per_token = kKeyShape.token_bytes();
-    info_.kv_block_bytes = kKeyShape.block_bytes();
-    info_.kv_blocks = key_values->blocks();
-  }
   // Two components that must both travel with a session, and one that is never
   // read: it makes the state weigh more than the rest of a session.
   absl::StatusOr<std::unique_ptr<StatePool>> states = StatePool::Create(
@@ -100,9 +90,15 @@ ScriptedModel::ScriptedModel(const Script* script, const ModelLimits& limits,
       {{.name = "digest", .layers = 2, .shape = {kDigestFloats / 2}},
        {.name = "count", .layers = 1, .shape = {1}},
        {.name = "ballast", .layers = 1, .shape = {1024}}},
-      limits.slots, std::move(key_values));
+      limits.slots, has_attention ? kKeyShape : KeyValueShape(),
+      limits.kv_bytes);
   ENGRAM_CHECK_OK(states.status());
   states_ = *std::move(states);
+  if (has_attention) {
+    info_.kv_bytes_per_token = kKeyShape.token_bytes();
+    info_.kv_block_bytes = kKeyShape.block_bytes();
+    info_.kv_blocks = states_->key_values().blocks;
+  }
   info_.family = "scripted";
   info_.vocabulary_size = script->vocabulary_size();
   info_.layers = 2;
@@ -134,12 +130,12 @@ void ScriptedModel::CheckContract(const Batch& batch) {
 bool ScriptedModel::Load(int slot, Script::Sequence* sequence) {
   bool sound = true;
   for (int i = 0; i < kDigestFloats; ++i) {
-    const float part = states_->Layer(0, i / 2)[slot * 2 + i % 2];
+    const float part = states_->Layer(0, i / 2)[slot][i % 2];
     sound = sound && std::isfinite(part);
     sequence->digest = sequence->digest << 16;
     if (sound) sequence->digest |= static_cast<uint64_t>(part);
   }
-  sequence->count = static_cast<int64_t>(states_->Layer(1, 0)[slot]);
+  sequence->count = static_cast<int64_t>(*states_->Layer(1, 0)[slot]);
   return sound;
 }
 
@@ -147,23 +143,22 @@ void ScriptedModel::Store(int slot, const Script::Sequence& sequence,
                           bool sound) {
   for (int i = 0; i < kDigestFloats; ++i) {
     const uint64_t part = sequence.digest >> (16 * (kDigestFloats - 1 - i));
-    states_->Layer(0, i / 2)[slot * 2 + i % 2] =
+    states_->Layer(0, i / 2)[slot][i % 2] =
         sound ? static_cast<float>(part & 0xffff) : kNan;
   }
-  states_->Layer(1, 0)[slot] = static_cast<float>(sequence.count);
+  *states_->Layer(1, 0)[slot] = static_cast<float>(sequence.count);
 }
 
 float* ScriptedModel::Key(int slot, int64_t position) {
-  KeyValuePool& pool = *states_->key_values();
-  const int32_t block = pool.blocks_of(slot)[position / kKeyValueBlockTokens];
-  const int64_t piece_floats = 2 * kKeyShape.width * kKeyValueBlockTokens;
-  return pool.Layer(0) + block * piece_floats + position % kKeyValueBlockTokens;
+  const int32_t block =
+      states_->blocks_of(slot)[position / kKeyValueBlockTokens];
+  return states_->KeyValueLayer(0)[block] + position % kKeyValueBlockTokens;
 }
 
 void ScriptedModel::CheckKeys(int slot, const Script::Sequence& sequence,
                               bool sound) {
-  if (states_->key_values() == nullptr) return;
-  ASSERT_EQ(states_->key_values()->tokens(slot), sequence.count);
+  ASSERT_EQ(states_->tokens(slot), sequence.count);
+  if (info_.kv_blocks == 0) return;
   Script::Sequence kept;
   for (int64_t i = 0; i < sequence.count; ++i) {
     kept.Feed(static_cast<int32_t>(*Key(slot, i)));
@@ -173,9 +168,9 @@ void ScriptedModel::CheckKeys(int slot, const Script::Sequence& sequence,
 }
 
 void ScriptedModel::AddKeys(int slot, absl::Span<const int32_t> tokens) {
-  if (states_->key_values() == nullptr) return;
-  int64_t position = states_->key_values()->tokens(slot);
-  states_->key_values()->Append(slot, static_cast<int64_t>(tokens.size()));
+  int64_t position = states_->tokens(slot);
+  states_->Append(slot, static_cast<int64_t>(tokens.size()));
+  if (info_.kv_blocks == 0) return;
   for (int32_t id : tokens) *Key(slot, position++) = static_cast<float>(id);
 }
 
