@@ -6,7 +6,6 @@
 // each with 1 and 2 threads. A step takes logits of every row's last token.
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -16,6 +15,7 @@
 #include "benchmark/benchmark.h"
 #include "kernels/backend.h"
 #include "kernels/status.h"
+#include "model/load_model.h"
 #include "model/model.h"
 
 namespace engram {
