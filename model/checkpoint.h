@@ -1,18 +1,12 @@
-// Checkpoint: the tensors of a model folder, read from safetensors by mmap.
-//
-// Trusts no byte of the files: header length, JSON, names, dtypes, shapes and
-// offsets are all checked before a tensor is handed out. Files: the single
-// model.safetensors, or the shards that model.safetensors.index.json names.
+// Checkpoint: the tensors of a model folder, read from safetensors
+// (model/safetensors_file.h): the single model.safetensors, or the shards that
+// model.safetensors.index.json names.
 //
 // Thread-compatible. Tensors point into the mapping: they live as long as the
-// Checkpoint. A file may be replaced by rename meanwhile, but not cut short:
-// that would kill the process (SIGBUS).
-// Source: the safetensors format: 8-byte little-endian header length, JSON
-// header, raw little-endian row-major data.
+// Checkpoint.
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
