@@ -47,13 +47,12 @@ INSTANTIATE_TEST_SUITE_P(
 
 class BlockStackLoading : public ModelLoading {
  protected:
-  BlockStackLoading()
-      : ModelLoading(RandomMixerStackConfig({}), RandomMixerStackTensors({})) {}
+  BlockStackLoading() : ModelLoading(RandomH3Config({}), RandomH3Tensors({})) {}
 
-  void Use(const RandomMixerStackShape& shape) {
+  void Use(const RandomH3Shape& shape) {
     shape_ = shape;
-    config_ = RandomMixerStackConfig(shape_);
-    tensors_ = RandomMixerStackTensors(shape_);
+    config_ = RandomH3Config(shape_);
+    tensors_ = RandomH3Tensors(shape_);
   }
 
   void Replace(const std::string& sound, const std::string& wrong) {
@@ -61,11 +60,11 @@ class BlockStackLoading : public ModelLoading {
     config_.replace(config_.find(sound), sound.size(), wrong);
   }
 
-  RandomMixerStackShape shape_;
+  RandomH3Shape shape_;
 };
 
-RandomMixerStackShape Hybrid() {
-  RandomMixerStackShape shape;
+RandomH3Shape Hybrid() {
+  RandomH3Shape shape;
   shape.attention_layers = {0, 2};
   shape.rotary_dim = 4;
   return shape;
@@ -100,7 +99,7 @@ TEST_F(BlockStackLoading, TellsWhatAHybridKeepsOfEveryToken) {
 }
 
 TEST_F(BlockStackLoading, TakesNoMoreBlocksThanLearnedPositionsCanFill) {
-  RandomMixerStackShape shape;
+  RandomH3Shape shape;
   shape.family = "attention";
   shape.positions = 33;
   Use(shape);

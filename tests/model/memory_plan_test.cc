@@ -57,9 +57,9 @@ TEST(MemoryPlan, CountsTheOtherFamilies) {
     } else if (std::string(family) == "hybrid") {
       WriteRandomHybrid(folder, {});
     } else {
-      RandomMixerStackShape shape;
+      RandomH3Shape shape;
       shape.family = family;
-      WriteRandomMixerStack(folder, shape);
+      WriteRandomH3(folder, shape);
     }
     const auto plan = Plan(folder);
     ASSERT_TRUE(plan.ok()) << family << ": " << plan.status();

@@ -54,19 +54,19 @@ Family MakeFamily(const char* name, const Shape& shape,
   return {name, shape.vocab, shape.d_model, write};
 }
 
-RandomMixerStackShape HybridShape() {
-  RandomMixerStackShape shape;
+RandomH3Shape HybridShape() {
+  RandomH3Shape shape;
   shape.attention_layers = {1};
   shape.rotary_dim = 2;
   return shape;
 }
-RandomMixerStackShape S4dShape() {
-  RandomMixerStackShape shape;
+RandomH3Shape S4dShape() {
+  RandomH3Shape shape;
   shape.family = "s4d";
   return shape;
 }
-RandomMixerStackShape AttentionShape() {
-  RandomMixerStackShape shape;
+RandomH3Shape AttentionShape() {
+  RandomH3Shape shape;
   shape.family = "attention";
   shape.mlp_width = 0;
   shape.positions = kLength;
@@ -83,21 +83,20 @@ const Family kFamilies[] = {
     MakeFamily(
         "HybridMamba2", RandomHybridShape(),
         [](const TemporaryFolder& folder) { WriteRandomHybrid(folder, {}); }),
-    MakeFamily("H3", RandomMixerStackShape(),
-               [](const TemporaryFolder& folder) {
-                 WriteRandomMixerStack(folder, {});
-               }),
+    MakeFamily(
+        "H3", RandomH3Shape(),
+        [](const TemporaryFolder& folder) { WriteRandomH3(folder, {}); }),
     MakeFamily("HybridH3", HybridShape(),
                [](const TemporaryFolder& folder) {
-                 WriteRandomMixerStack(folder, HybridShape());
+                 WriteRandomH3(folder, HybridShape());
                }),
     MakeFamily("S4d", S4dShape(),
                [](const TemporaryFolder& folder) {
-                 WriteRandomMixerStack(folder, S4dShape());
+                 WriteRandomH3(folder, S4dShape());
                }),
     MakeFamily("Attention", AttentionShape(),
                [](const TemporaryFolder& folder) {
-                 WriteRandomMixerStack(folder, AttentionShape());
+                 WriteRandomH3(folder, AttentionShape());
                }),
 };
 

@@ -273,7 +273,7 @@ inline void WriteRandomHybrid(const TemporaryFolder& folder,
 }
 
 // H3 and the baselines in its skeleton.
-struct RandomMixerStackShape {
+struct RandomH3Shape {
   std::string family = "h3";
   int64_t layers = 3;
   int64_t d_model = 12;
@@ -293,7 +293,7 @@ struct RandomMixerStackShape {
   }
 };
 
-inline std::string RandomMixerStackConfig(const RandomMixerStackShape& shape) {
+inline std::string RandomH3Config(const RandomH3Shape& shape) {
   return absl::StrCat(
       "{\"model_type\":\"", shape.family, "\",\"vocab_size\":", shape.vocab,
       ",\"hidden_size\":", shape.d_model,
@@ -306,7 +306,7 @@ inline std::string RandomMixerStackConfig(const RandomMixerStackShape& shape) {
 
 // Adds the tensors of one layer's mixer, all of which matter; the dynamics
 // forget slowly enough that early tokens do too.
-inline void AddRandomMixer(const RandomMixerStackShape& shape, int64_t layer,
+inline void AddRandomMixer(const RandomH3Shape& shape, int64_t layer,
                            RandomTensors* tensor,
                            std::map<std::string, RawTensor>* tensors) {
   const int64_t d_model = shape.d_model;
@@ -342,8 +342,8 @@ inline void AddRandomMixer(const RandomMixerStackShape& shape, int64_t layer,
   add("ssm_k_kernel.kernel.C", {1, d_model, shape.taps}, 0, 0.4f);
 }
 
-inline std::map<std::string, RawTensor> RandomMixerStackTensors(
-    const RandomMixerStackShape& shape) {
+inline std::map<std::string, RawTensor> RandomH3Tensors(
+    const RandomH3Shape& shape) {
   RandomTensors tensor;
   const int64_t d_model = shape.d_model;
   std::map<std::string, RawTensor> tensors;
@@ -376,11 +376,10 @@ inline std::map<std::string, RawTensor> RandomMixerStackTensors(
   return tensors;
 }
 
-inline void WriteRandomMixerStack(const TemporaryFolder& folder,
-                                  const RandomMixerStackShape& shape) {
-  folder.Write("config.json", RandomMixerStackConfig(shape));
-  folder.Write("model.safetensors",
-               SafetensorsFile(RandomMixerStackTensors(shape)));
+inline void WriteRandomH3(const TemporaryFolder& folder,
+                          const RandomH3Shape& shape) {
+  folder.Write("config.json", RandomH3Config(shape));
+  folder.Write("model.safetensors", SafetensorsFile(RandomH3Tensors(shape)));
 }
 
 }  // namespace engram
