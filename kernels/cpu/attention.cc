@@ -330,59 +330,15 @@ TokenGroup GroupAt(Rows rows, const AttentionArguments& arguments,
           std::min(kItemTokens, rows[row].tokens - first)};
 }
 
-// Where the dimensions of some heads of one token lie.
-struct Heads {
-  float* data;
-  int64_t count;
-  int64_t head_stride;
-  int64_t dimension_stride;
-};
-
-// By the angles whose cosines and sines are `turns` [rotary_dim / 2, 2].
-void Rotate(const float* turns, int64_t rotary_dim, const Heads& heads) {
+// Rotates one head by the angles whose cosines, and then sines, are `turns` [2,
+// rotary_dim / 2].
+void Rotate(const float* HWY_RESTRICT turns, int64_t rotary_dim,
+            float* HWY_RESTRICT head) {
   const int64_t half = rotary_dim / 2;
   for (int64_t i = 0; i < half; ++i) {
-    const float cosine = turns[2 * i], sine = turns[2 * i + 1];
-    float* x = heads.data + i * heads.dimension_stride;
-    float* y = x + half * heads.dimension_stride;
-    for (int64_t head = 0; head < heads.count; ++head) {
-      const float first = *x, second = *y;
-      *x = first * cosine - second * sine;
-      *y = second * cosine + first * sine;
-      x += heads.head_stride;
-      y += heads.head_stride;
-    }
-  }
-}
-
-// Adds the keys, rotated, and values of a group's tokens to the blocks. Leaves
-// the tokens' turns in `turns` [tokens, rotary_dim / 2, 2] of all rows.
-void Append(const AttentionArguments& arguments, const TokenGroup& group,
-            float* turns) {
-  const int64_t head_dim = arguments.head_dim;
-  for (int64_t t = 0; t < group.tokens; ++t) {
-    const int64_t token = group.token + t;
-    const int64_t position = group.position + t;
-    float* const turn = turns + token * arguments.rotary_dim;
-    for (int64_t i = 0; i < arguments.rotary_dim / 2; ++i) {
-      const double angle = position * arguments.frequencies[i];
-      turn[2 * i] = static_cast<float>(std::cos(angle));
-      turn[2 * i + 1] = static_cast<float>(std::sin(angle));
-    }
-    const int32_t block = group.history->blocks[position / kBlockTokens];
-    const int64_t place = position % kBlockTokens;
-    const float* k = arguments.k.data + token * arguments.k.stride;
-    const float* v = arguments.v.data + token * arguments.v.stride;
-    float* const keys = KeysOf(arguments, block, 0) + place;
-    for (int64_t i = 0; i < arguments.kv_heads * head_dim; ++i) {
-      keys[i * kBlockTokens] = k[i];
-    }
-    Rotate(turn, arguments.rotary_dim,
-           {keys, arguments.kv_heads, head_dim * kBlockTokens, kBlockTokens});
-    for (int64_t head = 0; head < arguments.kv_heads; ++head) {
-      std::memcpy(ValuesOf(arguments, block, head) + place * head_dim,
-                  v + head * head_dim, head_dim * sizeof(float));
-    }
+    const float first = head[i], second = head[half + i];
+    head[i] = first * turns[i] - second * turns[half + i];
+    head[half + i] = second * turns[i] + first * turns[half + i];
   }
 }
 
@@ -390,6 +346,38 @@ void Append(const AttentionArguments& arguments, const TokenGroup& group,
 float* Scratch(std::vector<float>& memory, int64_t elements) {
   if (static_cast<int64_t>(memory.size()) < elements) memory.resize(elements);
   return memory.data();
+}
+
+// Adds the keys, rotated, and values of a group's tokens to the blocks. Leaves
+// the tokens' turns in `turns` [tokens, 2, rotary_dim / 2] of all rows.
+void Append(const AttentionArguments& arguments, const TokenGroup& group,
+            float* turns) {
+  thread_local std::vector<float> memory;
+  const int64_t head_dim = arguments.head_dim;
+  const int64_t half = arguments.rotary_dim / 2;
+  float* const key = Scratch(memory, head_dim);
+  for (int64_t t = 0; t < group.tokens; ++t) {
+    const int64_t token = group.token + t;
+    const int64_t position = group.position + t;
+    float* const turn = turns + token * arguments.rotary_dim;
+    for (int64_t i = 0; i < half; ++i) {
+      const double angle = position * arguments.frequencies[i];
+      turn[i] = static_cast<float>(std::cos(angle));
+      turn[half + i] = static_cast<float>(std::sin(angle));
+    }
+    const int32_t block = group.history->blocks[position / kBlockTokens];
+    const int64_t place = position % kBlockTokens;
+    const float* k = arguments.k.data + token * arguments.k.stride;
+    const float* v = arguments.v.data + token * arguments.v.stride;
+    for (int64_t head = 0; head < arguments.kv_heads; ++head) {
+      std::memcpy(key, k + head * head_dim, head_dim * sizeof(float));
+      Rotate(turn, arguments.rotary_dim, key);
+      float* const keys = KeysOf(arguments, block, head) + place;
+      for (int64_t d = 0; d < head_dim; ++d) keys[d * kBlockTokens] = key[d];
+      std::memcpy(ValuesOf(arguments, block, head) + place * head_dim,
+                  v + head * head_dim, head_dim * sizeof(float));
+    }
+  }
 }
 
 void Attend(const AttentionArguments& arguments, const TokenGroup& group,
@@ -407,7 +395,7 @@ void Attend(const AttentionArguments& arguments, const TokenGroup& group,
     std::memcpy(q + t * head_dim, source + t * arguments.q.stride,
                 head_dim * sizeof(float));
     Rotate(turns + (group.token + t) * arguments.rotary_dim,
-           arguments.rotary_dim, {q + t * head_dim, 1, head_dim, 1});
+           arguments.rotary_dim, q + t * head_dim);
   }
   HWY_DYNAMIC_DISPATCH(AttendItem)(arguments, item);
 }
