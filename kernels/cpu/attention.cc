@@ -312,8 +312,10 @@ namespace {
 
 HWY_EXPORT(AttendItem);
 
-// Multiplications below which waking a thread costs more than it saves.
-constexpr int64_t kParallelWork = 1 << 16;
+// Of one channel: what a row reads of each token that it sees, once, and what
+// each of its tokens computes with that.
+constexpr double kReadNs = 0.35;
+constexpr double kComputeNs = 0.05;
 
 int64_t GroupsOf(const Row& row) {
   return (row.tokens + kItemTokens - 1) / kItemTokens;
@@ -405,13 +407,13 @@ void Attend(const AttentionArguments& arguments, const TokenGroup& group,
 void Attention(ThreadPool& threads, Rows rows,
                const AttentionArguments& arguments) {
   int64_t groups = 0;
-  int64_t work = 0;
+  double work_ns = 0;
   int64_t tokens = 0;
   for (size_t i = 0; i < rows.size(); ++i) {
     groups += GroupsOf(rows[i]);
-    work += rows[i].tokens *
-            (arguments.histories[i].position + rows[i].tokens) *
-            arguments.heads * arguments.head_dim;
+    const int64_t seen = arguments.histories[i].position + rows[i].tokens;
+    work_ns += (kReadNs + kComputeNs * rows[i].tokens) *
+               static_cast<double>(seen * arguments.heads * arguments.head_dim);
     tokens = std::max<int64_t>(tokens, rows[i].offset + rows[i].tokens);
   }
   thread_local std::vector<float> memory;
@@ -425,15 +427,9 @@ void Attention(ThreadPool& threads, Rows rows,
            turns);
   };
   // All keys and values must be there before any token looks at them.
-  if (work < kParallelWork) {
-    for (int64_t group = 0; group < groups; ++group) append(group);
-    for (int64_t item = 0; item < groups * arguments.heads; ++item) {
-      attend(item);
-    }
-  } else {
-    threads.ParallelFor(groups, append);
-    threads.ParallelFor(groups * arguments.heads, attend);
-  }
+  threads.ParallelFor(groups, static_cast<int64_t>(work_ns) / 8, append);
+  threads.ParallelFor(groups * arguments.heads, static_cast<int64_t>(work_ns),
+                      attend);
 }
 
 }  // namespace engram::cpu

@@ -100,16 +100,16 @@ namespace {
 HWY_EXPORT(CausalConv1dItem);
 
 constexpr int64_t kItemChannels = 128;
-// Elements below which waking a thread costs more than it saves.
-constexpr int64_t kParallelElements = 1 << 14;
+// Of one channel of one token.
+constexpr double kElementNs = 0.8;
 
 }  // namespace
 
 void CausalConv1d(ThreadPool& threads, Rows rows,
                   const CausalConv1dArguments& arguments) {
   ForEachRowAndChannels(
-      threads, rows, arguments.channels, kItemChannels, arguments.channels,
-      kParallelElements,
+      threads, rows, arguments.channels, kItemChannels,
+      kElementNs * static_cast<double>(arguments.channels),
       [&](const Row& row, int64_t channel_begin, int64_t channel_end) {
         HWY_DYNAMIC_DISPATCH(CausalConv1dItem)
         (arguments, row, channel_begin, channel_end);

@@ -122,7 +122,8 @@ class CpuBackend : public Backend {
     auto packed = std::make_unique<PackedMatrix>(outputs, inputs, format,
                                                  std::move(buffer));
     std::vector<absl::Status> filled(panels);
-    threads_.ParallelFor(panels, [&](int64_t panel) {
+    // At least as long as to copy it.
+    threads_.ParallelFor(panels, outputs * inputs, [&](int64_t panel) {
       filled[panel] = packed->FillPanel(weight, panel);
     });
     for (const absl::Status& status : filled) ENGRAM_RETURN_IF_ERROR(status);

@@ -161,8 +161,8 @@ namespace {
 HWY_EXPORT(DiagonalScanItem);
 
 constexpr int64_t kItemChannels = 64;
-// State updates below which waking a thread costs more than it saves.
-constexpr int64_t kParallelUpdates = 1 << 14;
+// Of one pair of one token.
+constexpr double kUpdateNs = 0.25;
 
 }  // namespace
 
@@ -170,7 +170,7 @@ void DiagonalScan(ThreadPool& threads, Rows rows,
                   const DiagonalScanArguments& arguments) {
   ForEachRowAndChannels(
       threads, rows, arguments.channels, kItemChannels,
-      arguments.channels * arguments.pairs, kParallelUpdates,
+      kUpdateNs * static_cast<double>(arguments.channels * arguments.pairs),
       [&](const Row& row, int64_t channel_begin, int64_t channel_end) {
         HWY_DYNAMIC_DISPATCH(DiagonalScanItem)
         (arguments, row, channel_begin, channel_end);

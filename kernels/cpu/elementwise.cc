@@ -12,12 +12,15 @@ namespace engram::cpu {
 
 void Embed(ThreadPool& threads, const PackedMatrix& table,
            absl::Span<const int32_t> ids, float* residual) {
-  // An item is a token.
-  threads.ParallelFor(static_cast<int64_t>(ids.size()), [&](int64_t token) {
-    const int64_t id = ids[token];
-    ENGRAM_CHECK(id >= 0 && id < table.outputs());
-    table.CopyRow(id, residual + token * table.inputs());
-  });
+  // An item is a token. Its values lie on a line each.
+  constexpr int64_t kValueNs = 2;
+  const auto tokens = static_cast<int64_t>(ids.size());
+  threads.ParallelFor(tokens, kValueNs * tokens * table.inputs(),
+                      [&](int64_t token) {
+                        const int64_t id = ids[token];
+                        ENGRAM_CHECK(id >= 0 && id < table.outputs());
+                        table.CopyRow(id, residual + token * table.inputs());
+                      });
 }
 
 void AddRows(const float* table, absl::Span<const int32_t> indices,

@@ -224,8 +224,10 @@ namespace {
 
 HWY_EXPORT(MatMulItem);
 
-// Multiplications below which waking a thread costs more than it saves.
-constexpr int64_t kParallelWork = 1 << 16;
+// Weights come from memory or a cache of a higher level, and are multiplied in
+// registers.
+constexpr double kWeightByteNs = 1.0 / 24;
+constexpr double kMultiplyAddNs = 1.0 / 64;
 
 // The bits of `value` in a format of 16 bits.
 uint16_t Narrow(WeightFormat format, float value) {
@@ -329,14 +331,14 @@ void MatMul(ThreadPool& threads, const PackedMatrix& weight, int64_t tokens,
   const int64_t columns = (panels + kItemPanels - 1) / kItemPanels;
   const Product product{weight, tokens, x, options, y, columns};
   const int64_t items = columns * ((tokens + kItemTokens - 1) / kItemTokens);
-  const auto body = [&product](int64_t item) {
-    HWY_DYNAMIC_DISPATCH(MatMulItem)(product, item);
-  };
-  if (tokens * weight.outputs() * weight.inputs() < kParallelWork) {
-    for (int64_t item = 0; item < items; ++item) body(item);
-  } else {
-    threads.ParallelFor(items, body);
-  }
+  const double work_ns =
+      kWeightByteNs * static_cast<double>(weight.bytes()) +
+      kMultiplyAddNs *
+          static_cast<double>(tokens * weight.outputs() * weight.inputs());
+  threads.ParallelFor(items, static_cast<int64_t>(work_ns),
+                      [&product](int64_t item) {
+                        HWY_DYNAMIC_DISPATCH(MatMulItem)(product, item);
+                      });
 }
 
 }  // namespace engram::cpu

@@ -141,14 +141,18 @@ HWY_EXPORT(NormToken);
 HWY_EXPORT(GatedNormToken);
 
 // Enough to pay for taking an item.
-constexpr int64_t kItemElements = 1 << 14;
+constexpr int64_t kItemElements = 1 << 13;
+// Of one element.
+constexpr double kNormNs = 0.25;
+constexpr double kGatedNormNs = 0.6;
 
 template <class Body>
 void ForEachToken(ThreadPool& threads, int64_t tokens, int64_t width,
-                  const Body& body) {
+                  double element_ns, const Body& body) {
   const int64_t item_tokens = std::max<int64_t>(1, kItemElements / width);
   const int64_t items = (tokens + item_tokens - 1) / item_tokens;
-  threads.ParallelFor(items, [&](int64_t item) {
+  const double work_ns = element_ns * static_cast<double>(tokens * width);
+  threads.ParallelFor(items, static_cast<int64_t>(work_ns), [&](int64_t item) {
     const int64_t end = std::min((item + 1) * item_tokens, tokens);
     for (int64_t token = item * item_tokens; token < end; ++token) body(token);
   });
@@ -158,14 +162,14 @@ void ForEachToken(ThreadPool& threads, int64_t tokens, int64_t width,
 
 void Norm(ThreadPool& threads, const NormWeights& norm, int64_t tokens,
           int64_t d_model, const float* residual, float* normed) {
-  ForEachToken(threads, tokens, d_model, [&](int64_t token) {
+  ForEachToken(threads, tokens, d_model, kNormNs, [&](int64_t token) {
     HWY_DYNAMIC_DISPATCH(NormToken)
     (norm, d_model, residual + token * d_model, normed + token * d_model);
   });
 }
 
 void GatedNorm(ThreadPool& threads, const GatedNormArguments& arguments) {
-  ForEachToken(threads, arguments.tokens, arguments.d_inner,
+  ForEachToken(threads, arguments.tokens, arguments.d_inner, kGatedNormNs,
                [&](int64_t token) {
                  HWY_DYNAMIC_DISPATCH(GatedNormToken)(arguments, token);
                });

@@ -588,19 +588,21 @@ void Outcomes(ThreadPool& threads, ConstMatrix logits, int64_t ids,
               absl::Span<Outcome> outcomes) {
   const auto rows = static_cast<int64_t>(requests.size());
   std::atomic<int64_t> next_row = 0;
+  constexpr int64_t kLogitNs = 1;
   // An item is a strip, with which rows are taken one after another.
-  threads.ParallelFor(std::min(rows, kOutcomeStrips), [&](int64_t item) {
-    OutcomeStrip strip;
-    strip.ids = WholeBlocks(ids);
-    strip.scores = scratch + item * StripFloats(ids);
-    strip.weights = strip.scores + strip.ids;
-    strip.masses = reinterpret_cast<uint64_t*>(strip.weights + strip.ids);
-    for (int64_t row = next_row++; row < rows; row = next_row++) {
-      HWY_DYNAMIC_DISPATCH(OutcomeOfRow)
-      (logits.data + row * logits.stride, ids, requests[row], strip,
-       &outcomes[row]);
-    }
-  });
+  threads.ParallelFor(
+      std::min(rows, kOutcomeStrips), kLogitNs * rows * ids, [&](int64_t item) {
+        OutcomeStrip strip;
+        strip.ids = WholeBlocks(ids);
+        strip.scores = scratch + item * StripFloats(ids);
+        strip.weights = strip.scores + strip.ids;
+        strip.masses = reinterpret_cast<uint64_t*>(strip.weights + strip.ids);
+        for (int64_t row = next_row++; row < rows; row = next_row++) {
+          HWY_DYNAMIC_DISPATCH(OutcomeOfRow)
+          (logits.data + row * logits.stride, ids, requests[row], strip,
+           &outcomes[row]);
+        }
+      });
 }
 
 }  // namespace engram::cpu

@@ -140,8 +140,8 @@ namespace {
 
 HWY_EXPORT(SelectiveScanItem);
 
-// State updates below which waking a thread costs more than it saves.
-constexpr int64_t kParallelUpdates = 1 << 14;
+// Of one state of one token.
+constexpr double kUpdateNs = 0.4;
 
 }  // namespace
 
@@ -149,7 +149,7 @@ void SelectiveScan(ThreadPool& threads, Rows rows,
                    const SelectiveScanArguments& arguments) {
   ForEachRowAndChannels(
       threads, rows, arguments.d_inner, kScanItemChannels,
-      arguments.d_inner * arguments.d_state, kParallelUpdates,
+      kUpdateNs * static_cast<double>(arguments.d_inner * arguments.d_state),
       [&](const Row& row, int64_t channel_begin, int64_t channel_end) {
         HWY_DYNAMIC_DISPATCH(SelectiveScanItem)
         (arguments, row, channel_begin, channel_end);

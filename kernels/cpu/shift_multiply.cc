@@ -141,8 +141,8 @@ namespace {
 HWY_EXPORT(ShiftMultiplyItem);
 
 constexpr int64_t kItemChannels = 64;
-// Multiplications below which waking a thread costs more than it saves.
-constexpr int64_t kParallelWork = 1 << 16;
+// Of one tap of one channel and token; most of it moves the state.
+constexpr double kTapNs = 0.15;
 
 }  // namespace
 
@@ -150,7 +150,7 @@ void ShiftMultiply(ThreadPool& threads, Rows rows,
                    const ShiftMultiplyArguments& arguments) {
   ForEachRowAndChannels(
       threads, rows, arguments.channels, kItemChannels,
-      arguments.channels * arguments.taps, kParallelWork,
+      kTapNs * static_cast<double>(arguments.channels * arguments.taps),
       [&](const Row& row, int64_t channel_begin, int64_t channel_end) {
         HWY_DYNAMIC_DISPATCH(ShiftMultiplyItem)
         (arguments, row, channel_begin, channel_end);

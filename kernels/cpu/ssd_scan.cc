@@ -189,8 +189,8 @@ namespace {
 
 HWY_EXPORT(SsdScanItem);
 
-// State updates below which waking a thread costs more than it saves.
-constexpr int64_t kParallelUpdates = 1 << 16;
+// Of one state of one token.
+constexpr double kUpdateNs = 0.12;
 
 }  // namespace
 
@@ -198,8 +198,9 @@ void SsdScan(ThreadPool& threads, Rows rows,
              const SsdScanArguments& arguments) {
   const int64_t heads = arguments.heads;
   ForEachRowPart(threads, rows, heads,
-                 heads * arguments.head_dim * arguments.d_state,
-                 kParallelUpdates, [&](const Row& row, int64_t head) {
+                 kUpdateNs * static_cast<double>(heads * arguments.head_dim *
+                                                 arguments.d_state),
+                 [&](const Row& row, int64_t head) {
                    HWY_DYNAMIC_DISPATCH(SsdScanItem)(arguments, row, head);
                  });
 }

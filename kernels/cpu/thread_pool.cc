@@ -34,9 +34,9 @@ ThreadPool::~ThreadPool() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void ThreadPool::ParallelFor(int64_t items,
+void ThreadPool::ParallelFor(int64_t items, int64_t work_ns,
                              absl::FunctionRef<void(int64_t)> body) {
-  Call* const call = parts_ == 1 || items <= 1 ? nullptr : Take();
+  Call* const call = items > 1 && IsWorthSharing(work_ns) ? Take() : nullptr;
   if (call == nullptr) {
     for (int64_t item = 0; item < items; ++item) body(item);
     return;
@@ -46,6 +46,17 @@ void ThreadPool::ParallelFor(int64_t items,
   Open(*call);
   RunItems(*call, 0);
   Close(*call);
+}
+
+bool ThreadPool::IsWorthSharing(int64_t work_ns) {
+  if (parts_ == 1 || work_ns < kWorthSharingNs) return false;
+  if (sleepers_.load(std::memory_order_relaxed) < parts_ - 1) return true;
+  // Callers at once may overwrite each other's count, which is no exact one.
+  const int64_t missed_ns =
+      missed_ns_.load(std::memory_order_relaxed) + work_ns;
+  const bool wakes = missed_ns >= kWorthWakingNs;
+  missed_ns_.store(wakes ? 0 : missed_ns, std::memory_order_relaxed);
+  return wakes;
 }
 
 ThreadPool::Call* ThreadPool::Take() {

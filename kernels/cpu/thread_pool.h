@@ -44,7 +44,20 @@ class ThreadPool {
   // and in no fixed order; returns when all calls have returned. The pool's
   // threads flush denormals; the caller looks after its own mode. Must not be
   // called by `body`.
-  void ParallelFor(int64_t items, absl::FunctionRef<void(int64_t)> body);
+  //
+  // `work_ns`: about how long all items take one thread, in nanoseconds,
+  // counted from shapes. Work too small to gain by threads runs on the caller.
+  void ParallelFor(int64_t items, int64_t work_ns,
+                   absl::FunctionRef<void(int64_t)> body);
+
+  // Below this, handing out the items and moving what they read and write from
+  // one core's cache to another's costs about what it saves.
+  static constexpr int64_t kWorthSharingNs = 12'000;
+  // Waking threads that sleep costs the caller some microseconds, and they come
+  // late. It is done when callers alone have done so much of what is worth
+  // sharing: whoever runs little runs alone, and the price stays a few per cent
+  // for whoever runs more.
+  static constexpr int64_t kWorthWakingNs = 100'000;
 
  private:
   // Calls at once that the threads can help with; one more is run by its caller
@@ -87,6 +100,9 @@ class ThreadPool {
   struct NotStarted {};
   ThreadPool(int threads, NotStarted);
 
+  // Whether work is to be offered to the threads; counts what is not because
+  // they sleep.
+  bool IsWorthSharing(int64_t work_ns);
   // A place that is now the caller's, or nullptr.
   Call* Take();
   void Open(Call& call);
@@ -112,6 +128,8 @@ class ThreadPool {
   absl::Mutex mutex_;
   absl::CondVar wake_;
   std::atomic<int> sleepers_{0};
+  // Work worth sharing that was done while all threads slept.
+  std::atomic<int64_t> missed_ns_{0};
 
   std::vector<std::thread> threads_;
 };

@@ -82,7 +82,7 @@ std::vector<Floats> RunAll(std::shared_ptr<cpu::ThreadPool> pool) {
   results.push_back(diagonal_scan.Run(backend, rows, diagonal_states));
   results.push_back(diagonal_states);
 
-  const AttentionShape shape{3, 16, 8};
+  const AttentionShape shape{8, 16, 8};
   AttentionSequence one(shape, 60, 70, {4, 1, 0}), other(shape, 63, 40, {2, 3});
   Floats blocks(5 * shape.BlockFloats());
   AttentionStep(backend, {{&one, 50}, {&other, 39}}, blocks);
