@@ -14,51 +14,27 @@ namespace {
 constexpr absl::Duration kPausedWait = absl::Milliseconds(20);
 constexpr absl::Duration kIdleWait = absl::Seconds(1);
 
-// How many times as long a prompt is that yields to another.
-constexpr int64_t kMuchLonger = 8;
-
-// Ends from outside, after which a fragment may be kept.
-bool MayKeepPartial(absl::StatusCode code) {
-  return code == absl::StatusCode::kCancelled ||
-         code == absl::StatusCode::kDeadlineExceeded ||
-         code == absl::StatusCode::kUnavailable;
-}
-
-StartedEvent MakeStarted(const Sequence& sequence) {
-  StartedEvent started;
-  started.session_id = sequence.request.session_id;
-  started.request_id = sequence.request.request_id;
-  started.version = sequence.start.version;
-  started.position = sequence.start.position;
-  started.cached_tokens = sequence.start.position;
-  started.seed = static_cast<int64_t>(sequence.request.sampling.seed);
-  return started;
-}
-
-absl::Duration Between(absl::Time from, absl::Time to) {
-  if (from == absl::InfinitePast() || to < from) return absl::ZeroDuration();
-  return to - from;
-}
-
 }  // namespace
 
 Engine::Engine(EngineModel model, const EngineOptions& options,
-               Admission* admission, SessionStore* sessions, Clock* clock,
+               EngineInbox* inbox, SessionStore* sessions, Clock* clock,
                ModelMetrics* metrics,
                std::function<void(const RequestSummary&)> on_end)
     : model_(std::move(model)),
       options_(options),
-      admission_(admission),
+      inbox_(inbox),
       sessions_(sessions),
       clock_(clock),
       metrics_(metrics),
-      on_end_(std::move(on_end)),
       states_(model_.model->states()),
       step_time_(options.target_step_time),
       sampler_(model_.model->info().vocabulary_size),
       keeper_(&model_.model->states(), CapacityOf(model_.model->info()),
               model_.number, sessions),
-      snapshots_(&states_, sessions, options.max_queue) {}
+      snapshots_(&states_, sessions, options.max_queue),
+      ends_(model_.name, &keeper_, sessions, clock, std::move(on_end)),
+      running_({.steps = options.steps_in_a_slot,
+                .long_prompt_tokens = options.long_prompt_tokens}) {}
 
 Engine::~Engine() = default;
 
@@ -67,7 +43,7 @@ void Engine::Drain(absl::Time deadline) {
     absl::MutexLock lock(&mutex_);
     asked_deadline_ = deadline;
   }
-  admission_->Wake();
+  inbox_->Wake();
 }
 
 void Engine::ReadDrainDeadline() {
@@ -78,13 +54,13 @@ void Engine::ReadDrainDeadline() {
 absl::Status Engine::Run() {
   while (failure_.ok()) {
     const bool worked = RunOnce();
-    if (drain_deadline_ && idle() && admission_->waiting() == 0) break;
+    if (drain_deadline_ && idle() && inbox_->empty()) break;
     if (!worked) {
-      admission_->WaitForWork(idle() ? kIdleWait : kPausedWait);
+      inbox_->WaitForWork(idle() ? kIdleWait : kPausedWait);
     }
   }
   // Whoever waits for a task is answered.
-  admission_->CloseTasks();
+  inbox_->CloseTasks();
   RunTasks();
   snapshots_.Finish();
   return failure_;
@@ -111,7 +87,7 @@ bool Engine::RunOnce() {
 EngineLoad Engine::MeasureLoad() const {
   EngineLoad load;
   load.running = running() + parked();
-  load.waiting = admission_->waiting();
+  load.waiting = inbox_->waiting();
   load.slots_used = states_.slots() - states_.free_slots();
   load.kv_blocks_used = states_.key_values().used;
   load.kv_blocks_reserved = states_.key_values().reserved;
@@ -123,7 +99,7 @@ void Engine::TellLoad() {
   std::vector<PromptAhead> prompts;
   int streams = 0;
   load.free_slots = states_.slots();
-  for (const SequencePointer& sequence : running_) {
+  for (const SequencePointer& sequence : running_.all()) {
     // It would yield its slot.
     if (sequence->paused_since != absl::InfiniteFuture()) continue;
     --load.free_slots;
@@ -136,31 +112,56 @@ void Engine::TellLoad() {
   }
   load.time_per_prompt_token = step_time_.TimePerPromptToken(
       streams, model_.model->limits().max_batch_tokens);
-  admission_->SetLoad(load, std::move(prompts));
+  inbox_->SetLoad(load, std::move(prompts));
+}
+
+// --- Copies.
+
+void Engine::Snapshot(SessionHandle session, StateSnapshots::Done done) {
+  absl::StatusOr<SessionStore::Location> location = sessions_->Locate(session);
+  if (!location.ok()) return done(location.status());
+  if (location->slot < 0 || location->block != nullptr) {
+    // Shared, not copied.
+    return done(StateSnapshots::Snapshot{std::move(location->turns),
+                                         std::move(location->block)});
+  }
+  const absl::Status posted =
+      inbox_->Post([this, session, done] { TakeSnapshot(session, done); });
+  if (!posted.ok()) done(posted);
+}
+
+void Engine::Fork(SessionHandle source, std::string new_session_id,
+                  std::function<void(absl::StatusOr<SessionInfo>)> done) {
+  Snapshot(source, [this, source, id = std::move(new_session_id),
+                    done](absl::StatusOr<StateSnapshots::Snapshot> snapshot) {
+    if (!snapshot.ok()) return done(snapshot.status());
+    done(sessions_->InstallFork(source, id, snapshot->turns,
+                                std::move(snapshot->block)));
+  });
 }
 
 void Engine::RunTasks() {
-  for (const auto& task : admission_->TakeTasks()) task();
+  for (const auto& task : inbox_->TakeTasks()) task();
 }
 
 // --- Ends from outside.
 
 void Engine::EndWaiting(absl::Time now) {
   for (SequencePointer& sequence :
-       DrainIsOver(now) ? admission_->TakeAll() : admission_->TakeEnded(now)) {
-    End(sequence.get(), ReasonToEnd(sequence.get(), now));
+       DrainIsOver(now) ? inbox_->TakeAll() : inbox_->TakeEnded(now)) {
+    ends_.End(sequence.get(), ReasonToEnd(sequence.get(), now));
   }
 }
 
 void Engine::EndOverdue(absl::Time now) {
-  for (SequencePointer& sequence : admission_->TakeOverdue(now)) {
-    End(sequence.get(), admission_->Overdue(*sequence, now));
+  for (SequencePointer& sequence : inbox_->TakeOverdue(now)) {
+    ends_.End(sequence.get(), inbox_->Overdue(*sequence, now));
   }
 }
 
 std::vector<Sequence*> Engine::Begun() const {
   std::vector<Sequence*> begun;
-  for (const SequencePointer& sequence : running_)
+  for (const SequencePointer& sequence : running_.all())
     begun.push_back(sequence.get());
   for (const SequencePointer& sequence : parked_.all()) {
     begun.push_back(sequence.get());
@@ -171,7 +172,7 @@ std::vector<Sequence*> Engine::Begun() const {
 void Engine::EndRunning(absl::Time now) {
   for (Sequence* sequence : Begun()) {
     absl::Status reason = ReasonToEnd(sequence, now);
-    if (!reason.ok()) End(sequence, std::move(reason));
+    if (!reason.ok()) ends_.End(sequence, std::move(reason));
   }
   ForgetOver();
 }
@@ -225,16 +226,18 @@ void Engine::StartWaiting(absl::Time now) {
   // Streams do not wait for the states of many: the others begin before the
   // next step.
   while (keeper_.moved_bytes() - moved_before < options_.bytes_between_steps ||
-         !StreamsRun()) {
-    const std::optional<WaitingRequest> waiting = admission_->Next();
+         !running_.StreamsRun()) {
+    const std::optional<WaitingRequest> waiting = inbox_->Next();
     const std::optional<WaitingRequest> parked = parked_.Next();
     if (!waiting && !parked) return;
     bool resume = parked && (!waiting || !GoesBefore(*waiting, *parked));
     // Every running sequence has a slot; committed states yield theirs.
-    if (running() == states_.slots() && !ParkPaused() &&
-        !ParkFor(resume ? *parked : *waiting)) {
+    if (running() == states_.slots() && !Park(running_.LongestPaused()) &&
+        !Park(running_.WhoMakesWayFor(resume ? *parked : *waiting))) {
       // What makes no way for the first of both may make it for the other.
-      if (!resume || !waiting || !ParkFor(*waiting)) return;
+      if (!resume || !waiting || !Park(running_.WhoMakesWayFor(*waiting))) {
+        return;
+      }
       resume = false;
     }
     if (!(resume ? ResumeNext() : StartNext(now))) return;
@@ -242,100 +245,44 @@ void Engine::StartWaiting(absl::Time now) {
 }
 
 bool Engine::StartNext(absl::Time now) {
-  SequencePointer sequence = admission_->TakeNext();
+  SequencePointer sequence = inbox_->TakeNext();
   if (sequence == nullptr) return false;
   const absl::StatusOr<bool> loaded = keeper_.TryLoad(sequence.get());
   if (!loaded.ok()) {
-    admission_->NotStarted();
-    End(sequence.get(), loaded.status());
+    inbox_->NotStarted();
+    ends_.End(sequence.get(), loaded.status());
     return true;
   }
   if (*loaded) {
     sequence->start_time = now;
     Prepare(sequence.get(), model_.model->info().vocabulary_size);
     const Sequence* const begun = sequence.get();
-    AddRunning(std::move(sequence));
-    admission_->Started();
+    running_.Add(std::move(sequence));
+    inbox_->Started();
     // Counted before the client can know.
     if (metrics_ != nullptr) metrics_->SetLoad(MeasureLoad());
     begun->stream->Push(MakeStarted(*begun));
     return true;
   }
   // Nobody overtakes it, or it could wait for ever.
-  admission_->PutBack(std::move(sequence));
-  return ParkPaused();
+  inbox_->PutBack(std::move(sequence));
+  return Park(running_.LongestPaused());
 }
 
 bool Engine::ResumeNext() {
   SequencePointer sequence = parked_.TakeNext();
   if (!keeper_.TryUnpark(sequence.get())) {
     parked_.Add(std::move(sequence));
-    return ParkPaused();
+    return Park(running_.LongestPaused());
   }
-  AddRunning(std::move(sequence));
+  running_.Add(std::move(sequence));
   return true;
 }
 
-void Engine::AddRunning(SequencePointer sequence) {
-  sequence->steps_before = sequence->steps;
-  // Found full anew before it is parked again: nothing is moved twice at a
-  // time.
-  sequence->paused_since = absl::InfiniteFuture();
-  const auto place = std::upper_bound(
-      running_.begin(), running_.end(), sequence,
-      [](const SequencePointer& left, const SequencePointer& right) {
-        return left->arrival < right->arrival;
-      });
-  running_.insert(place, std::move(sequence));
-}
-
-bool Engine::ParkPaused() {
-  const auto paused = std::min_element(
-      running_.begin(), running_.end(),
-      [](const SequencePointer& left, const SequencePointer& right) {
-        return left->paused_since < right->paused_since;
-      });
-  if (paused == running_.end() ||
-      (*paused)->paused_since == absl::InfiniteFuture()) {
-    return false;
-  }
-  return Park(&*paused);
-}
-
-bool Engine::ParkFor(const WaitingRequest& request) {
-  SequencePointer* chosen = nullptr;
-  for (SequencePointer& sequence : running_) {
-    // A state is not moved for less work than it takes.
-    if (sequence->steps - sequence->steps_before < options_.steps_in_a_slot) {
-      continue;
-    }
-    const int priority = sequence->request.priority;
-    const auto remaining = static_cast<int64_t>(sequence->remaining());
-    const bool much_longer = priority == request.priority &&
-                             !sequence->decoding &&
-                             remaining >= options_.long_prompt_tokens &&
-                             remaining / kMuchLonger >= request.prompt_tokens;
-    if (priority >= request.priority && !much_longer) continue;
-    if (chosen == nullptr ||
-        GoesBefore(AsWaiting(**chosen), AsWaiting(*sequence))) {
-      chosen = &sequence;
-    }
-  }
-  return chosen != nullptr && Park(chosen);
-}
-
-bool Engine::Park(SequencePointer* sequence) {
-  if (!keeper_.TryPark(sequence->get())) return false;
-  parked_.Add(std::move(*sequence));
-  std::erase(running_, nullptr);
+bool Engine::Park(Sequence* sequence) {
+  if (sequence == nullptr || !keeper_.TryPark(sequence)) return false;
+  parked_.Add(running_.Take(sequence));
   return true;
-}
-
-bool Engine::StreamsRun() const {
-  return std::any_of(running_.begin(), running_.end(),
-                     [](const SequencePointer& sequence) {
-                       return sequence->decoding && sequence->stream->HasRoom();
-                     });
 }
 
 // --- The step.
@@ -346,10 +293,10 @@ bool Engine::NeedsLogitsBefore(const Sequence& sequence) const {
 }
 
 std::vector<int> Engine::Plan() {
-  std::vector<Candidate> candidates(running_.size());
+  std::vector<Candidate> candidates(running_.all().size());
   int streams = 0;
-  for (size_t i = 0; i < running_.size(); ++i) {
-    const Sequence& sequence = *running_[i];
+  for (size_t i = 0; i < running_.all().size(); ++i) {
+    const Sequence& sequence = *running_.all()[i];
     Candidate& candidate = candidates[i];
     if (!sequence.stream->HasRoom()) continue;
     candidate.tokens = static_cast<int64_t>(sequence.remaining());
@@ -368,10 +315,11 @@ std::vector<int> Engine::Plan() {
   limits.max_prompt_tokens =
       step_time_.PromptTokens(streams, limits.max_batch_tokens);
   std::vector<int> plan = PlanStep(candidates, limits);
-  for (size_t i = 0; i < running_.size(); ++i) {
+  for (size_t i = 0; i < running_.all().size(); ++i) {
     const bool left_out = candidates[i].tokens > 0 && plan[i] == 0;
-    running_[i]->steps_waited = left_out ? running_[i]->steps_waited + 1 : 0;
-    if (plan[i] > 0) ++running_[i]->steps;
+    running_.all()[i]->steps_waited =
+        left_out ? running_.all()[i]->steps_waited + 1 : 0;
+    if (plan[i] > 0) ++running_.all()[i]->steps;
   }
   return plan;
 }
@@ -399,7 +347,7 @@ bool Engine::Step() {
   observation_ = StepObservation();
   for (size_t i = 0; i < plan.size(); ++i) {
     if (plan[i] == 0) continue;
-    Sequence& sequence = *running_[i];
+    Sequence& sequence = *running_.all()[i];
     batch.rows.push_back(MakeRow(sequence, plan[i]));
     sequences.push_back(&sequence);
     if (!sequence.decoding) observation_.prompt_tokens += plan[i];
@@ -433,7 +381,8 @@ void Engine::AdvanceAll(const Batch& batch,
                                               logits_rows * vocabulary);
     logits_row += logits_rows;
     if (!result.finite[i]) {
-      End(sequences[i],
+      ends_.End(
+          sequences[i],
           absl::InternalError(absl::StrCat(
               "the model's hidden state or logits became NaN or infinite near "
               "position ",
@@ -458,10 +407,10 @@ void Engine::Advance(Sequence* sequence, int tokens, bool logits_before,
     sequence->prefill_end = now;
     if (sequence->request.kind == RequestKind::kScore ||
         sequence->request.stopping.max_tokens == 0) {
-      return Complete(sequence, FinishReason::kLength);
+      return ends_.Complete(sequence, FinishReason::kLength);
     }
     if (sequence->received_end) {
-      return Complete(sequence, *sequence->received_end);
+      return ends_.Complete(sequence, *sequence->received_end);
     }
   }
   SampleNext(sequence, logits, now);
@@ -474,9 +423,10 @@ void Engine::SampleNext(Sequence* sequence, absl::Span<const float> logits,
       logits, request.sampling, sequence->start.position + sequence->position,
       &sequence->seen, sequence->generated_counts);
   if (id < 0) {
-    return End(sequence, absl::InternalError(absl::StrCat(
-                             "every logit is NaN or masked at position ",
-                             sequence->start.position + sequence->position)));
+    return ends_.End(sequence,
+                     absl::InternalError(absl::StrCat(
+                         "every logit is NaN or masked at position ",
+                         sequence->start.position + sequence->position)));
   }
   const int32_t index = static_cast<int32_t>(sequence->generated.size());
   sequence->generated.push_back(id);
@@ -490,15 +440,15 @@ void Engine::SampleNext(Sequence* sequence, absl::Span<const float> logits,
     top = TopLogProbabilities(logits, request.logprobs);
     KeepForRepeat(sequence, *logprob, top);
   }
-  TokenOutcome outcome = MakeTokenEvent(
-      &sequence->text, model_.tokenizer, index, id,
-      IsStopToken(request.stopping, model_.eos_token_ids, id), logprob, top);
+  TokenOutcome outcome =
+      MakeTokenEvent(&sequence->text, model_.tokenizer, index, id,
+                     IsStopToken(request.stopping, id), logprob, top);
   sequence->stream->Push(std::move(outcome.event));
   ObserveToken(sequence, now);
 
-  if (outcome.stops) return Complete(sequence, FinishReason::kStop);
+  if (outcome.stops) return ends_.Complete(sequence, FinishReason::kStop);
   if (index + 1 >= request.stopping.max_tokens) {
-    return Complete(sequence, FinishReason::kLength);
+    return ends_.Complete(sequence, FinishReason::kLength);
   }
   sequence->to_feed.assign(1, id);
   sequence->fed = 0;
@@ -507,14 +457,14 @@ void Engine::SampleNext(Sequence* sequence, absl::Span<const float> logits,
 void Engine::KeepForRepeat(Sequence* sequence, float logprob,
                            const std::vector<LogProbability>& top) {
   // Only turns on a session are ever repeated from a record.
-  if (!sequence->is_turn() || !sequence->record_complete) return;
+  if (!sequence->is_turn() || !sequence->record_whole) return;
   sequence->logprobs.push_back(logprob);
   sequence->top.insert(sequence->top.end(), top.begin(), top.end());
   sequence->top.resize(sequence->logprobs.size() * sequence->request.logprobs,
                        LogProbability{.id = -1});
   if (sequence->top.size() * sizeof(LogProbability) >
       sessions_->limits().answer_bytes) {
-    sequence->record_complete = false;
+    sequence->record_whole = false;
     sequence->logprobs = {};
     sequence->top = {};
   }
@@ -564,120 +514,22 @@ void Engine::AddScored(Sequence* sequence, absl::Span<const float> logits) {
 
 // --- Ends.
 
-CompletedEvent Engine::MakeCompleted(const Sequence& sequence,
-                                     FinishReason reason,
-                                     absl::Time now) const {
-  CompletedEvent completed;
-  completed.finish_reason = reason;
-  completed.version = sequence.start.version + (sequence.is_turn() ? 1 : 0);
-  completed.position = sequence.start.position + sequence.position;
-  completed.usage.prompt_tokens =
-      static_cast<int64_t>(sequence.request.prompt.size());
-  completed.usage.cached_tokens = sequence.start.position;
-  completed.usage.generated_tokens =
-      static_cast<int64_t>(sequence.generated.size());
-  const bool started = sequence.start_time != absl::InfinitePast();
-  const bool prefilled = sequence.prefill_end != absl::InfinitePast();
-  completed.timing.queue =
-      Between(sequence.arrival, started ? sequence.start_time : now);
-  completed.timing.prefill =
-      Between(sequence.start_time, prefilled ? sequence.prefill_end : now);
-  completed.timing.decode = Between(sequence.prefill_end, now);
-  return completed;
-}
-
-bool Engine::CommitTurn(Sequence* sequence, FinishReason reason,
-                        const CompletedEvent& completed) {
-  CommittedTurns turns;
-  turns.version = completed.version;
-  turns.position = completed.position;
-  if (!sequence->generated.empty()) turns.pending = sequence->generated.back();
-  turns.seen = std::make_shared<const TokenSet>(sequence->seen);
-
-  TurnRecord record;
-  record.request_id = sequence->request.request_id;
-  record.identity = sequence->request.identity;
-  record.started = MakeStarted(*sequence);
-  record.tokens = sequence->generated;
-  record.logprobs = std::move(sequence->logprobs);
-  record.top = std::move(sequence->top);
-  record.logprobs.shrink_to_fit();
-  record.top.shrink_to_fit();
-  record.complete = sequence->record_complete;
-  record.finish_reason = reason;
-  record.version = completed.version;
-  record.position = completed.position;
-  record.usage = completed.usage;
-  record.timing = completed.timing;
-  return keeper_.Keep(sequence, std::move(turns), std::move(record));
-}
-
-void Engine::Complete(Sequence* sequence, FinishReason reason) {
-  CompletedEvent completed = MakeCompleted(*sequence, reason, clock_->Now());
-  if (sequence->is_turn() && !CommitTurn(sequence, reason, completed)) {
-    return End(sequence, absl::CancelledError("the session was deleted"));
-  }
-  completed.text = sequence->text.Flush();
-  Report(*sequence, completed, /*is_told=*/true, absl::OkStatus());
-  // Counted and released before the client can know: what it asks for next sees
-  // the turn's end.
-  Release(sequence);
-  sequence->stream->Push(std::move(completed));
-  sequence->stream->End(absl::OkStatus());
-}
-
-void Engine::End(Sequence* sequence, absl::Status status) {
-  CompletedEvent completed =
-      MakeCompleted(*sequence, FinishReason::kCancelled, clock_->Now());
-  const bool keep = sequence->request.keep_partial && sequence->is_turn() &&
-                    sequence->decoding && !sequence->generated.empty() &&
-                    MayKeepPartial(status.code()) &&
-                    CommitTurn(sequence, FinishReason::kCancelled, completed);
-  if (sequence->is_turn() && !keep) sessions_->Abort(sequence->session);
-  Report(*sequence, completed, /*is_told=*/keep, status);
-  Release(sequence);
-  if (keep) {
-    completed.text = sequence->text.Flush();
-    sequence->stream->Push(std::move(completed));
-  }
-  sequence->stream->End(std::move(status));
-}
-
-void Engine::Release(Sequence* sequence) {
-  keeper_.Release(sequence);
-  sequence->over = true;
-}
-
-void Engine::Report(const Sequence& sequence, const CompletedEvent& completed,
-                    bool is_told, const absl::Status& status) {
-  RequestSummary summary = SummaryOf(model_.name, sequence.request);
-  summary.status = status;
-  if (is_told) {
-    summary.finish_reason = FinishReasonName(completed.finish_reason);
-  }
-  summary.usage = completed.usage;
-  summary.timing = completed.timing;
-  summary.total = Between(sequence.arrival, clock_->Now());
-  on_end_(summary);
-}
-
 void Engine::ForgetOver() {
-  std::erase_if(running_,
-                [](const SequencePointer& sequence) { return sequence->over; });
+  running_.DropOver();
   parked_.DropOver();
 }
 
 void Engine::Fail(const absl::Status& status) {
   failure_ = status;
-  admission_->Close(
+  inbox_->Close(
       absl::StrCat("model \"", model_.name, "\" failed: ", status.message()));
   const absl::Status told = absl::InternalError(
       absl::StrCat("model \"", model_.name, "\" failed: ", status.message()));
   for (Sequence* sequence : Begun()) {
-    if (!sequence->over) End(sequence, told);
+    if (!sequence->over) ends_.End(sequence, told);
   }
-  for (SequencePointer& sequence : admission_->TakeAll()) {
-    End(sequence.get(), told);
+  for (SequencePointer& sequence : inbox_->TakeLast()) {
+    ends_.End(sequence.get(), told);
   }
 }
 

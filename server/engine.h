@@ -1,11 +1,11 @@
 // Engine: the one thread that owns a model, its StatePool and its device. It
-// takes requests from admission, fills steps, runs them, samples, publishes,
-// and commits sessions.
+// takes requests from its inbox, gives them slots, fills steps, runs them,
+// samples and publishes.
 //
 // One iteration is RunOnce(), which never waits and reads time only from the
 // Clock: tests turn it by hand. Run() is that in a loop.
 //
-// Every sequence that was admitted ends exactly once, by Complete or End.
+// Every sequence that was admitted ends exactly once, by SequenceEnds.
 #pragma once
 
 #include <functional>
@@ -17,16 +17,20 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "model/model.h"
 #include "model/sampler.h"
-#include "server/admission.h"
 #include "server/clock.h"
+#include "server/engine_inbox.h"
 #include "server/metrics.h"
 #include "server/parked_sequences.h"
+#include "server/request.h"
+#include "server/running_sequences.h"
 #include "server/scheduler.h"
 #include "server/sequence.h"
+#include "server/sequence_ends.h"
 #include "server/session_store.h"
 #include "server/state_keeper.h"
 #include "server/state_snapshots.h"
@@ -54,22 +58,31 @@ struct EngineModel {
   std::string name;
   Model* model = nullptr;
   const Tokenizer* tokenizer = nullptr;  // may be nullptr
-  std::vector<int32_t> eos_token_ids;
-  int number = 0;  // SessionStore::AddModel
+  int number = 0;                        // SessionStore::AddModel
 };
 
 class Engine {
  public:
   // All pointers must outlive this; `metrics` may be nullptr. `on_end` is
   // called once for each sequence, on the engine thread.
-  Engine(EngineModel model, const EngineOptions& options, Admission* admission,
+  Engine(EngineModel model, const EngineOptions& options, EngineInbox* inbox,
          SessionStore* sessions, Clock* clock, ModelMetrics* metrics,
          std::function<void(const RequestSummary&)> on_end);
   ~Engine();
 
   // Thread-safe. The engine finishes what it has; what runs or waits at
-  // `deadline` ends with UNAVAILABLE. Admission must be closed before.
+  // `deadline` ends with UNAVAILABLE. The inbox must be closed before.
   void Drain(absl::Time deadline);
+
+  // Thread-safe. The committed state of `session`, for whoever asks. `done` is
+  // called once: at once if the state lies in RAM or it is refused
+  // (UNAVAILABLE: EngineInbox::Post; NOT_FOUND: the session was deleted), else
+  // on the engine thread between the next steps.
+  void Snapshot(SessionHandle session, StateSnapshots::Done done);
+  // Thread-safe. A new session with the committed state of `source`; `done` is
+  // called like Snapshot's. Errors: also SessionStore::InstallFork.
+  void Fork(SessionHandle source, std::string new_session_id,
+            std::function<void(absl::StatusOr<SessionInfo>)> done);
 
   // Until drained or failed. The status says whether the device failed.
   absl::Status Run();
@@ -79,14 +92,14 @@ class Engine {
 
   // --- Engine thread, for tasks posted to it.
 
-  // The committed state of `session`, copied between the next steps.
+  // As Snapshot.
   void TakeSnapshot(SessionHandle session, StateSnapshots::Done done) {
     snapshots_.Add(std::move(session), std::move(done));
   }
 
-  bool idle() const { return running_.empty() && parked_.size() == 0; }
+  bool idle() const { return running_.size() + parked_.size() == 0; }
   // Those with a slot, and those that have yielded it.
-  int running() const { return static_cast<int>(running_.size()); }
+  int running() const { return running_.size(); }
   int parked() const { return parked_.size(); }
 
  private:
@@ -105,17 +118,11 @@ class Engine {
   // Gives free slots to what waits and to what was parked, and parks for them
   // what is paused, matters less or is much longer.
   void StartWaiting(absl::Time now);
-  // Whether a step would give somebody a token.
-  bool StreamsRun() const;
   // False: it must wait on, and so must whatever comes after it.
   bool StartNext(absl::Time now);
   bool ResumeNext();
-  // The longest paused sequence yields its slot. False: there is none.
-  bool ParkPaused();
-  // One that is to make way for such a request does. False: there is none.
-  bool ParkFor(const WaitingRequest& request);
-  bool Park(SequencePointer* sequence);
-  void AddRunning(SequencePointer sequence);
+  // The sequence yields its slot. False: there is none, or RAM has no room.
+  bool Park(Sequence* sequence);
   void TellLoad();
 
   std::vector<int> Plan();
@@ -136,18 +143,6 @@ class Engine {
   void ObserveToken(Sequence* sequence, absl::Time now);
   bool NeedsLogitsBefore(const Sequence& sequence) const;
 
-  // Ends: the sequence is done with and its slot given back.
-  void Complete(Sequence* sequence, FinishReason reason);
-  void End(Sequence* sequence, absl::Status status);
-  bool CommitTurn(Sequence* sequence, FinishReason reason,
-                  const CompletedEvent& completed);
-  CompletedEvent MakeCompleted(const Sequence& sequence, FinishReason reason,
-                               absl::Time now) const;
-  void Release(Sequence* sequence);
-  // Log and metrics get the figures of `completed`, which the client is told
-  // too if something was completed.
-  void Report(const Sequence& sequence, const CompletedEvent& completed,
-              bool is_told, const absl::Status& status);
   void Fail(const absl::Status& status);
   void ForgetOver();
   // With a slot and parked.
@@ -156,11 +151,10 @@ class Engine {
 
   const EngineModel model_;
   const EngineOptions options_;
-  Admission* const admission_;
+  EngineInbox* const inbox_;
   SessionStore* const sessions_;
   Clock* const clock_;
   ModelMetrics* const metrics_;
-  const std::function<void(const RequestSummary&)> on_end_;
   const StatePool& states_;
 
   // Engine thread.
@@ -168,7 +162,8 @@ class Engine {
   Sampler sampler_;
   StateKeeper keeper_;
   StateSnapshots snapshots_;
-  std::vector<SequencePointer> running_;  // in order of arrival
+  SequenceEnds ends_;
+  RunningSequences running_;
   ParkedSequences parked_;
   std::optional<absl::Time> drain_deadline_;  // once Drain() was called
   absl::Status failure_;

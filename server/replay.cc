@@ -10,7 +10,7 @@ namespace engram {
 
 absl::StatusOr<std::unique_ptr<Replay>> Replay::Create(
     std::shared_ptr<const TurnRecord> record, const Request& request,
-    const Tokenizer* tokenizer, std::vector<int32_t> eos_token_ids) {
+    const Tokenizer* tokenizer) {
   const std::vector<int32_t>& received = request.received;
   for (size_t i = 0; i < received.size(); ++i) {
     if (i >= record->tokens.size()) {
@@ -25,8 +25,8 @@ absl::StatusOr<std::unique_ptr<Replay>> Replay::Create(
           Quoted(record->request_id), " committed with ", record->tokens[i]));
     }
   }
-  std::unique_ptr<Replay> replay(new Replay(
-      std::move(record), request, tokenizer, std::move(eos_token_ids)));
+  std::unique_ptr<Replay> replay(
+      new Replay(std::move(record), request, tokenizer));
   while (replay->next_ < received.size()) {
     if (!replay->NextToken().has_value()) return replay->status_;
   }
@@ -34,11 +34,10 @@ absl::StatusOr<std::unique_ptr<Replay>> Replay::Create(
 }
 
 Replay::Replay(std::shared_ptr<const TurnRecord> record, const Request& request,
-               const Tokenizer* tokenizer, std::vector<int32_t> eos_token_ids)
+               const Tokenizer* tokenizer)
     : record_(std::move(record)),
       stopping_(request.stopping),
       tokenizer_(tokenizer),
-      eos_token_ids_(std::move(eos_token_ids)),
       text_(tokenizer, request.stopping.stop) {}
 
 std::optional<TokenEvent> Replay::NextToken() {
@@ -55,7 +54,7 @@ std::optional<TokenEvent> Replay::NextToken() {
   }
   TokenOutcome outcome =
       MakeTokenEvent(&text_, tokenizer_, static_cast<int32_t>(i), id,
-                     IsStopToken(stopping_, eos_token_ids_, id), logprob, top);
+                     IsStopToken(stopping_, id), logprob, top);
   if (outcome.stops && next_ < record_->tokens.size()) {
     // Nothing a client sends makes two requests equal that stop differently;
     // but a record may one day come from another machine.
@@ -82,13 +81,8 @@ bool Replay::Next(Event* event) {
   }
   if (completed_) return false;
   completed_ = true;
-  CompletedEvent completed;
-  completed.finish_reason = record_->finish_reason;
+  CompletedEvent completed = record_->completed;
   completed.text = text_.Flush();
-  completed.version = record_->version;
-  completed.position = record_->position;
-  completed.usage = record_->usage;
-  completed.timing = record_->timing;
   *event = std::move(completed);
   return true;
 }

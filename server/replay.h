@@ -21,7 +21,7 @@ class Replay {
   // status().
   static absl::StatusOr<std::unique_ptr<Replay>> Create(
       std::shared_ptr<const TurnRecord> record, const Request& request,
-      const Tokenizer* tokenizer, std::vector<int32_t> eos_token_ids);
+      const Tokenizer* tokenizer);
 
   // False after Completed, or when the record turns out to be none of this
   // request: a stop before its last token.
@@ -33,7 +33,7 @@ class Replay {
 
  private:
   Replay(std::shared_ptr<const TurnRecord> record, const Request& request,
-         const Tokenizer* tokenizer, std::vector<int32_t> eos_token_ids);
+         const Tokenizer* tokenizer);
 
   // nullopt, with status_ set, if the record does not fit.
   std::optional<TokenEvent> NextToken();
@@ -41,7 +41,6 @@ class Replay {
   const std::shared_ptr<const TurnRecord> record_;
   const Stopping stopping_;
   const Tokenizer* const tokenizer_;
-  const std::vector<int32_t> eos_token_ids_;
   TurnText text_;
   size_t next_ = 0;  // of the record's tokens
   bool started_ = false;

@@ -21,6 +21,8 @@ struct Stopping {
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
+  // The model's, which end a turn too; none if they are ignored.
+  std::vector<int32_t> end_of_text_ids;
 };
 
 enum class RequestKind {

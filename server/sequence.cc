@@ -16,6 +16,7 @@ size_t SequenceBytes(const Request& request) {
                  HeapBytesOf(request.session_id) +
                  HeapBytesOf(request.request_id) +
                  HeapBytesOf(request.stopping.stop_token_ids) +
+                 HeapBytesOf(request.stopping.end_of_text_ids) +
                  request.sampling.logit_bias.size() *
                      HeapBytes(kMapNodeBytes<int32_t, float>);
   for (const std::string& stop : request.stopping.stop) {
@@ -38,24 +39,21 @@ bool GoesBefore(const WaitingRequest& left, const WaitingRequest& right) {
   return left.arrival < right.arrival;
 }
 
-bool IsStopToken(const Stopping& stopping,
-                 const std::vector<int32_t>& eos_token_ids, int32_t id) {
+bool IsStopToken(const Stopping& stopping, int32_t id) {
   const auto contains = [id](const std::vector<int32_t>& ids) {
     return std::find(ids.begin(), ids.end(), id) != ids.end();
   };
   return contains(stopping.stop_token_ids) ||
-         (!stopping.ignore_eos && contains(eos_token_ids));
+         contains(stopping.end_of_text_ids);
 }
 
-absl::Status ReadReceived(Sequence* sequence,
-                          const std::vector<int32_t>& eos_token_ids) {
+absl::Status ReadReceived(Sequence* sequence) {
   const Stopping& stopping = sequence->request.stopping;
   const std::vector<int32_t>& received = sequence->request.received;
   absl::flat_hash_set<int32_t> stop_tokens(stopping.stop_token_ids.begin(),
                                            stopping.stop_token_ids.end());
-  if (!stopping.ignore_eos) {
-    stop_tokens.insert(eos_token_ids.begin(), eos_token_ids.end());
-  }
+  stop_tokens.insert(stopping.end_of_text_ids.begin(),
+                     stopping.end_of_text_ids.end());
   sequence->generated.reserve(received.size());
   for (size_t i = 0; i < received.size(); ++i) {
     const int32_t id = received[i];

@@ -52,7 +52,7 @@ struct Sequence {
   // What a repeat of a turn will be answered with, as in TurnRecord.
   std::vector<float> logprobs;
   std::vector<LogProbability> top;
-  bool record_complete = true;
+  bool record_whole = true;
   int32_t scored = 0;  // prompt tokens with an event (kScore)
 
   // Its state while it has none (server/parked_sequences.h), else nullptr.
@@ -93,16 +93,13 @@ WaitingRequest AsWaiting(const Sequence& sequence);
 // By priority, then arrival.
 bool GoesBefore(const WaitingRequest& left, const WaitingRequest& right);
 
-// Whether sampling `id` ends a turn: one of the request's stop tokens, or an
-// end-of-sequence token that is not ignored.
-bool IsStopToken(const Stopping& stopping,
-                 const std::vector<int32_t>& eos_token_ids, int32_t id);
+// Whether sampling `id` ends a turn.
+bool IsStopToken(const Stopping& stopping, int32_t id);
 
 // What the tokens that the client has received make of the sequence's text,
 // counts and end. Takes time with their number, so it is done before the engine
 // has the sequence. INVALID_ARGUMENT: one that ends the turn is not the last.
-absl::Status ReadReceived(Sequence* sequence,
-                          const std::vector<int32_t>& eos_token_ids);
+absl::Status ReadReceived(Sequence* sequence);
 
 // Lays the sequence out to run after `start`: what is to be fed.
 // REQUIRES: ReadReceived.

@@ -233,7 +233,6 @@ void Server::StartEngines() {
     queued.vocabulary_size = model->model->info().vocabulary_size;
     queued.capacity = CapacityOf(model->model->info());
     queued.tokenizer = model->tokenizer.get();
-    queued.eos_token_ids = model->eos_token_ids;
     model->admission = std::make_unique<Admission>(
         limits, std::move(queued), sessions_.get(), RealClock());
     model->on_end = [metrics = model->metrics, log = options_.request_log](
@@ -245,11 +244,10 @@ void Server::StartEngines() {
     run.name = model->name;
     run.model = model->model.get();
     run.tokenizer = model->tokenizer.get();
-    run.eos_token_ids = model->eos_token_ids;
     run.number = model->number;
     model->engine = std::make_unique<Engine>(
-        std::move(run), engine_options, model->admission.get(), sessions_.get(),
-        RealClock(), model->metrics, model->on_end);
+        std::move(run), engine_options, &model->admission->inbox(),
+        sessions_.get(), RealClock(), model->metrics, model->on_end);
   }
   for (size_t i = 0; i < models_->all().size(); ++i) {
     engines_.emplace_back([this, i] {
@@ -321,7 +319,7 @@ void Server::SetHealth(bool serving) {
 void Server::Refuse(const std::string& reason) {
   if (request_threads_ != nullptr) request_threads_->Close(reason);
   for (const auto& model : models_->all()) {
-    if (model->engine != nullptr) model->admission->Close(reason);
+    if (model->engine != nullptr) model->admission->inbox().Close(reason);
   }
 }
 

@@ -10,30 +10,17 @@
 #include "server/request_id.h"
 #include "server/request_identity.h"
 #include "server/session.h"
+#include "server/session_ledger.h"
+#include "server/session_lists.h"
+#include "server/turn_checks.h"
 
 namespace engram {
 namespace {
 
-// Answers of up to so many bytes are not dropped one by one: it would gain
-// little.
-constexpr size_t kSmallAnswer = 64 << 10;
-// What a session's own fields take, roughly, before its client adds to them.
-constexpr size_t kSessionBytes = 1024;
 // Sessions that are told of, or leave, while the lock is held once: some dozen
 // microseconds of work.
 constexpr size_t kListedPerLock = 128;
 constexpr int kDroppedPerLock = 64;
-
-// The first of `sessions` but for `keep`; nullptr if there is none.
-Session* FirstBut(const SessionsByUse& sessions, const Session* keep) {
-  for (const auto& [use, session] : sessions) {
-    if (session != keep) return session;
-  }
-  return nullptr;
-}
-
-// Of the memory, for states of sequences that have given up their slots.
-constexpr size_t kShareOfParked = 4;
 
 }  // namespace
 
@@ -53,20 +40,41 @@ class ABSL_SCOPED_LOCKABLE SessionStore::Lock {
   SessionStore* const store_;
 };
 
+// A session's fields may change while this lives: where it is listed and what
+// of it is counted follow from them.
+class SessionStore::Relisting {
+ public:
+  Relisting(SessionStore* store, Session* session)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(store->mutex_)
+      : store_(store), session_(session) {
+    store_->Unlist(session_);
+  }
+  Relisting(const Relisting&) = delete;
+  Relisting& operator=(const Relisting&) = delete;
+  // With the lock that it was made under.
+  ~Relisting() ABSL_NO_THREAD_SAFETY_ANALYSIS { store_->Enlist(session_); }
+
+ private:
+  SessionStore* const store_;
+  Session* const session_;
+};
+
 SessionStore::SessionStore(const SessionLimits& limits, Clock* clock)
-    : limits_(limits), clock_(clock), departed_(limits.departed) {}
+    : limits_(limits),
+      clock_(clock),
+      lists_(std::make_unique<SessionLists>()),
+      ledger_(std::make_unique<SessionLedger>(limits.memory_bytes)),
+      departed_(limits.departed) {}
 
 SessionStore::~SessionStore() = default;
 
 int SessionStore::AddModel(const std::string& name,
                            const ModelCapacity& capacity) {
   absl::MutexLock lock(&mutex_);
-  // Lists must not move once sessions point at them.
   ENGRAM_CHECK(sessions_.empty());
-  ModelSessions model;
-  model.name = name;
-  model.capacity = capacity;
-  models_.push_back(std::move(model));
+  lists_->AddModel();
+  ledger_->AddModel(capacity);
+  models_.push_back({.name = name, .by_id = {}, .released = {}});
   return static_cast<int>(models_.size()) - 1;
 }
 
@@ -74,90 +82,58 @@ int SessionStore::AddModel(const std::string& name,
 
 absl::StatusOr<SessionStore::TurnOrRecord> SessionStore::BeginTurn(
     int model, const Request& request,
-    std::function<void(absl::Status)> cancel_turn,
-    const absl::Status& may_queue) {
+    std::function<void(absl::Status)> cancel_turn) {
   const uint64_t digest = ShortDigest(request.request_id);
   SessionHandle session;  // freed after the lock
   Lock lock(this);
-  const auto found = sessions_.find(request.session_id);
-  if (found != sessions_.end()) {
-    session = found->second;
-    // A record is of a turn of the session's own model.
-    ENGRAM_RETURN_IF_ERROR(CheckModel(*session, model));
-    ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<const TurnRecord> record,
-                            FindReplay(*session, request, digest));
-    if (record != nullptr) return TurnOrRecord(std::move(record));
-    ENGRAM_RETURN_IF_ERROR(CheckMayRun(*session, request));
-    ENGRAM_RETURN_IF_ERROR(may_queue);
-  } else {
-    if (departed_.ReasonOf(request.session_id) != nullptr) {
-      return FindLocked(request.session_id).status();
-    }
-    NewSession made;
-    made.session_id = request.session_id;
-    made.model = model;
-    session = Make(std::move(made));
-    ENGRAM_RETURN_IF_ERROR(CheckMayRun(*session, request));
-    // Making it may send another session away.
-    ENGRAM_RETURN_IF_ERROR(may_queue);
+  ENGRAM_ASSIGN_OR_RETURN(session, FindOrMake(request.session_id, model));
+  ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<const TurnRecord> record,
+                          CheckTurnOn(*session, model, request, digest));
+  if (record != nullptr) return TurnOrRecord(std::move(record));
+  if (!sessions_.contains(session->id)) {
     ENGRAM_RETURN_IF_ERROR(Insert(session));
     session->made_by_turn = true;
   }
 
-  const size_t reserve = StateBytes(*session);
-  if (reserved_bytes_ + reserve > limits_.memory_bytes) {
+  if (!ledger_->Reserve(session.get())) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "session memory of ", limits_.memory_bytes, " bytes is reserved for ",
         "turns that are running; try again later or raise --session-memory"));
   }
-  Unlist(session.get());
+  const Relisting relisting(this, session.get());
   session->running = true;
-  session->reserved_bytes = reserve;
-  reserved_bytes_ += reserve;
   session->cancel_turn = std::move(cancel_turn);
-  Enlist(session.get());
   return TurnOrRecord(Turn{session, session->turns});
 }
 
-absl::StatusOr<std::shared_ptr<const TurnRecord>> SessionStore::FindReplay(
-    const Session& session, const Request& request, uint64_t digest) const {
-  const auto& record = session.record;
-  if (record != nullptr && record->request_id == request.request_id) {
-    if (record->identity != request.identity) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("request_id ", Quoted(request.request_id),
-                       " was used for another request on session ",
-                       Quoted(session.id), "; a new request needs a new id"));
-    }
-    return record;
-  }
-  if (const auto version = session.remembered.Find(digest)) {
-    return absl::AlreadyExistsError(absl::StrCat(
-        "request_id ", Quoted(request.request_id), " has committed as version ",
-        *version, " of session ", Quoted(session.id), ", which is at version ",
-        session.turns.version, "; its answer is no longer kept"));
-  }
-  ENGRAM_RETURN_IF_ERROR(CheckIsNew(session, request));
-  return nullptr;
+absl::StatusOr<std::shared_ptr<const TurnRecord>> SessionStore::CheckTurn(
+    int model, const Request& request) const {
+  const uint64_t digest = ShortDigest(request.request_id);
+  absl::MutexLock lock(&mutex_);
+  ENGRAM_ASSIGN_OR_RETURN(const SessionHandle session,
+                          FindOrMake(request.session_id, model));
+  return CheckTurnOn(*session, model, request, digest);
 }
 
-absl::Status SessionStore::CheckIsNew(const Session& session,
-                                      const Request& request) const {
-  const int64_t forgotten = session.remembered.forgotten();
-  // What expects the present version has not committed: it would be another.
-  if (forgotten == 0 || request.expected_version.has_value()) {
-    return absl::OkStatus();
-  }
-  // An id made at a version commits as a later one.
-  const auto made_at = VersionOfRequestId(session.id, request.request_id);
-  if (made_at.has_value() && *made_at >= forgotten) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("session ", Quoted(session.id),
-                   " has forgotten the request_ids up to version ", forgotten,
-                   " (it remembers ", limits_.remembered_turns,
-                   ", --remembered-turns), and ", Quoted(request.request_id),
-                   " may be one of them: send expected_version, which is ",
-                   session.turns.version, ", or leave request_id out"));
+absl::StatusOr<SessionHandle> SessionStore::FindOrMake(
+    const std::string& session_id, int model) const {
+  const auto found = sessions_.find(session_id);
+  if (found != sessions_.end()) return found->second;
+  // What has departed is missed aloud.
+  if (departed_.ReasonOf(session_id) != nullptr) return FindLocked(session_id);
+  NewSession made;
+  made.session_id = session_id;
+  made.model = model;
+  return Make(std::move(made));
+}
+
+absl::StatusOr<std::shared_ptr<const TurnRecord>> SessionStore::CheckTurnOn(
+    const Session& session, int model, const Request& request,
+    uint64_t digest) const {
+  // A record is of a turn of the session's own model.
+  ENGRAM_RETURN_IF_ERROR(CheckModel(session, model));
+  return CheckTurnOf(session, request, digest, ledger_->capacity(model),
+                     limits_);
 }
 
 std::string SessionStore::MakeRequestId(const std::string& session_id) const {
@@ -178,55 +154,19 @@ absl::Status SessionStore::CheckModel(const Session& session, int model) const {
                    Quoted(models_[model].name)));
 }
 
-absl::Status SessionStore::CheckMayRun(const Session& session,
-                                       const Request& request) const {
-  if (session.running) {
-    return absl::AbortedError(absl::StrCat("session ", Quoted(session.id),
-                                           " has a turn that is running"));
-  }
-  if (request.expected_version.has_value() &&
-      *request.expected_version != session.turns.version) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "session ", Quoted(session.id), " has version ", session.turns.version,
-        ", expected_version is ", *request.expected_version));
-  }
-  if (request.prompt.empty() && !session.turns.pending.has_value()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the prompt is empty and session ", Quoted(session.id),
-                     " has no pending token to go on from"));
-  }
-  return CheckLengthOf(session, request);
-}
-
-absl::Status SessionStore::CheckLengthOf(const Session& session,
-                                         const Request& request) const {
-  const ModelCapacity& capacity = models_[session.model].capacity;
-  const int64_t before = session.turns.tokens();
-  ENGRAM_RETURN_IF_ERROR(CheckLength(capacity, before, request));
-  // States of one size fit, which was seen at start. One that has grown beyond
-  // what RAM can hold would be lost when its slot is needed.
-  if (capacity.kv_block_bytes == 0) return absl::OkStatus();
-  const int64_t tokens = TokensInTheEnd(before, request);
-  const size_t bytes = capacity.StateBytes(tokens) + kSessionBytes;
-  if (bytes <= limits_.memory_bytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      "the session could come to ", tokens, " tokens, with which it takes ",
-      bytes, " bytes, limit ", limits_.memory_bytes, " (--session-memory)"));
-}
-
 bool SessionStore::Commit(const SessionHandle& session, CommittedTurns turns,
                           int slot, TurnRecord record,
                           std::shared_ptr<const StateBlock> block) {
   const uint64_t digest = ShortDigest(record.request_id);
   std::shared_ptr<const TurnRecord> kept;
-  if (record.complete && record.bytes() <= limits_.answer_bytes) {
+  if (record.whole && record.bytes() <= limits_.answer_bytes) {
     kept = std::make_shared<const TurnRecord>(std::move(record));
   }
   {
     Lock lock(this);
     if (session->deleted) return false;
     ENGRAM_CHECK(session->running);
-    Unlist(session.get());
+    const Relisting relisting(this, session.get());
     if (session->slot >= 0) {
       models_[session->model].released.push_back(session->slot);
     }
@@ -237,7 +177,6 @@ bool SessionStore::Commit(const SessionHandle& session, CommittedTurns turns,
     discarded_.push_back(std::exchange(session->record, std::move(kept)));
     session->made_by_turn = false;
     EndTurn(session.get());
-    Enlist(session.get());
   }
   Trim(session.get());
   return true;
@@ -249,9 +188,8 @@ void SessionStore::Abort(const SessionHandle& session) {
     if (session->deleted) return;
     ENGRAM_CHECK(session->running);
     if (session->made_by_turn) return Remove(session);
-    Unlist(session.get());
+    const Relisting relisting(this, session.get());
     EndTurn(session.get());
-    Enlist(session.get());
   }
   // Its state may lie in RAM and has lost its reservation.
   Trim(session.get());
@@ -260,8 +198,7 @@ void SessionStore::Abort(const SessionHandle& session) {
 void SessionStore::EndTurn(Session* session) {
   session->running = false;
   session->cancel_turn = nullptr;
-  reserved_bytes_ -= session->reserved_bytes;
-  session->reserved_bytes = 0;
+  ledger_->EndReservation(session);
   Use(session);
 }
 
@@ -285,12 +222,8 @@ absl::StatusOr<SessionStore::Location> SessionStore::Locate(
 std::optional<SessionStore::Resident> SessionStore::EvictionCandidate(
     int model) const {
   absl::MutexLock lock(&mutex_);
-  const ModelSessions& of_model = models_[model];
-  const SessionsByUse& list = of_model.idle_in_slots.empty()
-                                  ? of_model.running_in_slots
-                                  : of_model.idle_in_slots;
-  if (list.empty()) return std::nullopt;
-  const Session* session = list.begin()->second;
+  const Session* const session = lists_->InSlot(model);
+  if (session == nullptr) return std::nullopt;
   return Resident{sessions_.find(session->id)->second, session->slot,
                   session->block};
 }
@@ -300,12 +233,10 @@ bool SessionStore::MoveToRam(const SessionHandle& session, int slot,
   {
     Lock lock(this);
     if (session->deleted || session->slot != slot) return false;
-    ModelSessions& model = models_[session->model];
-    Unlist(session.get());
+    const Relisting relisting(this, session.get());
     session->slot = -1;
     discarded_.push_back(std::exchange(session->block, std::move(block)));
-    Enlist(session.get());
-    ++model.counts.evictions_slot_to_ram;
+    ++ledger_->counts(session->model).evictions_slot_to_ram;
   }
   // May be this very session's end, if it is the one used least recently. A
   // turn's reservation always finds room.
@@ -321,22 +252,15 @@ void SessionStore::KeepCopy(const SessionHandle& session, int slot,
       session->turns.version != version || session->block != nullptr) {
     return;
   }
-  if (ram_bytes_ + BytesToHold(block.get()) > limits_.memory_bytes) return;
-  Unlist(session.get());
+  if (!ledger_->Fits(ledger_->BytesToHold(block.get()))) return;
+  const Relisting relisting(this, session.get());
   session->block = std::move(block);
-  Enlist(session.get());
 }
 
 bool SessionStore::HoldForParked(size_t bytes) {
   {
     Lock lock(this);
-    if (parked_bytes_ + bytes > limits_.memory_bytes / kShareOfParked ||
-        reserved_bytes_ + bytes > limits_.memory_bytes) {
-      return false;
-    }
-    parked_bytes_ += bytes;
-    reserved_bytes_ += bytes;
-    ram_bytes_ += bytes;
+    if (!ledger_->HoldForParked(bytes)) return false;
   }
   Trim(nullptr);
   return true;
@@ -344,9 +268,7 @@ bool SessionStore::HoldForParked(size_t bytes) {
 
 void SessionStore::ReleaseParked(size_t bytes) {
   Lock lock(this);
-  parked_bytes_ -= bytes;
-  reserved_bytes_ -= bytes;
-  ram_bytes_ -= bytes;
+  ledger_->ReleaseParked(bytes);
 }
 
 std::vector<int> SessionStore::ReleasedSlots(int model) {
@@ -357,9 +279,9 @@ std::vector<int> SessionStore::ReleasedSlots(int model) {
 // --- Room.
 
 SessionStore::Room SessionStore::MakeRoom(size_t bytes, const Session* keep) {
-  if (bytes > limits_.memory_bytes) return Room::kNone;
+  if (!ledger_->CouldFit(bytes)) return Room::kNone;
   int left = kDroppedPerLock;
-  while (ram_bytes_ + bytes > limits_.memory_bytes) {
+  while (!ledger_->Fits(bytes)) {
     if (left-- == 0) return Room::kNotYet;
     if (!DropOne(keep)) return Room::kNone;
   }
@@ -367,11 +289,11 @@ SessionStore::Room SessionStore::MakeRoom(size_t bytes, const Session* keep) {
 }
 
 bool SessionStore::DropOne(const Session* keep) {
-  if (Session* copied = FirstBut(slot_copies_, keep)) {
+  if (Session* copied = lists_->WithSlotCopy(keep)) {
     DropCopy(copied);
-  } else if (Session* idle = FirstBut(idle_in_ram_, keep)) {
+  } else if (Session* idle = lists_->IdleInRam(keep)) {
     EvictForGood(idle, "evicted: session memory is full");
-  } else if (Session* answered = FirstBut(long_answers_, keep)) {
+  } else if (Session* answered = lists_->WithLongAnswer(keep)) {
     DropAnswer(answered);
   } else {
     return false;
@@ -385,42 +307,20 @@ void SessionStore::Trim(const Session* keep) {
     const Room room = MakeRoom(0, keep);
     if (room == Room::kFits) return;
     if (room == Room::kNotYet) continue;
-    Session* const idle = LeastRecentlyUsedInSlots(keep);
+    Session* const idle = lists_->IdleInSlot(keep);
     if (idle == nullptr) return;
     EvictForGood(idle, "evicted: session memory is full");
   }
 }
 
 void SessionStore::DropAnswer(Session* session) {
-  Unlist(session);
+  const Relisting relisting(this, session);
   discarded_.push_back(std::exchange(session->record, nullptr));
-  Enlist(session);
 }
 
 void SessionStore::DropCopy(Session* session) {
-  Unlist(session);
+  const Relisting relisting(this, session);
   discarded_.push_back(std::exchange(session->block, nullptr));
-  Enlist(session);
-}
-
-Session* SessionStore::LeastRecentlyUsedInSlots(const Session* keep) const {
-  Session* least = nullptr;
-  for (const ModelSessions& model : models_) {
-    Session* const first = FirstBut(model.idle_in_slots, keep);
-    if (first != nullptr && (least == nullptr || first->use < least->use)) {
-      least = first;
-    }
-  }
-  return least;
-}
-
-Session* SessionStore::LeastRecentlyUsed() const {
-  Session* const in_ram = FirstBut(idle_in_ram_, nullptr);
-  Session* const in_slot = LeastRecentlyUsedInSlots(nullptr);
-  if (in_ram == nullptr || in_slot == nullptr) {
-    return in_ram == nullptr ? in_slot : in_ram;
-  }
-  return in_ram->use < in_slot->use ? in_ram : in_slot;
 }
 
 // --- Sessions as users see them.
@@ -438,7 +338,7 @@ SessionHandle SessionStore::Make(NewSession created) const {
 
 absl::Status SessionStore::Insert(const SessionHandle& session) {
   if (sessions_.size() >= static_cast<size_t>(limits_.sessions)) {
-    Session* const leaving = LeastRecentlyUsed();
+    Session* const leaving = lists_->Idle();
     if (leaving == nullptr) {
       return absl::ResourceExhaustedError(
           absl::StrCat("there are ", sessions_.size(),
@@ -493,7 +393,7 @@ absl::StatusOr<SessionInfo> SessionStore::InstallFork(
           absl::StrCat("session ", Quoted(session->id), " exists"));
     }
     const size_t bytes =
-        session->own_bytes() + BytesToHold(session->block.get());
+        session->own_bytes() + ledger_->BytesToHold(session->block.get());
     const Room room = MakeRoom(bytes, source.get());
     if (room == Room::kNotYet) continue;
     if (room == Room::kNone) {
@@ -502,7 +402,7 @@ absl::StatusOr<SessionInfo> SessionStore::InstallFork(
                        " bytes has no room for a fork of ", bytes, " bytes"));
     }
     ENGRAM_RETURN_IF_ERROR(Insert(session));
-    ++models_[session->model].counts.forks;
+    ++ledger_->counts(session->model).forks;
     return Describe(*session);
   }
 }
@@ -628,7 +528,7 @@ void SessionStore::Remove(const SessionHandle& session) {
 }
 
 void SessionStore::EvictForGood(Session* session, std::string reason) {
-  ++models_[session->model].counts.evictions_for_good;
+  ++ledger_->counts(session->model).evictions_for_good;
   Depart(session, std::move(reason));
 }
 
@@ -643,94 +543,23 @@ void SessionStore::Depart(Session* session, std::string reason) {
 bool SessionStore::Sweep() {
   Lock lock(this);
   const absl::Time now = clock_->Now();
-  for (int left = kDroppedPerLock; !expiries_.empty(); --left) {
-    const auto& [expiry, session] = *expiries_.begin();
-    const absl::Time time = expiry.first;
-    if (time > now) break;
+  for (int left = kDroppedPerLock;; --left) {
+    const auto [session, time] = lists_->Expired(now);
+    if (session == nullptr) return true;
     if (left == 0) return false;
-    ++models_[session->model].counts.expirations;
+    ++ledger_->counts(session->model).expirations;
     Depart(session, absl::StrCat("expired at ", absl::FormatTime(time)));
   }
-  return true;
-}
-
-// --- Lists and bytes.
-
-size_t SessionStore::StateBytes(const Session& session) const {
-  return models_[session.model].capacity.StateBytes(session.turns.position);
-}
-
-size_t SessionStore::BytesToHold(const StateBlock* block) const {
-  return block == nullptr || holders_.contains(block) ? 0 : block->bytes();
-}
-
-void SessionStore::CountPlace(const Session& session, int sign) {
-  SessionCounts::PerModel& counts = models_[session.model].counts;
-  if (session.slot >= 0) {
-    counts.sessions_in_slots += sign;
-    counts.state_bytes_in_slots += StateBytes(session) * sign;
-  } else if (session.block != nullptr) {
-    counts.sessions_in_ram += sign;
-  } else {
-    counts.sessions_empty += sign;
-  }
-}
-
-void SessionStore::Count(Session* session) {
-  SessionCounts::PerModel& counts = models_[session->model].counts;
-  CountPlace(*session, 1);
-  session->counted_bytes = session->own_bytes();
-  counts.own_bytes += session->counted_bytes;
-  ram_bytes_ += session->counted_bytes;
-  if (session->block != nullptr && ++holders_[session->block.get()] == 1) {
-    counts.state_bytes_in_ram += session->block->size();
-    ram_bytes_ += session->block->bytes();
-  }
-}
-
-void SessionStore::Discount(Session* session) {
-  SessionCounts::PerModel& counts = models_[session->model].counts;
-  CountPlace(*session, -1);
-  counts.own_bytes -= session->counted_bytes;
-  ram_bytes_ -= session->counted_bytes;
-  if (session->block == nullptr) return;
-  const auto holders = holders_.find(session->block.get());
-  if (--holders->second > 0) return;
-  holders_.erase(holders);
-  counts.state_bytes_in_ram -= session->block->size();
-  ram_bytes_ -= session->block->bytes();
 }
 
 void SessionStore::Unlist(Session* session) {
-  Discount(session);
-  if (session->residence != nullptr) session->residence->erase(session->use);
-  session->residence = nullptr;
-  long_answers_.erase(session->use);
-  slot_copies_.erase(session->use);
-  expiries_.erase({session->last_used + session->time_to_live, session->use});
+  ledger_->Discount(session);
+  lists_->Unlist(session);
 }
 
 void SessionStore::Enlist(Session* session) {
-  Count(session);
-  ModelSessions& model = models_[session->model];
-  if (session->slot >= 0) {
-    session->residence =
-        session->running ? &model.running_in_slots : &model.idle_in_slots;
-  } else if (!session->running) {
-    session->residence = &idle_in_ram_;
-  }
-  if (session->residence != nullptr) {
-    session->residence->emplace(session->use, session);
-  }
-  if (session->record != nullptr && session->record->bytes() > kSmallAnswer) {
-    long_answers_.emplace(session->use, session);
-  }
-  if (session->has_slot_copy()) slot_copies_.emplace(session->use, session);
-  if (!session->running) {
-    expiries_.emplace(std::make_pair(session->last_used + session->time_to_live,
-                                     session->use),
-                      session);
-  }
+  ledger_->Count(session);
+  lists_->Enlist(session);
 }
 
 SessionInfo SessionStore::Describe(const Session& session) const {
@@ -743,7 +572,7 @@ SessionInfo SessionStore::Describe(const Session& session) const {
   info.tier = session.slot >= 0          ? "slot"
               : session.block != nullptr ? "ram"
                                          : "none";
-  info.state_bytes = StateBytes(session);
+  info.state_bytes = ledger_->StateBytes(session);
   info.create_time = session.create_time;
   info.last_used_time = session.last_used;
   info.expire_time = session.last_used + session.time_to_live;
@@ -753,18 +582,13 @@ SessionInfo SessionStore::Describe(const Session& session) const {
 
 void SessionStore::CountRestore(int model) {
   absl::MutexLock lock(&mutex_);
-  ++models_[model].counts.restores;
+  ++ledger_->counts(model).restores;
 }
 
 SessionCounts SessionStore::Counts() const {
   absl::MutexLock lock(&mutex_);
-  SessionCounts counts;
-  for (const ModelSessions& model : models_) {
-    counts.models.push_back(model.counts);
-  }
-  counts.ram_bytes = ram_bytes_;
+  SessionCounts counts = ledger_->Counts();
   counts.departed_bytes = departed_.bytes();
-  counts.parked_bytes = parked_bytes_;
   return counts;
 }
 

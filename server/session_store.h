@@ -121,6 +121,8 @@ struct SessionCounts {
 
 struct Session;  // opaque: its fields are the store's (server/session.h)
 using SessionHandle = std::shared_ptr<Session>;
+class SessionLedger;
+class SessionLists;
 // Least recently used first.
 using SessionsByUse = absl::btree_map<int64_t, Session*>;
 
@@ -152,12 +154,13 @@ class SessionStore {
   // the session is the turn's until Commit or Abort. An unknown id makes a new
   // session, one of the departed NOT_FOUND.
   // `cancel_turn` is called, without locks held, if the session is deleted.
-  // `may_queue` is what a turn that passes the checks is refused with, if it is
-  // an error, before anything is changed for its sake.
   absl::StatusOr<TurnOrRecord> BeginTurn(
       int model, const Request& request,
-      std::function<void(absl::Status)> cancel_turn,
-      const absl::Status& may_queue = absl::OkStatus());
+      std::function<void(absl::Status)> cancel_turn);
+  // The same checks but for room, and nothing is changed: the record of a
+  // request that has committed, nullptr for a turn that could run.
+  absl::StatusOr<std::shared_ptr<const TurnRecord>> CheckTurn(
+      int model, const Request& request) const;
 
   // Engine thread. Ends the turn: `slot`, or `block` if that is -1, holds the
   // state after it and belongs to the session from now on. False if the session
@@ -235,16 +238,13 @@ class SessionStore {
  private:
   // Holds the lock; what was let go of meanwhile is freed after it.
   class Lock;
+  class Relisting;
   enum class Room { kFits, kNotYet, kNone };
 
   struct ModelSessions {
     std::string name;
-    ModelCapacity capacity;
     absl::btree_map<absl::string_view, Session*> by_id;
-    SessionsByUse idle_in_slots;
-    SessionsByUse running_in_slots;
     std::vector<int> released;
-    SessionCounts::PerModel counts;
   };
 
   absl::StatusOr<SessionHandle> FindLocked(const std::string& session_id) const
@@ -252,53 +252,34 @@ class SessionStore {
   // The same, and it has not just been made by a turn that is still running.
   absl::StatusOr<SessionHandle> FindCommitted(const std::string& session_id)
       const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The session of that id or, if there is none, one that Insert may take.
+  absl::StatusOr<SessionHandle> FindOrMake(const std::string& session_id,
+                                           int model) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // As CheckTurn, of what FindOrMake found.
+  absl::StatusOr<std::shared_ptr<const TurnRecord>> CheckTurnOn(
+      const Session& session, int model, const Request& request,
+      uint64_t digest) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Another one leaves if there are too many. Its id is none of the departed
   // any more.
   absl::Status Insert(const SessionHandle& session)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   SessionHandle Make(NewSession session) const;
-  absl::StatusOr<std::shared_ptr<const TurnRecord>> FindReplay(
-      const Session& session, const Request& request, uint64_t digest) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // A request that is not among those remembered has not committed.
-  absl::Status CheckIsNew(const Session& session, const Request& request) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckModel(const Session& session, int model) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status CheckMayRun(const Session& session, const Request& request) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status CheckLengthOf(const Session& session,
-                             const Request& request) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Part of a page, of those after `after`; false if these were the last.
   bool ListSome(int model, size_t count, std::string* after,
                 std::vector<SessionInfo>* page) const;
 
-  // What it takes of RAM that one more session holds `block`; 0 of nullptr.
-  size_t BytesToHold(const StateBlock* block) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Adds the session, as a holder of its block too, to what is counted, or
-  // takes it away.
-  void Count(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Discount(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void CountPlace(const Session& session, int sign)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Of those without a running turn; nullptr if there is none.
-  Session* LeastRecentlyUsed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  Session* LeastRecentlyUsedInSlots(const Session* keep) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(const SessionHandle& session)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EvictForGood(Session* session, std::string reason)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Depart(Session* session, std::string reason)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // What a session is listed and counted as follows from its fields: Unlist
-  // before they change, Enlist after.
+  // To change a listed session's fields is what Relisting is for.
   void Unlist(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Enlist(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  size_t StateBytes(const Session& session) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Drops what is missed least until `bytes` more fit, but nothing of `keep`'s;
   // kNotYet after some dozens of sessions. Nothing is dropped for more bytes
   // than there are in all.
@@ -324,19 +305,10 @@ class SessionStore {
   absl::btree_map<absl::string_view, SessionHandle> sessions_
       ABSL_GUARDED_BY(mutex_);
   std::vector<ModelSessions> models_ ABSL_GUARDED_BY(mutex_);
-  SessionsByUse idle_in_ram_ ABSL_GUARDED_BY(mutex_);
-  SessionsByUse long_answers_ ABSL_GUARDED_BY(mutex_);
-  SessionsByUse slot_copies_ ABSL_GUARDED_BY(mutex_);
-  absl::btree_map<std::pair<absl::Time, int64_t>, Session*> expiries_
-      ABSL_GUARDED_BY(mutex_);
-  // How many sessions hold a block.
-  absl::btree_map<const StateBlock*, int64_t> holders_ ABSL_GUARDED_BY(mutex_);
+  const std::unique_ptr<SessionLists> lists_ ABSL_PT_GUARDED_BY(mutex_);
+  const std::unique_ptr<SessionLedger> ledger_ ABSL_PT_GUARDED_BY(mutex_);
   DepartedSessions departed_ ABSL_GUARDED_BY(mutex_);
   int64_t uses_ ABSL_GUARDED_BY(mutex_) = 0;
-  size_t ram_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  size_t parked_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  // States behind turns that have begun, wherever they lie, and parked ones.
-  size_t reserved_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<std::shared_ptr<const void>> discarded_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -1,6 +1,5 @@
-// engram.v1.Sessions. Fork shares a state that is in RAM. To copy one out of
-// its slot is the engine's work: it is posted there, and the call is answered
-// from the engine thread.
+// engram.v1.Sessions. A fork whose state the engine must copy is answered from
+// its thread.
 
 #include <grpcpp/grpcpp.h>
 
@@ -102,8 +101,8 @@ class SessionsService final : public Methods {
     return StartUnaryCall<v1::ForkSessionRequest, v1::Session>(
         around_, context, message, reply, "Sessions.Fork",
         [this](const std::shared_ptr<ForkCall>& call) {
-          const absl::Status posted = PostFork(call->request(), call);
-          if (!posted.ok()) Answer(call.get(), posted);
+          const absl::Status refused = ForkSession(call->request(), call);
+          if (!refused.ok()) Answer(call.get(), refused);
         });
   }
 
@@ -178,8 +177,9 @@ class SessionsService final : public Methods {
     return absl::OkStatus();
   }
 
-  absl::Status PostFork(const v1::ForkSessionRequest& request,
-                        const std::shared_ptr<ForkCall>& call) const {
+  // Answers the call, unless it is refused at once.
+  absl::Status ForkSession(const v1::ForkSessionRequest& request,
+                           const std::shared_ptr<ForkCall>& call) const {
     if (!request.from_checkpoint().empty()) {
       return absl::UnimplementedError(
           "from_checkpoint: this server has no checkpoints yet; name a "
@@ -194,31 +194,11 @@ class SessionsService final : public Methods {
                             sessions().Find(request.session_id()));
     ENGRAM_ASSIGN_OR_RETURN(const int number,
                             sessions().ModelOf(request.session_id()));
-    const auto answer = [this, source, new_session_id, call](
-                            absl::StatusOr<StateSnapshots::Snapshot> snapshot) {
-      Answer(call.get(), Install(source, new_session_id, std::move(snapshot)));
-    };
-    ENGRAM_ASSIGN_OR_RETURN(SessionStore::Location location,
-                            sessions().Locate(source));
-    if (location.slot < 0 || location.block != nullptr) {
-      // Shared, not copied.
-      answer(StateSnapshots::Snapshot{std::move(location.turns),
-                                      std::move(location.block)});
-      return absl::OkStatus();
-    }
-    const ServedModel* model = models_.all()[number].get();
-    return model->admission->Post(
-        [engine = model->engine.get(), source, answer] {
-          engine->TakeSnapshot(source, answer);
+    models_.all()[number]->engine->Fork(
+        source, new_session_id, [call](absl::StatusOr<SessionInfo> fork) {
+          Answer(call.get(), std::move(fork));
         });
-  }
-
-  absl::StatusOr<SessionInfo> Install(
-      const SessionHandle& source, const std::string& new_session_id,
-      absl::StatusOr<StateSnapshots::Snapshot> snapshot) const {
-    ENGRAM_RETURN_IF_ERROR(snapshot.status());
-    return sessions().InstallFork(source, new_session_id, snapshot->turns,
-                                  std::move(snapshot->block));
+    return absl::OkStatus();
   }
 
   const CallSurroundings& around_;

@@ -18,11 +18,11 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> TurnFeed::Submit(ServedModel* model,
     model->on_end(summary);
   } else if ((*feed)->replay_ != nullptr) {
     // What runs is reported by the engine.
-    const TurnRecord& record = (*feed)->replay_->record();
+    const CompletedEvent& completed = (*feed)->replay_->record().completed;
     summary.handling = RequestHandling::kReplayed;
-    summary.finish_reason = FinishReasonName(record.finish_reason);
-    summary.usage = record.usage;
-    summary.timing = record.timing;
+    summary.finish_reason = FinishReasonName(completed.finish_reason);
+    summary.usage = completed.usage;
+    summary.timing = completed.timing;
     model->on_end(summary);
   }
   return feed;
@@ -44,7 +44,7 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> TurnFeed::Admit(ServedModel* model,
   ENGRAM_ASSIGN_OR_RETURN(
       feed->replay_,
       Replay::Create(std::get<std::shared_ptr<const TurnRecord>>(admitted),
-                     repeat, model->tokenizer.get(), model->eos_token_ids));
+                     repeat, model->tokenizer.get()));
   return feed;
 }
 

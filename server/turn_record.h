@@ -23,14 +23,10 @@ struct TurnRecord {
   std::vector<float> logprobs;
   // So many for each of logprobs; fewer end with ids of -1.
   std::vector<LogProbability> top;
-  FinishReason finish_reason = FinishReason::kLength;
-  int64_t version = 0;   // after the turn
-  int64_t position = 0;  // after the turn
-  Usage usage;
-  Timing timing;
+  CompletedEvent completed;  // but for its text, which follows from the tokens
   // False: it grew beyond SessionLimits::answer_bytes, and only its id is
   // remembered.
-  bool complete = true;
+  bool whole = true;
 
   // The alternatives of the token that logprobs[index] is of.
   absl::Span<const LogProbability> TopOf(size_t index) const;

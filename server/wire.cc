@@ -125,6 +125,7 @@ absl::StatusOr<Stopping> ReadStopping(const v1::Stopping& message,
   stopping.stop_token_ids.assign(message.stop_token_ids().begin(),
                                  message.stop_token_ids().end());
   stopping.ignore_eos = message.ignore_eos();
+  if (!stopping.ignore_eos) stopping.end_of_text_ids = model.eos_token_ids;
   return stopping;
 }
 

@@ -42,15 +42,21 @@ class AdmissionTest : public ::testing::Test {
           AdmissionModel{.number = number_,
                          .vocabulary_size = kByteTokenizerIds,
                          .capacity = {},
-                         .tokenizer = ByteTokenizer(),
-                         .eos_token_ids = {kEndOfText}},
+                         .tokenizer = ByteTokenizer()},
           &sessions_, &clock_);
     }
     return *admission_;
   }
 
+  // As the wire makes it: with the tokens that end a text.
+  static Request Resolved(Request request) {
+    if (!request.stopping.ignore_eos) {
+      request.stopping.end_of_text_ids = {kEndOfText};
+    }
+    return request;
+  }
   absl::Status Submit(Request request) {
-    return admission().Submit(std::move(request)).status();
+    return admission().Submit(Resolved(std::move(request))).status();
   }
 
   void ExpectRefused(Request request, absl::StatusCode code,
@@ -58,7 +64,7 @@ class AdmissionTest : public ::testing::Test {
     const absl::Status status = Submit(std::move(request));
     EXPECT_EQ(status.code(), code) << status;
     EXPECT_THAT(std::string(status.message()), message);
-    EXPECT_EQ(admission().waiting(), 0);
+    EXPECT_EQ(admission().inbox().waiting(), 0);
     // No trace of it on its session.
     EXPECT_TRUE(sessions_.List(-1, "", 10).empty());
   }
@@ -115,7 +121,7 @@ TEST_F(AdmissionTest, RefusesANegativeMaxTokens) {
 // --- Memory.
 
 TEST_F(AdmissionTest, TakesNoMoreThanItsMemoryHolds) {
-  Request request = TestEngine::Generate(Tokens(8, 1), 1);
+  const Request request = Resolved(TestEngine::Generate(Tokens(8, 1), 1));
   limits_.request_bytes = 2 * SequenceBytes(request) + 1;
   EXPECT_TRUE(Submit(request).ok());
   EXPECT_TRUE(Submit(request).ok());
@@ -126,7 +132,7 @@ TEST_F(AdmissionTest, TakesNoMoreThanItsMemoryHolds) {
                     HasSubstr("--request-memory")));
   EXPECT_TRUE(RetryAfter(full).has_value());
   // What runs still counts, what has ended does not.
-  std::unique_ptr<Sequence> running = admission().TakeNext();
+  std::unique_ptr<Sequence> running = admission().inbox().TakeNext();
   EXPECT_EQ(Submit(request).code(), Code::kUnavailable);
   running.reset();
   EXPECT_TRUE(Submit(request).ok());
@@ -147,7 +153,7 @@ TEST_F(AdmissionTest, CountsWhatARequestTakesOfTheHeap) {
     const size_t heap = mallinfo2().uordblks;
     auto sequence =
         std::make_unique<Sequence>(request, ByteTokenizer(), nullptr);
-    ASSERT_TRUE(ReadReceived(sequence.get(), {}).ok());
+    ASSERT_TRUE(ReadReceived(sequence.get()).ok());
     Prepare(sequence.get(), kByteTokenizerIds);
     const size_t grown = mallinfo2().uordblks - heap;
     EXPECT_LE(grown, SequenceBytes(request) * 1.1);
@@ -316,7 +322,7 @@ TEST_F(AdmissionTest, RefusesWhenTheQueueIsFull) {
                     HasSubstr("--max-queue")));
   EXPECT_TRUE(sessions_.List(-1, "", 10).empty());
   // There is room again, and the session's turn is not taken.
-  admission().TakeNext();
+  admission().inbox().TakeNext();
   EXPECT_TRUE(Submit(Good()).ok());
 }
 
@@ -326,14 +332,11 @@ TEST_F(AdmissionTest, SendsNoSessionAwayForARequestThatItRefuses) {
   SessionStore sessions(limits, &clock_);
   const int number = sessions.AddModel("m", {.state_bytes = 32});
   Admission admission(limits_,
-                      {.number = number,
-                       .vocabulary_size = 16,
-                       .capacity = {},
-                       .eos_token_ids = {}},
+                      {.number = number, .vocabulary_size = 16, .capacity = {}},
                       &sessions, &clock_);
   ASSERT_TRUE(sessions.Create(EmptySession("old", number)).ok());
   ASSERT_TRUE(sessions.Create(EmptySession("older", number)).ok());
-  admission.Close("closed");
+  admission.inbox().Close("closed");
   EXPECT_EQ(
       admission.Submit(TestEngine::Turn("new", "r", {1}, 1)).status().code(),
       Code::kUnavailable);
@@ -341,26 +344,10 @@ TEST_F(AdmissionTest, SendsNoSessionAwayForARequestThatItRefuses) {
 }
 
 TEST_F(AdmissionTest, RefusesWithItsReasonOnceClosed) {
-  admission().Close("the server is stopping");
-  admission().Close("a second reason");
-  EXPECT_TRUE(admission().closed());
+  admission().inbox().Close("the server is stopping");
+  admission().inbox().Close("a second reason");
+  EXPECT_TRUE(admission().inbox().closed());
   ExpectRefused(Good(), Code::kUnavailable, "the server is stopping");
-}
-
-TEST_F(AdmissionTest, GivesOutTheHighestPriorityThenTheEarliest) {
-  const auto submit = [&](const std::string& id, int priority) {
-    Request request = TestEngine::Generate({1}, 1);
-    request.request_id = id;
-    request.priority = priority;
-    ASSERT_TRUE(Submit(request).ok());
-  };
-  submit("first", 0);
-  submit("high", 1);
-  submit("second", 0);
-  EXPECT_EQ(admission().TakeNext()->request.request_id, "high");
-  EXPECT_EQ(admission().TakeNext()->request.request_id, "first");
-  EXPECT_EQ(admission().TakeNext()->request.request_id, "second");
-  EXPECT_EQ(admission().TakeNext(), nullptr);
 }
 
 TEST_F(AdmissionTest, TakesOutWhatIsCancelledOrLate) {
@@ -372,31 +359,45 @@ TEST_F(AdmissionTest, TakesOutWhatIsCancelledOrLate) {
   auto cancelled = admission().Submit(TestEngine::Generate({1}, 1));
   std::get<std::shared_ptr<TokenStream>>(*cancelled)
       ->Cancel(absl::CancelledError("left"));
-  EXPECT_EQ(admission().TakeEnded(clock_.Now()).size(), 1);
-  const auto ended = admission().TakeEnded(clock_.Now() + absl::Seconds(1));
+  EXPECT_EQ(admission().inbox().TakeEnded(clock_.Now()).size(), 1);
+  const auto ended =
+      admission().inbox().TakeEnded(clock_.Now() + absl::Seconds(1));
   ASSERT_EQ(ended.size(), 1);
   EXPECT_EQ(ended[0]->request.request_id, "late");
-  EXPECT_EQ(admission().waiting(), 1);
+  EXPECT_EQ(admission().inbox().waiting(), 1);
 }
 
-TEST_F(AdmissionTest, RefusesATaskWhenAsManyWaitAsTheQueueMayHold) {
-  for (int i = 0; i < 3; ++i) EXPECT_TRUE(admission().Post([] {}).ok());
-  EXPECT_EQ(admission().Post([] {}).code(), Code::kUnavailable);
-  EXPECT_EQ(admission().TakeTasks().size(), 3);
-  EXPECT_TRUE(admission().Post([] {}).ok());
-}
+// --- Places are given back.
 
-TEST_F(AdmissionTest, RefusesATaskThatNobodyWouldRun) {
-  admission().CloseTasks();
-  EXPECT_EQ(admission().Post([] {}).code(), Code::kUnavailable);
+TEST_F(AdmissionTest, TakesNoPlaceForWhatItRefusesOrReplays) {
+  limits_.max_queue = 1;
+  const Request request = Good();
+  Request committed = request;
+  committed.identity = IdentityOf(request);
+  CommitTurn(&sessions_, committed, /*slot=*/0);
+  Request stale = Good();
+  stale.request_id = "stale";
+  stale.expected_version = 7;
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_TRUE(Submit(request).ok());
+    EXPECT_EQ(Submit(stale).code(), Code::kFailedPrecondition);
+  }
+  EXPECT_TRUE(admission().inbox().empty());
+  stale.expected_version = 1;
+  EXPECT_TRUE(Submit(stale).ok());
+  EXPECT_EQ(admission().inbox().waiting(), 1);
+  // Both are told the same when nobody else has room.
+  EXPECT_TRUE(Submit(request).ok());
+  stale.expected_version = 7;
+  EXPECT_EQ(Submit(stale).code(), Code::kAborted);
 }
 
 TEST_F(AdmissionTest, WaitsOnlyUntilSomethingIsSubmitted) {
   ASSERT_TRUE(Submit(Good()).ok());
   // Returns at once, or this test never ends.
-  admission().WaitForWork(absl::InfiniteDuration());
-  admission().Wake();
-  admission().WaitForWork(absl::InfiniteDuration());
+  admission().inbox().WaitForWork(absl::InfiniteDuration());
+  admission().inbox().Wake();
+  admission().inbox().WaitForWork(absl::InfiniteDuration());
 }
 
 }  // namespace

@@ -52,7 +52,7 @@ TEST(EngineEnds, EndsACancelledRequestThatWaits) {
   engine.engine.RunOnce();
   waiting.Read();
   EXPECT_EQ(waiting.status().code(), absl::StatusCode::kCancelled);
-  EXPECT_EQ(engine.admission.waiting(), 0);
+  EXPECT_EQ(engine.admission.inbox().waiting(), 0);
 }
 
 TEST(EngineEnds, EndsARunningRequestAtItsDeadline) {
@@ -235,7 +235,7 @@ TEST(EngineEnds, RunReturnsWhyTheDeviceFailed) {
   engine.model.FailStep(5);
   const absl::Status status = engine.engine.Run();
   EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
-  EXPECT_EQ(engine.admission.Post([] {}).code(),
+  EXPECT_EQ(engine.admission.inbox().Post([] {}).code(),
             absl::StatusCode::kUnavailable);
 }
 
@@ -271,7 +271,7 @@ TEST(EngineEnds, FinishesWhatItHasWhenDrained) {
   Reader running = engine.Submit(TestEngine::Generate({1}, 10));
   Reader waiting = engine.Submit(TestEngine::Generate({2}, 10));
   engine.engine.RunOnce();
-  engine.admission.Close("the server is stopping");
+  engine.admission.inbox().Close("the server is stopping");
   engine.engine.Drain(engine.clock.Now() + absl::Seconds(30));
   EXPECT_TRUE(engine.engine.Run().ok());
   running.Read();
@@ -285,7 +285,7 @@ TEST(EngineEnds, EndsWhatIsLeftAtTheEndOfADrain) {
   Reader running = engine.Submit(TestEngine::Generate({1}, 1000));
   Reader waiting = engine.Submit(TestEngine::Generate({2}, 1000));
   engine.engine.RunOnce();
-  engine.admission.Close("the server is stopping");
+  engine.admission.inbox().Close("the server is stopping");
   engine.engine.Drain(engine.clock.Now() + absl::Seconds(30));
   engine.model.SetDuringStep([&] { engine.clock.Advance(absl::Seconds(1)); });
   EXPECT_TRUE(engine.engine.Run().ok());
@@ -304,9 +304,9 @@ TEST(EngineEnds, DrainsHoweverManyTasksWait) {
   Reader running = engine.Submit(TestEngine::Generate({1}, 1000));
   engine.engine.RunOnce();
   bool ran = false;
-  ASSERT_TRUE(engine.admission.Post([&] { ran = true; }).ok());
-  ASSERT_FALSE(engine.admission.Post([] {}).ok());
-  engine.admission.Close("the server is stopping");
+  ASSERT_TRUE(engine.admission.inbox().Post([&] { ran = true; }).ok());
+  ASSERT_FALSE(engine.admission.inbox().Post([] {}).ok());
+  engine.admission.inbox().Close("the server is stopping");
   engine.engine.Drain(engine.clock.Now());
   engine.engine.RunOnce();
   running.Read();

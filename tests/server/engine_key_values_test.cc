@@ -197,7 +197,7 @@ TEST_F(EngineKeyValues, LeaveIdleSessionsAloneIfTheirBlocksAreNotEnough) {
   Reader first = engine_->Submit(TestEngine::Generate(PromptOf(3), 20));
   Reader second = engine_->Submit(TestEngine::Generate(PromptOf(3), 1));
   engine_->engine.RunOnce();
-  EXPECT_EQ(engine_->admission.waiting(), 1);
+  EXPECT_EQ(engine_->admission.inbox().waiting(), 1);
   EXPECT_EQ(engine_->sessions.Get("idle")->tier, "slot");
   engine_->RunUntilIdle();
   second.Read();
@@ -210,7 +210,7 @@ TEST_F(EngineKeyValues, MakeARequestWaitForThoseThatRun) {
   Reader second = engine_->Submit(TestEngine::Generate(PromptOf(3), 2));
   engine_->engine.RunOnce();
   EXPECT_EQ(engine_->engine.running(), 1);
-  EXPECT_EQ(engine_->admission.waiting(), 1);
+  EXPECT_EQ(engine_->admission.inbox().waiting(), 1);
   engine_->RunUntilIdle();
   for (Reader* reader : {&first, &second}) {
     reader->Read();

@@ -265,7 +265,7 @@ TEST_F(EngineParking, StarvesNoLongPromptWhoseSlotOthersWant) {
   Reader reader = engine_.Submit(long_one);
   int steps = 0;
   for (; steps < 2000 && !reader.ended(); ++steps) {
-    while (engine_.admission.waiting() < 3) {
+    while (engine_.admission.inbox().waiting() < 3) {
       engine_.Submit(TestEngine::Generate({1, 2}, 1));
     }
     engine_.engine.RunOnce();
@@ -312,7 +312,7 @@ TEST_F(EngineParking, CountsWhatIsParkedAsMovedBetweenSteps) {
   for (int i = 0; i < 2; ++i) engine.Submit(TestEngine::Generate({3}, 20));
   engine.engine.RunOnce();
   EXPECT_EQ(engine.engine.parked(), 1);
-  EXPECT_EQ(engine.admission.waiting(), 1);
+  EXPECT_EQ(engine.admission.inbox().waiting(), 1);
 }
 
 // --- The queue's time.
@@ -369,7 +369,7 @@ TEST_F(EngineParking, MeasuresNoQueueThatNobodyWaitsIn) {
   engine.Submit(TestEngine::Generate({1}, 10));
   engine.Submit(TestEngine::Generate({2}, 10));
   Reader score = engine.Submit(TestEngine::Score("a", {3, 4}));
-  while (engine.admission.waiting() > 1) engine.engine.RunOnce();
+  while (engine.admission.inbox().waiting() > 1) engine.engine.RunOnce();
   ASSERT_TRUE(engine.sessions.Delete("a").ok());
   engine.RunUntilIdle();
   score.Read();

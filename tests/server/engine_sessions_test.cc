@@ -288,7 +288,7 @@ TEST_P(KeepPartial, CommitsWhatWasSampled) {
   const auto record = engine.Recorded(request);
   ASSERT_NE(record, nullptr);
   EXPECT_EQ(record->tokens, turn.ids());
-  EXPECT_EQ(record->finish_reason, FinishReason::kCancelled);
+  EXPECT_EQ(record->completed.finish_reason, FinishReason::kCancelled);
   engine.ExpectNoSlotLost();
 }
 

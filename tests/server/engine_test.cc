@@ -146,7 +146,7 @@ TEST(Engine, EndsALongPromptWhileShortOnesKeepComing) {
   int64_t steps = 0;
   while (!reader.ended() && ++steps < 1000) {
     // More than the steps can take.
-    while (engine.engine.running() + engine.admission.waiting() < 8) {
+    while (engine.engine.running() + engine.admission.inbox().waiting() < 8) {
       engine.Submit(TestEngine::Generate(Count(500), 0));
     }
     engine.engine.RunOnce();

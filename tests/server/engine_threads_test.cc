@@ -64,21 +64,19 @@ struct ThreadedEngine {
       : sessions(limits, RealClock()),
         number(sessions.AddModel("scripted", CapacityOf(model.info()))),
         admission({.max_queue = 8, .stream_tokens = 4},
-                  {.number = number,
-                   .vocabulary_size = 16,
-                   .capacity = CapacityOf(model.info()),
-                   .eos_token_ids = {}},
+                  {
+                      .number = number,
+                      .vocabulary_size = 16,
+                      .capacity = CapacityOf(model.info()),
+                  },
                   &sessions, RealClock()),
-        engine({.name = "scripted",
-                .model = &model,
-                .eos_token_ids = {},
-                .number = number},
-               {}, &admission, &sessions, RealClock(), nullptr,
+        engine({.name = "scripted", .model = &model, .number = number}, {},
+               &admission.inbox(), &sessions, RealClock(), nullptr,
                [this](const RequestSummary&) { ++ended; }),
         thread([this] { status = engine.Run(); }) {}
 
   absl::Status Stop() {
-    admission.Close("the test is over");
+    admission.inbox().Close("the test is over");
     engine.Drain(RealClock()->Now() + absl::Seconds(60));
     thread.join();
     return status;
@@ -96,25 +94,17 @@ struct ThreadedEngine {
   std::thread thread;
 };
 
-// Forks on the engine's thread and waits for it.
+// Forks and waits for it.
 void Fork(ThreadedEngine* engine, const std::string& source,
           const std::string& target) {
   absl::StatusOr<SessionHandle> session = engine->sessions.Find(source);
   if (!session.ok()) return;
   absl::Notification done;
-  const absl::Status posted = engine->admission.Post([&] {
-    engine->engine.TakeSnapshot(
-        *session, [&](absl::StatusOr<StateSnapshots::Snapshot> snapshot) {
-          if (snapshot.ok()) {
-            engine->sessions
-                .InstallFork(*session, target, snapshot->turns, snapshot->block)
-                .status()
-                .IgnoreError();
-          }
-          done.Notify();
-        });
+  engine->engine.Fork(*session, target, [&](absl::StatusOr<SessionInfo> fork) {
+    fork.status().IgnoreError();
+    done.Notify();
   });
-  if (posted.ok()) done.WaitForNotification();
+  done.WaitForNotification();
 }
 
 // The request `i` of `client`.

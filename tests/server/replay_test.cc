@@ -31,7 +31,7 @@ class ReplayTest : public ::testing::Test {
   // The events of a replay from its record, in order.
   absl::StatusOr<std::vector<Event>> Replayed(const Request& request) {
     absl::StatusOr<std::unique_ptr<Replay>> replay = Replay::Create(
-        engine_.Recorded(request), request, tokenizer_.get(), {kEndOfText});
+        engine_.Recorded(request), engine_.Resolved(request), tokenizer_.get());
     if (!replay.ok()) return replay.status();
     std::vector<Event> events;
     Event event;
@@ -136,7 +136,7 @@ TEST_F(ReplayTest, EndsWithAnErrorWhereTheRecordGoesOnAfterAStop) {
   engine_.Run(request);
   const auto record = engine_.Recorded(request);
   request.stopping.stop = {"."};
-  auto replay = Replay::Create(record, request, tokenizer_.get(), {kEndOfText});
+  auto replay = Replay::Create(record, request, tokenizer_.get());
   ASSERT_TRUE(replay.ok());
   Event event;
   int events = 0;
@@ -146,9 +146,7 @@ TEST_F(ReplayTest, EndsWithAnErrorWhereTheRecordGoesOnAfterAStop) {
   EXPECT_FALSE((*replay)->Next(&event));
 
   request.received = Bytes("a.b");
-  EXPECT_EQ(Replay::Create(record, request, tokenizer_.get(), {kEndOfText})
-                .status()
-                .code(),
+  EXPECT_EQ(Replay::Create(record, request, tokenizer_.get()).status().code(),
             absl::StatusCode::kInternal);
 }
 
@@ -171,7 +169,7 @@ TEST_F(ReplayTest, RefusesMoreReceivedTokensThanTheRecordHas) {
   const auto record = engine_.Recorded(request);
   request.received = {'a', kEndOfText, 'b'};
   const absl::Status status =
-      Replay::Create(record, request, tokenizer_.get(), {kEndOfText}).status();
+      Replay::Create(record, request, tokenizer_.get()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr("3 tokens"), HasSubstr("with 2")));

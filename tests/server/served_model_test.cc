@@ -74,13 +74,11 @@ TEST_F(ServedModelsTest, ListsTheNamesIfThereIsNoSuchModel) {
 class TurnFeedTest : public ::testing::Test {
  protected:
   TurnFeedTest() {
-    model_.admission =
-        std::make_unique<Admission>(AdmissionLimits{},
-                                    AdmissionModel{.number = engine_.number,
-                                                   .vocabulary_size = 16,
-                                                   .capacity = {},
-                                                   .eos_token_ids = {}},
-                                    &engine_.sessions, &engine_.clock);
+    model_.admission = std::make_unique<Admission>(
+        AdmissionLimits{},
+        AdmissionModel{
+            .number = engine_.number, .vocabulary_size = 16, .capacity = {}},
+        &engine_.sessions, &engine_.clock);
     model_.on_end = [this](const RequestSummary& request) {
       reported_.push_back(request);
     };
@@ -106,7 +104,8 @@ TEST_F(TurnFeedTest, FeedsWhatTheEngineSays) {
   Event event;
   absl::Status status;
   EXPECT_EQ((*feed)->Pop(&event, &status), TurnFeed::State::kEmpty);
-  const std::unique_ptr<Sequence> sequence = model_.admission->TakeNext();
+  const std::unique_ptr<Sequence> sequence =
+      model_.admission->inbox().TakeNext();
   sequence->stream->Push(StartedEvent());
   EXPECT_TRUE(ready);
   EXPECT_EQ((*feed)->Pop(&event, &status), TurnFeed::State::kEvent);

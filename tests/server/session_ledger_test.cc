@@ -1,5 +1,7 @@
 // What the store counts is what the heap grows by, whatever clients make it
 // keep.
+#include "server/session_ledger.h"
+
 #include <malloc.h>
 
 #include <cstddef>
@@ -7,9 +9,11 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "server/session.h"
 #include "server/session_store.h"
 #include "tests/server/test_engine.h"
 
@@ -22,7 +26,7 @@ constexpr bool kOwnHeap = true;
 constexpr bool kOwnHeap = false;
 #endif
 
-class SessionLedger : public ::testing::Test {
+class SessionLedgerTest : public ::testing::Test {
  protected:
   void SetUp() override {
     if (kOwnHeap) GTEST_SKIP() << "a sanitizer has a heap of its own";
@@ -62,7 +66,7 @@ class SessionLedger : public ::testing::Test {
   std::unique_ptr<SessionStore> store_;
 };
 
-TEST_F(SessionLedger, CountsPlainSessions) {
+TEST_F(SessionLedgerTest, CountsPlainSessions) {
   ExpectCounted([&] {
     for (int i = 0; i < 5000; ++i) {
       ASSERT_TRUE(store_->Create(EmptySession(absl::StrCat("s", i))).ok());
@@ -70,7 +74,7 @@ TEST_F(SessionLedger, CountsPlainSessions) {
   });
 }
 
-TEST_F(SessionLedger, CountsLabelsAndLongIds) {
+TEST_F(SessionLedgerTest, CountsLabelsAndLongIds) {
   ExpectCounted([&] {
     for (int i = 0; i < 1000; ++i) {
       NewSession session = EmptySession(LongId(i));
@@ -83,7 +87,7 @@ TEST_F(SessionLedger, CountsLabelsAndLongIds) {
   });
 }
 
-TEST_F(SessionLedger, CountsTheIdsOfAllTurns) {
+TEST_F(SessionLedgerTest, CountsTheIdsOfAllTurns) {
   // So much that what the heap keeps at hand of freed pieces, some 200 KB, is
   // no part of it.
   ExpectCounted([&] {
@@ -93,7 +97,7 @@ TEST_F(SessionLedger, CountsTheIdsOfAllTurns) {
   });
 }
 
-TEST_F(SessionLedger, CountsAnswersThatAreKeptForRepeats) {
+TEST_F(SessionLedgerTest, CountsAnswersThatAreKeptForRepeats) {
   ExpectCounted([&] {
     for (int i = 0; i < 200; ++i) {
       TurnRecord record;
@@ -107,7 +111,7 @@ TEST_F(SessionLedger, CountsAnswersThatAreKeptForRepeats) {
   });
 }
 
-TEST_F(SessionLedger, CountsTheDeparted) {
+TEST_F(SessionLedgerTest, CountsTheDeparted) {
   ExpectCounted([&] {
     for (int i = 0; i < 5000; ++i) RunTurn(LongId(i), "r");
     clock_.Advance(absl::Hours(2));
@@ -115,6 +119,69 @@ TEST_F(SessionLedger, CountsTheDeparted) {
     }
     EXPECT_EQ(store_->Counts().ram_bytes, 0);
   });
+}
+
+// --- By itself.
+
+constexpr size_t kStateBytes = 1000;
+
+Session WithBlock(std::shared_ptr<const StateBlock> block) {
+  Session session;
+  session.labels = std::make_shared<const SessionLabels>();
+  session.turns.position = 1;
+  session.block = std::move(block);
+  return session;
+}
+
+TEST(SessionLedgerAlone, CountsABlockOnceHoweverManyHoldIt) {
+  SessionLedger ledger(/*memory_bytes=*/100000);
+  ledger.AddModel({.state_bytes = kStateBytes});
+  const auto block = std::make_shared<const StateBlock>(kStateBytes);
+  EXPECT_EQ(ledger.BytesToHold(block.get()), block->bytes());
+  EXPECT_EQ(ledger.BytesToHold(nullptr), 0);
+  Session one = WithBlock(block);
+  Session other = WithBlock(block);
+  ledger.Count(&one);
+  EXPECT_EQ(ledger.BytesToHold(block.get()), 0);
+  ledger.Count(&other);
+  EXPECT_EQ(ledger.Counts().ram_bytes,
+            one.own_bytes() + other.own_bytes() + block->bytes());
+  EXPECT_EQ(ledger.Counts().models[0].sessions_in_ram, 2);
+  EXPECT_EQ(ledger.Counts().models[0].state_bytes_in_ram, kStateBytes);
+  ledger.Discount(&one);
+  EXPECT_EQ(ledger.Counts().ram_bytes, other.own_bytes() + block->bytes());
+  ledger.Discount(&other);
+  EXPECT_EQ(ledger.Counts().ram_bytes, 0);
+  EXPECT_EQ(ledger.Counts().models[0].sessions_in_ram, 0);
+}
+
+TEST(SessionLedgerAlone, SetsApartNoMoreThanThereIs) {
+  SessionLedger ledger(/*memory_bytes=*/5 * kStateBytes);
+  ledger.AddModel({.state_bytes = kStateBytes});
+  std::vector<Session> sessions(6, WithBlock(nullptr));
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(ledger.Reserve(&sessions[i]));
+  // A fifth may be parked; a second one would be more than a quarter.
+  EXPECT_TRUE(ledger.HoldForParked(kStateBytes));
+  EXPECT_FALSE(ledger.HoldForParked(kStateBytes));
+  EXPECT_FALSE(ledger.Reserve(&sessions[4]));
+  EXPECT_EQ(ledger.Counts().parked_bytes, kStateBytes);
+  EXPECT_EQ(ledger.Counts().ram_bytes, kStateBytes);
+  ledger.EndReservation(&sessions[0]);
+  EXPECT_TRUE(ledger.Reserve(&sessions[4]));
+  EXPECT_FALSE(ledger.Reserve(&sessions[5]));
+  ledger.ReleaseParked(kStateBytes);
+  EXPECT_TRUE(ledger.Reserve(&sessions[5]));
+  EXPECT_EQ(ledger.Counts().ram_bytes, 0);
+}
+
+TEST(SessionLedgerAlone, TellsWhatFitsNowAndWhatEverCould) {
+  SessionLedger ledger(/*memory_bytes=*/4 * kStateBytes);
+  ledger.AddModel({.state_bytes = kStateBytes});
+  ASSERT_TRUE(ledger.HoldForParked(kStateBytes));
+  EXPECT_TRUE(ledger.Fits(3 * kStateBytes));
+  EXPECT_FALSE(ledger.Fits(3 * kStateBytes + 1));
+  EXPECT_TRUE(ledger.CouldFit(4 * kStateBytes));
+  EXPECT_FALSE(ledger.CouldFit(4 * kStateBytes + 1));
 }
 
 }  // namespace

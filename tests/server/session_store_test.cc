@@ -61,7 +61,7 @@ class SessionStoreTest : public ::testing::Test {
     TurnRecord record;
     record.request_id = request.request_id;
     record.identity = request.identity;
-    record.version = turns.version;
+    record.completed.version = turns.version;
     record.tokens = {1};
     return store().Commit(turn.session, turns, slot, std::move(record));
   }
@@ -145,7 +145,7 @@ TEST_F(SessionStoreTest, ReplaysARepeatWithItsOldExpectedVersion) {
   EXPECT_TRUE(CommitAs(BeginGood(request), request, 0));
   const auto replay = Begin(request);
   ASSERT_TRUE(replay.ok()) << replay.status();
-  EXPECT_EQ(std::get<1>(*replay)->version, 1);
+  EXPECT_EQ(std::get<1>(*replay)->completed.version, 1);
 }
 
 TEST_F(SessionStoreTest, RunsATurnWithTheVersionItExpects) {
@@ -322,7 +322,7 @@ TEST_F(SessionStoreTest, GivesUpTheOldestLongAnswersWhenMemoryIsFull) {
     TurnRecord record;
     record.request_id = "r1";
     record.identity = request.identity;
-    record.version = 1;
+    record.completed.version = 1;
     record.tokens.assign(20000, 7);  // 80,000 bytes
     CommittedTurns turns;
     turns.version = 1;

@@ -27,8 +27,7 @@ AdmissionModel QueuedModel(const TestEngineOptions& options, const Model& model,
   return {.number = number,
           .vocabulary_size = options.vocabulary_size,
           .capacity = CapacityOf(model.info()),
-          .tokenizer = options.tokenizer,
-          .eos_token_ids = options.eos_token_ids};
+          .tokenizer = options.tokenizer};
 }
 
 EngineModel RunModel(const TestEngineOptions& options, Model* model,
@@ -36,7 +35,6 @@ EngineModel RunModel(const TestEngineOptions& options, Model* model,
   return {.name = "scripted",
           .model = model,
           .tokenizer = options.tokenizer,
-          .eos_token_ids = options.eos_token_ids,
           .number = number};
 }
 
@@ -165,8 +163,8 @@ TestEngine::TestEngine(TestEngineOptions taken)
       number(sessions.AddModel("scripted", CapacityOf(model.info()))),
       admission(options.admission, QueuedModel(options, model, number),
                 &sessions, &clock),
-      engine(RunModel(options, &model, number), options.engine, &admission,
-             &sessions, &clock, /*metrics=*/nullptr,
+      engine(RunModel(options, &model, number), options.engine,
+             &admission.inbox(), &sessions, &clock, /*metrics=*/nullptr,
              [this](const RequestSummary& summary) {
                ended.push_back(summary);
                if (on_end) on_end(summary);
@@ -196,9 +194,15 @@ Request TestEngine::Score(const std::string& session_id, Tokens prompt) {
   return request;
 }
 
+Request TestEngine::Resolved(Request request) const {
+  Stopping& stopping = request.stopping;
+  if (!stopping.ignore_eos) stopping.end_of_text_ids = options.eos_token_ids;
+  return request;
+}
+
 Reader TestEngine::Submit(Request request) {
   absl::StatusOr<Admission::Admitted> admitted =
-      admission.Submit(std::move(request));
+      admission.Submit(Resolved(std::move(request)));
   EXPECT_TRUE(admitted.ok()) << admitted.status();
   if (admitted.ok()) {
     auto* stream = std::get_if<std::shared_ptr<TokenStream>>(&*admitted);
@@ -212,12 +216,12 @@ Reader TestEngine::Submit(Request request) {
 }
 
 absl::Status TestEngine::Refusal(Request request) {
-  return admission.Submit(std::move(request)).status();
+  return admission.Submit(Resolved(std::move(request))).status();
 }
 
 std::shared_ptr<const TurnRecord> TestEngine::Recorded(Request request) {
   absl::StatusOr<Admission::Admitted> admitted =
-      admission.Submit(std::move(request));
+      admission.Submit(Resolved(std::move(request)));
   EXPECT_TRUE(admitted.ok()) << admitted.status();
   if (!admitted.ok()) return nullptr;
   auto* record = std::get_if<std::shared_ptr<const TurnRecord>>(&*admitted);
@@ -243,15 +247,9 @@ absl::Status TestEngine::Fork(const std::string& source,
                               const std::string& target) {
   ENGRAM_ASSIGN_OR_RETURN(const SessionHandle session, sessions.Find(source));
   std::optional<absl::Status> forked;
-  engine.TakeSnapshot(
-      session, [&](absl::StatusOr<StateSnapshots::Snapshot> snapshot) {
-        forked = snapshot.status();
-        if (!snapshot.ok()) return;
-        forked =
-            sessions
-                .InstallFork(session, target, snapshot->turns, snapshot->block)
-                .status();
-      });
+  engine.Fork(session, target, [&](absl::StatusOr<SessionInfo> fork) {
+    forked = fork.status();
+  });
   while (!forked.has_value()) engine.RunOnce();
   return *forked;
 }

@@ -93,6 +93,8 @@ class TestEngine {
                       int64_t max_tokens);
   static Request Score(const std::string& session_id, Tokens prompt);
 
+  // As the wire makes it: with the tokens that end a text.
+  Request Resolved(Request request) const;
   // Adds a test failure if it is refused or answered from a record.
   Reader Submit(Request request);
   absl::Status Refusal(Request request);

@@ -108,7 +108,7 @@ Tokens Simulation::RandomTokens(int64_t least, int64_t most) {
 }
 
 SimulationCounts Simulation::Run() {
-  for (int i = 0; i < kIterations && !engine_.admission.closed(); ++i) {
+  for (int i = 0; i < kIterations && !engine_.admission.inbox().closed(); ++i) {
     for (int64_t actions = Uniform(0, 3); actions > 0; --actions) Act();
     engine_.engine.RunOnce();
     counts_.parked += engine_.engine.parked() > 0;
@@ -243,7 +243,8 @@ void Simulation::Delete() {
 void Simulation::Fork() {
   const std::string source = RandomSession();
   const std::string target = RandomSession();
-  const absl::Status posted = engine_.admission.Post([this, source, target] {
+  const absl::Status posted = engine_.admission.inbox().Post([this, source,
+                                                              target] {
     const absl::StatusOr<SessionHandle> handle = engine_.sessions.Find(source);
     if (!handle.ok()) {
       return CheckForkRefusal(source, ExpectedForkRefusal(source, target),
@@ -368,7 +369,7 @@ absl::StatusCode Simulation::ExpectedRefusal(const Request& request) {
   if (static_cast<int64_t>(request.prompt.size()) > limits.max_prompt_tokens) {
     return Code::kInvalidArgument;
   }
-  const bool full = engine_.admission.waiting() >= limits.max_queue;
+  const bool full = engine_.admission.inbox().waiting() >= limits.max_queue;
   if (request.session_id.empty()) {
     if (CouldOutgrow(nullptr, request)) return Code::kInvalidArgument;
     return full ? Code::kUnavailable : Code::kOk;
@@ -457,7 +458,7 @@ void Simulation::Submit(Request request) {
   call->session = Known(request.session_id);
   call->arrival = engine_.clock.Now();
   absl::StatusOr<Admission::Admitted> admitted =
-      engine_.admission.Submit(std::move(request));
+      engine_.admission.Submit(engine_.Resolved(std::move(request)));
   if (!admitted.ok()) {
     ++counts_.refusals[CodeName(admitted.status())];
     // All sessions may be busy, so that none can leave for a new one.
@@ -517,9 +518,9 @@ void Simulation::CheckReplay(const Request& request,
   EXPECT_EQ(record->request_id, request.request_id);
   EXPECT_EQ(session->committed.back(), request.request_id);
   EXPECT_EQ(record->tokens, session->last_answer);
-  EXPECT_EQ(record->version, session->version());
+  EXPECT_EQ(record->completed.version, session->version());
   absl::StatusOr<std::unique_ptr<Replay>> replay =
-      Replay::Create(record, request, nullptr, engine_.options.eos_token_ids);
+      Replay::Create(record, engine_.Resolved(request), nullptr);
   // A fragment may have been kept that is shorter than what was received of
   // another try.
   const bool same =
@@ -628,7 +629,7 @@ void Simulation::Commit(const Call& call, const RequestSummary& summary) {
 void Simulation::CheckLimits() {
   const TestEngineOptions& options = engine_.options;
   const SessionCounts counts = engine_.sessions.Counts();
-  EXPECT_LE(engine_.admission.waiting(), options.admission.max_queue);
+  EXPECT_LE(engine_.admission.inbox().waiting(), options.admission.max_queue);
   EXPECT_LE(engine_.engine.running(), options.model.slots);
   EXPECT_LE(engine_.sessions.List(-1, "", 1000).size(),
             options.sessions.sessions);
@@ -751,10 +752,10 @@ void Simulation::CheckAnswer(const Call& call) {
 }
 
 void Simulation::Drain() {
-  const bool failed = engine_.admission.closed();
+  const bool failed = engine_.admission.inbox().closed();
   EXPECT_TRUE(device_fails_ || !failed);
   draining_ = true;
-  engine_.admission.Close("draining");
+  engine_.admission.inbox().Close("draining");
   engine_.engine.Drain(engine_.clock.Now() + absl::Seconds(5));
   while (!failed && !running_.empty() && !::testing::Test::HasFailure()) {
     engine_.engine.RunOnce();
@@ -762,7 +763,7 @@ void Simulation::Drain() {
     engine_.clock.Advance(absl::Milliseconds(100));
     // It may fail only now.
     if (device_fails_ && engine_.engine.idle() &&
-        engine_.admission.waiting() == 0) {
+        engine_.admission.inbox().waiting() == 0) {
       break;
     }
   }

@@ -1,0 +1,284 @@
+#include "server/engine_inbox.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/status.h"
+#include "tools/status/retry_after.h"
+
+namespace engram {
+namespace {
+
+// The queue must have moved.
+absl::Duration TimeToRetry(absl::Duration expected) {
+  return std::clamp(expected, absl::Milliseconds(100), absl::Seconds(30));
+}
+
+std::string InMilliseconds(absl::Duration duration) {
+  return absl::FormatDuration(absl::Trunc(duration, absl::Milliseconds(1)));
+}
+
+PromptAhead PromptOf(const Request& request) {
+  return {request.priority, static_cast<int64_t>(request.prompt.size())};
+}
+
+}  // namespace
+
+EngineInbox::EngineInbox(int max_queue, absl::Duration max_queue_time,
+                         Clock* clock)
+    : max_queue_(max_queue),
+      max_queue_time_(max_queue_time),
+      clock_(clock),
+      queue_time_(max_queue_time) {}
+
+// --- Places.
+
+absl::StatusOr<EngineInbox::Place> EngineInbox::Reserve(
+    const Request& request) {
+  absl::MutexLock lock(&mutex_);
+  ENGRAM_RETURN_IF_ERROR(CheckRoom(request));
+  reserved_.push_back(PromptOf(request));
+  return Place(this, std::prev(reserved_.end()));
+}
+
+void EngineInbox::GiveBack(Place::Reserved reserved) {
+  absl::MutexLock lock(&mutex_);
+  reserved_.erase(reserved);
+  // An engine that drains may have waited for it alone.
+  if (!closed_.empty()) awake_ = true;
+}
+
+void EngineInbox::Enqueue(Place place, std::unique_ptr<Sequence> sequence) {
+  sequence->arrival = clock_->Now();
+  EngineInbox* const inbox = std::exchange(place.inbox_, nullptr);
+  ENGRAM_CHECK(inbox == this);
+  absl::MutexLock lock(&mutex_);
+  reserved_.erase(place.reserved_);
+  queue_.push_back(std::move(sequence));
+  awake_ = true;
+}
+
+absl::Status EngineInbox::CheckRoom(const Request& request) {
+  if (!closed_.empty()) return absl::UnavailableError(closed_);
+  const absl::Time now = clock_->Now();
+  const absl::Duration expected = ExpectedWait(request, now);
+  const size_t taken = queue_.size() + reserved_.size();
+  if (static_cast<int>(taken) >= max_queue_) {
+    return WithRetryAfter(
+        absl::UnavailableError(
+            absl::StrCat("the queue is full: ", taken, " requests wait, limit ",
+                         max_queue_, " (--max-queue); try again later")),
+        TimeToRetry(expected));
+  }
+  const std::optional<absl::Duration> limit =
+      queue_time_.Forbids(now, expected);
+  if (!limit.has_value()) return absl::OkStatus();
+  return WithRetryAfter(
+      absl::UnavailableError(absl::StrCat(
+          "the server is busy: the request would wait about ",
+          InMilliseconds(expected), ", limit ", InMilliseconds(*limit),
+          *limit < max_queue_time_ ? " while others wait all the time" : "",
+          " (--max-queue-time); try again later")),
+      TimeToRetry(expected));
+}
+
+absl::Duration EngineInbox::ExpectedWait(const Request& request,
+                                         absl::Time now) const {
+  if (max_queue_time_ == absl::InfiniteDuration()) return absl::ZeroDuration();
+  const PromptAhead mine = PromptOf(request);
+  const int free_slots = queue_time_.load().free_slots;
+  int requests = 0;
+  int64_t tokens_ahead = 0;
+  const auto wait_for = [&](const PromptAhead& other) {
+    if (other.priority < mine.priority) return;
+    // Those that wait for a slot are in the time between two starts.
+    if (requests++ < free_slots &&
+        (other.priority > mine.priority || other.tokens <= mine.tokens)) {
+      tokens_ahead += other.tokens;
+    }
+  };
+  for (const auto& waiting : queue_) wait_for(PromptOf(waiting->request));
+  for (const PromptAhead& reserved : reserved_) wait_for(reserved);
+  for (const PromptAhead& prompt : prompts_) {
+    if (prompt.priority > mine.priority ||
+        (prompt.priority == mine.priority && prompt.tokens <= mine.tokens)) {
+      tokens_ahead += prompt.tokens;
+    }
+  }
+  return queue_time_.Expected(now, requests, tokens_ahead);
+}
+
+absl::Duration EngineInbox::RetryTime(const Request& request) const {
+  const absl::Time now = clock_->Now();
+  absl::MutexLock lock(&mutex_);
+  return TimeToRetry(ExpectedWait(request, now));
+}
+
+void EngineInbox::Close(std::string reason) {
+  absl::MutexLock lock(&mutex_);
+  if (closed_.empty()) closed_ = std::move(reason);
+  awake_ = true;
+}
+
+bool EngineInbox::closed() const {
+  absl::MutexLock lock(&mutex_);
+  return !closed_.empty();
+}
+
+// --- The engine takes.
+
+void EngineInbox::SetLoad(const QueueLoad& load,
+                          std::vector<PromptAhead> prompts) {
+  const absl::Time now = clock_->Now();
+  absl::MutexLock lock(&mutex_);
+  queue_time_.SetLoad(load);
+  if (queue_.empty() && prompts.empty() && load.free_slots > 0) {
+    queue_time_.NobodyWaits(now);
+  }
+  prompts_ = std::move(prompts);
+}
+
+EngineInbox::Queue::const_iterator EngineInbox::FindNext() const {
+  return std::max_element(queue_.begin(), queue_.end(),
+                          [](const auto& a, const auto& b) {
+                            return a->request.priority < b->request.priority;
+                          });
+}
+
+std::optional<WaitingRequest> EngineInbox::Next() const {
+  absl::MutexLock lock(&mutex_);
+  const auto next = FindNext();
+  if (next == queue_.end()) return std::nullopt;
+  return AsWaiting(**next);
+}
+
+std::unique_ptr<Sequence> EngineInbox::TakeNext() {
+  absl::MutexLock lock(&mutex_);
+  const auto next = FindNext();
+  if (next == queue_.end()) return nullptr;
+  // Erasing nothing makes an iterator that may change what it points to.
+  std::unique_ptr<Sequence> taken = std::move(*queue_.erase(next, next));
+  queue_.erase(next);
+  return taken;
+}
+
+void EngineInbox::Started() {
+  const absl::Time now = clock_->Now();
+  absl::MutexLock lock(&mutex_);
+  queue_time_.Started(now, static_cast<int>(queue_.size()));
+}
+
+void EngineInbox::NotStarted() {
+  absl::MutexLock lock(&mutex_);
+  if (queue_.empty()) queue_time_.Emptied();
+}
+
+void EngineInbox::PutBack(std::unique_ptr<Sequence> sequence) {
+  absl::MutexLock lock(&mutex_);
+  queue_.push_front(std::move(sequence));
+}
+
+std::vector<std::unique_ptr<Sequence>> EngineInbox::TakeWhere(
+    absl::FunctionRef<bool(const Sequence&)> leaves) {
+  std::vector<std::unique_ptr<Sequence>> taken;
+  absl::MutexLock lock(&mutex_);
+  for (auto next = queue_.begin(); next != queue_.end();) {
+    if (leaves(**next)) {
+      taken.push_back(std::move(*next));
+      next = queue_.erase(next);
+    } else {
+      ++next;
+    }
+  }
+  if (!taken.empty() && queue_.empty()) queue_time_.Emptied();
+  return taken;
+}
+
+std::vector<std::unique_ptr<Sequence>> EngineInbox::TakeEnded(absl::Time now) {
+  return TakeWhere([now](const Sequence& sequence) {
+    return sequence.request.deadline <= now ||
+           sequence.stream->cancelled().has_value();
+  });
+}
+
+std::vector<std::unique_ptr<Sequence>> EngineInbox::TakeOverdue(
+    absl::Time now) {
+  if (max_queue_time_ == absl::InfiniteDuration()) return {};
+  return TakeWhere([this, now](const Sequence& sequence) {
+    return now - sequence.arrival > max_queue_time_;
+  });
+}
+
+absl::Status EngineInbox::Overdue(const Sequence& sequence,
+                                  absl::Time now) const {
+  absl::MutexLock lock(&mutex_);
+  return WithRetryAfter(absl::UnavailableError(absl::StrCat(
+                            "the server is busy: the request waited ",
+                            InMilliseconds(now - sequence.arrival), ", limit ",
+                            InMilliseconds(max_queue_time_),
+                            " (--max-queue-time); try again later")),
+                        TimeToRetry(ExpectedWait(sequence.request, now)));
+}
+
+std::vector<std::unique_ptr<Sequence>> EngineInbox::TakeAll() {
+  return TakeWhere([](const Sequence&) { return true; });
+}
+
+std::vector<std::unique_ptr<Sequence>> EngineInbox::TakeLast() {
+  {
+    absl::MutexLock lock(&mutex_);
+    ENGRAM_CHECK(!closed_.empty());
+    // Their Submit is at work, which waits for nothing.
+    mutex_.Await(absl::Condition(
+        +[](std::list<PromptAhead>* reserved) { return reserved->empty(); },
+        &reserved_));
+  }
+  return TakeAll();
+}
+
+bool EngineInbox::empty() const {
+  absl::MutexLock lock(&mutex_);
+  return queue_.empty() && reserved_.empty();
+}
+
+int EngineInbox::waiting() const {
+  absl::MutexLock lock(&mutex_);
+  return static_cast<int>(queue_.size());
+}
+
+absl::Status EngineInbox::Post(std::function<void()> task) {
+  absl::MutexLock lock(&mutex_);
+  if (tasks_closed_) return absl::UnavailableError("the server is stopping");
+  if (static_cast<int>(tasks_.size()) >= max_queue_) {
+    return absl::UnavailableError(absl::StrCat(
+        "the queue is full: ", tasks_.size(), " operations wait, limit ",
+        max_queue_, " (--max-queue); try again later"));
+  }
+  tasks_.push_back(std::move(task));
+  awake_ = true;
+  return absl::OkStatus();
+}
+
+std::vector<std::function<void()>> EngineInbox::TakeTasks() {
+  absl::MutexLock lock(&mutex_);
+  return std::exchange(tasks_, {});
+}
+
+void EngineInbox::CloseTasks() {
+  absl::MutexLock lock(&mutex_);
+  tasks_closed_ = true;
+}
+
+void EngineInbox::Wake() {
+  absl::MutexLock lock(&mutex_);
+  awake_ = true;
+}
+
+void EngineInbox::WaitForWork(absl::Duration timeout) {
+  absl::MutexLock lock(&mutex_);
+  mutex_.AwaitWithTimeout(absl::Condition(&awake_), timeout);
+  awake_ = false;
+}
+
+}  // namespace engram

@@ -1,0 +1,106 @@
+#include "server/session_ledger.h"
+
+#include <utility>
+
+#include "server/session.h"
+
+namespace engram {
+namespace {
+
+// Of the memory, for states of sequences that have given up their slots.
+constexpr size_t kShareOfParked = 4;
+
+}  // namespace
+
+void SessionLedger::AddModel(const ModelCapacity& capacity) {
+  models_.push_back({.capacity = capacity, .counts = {}});
+}
+
+size_t SessionLedger::StateBytes(const Session& session) const {
+  return capacity(session.model).StateBytes(session.turns.position);
+}
+
+// --- What is taken.
+
+void SessionLedger::CountPlace(const Session& session, int sign) {
+  SessionCounts::PerModel& counts = models_[session.model].counts;
+  if (session.slot >= 0) {
+    counts.sessions_in_slots += sign;
+    counts.state_bytes_in_slots += StateBytes(session) * sign;
+  } else if (session.block != nullptr) {
+    counts.sessions_in_ram += sign;
+  } else {
+    counts.sessions_empty += sign;
+  }
+}
+
+void SessionLedger::Count(Session* session) {
+  SessionCounts::PerModel& counts = models_[session->model].counts;
+  CountPlace(*session, 1);
+  session->counted_bytes = session->own_bytes();
+  counts.own_bytes += session->counted_bytes;
+  ram_bytes_ += session->counted_bytes;
+  if (session->block != nullptr && ++holders_[session->block.get()] == 1) {
+    counts.state_bytes_in_ram += session->block->size();
+    ram_bytes_ += session->block->bytes();
+  }
+}
+
+void SessionLedger::Discount(Session* session) {
+  SessionCounts::PerModel& counts = models_[session->model].counts;
+  CountPlace(*session, -1);
+  counts.own_bytes -= session->counted_bytes;
+  ram_bytes_ -= session->counted_bytes;
+  if (session->block == nullptr) return;
+  const auto holders = holders_.find(session->block.get());
+  if (--holders->second > 0) return;
+  holders_.erase(holders);
+  counts.state_bytes_in_ram -= session->block->size();
+  ram_bytes_ -= session->block->bytes();
+}
+
+size_t SessionLedger::BytesToHold(const StateBlock* block) const {
+  return block == nullptr || holders_.contains(block) ? 0 : block->bytes();
+}
+
+// --- What is set apart.
+
+bool SessionLedger::Reserve(Session* session) {
+  const size_t bytes = StateBytes(*session);
+  if (reserved_bytes_ + bytes > memory_bytes_) return false;
+  session->reserved_bytes = bytes;
+  reserved_bytes_ += bytes;
+  return true;
+}
+
+void SessionLedger::EndReservation(Session* session) {
+  reserved_bytes_ -= session->reserved_bytes;
+  session->reserved_bytes = 0;
+}
+
+bool SessionLedger::HoldForParked(size_t bytes) {
+  if (parked_bytes_ + bytes > memory_bytes_ / kShareOfParked ||
+      reserved_bytes_ + bytes > memory_bytes_) {
+    return false;
+  }
+  parked_bytes_ += bytes;
+  reserved_bytes_ += bytes;
+  ram_bytes_ += bytes;
+  return true;
+}
+
+void SessionLedger::ReleaseParked(size_t bytes) {
+  parked_bytes_ -= bytes;
+  reserved_bytes_ -= bytes;
+  ram_bytes_ -= bytes;
+}
+
+SessionCounts SessionLedger::Counts() const {
+  SessionCounts counts;
+  for (const Model& model : models_) counts.models.push_back(model.counts);
+  counts.ram_bytes = ram_bytes_;
+  counts.parked_bytes = parked_bytes_;
+  return counts;
+}
+
+}  // namespace engram

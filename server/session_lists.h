@@ -1,0 +1,54 @@
+// SessionLists: which sessions there are where, each list least recently used
+// first, so that whoever is to leave, move or expire is found at once.
+//
+// Under the session store's lock.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "absl/container/btree_map.h"
+#include "absl/time/time.h"
+#include "server/session_store.h"
+
+namespace engram {
+
+class SessionLists {
+ public:
+  // Models are numbered from 0. REQUIRES: no session is listed.
+  void AddModel();
+
+  // Where a session is listed follows from its fields, which must not change
+  // between the two.
+  void Enlist(Session* session);
+  void Unlist(Session* session);
+
+  // The first of a kind, but none that is `keep`; nullptr if there is none.
+  // Without a running turn:
+  Session* IdleInRam(const Session* keep) const;
+  Session* IdleInSlot(const Session* keep) const;  // of any model
+  Session* Idle() const;                           // of both
+  // Running or not:
+  Session* WithLongAnswer(const Session* keep) const;
+  Session* WithSlotCopy(const Session* keep) const;
+  // One of `model` that has a slot, idle ones first.
+  Session* InSlot(int model) const;
+  // One that is to expire at `now` or before, and when it was.
+  std::pair<Session*, absl::Time> Expired(absl::Time now) const;
+
+ private:
+  struct InSlots {
+    SessionsByUse idle;
+    SessionsByUse running;
+  };
+
+  std::vector<InSlots> in_slots_;  // per model
+  SessionsByUse idle_in_ram_;
+  SessionsByUse long_answers_;
+  SessionsByUse slot_copies_;
+  // Idle ones.
+  absl::btree_map<std::pair<absl::Time, int64_t>, Session*> expiries_;
+};
+
+}  // namespace engram

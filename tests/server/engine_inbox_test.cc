@@ -1,0 +1,172 @@
+#include "server/engine_inbox.h"
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/server/test_engine.h"
+#include "tools/status/retry_after.h"
+
+namespace engram {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using Code = absl::StatusCode;
+
+Request Named(const std::string& id, int priority = 0) {
+  Request request = TestEngine::Generate({1}, 1);
+  request.request_id = id;
+  request.priority = priority;
+  return request;
+}
+
+std::unique_ptr<Sequence> MakeSequence(const Request& request) {
+  return std::make_unique<Sequence>(request, nullptr,
+                                    std::make_shared<TokenStream>(1, [] {}));
+}
+
+class EngineInboxTest : public ::testing::Test {
+ protected:
+  // What refuses it, if anything does.
+  absl::Status Add(const Request& request) {
+    absl::StatusOr<EngineInbox::Place> place = inbox_.Reserve(request);
+    if (!place.ok()) return place.status();
+    inbox_.Enqueue(*std::move(place), MakeSequence(request));
+    return absl::OkStatus();
+  }
+  std::string TakeNext() {
+    const std::unique_ptr<Sequence> next = inbox_.TakeNext();
+    return next == nullptr ? "" : next->request.request_id;
+  }
+
+  FakeClock clock_;
+  EngineInbox inbox_{/*max_queue=*/3, absl::Seconds(2), &clock_};
+};
+
+// --- Places.
+
+TEST_F(EngineInboxTest, CountsAPlaceThatIsReservedAsTaken) {
+  ASSERT_TRUE(Add(Named("a")).ok());
+  ASSERT_TRUE(Add(Named("b")).ok());
+  std::optional<absl::StatusOr<EngineInbox::Place>> third =
+      inbox_.Reserve(Named("c"));
+  ASSERT_TRUE(third->ok());
+  EXPECT_EQ(inbox_.waiting(), 2);
+  const absl::Status full = Add(Named("d"));
+  EXPECT_EQ(full.code(), Code::kUnavailable);
+  EXPECT_THAT(std::string(full.message()),
+              AllOf(HasSubstr("3 requests wait"), HasSubstr("limit 3"),
+                    HasSubstr("--max-queue")));
+  EXPECT_TRUE(RetryAfter(full).has_value());
+  // Given back, it is there for another.
+  third.reset();
+  EXPECT_TRUE(Add(Named("d")).ok());
+}
+
+TEST_F(EngineInboxTest, FillsAPlaceEvenIfItIsClosedMeanwhile) {
+  absl::StatusOr<EngineInbox::Place> place = inbox_.Reserve(Named("a"));
+  ASSERT_TRUE(place.ok());
+  inbox_.Close("the server is stopping");
+  EXPECT_FALSE(inbox_.empty());
+  EXPECT_EQ(inbox_.Reserve(Named("b")).status(),
+            absl::UnavailableError("the server is stopping"));
+  inbox_.Enqueue(*std::move(place), MakeSequence(Named("a")));
+  EXPECT_EQ(TakeNext(), "a");
+  EXPECT_TRUE(inbox_.empty());
+}
+
+TEST_F(EngineInboxTest, TakesLastWhatHadAPlaceWhenItWasClosed) {
+  absl::StatusOr<EngineInbox::Place> place = inbox_.Reserve(Named("a"));
+  ASSERT_TRUE(place.ok());
+  inbox_.Close("failed");
+  std::thread submit(
+      [&] { inbox_.Enqueue(*std::move(place), MakeSequence(Named("a"))); });
+  EXPECT_EQ(inbox_.TakeLast().size(), 1);
+  submit.join();
+}
+
+TEST_F(EngineInboxTest, WakesAnEngineThatDrainsWhenTheLastPlaceIsGivenBack) {
+  {
+    const absl::StatusOr<EngineInbox::Place> place = inbox_.Reserve(Named("a"));
+    ASSERT_TRUE(place.ok());
+    inbox_.Close("the server is stopping");
+    inbox_.WaitForWork(absl::ZeroDuration());
+  }
+  // Returns at once, or this test never ends.
+  inbox_.WaitForWork(absl::InfiniteDuration());
+  EXPECT_TRUE(inbox_.empty());
+}
+
+TEST_F(EngineInboxTest, CountsReservedPlacesIntoTheWaitOfTheNext) {
+  // Prompts take four seconds each, and there is a slot for two.
+  inbox_.SetLoad({.free_slots = 2, .time_per_prompt_token = absl::Seconds(4)},
+                 {});
+  const absl::StatusOr<EngineInbox::Place> place = inbox_.Reserve(Named("a"));
+  ASSERT_TRUE(place.ok());
+  const absl::Status busy = inbox_.Reserve(Named("b")).status();
+  EXPECT_EQ(busy.code(), Code::kUnavailable);
+  EXPECT_THAT(
+      std::string(busy.message()),
+      AllOf(HasSubstr("would wait about 4s"), HasSubstr("--max-queue-time")));
+  // It does not wait for what matters less.
+  EXPECT_TRUE(inbox_.Reserve(Named("b", 1)).ok());
+}
+
+// --- The queue.
+
+TEST_F(EngineInboxTest, GivesOutTheHighestPriorityThenTheEarliest) {
+  ASSERT_TRUE(Add(Named("first")).ok());
+  ASSERT_TRUE(Add(Named("high", 1)).ok());
+  ASSERT_TRUE(Add(Named("second")).ok());
+  EXPECT_EQ(inbox_.Next()->priority, 1);
+  EXPECT_EQ(TakeNext(), "high");
+  EXPECT_EQ(TakeNext(), "first");
+  EXPECT_EQ(TakeNext(), "second");
+  EXPECT_EQ(TakeNext(), "");
+  EXPECT_FALSE(inbox_.Next().has_value());
+}
+
+TEST_F(EngineInboxTest, PutsBackBeforeTheOthersOfItsPriority) {
+  ASSERT_TRUE(Add(Named("first")).ok());
+  ASSERT_TRUE(Add(Named("second")).ok());
+  inbox_.PutBack(inbox_.TakeNext());
+  EXPECT_EQ(TakeNext(), "first");
+}
+
+TEST_F(EngineInboxTest, TakesOutWhatHasWaitedTooLong) {
+  ASSERT_TRUE(Add(Named("late")).ok());
+  clock_.Advance(absl::Seconds(2));
+  EXPECT_TRUE(inbox_.TakeOverdue(clock_.Now()).empty());
+  clock_.Advance(absl::Milliseconds(1));
+  ASSERT_TRUE(Add(Named("new")).ok());
+  const auto overdue = inbox_.TakeOverdue(clock_.Now());
+  ASSERT_EQ(overdue.size(), 1);
+  const absl::Status told = inbox_.Overdue(*overdue[0], clock_.Now());
+  EXPECT_EQ(told.code(), Code::kUnavailable);
+  EXPECT_THAT(std::string(told.message()),
+              HasSubstr("waited 2.001s, limit 2s"));
+  EXPECT_TRUE(RetryAfter(told).has_value());
+  EXPECT_EQ(inbox_.waiting(), 1);
+}
+
+// --- Tasks.
+
+TEST_F(EngineInboxTest, RefusesATaskWhenAsManyWaitAsTheQueueMayHold) {
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(inbox_.Post([] {}).ok());
+  EXPECT_EQ(inbox_.Post([] {}).code(), Code::kUnavailable);
+  EXPECT_EQ(inbox_.TakeTasks().size(), 3);
+  EXPECT_TRUE(inbox_.Post([] {}).ok());
+}
+
+TEST_F(EngineInboxTest, RefusesATaskThatNobodyWouldRun) {
+  inbox_.CloseTasks();
+  EXPECT_EQ(inbox_.Post([] {}).code(), Code::kUnavailable);
+}
+
+}  // namespace
+}  // namespace engram

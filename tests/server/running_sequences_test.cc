@@ -1,0 +1,107 @@
+#include "server/running_sequences.h"
+
+#include <memory>
+#include <utility>
+
+#include "gtest/gtest.h"
+#include "tests/server/test_engine.h"
+
+namespace engram {
+namespace {
+
+class RunningSequencesTest : public ::testing::Test {
+ protected:
+  // One that has had its slot for so many steps and has so much to feed.
+  Sequence* Add(int seconds, int priority, int64_t steps, int64_t tokens) {
+    Request request = TestEngine::Generate({1}, 1);
+    request.priority = priority;
+    auto sequence = std::make_unique<Sequence>(
+        request, nullptr, std::make_shared<TokenStream>(1, [] {}));
+    sequence->arrival = absl::UnixEpoch() + absl::Seconds(seconds);
+    sequence->start_time = sequence->arrival;
+    sequence->to_feed.assign(tokens, 1);
+    Sequence* const added = sequence.get();
+    running_.Add(std::move(sequence));
+    added->steps += steps;
+    return added;
+  }
+  static WaitingRequest Waiting(int priority, int64_t tokens) {
+    return {.priority = priority,
+            .arrival = absl::UnixEpoch() + absl::Seconds(100),
+            .prompt_tokens = tokens};
+  }
+
+  RunningSequences running_{{.steps = 4, .long_prompt_tokens = 100}};
+};
+
+TEST_F(RunningSequencesTest, AreInOrderOfArrival) {
+  const Sequence* const second = Add(2, 0, 0, 1);
+  const Sequence* const first = Add(1, 0, 0, 1);
+  const Sequence* const third = Add(3, 0, 0, 1);
+  ASSERT_EQ(running_.size(), 3);
+  EXPECT_EQ(running_.all()[0].get(), first);
+  EXPECT_EQ(running_.all()[1].get(), second);
+  EXPECT_EQ(running_.all()[2].get(), third);
+  EXPECT_EQ(running_.Take(second).get(), second);
+  EXPECT_EQ(running_.size(), 2);
+}
+
+TEST_F(RunningSequencesTest, DropThoseThatAreOver) {
+  Add(1, 0, 0, 1)->over = true;
+  const Sequence* const left = Add(2, 0, 0, 1);
+  running_.DropOver();
+  ASSERT_EQ(running_.size(), 1);
+  EXPECT_EQ(running_.all()[0].get(), left);
+}
+
+TEST_F(RunningSequencesTest, TellWhoHasWaitedLongestForItsReader) {
+  EXPECT_EQ(running_.LongestPaused(), nullptr);
+  Sequence* const one = Add(1, 0, 0, 1);
+  Sequence* const other = Add(2, 0, 0, 1);
+  EXPECT_EQ(running_.LongestPaused(), nullptr);
+  one->paused_since = absl::UnixEpoch() + absl::Seconds(9);
+  EXPECT_EQ(running_.LongestPaused(), one);
+  other->paused_since = absl::UnixEpoch() + absl::Seconds(8);
+  EXPECT_EQ(running_.LongestPaused(), other);
+}
+
+TEST_F(RunningSequencesTest, MakeWayForWhatMattersMoreTheLastOfThemFirst) {
+  Add(1, 0, 4, 1);
+  const Sequence* const last = Add(2, 0, 4, 1);
+  Add(3, 1, 4, 1);
+  EXPECT_EQ(running_.WhoMakesWayFor(Waiting(1, 1)), last);
+  EXPECT_EQ(running_.WhoMakesWayFor(Waiting(0, 1)), nullptr);
+}
+
+TEST_F(RunningSequencesTest, MakeNoWayBeforeTheyHaveDoneTheirSteps) {
+  Sequence* const sequence = Add(1, 0, 3, 1);
+  EXPECT_EQ(running_.WhoMakesWayFor(Waiting(1, 1)), nullptr);
+  ++sequence->steps;
+  EXPECT_EQ(running_.WhoMakesWayFor(Waiting(1, 1)), sequence);
+  // Nor in a slot that they have got anew.
+  running_.Add(running_.Take(sequence));
+  EXPECT_EQ(running_.WhoMakesWayFor(Waiting(1, 1)), nullptr);
+}
+
+TEST_F(RunningSequencesTest, MakeWayForAPromptThatIsMuchShorter) {
+  Sequence* const sequence = Add(1, 0, 4, 100);
+  EXPECT_EQ(running_.WhoMakesWayFor(Waiting(0, 12)), sequence);
+  EXPECT_EQ(running_.WhoMakesWayFor(Waiting(0, 13)), nullptr);
+  // Not for one that matters less, nor once its prompt is fed.
+  EXPECT_EQ(running_.WhoMakesWayFor(Waiting(-1, 1)), nullptr);
+  sequence->decoding = true;
+  EXPECT_EQ(running_.WhoMakesWayFor(Waiting(0, 12)), nullptr);
+}
+
+TEST_F(RunningSequencesTest, KnowWhetherStreamsRun) {
+  Sequence* const sequence = Add(1, 0, 0, 1);
+  EXPECT_FALSE(running_.StreamsRun());
+  sequence->decoding = true;
+  EXPECT_TRUE(running_.StreamsRun());
+  // Its reader has room for no more.
+  sequence->stream->Push(TokenEvent());
+  EXPECT_FALSE(running_.StreamsRun());
+}
+
+}  // namespace
+}  // namespace engram

@@ -1,0 +1,235 @@
+#include "server/state_keeper.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kernels/backend.h"
+#include "tests/server/test_engine.h"
+
+namespace engram {
+namespace {
+
+constexpr int64_t kFloats = 64;
+constexpr size_t kStateBytes = kFloats * sizeof(float);
+constexpr int kSlots = 2;
+
+// A store and the slots that its engine would have.
+class StateKeeperTest : public ::testing::Test {
+ protected:
+  StateKeeperTest() {
+    BackendOptions options;
+    options.kind = BackendKind::kCpu;
+    options.threads = 1;
+    backend_ = *MakeBackend(options);
+    states_ =
+        *StatePool::Create(backend_.get(), {{"memory", 1, {kFloats}}}, kSlots);
+  }
+
+  void Start(size_t memory_bytes = size_t{1} << 20) {
+    SessionLimits limits;
+    limits.memory_bytes = memory_bytes;
+    const ModelCapacity capacity = {.state_bytes = kStateBytes};
+    store_ = std::make_unique<SessionStore>(limits, &clock_);
+    store_->AddModel("m", capacity);
+    keeper_ = std::make_unique<StateKeeper>(states_.get(), capacity,
+                                            /*number=*/0, store_.get());
+  }
+
+  // A turn that has begun on its session, as admission makes it.
+  std::unique_ptr<Sequence> Begin(const std::string& id,
+                                  const std::string& request_id) {
+    auto sequence = std::make_unique<Sequence>(
+        TestEngine::Turn(id, request_id, {1}, 1), nullptr,
+        std::make_shared<TokenStream>(8, [] {}));
+    auto begun =
+        store_->BeginTurn(/*model=*/0, sequence->request, [](absl::Status) {});
+    EXPECT_TRUE(begun.ok()) << begun.status();
+    sequence->session = std::get<SessionStore::Turn>(*begun).session;
+    return sequence;
+  }
+  void Load(Sequence* sequence) {
+    const absl::StatusOr<bool> loaded = keeper_->TryLoad(sequence);
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    ASSERT_TRUE(*loaded);
+    ASSERT_TRUE(states_->IsTaken(sequence->slot));
+  }
+  bool Keep(Sequence* sequence) {
+    CommittedTurns turns = sequence->start;
+    ++turns.version;
+    ++turns.position;
+    TurnRecord record;
+    record.request_id = sequence->request.request_id;
+    return keeper_->Keep(sequence, std::move(turns), std::move(record));
+  }
+  // A turn that leaves a state which is all `byte`.
+  void RunTurn(const std::string& id, const std::string& request_id,
+               char byte) {
+    const std::unique_ptr<Sequence> turn = Begin(id, request_id);
+    Load(turn.get());
+    Write(turn->slot, byte);
+    ASSERT_TRUE(Keep(turn.get()));
+    EXPECT_EQ(turn->slot, -1);
+  }
+
+  void Write(int slot, char byte) {
+    states_->Restore(slot, std::string(kStateBytes, byte).data(), 1);
+  }
+  // Adds a failure unless all of the slot is `byte`.
+  void ExpectState(int slot, char byte) {
+    std::string state(kStateBytes, '?');
+    states_->Save(slot, state.data());
+    EXPECT_EQ(state, std::string(kStateBytes, byte));
+  }
+  std::string TierOf(const std::string& id) { return store_->Get(id)->tier; }
+
+  FakeClock clock_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<StatePool> states_;
+  std::unique_ptr<SessionStore> store_;
+  std::unique_ptr<StateKeeper> keeper_;
+};
+
+TEST_F(StateKeeperTest, LoadsANewSequenceIntoACleanSlot) {
+  Start();
+  // Both slots have been used.
+  const int first = states_->Take();
+  const int second = states_->Take();
+  Write(first, 'x');
+  Write(second, 'x');
+  states_->Free(first);
+  states_->Free(second);
+  const std::unique_ptr<Sequence> turn = Begin("a", "r1");
+  Load(turn.get());
+  ExpectState(turn->slot, '\0');
+  keeper_->Release(turn.get());
+  EXPECT_EQ(turn->slot, -1);
+  EXPECT_EQ(states_->free_slots(), kSlots);
+}
+
+TEST_F(StateKeeperTest, LoadsACopyBesideTheCommittedState) {
+  Start();
+  RunTurn("a", "r1", 'a');
+  const std::unique_ptr<Sequence> turn = Begin("a", "r2");
+  Load(turn.get());
+  EXPECT_EQ(turn->start.version, 1);
+  ExpectState(turn->slot, 'a');
+  Write(turn->slot, 'b');
+  const int committed = store_->Locate(turn->session)->slot;
+  EXPECT_NE(committed, turn->slot);
+  ExpectState(committed, 'a');
+  // The state before it gives its slot back.
+  EXPECT_TRUE(Keep(turn.get()));
+  EXPECT_EQ(states_->free_slots(), kSlots - 1);
+  ExpectState(store_->Locate(turn->session)->slot, 'b');
+}
+
+TEST_F(StateKeeperTest, MovesTheLeastRecentlyUsedToRamAndBack) {
+  Start();
+  RunTurn("a", "r1", 'a');
+  RunTurn("b", "r1", 'b');
+  RunTurn("c", "r1", 'c');
+  EXPECT_EQ(TierOf("a"), "ram");
+  EXPECT_EQ(TierOf("b"), "slot");
+  EXPECT_EQ(TierOf("c"), "slot");
+  const std::unique_ptr<Sequence> turn = Begin("a", "r2");
+  Load(turn.get());
+  ExpectState(turn->slot, 'a');
+  EXPECT_EQ(TierOf("b"), "ram");
+  EXPECT_EQ(store_->Counts().models[0].restores, 1);
+  keeper_->Release(turn.get());
+}
+
+TEST_F(StateKeeperTest, CountsWhatItMoves) {
+  Start();
+  const size_t before = keeper_->moved_bytes();
+  RunTurn("a", "r1", 'a');
+  RunTurn("b", "r1", 'b');
+  EXPECT_EQ(keeper_->moved_bytes() - before, 2 * kStateBytes);
+  // Another one moves out of its way.
+  RunTurn("c", "r1", 'c');
+  EXPECT_EQ(keeper_->moved_bytes() - before, 4 * kStateBytes);
+}
+
+TEST_F(StateKeeperTest, CancelsATurnWhoseSessionWasDeletedBeforeItLoads) {
+  Start();
+  const std::unique_ptr<Sequence> turn = Begin("a", "r1");
+  ASSERT_TRUE(store_->Delete("a").ok());
+  EXPECT_EQ(keeper_->TryLoad(turn.get()).status().code(),
+            absl::StatusCode::kCancelled);
+  EXPECT_EQ(turn->slot, -1);
+  EXPECT_EQ(states_->free_slots(), kSlots);
+}
+
+TEST_F(StateKeeperTest, KeepsNothingOfADeletedSession) {
+  Start();
+  const std::unique_ptr<Sequence> turn = Begin("a", "r1");
+  Load(turn.get());
+  ASSERT_TRUE(store_->Delete("a").ok());
+  EXPECT_FALSE(Keep(turn.get()));
+  EXPECT_GE(turn->slot, 0);
+  keeper_->Release(turn.get());
+  EXPECT_EQ(states_->free_slots(), kSlots);
+}
+
+// --- Parked.
+
+TEST_F(StateKeeperTest, ParksAStateAndBringsItBack) {
+  Start();
+  const std::unique_ptr<Sequence> turn = Begin("a", "r1");
+  Load(turn.get());
+  Write(turn->slot, 'p');
+  ASSERT_TRUE(keeper_->TryPark(turn.get()));
+  EXPECT_EQ(turn->slot, -1);
+  EXPECT_EQ(states_->free_slots(), kSlots);
+  EXPECT_EQ(store_->Counts().parked_bytes, kStateBytes);
+  RunTurn("b", "r1", 'b');
+  RunTurn("c", "r1", 'c');
+  ASSERT_TRUE(keeper_->TryUnpark(turn.get()));
+  ExpectState(turn->slot, 'p');
+  EXPECT_EQ(turn->parked_state, nullptr);
+  EXPECT_EQ(store_->Counts().parked_bytes, 0);
+  keeper_->Release(turn.get());
+}
+
+TEST_F(StateKeeperTest, KeepsAParkedStateInRam) {
+  Start();
+  const std::unique_ptr<Sequence> turn = Begin("a", "r1");
+  Load(turn.get());
+  Write(turn->slot, 'p');
+  ASSERT_TRUE(keeper_->TryPark(turn.get()));
+  ASSERT_TRUE(Keep(turn.get()));
+  EXPECT_EQ(TierOf("a"), "ram");
+  EXPECT_EQ(store_->Counts().parked_bytes, 0);
+  EXPECT_EQ(std::string(reinterpret_cast<const char*>(
+                            store_->Locate(turn->session)->block->data()),
+                        kStateBytes),
+            std::string(kStateBytes, 'p'));
+}
+
+TEST_F(StateKeeperTest, LeavesTheSlotWhereRamHasNoRoomForIt) {
+  // Parked states may take a quarter.
+  Start(/*memory_bytes=*/4 * kStateBytes - 1);
+  auto sequence =
+      std::make_unique<Sequence>(TestEngine::Generate({1}, 1), nullptr,
+                                 std::make_shared<TokenStream>(8, [] {}));
+  Load(sequence.get());
+  EXPECT_FALSE(keeper_->TryPark(sequence.get()));
+  EXPECT_GE(sequence->slot, 0);
+  keeper_->Release(sequence.get());
+  EXPECT_EQ(states_->free_slots(), kSlots);
+}
+
+TEST_F(StateKeeperTest, GivesBackTheRamOfWhatEndsWhileItIsParked) {
+  Start();
+  const std::unique_ptr<Sequence> turn = Begin("a", "r1");
+  Load(turn.get());
+  ASSERT_TRUE(keeper_->TryPark(turn.get()));
+  keeper_->Release(turn.get());
+  EXPECT_EQ(store_->Counts().parked_bytes, 0);
+}
+
+}  // namespace
+}  // namespace engram
