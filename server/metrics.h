@@ -1,5 +1,5 @@
 // Metrics: every Prometheus name, label and bucket, and the page that tells
-// them. Prometheus' own headers stay in metrics.cc.
+// them. Prometheus' own headers stay behind this one.
 //
 // Handles are made once per model; an event costs no look-up. A step's values
 // are observed in one call. There is never a label per session. Values that

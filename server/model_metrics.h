@@ -1,0 +1,19 @@
+// The histograms, counters and gauges of one model.
+#pragma once
+
+#include <prometheus/registry.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "server/metrics.h"
+
+namespace engram {
+
+// `registry` must outlive them. `kv_blocks`: 0 without attention layers.
+std::unique_ptr<ModelMetrics> MakeModelMetrics(prometheus::Registry* registry,
+                                               const std::string& model,
+                                               int slots, int64_t kv_blocks);
+
+}  // namespace engram
