@@ -38,7 +38,26 @@ struct Product {
   const MatMulOptions& options;
   Matrix y;
   int64_t item_columns;  // items side by side
+  int64_t item_rows;     // items above each other
+  int64_t parts;         // of the columns, one for each thread
 };
+
+// Item number `item` in the order in which a thread takes them: its own part of
+// the columns, from one row of items to the next, so that it reads no more of
+// the weights than its part, again and again.
+struct ItemPlace {
+  int64_t row;
+  int64_t column;
+};
+inline ItemPlace PlaceOf(const Product& product, int64_t item) {
+  const int64_t columns = product.item_columns;
+  const int64_t part =
+      ((item / product.item_rows + 1) * product.parts - 1) / columns;
+  const int64_t begin = columns * part / product.parts;
+  const int64_t width = columns * (part + 1) / product.parts - begin;
+  const int64_t within = item - begin * product.item_rows;
+  return {within / width, begin + within % width};
+}
 
 // Where the value of a panel's column lies among those of one input.
 inline int64_t PositionInPanel(WeightFormat format, int64_t column) {
@@ -184,9 +203,10 @@ void Panels(const Product& product, int64_t token, int64_t token_end,
 
 template <class Values>
 void Item(const Product& product, int64_t item) {
-  const int64_t token = item / product.item_columns * kItemTokens;
+  const ItemPlace place = PlaceOf(product, item);
+  const int64_t token = place.row * kItemTokens;
   const int64_t token_end = std::min(token + kItemTokens, product.tokens);
-  int64_t panel = item % product.item_columns * kItemPanels;
+  int64_t panel = place.column * kItemPanels;
   const int64_t panel_end = std::min(
       panel + kItemPanels, PackedMatrix::PanelCount(product.weight.outputs()));
   // A single token leaves room for all panels of an item, and needs them: its
@@ -329,13 +349,15 @@ void MatMul(ThreadPool& threads, const PackedMatrix& weight, int64_t tokens,
             ConstMatrix x, const MatMulOptions& options, Matrix y) {
   const int64_t panels = PackedMatrix::PanelCount(weight.outputs());
   const int64_t columns = (panels + kItemPanels - 1) / kItemPanels;
-  const Product product{weight, tokens, x, options, y, columns};
-  const int64_t items = columns * ((tokens + kItemTokens - 1) / kItemTokens);
+  const int64_t rows = (tokens + kItemTokens - 1) / kItemTokens;
+  const Product product{
+      weight, tokens,  x,    options,
+      y,      columns, rows, std::min<int64_t>(threads.threads(), columns)};
   const double work_ns =
       kWeightByteNs * static_cast<double>(weight.bytes()) +
       kMultiplyAddNs *
           static_cast<double>(tokens * weight.outputs() * weight.inputs());
-  threads.ParallelFor(items, static_cast<int64_t>(work_ns),
+  threads.ParallelFor(rows * columns, static_cast<int64_t>(work_ns),
                       [&product](int64_t item) {
                         HWY_DYNAMIC_DISPATCH(MatMulItem)(product, item);
                       });
