@@ -153,8 +153,9 @@ std::vector<std::string> WithFreePorts(std::vector<std::string> arguments) {
 }  // namespace
 
 ServerProcess::ServerProcess(std::vector<std::string> arguments,
-                             StandardError standard_error, rlim_t descriptors)
-    : process_(ENGRAM_BINARY_DIR "/engram-server",
+                             StandardError standard_error, rlim_t descriptors,
+                             const std::string& program)
+    : process_(program.empty() ? ENGRAM_BINARY_DIR "/engram-server" : program,
                WithFreePorts(std::move(arguments)), standard_error,
                descriptors) {
   const std::string line = process_.ReadLine().value_or("");

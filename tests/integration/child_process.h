@@ -52,12 +52,14 @@ class ChildProcess {
 };
 
 // The server's program as `engram-server` is run by hand, without threads that
-// help the engines unless `arguments` say otherwise, on free ports.
+// help the engines unless `arguments` say otherwise, on free ports. `program`:
+// a path; empty: the server's.
 class ServerProcess {
  public:
   explicit ServerProcess(std::vector<std::string> arguments,
                          StandardError standard_error = StandardError::kKept,
-                         rlim_t descriptors = RLIM_INFINITY);
+                         rlim_t descriptors = RLIM_INFINITY,
+                         const std::string& program = "");
 
   ChildProcess& process() { return process_; }
   // Empty if it did not come up.
