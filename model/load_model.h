@@ -54,7 +54,8 @@ class ModelFolder {
   // [0, known_ids); ids at or above it are never drawn, and have no
   // probability; 0: all ids are known. DATA_LOSS: a tensor that is missing, has
   // another shape or is not finite, one that is not understood, or fewer ids
-  // than are known; the message names file, tensor, found and expected.
+  // than are known; UNIMPLEMENTED: a variant of a tensor that Engram does not
+  // have. The message names file, tensor, found and expected.
   // RESOURCE_EXHAUSTED: memory is short.
   absl::StatusOr<std::unique_ptr<Model>> LoadModel(Backend* backend,
                                                    const ModelLimits& limits,
