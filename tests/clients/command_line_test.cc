@@ -3,10 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <csignal>
-#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
@@ -20,6 +18,7 @@
 #include "absl/time/time.h"
 #include "tests/clients/scripted_server.h"
 #include "tests/support/folders.h"
+#include "tests/support/temporary_folder.h"
 
 namespace engram::client {
 namespace {
@@ -46,10 +45,9 @@ std::string Content(const std::string& file) {
 // Runs a program of ours by the shell, with `arguments` quoted for it.
 Outcome RunProgram(absl::string_view program, absl::string_view arguments,
                    absl::string_view before = "") {
-  const std::string base =
-      absl::StrCat(::testing::TempDir(), "/engram_command_line_", getpid());
-  const std::string out = absl::StrCat(base, ".out");
-  const std::string err = absl::StrCat(base, ".err");
+  const TemporaryFolder folder;
+  const std::string out = folder.File("out");
+  const std::string err = folder.File("err");
   const std::string command =
       absl::StrCat(before, "'", ENGRAM_BINARY_DIR, "/", program, "' > '", out,
                    "' 2> '", err, "' ", arguments);
@@ -58,8 +56,6 @@ Outcome RunProgram(absl::string_view program, absl::string_view arguments,
   outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   outcome.out = Content(out);
   outcome.err = Content(err);
-  std::remove(out.c_str());
-  std::remove(err.c_str());
   return outcome;
 }
 

@@ -2,12 +2,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <cstdio>
-#include <fstream>
-
-#include "absl/strings/str_cat.h"
+#include "tests/support/temporary_folder.h"
 
 namespace engram::client {
 namespace {
@@ -23,14 +19,10 @@ std::string Refusal(const std::string& name) {
 
 class InputFile : public ::testing::Test {
  protected:
-  ~InputFile() override { std::remove(name_.c_str()); }
+  void Write(const std::string& content) { folder_.Write("input", content); }
 
-  void Write(const std::string& content) {
-    std::ofstream(name_, std::ios::binary) << content;
-  }
-
-  const std::string name_ =
-      absl::StrCat(::testing::TempDir(), "/engram_input_", getpid());
+  const TemporaryFolder folder_;
+  const std::string name_ = folder_.File("input");
 };
 
 TEST_F(InputFile, IsReadAsItIs) {
