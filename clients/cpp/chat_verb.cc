@@ -59,12 +59,12 @@ struct ChatFlags {
 
   void AddTo(FlagSet* flags) {
     turn.AddTo(flags);
-    flags->Add("line-prefix", "TEXT",
-               "Put before each line; on a new session without its line "
-               "breaks. Default: \\n.",
-               &line_prefix);
-    flags->Add("line-suffix", "TEXT", "Put after each line. Default: nothing.",
-               &line_suffix);
+    flags->AddEscaped("line-prefix", "TEXT",
+                      "Put before each line; on a new session without its line "
+                      "breaks. Default: \\n.",
+                      &line_prefix);
+    flags->AddEscaped("line-suffix", "TEXT",
+                      "Put after each line. Default: nothing.", &line_suffix);
     flags->AddFile("history",
                    "Where lines typed at a terminal are kept for the next "
                    "time; '': nowhere. Default: engram/chat_history in "
@@ -78,7 +78,7 @@ struct ChatFlags {
   }
 
   TurnFlags turn;
-  std::string line_prefix = "\\n";
+  std::string line_prefix = "\n";
   std::string line_suffix;
   std::optional<std::string> history;
   bool no_history = false;
@@ -311,24 +311,12 @@ int RunChat(Invocation invocation) {
     return arguments.Refuse(
         absl::StrCat("unexpected argument '", arguments.positional()[0], "'"));
   }
-  absl::StatusOr<v1::GenerateRequest> turn = flags.turn.MakeRequest();
-  if (!turn.ok()) return arguments.Refuse(turn.status().message());
-  absl::StatusOr<std::string> prefix = Unescape(flags.line_prefix);
-  if (!prefix.ok()) {
-    return arguments.Refuse(
-        absl::StrCat("flag --line-prefix: ", prefix.status().message()));
+  v1::GenerateRequest turn = flags.turn.MakeRequest();
+  if (turn.session_id().empty()) {
+    turn.set_session_id(absl::StrCat("chat-", FreshId().substr(0, 8)));
   }
-  absl::StatusOr<std::string> suffix = Unescape(flags.line_suffix);
-  if (!suffix.ok()) {
-    return arguments.Refuse(
-        absl::StrCat("flag --line-suffix: ", suffix.status().message()));
-  }
-
-  if (turn->session_id().empty()) {
-    turn->set_session_id(absl::StrCat("chat-", FreshId().substr(0, 8)));
-  }
-  return Conversation(invocation, *std::move(turn), *std::move(prefix),
-                      *std::move(suffix), flags.HistoryFile())
+  return Conversation(invocation, std::move(turn), flags.line_prefix,
+                      flags.line_suffix, flags.HistoryFile())
       .Run();
 }
 

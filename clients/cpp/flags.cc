@@ -167,6 +167,46 @@ void FlagSet::Add(std::string name, std::string value_name, std::string help,
       });
 }
 
+void FlagSet::AddTokenIds(std::string name, std::string value_name,
+                          std::string help,
+                          std::optional<std::vector<int32_t>>* target) {
+  Add(std::move(name), std::move(value_name), std::move(help),
+      [target](absl::string_view text) {
+        ENGRAM_ASSIGN_OR_RETURN(*target, ParseTokenIds(text));
+        return absl::OkStatus();
+      });
+}
+
+void FlagSet::AddTokenIds(std::string name, std::string value_name,
+                          std::string help, std::vector<int32_t>* target) {
+  Add(std::move(name), std::move(value_name), std::move(help),
+      [target](absl::string_view text) {
+        ENGRAM_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                                ParseTokenIds(text));
+        target->insert(target->end(), ids.begin(), ids.end());
+        return absl::OkStatus();
+      });
+}
+
+void FlagSet::AddEscaped(std::string name, std::string value_name,
+                         std::string help, std::string* target) {
+  Add(std::move(name), std::move(value_name), std::move(help),
+      [target](absl::string_view text) {
+        ENGRAM_ASSIGN_OR_RETURN(*target, Unescape(text));
+        return absl::OkStatus();
+      });
+}
+
+void FlagSet::AddEscaped(std::string name, std::string value_name,
+                         std::string help, std::vector<std::string>* target) {
+  Add(std::move(name), std::move(value_name), std::move(help),
+      [target](absl::string_view text) {
+        ENGRAM_ASSIGN_OR_RETURN(std::string resolved, Unescape(text));
+        target->push_back(std::move(resolved));
+        return absl::OkStatus();
+      });
+}
+
 void FlagSet::AddFile(std::string name, std::string help,
                       std::optional<std::string>* target) {
   Add(std::move(name), "FILE", std::move(help), target);

@@ -58,6 +58,17 @@ class FlagSet {
   // Repeatable: each value is appended.
   void Add(std::string name, std::string value_name, std::string help,
            std::vector<std::string>* target);
+  // Token ids, such as "1,2,3": those of the last value, or if it is
+  // repeatable, of all.
+  void AddTokenIds(std::string name, std::string value_name, std::string help,
+                   std::optional<std::vector<int32_t>>* target);
+  void AddTokenIds(std::string name, std::string value_name, std::string help,
+                   std::vector<int32_t>* target);
+  // A text with backslash escapes, which are resolved; likewise.
+  void AddEscaped(std::string name, std::string value_name, std::string help,
+                  std::string* target);
+  void AddEscaped(std::string name, std::string value_name, std::string help,
+                  std::vector<std::string>* target);
   // The name of a file. Its value_name is FILE.
   void AddFile(std::string name, std::string help,
                std::optional<std::string>* target);

@@ -33,7 +33,7 @@ struct PromptFlags {
     flags->AddFile("prompt-file",
                    "Read the prompt from a file; -: from standard input.",
                    &file);
-    flags->Add("tokens", "1,2,3", "The prompt as token ids.", &tokens);
+    flags->AddTokenIds("tokens", "1,2,3", "The prompt as token ids.", &tokens);
   }
 
   // Puts the prompt, if there is one, into `request`.
@@ -43,13 +43,8 @@ struct PromptFlags {
           "give only one of --prompt, --prompt-file and --tokens");
     }
     if (tokens.has_value()) {
-      absl::StatusOr<std::vector<int32_t>> ids = ParseTokenIds(*tokens);
-      if (!ids.ok()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("flag --tokens: ", ids.status().message()));
-      }
-      request->mutable_token_ids()->mutable_ids()->Add(ids->begin(),
-                                                       ids->end());
+      request->mutable_token_ids()->mutable_ids()->Add(tokens->begin(),
+                                                       tokens->end());
     } else if (file.has_value()) {
       ENGRAM_ASSIGN_OR_RETURN(std::string content,
                               ReadFlagFile("prompt-file", *file));
@@ -65,7 +60,7 @@ struct PromptFlags {
 
   std::optional<std::string> text;
   std::optional<std::string> file;
-  std::optional<std::string> tokens;
+  std::optional<std::vector<int32_t>> tokens;
 };
 
 struct GenerateFlags {
@@ -80,23 +75,20 @@ struct GenerateFlags {
                "A turn that was committed under this id is not run again but "
                "its answer is repeated. Default: made up.",
                &request_id);
-    flags->Add("received-tokens", "1,2,3",
-               "Tokens of this turn's answer that you already have: the answer "
-               "goes on after them.",
-               &received_tokens);
+    flags->AddTokenIds(
+        "received-tokens", "1,2,3",
+        "Tokens of this turn's answer that you already have: the answer "
+        "goes on after them.",
+        &received_tokens);
   }
 
   absl::StatusOr<v1::GenerateRequest> MakeRequest() const {
-    ENGRAM_ASSIGN_OR_RETURN(v1::GenerateRequest request, turn.MakeRequest());
+    v1::GenerateRequest request = turn.MakeRequest();
     request.set_request_id(request_id);
-    absl::StatusOr<std::vector<int32_t>> received =
-        ParseTokenIds(received_tokens);
-    if (!received.ok()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "flag --received-tokens: ", received.status().message()));
+    if (received_tokens.has_value()) {
+      request.mutable_received_token_ids()->Add(received_tokens->begin(),
+                                                received_tokens->end());
     }
-    request.mutable_received_token_ids()->Add(received->begin(),
-                                              received->end());
     ENGRAM_RETURN_IF_ERROR(prompt.Apply(&request));
     return request;
   }
@@ -105,7 +97,7 @@ struct GenerateFlags {
   TurnFlags turn;
   std::string request_id;
   std::string expected_version;
-  std::string received_tokens;
+  std::optional<std::vector<int32_t>> received_tokens;
 };
 
 // Sets expected_version from the flag, or asks the server.

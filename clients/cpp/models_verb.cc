@@ -144,23 +144,19 @@ int RunTokenize(Invocation invocation) {
 
 int RunDetokenize(Invocation invocation) {
   v1::DetokenizeRequest request;
-  std::string tokens;
+  std::optional<std::vector<int32_t>> tokens;
   FlagSet flag_set;
-  flag_set.Add("tokens", "1,2,3", "The token ids.", &tokens);
+  flag_set.AddTokenIds("tokens", "1,2,3", "The token ids.", &tokens);
   flag_set.Add("model", "NAME", "Whose tokenizer. Default: the only one.",
                request.mutable_model());
   VerbArguments arguments(&invocation, &flag_set, kDetokenizeHelp);
   if (!arguments.Parse()) return arguments.exit_code();
-  absl::StatusOr<std::vector<int32_t>> ids = ParseTokenIds(tokens);
-  if (!ids.ok()) {
-    return arguments.Refuse(
-        absl::StrCat("flag --tokens: ", ids.status().message()));
-  }
-  if (ids->empty() || !arguments.positional().empty()) {
+  if (!tokens.has_value() || tokens->empty() ||
+      !arguments.positional().empty()) {
     return arguments.Refuse("give the token ids by --tokens 1,2,3");
   }
 
-  request.mutable_token_ids()->Add(ids->begin(), ids->end());
+  request.mutable_token_ids()->Add(tokens->begin(), tokens->end());
   const GlobalFlags& global = invocation.global;
   Client client(MakeClientOptions(global));
   return ShowResponse<v1::DetokenizeResponse>(

@@ -1,6 +1,7 @@
 // engram score: how likely a model finds a text.
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -25,7 +26,7 @@ struct ScoreFlags {
     flags->Add("text", "TEXT", "The text.", &text);
     flags->AddFile("text-file", "Read it from a file; -: from standard input.",
                    &file);
-    flags->Add("tokens", "1,2,3", "The text as token ids.", &tokens);
+    flags->AddTokenIds("tokens", "1,2,3", "The text as token ids.", &tokens);
     flags->Add("model", "NAME",
                "Which model. Default: the session's, or the only one served.",
                &model);
@@ -60,19 +61,15 @@ struct ScoreFlags {
       request.set_text(std::move(content));
     }
     if (tokens.has_value()) {
-      absl::StatusOr<std::vector<int32_t>> ids = ParseTokenIds(*tokens);
-      if (!ids.ok()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("flag --tokens: ", ids.status().message()));
-      }
-      request.mutable_token_ids()->mutable_ids()->Add(ids->begin(), ids->end());
+      request.mutable_token_ids()->mutable_ids()->Add(tokens->begin(),
+                                                      tokens->end());
     }
     return request;
   }
 
   std::optional<std::string> text;
   std::optional<std::string> file;
-  std::optional<std::string> tokens;
+  std::optional<std::vector<int32_t>> tokens;
   std::string model;
   std::string session;
   std::string from_checkpoint;

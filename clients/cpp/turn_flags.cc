@@ -6,12 +6,12 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "tools/status/early_return.h"
 
 namespace engram::client {
 namespace {
 
-absl::Status AddLogitBias(absl::string_view text, v1::Sampling* sampling) {
+absl::Status AddLogitBias(absl::string_view text,
+                          std::map<int32_t, float>* logit_bias) {
   for (absl::string_view entry : absl::StrSplit(text, ',')) {
     const std::pair<absl::string_view, absl::string_view> parts =
         absl::StrSplit(entry, absl::MaxSplits('=', 1));
@@ -19,32 +19,10 @@ absl::Status AddLogitBias(absl::string_view text, v1::Sampling* sampling) {
     float bias = 0;
     if (!absl::SimpleAtoi(parts.first, &id) || id < 0 ||
         !absl::SimpleAtof(parts.second, &bias) || !std::isfinite(bias)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "flag --logit-bias: '", entry, "' is not ID=VALUE, such as 42=-5"));
-    }
-    (*sampling->mutable_logit_bias())[id] = bias;
-  }
-  return absl::OkStatus();
-}
-
-absl::Status AddStops(const std::vector<std::string>& stops,
-                      const std::vector<std::string>& token_ids,
-                      v1::Stopping* stopping) {
-  for (const std::string& text : stops) {
-    absl::StatusOr<std::string> stop = Unescape(text);
-    if (!stop.ok()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("flag --stop: ", stop.status().message()));
+          absl::StrCat("'", entry, "' is not ID=VALUE, such as 42=-5"));
     }
-    stopping->add_stop(*std::move(stop));
-  }
-  for (const std::string& text : token_ids) {
-    absl::StatusOr<std::vector<int32_t>> ids = ParseTokenIds(text);
-    if (!ids.ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("flag --stop-token-id: ", ids.status().message()));
-    }
-    stopping->mutable_stop_token_ids()->Add(ids->begin(), ids->end());
+    (*logit_bias)[id] = bias;
   }
   return absl::OkStatus();
 }
@@ -90,16 +68,19 @@ void TurnFlags::AddTo(FlagSet* flags) {
              &frequency_penalty);
   flags->Add("logit-bias", "ID=VALUE",
              "Added to the logit of a token; repeatable, or with commas.",
-             &logit_bias);
+             [this](absl::string_view text) {
+               return AddLogitBias(text, &logit_bias);
+             });
   flags->Add("seed", "N",
              "The same seed and request give the same answer. Default: the "
              "server chooses.",
              &seed);
-  flags->Add("stop", "TEXT",
-             "End before this text; repeatable. \\n is a line break.", &stop);
-  flags->Add("stop-token-id", "ID",
-             "End after this token; repeatable, or with commas.",
-             &stop_token_ids);
+  flags->AddEscaped("stop", "TEXT",
+                    "End before this text; repeatable. \\n is a line break.",
+                    &stop);
+  flags->AddTokenIds("stop-token-id", "ID",
+                     "End after this token; repeatable, or with commas.",
+                     &stop_token_ids);
   flags->AddSwitch("ignore-eos", "Do not end at the model's own end of text.",
                    &ignore_eos);
   flags->AddSwitch("keep-partial",
@@ -117,7 +98,7 @@ void TurnFlags::AddTo(FlagSet* flags) {
              "Higher starts first when requests wait, -100 to 100.", &priority);
 }
 
-absl::StatusOr<v1::GenerateRequest> TurnFlags::MakeRequest() const {
+v1::GenerateRequest TurnFlags::MakeRequest() const {
   v1::GenerateRequest request;
   request.set_model(model);
   request.set_session_id(session);
@@ -136,14 +117,14 @@ absl::StatusOr<v1::GenerateRequest> TurnFlags::MakeRequest() const {
   sampling.set_presence_penalty(presence_penalty);
   sampling.set_frequency_penalty(frequency_penalty);
   if (seed.has_value()) sampling.set_seed(*seed);
-  for (const std::string& entry : logit_bias) {
-    ENGRAM_RETURN_IF_ERROR(AddLogitBias(entry, &sampling));
-  }
+  sampling.mutable_logit_bias()->insert(logit_bias.begin(), logit_bias.end());
 
   v1::Stopping& stopping = *request.mutable_stopping();
   stopping.set_max_tokens(max_tokens);
   stopping.set_ignore_eos(ignore_eos);
-  ENGRAM_RETURN_IF_ERROR(AddStops(stop, stop_token_ids, &stopping));
+  stopping.mutable_stop()->Add(stop.begin(), stop.end());
+  stopping.mutable_stop_token_ids()->Add(stop_token_ids.begin(),
+                                         stop_token_ids.end());
   return request;
 }
 

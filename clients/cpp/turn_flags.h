@@ -3,12 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "clients/cpp/flags.h"
 #include "engram/v1/generation.pb.h"
 
@@ -18,9 +17,8 @@ struct TurnFlags {
   // Model, session, sampling and stopping.
   void AddTo(FlagSet* flags);
 
-  // A request with all of that, without prompt and expected_version. Errors:
-  // INVALID_ARGUMENT with the flag's name.
-  absl::StatusOr<v1::GenerateRequest> MakeRequest() const;
+  // A request with all of that, without prompt and expected_version.
+  v1::GenerateRequest MakeRequest() const;
 
   std::string model;
   std::string session;
@@ -33,10 +31,10 @@ struct TurnFlags {
   float repetition_penalty = 0;
   float presence_penalty = 0;
   float frequency_penalty = 0;
-  std::vector<std::string> logit_bias;
+  std::map<int32_t, float> logit_bias;
   std::optional<int64_t> seed;
   std::vector<std::string> stop;
-  std::vector<std::string> stop_token_ids;
+  std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
   bool keep_partial = false;
   bool parse_special_tokens = false;

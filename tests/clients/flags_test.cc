@@ -141,5 +141,35 @@ TEST(Unescape, ResolvesEscapes) {
             "byte 2 (0xff) is not UTF-8");
 }
 
+TEST(FlagSet, TakesTokenIdsAndEscapedTextsOnceOrAgainAndAgain) {
+  FlagSet flags;
+  std::optional<std::vector<int32_t>> last;
+  std::vector<int32_t> all;
+  std::string text;
+  std::vector<std::string> texts;
+  flags.AddTokenIds("last", "IDS", "Ids.", &last);
+  flags.AddTokenIds("all", "IDS", "Ids.", &all);
+  flags.AddEscaped("text", "TEXT", "A text.", &text);
+  flags.AddEscaped("texts", "TEXT", "Texts.", &texts);
+  EXPECT_TRUE(flags.Parse({}).ok());
+  EXPECT_FALSE(last.has_value());
+  const std::vector<std::string> arguments = {
+      "--last=1,2", "--last=3",   "--all=1,2",     "--all=3",
+      "--text=\\t", "--text=\\n", "--texts=\\x41", "--texts=,"};
+  ASSERT_TRUE(flags.Parse(arguments).ok());
+  EXPECT_EQ(last, std::vector<int32_t>{3});
+  EXPECT_THAT(all, ElementsAre(1, 2, 3));
+  EXPECT_EQ(text, "\n");
+  EXPECT_THAT(texts, ElementsAre("A", ","));
+  EXPECT_TRUE(flags.Parse({std::string("--last=")}).ok());
+  EXPECT_THAT(*last, IsEmpty());
+  EXPECT_THAT(
+      std::string(flags.Parse({std::string("--all=x")}).status().message()),
+      HasSubstr("flag --all: "));
+  EXPECT_THAT(
+      std::string(flags.Parse({std::string("--text=\\q")}).status().message()),
+      HasSubstr("flag --text: "));
+}
+
 }  // namespace
 }  // namespace engram::client
