@@ -9,6 +9,8 @@
 // hold is said at each check.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -17,9 +19,26 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "tests/server/test_engine.h"
 
 namespace engram {
+
+// What a session may take in RAM beside its state: its own fields, and the
+// record of one answer.
+inline constexpr size_t kSessionFields = 2048;
+// Of a scripted model's keys: 32 tokens of a key and a value.
+inline constexpr int64_t kBlockTokens = 32;
+inline constexpr size_t kBlockBytes = kBlockTokens * 2 * sizeof(float);
+
+inline std::string CodeName(const absl::Status& status) {
+  return absl::StatusCodeToString(status.code());
+}
+
+inline Tokens Prefix(const Tokens& tokens, size_t count) {
+  return Tokens(tokens.begin(),
+                tokens.begin() + std::min(count, tokens.size()));
+}
 
 // What happened, to show that a run was not idle.
 struct SimulationCounts {

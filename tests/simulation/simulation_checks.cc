@@ -1,0 +1,223 @@
+// What must hold in a simulation after each step and at each end.
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "tests/simulation/simulation.h"
+#include "tools/status/retry_after.h"
+
+namespace engram {
+
+void Simulation::OnEnd(const RequestSummary& summary) {
+  const auto found = running_.find(summary.request_id);
+  ASSERT_TRUE(found != running_.end()) << summary.request_id << " ends twice";
+  const CallPointer call = found->second;
+  ++counts_.ends[CodeName(summary.status)];
+  ++call->ends;
+  call->status = summary.status;
+  running_.erase(found);
+  ended_.push_back(call);
+  CheckEnd(*call, summary);
+  if (!call->is_turn() || call->deleted) return;
+  call->session->running = false;
+  if (!summary.finish_reason.empty()) return Commit(*call, summary);
+  // One that the turn made is gone with it.
+  if (call->session->version() == 0 &&
+      Known(call->request.session_id) == call->session &&
+      !engine_.sessions.Get(call->request.session_id).ok()) {
+    sessions_.erase(call->request.session_id);
+  }
+}
+
+// A request ends only by a reason that there is.
+void Simulation::CheckEnd(const Call& call, const RequestSummary& summary) {
+  SCOPED_TRACE(
+      absl::StrCat(summary.request_id, ": ", summary.status.ToString()));
+  switch (summary.status.code()) {
+    case absl::StatusCode::kOk:
+      EXPECT_FALSE(call.expected.broken);
+      EXPECT_FALSE(call.deleted);
+      if (call.request.kind == RequestKind::kGenerate) {
+        EXPECT_EQ(summary.usage.generated_tokens, call.expected.tokens.size());
+      }
+      break;
+    case absl::StatusCode::kCancelled:
+      EXPECT_TRUE(call.cancelled || call.deleted);
+      break;
+    case absl::StatusCode::kDeadlineExceeded:
+      EXPECT_GE(engine_.clock.Now(), call.request.deadline);
+      break;
+    case absl::StatusCode::kResourceExhausted:
+      EXPECT_LT(call.read_percent, 100);
+      break;
+    case absl::StatusCode::kInternal:
+      if (call.request.kind == RequestKind::kScore || device_fails_) break;
+      EXPECT_TRUE(call.expected.broken);
+      break;
+    case absl::StatusCode::kNotFound:
+      EXPECT_EQ(call.request.kind, RequestKind::kScore);
+      EXPECT_FALSE(call.request.session_id.empty());
+      break;
+    case absl::StatusCode::kInvalidArgument:
+      // The session that it looks at has too many tokens.
+      EXPECT_EQ(call.request.kind, RequestKind::kScore);
+      EXPECT_TRUE(engine_.options.has_attention);
+      EXPECT_FALSE(call.request.session_id.empty());
+      break;
+    case absl::StatusCode::kUnavailable: {
+      const bool overdue = RetryAfter(summary.status).has_value();
+      counts_.overdue += overdue;
+      EXPECT_TRUE(draining_ || overdue);
+      if (!overdue) break;
+      EXPECT_EQ(summary.timing.prefill, absl::ZeroDuration());
+      EXPECT_GT(engine_.clock.Now() - call.arrival,
+                engine_.options.admission.max_queue_time);
+      break;
+    }
+    default:
+      ADD_FAILURE() << "no request may end so";
+  }
+  EXPECT_LE(summary.usage.generated_tokens, call.expected.tokens.size());
+}
+
+void Simulation::Commit(const Call& call, const RequestSummary& summary) {
+  Session& session = *call.session;
+  EXPECT_TRUE(summary.status.ok() || call.request.keep_partial);
+  EXPECT_NE(summary.status.code(), absl::StatusCode::kInternal);
+  session.last_answer =
+      Prefix(call.expected.tokens, summary.usage.generated_tokens);
+  session.tokens.insert(session.tokens.end(), call.request.prompt.begin(),
+                        call.request.prompt.end());
+  session.tokens.insert(session.tokens.end(), session.last_answer.begin(),
+                        session.last_answer.end());
+  session.pending = !session.last_answer.empty();
+  session.tokens_at.push_back(session.tokens.size());
+  session.committed.push_back(call.request.request_id);
+}
+
+void Simulation::CheckLimits() {
+  const TestEngineOptions& options = engine_.options;
+  const SessionCounts counts = engine_.sessions.Counts();
+  EXPECT_LE(engine_.admission.inbox().waiting(), options.admission.max_queue);
+  EXPECT_LE(engine_.engine.running(), options.model.slots);
+  EXPECT_LE(engine_.sessions.List(-1, "", 1000).size(),
+            options.sessions.sessions);
+  // Sessions that hold a slot or run a turn have their own fields in RAM and
+  // cannot be dropped there, nor can one that has just been made.
+  size_t turns = 0;
+  for (const auto& [id, session] : sessions_) turns += session->running;
+  EXPECT_LE(
+      counts.ram_bytes,
+      options.sessions.memory_bytes +
+          (counts.models[0].sessions_in_slots + turns + 1) * kSessionFields);
+}
+
+// No slot is lost: when the engine has taken back those of sessions that are
+// gone, each is free, runs a sequence or holds a committed state.
+void Simulation::CheckSlots() {
+  engine_.engine.RunOnce();
+  engine_.engine.RunOnce();
+  const int64_t in_sessions =
+      engine_.sessions.Counts().models[0].sessions_in_slots;
+  EXPECT_EQ(engine_.model.states().free_slots() + engine_.engine.running() +
+                in_sessions,
+            engine_.options.model.slots);
+  // Nor is a block: when nothing runs, sessions hold what their tokens need,
+  // and nothing is set apart.
+  const KeyValueUse keys = engine_.model.states().key_values();
+  if (keys.blocks == 0 || engine_.engine.running() > 0) return;
+  size_t bytes = engine_.sessions.Counts().models[0].state_bytes_in_slots;
+  bytes -= in_sessions * engine_.model.info().state_bytes;
+  EXPECT_EQ(keys.used * kBlockBytes, bytes);
+  EXPECT_EQ(keys.available() + keys.used, keys.blocks);
+}
+
+// Every session that is still there holds its history and nothing else.
+void Simulation::CheckSessions() {
+  ScriptedModel probe(
+      &engine_.script,
+      {.slots = 1,
+       .max_batch_tokens = 1,
+       .max_logits_rows = 1,
+       .kv_bytes = engine_.options.model.kv_bytes + kBlockBytes},
+      engine_.options.has_attention);
+  const int slot = probe.states().Take();
+  for (const auto& [id, session] : sessions_) {
+    SCOPED_TRACE(id);
+    const absl::StatusOr<SessionHandle> handle = engine_.sessions.Find(id);
+    if (!handle.ok()) {
+      EXPECT_TRUE(!session->running || session->version() == 0);
+      continue;
+    }
+    const absl::StatusOr<StateSnapshots::Snapshot> snapshot =
+        engine_.StateOf(*handle);
+    ASSERT_TRUE(snapshot.ok()) << snapshot.status();
+    EXPECT_EQ(snapshot->turns.version, session->version());
+    EXPECT_EQ(snapshot->turns.position, session->position());
+    EXPECT_EQ(snapshot->turns.pending.has_value(), session->pending);
+    ASSERT_EQ(snapshot->block != nullptr, session->position() > 0);
+    if (snapshot->block == nullptr) continue;
+    if (session->pending) {
+      EXPECT_EQ(*snapshot->turns.pending, session->tokens.back());
+    }
+    // Its state says what its tokens would.
+    probe.states().Restore(slot, snapshot->block->data(),
+                           snapshot->turns.position);
+    Script::Sequence sequence;
+    for (int32_t token : Prefix(session->tokens, session->position())) {
+      sequence.Feed(token);
+    }
+    const Tokens next = {1};
+    sequence.Feed(1);
+    if (engine_.script.BreaksState(sequence)) continue;
+    Batch batch;
+    batch.rows.push_back({slot, next, LogitsWanted::kLast, false});
+    const absl::StatusOr<StepResult> result = probe.Step(batch);
+    ASSERT_TRUE(result.ok());
+    EXPECT_EQ(std::vector<float>(result->logits.begin(), result->logits.end()),
+              engine_.script.LogitsAfter(sequence));
+  }
+}
+
+// What the client read is what the model says, from where it went on.
+void Simulation::CheckAnswer(const Call& call) {
+  SCOPED_TRACE(call.request.request_id);
+  EXPECT_EQ(call.ends, 1);
+  EXPECT_TRUE(call.reader.ended());
+  EXPECT_EQ(call.reader.status(), call.status);
+  const Tokens ids = call.reader.ids();
+  if (call.request.kind == RequestKind::kScore) {
+    EXPECT_EQ(ids, Prefix(call.request.prompt, ids.size()));
+    if (!call.status.ok()) return;
+    Tokens history;
+    if (call.session != nullptr) {
+      history = Prefix(call.session->tokens,
+                       call.session->tokens_at[call.reader.started()->version]);
+    }
+    bool broken = false;
+    EXPECT_EQ(
+        call.reader.logprobs(),
+        ExpectScore(engine_.script, history, call.request.prompt, &broken));
+    EXPECT_FALSE(broken);
+    return;
+  }
+  Tokens all = call.request.received;
+  all.insert(all.end(), ids.begin(), ids.end());
+  EXPECT_EQ(all, Prefix(call.expected.tokens, all.size()));
+  if (!ids.empty()) {
+    EXPECT_EQ(call.reader.tokens()[0].index, call.request.received.size());
+  }
+  if (call.reader.started().has_value()) {
+    EXPECT_EQ(call.reader.started()->version, call.version);
+  }
+  if (call.status.ok()) {
+    ASSERT_TRUE(call.reader.completed().has_value());
+    EXPECT_EQ(all, call.expected.tokens);
+    EXPECT_EQ(call.reader.completed()->finish_reason,
+              call.expected.finish_reason);
+    EXPECT_EQ(call.reader.completed()->version,
+              call.version + (call.is_turn() ? 1 : 0));
+  }
+}
+
+}  // namespace engram

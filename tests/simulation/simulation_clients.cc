@@ -1,0 +1,299 @@
+// What the clients of a simulation do.
+#include <algorithm>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "server/replay.h"
+#include "tests/simulation/simulation.h"
+#include "tools/status/retry_after.h"
+
+namespace engram {
+
+void Simulation::Act() {
+  switch (Uniform(0, 19)) {
+    case 0:
+      return Create();
+    case 1:
+      return Delete();
+    case 2:
+      return Fork();
+    case 3:
+      return Cancel();
+    case 4:
+    case 5:
+      return Score();
+    case 6:
+    case 7:
+    case 8:
+      return Repeat();
+    default:
+      return Generate();
+  }
+}
+
+void Simulation::Generate() {
+  const std::string id = Chance(70) ? RandomSession() : "";
+  Request request = TestEngine::Turn(id, absl::StrCat("r", ++next_request_),
+                                     RandomTokens(1, 20), Uniform(0, 12));
+  const SessionPointer session = Known(id);
+  if (session != nullptr) {
+    if (session->pending && Chance(20)) request.prompt.clear();
+    if (Chance(30)) request.expected_version = session->version();
+    if (Chance(5)) request.expected_version = Uniform(0, 9);
+  }
+  if (Chance(2)) request.prompt = Tokens(21, 1);  // over the limit
+  if (Chance(50)) request.sampling.temperature = 1;
+  if (Chance(20)) request.sampling.repetition_penalty = 1.5;
+  if (Chance(20)) request.sampling.frequency_penalty = 1;
+  request.sampling.seed = next_request_;
+  request.stopping.ignore_eos = Chance(50);
+  if (Chance(30)) request.stopping.stop_token_ids = RandomTokens(1, 2);
+  request.logprobs = static_cast<int>(Uniform(0, 2));
+  request.keep_partial = Chance(30);
+  request.priority = static_cast<int>(Uniform(-2, 2));
+  if (Chance(20)) {
+    request.deadline =
+        engine_.clock.Now() + absl::Milliseconds(Uniform(1, 10000));
+  }
+  Submit(std::move(request));
+}
+
+// The same call again, as of a client whose stream broke.
+void Simulation::Repeat() {
+  if (ended_.empty()) return;
+  const CallPointer call = ended_[Uniform(0, ended_.size() - 1)];
+  if (call->request.kind != RequestKind::kGenerate) return;
+  Request request = call->request;
+  if (running_.contains(request.request_id)) return;
+  request.deadline = absl::InfiniteFuture();
+  if (Chance(70)) {
+    // It may have read less than was sent.
+    const Tokens ids = call->reader.ids();
+    const Tokens more = Prefix(ids, Uniform(0, ids.size()));
+    request.received.insert(request.received.end(), more.begin(), more.end());
+    if (!more.empty()) ++counts_.resumed;
+  }
+  // The tokens are those of the version that it ran on.
+  const SessionPointer session = Known(request.session_id);
+  if (session != call->session ||
+      (session != nullptr && session->version() != call->version &&
+       std::find(session->committed.begin(), session->committed.end(),
+                 request.request_id) == session->committed.end())) {
+    request.received.clear();
+  }
+  Submit(std::move(request));
+}
+
+void Simulation::Score() {
+  Request request =
+      TestEngine::Score(Chance(70) ? RandomSession() : "", RandomTokens(1, 20));
+  request.request_id = absl::StrCat("r", ++next_request_);
+  Submit(std::move(request));
+}
+
+void Simulation::Create() {
+  const std::string id = RandomSession();
+  const absl::Status status =
+      engine_.sessions.Create(EmptySession(id)).status();
+  const bool taken = status.code() == absl::StatusCode::kAlreadyExists;
+  if (taken) {
+    EXPECT_TRUE(Known(id) != nullptr) << id;
+    return;
+  }
+  if (status.code() == absl::StatusCode::kResourceExhausted) return;
+  EXPECT_TRUE(status.ok()) << status;
+  if (Known(id) != nullptr) Depart(id);
+  departed_.erase(id);
+  sessions_[id] = std::make_shared<Session>();
+}
+
+void Simulation::Delete() {
+  const std::string id = RandomSession();
+  const SessionPointer session = Known(id);
+  const absl::Status status = engine_.sessions.Delete(id);
+  EXPECT_TRUE(status.ok() || session == nullptr || session->version() == 0)
+      << status;
+  for (const auto& [name, call] : running_) {
+    if (call->session == session && call->is_turn()) call->deleted = true;
+  }
+  sessions_.erase(id);
+  departed_.erase(id);
+}
+
+void Simulation::Fork() {
+  const std::string source = RandomSession();
+  const std::string target = RandomSession();
+  const absl::Status posted = engine_.admission.inbox().Post([this, source,
+                                                              target] {
+    const absl::StatusOr<SessionHandle> handle = engine_.sessions.Find(source);
+    if (!handle.ok()) {
+      return CheckForkRefusal(source, ExpectedForkRefusal(source, target),
+                              handle.status());
+    }
+    engine_.engine.TakeSnapshot(
+        *handle, [this, source, target, handle = *handle](
+                     absl::StatusOr<StateSnapshots::Snapshot> snapshot) {
+          if (snapshot.ok()) {
+            return InstallFork(source, handle, target, *snapshot);
+          }
+          // It left to make room for another fork.
+          EXPECT_EQ(snapshot.status().code(), absl::StatusCode::kNotFound);
+          EXPECT_NE(engine_.sessions.Find(source).value_or(nullptr), handle);
+          ++counts_.fork_refusals[CodeName(snapshot.status())];
+        });
+  });
+  // Only a full queue of tasks and a server that has closed say no.
+  const bool room = posted_ < engine_.options.admission.max_queue;
+  EXPECT_EQ(posted.ok(), room) << posted;
+  if (posted.ok()) {
+    ++posted_;
+  } else {
+    EXPECT_EQ(posted.code(), absl::StatusCode::kUnavailable);
+  }
+}
+
+void Simulation::InstallFork(const std::string& source,
+                             const SessionHandle& handle,
+                             const std::string& target,
+                             const StateSnapshots::Snapshot& snapshot) {
+  const SessionPointer session = Known(source);
+  const absl::StatusCode expected = ExpectedForkRefusal(source, target);
+  const absl::Status status =
+      engine_.sessions
+          .InstallFork(handle, target, snapshot.turns, snapshot.block)
+          .status();
+  if (!status.ok()) return CheckForkRefusal(source, expected, status);
+  EXPECT_EQ(expected, absl::StatusCode::kOk);
+  ++counts_.forks;
+  ASSERT_TRUE(session != nullptr);
+  EXPECT_EQ(snapshot.turns.version, session->version());
+  if (Known(target) != nullptr) Depart(target);
+  departed_.erase(target);
+  auto fork = std::make_shared<Session>(*session);
+  fork->running = false;
+  fork->committed.clear();
+  sessions_[target] = std::move(fork);
+}
+
+void Simulation::Cancel() {
+  if (running_.empty()) return;
+  auto call = std::next(running_.begin(), Uniform(0, running_.size() - 1));
+  call->second->cancelled = true;
+  call->second->reader.Cancel();
+}
+
+void Simulation::Read() {
+  for (const auto& [id, call] : running_) {
+    if (call->read_percent == 100) {
+      call->reader.Read();
+    } else if (Chance(call->read_percent)) {
+      call->reader.Read(static_cast<int>(Uniform(1, 20)));
+    }
+  }
+}
+
+// --- Submitting.
+
+Simulation::SessionPointer Simulation::Known(const std::string& id) const {
+  const auto found = sessions_.find(id);
+  return found == sessions_.end() ? nullptr : found->second;
+}
+
+void Simulation::Depart(const std::string& id) {
+  const SessionPointer session = Known(id);
+  ASSERT_TRUE(session != nullptr);
+  EXPECT_FALSE(session->running) << id << " left while a turn ran";
+  if (session->position() > 0) departed_.insert(id);
+  sessions_.erase(id);
+  ++counts_.departed;
+}
+
+void Simulation::Submit(Request request) {
+  const absl::StatusCode expected = ExpectedRefusal(request);
+  auto call = std::make_shared<Call>();
+  call->request = request;
+  call->session = Known(request.session_id);
+  call->arrival = engine_.clock.Now();
+  absl::StatusOr<Admission::Admitted> admitted =
+      engine_.admission.Submit(engine_.Resolved(std::move(request)));
+  if (!admitted.ok()) {
+    ++counts_.refusals[CodeName(admitted.status())];
+    // All sessions may be busy, so that none can leave for a new one.
+    const bool no_place =
+        call->session == nullptr &&
+        admitted.status().code() == absl::StatusCode::kResourceExhausted;
+    // It may also have to wait too long, and is then told when to return.
+    const bool too_long = RetryAfter(admitted.status()).has_value() &&
+                          expected != absl::StatusCode::kUnavailable;
+    if (too_long) {
+      ++counts_.overdue;
+      EXPECT_TRUE(absl::IsUnavailable(admitted.status()));
+      EXPECT_TRUE(expected == absl::StatusCode::kOk ||
+                  expected == absl::StatusCode::kResourceExhausted);
+      EXPECT_NE(engine_.options.admission.max_queue_time,
+                absl::InfiniteDuration());
+    }
+    EXPECT_TRUE(admitted.status().code() == expected || no_place || too_long)
+        << admitted.status() << ", not " << absl::StatusCodeToString(expected);
+    // Whoever is told that a session has gone may start anew.
+    if (departed_.contains(call->request.session_id) && Chance(50)) {
+      EXPECT_TRUE(engine_.sessions.Delete(call->request.session_id).ok());
+      departed_.erase(call->request.session_id);
+    }
+    return;
+  }
+  EXPECT_EQ(expected, absl::StatusCode::kOk);
+  if (auto* record =
+          std::get_if<std::shared_ptr<const TurnRecord>>(&*admitted)) {
+    return CheckReplay(call->request, std::move(*record));
+  }
+  const bool turn = call->request.kind == RequestKind::kGenerate;
+  if (turn && !call->request.session_id.empty()) {
+    if (call->session == nullptr) {
+      call->session = std::make_shared<Session>();
+      sessions_[call->request.session_id] = call->session;
+    }
+    call->session->running = true;
+  }
+  if (call->session != nullptr) call->version = call->session->version();
+  if (turn) {
+    // Received tokens must make no difference.
+    const Tokens history =
+        call->session == nullptr ? Tokens() : call->session->tokens;
+    call->expected = engine_.Expect(history, call->request);
+  }
+  if (Chance(30)) call->read_percent = static_cast<int>(Uniform(0, 30));
+  call->reader = Reader(std::get<std::shared_ptr<TokenStream>>(*admitted));
+  EXPECT_TRUE(running_.emplace(call->request.request_id, call).second);
+}
+
+void Simulation::CheckReplay(const Request& request,
+                             std::shared_ptr<const TurnRecord> record) {
+  ++counts_.replays;
+  const SessionPointer session = Known(request.session_id);
+  ASSERT_TRUE(session != nullptr);
+  EXPECT_EQ(record->request_id, request.request_id);
+  EXPECT_EQ(session->committed.back(), request.request_id);
+  EXPECT_EQ(record->tokens, session->last_answer);
+  EXPECT_EQ(record->completed.version, session->version());
+  absl::StatusOr<std::unique_ptr<Replay>> replay =
+      Replay::Create(record, engine_.Resolved(request), nullptr);
+  // A fragment may have been kept that is shorter than what was received of
+  // another try.
+  const bool same =
+      request.received.size() <= record->tokens.size() &&
+      request.received == Prefix(record->tokens, request.received.size());
+  ASSERT_EQ(replay.ok(), same) << replay.status();
+  if (!same) return;
+  Tokens told = request.received;
+  Event event;
+  while ((*replay)->Next(&event)) {
+    if (auto* token = std::get_if<TokenEvent>(&event))
+      told.push_back(token->id);
+  }
+  EXPECT_EQ(told, record->tokens);
+}
+
+}  // namespace engram

@@ -1,0 +1,140 @@
+// What must be refused in a simulation, and with which code.
+#include "gtest/gtest.h"
+#include "tests/simulation/simulation.h"
+
+namespace engram {
+namespace {
+
+// Of a session's fields alone, as the store counts them.
+constexpr size_t kOwnBytes = 1024;
+
+}  // namespace
+
+// --- Turns.
+
+absl::StatusCode Simulation::ExpectedRefusal(const Request& request) {
+  using Code = absl::StatusCode;
+  const auto& limits = engine_.options.admission;
+  if (static_cast<int64_t>(request.prompt.size()) > limits.max_prompt_tokens) {
+    return Code::kInvalidArgument;
+  }
+  const bool full = engine_.admission.inbox().waiting() >= limits.max_queue;
+  if (request.session_id.empty()) {
+    if (CouldOutgrow(nullptr, request)) return Code::kInvalidArgument;
+    return full ? Code::kUnavailable : Code::kOk;
+  }
+
+  // A session may have left for good since; its id then is of the departed.
+  SessionPointer session = Known(request.session_id);
+  if (session != nullptr && !session->running &&
+      !engine_.sessions.Find(request.session_id).ok()) {
+    Depart(request.session_id);
+    session = nullptr;
+  }
+  if (departed_.contains(request.session_id)) return Code::kNotFound;
+  if (request.kind == RequestKind::kScore) {
+    if (session == nullptr) return Code::kNotFound;
+    if (session->version() == 0 &&
+        !engine_.sessions.Find(request.session_id).ok()) {
+      return Code::kNotFound;  // its first turn runs
+    }
+    return full ? Code::kUnavailable : Code::kOk;
+  }
+  const int64_t version = session == nullptr ? 0 : session->version();
+  if (session != nullptr) {
+    const auto& ids = session->committed;
+    const auto found = std::find(ids.begin(), ids.end(), request.request_id);
+    const int64_t remembered = engine_.options.sessions.remembered_turns;
+    if (found != ids.end() && ids.end() - found <= remembered) {
+      return found + 1 == ids.end() ? Code::kOk : Code::kAlreadyExists;
+    }
+    // It may be one of those that were forgotten.
+    if (static_cast<int64_t>(ids.size()) > remembered &&
+        !request.expected_version.has_value()) {
+      return Code::kFailedPrecondition;
+    }
+    if (session->running) return Code::kAborted;
+  }
+  if (request.expected_version.value_or(version) != version) {
+    return Code::kFailedPrecondition;
+  }
+  if (request.prompt.empty() && (session == nullptr || !session->pending)) {
+    return Code::kInvalidArgument;
+  }
+  if (CouldOutgrow(session.get(), request)) return Code::kInvalidArgument;
+  if (full) return Code::kUnavailable;
+  if (session != nullptr && session->position() > 0) {
+    size_t reserved = StateBytes(session->position()) +
+                      engine_.sessions.Counts().parked_bytes;
+    for (const auto& [id, other] : sessions_) {
+      if (other->running) reserved += StateBytes(other->position());
+    }
+    if (reserved > engine_.options.sessions.memory_bytes) {
+      return Code::kResourceExhausted;
+    }
+  }
+  return Code::kOk;
+}
+
+size_t Simulation::StateBytes(int64_t tokens) const {
+  if (tokens == 0) return 0;
+  const size_t keys =
+      engine_.options.has_attention
+          ? (tokens + kBlockTokens - 1) / kBlockTokens * kBlockBytes
+          : 0;
+  return engine_.model.info().state_bytes + keys;
+}
+
+bool Simulation::CouldOutgrow(const Session* session,
+                              const Request& request) const {
+  if (!engine_.options.has_attention) return false;
+  const int64_t answer =
+      request.kind == RequestKind::kScore
+          ? 0
+          : std::max<int64_t>(0, request.stopping.max_tokens - 1);
+  const int64_t tokens = (session == nullptr ? 0 : session->tokens.size()) +
+                         request.prompt.size() + answer;
+  const int64_t blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
+  if (blocks * kBlockBytes > engine_.options.model.kv_bytes) return true;
+  return !request.session_id.empty() &&
+         StateBytes(tokens) + kOwnBytes > engine_.options.sessions.memory_bytes;
+}
+
+// --- Forks.
+
+// The code that a fork must be refused with, unless there is no room.
+absl::StatusCode Simulation::ExpectedForkRefusal(
+    const std::string& source, const std::string& target) const {
+  const SessionPointer session = Known(source);
+  // Whether a session has left since it was last heard of, only the store can
+  // know.
+  if (session == nullptr || !engine_.sessions.Find(source).ok()) {
+    return absl::StatusCode::kNotFound;
+  }
+  const SessionPointer other = Known(target);
+  const bool exists = other != nullptr &&
+                      (other->running || engine_.sessions.Find(target).ok());
+  return exists ? absl::StatusCode::kAlreadyExists : absl::StatusCode::kOk;
+}
+
+void Simulation::CheckForkRefusal(const std::string& source,
+                                  absl::StatusCode expected,
+                                  const absl::Status& status) {
+  ++counts_.fork_refusals[CodeName(status)];
+  if (expected != absl::StatusCode::kOk) {
+    EXPECT_EQ(status.code(), expected) << status;
+    return;
+  }
+  // Everything that may leave has left by now.
+  ASSERT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  const SessionLimits& limits = engine_.options.sessions;
+  const size_t bytes = engine_.sessions.Counts().ram_bytes +
+                       StateBytes(Known(source)->position()) + kSessionFields;
+  const size_t sessions = engine_.sessions.List(-1, "", 1000).size();
+  EXPECT_TRUE(bytes > limits.memory_bytes ||
+              sessions + running_.size() >=
+                  static_cast<size_t>(limits.sessions))
+      << status;
+}
+
+}  // namespace engram
