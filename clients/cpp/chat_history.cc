@@ -45,10 +45,10 @@ absl::Status WriteTo(const std::string& file, int flags,
   for (absl::string_view left = text; status.ok() && !left.empty();) {
     const ssize_t written = write(descriptor, left.data(), left.size());
     // What is written in part is tried again, for the reason.
-    if (written < 0) {
-      status = Failed(file);
-    } else {
+    if (written >= 0) {
       left.remove_prefix(static_cast<size_t>(written));
+    } else if (errno != EINTR) {
+      status = Failed(file);
     }
   }
   close(descriptor);
