@@ -50,13 +50,14 @@ void ThreadPool::ParallelFor(int64_t items, int64_t work_ns,
 
 bool ThreadPool::IsWorthSharing(int64_t work_ns) {
   if (parts_ == 1 || work_ns < kWorthSharingNs) return false;
-  if (sleepers_.load(std::memory_order_relaxed) < parts_ - 1) return true;
+  const bool all_sleep =
+      sleepers_.load(std::memory_order_relaxed) >= parts_ - 1;
   // Callers at once may overwrite each other's count, which is no exact one.
-  const int64_t missed_ns =
-      missed_ns_.load(std::memory_order_relaxed) + work_ns;
-  const bool wakes = missed_ns >= kWorthWakingNs;
-  missed_ns_.store(wakes ? 0 : missed_ns, std::memory_order_relaxed);
-  return wakes;
+  const int64_t since_ns = since_woken_ns_.load(std::memory_order_relaxed);
+  const bool wakes = all_sleep && since_ns + work_ns >= kWorthWakingNs;
+  since_woken_ns_.store(wakes ? 0 : since_ns + work_ns,
+                        std::memory_order_relaxed);
+  return wakes || !all_sleep;
 }
 
 ThreadPool::Call* ThreadPool::Take() {
@@ -126,22 +127,23 @@ int ThreadPool::Find(const Seen& seen) const {
   return kNoCall;
 }
 
+// A thread that was woken looks around like one that never slept: the call that
+// woke it is often over by then, and the next is near.
 int ThreadPool::WaitForCall(const Seen& seen) {
-  for (int spins = 0; spins < kSpins; ++spins) {
-    if (stop_.load(std::memory_order_relaxed)) return kNoCall;
-    const int index = Find(seen);
-    if (index != kNoCall) return index;
-    hwy::Pause();
+  for (;;) {
+    for (int spins = 0; spins < kSpins; ++spins) {
+      if (stop_.load(std::memory_order_relaxed)) return kNoCall;
+      const int index = Find(seen);
+      if (index != kNoCall) return index;
+      hwy::Pause();
+    }
+    absl::MutexLock lock(&mutex_);
+    sleepers_.fetch_add(1, std::memory_order_seq_cst);
+    if (Find(seen) == kNoCall && !stop_.load(std::memory_order_seq_cst)) {
+      wake_.Wait(&mutex_);
+    }
+    sleepers_.fetch_sub(1, std::memory_order_relaxed);
   }
-  absl::MutexLock lock(&mutex_);
-  sleepers_.fetch_add(1, std::memory_order_seq_cst);
-  int index = Find(seen);
-  while (index == kNoCall && !stop_.load(std::memory_order_seq_cst)) {
-    wake_.Wait(&mutex_);
-    index = Find(seen);
-  }
-  sleepers_.fetch_sub(1, std::memory_order_relaxed);
-  return index;
 }
 
 bool ThreadPool::Join(Call& call, uint64_t round) {

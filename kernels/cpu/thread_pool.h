@@ -54,9 +54,10 @@ class ThreadPool {
   // one core's cache to another's costs about what it saves.
   static constexpr int64_t kWorthSharingNs = 12'000;
   // Waking threads that sleep costs the caller some microseconds, and they come
-  // late. It is done when callers alone have done so much of what is worth
-  // sharing: whoever runs little runs alone, and the price stays a few per cent
-  // for whoever runs more.
+  // late. It is done when so much that is worth sharing has come since they
+  // were woken last, with them or without: at once in the next step of a model
+  // whose steps are that long, now and then for one whose steps are shorter, so
+  // that the price is a few per cent at most.
   static constexpr int64_t kWorthWakingNs = 100'000;
 
  private:
@@ -100,8 +101,7 @@ class ThreadPool {
   struct NotStarted {};
   ThreadPool(int threads, NotStarted);
 
-  // Whether work is to be offered to the threads; counts what is not because
-  // they sleep.
+  // Whether work is to be offered to the threads, and counts it.
   bool IsWorthSharing(int64_t work_ns);
   // A place that is now the caller's, or nullptr.
   Call* Take();
@@ -128,8 +128,8 @@ class ThreadPool {
   absl::Mutex mutex_;
   absl::CondVar wake_;
   std::atomic<int> sleepers_{0};
-  // Work worth sharing that was done while all threads slept.
-  std::atomic<int64_t> missed_ns_{0};
+  // Work worth sharing that came since the threads were woken.
+  std::atomic<int64_t> since_woken_ns_{0};
 
   std::vector<std::thread> threads_;
 };
