@@ -14,7 +14,7 @@ constexpr int kRoom = 4;  // of a stream, in tokens
 
 class ParkedSequencesTest : public ::testing::Test {
  protected:
-  // Of `priority`, arrived at `second`, with so many tokens that its reader has
+  // Of `priority`, arrived at `second`, with so many events that its reader has
   // not read. Returns the sequence, which stays where it is.
   Sequence* Park(const std::string& name, int priority, int second,
                  int unread = 0) {
@@ -25,7 +25,9 @@ class ParkedSequencesTest : public ::testing::Test {
         std::make_unique<Sequence>(std::move(request), nullptr,
                                    std::make_shared<TokenStream>(kRoom, [] {}));
     sequence->arrival = absl::FromUnixSeconds(second);
-    for (int i = 0; i < unread; ++i) sequence->stream->Push(TokenEvent());
+    for (int i = 0; i < unread; ++i) {
+      (void)sequence->stream->Push(StartedEvent());
+    }
     Sequence* const parked = sequence.get();
     parked_.Add(std::move(sequence));
     return parked;
