@@ -50,6 +50,8 @@ struct ItemPlace {
   int64_t column;
 };
 inline ItemPlace PlaceOf(const Product& product, int64_t item) {
+  // The divisions below would be felt in the steps of the smallest models.
+  if (product.item_rows == 1) return {0, item};
   const int64_t columns = product.item_columns;
   const int64_t part =
       ((item / product.item_rows + 1) * product.parts - 1) / columns;

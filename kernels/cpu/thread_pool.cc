@@ -34,9 +34,9 @@ ThreadPool::~ThreadPool() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void ThreadPool::ParallelFor(int64_t items, int64_t work_ns,
-                             absl::FunctionRef<void(int64_t)> body) {
-  Call* const call = items > 1 && IsWorthSharing(work_ns) ? Take() : nullptr;
+void ThreadPool::Share(int64_t items, int64_t work_ns,
+                       absl::FunctionRef<void(int64_t)> body) {
+  Call* const call = MayShare(work_ns) ? Take() : nullptr;
   if (call == nullptr) {
     for (int64_t item = 0; item < items; ++item) body(item);
     return;
@@ -48,8 +48,8 @@ void ThreadPool::ParallelFor(int64_t items, int64_t work_ns,
   Close(*call);
 }
 
-bool ThreadPool::IsWorthSharing(int64_t work_ns) {
-  if (parts_ == 1 || work_ns < kWorthSharingNs) return false;
+bool ThreadPool::MayShare(int64_t work_ns) {
+  if (parts_ == 1) return false;
   const bool all_sleep =
       sleepers_.load(std::memory_order_relaxed) >= parts_ - 1;
   // Callers at once may overwrite each other's count, which is no exact one.

@@ -47,8 +47,14 @@ class ThreadPool {
   //
   // `work_ns`: about how long all items take one thread, in nanoseconds,
   // counted from shapes. Work too small to gain by threads runs on the caller.
-  void ParallelFor(int64_t items, int64_t work_ns,
-                   absl::FunctionRef<void(int64_t)> body);
+  template <class Body>
+  void ParallelFor(int64_t items, int64_t work_ns, const Body& body) {
+    if (items <= 1 || work_ns < kWorthSharingNs) {
+      for (int64_t item = 0; item < items; ++item) body(item);
+    } else {
+      Share(items, work_ns, body);
+    }
+  }
 
   // Below this, handing out the items and moving what they read and write from
   // one core's cache to another's costs about what it saves.
@@ -101,8 +107,11 @@ class ThreadPool {
   struct NotStarted {};
   ThreadPool(int threads, NotStarted);
 
+  // ParallelFor for what is worth sharing.
+  void Share(int64_t items, int64_t work_ns,
+             absl::FunctionRef<void(int64_t)> body);
   // Whether work is to be offered to the threads, and counts it.
-  bool IsWorthSharing(int64_t work_ns);
+  bool MayShare(int64_t work_ns);
   // A place that is now the caller's, or nullptr.
   Call* Take();
   void Open(Call& call);
