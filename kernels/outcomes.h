@@ -80,7 +80,7 @@ struct TokenDraw {
 
 // What one row of logits is asked for.
 struct OutcomeRequest {
-  TokenDraw draw;
+  TokenDraw draw = {};
   // The id whose log-probability is asked for; -1: that of the token drawn, if
   // there are alternatives to be told.
   int32_t scored = -1;

@@ -1,33 +1,41 @@
-// Batch: what one step runs. Prefill and decode are the same row with other
-// counts; nothing is padded.
+// Batch: what one step runs, and what comes out of it. Prefill and decode are
+// the same row with other counts; nothing is padded. A row asks for an outcome
+// and never for logits.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "absl/types/span.h"
+#include "kernels/outcomes.h"
 
 namespace engram {
 
-enum class LogitsWanted {
-  kNone,  // a prompt chunk that is not the last
-  kLast,  // the next token's, after the row's last token
-  kAll,   // after every token of the row
+enum class Wanted {
+  kNothing,  // a prompt chunk that is not the last
+  kToken,    // the one that follows the row's last
+  kScores,   // log-probabilities of given ids, each in its place
 };
 
 struct BatchRow {
   int slot = 0;
-  absl::Span<const int32_t> tokens;  // at least one, each in [0, vocab)
-  LogitsWanted logits = LogitsWanted::kNone;
-  // Also those that the slot's last fed token left, before this row's first
-  // token: they come first. The slot must have been fed.
-  bool logits_before = false;
+  absl::Span<const int32_t> tokens = {};  // at least one, each in [0, vocab)
+  Wanted wanted = Wanted::kNothing;
+  TokenDraw draw = {};  // kToken
+  // kScores: scored[i] is told as what may follow tokens[i]; with
+  // `scored_before` as what may follow tokens[i - 1], and scored[0] as what may
+  // follow the slot's last fed token: the slot must have been fed.
+  absl::Span<const int32_t> scored = {};  // no more than there are places
+  bool scored_before = false;
+  // Most probable ids that are told beside a token, whose log-probability is
+  // told too if this is not 0, or beside each score.
+  int32_t alternatives = 0;
 
-  int logits_rows() const {
-    const int own = logits == LogitsWanted::kNone   ? 0
-                    : logits == LogitsWanted::kLast ? 1
-                                                    : int(tokens.size());
-    return own + (logits_before ? 1 : 0);
+  // Each takes a row of logits.
+  int outcomes() const {
+    return wanted == Wanted::kToken    ? 1
+           : wanted == Wanted::kScores ? static_cast<int>(scored.size())
+                                       : 0;
   }
 };
 
@@ -35,13 +43,18 @@ struct Batch {
   std::vector<BatchRow> rows;  // distinct slots
 };
 
+struct RowOutcome {
+  // False if the row's hidden state or a logit that it asked for is NaN or
+  // infinite; its slot must then be thrown away, and its outcomes mean nothing.
+  // Other rows are not affected.
+  bool finite = true;
+  // kToken: one; kScores: one for each id, in order. Valid until the next step
+  // begins.
+  absl::Span<const Outcome> outcomes = {};
+};
+
 struct StepResult {
-  // [sum of logits_rows, vocab] host memory, rows in order; valid until the
-  // next step. Columns at or past the tokenizer's ids are -infinity.
-  absl::Span<const float> logits;
-  // Per row of the batch: false if its hidden state or a logit of it is NaN or
-  // infinite; its slot must then be thrown away. Other rows are not affected.
-  std::vector<bool> finite;
+  std::vector<RowOutcome> rows;  // as in the batch
 };
 
 }  // namespace engram

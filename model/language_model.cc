@@ -10,7 +10,6 @@
 #include "model/counting_backend.h"
 #include "model/embedding.h"
 #include "model/modules.h"
-#include "model/sampler.h"
 
 namespace engram {
 namespace {
@@ -42,6 +41,7 @@ absl::StatusOr<WorkBuffers> AllocateWorkBuffers(const ModelConfig& config,
   ENGRAM_ASSIGN_OR_RETURN(work.head_input,
                           allocate(logits_rows, config.d_model));
   ENGRAM_ASSIGN_OR_RETURN(work.logits, allocate(logits_rows, config.vocab));
+  ENGRAM_RETURN_IF_ERROR(backend->ReserveOutcomes(logits_rows, config.vocab));
   return work;
 }
 
@@ -73,7 +73,9 @@ class LanguageModel final : public Model {
   const ModelInfo& info() const override { return info_; }
   const ModelLimits& limits() const override { return limits_; }
   StatePool& states() override { return *states_; }
-  absl::StatusOr<StepResult> Step(const Batch& batch) override;
+  absl::Status Begin(const Batch& batch) override;
+  absl::StatusOr<StepResult> Finish() override;
+  std::vector<float> LogitsForTest() const override;
 
  private:
   // Checks the batch and lays its rows and ids out one after another.
@@ -82,15 +84,17 @@ class LanguageModel final : public Model {
   void LayOutHistories();
   void Embed();
   void RunLayers();
-  // Collects the hidden vectors that logits are wanted for, and then leaves
-  // each row's last one in its slot: the order is what makes logits_before
-  // those of before.
+  // What the rows want of each row of logits.
+  void LayOutRequests(const Batch& batch);
+  // Collects the hidden vectors that outcomes are wanted of, and then leaves
+  // each row's last one in its slot: the order is what makes scored_before see
+  // the one of before.
   void GatherHeadInput(const Batch& batch);
+  void FindOutcomes(const Batch& batch);
   void SaveLastHidden();
   float* LastHidden(int slot) const;
-  std::vector<bool> FiniteRows(const Batch& batch);
-  void CheckLogits(const Batch& batch, std::vector<bool>* finite);
-  void CopyLogitsToHost();
+  // Whether the hidden vectors of all tokens of a row are finite.
+  void FindFiniteRows();
 
   Backend* const backend_;
   const ModelInfo info_;
@@ -109,10 +113,13 @@ class LanguageModel final : public Model {
   std::vector<RowHistory> histories_;  // of a model with attention layers
   std::vector<int32_t> positions_;     // of all tokens, if they are embedded
   std::vector<int32_t> head_sources_;  // the token that each logits row is of
-  std::vector<uint8_t> finite_;
+  std::vector<OutcomeRequest> requests_;  // of each logits row
+  std::vector<Outcome> outcomes_;         // likewise; the rest is not used
+  std::vector<int> outcome_counts_;       // of each row
+  std::vector<uint8_t> finite_tokens_;
+  std::vector<bool> finite_rows_;
   std::vector<bool> slot_in_use_;
-  std::vector<float> logits_;
-  int64_t logits_rows_ = 0;
+  bool begun_ = false;
 };
 
 LanguageModel::LanguageModel(Backend* backend, ModelInfo info,
@@ -129,13 +136,12 @@ LanguageModel::LanguageModel(Backend* backend, ModelInfo info,
       work_(std::move(parts.work)),
       layers_(std::move(parts.layers)),
       states_(std::move(parts.states)),
-      slot_in_use_(limits.slots),
-      logits_(limits.max_logits_rows * config.vocab) {}
+      outcomes_(limits.max_logits_rows),
+      slot_in_use_(limits.slots) {}
 
 void LanguageModel::LayOut(const Batch& batch) {
   rows_.clear();
   ids_.clear();
-  logits_rows_ = 0;
   std::fill(slot_in_use_.begin(), slot_in_use_.end(), false);
   for (const BatchRow& row : batch.rows) {
     ENGRAM_CHECK(states_->IsTaken(row.slot));
@@ -150,10 +156,33 @@ void LanguageModel::LayOut(const Batch& batch) {
       ENGRAM_CHECK(id >= 0 && id < info_.vocabulary_size);
       ids_.push_back(id);
     }
-    logits_rows_ += row.logits_rows();
   }
-  ENGRAM_CHECK(logits_rows_ <= limits_.max_logits_rows);
+  LayOutRequests(batch);
   LayOutHistories();
+}
+
+void LanguageModel::LayOutRequests(const Batch& batch) {
+  requests_.clear();
+  outcome_counts_.clear();
+  for (const BatchRow& row : batch.rows) {
+    outcome_counts_.push_back(row.outcomes());
+    OutcomeRequest request;
+    request.alternatives = row.alternatives;
+    if (row.wanted == Wanted::kToken) {
+      ENGRAM_CHECK(row.draw.parameters != nullptr);
+      request.draw = row.draw;
+      requests_.push_back(request);
+    }
+    if (row.wanted != Wanted::kScores) continue;
+    ENGRAM_CHECK(row.scored.size() <=
+                 row.tokens.size() + (row.scored_before ? 1 : 0));
+    for (int32_t id : row.scored) {
+      ENGRAM_CHECK(id >= 0 && id < info_.vocabulary_size);
+      request.scored = id;
+      requests_.push_back(request);
+    }
+  }
+  ENGRAM_CHECK(requests_.size() <= outcomes_.size());
 }
 
 void LanguageModel::LayOutHistories() {
@@ -202,25 +231,38 @@ void LanguageModel::GatherHeadInput(const Batch& batch) {
   head_sources_.clear();
   for (size_t i = 0; i < rows_.size(); ++i) {
     const BatchRow& row = batch.rows[i];
-    const int32_t end = rows_[i].offset + rows_[i].tokens;
+    const int32_t first = rows_[i].offset;
+    if (row.wanted == Wanted::kToken) {
+      head_sources_.push_back(first + rows_[i].tokens - 1);
+    }
+    if (row.wanted != Wanted::kScores) continue;
     // Any token holds the place of a vector that comes from the slot, below.
-    if (row.logits_before) head_sources_.push_back(rows_[i].offset);
-    if (row.logits == LogitsWanted::kLast) head_sources_.push_back(end - 1);
-    if (row.logits != LogitsWanted::kAll) continue;
-    for (int32_t token = rows_[i].offset; token < end; ++token) {
-      head_sources_.push_back(token);
+    if (row.scored_before) head_sources_.push_back(first);
+    const int own = row.outcomes() - (row.scored_before ? 1 : 0);
+    for (int token = 0; token < own; ++token) {
+      head_sources_.push_back(first + token);
     }
   }
   backend_->Gather({work_.normed->floats(), d_model_}, head_sources_, d_model_,
                    {work_.head_input->floats(), d_model_});
   int64_t first = 0;
   for (const BatchRow& row : batch.rows) {
-    if (row.logits_before) {
+    if (row.scored_before) {
       backend_->Copy(work_.head_input->floats() + first * d_model_,
                      LastHidden(row.slot), d_model_ * sizeof(float));
     }
-    first += row.logits_rows();
+    first += row.outcomes();
   }
+}
+
+void LanguageModel::FindOutcomes(const Batch& batch) {
+  if (requests_.empty()) return;
+  GatherHeadInput(batch);
+  const Matrix logits = {work_.logits->floats(), info_.vocabulary_size};
+  backend_->MatMul(embedding_.head(), static_cast<int64_t>(requests_.size()),
+                   {work_.head_input->floats(), d_model_}, {}, logits);
+  backend_->Outcomes(logits, known_ids_, requests_,
+                     absl::MakeSpan(outcomes_).first(requests_.size()));
 }
 
 void LanguageModel::SaveLastHidden() {
@@ -233,69 +275,69 @@ void LanguageModel::SaveLastHidden() {
 }
 
 // A state that is NaN or infinite anywhere reaches the hidden vectors of every
-// later token, so that these need to be looked at only.
-std::vector<bool> LanguageModel::FiniteRows(const Batch& batch) {
-  std::vector<bool> finite(rows_.size(), true);
-  finite_.resize(ids_.size());
-  backend_->AllFinite({work_.normed->floats(), d_model_}, finite_.size(),
-                      d_model_, absl::MakeSpan(finite_));
+// later token, so that these need to be looked at only. Weights are finite, so
+// that what is NaN or infinite in a vector is so in its logits, also in one
+// that a slot held as last_hidden and that did not go through this step; and a
+// product of finite numbers may still be too large: that an outcome tells.
+void LanguageModel::FindFiniteRows() {
+  finite_tokens_.resize(ids_.size());
+  backend_->AllFinite({work_.normed->floats(), d_model_}, finite_tokens_.size(),
+                      d_model_, absl::MakeSpan(finite_tokens_));
+  finite_rows_.assign(rows_.size(), true);
   for (size_t i = 0; i < rows_.size(); ++i) {
     for (int token = 0; token < rows_[i].tokens; ++token) {
-      if (!finite_[rows_[i].offset + token]) finite[i] = false;
-    }
-  }
-  CheckLogits(batch, &finite);
-  return finite;
-}
-
-// Weights are finite, so that what is NaN or infinite in a vector is so in its
-// logits, also in one that a slot held as last_hidden and that did not go
-// through this step; and a product of finite numbers may still be too large.
-void LanguageModel::CheckLogits(const Batch& batch, std::vector<bool>* finite) {
-  if (logits_rows_ == 0) return;
-  finite_.resize(logits_rows_);
-  backend_->AllFinite({work_.logits->floats(), info_.vocabulary_size},
-                      logits_rows_, known_ids_, absl::MakeSpan(finite_));
-  int64_t next = 0;
-  for (size_t i = 0; i < batch.rows.size(); ++i) {
-    for (int row = 0; row < batch.rows[i].logits_rows(); ++row) {
-      if (!finite_[next++]) (*finite)[i] = false;
+      if (!finite_tokens_[rows_[i].offset + token]) finite_rows_[i] = false;
     }
   }
 }
 
-void LanguageModel::CopyLogitsToHost() {
-  const int64_t vocab = info_.vocabulary_size;
-  backend_->CopyToHost(logits_.data(), work_.logits->floats(),
-                       logits_rows_ * vocab * sizeof(float));
-  for (int64_t row = 0; row < logits_rows_; ++row) {
-    std::fill(logits_.begin() + row * vocab + known_ids_,
-              logits_.begin() + (row + 1) * vocab,
-              -std::numeric_limits<float>::infinity());
-  }
-}
-
-absl::StatusOr<StepResult> LanguageModel::Step(const Batch& batch) {
+absl::Status LanguageModel::Begin(const Batch& batch) {
+  ENGRAM_CHECK(!begun_);
   LayOut(batch);
-  StepResult result;
-  if (rows_.empty()) return result;
-  const int64_t vocab = info_.vocabulary_size;
+  begun_ = true;
+  if (rows_.empty()) return absl::OkStatus();
   Embed();
   RunLayers();
   final_norm_.Run(backend_, ids_.size(), work_.residual->floats(),
                   work_.normed->floats());
-  if (logits_rows_ > 0) {
-    GatherHeadInput(batch);
-    backend_->MatMul(embedding_.head(), logits_rows_,
-                     {work_.head_input->floats(), d_model_}, {},
-                     {work_.logits->floats(), vocab});
-    CopyLogitsToHost();
-  }
+  FindOutcomes(batch);
   SaveLastHidden();
-  result.finite = FiniteRows(batch);
+  FindFiniteRows();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> LanguageModel::Finish() {
+  ENGRAM_CHECK(begun_);
+  begun_ = false;
   ENGRAM_RETURN_IF_ERROR(backend_->Synchronize());
-  result.logits = absl::MakeConstSpan(logits_.data(), logits_rows_ * vocab);
+  StepResult result;
+  const auto outcomes = absl::MakeConstSpan(outcomes_);
+  size_t first = 0;
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    RowOutcome row;
+    row.outcomes = outcomes.subspan(first, outcome_counts_[i]);
+    row.finite = finite_rows_[i];
+    for (const Outcome& outcome : row.outcomes) {
+      if (!outcome.finite) row.finite = false;
+    }
+    first += outcome_counts_[i];
+    result.rows.push_back(row);
+  }
   return result;
+}
+
+std::vector<float> LanguageModel::LogitsForTest() const {
+  const int64_t vocab = info_.vocabulary_size;
+  std::vector<float> logits(requests_.size() * vocab);
+  backend_->CopyToHost(logits.data(), work_.logits->floats(),
+                       logits.size() * sizeof(float));
+  ENGRAM_CHECK_OK(backend_->Synchronize());
+  for (size_t row = 0; row < requests_.size(); ++row) {
+    std::fill(logits.begin() + row * vocab + known_ids_,
+              logits.begin() + (row + 1) * vocab,
+              -std::numeric_limits<float>::infinity());
+  }
+  return logits;
 }
 
 absl::StatusOr<Parts> LoadParts(const ModelConfig& config,
@@ -334,13 +376,8 @@ absl::StatusOr<MemoryPlan> PlanLanguageModel(const ModelConfig& config,
   plan.states = MultiplySizes(parts.states->state_bytes(), limits.slots);
   plan.key_values = MultiplySizes(parts.states->key_values().blocks,
                                   parts.layers->KeyValues().block_bytes());
-  // Each row lies in the back end's memory and in the host's; sampling has a
-  // score for each id and two candidates.
-  constexpr size_t kSamplingBytes =
-      sizeof(float) + 2 * sizeof(Sampler::Candidate);
   plan.logits =
-      MultiplySizes(config.vocab, limits.max_logits_rows * 2 * sizeof(float) +
-                                      kSamplingBytes);
+      MultiplySizes(config.vocab, limits.max_logits_rows * sizeof(float));
   return plan;
 }
 

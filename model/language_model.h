@@ -1,6 +1,7 @@
 // LanguageModel: what all families have in common. A step embeds the tokens of
 // all rows, runs the layers (model/block_stack.h) over their residuals, norms
-// them, and multiplies those that logits are wanted for by the head.
+// them, multiplies those that an outcome is wanted of by the head, and has the
+// back end find the outcomes of the logits.
 #pragma once
 
 #include <cstdint>

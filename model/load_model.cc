@@ -80,9 +80,7 @@ absl::StatusOr<MemoryPlan> ModelFolder::Plan(const ModelLimits& limits) const {
   ENGRAM_ASSIGN_OR_RETURN(
       MemoryPlan plan,
       PlanLanguageModel(config_, limits, backend.get(), &loader));
-  const size_t device_logits =
-      MultiplySizes(config_.vocab, limits.max_logits_rows * sizeof(float));
-  size_t known = device_logits;
+  size_t known = plan.logits;
   for (const size_t part : {plan.weights, plan.states, plan.key_values}) {
     known = AddSizes(known, part);
   }

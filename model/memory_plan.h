@@ -11,8 +11,9 @@ struct MemoryPlan {
   size_t weights = 0;
   size_t states = 0;      // of all slots
   size_t key_values = 0;  // of attention layers
-  size_t buffers = 0;     // activations of a step of max_batch_tokens
-  size_t logits = 0;      // of max_logits_rows, with what sampling needs
+  // Activations of a step of max_batch_tokens, and what sampling works in.
+  size_t buffers = 0;
+  size_t logits = 0;  // of max_logits_rows
 
   size_t total() const;
 };

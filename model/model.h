@@ -21,7 +21,7 @@ namespace engram {
 struct ModelInfo {
   std::string family;  // "mamba", "mamba2", "h3", "s4d", "attention"
   int64_t parameters = 0;
-  int64_t vocabulary_size = 0;  // columns of logits; ids must be below
+  int64_t vocabulary_size = 0;  // ids must be below
   int64_t layers = 0;
   // What one session takes: state_bytes, and with attention layers also
   // kv_block_bytes for every kKeyValueBlockTokens tokens it has read, or begun.
@@ -40,7 +40,7 @@ struct ModelInfo {
 struct ModelLimits {
   int slots = 64;
   int max_batch_tokens = 512;  // tokens of one step
-  int max_logits_rows = 128;   // rows of logits of one step
+  int max_logits_rows = 128;   // outcomes of one step, each of a row of logits
   // Memory for keys and values, if the model has attention layers.
   size_t kv_bytes = size_t{256} << 20;
   // Of matrices; nothing: each as the file stores it.
@@ -55,12 +55,29 @@ class Model {
   virtual const ModelLimits& limits() const = 0;
   virtual StatePool& states() = 0;
 
-  // Feeds every row's tokens into its slot and returns the logits asked for.
-  // REQUIRES: rows, tokens and logits within limits(); distinct taken slots; no
-  // sequence beyond max_positions; blocks for keys and values as
-  // StatePool::Append.
+  // Begins a step: feeds every row's tokens into its slot and finds out what
+  // the row wants. A CPU does all of it here; a device is only told to.
+  // REQUIRES: rows, tokens and outcomes within limits(); distinct taken slots;
+  // no sequence beyond max_positions; blocks for keys and values as
+  // StatePool::Append; ids that are drawn or scored below vocabulary_size.
   // INTERNAL if the device failed: the model is then not to be used again.
-  virtual absl::StatusOr<StepResult> Step(const Batch& batch) = 0;
+  virtual absl::Status Begin(const Batch& batch) = 0;
+
+  // Waits for the step that was begun and tells its outcomes; the same errors.
+  // REQUIRES: Begin() was OK, once since the last Finish().
+  //
+  // Between the two a device computes. Until Finish() has returned, all that
+  // the batch points to stays as it is, and no slot of the batch is freed,
+  // cleared, copied, saved or restored. The outcome decides whether a row goes
+  // on, so that steps do not overlap; for a device to begin the next step
+  // before this one is finished, rows will have to say where they stop, and
+  // nothing may be fed to a row after its stop.
+  virtual absl::StatusOr<StepResult> Finish() = 0;
+
+  // The logits that the last step's outcomes were made of, [outcomes,
+  // vocabulary_size], as they are drawn from: -infinity at ids that are not
+  // known. What no one but a test may look at.
+  virtual std::vector<float> LogitsForTest() const = 0;
 };
 
 }  // namespace engram

@@ -28,7 +28,6 @@ Engine::Engine(EngineModel model, const EngineOptions& options,
       metrics_(metrics),
       states_(model_.model->states()),
       step_time_(options.target_step_time),
-      sampler_(model_.model->info().vocabulary_size),
       keeper_(&model_.model->states(), CapacityOf(model_.model->info()),
               model_.number, sessions),
       snapshots_(&states_, sessions, options.max_queue),
@@ -287,7 +286,7 @@ bool Engine::Park(Sequence* sequence) {
 
 // --- The step.
 
-bool Engine::NeedsLogitsBefore(const Sequence& sequence) const {
+bool Engine::IsScoredBefore(const Sequence& sequence) const {
   return sequence.request.kind == RequestKind::kScore && sequence.fed == 0 &&
          sequence.start.position > 0 && !sequence.start.pending.has_value();
 }
@@ -302,7 +301,7 @@ std::vector<int> Engine::Plan() {
     candidate.tokens = static_cast<int64_t>(sequence.remaining());
     candidate.logits_for_every_token =
         sequence.request.kind == RequestKind::kScore;
-    candidate.logits_before = NeedsLogitsBefore(sequence);
+    candidate.logits_before = IsScoredBefore(sequence);
     candidate.decoding = sequence.decoding;
     candidate.priority = sequence.request.priority;
     candidate.waited = sequence.steps_waited;
@@ -329,13 +328,23 @@ BatchRow Engine::MakeRow(const Sequence& sequence, int tokens) const {
   row.slot = sequence.slot;
   row.tokens =
       absl::MakeConstSpan(sequence.to_feed).subspan(sequence.fed, tokens);
-  row.logits_before = NeedsLogitsBefore(sequence);
-  const bool last = sequence.fed + tokens == sequence.to_feed.size();
+  row.alternatives = sequence.request.logprobs;
+  const size_t next = sequence.fed + tokens;
   if (sequence.request.kind == RequestKind::kScore) {
-    row.logits = LogitsWanted::kAll;
-  } else if (last && !sequence.received_end &&
+    row.wanted = Wanted::kScores;
+    row.scored_before = IsScoredBefore(sequence);
+    // Each but the first is scored by the token before it.
+    const size_t first = sequence.fed + (row.scored_before ? 0 : 1);
+    const size_t end = std::min(next + 1, sequence.to_feed.size());
+    row.scored =
+        absl::MakeConstSpan(sequence.to_feed).subspan(first, end - first);
+  } else if (next == sequence.to_feed.size() && !sequence.received_end &&
              sequence.request.stopping.max_tokens > 0) {
-    row.logits = LogitsWanted::kLast;
+    row.wanted = Wanted::kToken;
+    row.draw.parameters = &sequence.request.sampling;
+    row.draw.index = sequence.start.position + sequence.position + tokens;
+    row.draw.seen = &sequence.seen;
+    row.draw.generated = &sequence.generated_counts;
   }
   return row;
 }
@@ -356,7 +365,9 @@ bool Engine::Step() {
   if (batch.rows.empty()) return false;
 
   const absl::Time begin = clock_->Now();
-  absl::StatusOr<StepResult> result = model_.model->Step(batch);
+  const absl::Status begun = model_.model->Begin(batch);
+  const absl::StatusOr<StepResult> result =
+      begun.ok() ? model_.model->Finish() : begun;
   if (!result.ok()) {
     Fail(result.status());
     return false;
@@ -372,15 +383,8 @@ bool Engine::Step() {
 void Engine::AdvanceAll(const Batch& batch,
                         const std::vector<Sequence*>& sequences,
                         const StepResult& result, absl::Time now) {
-  const int64_t vocabulary = model_.model->info().vocabulary_size;
-  size_t logits_row = 0;
   for (size_t i = 0; i < sequences.size(); ++i) {
-    const BatchRow& row = batch.rows[i];
-    const size_t logits_rows = row.logits_rows();
-    const auto logits = result.logits.subspan(logits_row * vocabulary,
-                                              logits_rows * vocabulary);
-    logits_row += logits_rows;
-    if (!result.finite[i]) {
+    if (!result.rows[i].finite) {
       ends_.End(
           sequences[i],
           absl::InternalError(absl::StrCat(
@@ -389,16 +393,16 @@ void Engine::AdvanceAll(const Batch& batch,
               sequences[i]->start.position + sequences[i]->position)));
       continue;
     }
-    Advance(sequences[i], static_cast<int>(row.tokens.size()),
-            row.logits_before, logits, now);
+    Advance(sequences[i], batch.rows[i], result.rows[i].outcomes, now);
   }
 }
 
-void Engine::Advance(Sequence* sequence, int tokens, bool logits_before,
-                     absl::Span<const float> logits, absl::Time now) {
+void Engine::Advance(Sequence* sequence, const BatchRow& row,
+                     absl::Span<const Outcome> outcomes, absl::Time now) {
   if (sequence->request.kind == RequestKind::kScore) {
-    Score(sequence, tokens, logits_before, logits);
+    TellScores(sequence, outcomes);
   }
+  const auto tokens = static_cast<int64_t>(row.tokens.size());
   sequence->fed += tokens;
   sequence->position += tokens;
   if (sequence->remaining() > 0) return;
@@ -413,15 +417,13 @@ void Engine::Advance(Sequence* sequence, int tokens, bool logits_before,
       return ends_.Complete(sequence, *sequence->received_end);
     }
   }
-  SampleNext(sequence, logits, now);
+  TellToken(sequence, outcomes[0], now);
 }
 
-void Engine::SampleNext(Sequence* sequence, absl::Span<const float> logits,
-                        absl::Time now) {
+void Engine::TellToken(Sequence* sequence, const Outcome& drawn,
+                       absl::Time now) {
   const Request& request = sequence->request;
-  const int32_t id = sampler_.Sample(
-      logits, request.sampling, sequence->start.position + sequence->position,
-      &sequence->seen, sequence->generated_counts);
+  const int32_t id = drawn.token;
   if (id < 0) {
     return ends_.End(sequence,
                      absl::InternalError(absl::StrCat(
@@ -434,15 +436,13 @@ void Engine::SampleNext(Sequence* sequence, absl::Span<const float> logits,
   sequence->seen.Insert(id);
 
   std::optional<float> logprob;
-  std::vector<LogProbability> top;
   if (request.logprobs > 0) {
-    logprob = LogProbabilityOf(logits, id);
-    top = TopLogProbabilities(logits, request.logprobs);
-    KeepForRepeat(sequence, *logprob, top);
+    logprob = drawn.log_probability;
+    KeepForRepeat(sequence, *logprob, drawn.top);
   }
   TokenOutcome outcome =
       MakeTokenEvent(&sequence->text, model_.tokenizer, index, id,
-                     IsStopToken(request.stopping, id), logprob, top);
+                     IsStopToken(request.stopping, id), logprob, drawn.top);
   sequence->stream->Push(std::move(outcome.event));
   ObserveToken(sequence, now);
 
@@ -482,29 +482,23 @@ void Engine::ObserveToken(Sequence* sequence, absl::Time now) {
   sequence->last_token_time = now;
 }
 
-void Engine::Score(Sequence* sequence, int tokens, bool logits_before,
-                   absl::Span<const float> logits) {
-  const int64_t vocabulary = model_.model->info().vocabulary_size;
-  // Logits after a token are those of the token that follows it.
-  if (sequence->fed == 0 && !sequence->start.pending) {
-    AddScored(sequence, logits_before ? logits.first(vocabulary)
-                                      : absl::Span<const float>());
+void Engine::TellScores(Sequence* sequence,
+                        absl::Span<const Outcome> outcomes) {
+  if (sequence->fed == 0 && !sequence->start.pending &&
+      !IsScoredBefore(*sequence)) {
+    TellScore(sequence, nullptr);
   }
-  if (logits_before) logits.remove_prefix(vocabulary);
-  for (int i = 0; i < tokens; ++i) {
-    if (sequence->fed + i + 1 >= sequence->to_feed.size()) break;
-    AddScored(sequence, logits.subspan(i * vocabulary, vocabulary));
-  }
+  for (const Outcome& score : outcomes) TellScore(sequence, &score);
 }
 
-void Engine::AddScored(Sequence* sequence, absl::Span<const float> logits) {
+void Engine::TellScore(Sequence* sequence, const Outcome* score) {
   const int32_t index = sequence->scored++;
   const int32_t id = sequence->request.prompt[index];
   std::optional<float> logprob;
   std::vector<LogProbability> top;
-  if (!logits.empty()) {
-    logprob = LogProbabilityOf(logits, id);
-    top = TopLogProbabilities(logits, sequence->request.logprobs);
+  if (score != nullptr) {
+    logprob = score->log_probability;
+    top = score->top;
   }
   TokenOutcome outcome =
       MakeTokenEvent(&sequence->text, model_.tokenizer, index, id,

@@ -21,7 +21,6 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "model/model.h"
-#include "model/sampler.h"
 #include "server/clock.h"
 #include "server/engine_inbox.h"
 #include "server/metrics.h"
@@ -131,17 +130,18 @@ class Engine {
   // `result` of the rows of `sequences`.
   void AdvanceAll(const Batch& batch, const std::vector<Sequence*>& sequences,
                   const StepResult& result, absl::Time now);
-  void Advance(Sequence* sequence, int tokens, bool logits_before,
-               absl::Span<const float> logits, absl::Time now);
-  void Score(Sequence* sequence, int tokens, bool logits_before,
-             absl::Span<const float> logits);
-  void AddScored(Sequence* sequence, absl::Span<const float> logits);
-  void SampleNext(Sequence* sequence, absl::Span<const float> logits,
-                  absl::Time now);
+  void Advance(Sequence* sequence, const BatchRow& row,
+               absl::Span<const Outcome> outcomes, absl::Time now);
+  void TellScores(Sequence* sequence, absl::Span<const Outcome> outcomes);
+  // nullptr: nothing goes before the token that it could be predicted from.
+  void TellScore(Sequence* sequence, const Outcome* score);
+  void TellToken(Sequence* sequence, const Outcome& drawn, absl::Time now);
   void KeepForRepeat(Sequence* sequence, float logprob,
                      const std::vector<LogProbability>& top);
   void ObserveToken(Sequence* sequence, absl::Time now);
-  bool NeedsLogitsBefore(const Sequence& sequence) const;
+  // Whether the next token to be fed is scored too, by what its slot was fed
+  // before.
+  bool IsScoredBefore(const Sequence& sequence) const;
 
   void Fail(const absl::Status& status);
   void ForgetOver();
@@ -159,7 +159,6 @@ class Engine {
 
   // Engine thread.
   StepTime step_time_;
-  Sampler sampler_;
   StateKeeper keeper_;
   StateSnapshots snapshots_;
   SequenceEnds ends_;

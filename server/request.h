@@ -11,7 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "model/sampler.h"
+#include "model/sampling.h"
 #include "server/request_identity.h"
 
 namespace engram {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "model/sampler.h"
+#include "model/sampling.h"
 #include "server/request.h"
 #include "server/request_identity.h"
 

@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "model/sampler.h"
+#include "model/sampling.h"
 #include "model/tokenizer.h"
 #include "server/request.h"
 #include "server/stop_matcher.h"

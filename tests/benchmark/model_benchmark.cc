@@ -3,7 +3,8 @@
 //   model_benchmark [Google Benchmark's flags] FOLDER...
 //
 // For every folder: decoding with 1, 8 and 32 rows and a prompt of 128 tokens,
-// each with 1 and 2 threads. A step takes logits of every row's last token.
+// each with 1 and 2 threads. Every row draws a token: the best, or at
+// temperature 0.8 with top_p 0.95.
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -56,14 +57,20 @@ void Step(benchmark::State& state, const std::string& folder) {
     state.SkipWithError("its sequences end");
     return;
   }
+  SamplingParameters sampling;
+  if (state.range(3) == 1) sampling = {.temperature = 0.8f, .top_p = 0.95f};
   const std::vector<int32_t> ids(tokens, 1);
   Batch batch;
   for (int row = 0; row < rows; ++row) {
-    batch.rows.push_back(
-        {model.states().Take(), ids, LogitsWanted::kLast, false});
+    batch.rows.push_back({.slot = model.states().Take(),
+                          .tokens = ids,
+                          .wanted = Wanted::kToken,
+                          .draw = {.parameters = &sampling}});
   }
   for (auto _ : state) {
-    benchmark::DoNotOptimize(model.Step(batch).value().logits.data());
+    for (BatchRow& row : batch.rows) ++row.draw.index;
+    ENGRAM_CHECK_OK(model.Begin(batch));
+    benchmark::DoNotOptimize(model.Finish().value().rows.data());
   }
   for (const BatchRow& row : batch.rows) model.states().Free(row.slot);
   state.SetItemsProcessed(state.iterations() * rows * tokens);
@@ -74,12 +81,13 @@ void Register(const std::string& folder) {
       std::filesystem::path(folder + "/").parent_path().filename();
   auto* const steps = benchmark::RegisterBenchmark(
       name.c_str(), [folder](benchmark::State& state) { Step(state, folder); });
-  steps->ArgNames({"rows", "tokens", "threads"})->UseRealTime();
+  steps->ArgNames({"rows", "tokens", "threads", "sampled"})->UseRealTime();
   for (const int64_t threads : {1, 2}) {
-    steps->Args({1, 1, threads})
-        ->Args({8, 1, threads})
-        ->Args({32, 1, threads})
-        ->Args({1, 128, threads});
+    steps->Args({1, 1, threads, 0})
+        ->Args({8, 1, threads, 0})
+        ->Args({32, 1, threads, 0})
+        ->Args({32, 1, threads, 1})
+        ->Args({1, 128, threads, 0});
   }
 }
 

@@ -18,6 +18,7 @@
 #include "model/model.h"
 #include "model/model_config.h"
 #include "tests/model/model_folder.h"
+#include "tests/model/step.h"
 
 namespace engram {
 namespace {
@@ -32,8 +33,9 @@ void RunOneStep(Model* model) {
   const std::vector<int32_t> tokens(model->info().max_positions == 1 ? 1 : 2,
                                     0);
   Batch batch;
-  batch.rows.push_back({model->states().Take(), tokens, LogitsWanted::kAll});
-  ENGRAM_CHECK_OK(model->Step(batch).status());
+  batch.rows.push_back(
+      RowWith(LogitsWanted::kAll, model->states().Take(), tokens));
+  ENGRAM_CHECK_OK(RunStep(model, batch).status());
 }
 
 void TryFolder(const std::string& config, const std::string& tensors) {

@@ -20,6 +20,7 @@
 #include "model/load_model.h"
 #include "model/model.h"
 #include "tests/model/model_folder.h"
+#include "tests/model/step.h"
 
 namespace engram {
 
@@ -65,8 +66,8 @@ inline void ExpectGoldenLogits(const std::string& folder) {
 
   Batch batch;
   batch.rows.push_back(
-      {(*model)->states().Take(), expected.tokens, LogitsWanted::kAll});
-  const auto result = (*model)->Step(batch);
+      RowWith(LogitsWanted::kAll, (*model)->states().Take(), expected.tokens));
+  const auto result = RunStep(model->get(), batch);
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_TRUE(result->finite[0]);
   ASSERT_EQ(result->logits.size(), expected.logits.size());

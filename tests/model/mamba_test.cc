@@ -19,6 +19,7 @@
 #include "tests/model/golden_model.h"
 #include "tests/model/model_folder.h"
 #include "tests/model/model_loading.h"
+#include "tests/model/step.h"
 #include "tests/support/folders.h"
 
 namespace engram {
@@ -84,10 +85,10 @@ TEST_F(MambaLoading, CountsATiedHeadOnce) {
 std::vector<float> LogitsOf(Model* model, std::vector<int32_t> tokens) {
   const int slot = model->states().Take();
   Batch batch;
-  batch.rows.push_back({slot, tokens, LogitsWanted::kLast});
-  const auto result = model->Step(batch);
+  batch.rows.push_back(RowWith(LogitsWanted::kLast, slot, tokens));
+  const auto result = RunStep(model, batch);
   EXPECT_TRUE(result.ok() && result->finite[0]);
-  return {result->logits.begin(), result->logits.end()};
+  return result->logits;
 }
 
 TEST_F(MambaLoading, ServesTwoHeadsThatDifferAlthoughTheyAreSaidToBeOne) {
@@ -175,9 +176,9 @@ TEST_F(MambaLoading, LogitsThatAreNotFiniteMarkTheirRow) {
     Batch batch;
     const int quiet = model->states().Take();
     const int asked = model->states().Take();
-    batch.rows.push_back({quiet, tokens, LogitsWanted::kNone});
-    batch.rows.push_back({asked, tokens, wanted});
-    EXPECT_THAT(model->Step(batch).value().finite,
+    batch.rows.push_back(RowWith(LogitsWanted::kNone, quiet, tokens));
+    batch.rows.push_back(RowWith(wanted, asked, tokens));
+    EXPECT_THAT(RunStep(model.get(), batch).value().finite,
                 testing::ElementsAre(true, false));
     model->states().Free(quiet);
     model->states().Free(asked);

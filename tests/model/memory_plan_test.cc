@@ -41,9 +41,11 @@ TEST(MemoryPlan, CountsEveryPartOfAMamba) {
   // Of a token: residual and norm, x and z, the convolution, what the scan is
   // given, and dt; of a row of logits its hidden vector.
   const size_t token = 2 * 19 + 2 * 38 + 38 + (3 + 2 * 5) + 38;
-  EXPECT_EQ(plan->buffers, (40 * token + 5 * 19) * sizeof(float));
-  // A row twice, and for sampling a score and two candidates of 12 bytes.
-  EXPECT_EQ(plan->logits, 40u * (5 * 2 * 4 + 4 + 2 * 12));
+  // For sampling, of each row scores and weights in blocks of 256 ids, and of
+  // each block a sum of 8 bytes.
+  const size_t sampling = 5 * (2 * 256 + 2);
+  EXPECT_EQ(plan->buffers, (40 * token + 5 * 19 + sampling) * sizeof(float));
+  EXPECT_EQ(plan->logits, 40u * 5 * sizeof(float));
   EXPECT_EQ(plan->total(),
             plan->weights + plan->states + plan->buffers + plan->logits);
 }

@@ -22,6 +22,8 @@
 #include "model/load_model.h"
 #include "model/model.h"
 #include "tests/model/model_folder.h"
+#include "tests/model/step.h"
+#include "tests/support/plain_sampler.h"
 
 namespace engram {
 namespace {
@@ -129,8 +131,8 @@ class ModelEquivalence : public testing::TestWithParam<Family> {
 
   StatePool& states() { return model_->states(); }
 
-  StepResult Step(const Batch& batch) {
-    auto result = model_->Step(batch);
+  StepLogits Step(const Batch& batch) {
+    auto result = RunStep(model_.get(), batch);
     ENGRAM_CHECK_OK(result.status());
     return *result;
   }
@@ -138,10 +140,10 @@ class ModelEquivalence : public testing::TestWithParam<Family> {
   // Feeds one row alone.
   Logits Feed(int slot, absl::Span<const int32_t> tokens, LogitsWanted wanted,
               bool logits_before = false) {
-    const StepResult result =
-        Step(Batch{{{slot, tokens, wanted, logits_before}}});
+    const StepLogits result =
+        Step(Batch{{RowWith(wanted, slot, tokens, logits_before)}});
     EXPECT_TRUE(result.finite[0]);
-    return Logits(result.logits.begin(), result.logits.end());
+    return result.logits;
   }
 
   // All logits of a sequence, in one step.
@@ -251,11 +253,11 @@ TEST_P(ModelEquivalence, HoldsBesideOthersOfOtherLengths) {
   Batch batch;
   for (int i = 0; i < kSequences; ++i) {
     const auto tokens = absl::MakeConstSpan(sequences_[i]);
-    batch.rows.push_back({states().Take(), tokens.subspan(0, 1 + i % kLength),
-                          LogitsWanted::kAll});
+    batch.rows.push_back(RowWith(LogitsWanted::kAll, states().Take(),
+                                 tokens.subspan(0, 1 + i % kLength)));
   }
-  const StepResult result = Step(batch);
-  const Logits together(result.logits.begin(), result.logits.end());
+  const StepLogits result = Step(batch);
+  const Logits& together = result.logits;
   size_t first = 0;
   for (int i = 0; i < kSequences; ++i) {
     const size_t count = batch.rows[i].tokens.size();
@@ -281,12 +283,12 @@ TEST_P(ModelEquivalence, HoldsForDecodingBesideAPrompt) {
     for (int i = 0; i < kSequences && i <= step; ++i) {
       const auto tokens = absl::MakeConstSpan(sequences_[i]);
       const int first = i == step ? 0 : step;
-      batch.rows.push_back({slots[i], tokens.subspan(first, step + 1 - first),
-                            LogitsWanted::kLast});
+      batch.rows.push_back(RowWith(LogitsWanted::kLast, slots[i],
+                                   tokens.subspan(first, step + 1 - first)));
       sources.push_back({i, step});
     }
-    const StepResult result = Step(batch);
-    const Logits logits(result.logits.begin(), result.logits.end());
+    const StepLogits result = Step(batch);
+    const Logits& logits = result.logits;
     for (size_t row = 0; row < sources.size(); ++row) {
       const auto [sequence, token] = sources[row];
       EXPECT_TRUE(SameBits(RowsOf(logits, row, 1),
@@ -329,20 +331,21 @@ TEST_P(ModelEquivalence, LogitsBeforeStandFirstInEachRow) {
     const int slot = states().Take();
     fed.rows.push_back({slot, tokens.subspan(0, 4)});
     batch.rows.push_back(
-        {slot, tokens.subspan(4, 3), LogitsWanted::kLast, i != 1});
+        i == 1 ? RowWith(LogitsWanted::kLast, slot, tokens.subspan(4, 3))
+               : RowWith(LogitsWanted::kAll, slot, tokens.subspan(4, 3), true));
   }
   Step(fed);
-  const StepResult result = Step(batch);
-  const Logits logits(result.logits.begin(), result.logits.end());
-  ASSERT_EQ(logits.size(), 5u * family_.vocab);
+  const StepLogits result = Step(batch);
+  const Logits& logits = result.logits;
+  ASSERT_EQ(logits.size(), 9u * family_.vocab);
   const Logits first = Whole(sequences_[0]);
   const Logits second = Whole(sequences_[1]);
   const Logits third = Whole(sequences_[2]);
   EXPECT_TRUE(SameBits(RowsOf(logits, 0, 1), RowsOf(first, 3, 1)));
-  EXPECT_TRUE(SameBits(RowsOf(logits, 1, 1), RowsOf(first, 6, 1)));
-  EXPECT_TRUE(SameBits(RowsOf(logits, 2, 1), RowsOf(second, 6, 1)));
-  EXPECT_TRUE(SameBits(RowsOf(logits, 3, 1), RowsOf(third, 3, 1)));
-  EXPECT_TRUE(SameBits(RowsOf(logits, 4, 1), RowsOf(third, 6, 1)));
+  EXPECT_TRUE(SameBits(RowsOf(logits, 3, 1), RowsOf(first, 6, 1)));
+  EXPECT_TRUE(SameBits(RowsOf(logits, 4, 1), RowsOf(second, 6, 1)));
+  EXPECT_TRUE(SameBits(RowsOf(logits, 5, 1), RowsOf(third, 3, 1)));
+  EXPECT_TRUE(SameBits(RowsOf(logits, 8, 1), RowsOf(third, 6, 1)));
 }
 
 TEST_P(ModelEquivalence, UnknownIdsHaveLogitsOfMinusInfinity) {
@@ -380,12 +383,13 @@ TEST_P(ModelEquivalence, ABrokenStateMarksItsOwnRowOnly) {
       Batch batch;
       for (int row = 0; row < 3; ++row) {
         states().Restore(slots[row], row == 1 ? block.data() : fresh.data(), 0);
-        batch.rows.push_back({slots[row], sequences_[7], LogitsWanted::kLast});
+        batch.rows.push_back(
+            RowWith(LogitsWanted::kLast, slots[row], sequences_[7]));
       }
-      const StepResult result = Step(batch);
+      const StepLogits result = Step(batch);
       EXPECT_EQ(result.finite, (std::vector<bool>{true, false, true}))
           << "float " << i << " is " << broken;
-      const Logits logits(result.logits.begin(), result.logits.end());
+      const Logits& logits = result.logits;
       for (int row : {0, 2}) {
         EXPECT_TRUE(
             SameBits(RowsOf(logits, row, 1), RowsOf(whole, kLength - 1, 1)));
@@ -406,14 +410,54 @@ TEST_P(ModelEquivalence, ABrokenLastHiddenMarksARowThatWantsLogitsBefore) {
       &broken, sizeof(broken));
   for (bool before : {true, false}) {
     states().Restore(slot, block.data(), 0);
-    const StepResult result =
-        Step(Batch{{{slot, sequences_[8], LogitsWanted::kLast, before}}});
+    const StepLogits result =
+        Step(Batch{{RowWith(LogitsWanted::kAll, slot, sequences_[8], before)}});
     EXPECT_EQ(result.finite[0], !before);
   }
 }
 
+// Outcomes are those of the logits, row by row, and of ids that are known only.
+TEST_P(ModelEquivalence, OutcomesAreOfTheLogitsThatRowsAskFor) {
+  constexpr int kKnown = 31;
+  model_ = Load(kKnown);
+  const SamplingParameters parameters = {.temperature = 0.8f, .seed = 5};
+  const auto tokens = absl::MakeConstSpan(sequences_[11]).first(8);
+  const Tokens scored = {3, 30, 1};
+  Batch batch;
+  batch.rows.push_back(RowWith(LogitsWanted::kNone, states().Take(), tokens));
+  batch.rows.push_back(RowWith(LogitsWanted::kLast, states().Take(), tokens));
+  batch.rows.back().draw = {.parameters = &parameters, .index = 8};
+  batch.rows.back().alternatives = 2;
+  batch.rows.push_back(RowWith(LogitsWanted::kAll, states().Take(), tokens));
+  batch.rows.back().scored = scored;
+  ENGRAM_CHECK_OK(model_->Begin(batch));
+  const StepResult result = model_->Finish().value();
+  const Logits logits = model_->LogitsForTest();
+  const auto expect = [&](const Outcome& outcome, size_t row,
+                          const OutcomeRequest& request) {
+    const Outcome plain =
+        PlainOutcome(RowsOf(logits, row, 1).first(kKnown), request);
+    EXPECT_EQ(outcome.token, plain.token);
+    EXPECT_NEAR(outcome.log_probability, plain.log_probability, 1e-6);
+    EXPECT_EQ(outcome.top.size(), plain.top.size());
+  };
+  ASSERT_EQ(result.rows.size(), 3u);
+  EXPECT_TRUE(result.rows[0].outcomes.empty());
+  ASSERT_EQ(result.rows[1].outcomes.size(), 1u);
+  OutcomeRequest request;
+  request.draw = batch.rows[1].draw;
+  request.alternatives = 2;
+  expect(result.rows[1].outcomes[0], 0, request);
+  ASSERT_EQ(result.rows[2].outcomes.size(), scored.size());
+  for (size_t i = 0; i < scored.size(); ++i) {
+    request = {};
+    request.scored = scored[i];
+    expect(result.rows[2].outcomes[i], 1 + i, request);
+  }
+}
+
 TEST_P(ModelEquivalence, AnEmptyBatchIsNoWork) {
-  const StepResult result = Step(Batch{});
+  const StepLogits result = Step(Batch{});
   EXPECT_TRUE(result.logits.empty());
   EXPECT_TRUE(result.finite.empty());
 }
@@ -432,7 +476,7 @@ TEST_P(ModelLimitsDeathTest, StopsAtABatchThatBreaksTheContract) {
   const Tokens unknown = {static_cast<int32_t>(family_.vocab)};
   const Tokens negative = {-1};
   const Tokens long_tokens(kSequences * kLength + 1, 0);
-  const auto step = [this](Batch batch) { (void)model_->Step(batch); };
+  const auto step = [this](Batch batch) { (void)model_->Begin(batch); };
   EXPECT_DEATH(step({{{slot, unknown}}}), "broken invariant");
   EXPECT_DEATH(step({{{slot, negative}}}), "broken invariant");
   EXPECT_DEATH(step({{{slot, {}}}}), "broken invariant");
@@ -440,6 +484,13 @@ TEST_P(ModelLimitsDeathTest, StopsAtABatchThatBreaksTheContract) {
   EXPECT_DEATH(step({{{slot + 1, tokens}}}), "broken invariant");
   EXPECT_DEATH(step({{{-1, tokens}}}), "broken invariant");
   EXPECT_DEATH(step({{{slot, long_tokens}}}), "broken invariant");
+  BatchRow row = RowWith(LogitsWanted::kAll, slot, tokens);
+  row.tokens.remove_suffix(1);
+  EXPECT_DEATH(step({{row}}), "broken invariant");
+  row = RowWith(LogitsWanted::kLast, slot, tokens);
+  row.draw = {};
+  EXPECT_DEATH(step({{row}}), "broken invariant");
+  EXPECT_DEATH((void)model_->Finish(), "broken invariant");
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, ModelLimitsDeathTest,

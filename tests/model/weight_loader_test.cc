@@ -14,6 +14,7 @@
 #include "tests/model/golden_model.h"
 #include "tests/model/model_folder.h"
 #include "tests/model/model_loading.h"
+#include "tests/model/step.h"
 
 namespace engram {
 namespace {
@@ -40,10 +41,9 @@ class WeightLoaderTest : public ModelLoading {
     const std::unique_ptr<Model> model = Load().value();
     const std::vector<int32_t> tokens = {3, 1, 4, 1, 5, 9, 2};
     Batch batch;
-    batch.rows.push_back({model->states().Take(), tokens, LogitsWanted::kAll});
-    const auto result = model->Step(batch);
-    ENGRAM_CHECK_OK(result.status());
-    return {result->logits.begin(), result->logits.end()};
+    batch.rows.push_back(
+        RowWith(LogitsWanted::kAll, model->states().Take(), tokens));
+    return RunStep(model.get(), batch).value().logits;
   }
 };
 

@@ -10,6 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/plain_sampler.h"
 
 namespace engram {
 namespace {

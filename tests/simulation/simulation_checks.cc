@@ -170,12 +170,15 @@ void Simulation::CheckSessions() {
     const Tokens next = {1};
     sequence.Feed(1);
     if (engine_.script.BreaksState(sequence)) continue;
+    const SamplingParameters greedy;
     Batch batch;
-    batch.rows.push_back({slot, next, LogitsWanted::kLast, false});
-    const absl::StatusOr<StepResult> result = probe.Step(batch);
-    ASSERT_TRUE(result.ok());
-    EXPECT_EQ(std::vector<float>(result->logits.begin(), result->logits.end()),
-              engine_.script.LogitsAfter(sequence));
+    batch.rows.push_back({.slot = slot,
+                          .tokens = next,
+                          .wanted = Wanted::kToken,
+                          .draw = {.parameters = &greedy}});
+    ASSERT_TRUE(probe.Begin(batch).ok());
+    ASSERT_TRUE(probe.Finish().ok());
+    EXPECT_EQ(probe.LogitsForTest(), engine_.script.LogitsAfter(sequence));
   }
 }
 

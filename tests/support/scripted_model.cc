@@ -8,7 +8,7 @@
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "kernels/status.h"
-#include "model/sampler.h"
+#include "tests/support/plain_sampler.h"
 
 namespace engram {
 namespace {
@@ -113,8 +113,10 @@ void ScriptedModel::CheckContract(const Batch& batch) {
   EXPECT_FALSE(batch.rows.empty()) << "an empty step";
   for (const BatchRow& row : batch.rows) {
     tokens += static_cast<int>(row.tokens.size());
-    logits_rows += row.logits_rows();
+    logits_rows += row.outcomes();
     EXPECT_FALSE(row.tokens.empty()) << "a row without tokens";
+    EXPECT_LE(row.scored.size(),
+              row.tokens.size() + (row.scored_before ? 1 : 0));
     EXPECT_TRUE(states_->IsTaken(row.slot)) << "slot " << row.slot;
     EXPECT_TRUE(slots.insert(row.slot).second)
         << "slot " << row.slot << " is in two rows";
@@ -174,45 +176,74 @@ void ScriptedModel::AddKeys(int slot, absl::Span<const int32_t> tokens) {
   for (int32_t id : tokens) *Key(slot, position++) = static_cast<float>(id);
 }
 
-void ScriptedModel::AddLogits(const Script::Sequence& sequence, bool sound) {
+void ScriptedModel::AddOutcome(const Script::Sequence& sequence, bool sound,
+                               const OutcomeRequest& request) {
   std::vector<float> row(script_->vocabulary_size(), kNan);
   if (sound) row = script_->LogitsAfter(sequence);
   logits_.insert(logits_.end(), row.begin(), row.end());
+  outcomes_.push_back(PlainOutcome(row, request));
 }
 
-absl::StatusOr<StepResult> ScriptedModel::Step(const Batch& batch) {
+bool ScriptedModel::RunRow(const BatchRow& row) {
+  Script::Sequence sequence;
+  bool sound = Load(row.slot, &sequence);
+  CheckKeys(row.slot, sequence, sound);
+  AddKeys(row.slot, row.tokens);
+  OutcomeRequest request;
+  request.alternatives = row.alternatives;
+  absl::Span<const int32_t> scored = row.scored;
+  const auto score_next = [&] {
+    if (row.wanted != Wanted::kScores || scored.empty()) return;
+    request.scored = scored[0];
+    scored.remove_prefix(1);
+    AddOutcome(sequence, sound, request);
+  };
+  if (row.scored_before) {
+    EXPECT_GT(sequence.count, 0) << "a score before a slot's first token";
+    score_next();
+  }
+  for (int32_t id : row.tokens) {
+    sequence.Feed(id);
+    sound = sound && !script_->BreaksState(sequence);
+    score_next();
+  }
+  if (row.wanted == Wanted::kToken) {
+    request.draw = row.draw;
+    AddOutcome(sequence, sound, request);
+  }
+  Store(row.slot, sequence, sound);
+  return sound;
+}
+
+absl::Status ScriptedModel::Begin(const Batch& batch) {
+  EXPECT_FALSE(begun_) << "a step begins before the last one is finished";
+  begun_ = true;
   ++steps_;
   CheckContract(batch);
-  if (steps_ == fail_at_) return absl::InternalError("the device is on fire");
   logits_.clear();
+  outcomes_.clear();
   last_step_.clear();
-  StepResult result;
+  results_.clear();
+  if (steps_ == fail_at_) return absl::OkStatus();
   for (const BatchRow& row : batch.rows) {
-    last_step_.push_back(
-        {static_cast<int>(row.tokens.size()), row.logits_rows()});
-    Script::Sequence sequence;
-    bool sound = Load(row.slot, &sequence);
-    CheckKeys(row.slot, sequence, sound);
-    AddKeys(row.slot, row.tokens);
-    if (row.logits_before) {
-      EXPECT_GT(sequence.count, 0) << "logits before a slot's first token";
-      AddLogits(sequence, sound);
-    }
-    for (size_t i = 0; i < row.tokens.size(); ++i) {
-      sequence.Feed(row.tokens[i]);
-      sound = sound && !script_->BreaksState(sequence);
-      const bool last = i + 1 == row.tokens.size();
-      if (row.logits == LogitsWanted::kAll ||
-          (row.logits == LogitsWanted::kLast && last)) {
-        AddLogits(sequence, sound);
-      }
-    }
-    Store(row.slot, sequence, sound);
-    result.finite.push_back(sound);
+    last_step_.push_back({static_cast<int>(row.tokens.size())});
+    results_.push_back({.finite = RunRow(row)});
   }
-  result.logits = logits_;
   if (during_step_) during_step_();
-  return result;
+  size_t first = 0;
+  for (size_t i = 0; i < batch.rows.size(); ++i) {
+    results_[i].outcomes =
+        absl::MakeConstSpan(outcomes_).subspan(first, batch.rows[i].outcomes());
+    first += batch.rows[i].outcomes();
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> ScriptedModel::Finish() {
+  EXPECT_TRUE(begun_) << "a step is finished that was not begun";
+  begun_ = false;
+  if (steps_ == fail_at_) return absl::InternalError("the device is on fire");
+  return StepResult{results_};
 }
 
 // --- What is expected.
@@ -248,7 +279,6 @@ ExpectedAnswer ExpectAnswer(const Script& script, const Tokens& history,
   Script::Sequence sequence;
   TokenSet seen(script.vocabulary_size());
   std::map<int32_t, int32_t> counts;
-  Sampler sampler(script.vocabulary_size());
   // False if that breaks the state.
   const auto feed = [&](int32_t id) {
     sequence.Feed(id);
@@ -268,7 +298,10 @@ ExpectedAnswer ExpectAnswer(const Script& script, const Tokens& history,
     if (!answer.tokens.empty() && !feed(answer.tokens.back())) return answer;
     const std::vector<float> logits = script.LogitsAfter(sequence);
     const int32_t id =
-        sampler.Sample(logits, request.sampling, sequence.count, &seen, counts);
+        PlainSample(logits, {.parameters = &request.sampling,
+                             .index = static_cast<uint64_t>(sequence.count),
+                             .seen = &seen,
+                             .generated = &counts});
     ENGRAM_CHECK(id >= 0);
     answer.tokens.push_back(id);
     ++counts[id];

@@ -77,10 +77,14 @@ class ScriptedModel final : public Model {
   const ModelInfo& info() const override { return info_; }
   const ModelLimits& limits() const override { return limits_; }
   StatePool& states() override { return *states_; }
-  // Adds a test failure for whatever breaks the contract of Model::Step.
-  absl::StatusOr<StepResult> Step(const Batch& batch) override;
+  // Add a test failure for whatever breaks the contract of Model. Tokens are
+  // drawn by the plain sampler.
+  absl::Status Begin(const Batch& batch) override;
+  absl::StatusOr<StepResult> Finish() override;
+  std::vector<float> LogitsForTest() const override { return logits_; }
 
-  // The `count`-th step from now fails: 1 is the next.
+  // The `count`-th step from now fails, when it is to be finished: 1 is the
+  // next.
   void FailStep(int64_t count) { fail_at_ = steps_ + count; }
   // Runs in the middle of every step, as another thread could.
   void SetDuringStep(std::function<void()> during_step) {
@@ -90,7 +94,6 @@ class ScriptedModel final : public Model {
   // One row of a step that has run.
   struct RowShape {
     int tokens = 0;
-    int logits_rows = 0;
   };
   int64_t steps() const { return steps_; }
   const std::vector<RowShape>& last_step() const { return last_step_; }
@@ -100,7 +103,11 @@ class ScriptedModel final : public Model {
   // False if the state is broken.
   bool Load(int slot, Script::Sequence* sequence);
   void Store(int slot, const Script::Sequence& sequence, bool sound);
-  void AddLogits(const Script::Sequence& sequence, bool sound);
+  // Feeds the row and finds its outcomes. False if the state is broken.
+  bool RunRow(const BatchRow& row);
+  // What the sequence's logits answer.
+  void AddOutcome(const Script::Sequence& sequence, bool sound,
+                  const OutcomeRequest& request);
   // Compares the keys of a slot with its sequence, and adds those of `tokens`.
   void CheckKeys(int slot, const Script::Sequence& sequence, bool sound);
   void AddKeys(int slot, absl::Span<const int32_t> tokens);
@@ -112,6 +119,9 @@ class ScriptedModel final : public Model {
   std::unique_ptr<StatePool> states_;
   ModelInfo info_;
   std::vector<float> logits_;
+  std::vector<Outcome> outcomes_;
+  std::vector<RowOutcome> results_;
+  bool begun_ = false;
   int64_t steps_ = 0;
   int64_t fail_at_ = -1;
   std::vector<RowShape> last_step_;
