@@ -1,33 +1,16 @@
 // Macros for absl::Status and for broken invariants.
 //
-// Anything that the world can cause is an absl::Status; a broken invariant of
-// our own is an ENGRAM_CHECK, which stays in release builds. Debian 12's abseil
-// has neither absl/log nor status macros, hence this file; the prefix keeps it
-// compatible with newer releases that do.
+// Anything that the world can cause is an absl::Status, handed on by the macros
+// of tools/status/early_return.h; a broken invariant of our own is an
+// ENGRAM_CHECK, which stays in release builds. Debian 12's abseil has no
+// absl/log, hence this file.
 #pragma once
 
 #include <cstdio>
 #include <cstdlib>
-#include <utility>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
-
-#define ENGRAM_RETURN_IF_ERROR(expression)           \
-  do {                                               \
-    absl::Status engram_status_ = (expression);      \
-    if (!engram_status_.ok()) return engram_status_; \
-  } while (false)
-
-#define ENGRAM_STATUS_CONCAT_INNER_(a, b) a##b
-#define ENGRAM_STATUS_CONCAT_(a, b) ENGRAM_STATUS_CONCAT_INNER_(a, b)
-#define ENGRAM_ASSIGN_OR_RETURN_IMPL_(result, target, expression) \
-  auto result = (expression);                                     \
-  if (!result.ok()) return std::move(result).status();            \
-  target = std::move(result).value()
-#define ENGRAM_ASSIGN_OR_RETURN(target, expression) \
-  ENGRAM_ASSIGN_OR_RETURN_IMPL_(                    \
-      ENGRAM_STATUS_CONCAT_(engram_statusor_, __LINE__), target, expression)
+#include "tools/status/early_return.h"
 
 #define ENGRAM_CHECK(condition)                                       \
   do {                                                                \
