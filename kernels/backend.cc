@@ -1,6 +1,8 @@
 #include "kernels/backend.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -45,6 +47,229 @@ WeightFormat FormatOf(DataType type) {
       return WeightFormat::kFloat16;
   }
   return WeightFormat::kFloat32;
+}
+
+// --- What holds for every back end.
+
+absl::Status Backend::CopyToHost(void* host, const void* source, size_t bytes) {
+  ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<DeviceEvent> done,
+                          BeginCopyToHost(host, source, bytes));
+  return done->Wait();
+}
+
+absl::Status Backend::CopyFromHost(void* target, const void* host,
+                                   size_t bytes) {
+  ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<DeviceEvent> done,
+                          BeginCopyFromHost(target, host, bytes));
+  return done->Wait();
+}
+
+absl::StatusOr<std::unique_ptr<PackedWeight>> Backend::Pack(
+    const Tensor& weight, WeightFormat format) {
+  if (weight.shape.size() != 2 || weight.shape[0] < 1 || weight.shape[1] < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a weight is a matrix [outputs, inputs], this tensor is ",
+                     ShapeToString(weight.shape)));
+  }
+  return DoPack(weight, format);
+}
+
+const StepRows& Backend::PrepareStep(
+    absl::Span<const Row> rows,
+    absl::Span<const absl::Span<const int32_t>> blocks,
+    absl::Span<const int32_t> ids) {
+  step_.Assign(rows, blocks, ids);
+  DoPrepareStep(step_);
+  return step_;
+}
+
+void Backend::Replay(uint64_t key, absl::FunctionRef<void()> record) {
+  DoReplay(key, record);
+}
+
+void Backend::Embed(const StepRows& step, const PackedWeight& table,
+                    float* residual) {
+  ENGRAM_CHECK(static_cast<int64_t>(step.ids().size()) == step.tokens());
+  for (int32_t id : step.ids()) {
+    ENGRAM_CHECK(id >= 0 && id < table.outputs());
+  }
+  DoEmbed(step, table, residual);
+}
+
+void Backend::AddPositions(const StepRows& step, const float* table,
+                           int64_t width, Matrix target) {
+  ENGRAM_CHECK(width >= 1 && target.stride >= width);
+  DoAddPositions(step, table, width, target);
+}
+
+void Backend::Norm(const NormWeights& norm, int64_t tokens, int64_t d_model,
+                   const float* residual, float* normed) {
+  ENGRAM_CHECK(tokens >= 0 && d_model >= 1);
+  ENGRAM_CHECK(norm.weight != nullptr);
+  ENGRAM_CHECK(norm.kind == NormKind::kRms || norm.bias != nullptr);
+  DoNorm(norm, tokens, d_model, residual, normed);
+}
+
+void Backend::MatMul(const PackedWeight& weight, int64_t tokens, ConstMatrix x,
+                     const MatMulOptions& options, Matrix y) {
+  ENGRAM_CHECK(tokens >= 0 && x.stride >= weight.inputs() &&
+               y.stride >= weight.outputs());
+  ENGRAM_CHECK(!options.accumulate || options.activation == Activation::kNone);
+  DoMatMul(weight, tokens, x, options, y);
+}
+
+void Backend::CausalConv1d(const StepRows& step,
+                           const CausalConv1dArguments& arguments) {
+  const int64_t channels = arguments.channels;
+  ENGRAM_CHECK(channels >= 1 && arguments.d_conv >= 1);
+  ENGRAM_CHECK(arguments.x.stride >= channels &&
+               arguments.y.stride >= channels);
+  ENGRAM_CHECK(arguments.x.data != arguments.y.data);
+  ENGRAM_CHECK(arguments.activation == Activation::kSilu ||
+               arguments.activation == Activation::kNone);
+  ENGRAM_CHECK(arguments.conv_state.stride >=
+               (arguments.d_conv - 1) * channels);
+  DoCausalConv1d(step, arguments);
+}
+
+void Backend::SelectiveScan(const StepRows& step,
+                            const SelectiveScanArguments& arguments) {
+  const int64_t d_inner = arguments.d_inner;
+  const int64_t d_state = arguments.d_state;
+  ENGRAM_CHECK(d_inner >= 1 && d_state >= 1);
+  ENGRAM_CHECK(arguments.x.stride >= d_inner &&
+               arguments.dt.stride >= d_inner &&
+               arguments.z.stride >= d_inner && arguments.y.stride >= d_inner);
+  ENGRAM_CHECK(arguments.b.stride >= d_state && arguments.c.stride >= d_state);
+  ENGRAM_CHECK(arguments.ssm_state.stride >= d_state * d_inner);
+  DoSelectiveScan(step, arguments);
+}
+
+void Backend::SsdScan(const StepRows& step, const SsdScanArguments& arguments) {
+  ENGRAM_CHECK(arguments.groups >= 1 && arguments.heads >= 1 &&
+               arguments.heads % arguments.groups == 0);
+  ENGRAM_CHECK(arguments.head_dim >= 1 && arguments.d_state >= 1);
+  const int64_t d_inner = arguments.heads * arguments.head_dim;
+  const int64_t group_states = arguments.groups * arguments.d_state;
+  ENGRAM_CHECK(arguments.x.stride >= d_inner && arguments.y.stride >= d_inner);
+  ENGRAM_CHECK(arguments.dt.stride >= arguments.heads);
+  ENGRAM_CHECK(arguments.b.stride >= group_states &&
+               arguments.c.stride >= group_states);
+  ENGRAM_CHECK(arguments.ssm_state.stride >= d_inner * arguments.d_state);
+  DoSsdScan(step, arguments);
+}
+
+void Backend::GatedNorm(const GatedNormArguments& arguments) {
+  const int64_t d_inner = arguments.d_inner;
+  ENGRAM_CHECK(arguments.tokens >= 0 && d_inner >= 1);
+  ENGRAM_CHECK(arguments.groups >= 1 && d_inner % arguments.groups == 0);
+  ENGRAM_CHECK(arguments.y.stride >= d_inner && arguments.z.stride >= d_inner &&
+               arguments.normed.stride >= d_inner);
+  DoGatedNorm(arguments);
+}
+
+void Backend::ShiftMultiply(const StepRows& step,
+                            const ShiftMultiplyArguments& arguments) {
+  const int64_t channels = arguments.channels;
+  ENGRAM_CHECK(channels >= 1 && arguments.taps >= 1);
+  ENGRAM_CHECK(arguments.k.stride >= channels &&
+               arguments.v.stride >= channels &&
+               arguments.p.stride >= channels);
+  ENGRAM_CHECK(arguments.p.data != arguments.k.data);
+  ENGRAM_CHECK(arguments.shift_state.stride >= (arguments.taps - 1) * channels);
+  DoShiftMultiply(step, arguments);
+}
+
+void Backend::DiagonalScan(const StepRows& step,
+                           const DiagonalScanArguments& arguments) {
+  const int64_t channels = arguments.channels;
+  ENGRAM_CHECK(channels >= 1 && arguments.pairs >= 1);
+  ENGRAM_CHECK(arguments.p.stride >= channels &&
+               arguments.y.stride >= channels);
+  ENGRAM_CHECK(arguments.gate.data == nullptr ||
+               arguments.gate.stride >= channels);
+  ENGRAM_CHECK(arguments.diagonal_state.stride >=
+               2 * arguments.pairs * channels);
+  DoDiagonalScan(step, arguments);
+}
+
+void Backend::Attention(const StepRows& step,
+                        const AttentionArguments& arguments) {
+  ENGRAM_CHECK(arguments.heads >= 1 && arguments.head_dim >= 1);
+  ENGRAM_CHECK(arguments.kv_heads >= 1 &&
+               arguments.heads % arguments.kv_heads == 0);
+  ENGRAM_CHECK(arguments.rotary_dim >= 0 && arguments.rotary_dim % 2 == 0 &&
+               arguments.rotary_dim <= arguments.head_dim);
+  ENGRAM_CHECK(step.has_blocks() || step.rows().empty());
+  const int64_t kv_width = arguments.kv_heads * arguments.head_dim;
+  const int64_t width = arguments.heads * arguments.head_dim;
+  ENGRAM_CHECK(arguments.q.stride >= width && arguments.y.stride >= width &&
+               arguments.k.stride >= kv_width &&
+               arguments.v.stride >= kv_width);
+  ENGRAM_CHECK(arguments.blocks.stride >= 2 * kv_width * kKeyValueBlockTokens);
+  DoAttention(step, arguments);
+}
+
+void Backend::CopyRows(ConstMatrix source, absl::Span<const int32_t> from,
+                       int64_t width, Matrix target,
+                       absl::Span<const int32_t> to) {
+  ENGRAM_CHECK(from.size() == to.size());
+  ENGRAM_CHECK(source.stride >= width && target.stride >= width);
+  DoCopyRows(source, from, width, target, to);
+}
+
+void Backend::FiniteRows(const StepRows& step, ConstMatrix x, int64_t width,
+                         absl::Span<uint8_t> finite) {
+  ENGRAM_CHECK(width >= 1 && x.stride >= width);
+  ENGRAM_CHECK(finite.size() == step.rows().size());
+  DoFiniteRows(step, x, width, finite);
+}
+
+void Backend::Outcomes(ConstMatrix logits, int64_t ids,
+                       absl::Span<const OutcomeRequest> requests,
+                       absl::Span<Outcome> outcomes) {
+  ENGRAM_CHECK(ids >= 1 && logits.stride >= ids);
+  ENGRAM_CHECK(outcomes.size() == requests.size());
+  for (const OutcomeRequest& request : requests) {
+    ENGRAM_CHECK(request.scored < ids);
+  }
+  DoOutcomes(logits, ids, requests, outcomes);
+}
+
+namespace {
+
+class ReachedEvent final : public DeviceEvent {
+ public:
+  bool Reached() override { return true; }
+  absl::Status Wait() override { return absl::OkStatus(); }
+};
+
+class OrdinaryMemory final : public Buffer {
+ public:
+  OrdinaryMemory(std::unique_ptr<std::byte[]> data, size_t bytes)
+      : data_(std::move(data)), bytes_(bytes) {}
+  void* data() override { return data_.get(); }
+  const void* data() const override { return data_.get(); }
+  size_t bytes() const override { return bytes_; }
+
+ private:
+  const std::unique_ptr<std::byte[]> data_;
+  const size_t bytes_;
+};
+
+}  // namespace
+
+std::unique_ptr<DeviceEvent> MakeReachedEvent() {
+  return std::make_unique<ReachedEvent>();
+}
+
+absl::StatusOr<std::unique_ptr<Buffer>> AllocateOrdinaryMemory(size_t bytes) {
+  std::unique_ptr<std::byte[]> data(new (std::nothrow) std::byte[bytes]);
+  if (data == nullptr) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("cannot allocate ", bytes, " bytes of host memory"));
+  }
+  return std::make_unique<OrdinaryMemory>(std::move(data), bytes);
 }
 
 absl::StatusOr<std::shared_ptr<cpu::ThreadPool>> MakeThreadPool(int threads) {

@@ -6,20 +6,46 @@
 // end (Buffer); on a CPU that is host memory. All of it is taken when a model
 // is loaded, none during a step.
 //
-// Rows. A step runs a ragged batch: the tokens of all rows are concatenated
-// without padding, `Rows` says where each row lies and which state slot it
-// reads and writes. A row of one token (decode) and a row of many (prefill)
-// take the same path and give the same bits.
+// Rows. A step runs a ragged batch. PrepareStep() lays its rows out where the
+// operations find them: their tokens, positions and the slots of their states.
+// A row of one token (decode) and a row of many (prefill) take the same path
+// and give the same bits.
+//
+// Checks. Shapes are checked here, once and for every back end: each operation
+// is a method of this class, and what a back end implements is the private
+// virtual method behind it.
 //
 // Batch invariance. Every output element of every operation depends only on
 // its own row's inputs and is computed in one fixed order of operations,
 // whatever the other rows are, however a row is cut into steps and however
 // many threads run. Products are summed over k in ascending order.
 //
-// Threads. Engine thread only: one caller at a time. Operations are
-// asynchronous on a device with a queue; Synchronize() waits for them.
-// Operations have no failure that a caller could handle: wrong shapes are bugs
-// (ENGRAM_CHECK), device faults are reported by Synchronize().
+// Rounding and order of summation belong to an operation and its weights, never
+// to the number of rows or to what runs it, so that a test can compute them
+// (tests/kernels/summation_test.cc). Activations and states are float32: an
+// element is rounded once, where its operation stores it, and in between only
+// as said here.
+//   MatMul       one accumulator from zero, over k in ascending order, each
+//                step one fused multiply-add with the widened weight; then the
+//                bias is added, then the activation applied, or the sum added
+//                to y
+//   Norm         sums of 16 partial sums, element i in sum i mod 16 in
+//                ascending order, which are then added as a tree: the upper
+//                half to the lower, until one is left; squares by fused
+//                multiply-add
+//   convolution  from the bias, by fused multiply-adds from the oldest input
+//   and shift    to the newest (the shift from zero)
+//   scans        step by step in time; sums over the states of a channel in
+//                ascending order by fused multiply-adds
+//   Attention    blocks from position 0 on; scores over head_dim in ascending
+//                order, values over the tokens of a block in ascending order
+// A processor without fused multiply-add rounds their products as well.
+//
+// Threads. Engine thread only: one caller at a time. Operations, Copy and Zero
+// are asynchronous on a device with a queue; what comes later sees what they
+// did. Operations have no failure that a caller could handle: wrong shapes are
+// bugs (ENGRAM_CHECK), device faults are reported by the next Synchronize() or
+// copy. A device that failed once is not to be used again.
 #pragma once
 
 #include <cstddef>
@@ -28,15 +54,17 @@
 #include <memory>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/outcomes.h"
+#include "kernels/step_rows.h"
 #include "kernels/tensor.h"
 
 namespace engram {
 
-// Memory of a back end; freed with the object. 64-byte aligned, zeroed.
+// Memory of a back end, or of the host; freed with the object.
 class Buffer {
  public:
   virtual ~Buffer() = default;
@@ -69,13 +97,15 @@ class PackedWeight {
   virtual size_t bytes() const = 0;
 };
 
-// One sequence's share of a step.
-struct Row {
-  int slot = 0;    // its state
-  int offset = 0;  // first of its tokens in the concatenation
-  int tokens = 0;  // >= 1
+// A point in a back end's queue of work.
+class DeviceEvent {
+ public:
+  virtual ~DeviceEvent() = default;
+  // Whether all that was begun before it is done. Does not wait.
+  virtual bool Reached() = 0;
+  // Waits for it; INTERNAL if the device failed.
+  virtual absl::Status Wait() = 0;
 };
-using Rows = absl::Span<const Row>;
 
 // kGelu is the exact one, by the error function; kGeluTanh its approximation
 // x (1 + tanh(sqrt(2/π) (x + 0.044715 x³))) / 2.
@@ -92,7 +122,7 @@ struct NormWeights {
 struct MatMulOptions {
   const float* bias = nullptr;  // [outputs]
   Activation activation = Activation::kNone;
-  // y += result instead of y = result; added after bias and activation.
+  // y += x Wᵀ + bias instead of y = ...; not with an activation.
   bool accumulate = false;
 };
 
@@ -142,7 +172,7 @@ struct SelectiveScanArguments {
   const float* a;        // [d_state, d_inner], -exp(A_log) transposed
   const float* d;        // [d_inner]
   // In and out: [d_state, d_inner] of each slot; the scan of a row starts from
-  // its slot and leaves its last state there.
+  // slot_in and leaves its last state in slot_out.
   LayerShares ssm_state;
   Matrix y;  // [tokens, d_inner] out, gated; may be the same as x
 };
@@ -163,7 +193,7 @@ struct SsdScanArguments {
   float dt_min = 0;
   float dt_max = std::numeric_limits<float>::infinity();
   // In and out: [heads, d_state, head_dim] of each slot; the scan of a row
-  // starts from its slot and leaves its last state there.
+  // starts from slot_in and leaves its last state in slot_out.
   LayerShares ssm_state;
   Matrix y;  // [tokens, heads head_dim] out; may be the same as x
 };
@@ -185,8 +215,8 @@ struct ShiftMultiplyArguments {
   ConstMatrix k;        // [tokens, channels]
   ConstMatrix v;        // [tokens, channels]
   const float* filter;  // [taps, channels], the last tap is the current token's
-  // In and out: [taps-1, channels] of each slot, its last inputs k, oldest
-  // first.
+  // In and out: [taps-1, channels] of each slot, its last inputs k in a ring:
+  // the token at position p of a sequence has place p mod (taps-1).
   LayerShares shift_state;
   Matrix p;  // [tokens, channels] out; may be the same as v, not as k
 };
@@ -201,7 +231,7 @@ struct DiagonalScanArguments {
   const float* d;      // [channels]
   Activation activation = Activation::kNone;
   // In and out: [pairs, 2, channels] of each slot; the scan of a row starts
-  // from its slot and leaves its last state there.
+  // from slot_in and leaves its last state in slot_out.
   LayerShares diagonal_state;
   Matrix y;  // [tokens, channels] out; may be the same as p
 };
@@ -211,13 +241,6 @@ struct DiagonalScanArguments {
 // [kv_heads, block tokens, head_dim] values: scores are computed for all tokens
 // of a block side by side, and sums of values for all channels.
 inline constexpr int64_t kKeyValueBlockTokens = 32;
-
-// What attention needs to know of a row's sequence.
-struct RowHistory {
-  int64_t position = 0;  // tokens before the row's first
-  // Host memory: the blocks of its tokens 0, 1, ..., the row's own included.
-  absl::Span<const int32_t> blocks;
-};
 
 struct AttentionArguments {
   int64_t heads = 0;
@@ -230,13 +253,13 @@ struct AttentionArguments {
   // position: dimension i with i + rotary_dim / 2, by the angle position
   // frequencies[i]. Even, at most head_dim; 0: none.
   int64_t rotary_dim = 0;
-  const double* frequencies = nullptr;     // [rotary_dim / 2]
-  ConstMatrix q;                           // [tokens, heads head_dim]
-  ConstMatrix k;                           // [tokens, kv_heads head_dim]
-  ConstMatrix v;                           // [tokens, kv_heads head_dim]
-  absl::Span<const RowHistory> histories;  // one per row
+  const double* frequencies = nullptr;  // [rotary_dim / 2]
+  ConstMatrix q;                        // [tokens, heads head_dim]
+  ConstMatrix k;                        // [tokens, kv_heads head_dim]
+  ConstMatrix v;                        // [tokens, kv_heads head_dim]
   // In and out: [2 kv_heads head_dim kKeyValueBlockTokens] of each block; the
-  // rows' keys (rotated) and values are added behind those of their histories.
+  // rows' keys (rotated) and values are added behind those of their sequences'
+  // earlier tokens.
   LayerShares blocks;
   Matrix y;  // [tokens, heads head_dim] out; may be the same as q
 };
@@ -248,11 +271,28 @@ class Backend {
   virtual std::string name() const = 0;  // "cpu", "cuda"
 
   // --- Memory. All pointers below are of this back end unless "host" is said.
+
+  // 64-byte aligned, zeroed. RESOURCE_EXHAUSTED with the bytes asked for.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;
-  virtual void CopyToHost(void* host, const void* source, size_t bytes) = 0;
-  virtual void CopyFromHost(void* target, const void* host, size_t bytes) = 0;
-  virtual void Copy(void* target, const void* source, size_t bytes) = 0;
-  virtual void Zero(void* target, size_t bytes) = 0;
+  // Host memory that a device copies from and to at full speed and beside its
+  // other work. Not zeroed, nor touched. RESOURCE_EXHAUSTED likewise.
+  virtual absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(
+      size_t bytes) = 0;
+
+  // Begin a copy, which is done when the event is reached; so are then all that
+  // were begun before it. Until then neither side may change, nor what is
+  // written be read. The host's memory is to be of AllocateHost; with other
+  // memory the copy may be done at once. INTERNAL if the device failed.
+  virtual absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyToHost(
+      void* host, const void* source, size_t bytes) = 0;
+  virtual absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyFromHost(
+      void* target, const void* host, size_t bytes) = 0;
+  // The same until they are done.
+  absl::Status CopyToHost(void* host, const void* source, size_t bytes);
+  absl::Status CopyFromHost(void* target, const void* host, size_t bytes);
+  // Within the back end's memory. INTERNAL if the device failed.
+  virtual absl::Status Copy(void* target, const void* source, size_t bytes) = 0;
+  virtual absl::Status Zero(void* target, size_t bytes) = 0;
   // Waits for everything above and below; INTERNAL if the device failed.
   virtual absl::Status Synchronize() = 0;
 
@@ -260,38 +300,57 @@ class Backend {
   // rounded to the nearest of `format` (ties to even) unless they have it
   // already. INVALID_ARGUMENT: no matrix, or a value that the format has no
   // finite number for.
-  virtual absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(
-      const Tensor& weight, WeightFormat format) = 0;
+  absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(const Tensor& weight,
+                                                     WeightFormat format);
+
+  // --- Steps.
+
+  // The rows of the next step, for the operations below. Arguments as for
+  // StepRows::Assign, host memory, copied. What is returned belongs to the back
+  // end, lies at the same address for every step and holds until the next call.
+  const StepRows& PrepareStep(
+      absl::Span<const Row> rows,
+      absl::Span<const absl::Span<const int32_t>> blocks = {},
+      absl::Span<const int32_t> ids = {});
+
+  // Runs `record`, which may call operations of this back end and nothing else,
+  // with arguments that depend on `key` alone (StepRows are at one address). A
+  // device may remember what it was made to do and do that again for the same
+  // key without calling `record`.
+  void Replay(uint64_t key, absl::FunctionRef<void()> record);
 
   // --- Operations.
 
-  // residual[t] = table[ids[t]], widened to float.
-  //   table     [vocab, d_model] in, packed (any format)
-  //   ids       [tokens] in, host, each in [0, vocab)
+  // residual[t] = table[ids[t]] of the step's tokens, widened to float.
+  //   table     [vocab, d_model] in, packed (any format); ids in [0, vocab)
   //   residual  [tokens, d_model] out
-  virtual void Embed(const PackedWeight& table, absl::Span<const int32_t> ids,
-                     float* residual) = 0;
+  void Embed(const StepRows& step, const PackedWeight& table, float* residual);
+
+  // target[t] += table[position of token t], rows of `width` floats.
+  //   table  [positions, width] in; positions of the step's tokens below that
+  void AddPositions(const StepRows& step, const float* table, int64_t width,
+                    Matrix target);
 
   // normed = Norm(residual), float32 statistics. RmsNorm: x / sqrt(mean(x²) +
   // eps) * weight. LayerNorm subtracts the mean first and adds the bias. The
   // sum before it is MatMul's `accumulate`, which spares a pass over memory.
   //   residual  [tokens, d_model] in
   //   normed    [tokens, d_model] out
-  virtual void Norm(const NormWeights& norm, int64_t tokens, int64_t d_model,
-                    const float* residual, float* normed) = 0;
+  void Norm(const NormWeights& norm, int64_t tokens, int64_t d_model,
+            const float* residual, float* normed);
 
   // y = activation(x Wᵀ + bias), or added to y.
   //   x  [tokens, inputs] in
   //   y  [tokens, outputs] out
-  virtual void MatMul(const PackedWeight& weight, int64_t tokens, ConstMatrix x,
-                      const MatMulOptions& options, Matrix y) = 0;
+  void MatMul(const PackedWeight& weight, int64_t tokens, ConstMatrix x,
+              const MatMulOptions& options, Matrix y);
 
   // Depthwise causal convolution over each row's tokens; those before the row
-  // come from its slot:
+  // come from slot_in, its last inputs are left in slot_out:
   //   y_t = activation(bias + Σ_j weight[j] x_{t-(d_conv-1)+j})
   // Source: Mamba, arXiv 2312.00752, section 3.4.
-  virtual void CausalConv1d(Rows rows,
-                            const CausalConv1dArguments& arguments) = 0;
+  void CausalConv1d(const StepRows& step,
+                    const CausalConv1dArguments& arguments);
 
   // Mamba's selective scan with its gate, per channel e and state n:
   //   Δ = softplus(dt + dt_bias)
@@ -299,8 +358,8 @@ class Backend {
   //   y = (Σ_n c[n] h[n] + d x) silu(z)
   // softplus(v) = log1p(exp(v)), v itself above 20.
   // Source: Mamba, arXiv 2312.00752, Algorithm 2.
-  virtual void SelectiveScan(Rows rows,
-                             const SelectiveScanArguments& arguments) = 0;
+  void SelectiveScan(const StepRows& step,
+                     const SelectiveScanArguments& arguments);
 
   // Mamba-2's scan, per head with its d_state x head_dim states h, where b and
   // c are those of the head's group, head / (heads / groups), and p is one of
@@ -309,20 +368,21 @@ class Backend {
   //   h[n, p] = exp(Δ a) h[n, p] + b[n] (Δ x[p])
   //   y[p] = Σ_n c[n] h[n, p] + d x[p]
   // Source: Mamba-2, arXiv 2405.21060, section 7.
-  virtual void SsdScan(Rows rows, const SsdScanArguments& arguments) = 0;
+  void SsdScan(const StepRows& step, const SsdScanArguments& arguments);
 
   // v = y ⊙ silu(z), then RmsNorm of each of `groups` equal parts of v:
   // normed = v / sqrt(mean(v²) + epsilon) * weight. Without weights, v itself.
   // Source: Mamba-2, arXiv 2405.21060, section 7.
-  virtual void GatedNorm(const GatedNormArguments& arguments) = 0;
+  void GatedNorm(const GatedNormArguments& arguments);
 
   // H3's shift SSM, which is a causal filter per channel, and what it is
-  // multiplied by; tokens before the row come from its slot:
+  // multiplied by; tokens before the row come from slot_in, its last inputs are
+  // left in slot_out:
   //   p_t = (Σ_j filter[j] k_{t-(taps-1)+j}) v_t
   // summed from the oldest token to the newest.
   // Source: H3, arXiv 2212.14052, section 3.1.
-  virtual void ShiftMultiply(Rows rows,
-                             const ShiftMultiplyArguments& arguments) = 0;
+  void ShiftMultiply(const StepRows& step,
+                     const ShiftMultiplyArguments& arguments);
 
   // The diagonal SSM of H3 and S4D, per channel with `pairs` complex states h,
   // each for itself and its conjugate:
@@ -331,28 +391,24 @@ class Backend {
   // The states of the papers are these times B: `read` is 2 C B.
   // Source: S4D, arXiv 2206.11893, section 3; H3, arXiv 2212.14052,
   // section 3.1.
-  virtual void DiagonalScan(Rows rows,
-                            const DiagonalScanArguments& arguments) = 0;
+  void DiagonalScan(const StepRows& step,
+                    const DiagonalScanArguments& arguments);
 
   // Causal softmax attention of each token over the tokens of its sequence up
-  // to itself, with scores scale q k.
-  virtual void Attention(Rows rows, const AttentionArguments& arguments) = 0;
+  // to itself, with scores `scale` q k. The step must have blocks.
+  void Attention(const StepRows& step, const AttentionArguments& arguments);
 
-  // target[i] += table[indices[i]], rows of `width` floats.
-  //   table    [rows, width] in
-  //   indices  host
-  virtual void AddRows(const float* table, absl::Span<const int32_t> indices,
-                       int64_t width, Matrix target) = 0;
+  // target[to[i]] = source[from[i]], rows of `width` floats; `to` has nothing
+  // twice. A call gathers, scatters, or both.
+  //   from, to  host, equally many
+  void CopyRows(ConstMatrix source, absl::Span<const int32_t> from,
+                int64_t width, Matrix target, absl::Span<const int32_t> to);
 
-  // target[i] = source[indices[i]], rows of `width` floats.
-  //   indices  host
-  virtual void Gather(ConstMatrix source, absl::Span<const int32_t> indices,
-                      int64_t width, Matrix target) = 0;
-
-  // finite[i] (host) = whether all of row i of x [rows, width] is finite.
-  // Waits for the result.
-  virtual void AllFinite(ConstMatrix x, int64_t rows, int64_t width,
-                         absl::Span<uint8_t> finite) = 0;
+  // finite[i] (host) = 1 if all of x of all tokens of row i is finite, else 0;
+  // on a device it is there after Synchronize(), with the outcomes.
+  //   x  [tokens, width] in
+  void FiniteRows(const StepRows& step, ConstMatrix x, int64_t width,
+                  absl::Span<uint8_t> finite);
 
   // outcomes[i] = what row i of logits answers to requests[i], by the rule of
   // kernels/outcomes.h; a row's outcome depends on nothing but these two. On a
@@ -362,13 +418,63 @@ class Backend {
   //   outcomes  [requests] out, host
   // REQUIRES: ReserveOutcomes for as many rows and ids; ids in requests below
   // `ids`; valid sampling parameters.
-  virtual void Outcomes(ConstMatrix logits, int64_t ids,
-                        absl::Span<const OutcomeRequest> requests,
-                        absl::Span<Outcome> outcomes) = 0;
+  void Outcomes(ConstMatrix logits, int64_t ids,
+                absl::Span<const OutcomeRequest> requests,
+                absl::Span<Outcome> outcomes);
   // Takes what Outcomes() needs for `rows` rows of `ids` logits; more than once
   // is the most of each.
   virtual absl::Status ReserveOutcomes(int64_t rows, int64_t ids) = 0;
+
+ private:
+  // What a back end implements; arguments have been checked. Those without a
+  // body here have the contract of their namesakes above.
+  virtual absl::StatusOr<std::unique_ptr<PackedWeight>> DoPack(
+      const Tensor& weight, WeightFormat format) = 0;
+  // Brings the step's rows to where kernels read them.
+  virtual void DoPrepareStep(const StepRows&) {}
+  virtual void DoReplay(uint64_t, absl::FunctionRef<void()> record) {
+    record();
+  }
+  virtual void DoEmbed(const StepRows& step, const PackedWeight& table,
+                       float* residual) = 0;
+  virtual void DoAddPositions(const StepRows& step, const float* table,
+                              int64_t width, Matrix target) = 0;
+  virtual void DoNorm(const NormWeights& norm, int64_t tokens, int64_t d_model,
+                      const float* residual, float* normed) = 0;
+  virtual void DoMatMul(const PackedWeight& weight, int64_t tokens,
+                        ConstMatrix x, const MatMulOptions& options,
+                        Matrix y) = 0;
+  virtual void DoCausalConv1d(const StepRows& step,
+                              const CausalConv1dArguments& arguments) = 0;
+  virtual void DoSelectiveScan(const StepRows& step,
+                               const SelectiveScanArguments& arguments) = 0;
+  virtual void DoSsdScan(const StepRows& step,
+                         const SsdScanArguments& arguments) = 0;
+  virtual void DoGatedNorm(const GatedNormArguments& arguments) = 0;
+  virtual void DoShiftMultiply(const StepRows& step,
+                               const ShiftMultiplyArguments& arguments) = 0;
+  virtual void DoDiagonalScan(const StepRows& step,
+                              const DiagonalScanArguments& arguments) = 0;
+  virtual void DoAttention(const StepRows& step,
+                           const AttentionArguments& arguments) = 0;
+  virtual void DoCopyRows(ConstMatrix source, absl::Span<const int32_t> from,
+                          int64_t width, Matrix target,
+                          absl::Span<const int32_t> to) = 0;
+  virtual void DoFiniteRows(const StepRows& step, ConstMatrix x, int64_t width,
+                            absl::Span<uint8_t> finite) = 0;
+  virtual void DoOutcomes(ConstMatrix logits, int64_t ids,
+                          absl::Span<const OutcomeRequest> requests,
+                          absl::Span<Outcome> outcomes) = 0;
+
+  StepRows step_;
 };
+
+// --- For back ends without a queue of work or memory of their own.
+
+std::unique_ptr<DeviceEvent> MakeReachedEvent();
+// Ordinary memory of the process, not touched before it is written.
+// RESOURCE_EXHAUSTED with the bytes asked for.
+absl::StatusOr<std::unique_ptr<Buffer>> AllocateOrdinaryMemory(size_t bytes);
 
 // Threads that compute on a CPU, for the back ends of several models.
 namespace cpu {

@@ -133,7 +133,6 @@ void Attention::Run(int64_t index, const MixerStep& step) {
   attention.q = qkv->matrix();
   attention.k = qkv->Columns(config_.q_width());
   attention.v = qkv->Columns(config_.q_width() + config_.kv_width());
-  attention.histories = step.histories;
   attention.blocks = step.states->KeyValueLayer(index);
   attention.y = qkv->matrix();
   backend_->Attention(step.rows, attention);
@@ -157,7 +156,8 @@ absl::StatusOr<std::unique_ptr<Mixers>> LoadAttentionMixers(
   const size_t bytes = values.size() * sizeof(double);
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> frequencies,
                           backend->Allocate(bytes));
-  backend->CopyFromHost(frequencies->data(), values.data(), bytes);
+  ENGRAM_RETURN_IF_ERROR(
+      backend->CopyFromHost(frequencies->data(), values.data(), bytes));
   const int64_t width = attention.qkv_width();
   ENGRAM_ASSIGN_OR_RETURN(Activations projected,
                           Activations::Allocate(width, limits, backend));

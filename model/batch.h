@@ -18,7 +18,7 @@ enum class Wanted {
 };
 
 struct BatchRow {
-  int slot = 0;
+  int slot = 0;                           // its state before the step
   absl::Span<const int32_t> tokens = {};  // at least one, each in [0, vocab)
   Wanted wanted = Wanted::kNothing;
   TokenDraw draw = {};  // kToken
@@ -30,6 +30,11 @@ struct BatchRow {
   // Most probable ids that are told beside a token, whose log-probability is
   // told too if this is not 0, or beside each score.
   int32_t alternatives = 0;
+  // Where its state goes; that of `slot` then survives, and blocks for keys and
+  // values come from slot_out's. -1: it stays in `slot`, written over.
+  int slot_out = -1;
+
+  int out() const { return slot_out < 0 ? slot : slot_out; }
 
   // Each takes a row of logits.
   int outcomes() const {
@@ -40,7 +45,8 @@ struct BatchRow {
 };
 
 struct Batch {
-  std::vector<BatchRow> rows;  // distinct slots
+  // No slot is written by two rows, or written by one and read by another.
+  std::vector<BatchRow> rows;
 };
 
 struct RowOutcome {

@@ -101,13 +101,11 @@ KeyValueShape BlockStack::KeyValues() const {
 }
 
 void BlockStack::Run(const StackStep& step) {
-  MixerStep mixing;
-  mixing.rows = step.rows;
-  mixing.histories = step.histories;
-  mixing.tokens = step.tokens;
-  mixing.states = step.states;
-  mixing.normed = step.normed;
-  mixing.residual = step.residual;
+  MixerStep mixing = {.rows = step.rows,
+                      .tokens = step.tokens,
+                      .states = step.states,
+                      .normed = step.normed,
+                      .residual = step.residual};
   for (const Layer& layer : layers_) {
     const Kind& kind = kinds_[layer.kind];
     mixing.first_component = kind.first_component;

@@ -26,9 +26,8 @@ namespace engram {
 
 // What the layers work on in one step.
 struct StackStep {
-  Rows rows;
-  absl::Span<const RowHistory> histories;  // for attention; else empty
-  int64_t tokens = 0;                      // of all rows
+  const StepRows& rows;
+  int64_t tokens = 0;  // of all rows
   StatePool* states = nullptr;
   Matrix residual;  // [tokens, d_model] in and out
   Matrix normed;    // [tokens, d_model] for the layers' own use

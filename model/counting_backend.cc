@@ -1,5 +1,6 @@
 #include "model/counting_backend.h"
 
+#include <cstdlib>
 #include <limits>
 #include <string>
 
@@ -50,53 +51,20 @@ class CountingBackend final : public Backend {
     bytes_ = AddSizes(bytes_, bytes);
     return std::make_unique<CountedBuffer>(bytes);
   }
-  void CopyToHost(void*, const void*, size_t) override { Refuse(); }
-  void CopyFromHost(void*, const void*, size_t) override {}
-  void Copy(void*, const void*, size_t) override { Refuse(); }
-  void Zero(void*, size_t) override {}
+  absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) override {
+    return Allocate(bytes);
+  }
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyToHost(
+      void*, const void*, size_t) override {
+    Refuse();
+  }
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyFromHost(
+      void*, const void*, size_t) override {
+    return MakeReachedEvent();
+  }
+  absl::Status Copy(void*, const void*, size_t) override { Refuse(); }
+  absl::Status Zero(void*, size_t) override { return absl::OkStatus(); }
   absl::Status Synchronize() override { return absl::OkStatus(); }
-
-  absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(
-      const Tensor& weight, WeightFormat format) override {
-    ENGRAM_CHECK(weight.shape.size() == 2);
-    auto packed = std::make_unique<CountedWeight>(weight, format);
-    bytes_ = AddSizes(bytes_, packed->bytes());
-    return packed;
-  }
-
-  void Embed(const PackedWeight&, absl::Span<const int32_t>, float*) override {
-    Refuse();
-  }
-  void Norm(const NormWeights&, int64_t, int64_t, const float*,
-            float*) override {
-    Refuse();
-  }
-  void MatMul(const PackedWeight&, int64_t, ConstMatrix, const MatMulOptions&,
-              Matrix) override {
-    Refuse();
-  }
-  void CausalConv1d(Rows, const CausalConv1dArguments&) override { Refuse(); }
-  void SelectiveScan(Rows, const SelectiveScanArguments&) override { Refuse(); }
-  void SsdScan(Rows, const SsdScanArguments&) override { Refuse(); }
-  void GatedNorm(const GatedNormArguments&) override { Refuse(); }
-  void ShiftMultiply(Rows, const ShiftMultiplyArguments&) override { Refuse(); }
-  void DiagonalScan(Rows, const DiagonalScanArguments&) override { Refuse(); }
-  void Attention(Rows, const AttentionArguments&) override { Refuse(); }
-  void AddRows(const float*, absl::Span<const int32_t>, int64_t,
-               Matrix) override {
-    Refuse();
-  }
-  void Gather(ConstMatrix, absl::Span<const int32_t>, int64_t,
-              Matrix) override {
-    Refuse();
-  }
-  void AllFinite(ConstMatrix, int64_t, int64_t, absl::Span<uint8_t>) override {
-    Refuse();
-  }
-  void Outcomes(ConstMatrix, int64_t, absl::Span<const OutcomeRequest>,
-                absl::Span<Outcome>) override {
-    Refuse();
-  }
   absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
     // As much as the CPU takes.
     bytes_ = AddSizes(bytes_, cpu::OutcomeScratchBytes(rows, ids));
@@ -104,7 +72,65 @@ class CountingBackend final : public Backend {
   }
 
  private:
-  static void Refuse() { ENGRAM_CHECK(!"nothing is there to compute with"); }
+  absl::StatusOr<std::unique_ptr<PackedWeight>> DoPack(
+      const Tensor& weight, WeightFormat format) override {
+    auto packed = std::make_unique<CountedWeight>(weight, format);
+    bytes_ = AddSizes(bytes_, packed->bytes());
+    return packed;
+  }
+
+  void DoEmbed(const StepRows&, const PackedWeight&, float*) override {
+    Refuse();
+  }
+  void DoAddPositions(const StepRows&, const float*, int64_t, Matrix) override {
+    Refuse();
+  }
+  void DoNorm(const NormWeights&, int64_t, int64_t, const float*,
+              float*) override {
+    Refuse();
+  }
+  void DoMatMul(const PackedWeight&, int64_t, ConstMatrix, const MatMulOptions&,
+                Matrix) override {
+    Refuse();
+  }
+  void DoCausalConv1d(const StepRows&, const CausalConv1dArguments&) override {
+    Refuse();
+  }
+  void DoSelectiveScan(const StepRows&,
+                       const SelectiveScanArguments&) override {
+    Refuse();
+  }
+  void DoSsdScan(const StepRows&, const SsdScanArguments&) override {
+    Refuse();
+  }
+  void DoShiftMultiply(const StepRows&,
+                       const ShiftMultiplyArguments&) override {
+    Refuse();
+  }
+  void DoDiagonalScan(const StepRows&, const DiagonalScanArguments&) override {
+    Refuse();
+  }
+  void DoAttention(const StepRows&, const AttentionArguments&) override {
+    Refuse();
+  }
+  void DoGatedNorm(const GatedNormArguments&) override { Refuse(); }
+  void DoCopyRows(ConstMatrix, absl::Span<const int32_t>, int64_t, Matrix,
+                  absl::Span<const int32_t>) override {
+    Refuse();
+  }
+  void DoFiniteRows(const StepRows&, ConstMatrix, int64_t,
+                    absl::Span<uint8_t>) override {
+    Refuse();
+  }
+  void DoOutcomes(ConstMatrix, int64_t, absl::Span<const OutcomeRequest>,
+                  absl::Span<Outcome>) override {
+    Refuse();
+  }
+
+  [[noreturn]] static void Refuse() {
+    ENGRAM_CHECK(!"nothing is there to compute with");
+    std::abort();
+  }
 
   size_t& bytes_;
 };

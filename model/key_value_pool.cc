@@ -69,7 +69,7 @@ void KeyValuePool::EndReservation(int slot) {
   slots_[slot].reserved = 0;
 }
 
-int32_t KeyValuePool::TakeBlock(Slot* slot) {
+absl::StatusOr<int32_t> KeyValuePool::TakeBlock(Slot* slot) {
   if (slot->reserved > 0) {
     --slot->reserved;
     --reserved_;
@@ -81,8 +81,8 @@ int32_t KeyValuePool::TakeBlock(Slot* slot) {
   owners_[block] = 1;
   // What lies behind the last token is saved with a block: it must not be
   // what another sequence left there.
-  backend_->Zero(At(block), shape_.block_bytes());
   slot->blocks.push_back(block);
+  ENGRAM_RETURN_IF_ERROR(backend_->Zero(At(block), shape_.block_bytes()));
   return block;
 }
 
@@ -94,11 +94,14 @@ void KeyValuePool::DropBlocks(Slot* slot) {
   slot->tokens = 0;
 }
 
-void KeyValuePool::Append(int slot, int64_t tokens) {
+absl::Status KeyValuePool::Append(int slot, int64_t tokens) {
   Slot& target = slots_[slot];
   target.tokens += tokens;
   const auto wanted = static_cast<size_t>(KeyValueBlocks(target.tokens));
-  while (target.blocks.size() < wanted) TakeBlock(&target);
+  while (target.blocks.size() < wanted) {
+    ENGRAM_RETURN_IF_ERROR(TakeBlock(&target).status());
+  }
+  return absl::OkStatus();
 }
 
 void KeyValuePool::Free(int slot) {
@@ -108,45 +111,58 @@ void KeyValuePool::Free(int slot) {
 
 void KeyValuePool::Clear(int slot) { DropBlocks(&slots_[slot]); }
 
-void KeyValuePool::Copy(int target, int source) {
-  if (target == source) return;
-  Clear(target);
+absl::Status KeyValuePool::Copy(int target, int source) {
+  if (target == source) return absl::OkStatus();
   const Slot& from = slots_[source];
   Slot& to = slots_[target];
+  const int64_t own =
+      std::count_if(to.blocks.begin(), to.blocks.end(),
+                    [&](int32_t block) { return owners_[block] == 1; });
+  DropBlocks(&to);
+  to.reserved += own;
+  reserved_ += own;
   to.tokens = from.tokens;
   const auto full = static_cast<size_t>(from.tokens / kKeyValueBlockTokens);
   for (size_t i = 0; i < full; ++i) {
     ++owners_[from.blocks[i]];
     to.blocks.push_back(from.blocks[i]);
   }
-  if (from.blocks.size() == full) return;
-  const int32_t block = TakeBlock(&to);
-  backend_->Copy(At(block), At(from.blocks[full]), shape_.block_bytes());
+  if (from.blocks.size() == full) return absl::OkStatus();
+  ENGRAM_ASSIGN_OR_RETURN(const int32_t block, TakeBlock(&to));
+  return backend_->Copy(At(block), At(from.blocks[full]), shape_.block_bytes());
 }
 
-void KeyValuePool::SavePart(int slot, size_t begin, size_t count,
-                            void* target) const {
-  ENGRAM_CHECK(begin + count <= bytes(slot));
+absl::StatusOr<std::unique_ptr<DeviceEvent>> KeyValuePool::BeginSavePart(
+    int slot, size_t begin, size_t count, void* target) const {
+  ENGRAM_CHECK(count > 0 && begin + count <= bytes(slot));
+  std::unique_ptr<DeviceEvent> last;
   char* next = static_cast<char*>(target);
   while (count > 0) {
     const int32_t block = slots_[slot].blocks[begin / shape_.block_bytes()];
     const size_t within = begin % shape_.block_bytes();
     const size_t copied = std::min(count, shape_.block_bytes() - within);
-    backend_->CopyToHost(next, At(block) + within, copied);
+    ENGRAM_ASSIGN_OR_RETURN(
+        last, backend_->BeginCopyToHost(next, At(block) + within, copied));
     next += copied;
     begin += copied;
     count -= copied;
   }
+  return last;
 }
 
-void KeyValuePool::Restore(int slot, const void* source, int64_t tokens) {
+absl::StatusOr<std::unique_ptr<DeviceEvent>> KeyValuePool::BeginRestore(
+    int slot, const void* source, int64_t tokens) {
+  ENGRAM_CHECK(tokens > 0);
   Clear(slot);
-  Append(slot, tokens);
+  ENGRAM_RETURN_IF_ERROR(Append(slot, tokens));
+  std::unique_ptr<DeviceEvent> last;
   const char* next = static_cast<const char*>(source);
   for (int32_t block : slots_[slot].blocks) {
-    backend_->CopyFromHost(At(block), next, shape_.block_bytes());
+    ENGRAM_ASSIGN_OR_RETURN(last, backend_->BeginCopyFromHost(
+                                      At(block), next, shape_.block_bytes()));
     next += shape_.block_bytes();
   }
+  return last;
 }
 
 LayerShares KeyValuePool::Layer(int64_t layer) const {

@@ -7,8 +7,8 @@
 // its full blocks and takes one of its own for the rest: a turn beside a
 // committed state, and a fork, cost at most one block at first.
 //
-// Engine thread only. Part of StatePool, which owns it and says which slots
-// there are; nobody else uses it.
+// INTERNAL anywhere: the device failed. Engine thread only. Part of StatePool,
+// which owns it and says which slots there are; nobody else uses it.
 #pragma once
 
 #include <cstddef>
@@ -16,6 +16,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/backend.h"
@@ -75,21 +76,26 @@ class KeyValuePool {
 
   // The slot holds `tokens` more, whose keys and values are still to be
   // written. REQUIRES: the blocks for them are reserved for it or available.
-  void Append(int slot, int64_t tokens);
+  absl::Status Append(int slot, int64_t tokens);
   // The slot holds nothing, and nothing is reserved for it.
   void Free(int slot);
   // The slot holds nothing; its reservation stays.
   void Clear(int slot);
-  // `target` holds what `source` holds. REQUIRES: as for Append, a block if the
-  // last of `source` is not full.
-  void Copy(int target, int source);
+  // `target` holds what `source` holds. Nothing if they are one. What target
+  // alone held is set apart for it, so that a sequence which goes to and fro
+  // between two slots never needs more than was reserved for them. REQUIRES: as
+  // for Append, a block if the last of `source` is not full.
+  absl::Status Copy(int target, int source);
   // What the slot holds is bytes(slot) of host memory: block by block, each
-  // [layers][block]. `count` of them, from `begin` on.
-  // REQUIRES: begin + count <= bytes(slot).
-  void SavePart(int slot, size_t begin, size_t count, void* target) const;
-  // The inverse of all of them, for a slot of `tokens`. REQUIRES: as for
-  // Append.
-  void Restore(int slot, const void* source, int64_t tokens);
+  // [layers][block]. Begins to copy `count` of them, from `begin` on; the event
+  // is that of all. REQUIRES: 0 < count, begin + count <= bytes(slot).
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginSavePart(
+      int slot, size_t begin, size_t count, void* target) const;
+  // The inverse of all of them, for a slot of `tokens`. REQUIRES: tokens > 0,
+  // and as for Append.
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginRestore(int slot,
+                                                            const void* source,
+                                                            int64_t tokens);
 
   // One layer's share of every block, for Attention.
   LayerShares Layer(int64_t layer) const;
@@ -104,7 +110,7 @@ class KeyValuePool {
   KeyValuePool(Backend* backend, KeyValueShape shape, int64_t blocks,
                int slots);
   // A block for the slot that is all zeros.
-  int32_t TakeBlock(Slot* slot);
+  absl::StatusOr<int32_t> TakeBlock(Slot* slot);
   void DropBlocks(Slot* slot);
   char* At(int32_t block) const;
 

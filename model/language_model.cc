@@ -79,9 +79,9 @@ class LanguageModel final : public Model {
 
  private:
   // Checks the batch and lays its rows and ids out one after another.
-  void LayOut(const Batch& batch);
-  // Makes room for the rows' keys and values.
-  void LayOutHistories();
+  absl::Status LayOut(const Batch& batch);
+  // Appends the row's tokens to its state and the step.
+  absl::Status AppendRow(const BatchRow& row);
   void Embed();
   void RunLayers();
   // What the rows want of each row of logits.
@@ -92,7 +92,8 @@ class LanguageModel final : public Model {
   void GatherHeadInput(const Batch& batch);
   void FindOutcomes(const Batch& batch);
   void SaveLastHidden();
-  float* LastHidden(int slot) const;
+  // Of all slots.
+  Matrix LastHidden() const;
   // Whether the hidden vectors of all tokens of a row are finite.
   void FindFiniteRows();
 
@@ -109,16 +110,12 @@ class LanguageModel final : public Model {
 
   // Of the current step, in host memory.
   std::vector<Row> rows_;
-  std::vector<int32_t> ids_;           // of all rows
-  std::vector<RowHistory> histories_;  // of a model with attention layers
-  std::vector<int32_t> positions_;     // of all tokens, if they are embedded
-  std::vector<int32_t> head_sources_;  // the token that each logits row is of
+  std::vector<int32_t> ids_;  // of all rows
+  const StepRows* step_ = nullptr;
   std::vector<OutcomeRequest> requests_;  // of each logits row
   std::vector<Outcome> outcomes_;         // likewise; the rest is not used
   std::vector<int> outcome_counts_;       // of each row
-  std::vector<uint8_t> finite_tokens_;
-  std::vector<bool> finite_rows_;
-  std::vector<bool> slot_in_use_;
+  std::vector<uint8_t> finite_rows_;
   bool begun_ = false;
 };
 
@@ -136,29 +133,23 @@ LanguageModel::LanguageModel(Backend* backend, ModelInfo info,
       work_(std::move(parts.work)),
       layers_(std::move(parts.layers)),
       states_(std::move(parts.states)),
-      outcomes_(limits.max_logits_rows),
-      slot_in_use_(limits.slots) {}
+      outcomes_(limits.max_logits_rows) {}
 
-void LanguageModel::LayOut(const Batch& batch) {
+absl::Status LanguageModel::LayOut(const Batch& batch) {
   rows_.clear();
   ids_.clear();
-  std::fill(slot_in_use_.begin(), slot_in_use_.end(), false);
   for (const BatchRow& row : batch.rows) {
-    ENGRAM_CHECK(states_->IsTaken(row.slot));
-    ENGRAM_CHECK(!slot_in_use_[row.slot]);
-    ENGRAM_CHECK(!row.tokens.empty());
-    ENGRAM_CHECK(ids_.size() + row.tokens.size() <=
-                 static_cast<size_t>(limits_.max_batch_tokens));
-    slot_in_use_[row.slot] = true;
-    rows_.push_back({row.slot, static_cast<int>(ids_.size()),
-                     static_cast<int>(row.tokens.size())});
-    for (int32_t id : row.tokens) {
-      ENGRAM_CHECK(id >= 0 && id < info_.vocabulary_size);
-      ids_.push_back(id);
-    }
+    ENGRAM_RETURN_IF_ERROR(AppendRow(row));
   }
   LayOutRequests(batch);
-  LayOutHistories();
+  std::vector<absl::Span<const int32_t>> blocks;
+  if (states_->key_values().blocks > 0) {
+    for (const Row& row : rows_) {
+      blocks.push_back(states_->blocks_of(row.slot_out));
+    }
+  }
+  step_ = &backend_->PrepareStep(rows_, blocks, ids_);
+  return absl::OkStatus();
 }
 
 void LanguageModel::LayOutRequests(const Batch& batch) {
@@ -185,74 +176,82 @@ void LanguageModel::LayOutRequests(const Batch& batch) {
   ENGRAM_CHECK(requests_.size() <= outcomes_.size());
 }
 
-void LanguageModel::LayOutHistories() {
-  histories_.clear();
-  for (const Row& row : rows_) {
-    const int64_t position = states_->tokens(row.slot);
-    ENGRAM_CHECK(info_.max_positions == 0 ||
-                 position + row.tokens <= info_.max_positions);
-    states_->Append(row.slot, row.tokens);
-    histories_.push_back({position, states_->blocks_of(row.slot)});
+absl::Status LanguageModel::AppendRow(const BatchRow& row) {
+  ENGRAM_CHECK(states_->IsTaken(row.slot) && states_->IsTaken(row.out()));
+  ENGRAM_CHECK(!row.tokens.empty());
+  ENGRAM_CHECK(ids_.size() + row.tokens.size() <=
+               static_cast<size_t>(limits_.max_batch_tokens));
+  const auto tokens = static_cast<int>(row.tokens.size());
+  const int64_t position = states_->tokens(row.slot);
+  ENGRAM_CHECK(info_.max_positions == 0 ||
+               position + tokens <= info_.max_positions);
+  ENGRAM_RETURN_IF_ERROR(states_->Append(row.slot, row.out(), tokens));
+  rows_.push_back({row.slot, row.out(), tokens, position});
+  for (int32_t id : row.tokens) {
+    ENGRAM_CHECK(id >= 0 && id < info_.vocabulary_size);
+    ids_.push_back(id);
   }
+  return absl::OkStatus();
 }
 
 void LanguageModel::Embed() {
-  backend_->Embed(*embedding_.tokens, ids_, work_.residual->floats());
+  backend_->Embed(*step_, *embedding_.tokens, work_.residual->floats());
   if (embedding_.positions == nullptr) return;
-  positions_.clear();
-  for (size_t i = 0; i < rows_.size(); ++i) {
-    for (int token = 0; token < rows_[i].tokens; ++token) {
-      positions_.push_back(
-          static_cast<int32_t>(histories_[i].position + token));
-    }
-  }
-  backend_->AddRows(embedding_.positions->floats(), positions_, d_model_,
-                    {work_.residual->floats(), d_model_});
+  backend_->AddPositions(*step_, embedding_.positions->floats(), d_model_,
+                         {work_.residual->floats(), d_model_});
 }
 
+// The layers of a decode step do the same whatever the rows are, so that a
+// device may repeat what it did for as many of them.
 void LanguageModel::RunLayers() {
-  StackStep step;
-  step.rows = rows_;
-  step.histories = histories_;
-  step.tokens = static_cast<int64_t>(ids_.size());
-  step.states = states_.get();
-  step.residual = {work_.residual->floats(), d_model_};
-  step.normed = {work_.normed->floats(), d_model_};
-  layers_->Run(step);
+  const StackStep step = {.rows = *step_,
+                          .tokens = step_->tokens(),
+                          .states = states_.get(),
+                          .residual = {work_.residual->floats(), d_model_},
+                          .normed = {work_.normed->floats(), d_model_}};
+  const bool decode =
+      std::all_of(rows_.begin(), rows_.end(),
+                  [](const Row& row) { return row.tokens == 1; });
+  if (decode) {
+    backend_->Replay(rows_.size(), [&] { layers_->Run(step); });
+  } else {
+    layers_->Run(step);
+  }
 }
 
-// Behind the components of the layers.
-float* LanguageModel::LastHidden(int slot) const {
+// Of all slots; behind the components of the layers.
+Matrix LanguageModel::LastHidden() const {
   const int component = static_cast<int>(states_->components().size()) - 1;
-  return states_->Layer(component, 0)[slot];
+  const LayerShares shares = states_->Layer(component, 0);
+  return {shares.data, shares.stride};
 }
 
 void LanguageModel::GatherHeadInput(const Batch& batch) {
-  head_sources_.clear();
-  for (size_t i = 0; i < rows_.size(); ++i) {
+  // Of the step's tokens, and of the slots.
+  std::vector<int32_t> tokens, token_places, slots, slot_places;
+  int32_t place = 0;
+  for (size_t i = 0; i < batch.rows.size(); ++i) {
     const BatchRow& row = batch.rows[i];
-    const int32_t first = rows_[i].offset;
-    if (row.wanted == Wanted::kToken) {
-      head_sources_.push_back(first + rows_[i].tokens - 1);
+    const bool before = row.wanted == Wanted::kScores && row.scored_before &&
+                        !row.scored.empty();
+    if (before) {
+      slots.push_back(row.slot);
+      slot_places.push_back(place++);
     }
-    if (row.wanted != Wanted::kScores) continue;
-    // Any token holds the place of a vector that comes from the slot, below.
-    if (row.scored_before) head_sources_.push_back(first);
-    const int own = row.outcomes() - (row.scored_before ? 1 : 0);
-    for (int token = 0; token < own; ++token) {
-      head_sources_.push_back(first + token);
+    const int own = row.outcomes() - (before ? 1 : 0);
+    const Row& laid_out = step_->rows()[i];
+    const int32_t first = row.wanted == Wanted::kToken
+                              ? laid_out.offset + laid_out.tokens - 1
+                              : laid_out.offset;
+    for (int32_t token = first; token < first + own; ++token) {
+      tokens.push_back(token);
+      token_places.push_back(place++);
     }
   }
-  backend_->Gather({work_.normed->floats(), d_model_}, head_sources_, d_model_,
-                   {work_.head_input->floats(), d_model_});
-  int64_t first = 0;
-  for (const BatchRow& row : batch.rows) {
-    if (row.scored_before) {
-      backend_->Copy(work_.head_input->floats() + first * d_model_,
-                     LastHidden(row.slot), d_model_ * sizeof(float));
-    }
-    first += row.outcomes();
-  }
+  const Matrix head_input = {work_.head_input->floats(), d_model_};
+  backend_->CopyRows({work_.normed->floats(), d_model_}, tokens, d_model_,
+                     head_input, token_places);
+  backend_->CopyRows(LastHidden(), slots, d_model_, head_input, slot_places);
 }
 
 void LanguageModel::FindOutcomes(const Batch& batch) {
@@ -266,12 +265,13 @@ void LanguageModel::FindOutcomes(const Batch& batch) {
 }
 
 void LanguageModel::SaveLastHidden() {
-  for (const Row& row : rows_) {
-    const int64_t last = row.offset + row.tokens - 1;
-    backend_->Copy(LastHidden(row.slot),
-                   work_.normed->floats() + last * d_model_,
-                   d_model_ * sizeof(float));
+  std::vector<int32_t> tokens, slots;
+  for (const Row& row : step_->rows()) {
+    tokens.push_back(row.offset + row.tokens - 1);
+    slots.push_back(row.slot_out);
   }
+  backend_->CopyRows({work_.normed->floats(), d_model_}, tokens, d_model_,
+                     LastHidden(), slots);
 }
 
 // A state that is NaN or infinite anywhere reaches the hidden vectors of every
@@ -280,20 +280,14 @@ void LanguageModel::SaveLastHidden() {
 // that a slot held as last_hidden and that did not go through this step; and a
 // product of finite numbers may still be too large: that an outcome tells.
 void LanguageModel::FindFiniteRows() {
-  finite_tokens_.resize(ids_.size());
-  backend_->AllFinite({work_.normed->floats(), d_model_}, finite_tokens_.size(),
-                      d_model_, absl::MakeSpan(finite_tokens_));
-  finite_rows_.assign(rows_.size(), true);
-  for (size_t i = 0; i < rows_.size(); ++i) {
-    for (int token = 0; token < rows_[i].tokens; ++token) {
-      if (!finite_tokens_[rows_[i].offset + token]) finite_rows_[i] = false;
-    }
-  }
+  finite_rows_.resize(rows_.size());
+  backend_->FiniteRows(*step_, {work_.normed->floats(), d_model_}, d_model_,
+                       absl::MakeSpan(finite_rows_));
 }
 
 absl::Status LanguageModel::Begin(const Batch& batch) {
   ENGRAM_CHECK(!begun_);
-  LayOut(batch);
+  ENGRAM_RETURN_IF_ERROR(LayOut(batch));
   begun_ = true;
   if (rows_.empty()) return absl::OkStatus();
   Embed();
@@ -316,7 +310,7 @@ absl::StatusOr<StepResult> LanguageModel::Finish() {
   for (size_t i = 0; i < rows_.size(); ++i) {
     RowOutcome row;
     row.outcomes = outcomes.subspan(first, outcome_counts_[i]);
-    row.finite = finite_rows_[i];
+    row.finite = finite_rows_[i] != 0;
     for (const Outcome& outcome : row.outcomes) {
       if (!outcome.finite) row.finite = false;
     }
@@ -329,9 +323,8 @@ absl::StatusOr<StepResult> LanguageModel::Finish() {
 std::vector<float> LanguageModel::LogitsForTest() const {
   const int64_t vocab = info_.vocabulary_size;
   std::vector<float> logits(requests_.size() * vocab);
-  backend_->CopyToHost(logits.data(), work_.logits->floats(),
-                       logits.size() * sizeof(float));
-  ENGRAM_CHECK_OK(backend_->Synchronize());
+  ENGRAM_CHECK_OK(backend_->CopyToHost(logits.data(), work_.logits->floats(),
+                                       logits.size() * sizeof(float)));
   for (size_t row = 0; row < requests_.size(); ++row) {
     std::fill(logits.begin() + row * vocab + known_ids_,
               logits.begin() + (row + 1) * vocab,

@@ -19,9 +19,8 @@ namespace engram {
 
 // What a mixer works on in one step.
 struct MixerStep {
-  Rows rows;
-  absl::Span<const RowHistory> histories;  // for attention; else empty
-  int64_t tokens = 0;                      // of all rows
+  const StepRows& rows;
+  int64_t tokens = 0;  // of all rows
   StatePool* states = nullptr;
   int first_component = 0;  // of those of its kind, in `states`
   ConstMatrix normed;       // [tokens, d_model] in

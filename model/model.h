@@ -55,10 +55,10 @@ class Model {
   virtual const ModelLimits& limits() const = 0;
   virtual StatePool& states() = 0;
 
-  // Begins a step: feeds every row's tokens into its slot and finds out what
+  // Begins a step: feeds every row's tokens to its state and finds out what
   // the row wants. A CPU does all of it here; a device is only told to.
-  // REQUIRES: rows, tokens and outcomes within limits(); distinct taken slots;
-  // no sequence beyond max_positions; blocks for keys and values as
+  // REQUIRES: rows, tokens and outcomes within limits(); taken slots as
+  // Batch says; no sequence beyond max_positions; blocks for keys and values as
   // StatePool::Append; ids that are drawn or scored below vocabulary_size.
   // INTERNAL if the device failed: the model is then not to be used again.
   virtual absl::Status Begin(const Batch& batch) = 0;

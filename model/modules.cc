@@ -59,7 +59,7 @@ absl::StatusOr<Norm> LoadNorm(const std::string& name,
   return norm;
 }
 
-void Convolution::Run(Backend* backend, Rows rows, ConstMatrix x,
+void Convolution::Run(Backend* backend, const StepRows& rows, ConstMatrix x,
                       LayerShares state, Matrix y,
                       Activation activation) const {
   CausalConv1dArguments arguments;

@@ -72,8 +72,9 @@ struct Convolution {
   //   x      [tokens, channels] in
   //   state  [taps - 1, channels] of each slot, in and out
   //   y      [tokens, channels] out, not x
-  void Run(Backend* backend, Rows rows, ConstMatrix x, LayerShares state,
-           Matrix y, Activation activation = Activation::kSilu) const;
+  void Run(Backend* backend, const StepRows& rows, ConstMatrix x,
+           LayerShares state, Matrix y,
+           Activation activation = Activation::kSilu) const;
 };
 absl::StatusOr<Convolution> LoadConvolution(const std::string& name,
                                             int64_t channels, int64_t taps,

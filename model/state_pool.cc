@@ -102,7 +102,7 @@ bool StatePool::FitsBeside(absl::Span<const int> others, int64_t tokens,
 
 int StatePool::Take() {
   const int slot = TryTake(0);
-  if (slot >= 0) Clear(slot);
+  if (slot >= 0) ENGRAM_CHECK_OK(Clear(slot));
   return slot;
 }
 
@@ -118,59 +118,75 @@ void StatePool::Seal(int slot) {
   if (key_values_ != nullptr) key_values_->EndReservation(slot);
 }
 
-void StatePool::Clear(int slot) {
+absl::Status StatePool::Clear(int slot) {
   ENGRAM_CHECK(IsTaken(slot));
   if (key_values_ != nullptr) key_values_->Clear(slot);
   tokens_[slot] = 0;
-  backend_->Zero(At(slot), state_bytes_);
+  return backend_->Zero(At(slot), state_bytes_);
 }
 
-void StatePool::CopySlot(int target, int source) {
+absl::Status StatePool::CopySlot(int target, int source) {
   ENGRAM_CHECK(IsTaken(target) && IsTaken(source));
-  if (target == source) return;
-  if (key_values_ != nullptr) key_values_->Copy(target, source);
+  if (target == source) return absl::OkStatus();
+  if (key_values_ != nullptr) {
+    ENGRAM_RETURN_IF_ERROR(key_values_->Copy(target, source));
+  }
   tokens_[target] = tokens_[source];
-  backend_->Copy(At(target), At(source), state_bytes_);
+  return backend_->Copy(At(target), At(source), state_bytes_);
 }
 
 size_t StatePool::bytes(int slot) const {
   return state_bytes_ + (key_values_ == nullptr ? 0 : key_values_->bytes(slot));
 }
 
-void StatePool::Save(int slot, void* block) const {
-  SavePart(slot, 0, bytes(slot), block);
+absl::Status StatePool::Save(int slot, void* block) const {
+  return SavePart(slot, 0, bytes(slot), block);
 }
 
-void StatePool::SavePart(int slot, size_t begin, size_t count,
-                         void* part) const {
+absl::Status StatePool::SavePart(int slot, size_t begin, size_t count,
+                                 void* part) const {
   ENGRAM_CHECK(IsTaken(slot) && begin + count <= bytes(slot));
   char* target = static_cast<char*>(part);
+  std::unique_ptr<DeviceEvent> copied;  // of the last copy, and so of all
   if (begin < state_bytes_) {
     const size_t own = std::min(count, state_bytes_ - begin);
-    backend_->CopyToHost(target, At(slot) + begin, own);
+    ENGRAM_ASSIGN_OR_RETURN(
+        copied, backend_->BeginCopyToHost(target, At(slot) + begin, own));
     target += own;
     begin += own;
     count -= own;
   }
   if (count > 0) {
-    key_values_->SavePart(slot, begin - state_bytes_, count, target);
+    ENGRAM_ASSIGN_OR_RETURN(
+        copied,
+        key_values_->BeginSavePart(slot, begin - state_bytes_, count, target));
   }
+  return copied == nullptr ? absl::OkStatus() : copied->Wait();
 }
 
-void StatePool::Restore(int slot, const void* block, int64_t tokens) {
+absl::Status StatePool::Restore(int slot, const void* block, int64_t tokens) {
   ENGRAM_CHECK(IsTaken(slot));
   tokens_[slot] = tokens;
-  backend_->CopyFromHost(At(slot), block, state_bytes_);
-  if (key_values_ != nullptr) {
-    key_values_->Restore(slot, static_cast<const char*>(block) + state_bytes_,
-                         tokens);
+  ENGRAM_ASSIGN_OR_RETURN(
+      std::unique_ptr<DeviceEvent> copied,
+      backend_->BeginCopyFromHost(At(slot), block, state_bytes_));
+  if (key_values_ != nullptr && tokens > 0) {
+    ENGRAM_ASSIGN_OR_RETURN(
+        copied,
+        key_values_->BeginRestore(
+            slot, static_cast<const char*>(block) + state_bytes_, tokens));
+  } else if (key_values_ != nullptr) {
+    key_values_->Clear(slot);
   }
+  return copied->Wait();
 }
 
-void StatePool::Append(int slot, int64_t tokens) {
-  ENGRAM_CHECK(IsTaken(slot));
-  tokens_[slot] += tokens;
-  if (key_values_ != nullptr) key_values_->Append(slot, tokens);
+absl::Status StatePool::Append(int slot_in, int slot_out, int64_t tokens) {
+  ENGRAM_CHECK(IsTaken(slot_in) && IsTaken(slot_out));
+  tokens_[slot_out] = tokens_[slot_in] + tokens;
+  if (key_values_ == nullptr) return absl::OkStatus();
+  ENGRAM_RETURN_IF_ERROR(key_values_->Copy(slot_out, slot_in));
+  return key_values_->Append(slot_out, tokens);
 }
 
 absl::Span<const int32_t> StatePool::blocks_of(int slot) const {

@@ -70,7 +70,7 @@ class StatePool {
   bool FitsBeside(absl::Span<const int> others, int64_t tokens,
                   int source = -1) const;
   // A slot that is all zeros, as at the start of a sequence, and that sets
-  // nothing apart; -1 if none is free.
+  // nothing apart; -1 if none is free. REQUIRES: a sound device.
   int Take();
   // REQUIRES: taken.
   void Free(int slot);
@@ -78,30 +78,38 @@ class StatePool {
     return slot >= 0 && slot < slots_ && taken_[slot];
   }
 
-  // The slots named below must be taken.
+  // The slots named below must be taken. INTERNAL: the device failed, and what
+  // the slot or the block then holds is worth nothing.
 
   // Nothing is fed to the slot for now: what is set apart for it and not needed
   // yet is free again.
   void Seal(int slot);
-  void Clear(int slot);  // all zeros, as before the first token
-  void CopySlot(int target, int source);
+  absl::Status Clear(int slot);  // all zeros, as before the first token
+  absl::Status CopySlot(int target, int source);
   // What was fed to it.
   int64_t tokens(int slot) const { return tokens_[slot]; }
 
   // What Save writes of a slot: its components, then its keys and values.
   size_t bytes(int slot) const;
+  // Host memory for that, which the device copies at full speed.
+  absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) const {
+    return backend_->AllocateHost(bytes);
+  }
   // The whole state as one block of bytes(slot). `block` is host memory.
-  void Save(int slot, void* block) const;
+  absl::Status Save(int slot, void* block) const;
   // Those of its bytes from `begin` on. REQUIRES: begin + count <= bytes(slot).
-  void SavePart(int slot, size_t begin, size_t count, void* part) const;
+  absl::Status SavePart(int slot, size_t begin, size_t count, void* part) const;
   // The inverse, for the state after `tokens` tokens.
-  void Restore(int slot, const void* block, int64_t tokens);
+  absl::Status Restore(int slot, const void* block, int64_t tokens);
 
   // --- For the model.
 
-  // `tokens` more are fed to the slot, whose keys and values are still to be
-  // written. REQUIRES: the blocks for them are set apart for it or free.
-  void Append(int slot, int64_t tokens);
+  // `tokens` more are fed to what `slot_in` holds, and what comes of it will
+  // lie in `slot_out`: the step writes it there, keys and values included; so
+  // far that slot only knows of them. If both are one slot its state is written
+  // over, else that of slot_in survives. REQUIRES: the blocks for them are set
+  // apart for slot_out or free.
+  absl::Status Append(int slot_in, int slot_out, int64_t tokens);
   // Where the keys and values of its tokens lie; nothing without attention.
   absl::Span<const int32_t> blocks_of(int slot) const;
   // One layer's share of a component: `shape` in each slot.

@@ -165,7 +165,8 @@ absl::StatusOr<std::unique_ptr<Buffer>> WeightLoader::Upload(
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
                           backend_->Allocate(bytes));
   bytes_ += bytes;
-  backend_->CopyFromHost(buffer->data(), values.data(), bytes);
+  ENGRAM_RETURN_IF_ERROR(
+      backend_->CopyFromHost(buffer->data(), values.data(), bytes));
   return buffer;
 }
 

@@ -70,7 +70,8 @@ bool Engine::RunOnce() {
   ReadDrainDeadline();
   RunTasks();
   keeper_.ReclaimSlots();
-  const bool copies_are_left = snapshots_.Advance();
+  const absl::StatusOr<bool> copies_are_left = snapshots_.Advance();
+  if (!copies_are_left.ok()) Fail(copies_are_left.status());
   const bool swept = sessions_->Sweep();
   EndWaiting(now);
   EndRunning(now);
@@ -80,7 +81,7 @@ bool Engine::RunOnce() {
   ForgetOver();
   TellLoad();
   if (metrics_ != nullptr) metrics_->SetLoad(MeasureLoad());
-  return worked || copies_are_left || !swept;
+  return worked || copies_are_left.value_or(false) || !swept;
 }
 
 EngineLoad Engine::MeasureLoad() const {
@@ -226,6 +227,7 @@ void Engine::StartWaiting(absl::Time now) {
   // next step.
   while (keeper_.moved_bytes() - moved_before < options_.bytes_between_steps ||
          !running_.StreamsRun()) {
+    if (!failure_.ok()) return;
     const std::optional<WaitingRequest> waiting = inbox_->Next();
     const std::optional<WaitingRequest> parked = parked_.Next();
     if (!waiting && !parked) return;
@@ -249,7 +251,7 @@ bool Engine::StartNext(absl::Time now) {
   const absl::StatusOr<bool> loaded = keeper_.TryLoad(sequence.get());
   if (!loaded.ok()) {
     inbox_->NotStarted();
-    ends_.End(sequence.get(), loaded.status());
+    EndUnmoved(sequence.get(), loaded.status());
     return true;
   }
   if (*loaded) {
@@ -270,7 +272,12 @@ bool Engine::StartNext(absl::Time now) {
 
 bool Engine::ResumeNext() {
   SequencePointer sequence = parked_.TakeNext();
-  if (!keeper_.TryUnpark(sequence.get())) {
+  const absl::StatusOr<bool> unparked = keeper_.TryUnpark(sequence.get());
+  if (!unparked.ok()) {
+    EndUnmoved(sequence.get(), unparked.status());
+    return true;
+  }
+  if (!*unparked) {
     parked_.Add(std::move(sequence));
     return Park(running_.LongestPaused());
   }
@@ -279,7 +286,10 @@ bool Engine::ResumeNext() {
 }
 
 bool Engine::Park(Sequence* sequence) {
-  if (sequence == nullptr || !keeper_.TryPark(sequence)) return false;
+  if (sequence == nullptr || !failure_.ok()) return false;
+  const absl::StatusOr<bool> is_parked = keeper_.TryPark(sequence);
+  if (!is_parked.ok()) Fail(is_parked.status());
+  if (!is_parked.value_or(false)) return false;
   parked_.Add(running_.Take(sequence));
   return true;
 }
@@ -350,6 +360,7 @@ BatchRow Engine::MakeRow(const Sequence& sequence, int tokens) const {
 }
 
 bool Engine::Step() {
+  if (!failure_.ok()) return false;
   const std::vector<int> plan = Plan();
   Batch batch;
   std::vector<Sequence*> sequences;
@@ -513,12 +524,21 @@ void Engine::ForgetOver() {
   parked_.DropOver();
 }
 
+absl::Status Engine::FailureToTell() const {
+  return absl::InternalError(
+      absl::StrCat("model \"", model_.name, "\" failed: ", failure_.message()));
+}
+
+void Engine::EndUnmoved(Sequence* sequence, const absl::Status& status) {
+  const bool device_failed = absl::IsInternal(status);
+  if (device_failed) Fail(status);
+  ends_.End(sequence, device_failed ? FailureToTell() : status);
+}
+
 void Engine::Fail(const absl::Status& status) {
   failure_ = status;
-  inbox_->Close(
-      absl::StrCat("model \"", model_.name, "\" failed: ", status.message()));
-  const absl::Status told = absl::InternalError(
-      absl::StrCat("model \"", model_.name, "\" failed: ", status.message()));
+  const absl::Status told = FailureToTell();
+  inbox_->Close(std::string(told.message()));
   for (Sequence* sequence : Begun()) {
     if (!sequence->over) ends_.End(sequence, told);
   }

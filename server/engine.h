@@ -143,7 +143,11 @@ class Engine {
   // before.
   bool IsScoredBefore(const Sequence& sequence) const;
 
+  // The device failed: everything ends with FailureToTell().
   void Fail(const absl::Status& status);
+  absl::Status FailureToTell() const;
+  // Its state could not be moved: it ends, and all do if the device failed.
+  void EndUnmoved(Sequence* sequence, const absl::Status& status);
   void ForgetOver();
   // With a slot and parked.
   std::vector<Sequence*> Begun() const;

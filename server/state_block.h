@@ -4,26 +4,29 @@
 
 #include <cstddef>
 #include <memory>
+#include <utility>
 
+#include "model/state_pool.h"
 #include "server/footprint.h"
 
 namespace engram {
 
 class StateBlock {
  public:
-  // Its memory is not touched before it is written.
-  explicit StateBlock(size_t bytes)
-      : size_(bytes), bytes_(new std::byte[bytes]) {}
+  // `memory` is the host's, of StatePool::AllocateHost where a device copies.
+  explicit StateBlock(std::unique_ptr<Buffer> memory)
+      : memory_(std::move(memory)) {}
 
-  size_t size() const { return size_; }
+  size_t size() const { return memory_->bytes(); }
   // What it takes of the heap.
-  size_t bytes() const { return HeapBytes(size_); }
-  std::byte* data() { return bytes_.get(); }
-  const std::byte* data() const { return bytes_.get(); }
+  size_t bytes() const { return HeapBytes(size()); }
+  std::byte* data() { return static_cast<std::byte*>(memory_->data()); }
+  const std::byte* data() const {
+    return static_cast<const std::byte*>(memory_->data());
+  }
 
  private:
-  const size_t size_;
-  const std::unique_ptr<std::byte[]> bytes_;
+  const std::unique_ptr<Buffer> memory_;
 };
 
 }  // namespace engram

@@ -25,11 +25,15 @@ absl::StatusOr<bool> StateKeeper::TryLoad(Sequence* sequence) {
     ENGRAM_RETURN_IF_ERROR(
         CheckLength(capacity_, sequence->start.tokens(), sequence->request));
     if (TryTakeSlot(sequence, location.slot)) {
-      CopyState(sequence->slot, location);
-      return true;
+      const absl::Status copied = CopyState(sequence->slot, location);
+      if (copied.ok()) return true;
+      FreeSlot(sequence);
+      return copied;
     }
     // May move this very session's state.
-    if (!MakeRoom(*sequence, location.slot)) return false;
+    ENGRAM_ASSIGN_OR_RETURN(const bool has_room,
+                            MakeRoom(*sequence, location.slot));
+    if (!has_room) return false;
   }
 }
 
@@ -45,16 +49,19 @@ absl::StatusOr<SessionStore::Location> StateKeeper::Locate(
   return location;
 }
 
-void StateKeeper::CopyState(int slot, const SessionStore::Location& location) {
+absl::Status StateKeeper::CopyState(int slot,
+                                    const SessionStore::Location& location) {
   if (location.slot >= 0) {
-    states_.CopySlot(slot, location.slot);
+    ENGRAM_RETURN_IF_ERROR(states_.CopySlot(slot, location.slot));
   } else if (location.block != nullptr) {
-    states_.Restore(slot, location.block->data(), location.turns.position);
+    ENGRAM_RETURN_IF_ERROR(
+        states_.Restore(slot, location.block->data(), location.turns.position));
     sessions_.CountRestore(number_);
   } else {
-    states_.Clear(slot);
+    ENGRAM_RETURN_IF_ERROR(states_.Clear(slot));
   }
   moved_bytes_ += states_.bytes(slot);
+  return absl::OkStatus();
 }
 
 bool StateKeeper::Keep(Sequence* sequence, CommittedTurns turns,
@@ -89,21 +96,31 @@ void StateKeeper::FreeSlot(Sequence* sequence) {
 
 // --- Parked.
 
-bool StateKeeper::TryPark(Sequence* sequence) {
+absl::StatusOr<bool> StateKeeper::TryPark(Sequence* sequence) {
   const size_t bytes = states_.bytes(sequence->slot);
   if (!sessions_.HoldForParked(bytes)) return false;
-  sequence->parked_state = SaveBlock(sequence->slot);
+  absl::StatusOr<std::shared_ptr<const StateBlock>> block =
+      SaveBlock(sequence->slot);
+  if (!block.ok()) {
+    sessions_.ReleaseParked(bytes);
+    if (absl::IsResourceExhausted(block.status())) return false;
+    return block.status();
+  }
+  sequence->parked_state = *std::move(block);
   moved_bytes_ += bytes;
   FreeSlot(sequence);
   return true;
 }
 
-bool StateKeeper::TryUnpark(Sequence* sequence) {
+absl::StatusOr<bool> StateKeeper::TryUnpark(Sequence* sequence) {
   while (!TryTakeSlot(sequence, /*source=*/-1)) {
-    if (!MakeRoom(*sequence, /*source=*/-1)) return false;
+    ENGRAM_ASSIGN_OR_RETURN(const bool has_room,
+                            MakeRoom(*sequence, /*source=*/-1));
+    if (!has_room) return false;
   }
-  states_.Restore(sequence->slot, sequence->parked_state->data(),
-                  sequence->start.position + sequence->position);
+  ENGRAM_RETURN_IF_ERROR(
+      states_.Restore(sequence->slot, sequence->parked_state->data(),
+                      sequence->start.position + sequence->position));
   moved_bytes_ += sequence->parked_state->size();
   ForgetParked(sequence);
   return true;
@@ -125,29 +142,33 @@ bool StateKeeper::TryTakeSlot(Sequence* sequence, int source) {
   return true;
 }
 
-bool StateKeeper::MakeRoom(const Sequence& sequence, int source) {
+absl::StatusOr<bool> StateKeeper::MakeRoom(const Sequence& sequence,
+                                           int source) {
   if (states_.free_slots() == 0) {
     // If no state is there to be moved, sessions were deleted meanwhile and
     // left their slots behind.
-    if (!EvictOne()) ReclaimSlots();
+    ENGRAM_ASSIGN_OR_RETURN(const bool evicted, EvictOne());
+    if (!evicted) ReclaimSlots();
     return true;
   }
   std::vector<int> running;
   for (int slot = 0; slot < states_.slots(); ++slot) {
     if (in_use_[slot]) running.push_back(slot);
   }
-  return states_.FitsBeside(
-             running, TokensInTheEnd(sequence.start.tokens(), sequence.request),
-             source) &&
-         EvictOne();
+  const int64_t tokens =
+      TokensInTheEnd(sequence.start.tokens(), sequence.request);
+  if (!states_.FitsBeside(running, tokens, source)) return false;
+  return EvictOne();
 }
 
-bool StateKeeper::EvictOne() {
+// --- Committed states.
+
+absl::StatusOr<bool> StateKeeper::EvictOne() {
   const auto resident = sessions_.EvictionCandidate(number_);
   if (!resident.has_value()) return false;
   std::shared_ptr<const StateBlock> block = resident->copy;
   if (block == nullptr) {
-    block = SaveBlock(resident->slot);
+    ENGRAM_ASSIGN_OR_RETURN(block, SaveBlock(resident->slot));
     moved_bytes_ += block->size();
   }
   if (sessions_.MoveToRam(resident->session, resident->slot, block)) {
@@ -159,9 +180,12 @@ bool StateKeeper::EvictOne() {
   return true;
 }
 
-std::shared_ptr<const StateBlock> StateKeeper::SaveBlock(int slot) const {
-  auto block = std::make_shared<StateBlock>(states_.bytes(slot));
-  states_.Save(slot, block->data());
+absl::StatusOr<std::shared_ptr<const StateBlock>> StateKeeper::SaveBlock(
+    int slot) const {
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> memory,
+                          states_.AllocateHost(states_.bytes(slot)));
+  auto block = std::make_shared<StateBlock>(std::move(memory));
+  ENGRAM_RETURN_IF_ERROR(states_.Save(slot, block->data()));
   return block;
 }
 

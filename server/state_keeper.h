@@ -37,7 +37,9 @@ class StateKeeper {
   // The sequence has a slot from now on, with what `start` says was before it.
   // False, with nothing changed: there is no room for it before others end.
   // CANCELLED or NOT_FOUND: its session was deleted. INVALID_ARGUMENT: one that
-  // it only looks at has grown too long for it.
+  // it only looks at has grown too long for it. RESOURCE_EXHAUSTED: there was
+  // no memory of the host's for a state that had to make way. INTERNAL: the
+  // device failed, and nothing is to be asked of this any more.
   // REQUIRES: fewer sequences than there are slots have one.
   absl::StatusOr<bool> TryLoad(Sequence* sequence);
   // Commits the sequence's turn with the state that it has come to, which is
@@ -47,11 +49,11 @@ class StateKeeper {
   void Release(Sequence* sequence);
 
   // The sequence's state goes to RAM and its slot is free. False if RAM has no
-  // room: nothing has changed then.
-  bool TryPark(Sequence* sequence);
-  // Its state lies in a slot again. False, with nothing changed, and REQUIRES:
-  // as for TryLoad.
-  bool TryUnpark(Sequence* sequence);
+  // room: nothing has changed then. INTERNAL: as for TryLoad.
+  absl::StatusOr<bool> TryPark(Sequence* sequence);
+  // Its state lies in a slot again. False, with nothing changed, errors and
+  // REQUIRES: as for TryLoad.
+  absl::StatusOr<bool> TryUnpark(Sequence* sequence);
 
   // Takes the slots of sessions that are gone.
   void ReclaimSlots();
@@ -66,12 +68,12 @@ class StateKeeper {
   bool TryTakeSlot(Sequence* sequence, int source);
   // Moves a committed state out of the way of TryTakeSlot. False: that would
   // not help.
-  bool MakeRoom(const Sequence& sequence, int source);
-  void CopyState(int slot, const SessionStore::Location& location);
+  absl::StatusOr<bool> MakeRoom(const Sequence& sequence, int source);
+  absl::Status CopyState(int slot, const SessionStore::Location& location);
   void FreeSlot(Sequence* sequence);
   // Moves a committed state to RAM; false if there is none in a slot.
-  bool EvictOne();
-  std::shared_ptr<const StateBlock> SaveBlock(int slot) const;
+  absl::StatusOr<bool> EvictOne();
+  absl::StatusOr<std::shared_ptr<const StateBlock>> SaveBlock(int slot) const;
   // The bytes that are set apart for the state of a parked sequence.
   void ForgetParked(Sequence* sequence);
 

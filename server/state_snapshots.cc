@@ -31,7 +31,7 @@ void StateSnapshots::Add(SessionHandle session, Done done) {
   jobs_.push_back(std::move(job));
 }
 
-bool StateSnapshots::Advance() {
+absl::StatusOr<bool> StateSnapshots::Advance() {
   size_t budget = kBytesAtATime;
   while (!jobs_.empty() && budget > 0) {
     absl::StatusOr<Snapshot> result = Snapshot();
@@ -39,7 +39,9 @@ bool StateSnapshots::Advance() {
     const Job job = std::move(jobs_.front());
     jobs_.pop_front();
     const auto block = job.block;
+    const absl::Status status = result.status();
     job.done(std::move(result));
+    if (absl::IsInternal(status)) return status;
     // Who asked holds it by now, so that a copy more takes no memory.
     if (block != nullptr && job.copied == block->size()) {
       sessions_.KeepCopy(job.session, job.slot, job.version, block);
@@ -50,8 +52,7 @@ bool StateSnapshots::Advance() {
 }
 
 void StateSnapshots::Finish() {
-  while (Advance()) {
-  }
+  while (!jobs_.empty()) (void)Advance();
 }
 
 bool StateSnapshots::Work(Job* job, size_t* budget,
@@ -70,15 +71,25 @@ bool StateSnapshots::Work(Job* job, size_t* budget,
       job->version != location->turns.version) {
     job->slot = location->slot;
     job->version = location->turns.version;
-    job->block = std::make_shared<StateBlock>(states_.bytes(job->slot));
+    absl::StatusOr<std::unique_ptr<Buffer>> memory =
+        states_.AllocateHost(states_.bytes(job->slot));
+    if (!memory.ok()) {
+      *result = memory.status();
+      return true;
+    }
+    job->block = std::make_shared<StateBlock>(*std::move(memory));
     job->copied = 0;
     ++job->beginnings;
   }
   const size_t left = job->block->size() - job->copied;
   const size_t bytes =
       job->beginnings >= kBeginningsMax ? left : std::min(left, *budget);
-  states_.SavePart(job->slot, job->copied, bytes,
-                   job->block->data() + job->copied);
+  const absl::Status saved = states_.SavePart(job->slot, job->copied, bytes,
+                                              job->block->data() + job->copied);
+  if (!saved.ok()) {
+    *result = saved;
+    return true;
+  }
   job->copied += bytes;
   *budget -= std::min(bytes, *budget);
   if (job->copied < job->block->size()) return false;

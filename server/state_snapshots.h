@@ -37,7 +37,8 @@ class StateSnapshots {
   void Add(SessionHandle session, Done done);
 
   // Copies for about a millisecond at most. False if nothing is left to do.
-  bool Advance();
+  // INTERNAL if the device failed; whoever asked for that copy was told.
+  absl::StatusOr<bool> Advance();
   void Finish();
 
  private:

@@ -33,9 +33,9 @@ inline constexpr int64_t kBlockTokens = kKeyValueBlockTokens;
 // Tokens of an item.
 inline constexpr int64_t kItemTokens = 8;
 
-// Neighbouring tokens of a row, which has `history`.
+// Neighbouring tokens of a row, whose keys and values lie in `blocks`.
 struct TokenGroup {
-  const RowHistory* history;
+  const int32_t* blocks;
   int64_t token;     // the first, in the concatenation
   int64_t position;  // of the first
   int64_t tokens;
@@ -263,7 +263,7 @@ void Attend(const AttentionArguments& arguments, const HeadItem& item,
   const int64_t position = item.tokens.position + first;
   const int64_t last = position + kTokens - 1;
   for (int64_t block = 0; block <= last / kBlockTokens; ++block) {
-    AttendBlock<kTokens>(arguments, kv_head, item.tokens.history->blocks[block],
+    AttendBlock<kTokens>(arguments, kv_head, item.tokens.blocks[block],
                          position + 1 - block * kBlockTokens, tokens, softmax);
   }
   const FloatTag tag;
@@ -322,14 +322,14 @@ int64_t GroupsOf(const Row& row) {
 }
 
 // Group `index` of all rows' groups.
-TokenGroup GroupAt(Rows rows, const AttentionArguments& arguments,
-                   int64_t index) {
-  size_t row = 0;
-  for (; index >= GroupsOf(rows[row]); ++row) index -= GroupsOf(rows[row]);
+TokenGroup GroupAt(const StepRows& step, int64_t index) {
+  const absl::Span<const Row> rows = step.rows();
+  size_t i = 0;
+  for (; index >= GroupsOf(rows[i]); ++i) index -= GroupsOf(rows[i]);
   const int64_t first = index * kItemTokens;
-  const RowHistory& history = arguments.histories[row];
-  return {&history, rows[row].offset + first, history.position + first,
-          std::min(kItemTokens, rows[row].tokens - first)};
+  return {step.blocks(i).data(), rows[i].offset + first,
+          rows[i].position + first,
+          std::min(kItemTokens, rows[i].tokens - first)};
 }
 
 // Rotates one head by the angles whose cosines, and then sines, are `turns` [2,
@@ -367,7 +367,7 @@ void Append(const AttentionArguments& arguments, const TokenGroup& group,
       turn[i] = static_cast<float>(std::cos(angle));
       turn[half + i] = static_cast<float>(std::sin(angle));
     }
-    const int32_t block = group.history->blocks[position / kBlockTokens];
+    const int32_t block = group.blocks[position / kBlockTokens];
     const int64_t place = position % kBlockTokens;
     const float* k = arguments.k.data + token * arguments.k.stride;
     const float* v = arguments.v.data + token * arguments.v.stride;
@@ -404,27 +404,24 @@ void Attend(const AttentionArguments& arguments, const TokenGroup& group,
 
 }  // namespace
 
-void Attention(ThreadPool& threads, Rows rows,
+void Attention(ThreadPool& threads, const StepRows& step,
                const AttentionArguments& arguments) {
   int64_t groups = 0;
   double work_ns = 0;
-  int64_t tokens = 0;
-  for (size_t i = 0; i < rows.size(); ++i) {
-    groups += GroupsOf(rows[i]);
-    const int64_t seen = arguments.histories[i].position + rows[i].tokens;
-    work_ns += (kReadNs + kComputeNs * rows[i].tokens) *
+  for (const Row& row : step.rows()) {
+    groups += GroupsOf(row);
+    const int64_t seen = row.position + row.tokens;
+    work_ns += (kReadNs + kComputeNs * row.tokens) *
                static_cast<double>(seen * arguments.heads * arguments.head_dim);
-    tokens = std::max<int64_t>(tokens, rows[i].offset + rows[i].tokens);
   }
   thread_local std::vector<float> memory;
-  float* const turns = Scratch(memory, tokens * arguments.rotary_dim);
+  float* const turns = Scratch(memory, step.tokens() * arguments.rotary_dim);
   const auto append = [&](int64_t group) {
-    Append(arguments, GroupAt(rows, arguments, group), turns);
+    Append(arguments, GroupAt(step, group), turns);
   };
   // A head's groups one after the other find its keys and values in the cache.
   const auto attend = [&](int64_t item) {
-    Attend(arguments, GroupAt(rows, arguments, item % groups), item / groups,
-           turns);
+    Attend(arguments, GroupAt(step, item % groups), item / groups, turns);
   };
   // All keys and values must be there before any token looks at them.
   threads.ParallelFor(groups, static_cast<int64_t>(work_ns) / 8, append);

@@ -8,7 +8,7 @@
 namespace engram::cpu {
 
 // See Backend::Attention.
-void Attention(ThreadPool& threads, Rows rows,
+void Attention(ThreadPool& threads, const StepRows& step,
                const AttentionArguments& arguments);
 
 }  // namespace engram::cpu

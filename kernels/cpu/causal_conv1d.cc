@@ -25,7 +25,7 @@ constexpr int64_t kLanes = hn::MaxLanes(FloatTag());
 struct Timeline {
   const float* x;
   int64_t x_stride;
-  float* window;  // oldest first
+  const float* window;  // oldest first
   int64_t window_tokens;
   int64_t channels;
 
@@ -58,7 +58,7 @@ void ConvolveItem(const CausalConv1dArguments& arguments, const Row& row,
                   int64_t channel_begin, int64_t channel_end) {
   const int64_t window_tokens = arguments.d_conv - 1;
   const Timeline inputs{arguments.x.data + row.offset * arguments.x.stride,
-                        arguments.x.stride, arguments.conv_state[row.slot],
+                        arguments.x.stride, arguments.conv_state[row.slot_in],
                         window_tokens, arguments.channels};
   for (int64_t t = 0; t < row.tokens; ++t) {
     float* const y = arguments.y.data + (row.offset + t) * arguments.y.stride;
@@ -72,8 +72,9 @@ void ConvolveItem(const CausalConv1dArguments& arguments, const Row& row,
     }
   }
   // In ascending order a row shorter than the window shifts in place.
+  float* const window = arguments.conv_state[row.slot_out];
   for (int64_t j = 0; j < window_tokens; ++j) {
-    std::memmove(inputs.window + j * arguments.channels + channel_begin,
+    std::memmove(window + j * arguments.channels + channel_begin,
                  inputs.At(row.tokens - window_tokens + j) + channel_begin,
                  (channel_end - channel_begin) * sizeof(float));
   }
@@ -105,10 +106,10 @@ constexpr double kElementNs = 0.8;
 
 }  // namespace
 
-void CausalConv1d(ThreadPool& threads, Rows rows,
+void CausalConv1d(ThreadPool& threads, const StepRows& step,
                   const CausalConv1dArguments& arguments) {
   ForEachRowAndChannels(
-      threads, rows, arguments.channels, kItemChannels,
+      threads, step, arguments.channels, kItemChannels,
       kElementNs * static_cast<double>(arguments.channels),
       [&](const Row& row, int64_t channel_begin, int64_t channel_end) {
         HWY_DYNAMIC_DISPATCH(CausalConv1dItem)

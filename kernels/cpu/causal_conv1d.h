@@ -7,7 +7,7 @@
 namespace engram::cpu {
 
 // See Backend::CausalConv1d.
-void CausalConv1d(ThreadPool& threads, Rows rows,
+void CausalConv1d(ThreadPool& threads, const StepRows& step,
                   const CausalConv1dArguments& arguments);
 
 }  // namespace engram::cpu

@@ -61,12 +61,6 @@ const PackedMatrix& Packed(const PackedWeight& weight) {
   return static_cast<const PackedMatrix&>(weight);
 }
 
-void CheckRows(Rows rows) {
-  for (const Row& row : rows) {
-    ENGRAM_CHECK(row.slot >= 0 && row.offset >= 0 && row.tokens >= 1);
-  }
-}
-
 class CpuBackend : public Backend {
  public:
   explicit CpuBackend(std::shared_ptr<cpu::ThreadPool> pool)
@@ -91,28 +85,43 @@ class CpuBackend : public Backend {
     return std::make_unique<HostBuffer>(data, bytes);
   }
 
-  void CopyToHost(void* host, const void* source, size_t bytes) override {
-    Copy(host, source, bytes);
+  absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) override {
+    return AllocateOrdinaryMemory(bytes);
   }
-  void CopyFromHost(void* target, const void* host, size_t bytes) override {
-    Copy(target, host, bytes);
+
+  // There is no queue: what was begun is done.
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyToHost(
+      void* host, const void* source, size_t bytes) override {
+    ENGRAM_RETURN_IF_ERROR(Copy(host, source, bytes));
+    return MakeReachedEvent();
   }
-  void Copy(void* target, const void* source, size_t bytes) override {
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyFromHost(
+      void* target, const void* host, size_t bytes) override {
+    ENGRAM_RETURN_IF_ERROR(Copy(target, host, bytes));
+    return MakeReachedEvent();
+  }
+  absl::Status Copy(void* target, const void* source, size_t bytes) override {
     if (bytes > 0) std::memcpy(target, source, bytes);
+    return absl::OkStatus();
   }
-  void Zero(void* target, size_t bytes) override {
+  absl::Status Zero(void* target, size_t bytes) override {
     if (bytes > 0) std::memset(target, 0, bytes);
+    return absl::OkStatus();
   }
   absl::Status Synchronize() override { return absl::OkStatus(); }
 
-  absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(
-      const Tensor& weight, WeightFormat format) override {
-    if (weight.shape.size() != 2 || weight.shape[0] < 1 ||
-        weight.shape[1] < 1) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "a weight is a matrix [outputs, inputs], this tensor is ",
-          ShapeToString(weight.shape)));
+  absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
+    const size_t bytes = cpu::OutcomeScratchBytes(rows, ids);
+    if (outcome_scratch_ != nullptr && outcome_scratch_->bytes() >= bytes) {
+      return absl::OkStatus();
     }
+    ENGRAM_ASSIGN_OR_RETURN(outcome_scratch_, Allocate(bytes));
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::StatusOr<std::unique_ptr<PackedWeight>> DoPack(
+      const Tensor& weight, WeightFormat format) override {
     const int64_t outputs = weight.shape[0];
     const int64_t inputs = weight.shape[1];
     const int64_t panels = PackedMatrix::PanelCount(outputs);
@@ -130,140 +139,93 @@ class CpuBackend : public Backend {
     return packed;
   }
 
-  void Embed(const PackedWeight& table, absl::Span<const int32_t> ids,
-             float* residual) override {
-    cpu::Embed(threads_, Packed(table), ids, residual);
+  void DoEmbed(const StepRows& step, const PackedWeight& table,
+               float* residual) override {
+    cpu::Embed(threads_, step, Packed(table), residual);
   }
 
-  void Norm(const NormWeights& norm, int64_t tokens, int64_t d_model,
-            const float* residual, float* normed) override {
-    ENGRAM_CHECK(tokens >= 0 && d_model >= 1);
-    ENGRAM_CHECK(norm.kind == NormKind::kRms || norm.bias != nullptr);
+  void DoAddPositions(const StepRows& step, const float* table, int64_t width,
+                      Matrix target) override {
+    const ScopedFlushDenormals flush;
+    cpu::AddPositions(step, table, width, target);
+  }
+
+  void DoNorm(const NormWeights& norm, int64_t tokens, int64_t d_model,
+              const float* residual, float* normed) override {
     const ScopedFlushDenormals flush;
     cpu::Norm(threads_, norm, tokens, d_model, residual, normed);
   }
 
-  void MatMul(const PackedWeight& weight, int64_t tokens, ConstMatrix x,
-              const MatMulOptions& options, Matrix y) override {
-    ENGRAM_CHECK(tokens >= 0);
+  void DoMatMul(const PackedWeight& weight, int64_t tokens, ConstMatrix x,
+                const MatMulOptions& options, Matrix y) override {
     const ScopedFlushDenormals flush;
     cpu::MatMul(threads_, Packed(weight), tokens, x, options, y);
   }
 
-  void CausalConv1d(Rows rows,
-                    const CausalConv1dArguments& arguments) override {
-    ENGRAM_CHECK(arguments.channels >= 1 && arguments.d_conv >= 1);
-    ENGRAM_CHECK(arguments.x.data != arguments.y.data);
-    ENGRAM_CHECK(arguments.activation == Activation::kSilu ||
-                 arguments.activation == Activation::kNone);
-    CheckRows(rows);
+  void DoCausalConv1d(const StepRows& step,
+                      const CausalConv1dArguments& arguments) override {
     const ScopedFlushDenormals flush;
-    cpu::CausalConv1d(threads_, rows, arguments);
+    cpu::CausalConv1d(threads_, step, arguments);
   }
 
-  void SelectiveScan(Rows rows,
-                     const SelectiveScanArguments& arguments) override {
-    ENGRAM_CHECK(arguments.d_inner >= 1 && arguments.d_state >= 1);
-    CheckRows(rows);
+  void DoSelectiveScan(const StepRows& step,
+                       const SelectiveScanArguments& arguments) override {
     const ScopedFlushDenormals flush;
-    cpu::SelectiveScan(threads_, rows, arguments);
+    cpu::SelectiveScan(threads_, step, arguments);
   }
 
-  void SsdScan(Rows rows, const SsdScanArguments& arguments) override {
-    ENGRAM_CHECK(arguments.groups >= 1 && arguments.heads >= 1 &&
-                 arguments.heads % arguments.groups == 0);
-    ENGRAM_CHECK(arguments.head_dim >= 1 && arguments.d_state >= 1);
-    CheckRows(rows);
+  void DoSsdScan(const StepRows& step,
+                 const SsdScanArguments& arguments) override {
     const ScopedFlushDenormals flush;
-    cpu::SsdScan(threads_, rows, arguments);
+    cpu::SsdScan(threads_, step, arguments);
   }
 
-  void GatedNorm(const GatedNormArguments& arguments) override {
-    ENGRAM_CHECK(arguments.tokens >= 0 && arguments.d_inner >= 1);
-    ENGRAM_CHECK(arguments.groups >= 1 &&
-                 arguments.d_inner % arguments.groups == 0);
+  void DoGatedNorm(const GatedNormArguments& arguments) override {
     const ScopedFlushDenormals flush;
     cpu::GatedNorm(threads_, arguments);
   }
 
-  void ShiftMultiply(Rows rows,
-                     const ShiftMultiplyArguments& arguments) override {
-    ENGRAM_CHECK(arguments.channels >= 1 && arguments.taps >= 1);
-    ENGRAM_CHECK(arguments.p.data != arguments.k.data);
-    CheckRows(rows);
+  void DoShiftMultiply(const StepRows& step,
+                       const ShiftMultiplyArguments& arguments) override {
     const ScopedFlushDenormals flush;
-    cpu::ShiftMultiply(threads_, rows, arguments);
+    cpu::ShiftMultiply(threads_, step, arguments);
   }
 
-  void DiagonalScan(Rows rows,
-                    const DiagonalScanArguments& arguments) override {
-    ENGRAM_CHECK(arguments.channels >= 1 && arguments.pairs >= 1);
-    CheckRows(rows);
+  void DoDiagonalScan(const StepRows& step,
+                      const DiagonalScanArguments& arguments) override {
     const ScopedFlushDenormals flush;
-    cpu::DiagonalScan(threads_, rows, arguments);
+    cpu::DiagonalScan(threads_, step, arguments);
   }
 
-  void Attention(Rows rows, const AttentionArguments& arguments) override {
-    ENGRAM_CHECK(arguments.heads >= 1 && arguments.head_dim >= 1);
-    ENGRAM_CHECK(arguments.kv_heads >= 1 &&
-                 arguments.heads % arguments.kv_heads == 0);
-    ENGRAM_CHECK(arguments.rotary_dim >= 0 && arguments.rotary_dim % 2 == 0 &&
-                 arguments.rotary_dim <= arguments.head_dim);
-    ENGRAM_CHECK(arguments.histories.size() == rows.size());
-    CheckRows(rows);
-    for (size_t i = 0; i < rows.size(); ++i) {
-      const RowHistory& history = arguments.histories[i];
-      ENGRAM_CHECK(history.position >= 0 &&
-                   static_cast<int64_t>(history.blocks.size()) *
-                           kKeyValueBlockTokens >=
-                       history.position + rows[i].tokens);
-    }
+  void DoAttention(const StepRows& step,
+                   const AttentionArguments& arguments) override {
     const ScopedFlushDenormals flush;
-    cpu::Attention(threads_, rows, arguments);
+    cpu::Attention(threads_, step, arguments);
   }
 
-  void AddRows(const float* table, absl::Span<const int32_t> indices,
-               int64_t width, Matrix target) override {
-    const ScopedFlushDenormals flush;
-    cpu::AddRows(table, indices, width, target);
+  void DoCopyRows(ConstMatrix source, absl::Span<const int32_t> from,
+                  int64_t width, Matrix target,
+                  absl::Span<const int32_t> to) override {
+    cpu::CopyRows(source, from, width, target, to);
   }
 
-  void Gather(ConstMatrix source, absl::Span<const int32_t> indices,
-              int64_t width, Matrix target) override {
-    cpu::Gather(source, indices, width, target);
+  void DoFiniteRows(const StepRows& step, ConstMatrix x, int64_t width,
+                    absl::Span<uint8_t> finite) override {
+    cpu::FiniteRows(step, x, width, finite);
   }
 
-  void AllFinite(ConstMatrix x, int64_t rows, int64_t width,
-                 absl::Span<uint8_t> finite) override {
-    cpu::AllFinite(x, rows, width, finite);
-  }
-
-  void Outcomes(ConstMatrix logits, int64_t ids,
-                absl::Span<const OutcomeRequest> requests,
-                absl::Span<Outcome> outcomes) override {
-    ENGRAM_CHECK(ids >= 1 && outcomes.size() == requests.size());
+  void DoOutcomes(ConstMatrix logits, int64_t ids,
+                  absl::Span<const OutcomeRequest> requests,
+                  absl::Span<Outcome> outcomes) override {
     const auto rows = static_cast<int64_t>(requests.size());
     ENGRAM_CHECK(outcome_scratch_ != nullptr &&
                  outcome_scratch_->bytes() >=
                      cpu::OutcomeScratchBytes(rows, ids));
-    for (const OutcomeRequest& request : requests) {
-      ENGRAM_CHECK(request.scored < ids);
-    }
     const ScopedFlushDenormals flush;
     cpu::Outcomes(threads_, logits, ids, requests, outcome_scratch_->floats(),
                   outcomes);
   }
 
-  absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
-    const size_t bytes = cpu::OutcomeScratchBytes(rows, ids);
-    if (outcome_scratch_ != nullptr && outcome_scratch_->bytes() >= bytes) {
-      return absl::OkStatus();
-    }
-    ENGRAM_ASSIGN_OR_RETURN(outcome_scratch_, Allocate(bytes));
-    return absl::OkStatus();
-  }
-
- private:
   const std::shared_ptr<cpu::ThreadPool> pool_;
   cpu::ThreadPool& threads_;  // *pool_
   std::unique_ptr<Buffer> outcome_scratch_;

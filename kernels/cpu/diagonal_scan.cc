@@ -129,8 +129,13 @@ HWY_INLINE void ScanVector(const DiagonalScanArguments& arguments,
                            const Row& row, int64_t channel, size_t count,
                            Chunk& chunk) {
   const int64_t channels = arguments.channels;
-  const Pairs pairs{arguments.decay + channel, arguments.read + channel,
-                    arguments.diagonal_state[row.slot] + channel, channels};
+  float* const state = StateOf(arguments.diagonal_state, row,
+                               {.first = channel,
+                                .lines = arguments.pairs * 2,
+                                .stride = channels,
+                                .width = static_cast<int64_t>(count)});
+  const Pairs pairs{arguments.decay + channel, arguments.read + channel, state,
+                    channels};
   for (int64_t t = 0; t < row.tokens; t += kChunkTokens) {
     chunk.tokens = std::min(kChunkTokens, row.tokens - t);
     ScanChunk<kWhole>(arguments, pairs, row.offset + t, channel, count, chunk);
@@ -166,10 +171,10 @@ constexpr double kUpdateNs = 0.25;
 
 }  // namespace
 
-void DiagonalScan(ThreadPool& threads, Rows rows,
+void DiagonalScan(ThreadPool& threads, const StepRows& step,
                   const DiagonalScanArguments& arguments) {
   ForEachRowAndChannels(
-      threads, rows, arguments.channels, kItemChannels,
+      threads, step, arguments.channels, kItemChannels,
       kUpdateNs * static_cast<double>(arguments.channels * arguments.pairs),
       [&](const Row& row, int64_t channel_begin, int64_t channel_end) {
         HWY_DYNAMIC_DISPATCH(DiagonalScanItem)

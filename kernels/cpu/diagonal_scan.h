@@ -7,7 +7,7 @@
 namespace engram::cpu {
 
 // See Backend::DiagonalScan.
-void DiagonalScan(ThreadPool& threads, Rows rows,
+void DiagonalScan(ThreadPool& threads, const StepRows& step,
                   const DiagonalScanArguments& arguments);
 
 }  // namespace engram::cpu

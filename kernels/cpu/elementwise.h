@@ -11,19 +11,19 @@
 namespace engram::cpu {
 
 // See Backend::Embed.
-void Embed(ThreadPool& threads, const PackedMatrix& table,
-           absl::Span<const int32_t> ids, float* residual);
+void Embed(ThreadPool& threads, const StepRows& step, const PackedMatrix& table,
+           float* residual);
 
-// See Backend::AddRows.
-void AddRows(const float* table, absl::Span<const int32_t> indices,
-             int64_t width, Matrix target);
+// See Backend::AddPositions.
+void AddPositions(const StepRows& step, const float* table, int64_t width,
+                  Matrix target);
 
-// See Backend::Gather.
-void Gather(ConstMatrix source, absl::Span<const int32_t> indices,
-            int64_t width, Matrix target);
+// See Backend::CopyRows.
+void CopyRows(ConstMatrix source, absl::Span<const int32_t> from, int64_t width,
+              Matrix target, absl::Span<const int32_t> to);
 
-// See Backend::AllFinite.
-void AllFinite(ConstMatrix x, int64_t rows, int64_t width,
-               absl::Span<uint8_t> finite);
+// See Backend::FiniteRows.
+void FiniteRows(const StepRows& step, ConstMatrix x, int64_t width,
+                absl::Span<uint8_t> finite);
 
 }  // namespace engram::cpu

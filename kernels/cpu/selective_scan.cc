@@ -102,7 +102,11 @@ void SelectiveScanItem(const SelectiveScanArguments& arguments, const Row& row,
                        int64_t channel_begin, int64_t channel_end) {
   const int64_t d_inner = arguments.d_inner;
   const int64_t d_state = arguments.d_state;
-  float* const h = arguments.ssm_state[row.slot] + channel_begin;
+  float* const h = StateOf(arguments.ssm_state, row,
+                           {.first = channel_begin,
+                            .lines = d_state,
+                            .stride = d_inner,
+                            .width = channel_end - channel_begin});
   const float* const a = arguments.a + channel_begin;
   if (d_state > kCopiedStatesMax || row.tokens < kCopiedTokensMin) {
     ScanBlock<false>(arguments, row, channel_begin, channel_end,
@@ -145,10 +149,10 @@ constexpr double kUpdateNs = 0.4;
 
 }  // namespace
 
-void SelectiveScan(ThreadPool& threads, Rows rows,
+void SelectiveScan(ThreadPool& threads, const StepRows& step,
                    const SelectiveScanArguments& arguments) {
   ForEachRowAndChannels(
-      threads, rows, arguments.d_inner, kScanItemChannels,
+      threads, step, arguments.d_inner, kScanItemChannels,
       kUpdateNs * static_cast<double>(arguments.d_inner * arguments.d_state),
       [&](const Row& row, int64_t channel_begin, int64_t channel_end) {
         HWY_DYNAMIC_DISPATCH(SelectiveScanItem)

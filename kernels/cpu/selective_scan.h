@@ -7,7 +7,7 @@
 namespace engram::cpu {
 
 // See Backend::SelectiveScan.
-void SelectiveScan(ThreadPool& threads, Rows rows,
+void SelectiveScan(ThreadPool& threads, const StepRows& step,
                    const SelectiveScanArguments& arguments);
 
 }  // namespace engram::cpu

@@ -4,9 +4,10 @@
 //
 // Memory per token and channel: reads 8 bytes (k, v) and writes 4 (p); the
 // other taps find their inputs and the filter in the cache. Per row and channel
-// the state is read and written once, 8 (taps - 1) bytes.
+// the state is read once, 4 (taps - 1) bytes, and 4 are written per token.
 #include "kernels/cpu/shift_multiply.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/cpu/row_parts.h"
@@ -33,13 +34,18 @@ constexpr int64_t kTileVectors = 4;
 struct Timeline {
   const float* k;
   int64_t k_stride;
-  float* state;  // oldest first
+  const float* state;  // a ring
   int64_t state_tokens;
   int64_t channels;
+  int64_t place;  // in the ring, of time 0
 
   const float* At(int64_t time) const {
-    return time >= 0 ? k + time * k_stride
-                     : state + (state_tokens + time) * channels;
+    return time >= 0 ? k + time * k_stride : state + Place(time) * channels;
+  }
+  // Of -state_tokens <= time < 0.
+  int64_t Place(int64_t time) const {
+    const int64_t at = place + time;
+    return at >= 0 ? at : at + state_tokens;
   }
 };
 
@@ -104,12 +110,33 @@ HWY_INLINE void Vectors(const ShiftMultiplyArguments& arguments, const Row& row,
   }
 }
 
+// Leaves the row's last inputs in the ring of its slot.
+void KeepInputs(const ShiftMultiplyArguments& arguments, const Row& row,
+                const Timeline& inputs, int64_t channel_begin,
+                int64_t channel_end) {
+  const int64_t ring = inputs.state_tokens;
+  float* const state = arguments.shift_state[row.slot_out];
+  const int64_t first = row.tokens - ring;
+  const bool in_place = row.slot_in == row.slot_out;
+  for (int64_t time = in_place ? std::max<int64_t>(first, 0) : first;
+       time < row.tokens; ++time) {
+    const int64_t place =
+        time < 0 ? inputs.Place(time) : (inputs.place + time) % ring;
+    std::memcpy(state + place * arguments.channels + channel_begin,
+                inputs.At(time) + channel_begin,
+                (channel_end - channel_begin) * sizeof(float));
+  }
+}
+
 void ShiftMultiplyItem(const ShiftMultiplyArguments& arguments, const Row& row,
                        int64_t channel_begin, int64_t channel_end) {
   const int64_t state_tokens = arguments.taps - 1;
   const Timeline inputs{arguments.k.data + row.offset * arguments.k.stride,
-                        arguments.k.stride, arguments.shift_state[row.slot],
-                        state_tokens, arguments.channels};
+                        arguments.k.stride,
+                        arguments.shift_state[row.slot_in],
+                        state_tokens,
+                        arguments.channels,
+                        state_tokens == 0 ? 0 : row.position % state_tokens};
   int64_t channel = channel_begin;
   constexpr int64_t kTileChannels = kTileVectors * kLanes;
   for (; channel + kTileChannels <= channel_end; channel += kTileChannels) {
@@ -121,11 +148,8 @@ void ShiftMultiplyItem(const ShiftMultiplyArguments& arguments, const Row& row,
   if (channel < channel_end) {
     Vectors<1, false>(arguments, row, inputs, channel, channel_end - channel);
   }
-  // In ascending order a row shorter than the state shifts in place.
-  for (int64_t j = 0; j < state_tokens; ++j) {
-    std::memmove(inputs.state + j * arguments.channels + channel_begin,
-                 inputs.At(row.tokens - state_tokens + j) + channel_begin,
-                 (channel_end - channel_begin) * sizeof(float));
+  if (state_tokens > 0) {
+    KeepInputs(arguments, row, inputs, channel_begin, channel_end);
   }
 }
 
@@ -146,10 +170,10 @@ constexpr double kTapNs = 0.15;
 
 }  // namespace
 
-void ShiftMultiply(ThreadPool& threads, Rows rows,
+void ShiftMultiply(ThreadPool& threads, const StepRows& step,
                    const ShiftMultiplyArguments& arguments) {
   ForEachRowAndChannels(
-      threads, rows, arguments.channels, kItemChannels,
+      threads, step, arguments.channels, kItemChannels,
       kTapNs * static_cast<double>(arguments.channels * arguments.taps),
       [&](const Row& row, int64_t channel_begin, int64_t channel_end) {
         HWY_DYNAMIC_DISPATCH(ShiftMultiplyItem)

@@ -7,7 +7,7 @@
 namespace engram::cpu {
 
 // See Backend::ShiftMultiply.
-void ShiftMultiply(ThreadPool& threads, Rows rows,
+void ShiftMultiply(ThreadPool& threads, const StepRows& step,
                    const ShiftMultiplyArguments& arguments);
 
 }  // namespace engram::cpu

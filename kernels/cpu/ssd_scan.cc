@@ -141,8 +141,9 @@ HWY_INLINE void ScanBlock(const HeadBlock& block) {
   }
 }
 
-HeadBlock BlockAt(const SsdScanArguments& arguments, const Row& row,
-                  int64_t head, int64_t token, int64_t tokens) {
+// `state` is that of the head.
+HeadBlock BlockAt(const SsdScanArguments& arguments, float* state, int64_t head,
+                  int64_t token, int64_t tokens) {
   const int64_t head_dim = arguments.head_dim;
   const int64_t d_state = arguments.d_state;
   const int64_t group = head / (arguments.heads / arguments.groups);
@@ -158,7 +159,7 @@ HeadBlock BlockAt(const SsdScanArguments& arguments, const Row& row,
   block.b_stride = arguments.b.stride;
   block.c_stride = arguments.c.stride;
   block.y_stride = arguments.y.stride;
-  block.state = arguments.ssm_state[row.slot] + head * d_state * head_dim;
+  block.state = state;
   block.head_dim = head_dim;
   block.d_state = d_state;
   block.d = arguments.d[head];
@@ -168,13 +169,18 @@ HeadBlock BlockAt(const SsdScanArguments& arguments, const Row& row,
 
 void SsdScanItem(const SsdScanArguments& arguments, const Row& row,
                  int64_t head) {
+  const int64_t state_floats = arguments.d_state * arguments.head_dim;
+  float* const state =
+      StateOf(arguments.ssm_state, row,
+              {.first = head * state_floats, .width = state_floats});
   int64_t token = row.offset;
   const int64_t end = token + row.tokens;
   for (; token + kBlockTokens <= end; token += kBlockTokens) {
-    ScanBlock<kBlockTokens>(BlockAt(arguments, row, head, token, kBlockTokens));
+    ScanBlock<kBlockTokens>(
+        BlockAt(arguments, state, head, token, kBlockTokens));
   }
   for (; token < end; ++token) {
-    ScanBlock<1>(BlockAt(arguments, row, head, token, 1));
+    ScanBlock<1>(BlockAt(arguments, state, head, token, 1));
   }
 }
 
@@ -194,10 +200,10 @@ constexpr double kUpdateNs = 0.12;
 
 }  // namespace
 
-void SsdScan(ThreadPool& threads, Rows rows,
+void SsdScan(ThreadPool& threads, const StepRows& step,
              const SsdScanArguments& arguments) {
   const int64_t heads = arguments.heads;
-  ForEachRowPart(threads, rows, heads,
+  ForEachRowPart(threads, step, heads,
                  kUpdateNs * static_cast<double>(heads * arguments.head_dim *
                                                  arguments.d_state),
                  [&](const Row& row, int64_t head) {

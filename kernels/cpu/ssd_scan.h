@@ -7,6 +7,7 @@
 namespace engram::cpu {
 
 // See Backend::SsdScan.
-void SsdScan(ThreadPool& threads, Rows rows, const SsdScanArguments& arguments);
+void SsdScan(ThreadPool& threads, const StepRows& step,
+             const SsdScanArguments& arguments);
 
 }  // namespace engram::cpu

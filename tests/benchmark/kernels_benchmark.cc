@@ -102,11 +102,13 @@ void OutProjection(benchmark::State& state) { MatMul(state, kDModel, kDInner); }
 void Head(benchmark::State& state) { MatMul(state, kVocab, kDModel); }
 
 // `rows` rows of `tokens` tokens each, every row in its own slot.
-std::vector<Row> MakeRows(int64_t rows, int64_t tokens) {
+std::vector<Row> MakeRows(int64_t rows, int64_t tokens, int64_t position = 0) {
   std::vector<Row> made;
   for (int row = 0; row < rows; ++row) {
-    made.push_back(
-        {row, static_cast<int>(row * tokens), static_cast<int>(tokens)});
+    made.push_back({.slot_in = row,
+                    .slot_out = row,
+                    .tokens = static_cast<int>(tokens),
+                    .position = position});
   }
   return made;
 }
@@ -115,7 +117,7 @@ void SelectiveScan(benchmark::State& state) {
   const int64_t row_count = state.range(0), row_tokens = state.range(1);
   const int64_t tokens = row_count * row_tokens;
   const auto backend = MakeCpu(state.range(2));
-  const std::vector<Row> rows = MakeRows(row_count, row_tokens);
+  const StepRows& step = backend->PrepareStep(MakeRows(row_count, row_tokens));
   const auto x = Filled(*backend, tokens * kDInner);
   const auto dt = Filled(*backend, tokens * kDInner);
   const auto z = Filled(*backend, tokens * kDInner);
@@ -139,7 +141,7 @@ void SelectiveScan(benchmark::State& state) {
   arguments.ssm_state = {ssm_state->floats(), kDState * kDInner};
   arguments.y = {y->floats(), kDInner};
   for (auto _ : state) {
-    backend->SelectiveScan(rows, arguments);
+    backend->SelectiveScan(step, arguments);
     benchmark::ClobberMemory();
   }
   // Per state: exp as one operation, three products and two sums.
@@ -152,7 +154,7 @@ void SsdScan(benchmark::State& state) {
   const int64_t tokens = row_count * row_tokens;
   const int64_t state_floats = kHeads * kHeadDim * kHeadState;
   const auto backend = MakeCpu(state.range(2));
-  const std::vector<Row> rows = MakeRows(row_count, row_tokens);
+  const StepRows& step = backend->PrepareStep(MakeRows(row_count, row_tokens));
   const auto x = Filled(*backend, tokens * kDInner);
   const auto dt = Filled(*backend, tokens * kHeads);
   const auto bc = Filled(*backend, tokens * 2 * kHeadState);
@@ -176,7 +178,7 @@ void SsdScan(benchmark::State& state) {
   arguments.ssm_state = {ssm_state->floats(), state_floats};
   arguments.y = {y->floats(), kDInner};
   for (auto _ : state) {
-    backend->SsdScan(rows, arguments);
+    backend->SsdScan(step, arguments);
     benchmark::ClobberMemory();
   }
   // Per state: three products and two sums.
@@ -188,7 +190,7 @@ void CausalConv1d(benchmark::State& state) {
   const int64_t row_count = state.range(0), row_tokens = state.range(1);
   const int64_t tokens = row_count * row_tokens;
   const auto backend = MakeCpu(state.range(2));
-  const std::vector<Row> rows = MakeRows(row_count, row_tokens);
+  const StepRows& step = backend->PrepareStep(MakeRows(row_count, row_tokens));
   const auto x = Filled(*backend, tokens * kDInner);
   const auto weight = Filled(*backend, kDConv * kDInner);
   const auto bias = Filled(*backend, kDInner);
@@ -203,7 +205,7 @@ void CausalConv1d(benchmark::State& state) {
   arguments.conv_state = {window->floats(), (kDConv - 1) * kDInner};
   arguments.y = {y->floats(), kDInner};
   for (auto _ : state) {
-    backend->CausalConv1d(rows, arguments);
+    backend->CausalConv1d(step, arguments);
     benchmark::ClobberMemory();
   }
   Count(state, 8 * tokens * kDInner + 8 * row_count * (kDConv - 1) * kDInner,
@@ -215,7 +217,7 @@ void ShiftMultiply(benchmark::State& state) {
   const int64_t tokens = row_count * row_tokens;
   const int64_t state_floats = (kTaps - 1) * kDModel;
   const auto backend = MakeCpu(state.range(2));
-  const std::vector<Row> rows = MakeRows(row_count, row_tokens);
+  const StepRows& step = backend->PrepareStep(MakeRows(row_count, row_tokens));
   const auto k = Filled(*backend, tokens * kDModel);
   const auto v = Filled(*backend, tokens * kDModel);
   const auto filter = Filled(*backend, kTaps * kDModel);
@@ -230,7 +232,7 @@ void ShiftMultiply(benchmark::State& state) {
   arguments.shift_state = {shift_state->floats(), state_floats};
   arguments.p = {p->floats(), kDModel};
   for (auto _ : state) {
-    backend->ShiftMultiply(rows, arguments);
+    backend->ShiftMultiply(step, arguments);
     benchmark::ClobberMemory();
   }
   Count(state, 12 * tokens * kDModel + 8 * row_count * state_floats,
@@ -242,7 +244,7 @@ void DiagonalScan(benchmark::State& state) {
   const int64_t tokens = row_count * row_tokens;
   const int64_t state_floats = kPairs * 2 * kDModel;
   const auto backend = MakeCpu(state.range(2));
-  const std::vector<Row> rows = MakeRows(row_count, row_tokens);
+  const StepRows& step = backend->PrepareStep(MakeRows(row_count, row_tokens));
   const auto p = Filled(*backend, tokens * kDModel);
   const auto gate = Filled(*backend, tokens * kDModel);
   const auto decay = Filled(*backend, state_floats);
@@ -261,7 +263,7 @@ void DiagonalScan(benchmark::State& state) {
   arguments.diagonal_state = {diagonal_state->floats(), state_floats};
   arguments.y = {y->floats(), kDModel};
   for (auto _ : state) {
-    backend->DiagonalScan(rows, arguments);
+    backend->DiagonalScan(step, arguments);
     benchmark::ClobberMemory();
   }
   // Per pair four products and three sums of the state, and two of each of the
@@ -282,14 +284,15 @@ void Attention(benchmark::State& state) {
   const int64_t row_blocks =
       (position + row_tokens + kKeyValueBlockTokens - 1) / kKeyValueBlockTokens;
   const auto backend = MakeCpu(state.range(3));
-  const std::vector<Row> rows = MakeRows(row_count, row_tokens);
   std::vector<int32_t> block_indices(row_count * row_blocks);
   std::iota(block_indices.begin(), block_indices.end(), 0);
-  std::vector<RowHistory> histories;
+  std::vector<absl::Span<const int32_t>> lists;
   for (int64_t row = 0; row < row_count; ++row) {
-    histories.push_back({position, absl::MakeConstSpan(block_indices)
-                                       .subspan(row * row_blocks, row_blocks)});
+    lists.push_back(absl::MakeConstSpan(block_indices)
+                        .subspan(row * row_blocks, row_blocks));
   }
+  const StepRows& step =
+      backend->PrepareStep(MakeRows(row_count, row_tokens, position), lists);
   const auto q = Filled(*backend, tokens * kDModel);
   const auto k = Filled(*backend, tokens * kDModel);
   const auto v = Filled(*backend, tokens * kDModel);
@@ -304,11 +307,10 @@ void Attention(benchmark::State& state) {
   arguments.q = {q->floats(), kDModel};
   arguments.k = {k->floats(), kDModel};
   arguments.v = {v->floats(), kDModel};
-  arguments.histories = histories;
   arguments.blocks = {blocks->floats(), 2 * kDModel * kKeyValueBlockTokens};
   arguments.y = {y->floats(), kDModel};
   for (auto _ : state) {
-    backend->Attention(rows, arguments);
+    backend->Attention(step, arguments);
     benchmark::ClobberMemory();
   }
   // Every token's keys and values once per row; a multiply-add for a score and

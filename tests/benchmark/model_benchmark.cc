@@ -7,6 +7,7 @@
 // temperature 0.8 with top_p 0.95.
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -16,7 +17,6 @@
 #include "benchmark/benchmark.h"
 #include "kernels/backend.h"
 #include "kernels/status.h"
-#include "model/load_model.h"
 #include "model/model.h"
 
 namespace engram {

@@ -25,6 +25,10 @@
 namespace engram {
 namespace {
 
+std::shared_ptr<const StateBlock> MakeBlock(size_t bytes) {
+  return std::make_shared<const StateBlock>(*AllocateOrdinaryMemory(bytes));
+}
+
 constexpr int kLabels = 32;
 
 std::string LongId(int i) {
@@ -125,7 +129,7 @@ void Run(int sessions, size_t state_bytes) {
   });
   RunTurn(&store, "source", "r");
   const SessionHandle source = *store.Find("source");
-  const auto block = std::make_shared<const StateBlock>(state_bytes);
+  const auto block = MakeBlock(state_bytes);
   store.KeepCopy(source, 0, 1, block);
   Measure("400 forks of one state", store, [&] {
     for (int i = 0; i < 400; ++i) {

@@ -86,13 +86,14 @@ inline void AttentionStep(Backend& backend,
   const int64_t width = shape.width();
   const int64_t kv_width = shape.kv_width();
   Floats q, k, v;
-  std::vector<Row> rows;
-  std::vector<RowHistory> histories;
+  std::vector<SlotRow> rows;
+  std::vector<absl::Span<const int32_t>> lists;
   for (const auto& [sequence, tokens] : fed) {
-    rows.push_back({static_cast<int>(rows.size()),
-                    static_cast<int>(q.size() / width),
-                    static_cast<int>(tokens)});
-    histories.push_back({sequence->position, sequence->blocks});
+    rows.push_back({.slot = static_cast<int>(rows.size()),
+                    .offset = static_cast<int>(q.size() / width),
+                    .tokens = static_cast<int>(tokens),
+                    .position = sequence->position});
+    lists.push_back(sequence->blocks);
     const auto append = [&, first = sequence->position, count = tokens](
                             Floats& target, const Floats& source,
                             int64_t part_width) {
@@ -115,8 +116,9 @@ inline void AttentionStep(Backend& backend,
   const auto device_frequencies =
       backend.Allocate(frequencies.size() * sizeof(double));
   ENGRAM_CHECK_OK(device_frequencies.status());
-  backend.CopyFromHost((*device_frequencies)->data(), frequencies.data(),
-                       frequencies.size() * sizeof(double));
+  ENGRAM_CHECK_OK(backend.CopyFromHost((*device_frequencies)->data(),
+                                       frequencies.data(),
+                                       frequencies.size() * sizeof(double)));
   AttentionArguments arguments;
   arguments.heads = shape.heads;
   arguments.kv_heads = shape.kv_heads();
@@ -128,10 +130,9 @@ inline void AttentionStep(Backend& backend,
   arguments.q = {device_q.data() + kMargin, stride};
   arguments.k = {device_k.data() + kMargin, kv_stride};
   arguments.v = {device_v.data() + kMargin, kv_stride};
-  arguments.histories = histories;
   arguments.blocks = device_blocks.shares();
   arguments.y = {y.data() + kMargin, stride};
-  backend.Attention(rows, arguments);
+  backend.Attention(Prepare(backend, rows, lists), arguments);
   blocks = device_blocks.ToHost();
   const Floats all = FromWide(y.ToHost(), width);
   // Queries that are not written over, keys and values are left alone.

@@ -36,8 +36,8 @@ TEST_P(BackendTest, AllocatesZeroedAlignedMemory) {
     EXPECT_EQ((*buffer)->bytes(), bytes);
     EXPECT_EQ(reinterpret_cast<uintptr_t>((*buffer)->data()) % 64, 0u);
     std::vector<char> host(bytes, 1);
-    backend().CopyToHost(host.data(), (*buffer)->data(), bytes);
-    ENGRAM_CHECK_OK(backend().Synchronize());
+    ASSERT_TRUE(
+        backend().CopyToHost(host.data(), (*buffer)->data(), bytes).ok());
     EXPECT_THAT(host, Each(0));
   }
 }
@@ -53,10 +53,34 @@ TEST_P(BackendTest, RefusesMemoryThatTheMachineDoesNotHave) {
 TEST_P(BackendTest, CopiesAndZeroes) {
   DeviceFloats a(backend(), {1, 2, 3});
   DeviceFloats b(backend(), {4, 5, 6});
-  backend().Copy(b.data(), a.data() + 1, 2 * sizeof(float));
-  backend().Zero(a.data(), sizeof(float));
+  EXPECT_TRUE(backend().Copy(b.data(), a.data() + 1, 2 * sizeof(float)).ok());
+  EXPECT_TRUE(backend().Zero(a.data(), sizeof(float)).ok());
   EXPECT_THAT(a.ToHost(), ElementsAre(0, 2, 3));
   EXPECT_THAT(b.ToHost(), ElementsAre(2, 3, 6));
+}
+
+TEST_P(BackendTest, CopiesWhileOtherThingsGoOn) {
+  const size_t bytes = 3 * sizeof(float);
+  auto host = backend().AllocateHost(bytes);
+  ASSERT_TRUE(host.ok());
+  EXPECT_EQ((*host)->bytes(), bytes);
+  DeviceFloats a(backend(), {1, 2, 3});
+  auto read = backend().BeginCopyToHost((*host)->data(), a.data(), bytes);
+  ASSERT_TRUE(read.ok());
+  ASSERT_TRUE((*read)->Wait().ok());
+  EXPECT_TRUE((*read)->Reached());
+  EXPECT_THAT(Floats((*host)->floats(), (*host)->floats() + 3),
+              ElementsAre(1, 2, 3));
+  (*host)->floats()[1] = 7;
+  // The event of a copy is that of those before it.
+  DeviceFloats b(backend(), {0, 0, 0, 0});
+  auto first = backend().BeginCopyFromHost(b.data(), (*host)->data(), bytes);
+  auto second = backend().BeginCopyFromHost(b.data() + 3, (*host)->floats() + 1,
+                                            sizeof(float));
+  ASSERT_TRUE(first.ok() && second.ok());
+  ASSERT_TRUE((*second)->Wait().ok());
+  EXPECT_TRUE((*first)->Reached());
+  EXPECT_THAT(b.ToHost(), ElementsAre(1, 7, 3, 7));
 }
 
 TEST_P(BackendTest, PacksOnlyMatrices) {
@@ -66,7 +90,7 @@ TEST_P(BackendTest, PacksOnlyMatrices) {
             absl::StatusCode::kInvalidArgument);
 }
 
-// --- Embed, AddRows, Gather, AllFinite.
+// --- Embed, AddPositions, CopyRows, FiniteRows.
 
 TEST_P(BackendTest, EmbedsRowsOfThePackedTable) {
   for (const int64_t d_model : {1, 16, 33}) {
@@ -75,7 +99,7 @@ TEST_P(BackendTest, EmbedsRowsOfThePackedTable) {
     const auto packed = PackFloats(backend(), table, vocab, d_model);
     const std::vector<int32_t> ids = {69, 0, 31, 32, 31};
     DeviceFloats residual(backend(), Floats(ids.size() * d_model));
-    backend().Embed(*packed, ids, residual.data());
+    backend().Embed(PrepareIds(backend(), ids), *packed, residual.data());
     Floats expected;
     for (const int32_t id : ids) {
       const Floats row = Slice(table, id, 1, d_model);
@@ -97,7 +121,7 @@ TEST_P(BackendTest, PacksBFloat16AndFloat16Exactly) {
     EXPECT_EQ((*packed)->outputs(), 1);
     EXPECT_EQ((*packed)->inputs(), 3);
     DeviceFloats row(backend(), Floats(3));
-    backend().Embed(**packed, {0}, row.data());
+    backend().Embed(PrepareIds(backend(), {0}), **packed, row.data());
     EXPECT_THAT(row.ToHost(), ElementsAre(1.0f, -2.0f, 0.5f));
   }
 }
@@ -144,8 +168,9 @@ TEST_P(BackendTest, EveryFormatEmbedsAndMultipliesAsItsValuesInFloat32) {
       const std::vector<int32_t> ids = {outputs - 1, 0, outputs / 2};
       DeviceFloats actual(backend(), Floats(ids.size() * inputs));
       DeviceFloats expected(backend(), Floats(ids.size() * inputs));
-      backend().Embed(*narrow, ids, actual.data());
-      backend().Embed(*wide, ids, expected.data());
+      const StepRows& step = PrepareIds(backend(), ids);
+      backend().Embed(step, *narrow, actual.data());
+      backend().Embed(step, *wide, expected.data());
       ExpectSameBits(actual.ToHost(), expected.ToHost());
     }
   }
@@ -162,7 +187,7 @@ TEST_P(BackendTest, KeepsValuesOf16BitsAsTheyAre) {
     auto packed = backend().Pack(tensor, format);
     ASSERT_TRUE(packed.ok());
     DeviceFloats row(backend(), Floats(3));
-    backend().Embed(**packed, {21}, row.data());
+    backend().Embed(PrepareIds(backend(), {21}), **packed, row.data());
     ExpectSameBits(row.ToHost(), Slice(WidenToFloat32(tensor), 21, 1, 3));
   }
 }
@@ -177,34 +202,47 @@ TEST_P(BackendTest, RefusesAWeightThatTheFormatHasNoNumberFor) {
               testing::HasSubstr("70000 is too large for f16"));
 }
 
-TEST_P(BackendTest, AddsRowsToThoseOfAWiderMatrix) {
+TEST_P(BackendTest, AddsPositionsToTokensOfAWiderMatrix) {
   DeviceFloats table(backend(), {0, 1, 10, 11, 20, 21});
   DeviceFloats target(backend(), {-1, 0.5, 0.25, -1, 100, 200, -1, 3, 4});
-  backend().AddRows(table.data(), {2, 0, 2}, 2, {target.data() + 1, 3});
+  const std::vector<SlotRow> rows = {
+      {.slot = 0, .offset = 0, .tokens = 1, .position = 2},
+      {.slot = 1, .offset = 1, .tokens = 0, .position = 1},
+      {.slot = 2, .offset = 1, .tokens = 2, .position = 0}};
+  backend().AddPositions(Prepare(backend(), rows), table.data(), 2,
+                         {target.data() + 1, 3});
   EXPECT_THAT(target.ToHost(),
-              ElementsAre(-1, 20.5, 21.25, -1, 100, 201, -1, 23, 25));
+              ElementsAre(-1, 20.5, 21.25, -1, 100, 201, -1, 13, 15));
 }
 
-TEST_P(BackendTest, GathersRowsOfWiderMatrices) {
+TEST_P(BackendTest, GathersAndScattersRowsOfWiderMatrices) {
   DeviceFloats source(backend(), {0, 1, 2, 10, 11, 12, 20, 21, 22});
   DeviceFloats target(backend(), Floats(8, -1.0f));
-  backend().Gather({source.data() + 1, 3}, {2, 0}, 2, {target.data(), 4});
+  backend().CopyRows({source.data() + 1, 3}, {2, 0}, 2, {target.data(), 4},
+                     {0, 1});
   EXPECT_THAT(target.ToHost(), ElementsAre(21, 22, -1, -1, 1, 2, -1, -1));
+  backend().CopyRows({source.data(), 3}, {1, 1}, 1, {target.data() + 3, 4},
+                     {1, 0});
+  EXPECT_THAT(target.ToHost(), ElementsAre(21, 22, -1, 10, 1, 2, -1, 10));
 }
 
 TEST_P(BackendTest, FindsRowsThatAreNotFinite) {
-  const int64_t width = 19, stride = 20, rows = 5;
-  Floats x(rows * stride, 1.0f);
+  const int64_t width = 19, stride = 20, tokens = 8;
+  Floats x(tokens * stride, 1.0f);
   x[0 * stride + 18] = kNan;
   x[1 * stride + 0] = kInfinity;
   x[2 * stride + 7] = -kInfinity;
-  x[3 * stride + 19] = kNan;  // between the rows
+  x[3 * stride + 19] = kNan;  // between the tokens
   x[4 * stride + 3] = std::numeric_limits<float>::max();
+  x[7 * stride + 18] = kNan;
   DeviceFloats device_x(backend(), x);
-  std::vector<uint8_t> finite(rows, 7);
-  backend().AllFinite({device_x.data(), stride}, rows, width,
-                      absl::MakeSpan(finite));
-  EXPECT_THAT(finite, ElementsAre(0, 0, 0, 1, 1));
+  const std::vector<SlotRow> rows = {{0, 0, 1}, {1, 1, 1}, {2, 2, 1}, {3, 3, 1},
+                                     {4, 4, 0}, {5, 4, 2}, {6, 6, 2}};
+  std::vector<uint8_t> finite(rows.size(), 7);
+  backend().FiniteRows(Prepare(backend(), rows), {device_x.data(), stride},
+                       width, absl::MakeSpan(finite));
+  ASSERT_TRUE(backend().Synchronize().ok());
+  EXPECT_THAT(finite, ElementsAre(0, 0, 0, 1, 1, 1, 0));
 }
 
 // --- Norm.
@@ -255,21 +293,22 @@ TEST_P(BackendTest, LongProductsAreRight) {
               std::sqrt(3000) / 16);
 }
 
-TEST_P(BackendTest, ProductsAddBiasThenActivateThenAccumulate) {
+TEST_P(BackendTest, ProductsAddBiasThenActivateOrAccumulate) {
   for (const int64_t outputs : {5, 33, 64}) {
+    MatMulCase product(outputs, 40);
+    product.bias = RandomFloats(6, outputs);
+    const Floats x = RandomFloats(5, 7 * 40);
     for (const Activation activation :
          {Activation::kNone, Activation::kSilu, Activation::kGelu,
           Activation::kGeluTanh}) {
-      MatMulCase product(outputs, 40);
-      product.bias = RandomFloats(6, outputs);
       product.activation = activation;
-      const Floats x = RandomFloats(5, 7 * 40);
       ExpectClose(product.Run(backend(), x), product.Expected(x));
-      const Floats y = RandomFloats(7, 7 * outputs);
-      reference::Values expected = product.Expected(x);
-      for (size_t i = 0; i < y.size(); ++i) expected[i] += y[i];
-      ExpectClose(product.Run(backend(), x, y, true), expected);
     }
+    product.activation = Activation::kNone;
+    const Floats y = RandomFloats(7, 7 * outputs);
+    reference::Values expected = product.Expected(x);
+    for (size_t i = 0; i < y.size(); ++i) expected[i] += y[i];
+    ExpectClose(product.Run(backend(), x, y, true), expected);
   }
 }
 
@@ -342,12 +381,12 @@ TEST_P(BackendTest, ConvolutionsAreRight) {
       ConvCase conv(channels, d_conv);
       if (d_conv == 3) conv.bias.clear();
       if (d_conv == 4) conv.activation = Activation::kNone;
-      const std::vector<Row> rows = {{2, 0, 1}, {0, 1, 2}, {3, 3, 9}};
+      const std::vector<SlotRow> rows = {{2, 0, 1}, {0, 1, 2}, {3, 3, 9}};
       const Floats x = RandomFloats(5, 12 * channels);
       const Floats before = RandomFloats(6, 4 * conv.WindowFloats());
       Floats states = before;
       const Floats y = conv.Run(backend(), rows, x, states);
-      for (const Row& row : rows) {
+      for (const SlotRow& row : rows) {
         reference::Values window =
             Widened(Slice(before, row.slot, 1, conv.WindowFloats()));
         ExpectClose(
@@ -369,15 +408,15 @@ TEST_P(BackendTest, ConvolutionInChunksIsTheSame) {
       const int64_t tokens = 11;
       const Floats x = RandomFloats(5, tokens * channels);
       Floats whole_state(conv.WindowFloats());
-      const Floats whole =
-          conv.Run(backend(), std::vector<Row>{{0, 0, tokens}}, x, whole_state);
+      const Floats whole = conv.Run(
+          backend(), std::vector<SlotRow>{{0, 0, tokens}}, x, whole_state);
       for (int chunk = 1; chunk < tokens; ++chunk) {
         Floats state(conv.WindowFloats());
         Floats y;
         for (int first = 0; first < tokens; first += chunk) {
           const int count = std::min<int>(chunk, tokens - first);
           const Floats part =
-              conv.Run(backend(), std::vector<Row>{{0, 0, count}},
+              conv.Run(backend(), std::vector<SlotRow>{{0, 0, count}},
                        Slice(x, first, count, channels), state);
           y.insert(y.end(), part.begin(), part.end());
         }
@@ -395,11 +434,11 @@ TEST_P(BackendTest, ScansAreRight) {
     for (const int64_t d_state : {1, 5, 16, 17}) {
       SCOPED_TRACE(testing::Message() << d_inner << " x " << d_state);
       const ScanCase scan(d_inner, d_state, 12);
-      const std::vector<Row> rows = {{2, 0, 1}, {0, 1, 2}, {3, 3, 9}};
+      const std::vector<SlotRow> rows = {{2, 0, 1}, {0, 1, 2}, {3, 3, 9}};
       const Floats before = RandomFloats(6, 4 * scan.StateFloats());
       Floats states = before;
       const Floats y = scan.Run(backend(), rows, states);
-      for (const Row& row : rows) {
+      for (const SlotRow& row : rows) {
         reference::Values state =
             Widened(Slice(before, row.slot, 1, scan.StateFloats()));
         const reference::Values expected =
@@ -417,7 +456,8 @@ TEST_P(BackendTest, ScansWithManyStatesAreRight) {
   for (const int64_t d_state : {63, 64, 65, 300}) {
     const ScanCase scan(19, d_state, 6);
     Floats states(scan.StateFloats());
-    const Floats y = scan.Run(backend(), std::vector<Row>{{0, 0, 6}}, states);
+    const Floats y =
+        scan.Run(backend(), std::vector<SlotRow>{{0, 0, 6}}, states);
     reference::Values state(scan.StateFloats());
     ExpectClose(y, scan.Expected(state));
     ExpectClose(states, state);
@@ -430,8 +470,8 @@ TEST_P(BackendTest, ScanInChunksIsTheSame) {
       const int tokens = 13;
       const ScanCase scan(d_inner, d_state, tokens);
       Floats whole_state(scan.StateFloats(), 0.5f);
-      const Floats whole =
-          scan.Run(backend(), std::vector<Row>{{0, 0, tokens}}, whole_state);
+      const Floats whole = scan.Run(
+          backend(), std::vector<SlotRow>{{0, 0, tokens}}, whole_state);
       for (int chunk = 1; chunk < tokens; ++chunk) {
         Floats state(scan.StateFloats(), 0.5f);
         Floats y;
@@ -439,7 +479,7 @@ TEST_P(BackendTest, ScanInChunksIsTheSame) {
           const int count = std::min(chunk, tokens - first);
           const Floats part =
               scan.Part(first, count)
-                  .Run(backend(), std::vector<Row>{{0, 0, count}}, state);
+                  .Run(backend(), std::vector<SlotRow>{{0, 0, count}}, state);
           y.insert(y.end(), part.begin(), part.end());
         }
         ExpectSameBits(y, whole);
@@ -451,15 +491,16 @@ TEST_P(BackendTest, ScanInChunksIsTheSame) {
 
 TEST_P(BackendTest, ScanOfARowDoesNotDependOnTheOthers) {
   const ScanCase scan(130, 16, 40);
-  const std::vector<Row> rows = {{1, 0, 1}, {4, 1, 30}, {0, 31, 2}, {2, 33, 7}};
+  const std::vector<SlotRow> rows = {
+      {1, 0, 1}, {4, 1, 30}, {0, 31, 2}, {2, 33, 7}};
   const Floats before = RandomFloats(6, 5 * scan.StateFloats());
   Floats states = before;
   const Floats together = scan.Run(backend(), rows, states);
-  for (const Row& row : rows) {
+  for (const SlotRow& row : rows) {
     Floats state = Slice(before, row.slot, 1, scan.StateFloats());
     const Floats alone =
         scan.Part(row.offset, row.tokens)
-            .Run(backend(), std::vector<Row>{{0, 0, row.tokens}}, state);
+            .Run(backend(), std::vector<SlotRow>{{0, 0, row.tokens}}, state);
     ExpectSameBits(Slice(together, row.offset, row.tokens, 130), alone);
     ExpectSameBits(Slice(states, row.slot, 1, scan.StateFloats()), state);
   }
@@ -468,7 +509,7 @@ TEST_P(BackendTest, ScanOfARowDoesNotDependOnTheOthers) {
 TEST_P(BackendTest, ScanMayWriteOverItsInput) {
   for (const int tokens : {1, 9}) {
     const ScanCase scan(67, 16, tokens);
-    const std::vector<Row> rows = {{0, 0, tokens}};
+    const std::vector<SlotRow> rows = {{0, 0, tokens}};
     Floats state(scan.StateFloats()), state_in_place = state;
     const Floats y = scan.Run(backend(), rows, state);
     ExpectSameBits(scan.Run(backend(), rows, state_in_place, true), y);
@@ -478,7 +519,7 @@ TEST_P(BackendTest, ScanMayWriteOverItsInput) {
 
 TEST_P(BackendTest, NanInOneRowLeavesTheOthersAlone) {
   ScanCase scan(33, 16, 10);
-  const std::vector<Row> rows = {{0, 0, 4}, {1, 4, 3}, {2, 7, 3}};
+  const std::vector<SlotRow> rows = {{0, 0, 4}, {1, 4, 3}, {2, 7, 3}};
   Floats clean_states(3 * scan.StateFloats()), states = clean_states;
   const Floats clean = scan.Run(backend(), rows, clean_states);
   scan.dt[5 * 33 + 2] = kNan;
@@ -501,7 +542,7 @@ TEST_P(BackendTest, SoftplusIsAccurateEverywhere) {
   scan.dt_bias.assign(values.size(), 0.0f);
   scan.b = {1.0f};
   Floats state(values.size());
-  scan.Run(backend(), std::vector<Row>{{0, 0, 1}}, state);
+  scan.Run(backend(), std::vector<SlotRow>{{0, 0, 1}}, state);
   for (size_t i = 0; i < values.size(); ++i) {
     const double expected = reference::Softplus(values[i]);
     // Below e^-87 results are no longer normal numbers.
@@ -521,7 +562,7 @@ TEST_P(BackendTest, ExpIsAccurateEverywhere) {
   scan.dt_bias.assign(values.size(), 0.0f);
   for (size_t i = 0; i < values.size(); ++i) scan.a[i] = values[i] / 64.0f;
   Floats state(values.size(), 1.0f);
-  scan.Run(backend(), std::vector<Row>{{0, 0, 1}}, state);
+  scan.Run(backend(), std::vector<SlotRow>{{0, 0, 1}}, state);
   for (size_t i = 0; i < values.size(); ++i) {
     const double expected = std::exp(static_cast<double>(values[i]));
     if (expected > std::numeric_limits<float>::max()) {
@@ -618,7 +659,7 @@ TEST(CpuBackend, GivesTheSameBitsWithAvx2AndAvx512) {
   const ScanCase scan(67, 16, 9);
   const Floats x = RandomFloats(5, 9 * 300);
   const Floats conv_x = RandomFloats(6, 9 * 67);
-  const std::vector<Row> rows = {{0, 0, 9}};
+  const std::vector<SlotRow> rows = {{0, 0, 9}};
   std::vector<Floats> first;
   for (const int64_t target : {HWY_AVX3, HWY_AVX2}) {
     UseCpuTargets(target);
@@ -654,12 +695,32 @@ TEST(CpuBackendDeathTest, BugsOfTheCallerStopTheProcess) {
   ASSERT_TRUE(backend.ok());
   const auto table = PackFloats(**backend, Floats(6), 3, 2);
   Floats residual(2);
-  EXPECT_DEATH((*backend)->Embed(*table, {3}, residual.data()),
+  EXPECT_DEATH(
+      (*backend)->Embed(PrepareIds(**backend, {3}), *table, residual.data()),
+      "broken invariant");
+  const ScanCase scan(3, 2, 2);
+  Floats states(3 * scan.StateFloats());
+  const auto run = [&](const std::vector<SlotRow>& rows) {
+    (void)scan.Run(**backend, rows, states);
+  };
+  // A slot that two rows write, or that one writes and another reads.
+  EXPECT_DEATH(run({{0, 0, 1}, {0, 1, 1}}), "broken invariant");
+  EXPECT_DEATH(run({{0, 0, 1, 2}, {1, 1, 1, 2}}), "broken invariant");
+  EXPECT_DEATH(run({{0, 0, 1, 2}, {2, 1, 1, 1}}), "broken invariant");
+  EXPECT_DEATH(run({{0, 0, -1}}), "broken invariant");
+  MatMulCase product(2, 2);
+  product.activation = Activation::kSilu;
+  EXPECT_DEATH(product.Run(**backend, Floats(2), Floats(2), true),
                "broken invariant");
-  const ScanCase scan(3, 2, 1);
-  Floats states(scan.StateFloats());
-  EXPECT_DEATH(scan.Run(**backend, std::vector<Row>{{0, 0, 0}}, states),
-               "broken invariant");
+}
+
+TEST(CpuBackend, RunsWhatItIsAskedToReplay) {
+  auto backend = MakeBackend({BackendKind::kCpu, 1});
+  ASSERT_TRUE(backend.ok());
+  int runs = 0;
+  (*backend)->Replay(1, [&] { ++runs; });
+  (*backend)->Replay(1, [&] { ++runs; });
+  EXPECT_EQ(runs, 2);
 }
 
 TEST(MakeBackend, ChoosesTheCpuByItself) {

@@ -54,7 +54,7 @@ std::vector<Floats> RunAll(std::shared_ptr<cpu::ThreadPool> pool) {
     results.push_back(product.Run(backend, RandomFloats(1, tokens * 128)));
   }
 
-  const std::vector<Row> rows = {{1, 0, 1}, {0, 1, 50}, {2, 51, 13}};
+  const std::vector<SlotRow> rows = {{1, 0, 1}, {0, 1, 50}, {2, 51, 13}};
   const ConvCase conv(300, 4);
   Floats windows(3 * conv.WindowFloats());
   results.push_back(
@@ -102,7 +102,7 @@ std::vector<Floats> RunAll(std::shared_ptr<cpu::ThreadPool> pool) {
   const auto table = PackFloats(backend, RandomFloats(5, 70 * 300), 70, 300);
   std::vector<int32_t> ids;
   for (int i = 0; i < tokens; ++i) ids.push_back(i % 70);
-  backend.Embed(*table, ids, residual.data());
+  backend.Embed(PrepareIds(backend, ids), *table, residual.data());
   results.push_back(residual.ToHost());
   results.push_back(RunOutcomes(backend));
   return results;

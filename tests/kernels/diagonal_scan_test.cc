@@ -23,7 +23,7 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 // Rows shorter and longer than a register tile and than the shift's state, out
 // of the order of their slots; slot 1 has none.
-const std::vector<Row> kRaggedRows = {{2, 0, 1}, {0, 1, 9}, {3, 10, 81}};
+const std::vector<SlotRow> kRaggedRows = {{2, 0, 1}, {0, 1, 9}, {3, 10, 81}};
 constexpr int64_t kRaggedTokens = 91;
 constexpr int64_t kSlots = 4;
 
@@ -35,7 +35,7 @@ void ExpectRaggedRowsAreRight(Backend& backend, const Case& ragged,
   const Floats before = RandomFloats(6, kSlots * state_floats);
   Floats states = before;
   const Floats y = ragged.Run(backend, kRaggedRows, states);
-  for (const Row& row : kRaggedRows) {
+  for (const SlotRow& row : kRaggedRows) {
     reference::Values state = Widened(Slice(before, row.slot, 1, state_floats));
     const reference::Values expected =
         ragged.Part(row.offset, row.tokens).Expected(state);
@@ -50,8 +50,8 @@ template <class Case>
 void ExpectTheSameInChunks(Backend& backend, const Case& whole_case) {
   const int tokens = static_cast<int>(whole_case.tokens);
   Floats whole_state(whole_case.StateFloats(), 0.5f);
-  const Floats whole =
-      whole_case.Run(backend, std::vector<Row>{{0, 0, tokens}}, whole_state);
+  const Floats whole = whole_case.Run(
+      backend, std::vector<SlotRow>{{0, 0, tokens}}, whole_state);
   for (const int chunk : {1, 2, 3, 7, 8, 9, 63, 64, 65, 128, 130}) {
     SCOPED_TRACE(testing::Message() << "chunks of " << chunk);
     Floats state(whole_case.StateFloats(), 0.5f);
@@ -60,7 +60,7 @@ void ExpectTheSameInChunks(Backend& backend, const Case& whole_case) {
       const int count = std::min(chunk, tokens - first);
       const Floats part =
           whole_case.Part(first, count)
-              .Run(backend, std::vector<Row>{{0, 0, count}}, state);
+              .Run(backend, std::vector<SlotRow>{{0, 0, count}}, state);
       y.insert(y.end(), part.begin(), part.end());
     }
     ExpectSameBits(y, whole);
@@ -74,11 +74,11 @@ void ExpectRowsDoNotDependOnTheOthers(Backend& backend, const Case& all) {
   const Floats before = RandomFloats(6, kSlots * state_floats);
   Floats states = before;
   const Floats together = all.Run(backend, kRaggedRows, states);
-  for (const Row& row : kRaggedRows) {
+  for (const SlotRow& row : kRaggedRows) {
     Floats state = Slice(before, row.slot, 1, state_floats);
     const Floats alone =
         all.Part(row.offset, row.tokens)
-            .Run(backend, std::vector<Row>{{0, 0, row.tokens}}, state);
+            .Run(backend, std::vector<SlotRow>{{0, 0, row.tokens}}, state);
     ExpectSameBits(Slice(together, row.offset, row.tokens, all.channels),
                    alone);
     ExpectSameBits(Slice(states, row.slot, 1, state_floats), state);
@@ -87,7 +87,7 @@ void ExpectRowsDoNotDependOnTheOthers(Backend& backend, const Case& all) {
 
 template <class Case>
 void ExpectMayWriteOverItsInput(Backend& backend, const Case& all) {
-  const std::vector<Row> rows = {{0, 0, static_cast<int>(all.tokens)}};
+  const std::vector<SlotRow> rows = {{0, 0, static_cast<int>(all.tokens)}};
   Floats state(all.StateFloats()), state_in_place = state;
   const Floats y = all.Run(backend, rows, state);
   ExpectSameBits(all.Run(backend, rows, state_in_place, true), y);
@@ -131,7 +131,7 @@ TEST_P(ShiftMultiplyTest, ForgetsAnInputAfterItsTaps) {
   ShiftMultiplyCase clean(5, 8, 20);
   ShiftMultiplyCase marked = clean;
   marked.k[3 * 5 + 2] = kNan;
-  const std::vector<Row> rows = {{0, 0, 20}};
+  const std::vector<SlotRow> rows = {{0, 0, 20}};
   Floats clean_state(clean.StateFloats()), marked_state = clean_state;
   const Floats expected = clean.Run(backend(), rows, clean_state);
   const Floats p = marked.Run(backend(), rows, marked_state);
@@ -185,7 +185,7 @@ TEST_P(DiagonalScanTest, RotatesAStateThatDoesNotDecay) {
   }
   const Floats before = RandomFloats(6, scan.StateFloats());
   Floats state = before;
-  scan.Run(backend(), std::vector<Row>{{0, 0, 4}}, state);
+  scan.Run(backend(), std::vector<SlotRow>{{0, 0, 4}}, state);
   EXPECT_EQ(state, before);
 }
 
@@ -211,7 +211,7 @@ TEST_P(DiagonalScanTest, MayWriteOverItsInput) {
 
 TEST_P(DiagonalScanTest, NanInOneChannelLeavesTheOthersAlone) {
   DiagonalScanCase scan(19, 4, 10);
-  const std::vector<Row> rows = {{0, 0, 4}, {1, 4, 6}};
+  const std::vector<SlotRow> rows = {{0, 0, 4}, {1, 4, 6}};
   Floats clean_states(2 * scan.StateFloats()), states = clean_states;
   const Floats clean = scan.Run(backend(), rows, clean_states);
   scan.p[6 * 19 + 17] = kNan;
@@ -240,7 +240,7 @@ TEST(CpuDiagonalScan, GivesTheSameBitsWithAvx2AndAvx512) {
   ENGRAM_CHECK_OK(backend.status());
   const ShiftMultiplyCase shift(43, 64, 140);
   DiagonalScanCase scan(43, 7, 140);
-  const std::vector<Row> rows = {{0, 0, 140}};
+  const std::vector<SlotRow> rows = {{0, 0, 140}};
   for (const Activation activation :
        {Activation::kNone, Activation::kGelu, Activation::kGeluTanh}) {
     scan.activation = activation;

@@ -107,16 +107,16 @@ class DeviceFloats {
     auto buffer = backend.Allocate(size_ * sizeof(float));
     ENGRAM_CHECK_OK(buffer.status());
     buffer_ = *std::move(buffer);
-    backend.CopyFromHost(buffer_->data(), values.data(), size_ * sizeof(float));
+    ENGRAM_CHECK_OK(backend.CopyFromHost(buffer_->data(), values.data(),
+                                         size_ * sizeof(float)));
   }
 
   float* data() { return buffer_->floats(); }
 
   Floats ToHost() const {
-    ENGRAM_CHECK_OK(backend_.Synchronize());
     Floats values(size_);
-    backend_.CopyToHost(values.data(), buffer_->data(), size_ * sizeof(float));
-    ENGRAM_CHECK_OK(backend_.Synchronize());
+    ENGRAM_CHECK_OK(backend_.CopyToHost(values.data(), buffer_->data(),
+                                        size_ * sizeof(float)));
     return values;
   }
 
@@ -154,6 +154,39 @@ inline std::unique_ptr<PackedWeight> PackFloats(
   auto packed = backend.Pack(tensor, format);
   ENGRAM_CHECK_OK(packed.status());
   return *std::move(packed);
+}
+
+// The tokens from `offset` on, of the sequence whose state lies in `slot`.
+struct SlotRow {
+  int slot = 0;
+  int offset = 0;  // the sum of the earlier rows' tokens
+  int tokens = 0;
+  int slot_out = -1;  // -1: the state stays in `slot`
+  int64_t position = 0;
+
+  int out() const { return slot_out < 0 ? slot : slot_out; }
+};
+using SlotRows = absl::Span<const SlotRow>;
+
+inline const StepRows& Prepare(
+    Backend& backend, SlotRows rows,
+    absl::Span<const absl::Span<const int32_t>> blocks = {},
+    absl::Span<const int32_t> ids = {}) {
+  std::vector<Row> prepared;
+  for (const SlotRow& row : rows) {
+    prepared.push_back({row.slot, row.out(), row.tokens, row.position});
+  }
+  const StepRows& step = backend.PrepareStep(prepared, blocks, ids);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_EQ(step.rows()[i].offset, rows[i].offset);
+  }
+  return step;
+}
+// A step of one row with these tokens.
+inline const StepRows& PrepareIds(Backend& backend,
+                                  absl::Span<const int32_t> ids) {
+  const SlotRow row = {0, 0, static_cast<int>(ids.size())};
+  return Prepare(backend, {row}, {}, ids);
 }
 
 // Contiguous product through the back end.
@@ -209,7 +242,7 @@ struct ConvCase {
   int64_t WindowFloats() const { return (d_conv - 1) * channels; }
 
   // Updates `states` [slots, d_conv-1, channels].
-  Floats Run(Backend& backend, Rows rows, const Floats& x,
+  Floats Run(Backend& backend, SlotRows rows, const Floats& x,
              Floats& states) const {
     const int64_t stride = WideStride(channels);
     DeviceFloats device_x(backend, ToWide(x, channels));
@@ -226,7 +259,7 @@ struct ConvCase {
     arguments.activation = activation;
     arguments.conv_state = device_states.shares();
     arguments.y = {y.data() + kMargin, stride};
-    backend.CausalConv1d(rows, arguments);
+    backend.CausalConv1d(Prepare(backend, rows), arguments);
     states = device_states.ToHost();
     return FromWide(y.ToHost(), channels);
   }
@@ -273,7 +306,7 @@ struct ScanCase {
   }
 
   // Updates `states` [slots, d_state, d_inner]. With `in_place`, y is x.
-  Floats Run(Backend& backend, Rows rows, Floats& states,
+  Floats Run(Backend& backend, SlotRows rows, Floats& states,
              bool in_place = false) const {
     const int64_t stride = WideStride(d_inner);
     const int64_t state_stride = WideStride(d_state);
@@ -300,7 +333,7 @@ struct ScanCase {
     arguments.d = device_d.data();
     arguments.ssm_state = device_states.shares();
     arguments.y = {y.data() + kMargin, stride};
-    backend.SelectiveScan(rows, arguments);
+    backend.SelectiveScan(Prepare(backend, rows), arguments);
     states = device_states.ToHost();
     return FromWide(y.ToHost(), d_inner);
   }
@@ -355,7 +388,7 @@ struct SsdScanCase {
 
   // Updates `states` [slots, heads, d_state, head_dim]. With `in_place`, y is
   // x.
-  Floats Run(Backend& backend, Rows rows, Floats& states,
+  Floats Run(Backend& backend, SlotRows rows, Floats& states,
              bool in_place = false) const {
     const int64_t stride = WideStride(d_inner());
     const int64_t group_stride = WideStride(groups * d_state);
@@ -384,7 +417,7 @@ struct SsdScanCase {
     arguments.dt_max = dt_max;
     arguments.ssm_state = device_states.shares();
     arguments.y = {y.data() + kMargin, stride};
-    backend.SsdScan(rows, arguments);
+    backend.SsdScan(Prepare(backend, rows), arguments);
     states = device_states.ToHost();
     return FromWide(y.ToHost(), d_inner());
   }
@@ -474,14 +507,28 @@ struct ShiftMultiplyCase {
     return part;
   }
 
-  // Updates `states` [slots, taps-1, channels]. With `in_place`, p is v.
-  Floats Run(Backend& backend, Rows rows, Floats& states,
+  // Updates `states` [slots, taps-1, channels], each with the oldest input
+  // first; the back end has them as rings, here of sequences of various
+  // lengths. With `in_place`, p is v.
+  Floats Run(Backend& backend, SlotRows rows, Floats& states,
              bool in_place = false) const {
+    std::vector<SlotRow> placed(rows.begin(), rows.end());
+    std::vector<int64_t> begins(taps > 1 ? states.size() / StateFloats() : 0);
+    std::vector<int64_t> ends = begins;
+    for (SlotRow& row : placed) {
+      row.position = 5 + 37 * row.slot;
+      if (taps == 1) continue;
+      begins[row.slot] = ends[row.slot] = row.position;
+    }
+    for (const SlotRow& row : placed) {
+      if (taps > 1) ends[row.out()] = row.position + row.tokens;
+    }
     const int64_t stride = WideStride(channels);
     DeviceFloats device_k(backend, ToWide(k, channels));
     DeviceFloats device_v(backend, ToWide(v, channels));
     DeviceFloats device_filter(backend, filter);
-    DeviceShares device_states(backend, states, StateFloats());
+    DeviceShares device_states(backend, Turned(states, begins, true),
+                               StateFloats());
     DeviceFloats device_p(backend, ToWide(Floats(k.size()), channels));
     DeviceFloats& p = in_place ? device_v : device_p;
     ShiftMultiplyArguments arguments;
@@ -492,9 +539,27 @@ struct ShiftMultiplyCase {
     arguments.filter = device_filter.data();
     arguments.shift_state = device_states.shares();
     arguments.p = {p.data() + kMargin, stride};
-    backend.ShiftMultiply(rows, arguments);
-    states = device_states.ToHost();
+    backend.ShiftMultiply(Prepare(backend, placed), arguments);
+    states = Turned(device_states.ToHost(), ends, false);
     return FromWide(p.ToHost(), channels);
+  }
+
+  // Between states with the oldest input first and rings of sequences that have
+  // `positions` tokens, per slot.
+  Floats Turned(const Floats& states, const std::vector<int64_t>& positions,
+                bool to_rings) const {
+    Floats turned = states;
+    const int64_t ring = taps - 1;
+    for (size_t slot = 0; slot < positions.size(); ++slot) {
+      for (int64_t age = 0; age < ring; ++age) {  // 0: the oldest
+        const int64_t straight = slot * ring + age;
+        const int64_t place = slot * ring + (positions[slot] + age) % ring;
+        std::copy_n(states.begin() + (to_rings ? straight : place) * channels,
+                    channels,
+                    turned.begin() + (to_rings ? place : straight) * channels);
+      }
+    }
+    return turned;
   }
 
   reference::Values Expected(reference::Values& state) const {
@@ -534,7 +599,7 @@ struct DiagonalScanCase {
   }
 
   // Updates `states` [slots, pairs, 2, channels]. With `in_place`, y is p.
-  Floats Run(Backend& backend, Rows rows, Floats& states,
+  Floats Run(Backend& backend, SlotRows rows, Floats& states,
              bool in_place = false) const {
     const int64_t stride = WideStride(channels);
     DeviceFloats device_p(backend, ToWide(p, channels));
@@ -555,7 +620,7 @@ struct DiagonalScanCase {
     arguments.activation = activation;
     arguments.diagonal_state = device_states.shares();
     arguments.y = {y.data() + kMargin, stride};
-    backend.DiagonalScan(rows, arguments);
+    backend.DiagonalScan(Prepare(backend, rows), arguments);
     states = device_states.ToHost();
     return FromWide(y.ToHost(), channels);
   }

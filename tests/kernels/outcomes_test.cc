@@ -37,8 +37,8 @@ class Outcomes : public BackendUnderTestSuite {
     ENGRAM_CHECK_OK(backend().ReserveOutcomes(rows, ids));
     auto buffer = backend().Allocate(logits.size() * sizeof(float));
     ENGRAM_CHECK_OK(buffer.status());
-    backend().CopyFromHost((*buffer)->data(), logits.data(),
-                           logits.size() * sizeof(float));
+    ENGRAM_CHECK_OK(backend().CopyFromHost((*buffer)->data(), logits.data(),
+                                           logits.size() * sizeof(float)));
     std::vector<Outcome> outcomes(requests.size());
     backend().Outcomes({(*buffer)->floats(), ids}, ids, requests,
                        absl::MakeSpan(outcomes));

@@ -22,7 +22,7 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 // Rows with 1, 2 and 9 tokens, out of the order of their slots; slot 1 has
 // none.
-const std::vector<Row> kRaggedRows = {{2, 0, 1}, {0, 1, 2}, {3, 3, 9}};
+const std::vector<SlotRow> kRaggedRows = {{2, 0, 1}, {0, 1, 2}, {3, 3, 9}};
 
 void ExpectRaggedScanIsRight(Backend& backend, const SsdScanCase& scan) {
   SCOPED_TRACE(testing::Message()
@@ -32,7 +32,7 @@ void ExpectRaggedScanIsRight(Backend& backend, const SsdScanCase& scan) {
   const Floats before = RandomFloats(6, 4 * state_floats);
   Floats states = before;
   const Floats y = scan.Run(backend, kRaggedRows, states);
-  for (const Row& row : kRaggedRows) {
+  for (const SlotRow& row : kRaggedRows) {
     reference::Values state = Widened(Slice(before, row.slot, 1, state_floats));
     const reference::Values expected =
         scan.Part(row.offset, row.tokens).Expected(state);
@@ -76,7 +76,7 @@ TEST_P(SsdScanTest, ClampsDelta) {
   ExpectRaggedScanIsRight(backend(), scan);
   // A clamp that never moves delta would show nothing.
   Floats states(scan.StateFloats()), unclamped_states = states;
-  const std::vector<Row> rows = {{0, 0, 12}};
+  const std::vector<SlotRow> rows = {{0, 0, 12}};
   const Floats y = scan.Run(backend(), rows, states);
   scan.dt_min = 0.0f;
   scan.dt_max = std::numeric_limits<float>::infinity();
@@ -89,7 +89,7 @@ TEST_P(SsdScanTest, InChunksIsTheSame) {
     const SsdScanCase scan(4, 2, head_dim, 9, tokens);
     Floats whole_state(scan.StateFloats(), 0.5f);
     const Floats whole =
-        scan.Run(backend(), std::vector<Row>{{0, 0, tokens}}, whole_state);
+        scan.Run(backend(), std::vector<SlotRow>{{0, 0, tokens}}, whole_state);
     for (int chunk = 1; chunk < tokens; ++chunk) {
       Floats state(scan.StateFloats(), 0.5f);
       Floats y;
@@ -97,7 +97,7 @@ TEST_P(SsdScanTest, InChunksIsTheSame) {
         const int count = std::min(chunk, tokens - first);
         const Floats part =
             scan.Part(first, count)
-                .Run(backend(), std::vector<Row>{{0, 0, count}}, state);
+                .Run(backend(), std::vector<SlotRow>{{0, 0, count}}, state);
         y.insert(y.end(), part.begin(), part.end());
       }
       ExpectSameBits(y, whole);
@@ -109,16 +109,17 @@ TEST_P(SsdScanTest, InChunksIsTheSame) {
 TEST_P(SsdScanTest, OfARowDoesNotDependOnTheOthers) {
   // Enough work for several threads.
   const SsdScanCase scan(6, 2, 33, 16, 40);
-  const std::vector<Row> rows = {{1, 0, 1}, {4, 1, 30}, {0, 31, 2}, {2, 33, 7}};
+  const std::vector<SlotRow> rows = {
+      {1, 0, 1}, {4, 1, 30}, {0, 31, 2}, {2, 33, 7}};
   const int64_t state_floats = scan.StateFloats();
   const Floats before = RandomFloats(6, 5 * state_floats);
   Floats states = before;
   const Floats together = scan.Run(backend(), rows, states);
-  for (const Row& row : rows) {
+  for (const SlotRow& row : rows) {
     Floats state = Slice(before, row.slot, 1, state_floats);
     const Floats alone =
         scan.Part(row.offset, row.tokens)
-            .Run(backend(), std::vector<Row>{{0, 0, row.tokens}}, state);
+            .Run(backend(), std::vector<SlotRow>{{0, 0, row.tokens}}, state);
     ExpectSameBits(Slice(together, row.offset, row.tokens, scan.d_inner()),
                    alone);
     ExpectSameBits(Slice(states, row.slot, 1, state_floats), state);
@@ -128,7 +129,7 @@ TEST_P(SsdScanTest, OfARowDoesNotDependOnTheOthers) {
 TEST_P(SsdScanTest, MayWriteOverItsInput) {
   for (const int tokens : {1, 9}) {
     const SsdScanCase scan(3, 1, 37, 8, tokens);
-    const std::vector<Row> rows = {{0, 0, tokens}};
+    const std::vector<SlotRow> rows = {{0, 0, tokens}};
     Floats state(scan.StateFloats()), state_in_place = state;
     const Floats y = scan.Run(backend(), rows, state);
     ExpectSameBits(scan.Run(backend(), rows, state_in_place, true), y);
@@ -138,7 +139,7 @@ TEST_P(SsdScanTest, MayWriteOverItsInput) {
 
 TEST_P(SsdScanTest, NanInOneHeadLeavesTheOthersAlone) {
   SsdScanCase scan(3, 1, 5, 4, 10);
-  const std::vector<Row> rows = {{0, 0, 4}, {1, 4, 6}};
+  const std::vector<SlotRow> rows = {{0, 0, 4}, {1, 4, 6}};
   Floats clean_states(2 * scan.StateFloats()), states = clean_states;
   const Floats clean = scan.Run(backend(), rows, clean_states);
   scan.dt[6 * 3 + 1] = kNan;
@@ -205,7 +206,7 @@ TEST(CpuSsdScan, GivesTheSameBitsWithAvx2AndAvx512) {
   ENGRAM_CHECK_OK(backend.status());
   const SsdScanCase scan(4, 2, 43, 19, 11);
   const GatedNormCase norm(2 * 83, 2, 5);
-  const std::vector<Row> rows = {{0, 0, 11}};
+  const std::vector<SlotRow> rows = {{0, 0, 11}};
   Floats wide_state(scan.StateFloats()), narrow_state = wide_state;
   UseCpuTargets(HWY_AVX3);
   const Floats wide_y = scan.Run(**backend, rows, wide_state);
@@ -224,7 +225,7 @@ TEST(CpuSsdScanDeathTest, HeadsThatDoNotFillTheirGroupsStopTheProcess) {
   ENGRAM_CHECK_OK(backend.status());
   const SsdScanCase scan(3, 2, 2, 2, 1);
   Floats states(scan.StateFloats());
-  EXPECT_DEATH(scan.Run(**backend, std::vector<Row>{{0, 0, 1}}, states),
+  EXPECT_DEATH(scan.Run(**backend, std::vector<SlotRow>{{0, 0, 1}}, states),
                "broken invariant");
   const GatedNormCase norm(3, 2, 1);
   EXPECT_DEATH(norm.Run(**backend), "broken invariant");

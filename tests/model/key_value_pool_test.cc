@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/status.h"
 
 namespace engram {
 namespace {
@@ -44,7 +45,8 @@ class KeyValuePoolTest : public testing::Test {
 
   std::string Saved(int slot) const {
     std::string bytes(pool_->bytes(slot), '?');
-    pool_->SavePart(slot, 0, bytes.size(), bytes.data());
+    ENGRAM_CHECK_OK(
+        (*pool_->BeginSavePart(slot, 0, bytes.size(), bytes.data()))->Wait());
     return bytes;
   }
 
@@ -73,11 +75,11 @@ TEST_F(KeyValuePoolTest, RefusesLessMemoryThanABlock) {
 }
 
 TEST_F(KeyValuePoolTest, TakesABlockWithTheFirstTokenThatNeedsIt) {
-  pool_->Append(0, 1);
+  ENGRAM_CHECK_OK(pool_->Append(0, 1));
   EXPECT_EQ(pool_->blocks_of(0).size(), 1u);
-  pool_->Append(0, kFull - 1);
+  ENGRAM_CHECK_OK(pool_->Append(0, kFull - 1));
   EXPECT_EQ(pool_->blocks_of(0).size(), 1u);
-  pool_->Append(0, kFull + 1);
+  ENGRAM_CHECK_OK(pool_->Append(0, kFull + 1));
   EXPECT_EQ(pool_->blocks_of(0).size(), 3u);
   EXPECT_EQ(pool_->tokens(0), 2 * kFull + 1);
   EXPECT_EQ(pool_->use().used, 3);
@@ -92,15 +94,15 @@ TEST_F(KeyValuePoolTest, NobodyElseGetsReservedBlocks) {
   EXPECT_FALSE(pool_->Reserve(1, 4));
   EXPECT_EQ(pool_->use().available(), 3);
   EXPECT_TRUE(pool_->Reserve(1, 3));
-  pool_->Append(0, 5 * kFull);
-  pool_->Append(1, 3 * kFull);
+  ENGRAM_CHECK_OK(pool_->Append(0, 5 * kFull));
+  ENGRAM_CHECK_OK(pool_->Append(1, 3 * kFull));
   EXPECT_EQ(pool_->use().used, kBlocks);
   EXPECT_EQ(pool_->use().available(), 0);
 }
 
 TEST_F(KeyValuePoolTest, WhatWasReservedAndNotTakenComesBack) {
   ASSERT_TRUE(pool_->Reserve(0, 5));
-  pool_->Append(0, kFull + 1);
+  ENGRAM_CHECK_OK(pool_->Append(0, kFull + 1));
   EXPECT_EQ(pool_->use().available(), 3);
   pool_->EndReservation(0);
   EXPECT_EQ(pool_->use().available(), 6);
@@ -116,9 +118,9 @@ TEST_F(KeyValuePoolTest, ClearKeepsTheReservation) {
 }
 
 TEST_F(KeyValuePoolTest, ACopySharesFullBlocksAndOwnsTheLast) {
-  pool_->Append(0, 2 * kFull + 5);
+  ENGRAM_CHECK_OK(pool_->Append(0, 2 * kFull + 5));
   Fill(0, 7);
-  pool_->Copy(1, 0);
+  ENGRAM_CHECK_OK(pool_->Copy(1, 0));
   EXPECT_EQ(pool_->use().used, 4);
   EXPECT_EQ(pool_->tokens(1), 2 * kFull + 5);
   EXPECT_EQ(Saved(1), Saved(0));
@@ -130,19 +132,19 @@ TEST_F(KeyValuePoolTest, ACopySharesFullBlocksAndOwnsTheLast) {
 }
 
 TEST_F(KeyValuePoolTest, ACopyOfFullBlocksOnlyTakesNone) {
-  pool_->Append(0, 2 * kFull);
-  pool_->Copy(1, 0);
+  ENGRAM_CHECK_OK(pool_->Append(0, 2 * kFull));
+  ENGRAM_CHECK_OK(pool_->Copy(1, 0));
   EXPECT_EQ(pool_->use().used, 2);
-  pool_->Append(1, 1);
+  ENGRAM_CHECK_OK(pool_->Append(1, 1));
   EXPECT_EQ(pool_->use().used, 3);
 }
 
 TEST_F(KeyValuePoolTest, ASharedBlockIsFreeOnlyWhenNobodyHoldsIt) {
-  pool_->Append(0, kFull);
+  ENGRAM_CHECK_OK(pool_->Append(0, kFull));
   Fill(0, 7);
   const std::string before = Saved(0);
-  pool_->Copy(1, 0);
-  pool_->Copy(2, 1);
+  ENGRAM_CHECK_OK(pool_->Copy(1, 0));
+  ENGRAM_CHECK_OK(pool_->Copy(2, 1));
   pool_->Free(0);
   pool_->Free(1);
   EXPECT_EQ(pool_->use().used, 1);
@@ -152,32 +154,32 @@ TEST_F(KeyValuePoolTest, ASharedBlockIsFreeOnlyWhenNobodyHoldsIt) {
 }
 
 TEST_F(KeyValuePoolTest, ACopyTakesItsOwnBlockFromItsReservation) {
-  pool_->Append(0, kFull + 1);
+  ENGRAM_CHECK_OK(pool_->Append(0, kFull + 1));
   ASSERT_TRUE(pool_->Reserve(1, kBlocks - 2));
   EXPECT_EQ(pool_->use().available(), 0);
-  pool_->Copy(1, 0);
+  ENGRAM_CHECK_OK(pool_->Copy(1, 0));
   EXPECT_EQ(pool_->use().available(), 0);
-  pool_->Append(1, (kBlocks - 2) * kFull - 1);
+  ENGRAM_CHECK_OK(pool_->Append(1, (kBlocks - 2) * kFull - 1));
   EXPECT_EQ(pool_->use().used, kBlocks);
 }
 
 TEST_F(KeyValuePoolTest, SavesWhatWasRestored) {
-  pool_->Append(0, kFull + 3);
+  ENGRAM_CHECK_OK(pool_->Append(0, kFull + 3));
   Fill(0, 5);
   const std::string bytes = Saved(0);
   EXPECT_EQ(bytes.size(), 2 * kShape.block_bytes());
-  pool_->Append(1, 9);
-  pool_->Restore(1, bytes.data(), kFull + 3);
+  ENGRAM_CHECK_OK(pool_->Append(1, 9));
+  ENGRAM_CHECK_OK((*pool_->BeginRestore(1, bytes.data(), kFull + 3))->Wait());
   EXPECT_EQ(Saved(1), bytes);
   EXPECT_EQ(pool_->tokens(1), kFull + 3);
   EXPECT_EQ(pool_->use().used, 4);
 }
 
 TEST_F(KeyValuePoolTest, AUsedBlockIsAllZeroBitsWhenItIsTakenAgain) {
-  pool_->Append(0, kBlocks * kFull);
+  ENGRAM_CHECK_OK(pool_->Append(0, kBlocks * kFull));
   Fill(0, 5);
   pool_->Free(0);
-  pool_->Append(1, 1);
+  ENGRAM_CHECK_OK(pool_->Append(1, 1));
   EXPECT_EQ(Saved(1), std::string(kShape.block_bytes(), '\0'));
 }
 
@@ -185,7 +187,7 @@ using KeyValuePoolDeathTest = KeyValuePoolTest;
 
 TEST_F(KeyValuePoolDeathTest, StopsAtATokenBeyondWhatIsAvailable) {
   ASSERT_TRUE(pool_->Reserve(0, kBlocks - 1));
-  EXPECT_DEATH(pool_->Append(1, kFull + 1), "broken invariant");
+  EXPECT_DEATH((void)pool_->Append(1, kFull + 1), "broken invariant");
 }
 
 }  // namespace

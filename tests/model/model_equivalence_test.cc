@@ -5,10 +5,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <limits>
+#include <map>
 #include <memory>
 #include <ostream>
 #include <random>
@@ -16,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
 #include "kernels/backend.h"
 #include "kernels/status.h"
@@ -23,6 +27,7 @@
 #include "model/model.h"
 #include "tests/model/model_folder.h"
 #include "tests/model/step.h"
+#include "tests/support/forwarding_backend.h"
 #include "tests/support/plain_sampler.h"
 
 namespace engram {
@@ -140,8 +145,11 @@ class ModelEquivalence : public testing::TestWithParam<Family> {
   // Feeds one row alone.
   Logits Feed(int slot, absl::Span<const int32_t> tokens, LogitsWanted wanted,
               bool logits_before = false) {
-    const StepLogits result =
-        Step(Batch{{RowWith(wanted, slot, tokens, logits_before)}});
+    return Feed(RowWith(wanted, slot, tokens, logits_before));
+  }
+
+  Logits Feed(const BatchRow& row) {
+    const StepLogits result = Step(Batch{{row}});
     EXPECT_TRUE(result.finite[0]);
     return result.logits;
   }
@@ -162,7 +170,7 @@ class ModelEquivalence : public testing::TestWithParam<Family> {
 
   std::string Saved(int slot) {
     std::string block(states().bytes(slot), '?');
-    states().Save(slot, block.data());
+    ENGRAM_CHECK_OK(states().Save(slot, block.data()));
     return block;
   }
 
@@ -204,7 +212,8 @@ TEST_P(ModelEquivalence, HoldsForEveryCutInTwoWithASaveBetween) {
     const int stranger = states().Take();
     const int restored = states().TryTake(kLength);
     Feed(stranger, sequences_[2], LogitsWanted::kNone);
-    states().Restore(restored, block.data(), static_cast<int64_t>(cut));
+    ENGRAM_CHECK_OK(
+        states().Restore(restored, block.data(), static_cast<int64_t>(cut)));
     const Logits rest = Feed(restored, all.subspan(cut), LogitsWanted::kAll);
     EXPECT_TRUE(SameBits(rest, RowsOf(whole, cut, tokens.size() - cut)))
         << "cut at " << cut;
@@ -219,7 +228,7 @@ TEST_P(ModelEquivalence, HoldsForACopiedSlotAndItsSource) {
   const int source = states().Take();
   const int copy = states().TryTake(kLength);
   Feed(source, all.subspan(0, 9), LogitsWanted::kNone);
-  states().CopySlot(copy, source);
+  ENGRAM_CHECK_OK(states().CopySlot(copy, source));
   const Logits of_copy = Feed(copy, all.subspan(9), LogitsWanted::kAll);
   const Logits of_source = Feed(source, all.subspan(9), LogitsWanted::kAll);
   EXPECT_TRUE(SameBits(of_copy, RowsOf(whole, 9, kLength - 9)));
@@ -238,7 +247,7 @@ TEST_P(ModelEquivalence, HoldsForCopiesOfCopiesWhoseSourcesAreGone) {
   for (; fed + kPiece < kLength; fed += kPiece) {
     Feed(slot, all.subspan(fed, kPiece), LogitsWanted::kNone);
     const int copy = states().TryTake(kLength);
-    states().CopySlot(copy, slot);
+    ENGRAM_CHECK_OK(states().CopySlot(copy, slot));
     // What the source goes on with must not be seen by the copy.
     Feed(slot, absl::MakeConstSpan(sequences_[10]).subspan(fed + kPiece),
          LogitsWanted::kNone);
@@ -348,6 +357,125 @@ TEST_P(ModelEquivalence, LogitsBeforeStandFirstInEachRow) {
   EXPECT_TRUE(SameBits(RowsOf(logits, 8, 1), RowsOf(third, 6, 1)));
 }
 
+// --- Into another slot.
+
+TEST_P(ModelEquivalence, HoldsForStepsThatLeaveTheStateBeforeThemAlone) {
+  const auto all = absl::MakeConstSpan(sequences_[0]);
+  const Logits whole = Whole(sequences_[0]);
+  for (size_t size : {1, 5, 40}) {
+    int before = states().Take(), after = states().TryTake(kLength);
+    Logits logits;
+    for (size_t first = 0; first < all.size(); first += size) {
+      const std::string saved = Saved(before);
+      BatchRow row =
+          RowWith(LogitsWanted::kAll, before, all.subspan(first, size));
+      row.slot_out = after;
+      // What is thrown away is done again.
+      const Logits other = Feed(row);
+      EXPECT_TRUE(Saved(before) == saved) << "at " << first;
+      const Logits piece = Feed(row);
+      EXPECT_TRUE(SameBits(piece, other)) << "at " << first;
+      logits.insert(logits.end(), piece.begin(), piece.end());
+      std::swap(before, after);
+    }
+    EXPECT_TRUE(SameBits(logits, whole)) << "pieces of " << size;
+    states().Free(before);
+    states().Free(after);
+  }
+}
+
+TEST_P(ModelEquivalence, HoldsForSequencesThatPartInOneStep) {
+  // Both begin with the first 37 tokens of one.
+  Tokens tokens[2] = {sequences_[0], sequences_[0]};
+  std::copy(sequences_[1].begin() + 37, sequences_[1].end(),
+            tokens[1].begin() + 37);
+  const int source = states().Take();
+  Feed(source, absl::MakeConstSpan(tokens[0]).subspan(0, 37),
+       LogitsWanted::kNone);
+  Batch batch;
+  for (int i = 0; i < 2; ++i) {
+    batch.rows.push_back(RowWith(LogitsWanted::kAll, source,
+                                 absl::MakeConstSpan(tokens[i]).subspan(37),
+                                 /*before=*/true));
+    batch.rows.back().slot_out = states().TryTake(kLength, source);
+  }
+  const Logits together = Step(batch).logits;
+  const size_t rows = kLength - 36;
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_TRUE(SameBits(RowsOf(together, i * rows, rows),
+                         RowsOf(Whole(tokens[i]), 36, rows)));
+  }
+}
+
+// Does again what it was made to do the first time, as a device would.
+class RecordingBackend final : public ForwardingBackend {
+ public:
+  using ForwardingBackend::ForwardingBackend;
+  size_t recordings() const { return recordings_.size(); }
+
+ private:
+  using Recording = std::vector<std::function<void()>>;
+
+  void Issue(const std::function<void()>& operation) override {
+    if (recording_ != nullptr) recording_->push_back(operation);
+    operation();
+  }
+  void DoReplay(uint64_t key, absl::FunctionRef<void()> record) override {
+    const auto [recorded, is_new] = recordings_.try_emplace(key);
+    if (is_new) {
+      recording_ = &recorded->second;
+      record();
+      recording_ = nullptr;
+    } else {
+      for (const auto& operation : recorded->second) operation();
+    }
+  }
+
+  std::map<uint64_t, Recording> recordings_;
+  Recording* recording_ = nullptr;
+};
+
+TEST_P(ModelEquivalence, HoldsForDecodingThatIsReplayed) {
+  std::vector<Logits> expected;
+  for (int i = 0; i < 4; ++i) expected.push_back(Whole(sequences_[i]));
+  RecordingBackend recording(backend_.get());
+  ModelLimits limits;
+  limits.slots = 5;
+  limits.max_batch_tokens = kLength;
+  limits.max_logits_rows = 4;
+  model_ = std::move(*LoadModel(folder_.path(), &recording, limits, 0));
+  // Sequence i has a slot, and begins with a prompt of 1 + i tokens.
+  int slots[4], fed[4];
+  for (int i : {2, 0, 3, 1}) {
+    slots[i] = states().Take();
+    fed[i] = 1 + i;
+    Feed(slots[i], absl::MakeConstSpan(sequences_[i]).subspan(0, fed[i]),
+         LogitsWanted::kNone);
+  }
+  const size_t prompts = recording.recordings();
+  for (int step = 0; step < 40; ++step) {
+    Batch batch;
+    std::vector<int> in_step;
+    for (int i = 0; i < 4; ++i) {
+      if ((step + i) % 5 < 2 && step % 3 != 0) continue;
+      in_step.push_back(i);
+      batch.rows.push_back(
+          RowWith(LogitsWanted::kLast, slots[i],
+                  absl::MakeConstSpan(sequences_[i]).subspan(fed[i], 1)));
+    }
+    const Logits logits = Step(batch).logits;
+    for (size_t row = 0; row < in_step.size(); ++row) {
+      const int i = in_step[row];
+      EXPECT_TRUE(
+          SameBits(RowsOf(logits, row, 1), RowsOf(expected[i], fed[i], 1)))
+          << "step " << step << ", sequence " << i;
+      ++fed[i];
+    }
+  }
+  EXPECT_GE(recording.recordings(), 2u);
+  EXPECT_LE(recording.recordings(), prompts + 4);
+}
+
 TEST_P(ModelEquivalence, UnknownIdsHaveLogitsOfMinusInfinity) {
   const Tokens& tokens = sequences_[6];
   const Logits whole = Whole(tokens);
@@ -382,7 +510,8 @@ TEST_P(ModelEquivalence, ABrokenStateMarksItsOwnRowOnly) {
       std::memcpy(&block[i * sizeof(float)], &broken, sizeof(broken));
       Batch batch;
       for (int row = 0; row < 3; ++row) {
-        states().Restore(slots[row], row == 1 ? block.data() : fresh.data(), 0);
+        ENGRAM_CHECK_OK(states().Restore(
+            slots[row], row == 1 ? block.data() : fresh.data(), 0));
         batch.rows.push_back(
             RowWith(LogitsWanted::kLast, slots[row], sequences_[7]));
       }
@@ -409,7 +538,7 @@ TEST_P(ModelEquivalence, ABrokenLastHiddenMarksARowThatWantsLogitsBefore) {
       &block[(last_hidden + family_.d_model) * sizeof(float) - sizeof(broken)],
       &broken, sizeof(broken));
   for (bool before : {true, false}) {
-    states().Restore(slot, block.data(), 0);
+    ENGRAM_CHECK_OK(states().Restore(slot, block.data(), 0));
     const StepLogits result =
         Step(Batch{{RowWith(LogitsWanted::kAll, slot, sequences_[8], before)}});
     EXPECT_EQ(result.finite[0], !before);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <set>
@@ -14,6 +15,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/status.h"
+#include "tests/support/faulty_backend.h"
 #include "tests/support/forwarding_backend.h"
 
 namespace engram {
@@ -38,7 +40,7 @@ class StatePoolTest : public testing::Test {
 
   std::string Saved(int slot) const {
     std::string block(pool_->state_bytes(), '?');
-    pool_->Save(slot, block.data());
+    ENGRAM_CHECK_OK(pool_->Save(slot, block.data()));
     return block;
   }
 
@@ -77,12 +79,13 @@ TEST_F(StatePoolTest, GivesEverySlotOnceAndThenNone) {
 TEST_F(StatePoolTest, IsSavedInPartsOfAnySize) {
   pool_->Take();
   const int slot = pool_->Take();
-  pool_->Restore(slot, Counted(1).data(), 0);
+  ENGRAM_CHECK_OK(pool_->Restore(slot, Counted(1).data(), 0));
   for (size_t part = 1; part <= pool_->state_bytes(); ++part) {
     std::string block(pool_->state_bytes(), '?');
     for (size_t begin = 0; begin < block.size(); begin += part) {
-      pool_->SavePart(slot, begin, std::min(part, block.size() - begin),
-                      block.data() + begin);
+      ENGRAM_CHECK_OK(pool_->SavePart(slot, begin,
+                                      std::min(part, block.size() - begin),
+                                      block.data() + begin));
     }
     ASSERT_EQ(block, Counted(1)) << part;
   }
@@ -90,7 +93,8 @@ TEST_F(StatePoolTest, IsSavedInPartsOfAnySize) {
 
 TEST_F(StatePoolTest, AUsedSlotIsAllZeroBitsWhenItIsTakenAgain) {
   const int slot = pool_->Take();
-  pool_->Restore(slot, std::string(pool_->state_bytes(), '\xff').data(), 0);
+  ENGRAM_CHECK_OK(pool_->Restore(
+      slot, std::string(pool_->state_bytes(), '\xff').data(), 0));
   pool_->Free(slot);
   ASSERT_EQ(pool_->Take(), slot);
   EXPECT_EQ(Saved(slot), std::string(pool_->state_bytes(), '\0'));
@@ -100,8 +104,8 @@ TEST_F(StatePoolTest, SavesWhatWasRestored) {
   const int first = pool_->Take();
   const int second = pool_->TryTake(1);
   const int third = pool_->Take();
-  pool_->Restore(first, Counted(1).data(), 0);
-  pool_->Restore(second, Counted(100).data(), 0);
+  ENGRAM_CHECK_OK(pool_->Restore(first, Counted(1).data(), 0));
+  ENGRAM_CHECK_OK(pool_->Restore(second, Counted(100).data(), 0));
   EXPECT_EQ(Saved(first), Counted(1));
   EXPECT_EQ(Saved(second), Counted(100));
   EXPECT_EQ(Saved(third), std::string(pool_->state_bytes(), '\0'));
@@ -112,7 +116,7 @@ TEST_F(StatePoolTest, KeepsEveryBitEvenOfNan) {
   std::string block = Counted(1);
   const uint32_t signaling_nan = 0x7fa00001;
   std::memcpy(block.data() + 8, &signaling_nan, sizeof(signaling_nan));
-  pool_->Restore(slot, block.data(), 0);
+  ENGRAM_CHECK_OK(pool_->Restore(slot, block.data(), 0));
   EXPECT_EQ(Saved(slot), block);
 }
 
@@ -120,21 +124,21 @@ TEST_F(StatePoolTest, CopiesOneSlotAndNoOther) {
   const int source = pool_->Take();
   const int target = pool_->Take();
   const int other = pool_->Take();
-  pool_->Restore(source, Counted(1).data(), 0);
-  pool_->CopySlot(target, source);
+  ENGRAM_CHECK_OK(pool_->Restore(source, Counted(1).data(), 0));
+  ENGRAM_CHECK_OK(pool_->CopySlot(target, source));
   EXPECT_EQ(Saved(source), Counted(1));
   EXPECT_EQ(Saved(target), Counted(1));
   EXPECT_EQ(Saved(other), std::string(pool_->state_bytes(), '\0'));
-  pool_->CopySlot(target, target);
+  ENGRAM_CHECK_OK(pool_->CopySlot(target, target));
   EXPECT_EQ(Saved(target), Counted(1));
 }
 
 TEST_F(StatePoolTest, ClearsOneSlotAndNoOther) {
   const int slot = pool_->Take();
   const int other = pool_->Take();
-  pool_->Restore(slot, Counted(1).data(), 0);
-  pool_->Restore(other, Counted(100).data(), 0);
-  pool_->Clear(slot);
+  ENGRAM_CHECK_OK(pool_->Restore(slot, Counted(1).data(), 0));
+  ENGRAM_CHECK_OK(pool_->Restore(other, Counted(100).data(), 0));
+  ENGRAM_CHECK_OK(pool_->Clear(slot));
   EXPECT_EQ(Saved(slot), std::string(pool_->state_bytes(), '\0'));
   EXPECT_EQ(Saved(other), Counted(100));
 }
@@ -142,7 +146,7 @@ TEST_F(StatePoolTest, ClearsOneSlotAndNoOther) {
 TEST_F(StatePoolTest, LaysTheComponentsOfASlotOneBehindAnother) {
   pool_->Take();
   const int slot = pool_->Take();
-  pool_->Restore(slot, Counted(0).data(), 0);
+  ENGRAM_CHECK_OK(pool_->Restore(slot, Counted(0).data(), 0));
   // A block holds the window's two layers, the memory's two, then the last;
   // each component begins at a multiple of 64 floats.
   EXPECT_EQ(pool_->Layer(0, 1)[slot][2], 15 + 2);
@@ -154,15 +158,15 @@ TEST_F(StatePoolTest, LaysTheComponentsOfASlotOneBehindAnother) {
 TEST_F(StatePoolTest, KnowsHowManyTokensWereFedToASlot) {
   const int slot = pool_->Take();
   EXPECT_EQ(pool_->tokens(slot), 0);
-  pool_->Append(slot, 3);
-  pool_->Append(slot, 4);
+  ENGRAM_CHECK_OK(pool_->Append(slot, slot, 3));
+  ENGRAM_CHECK_OK(pool_->Append(slot, slot, 4));
   EXPECT_EQ(pool_->tokens(slot), 7);
   const int copy = pool_->TryTake(9, slot);
-  pool_->CopySlot(copy, slot);
+  ENGRAM_CHECK_OK(pool_->CopySlot(copy, slot));
   EXPECT_EQ(pool_->tokens(copy), 7);
-  pool_->Restore(slot, Counted(0).data(), 5);
+  ENGRAM_CHECK_OK(pool_->Restore(slot, Counted(0).data(), 5));
   EXPECT_EQ(pool_->tokens(slot), 5);
-  pool_->Clear(copy);
+  ENGRAM_CHECK_OK(pool_->Clear(copy));
   EXPECT_EQ(pool_->tokens(copy), 0);
 }
 
@@ -171,21 +175,23 @@ class CountedCopies final : public ForwardingBackend {
  public:
   using ForwardingBackend::ForwardingBackend;
 
-  void CopyToHost(void* host, const void* source, size_t bytes) override {
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyToHost(
+      void* host, const void* source, size_t bytes) override {
     ++calls;
-    ForwardingBackend::CopyToHost(host, source, bytes);
+    return ForwardingBackend::BeginCopyToHost(host, source, bytes);
   }
-  void CopyFromHost(void* target, const void* host, size_t bytes) override {
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyFromHost(
+      void* target, const void* host, size_t bytes) override {
     ++calls;
-    ForwardingBackend::CopyFromHost(target, host, bytes);
+    return ForwardingBackend::BeginCopyFromHost(target, host, bytes);
   }
-  void Copy(void* target, const void* source, size_t bytes) override {
+  absl::Status Copy(void* target, const void* source, size_t bytes) override {
     ++calls;
-    ForwardingBackend::Copy(target, source, bytes);
+    return ForwardingBackend::Copy(target, source, bytes);
   }
-  void Zero(void* target, size_t bytes) override {
+  absl::Status Zero(void* target, size_t bytes) override {
     ++calls;
-    ForwardingBackend::Zero(target, bytes);
+    return ForwardingBackend::Zero(target, bytes);
   }
 
   int calls = 0;
@@ -201,17 +207,26 @@ TEST_F(StatePoolTest, MovesAStateOfMamba130mInOneCopy) {
                                   .value());
   const auto calls_of = [&](const auto& what) {
     backend.calls = 0;
-    what();
+    ENGRAM_CHECK_OK(what());
     return backend.calls;
   };
   const int slot = pool->Take();
   const int copy = pool->Take();
   std::string block(pool->bytes(slot), '?');
   EXPECT_EQ(block.size(), 4u * (24 * (3 + 16) * 1536 + 768));
-  EXPECT_EQ(calls_of([&] { pool->Save(slot, block.data()); }), 1);
-  EXPECT_EQ(calls_of([&] { pool->Restore(copy, block.data(), 1); }), 1);
-  EXPECT_EQ(calls_of([&] { pool->CopySlot(copy, slot); }), 1);
-  EXPECT_EQ(calls_of([&] { pool->Clear(copy); }), 1);
+  EXPECT_EQ(calls_of([&] { return pool->Save(slot, block.data()); }), 1);
+  EXPECT_EQ(calls_of([&] { return pool->Restore(copy, block.data(), 1); }), 1);
+  EXPECT_EQ(calls_of([&] { return pool->CopySlot(copy, slot); }), 1);
+  EXPECT_EQ(calls_of([&] { return pool->Clear(copy); }), 1);
+}
+
+TEST_F(StatePoolTest, KnowsWhatAStepMakesOfASlotInAnother) {
+  const int slot = pool_->Take();
+  ENGRAM_CHECK_OK(pool_->Restore(slot, Counted(0).data(), 5));
+  const int next = pool_->TryTake(9, slot);
+  ENGRAM_CHECK_OK(pool_->Append(slot, next, 3));
+  EXPECT_EQ(pool_->tokens(slot), 5);
+  EXPECT_EQ(pool_->tokens(next), 8);
 }
 
 // --- With attention layers.
@@ -233,8 +248,8 @@ class StatePoolWithKeyValuesTest : public StatePoolTest {
   // A slot that was fed so many tokens, whose keys and values are all `value`.
   int Fed(int64_t tokens, float value) {
     const int slot = pool_->TryTake(tokens);
-    pool_->Clear(slot);
-    pool_->Append(slot, tokens);
+    ENGRAM_CHECK_OK(pool_->Clear(slot));
+    ENGRAM_CHECK_OK(pool_->Append(slot, slot, tokens));
     for (int64_t layer = 0; layer < kKeyValues.layers; ++layer) {
       for (int32_t block : pool_->blocks_of(slot)) {
         std::fill_n(pool_->KeyValueLayer(layer)[block],
@@ -247,8 +262,9 @@ class StatePoolWithKeyValuesTest : public StatePoolTest {
   std::string SavedInParts(int slot, size_t part) const {
     std::string block(pool_->bytes(slot), '?');
     for (size_t begin = 0; begin < block.size(); begin += part) {
-      pool_->SavePart(slot, begin, std::min(part, block.size() - begin),
-                      block.data() + begin);
+      ENGRAM_CHECK_OK(pool_->SavePart(slot, begin,
+                                      std::min(part, block.size() - begin),
+                                      block.data() + begin));
     }
     return block;
   }
@@ -272,16 +288,16 @@ TEST_F(StatePoolWithKeyValuesTest, SetsNothingApartForWhatASlotWillShare) {
   const int slot = pool_->TryTake(6 * kFull, source);
   ASSERT_GE(slot, 0);
   EXPECT_EQ(pool_->key_values().reserved, 2);
-  pool_->CopySlot(slot, source);
-  pool_->Append(slot, 2 * kFull - 1);
+  ENGRAM_CHECK_OK(pool_->CopySlot(slot, source));
+  ENGRAM_CHECK_OK(pool_->Append(slot, slot, 2 * kFull - 1));
   EXPECT_EQ(pool_->key_values().used, 7);
   EXPECT_EQ(pool_->key_values().reserved, 0);
 }
 
 TEST_F(StatePoolWithKeyValuesTest, SealedSlotsGiveBackWhatTheyDidNotNeed) {
   const int slot = pool_->TryTake(5 * kFull);
-  pool_->Clear(slot);
-  pool_->Append(slot, kFull + 1);
+  ENGRAM_CHECK_OK(pool_->Clear(slot));
+  ENGRAM_CHECK_OK(pool_->Append(slot, slot, kFull + 1));
   pool_->Seal(slot);
   EXPECT_EQ(pool_->key_values().reserved, 0);
   EXPECT_EQ(pool_->key_values().used, 2);
@@ -291,12 +307,67 @@ TEST_F(StatePoolWithKeyValuesTest, SealedSlotsGiveBackWhatTheyDidNotNeed) {
 
 TEST_F(StatePoolWithKeyValuesTest, TellsWhatWouldFitBesideOthers) {
   const int slot = pool_->TryTake(5 * kFull);
-  pool_->Clear(slot);
+  ENGRAM_CHECK_OK(pool_->Clear(slot));
   const int idle = Fed(3 * kFull, 7);
   EXPECT_TRUE(pool_->FitsBeside({slot}, 3 * kFull));
   EXPECT_FALSE(pool_->FitsBeside({slot}, 3 * kFull + 1));
   EXPECT_TRUE(pool_->FitsBeside({slot}, 6 * kFull, idle));
   EXPECT_TRUE(pool_->FitsBeside({}, kBlocks * kFull));
+}
+
+TEST_F(StatePoolWithKeyValuesTest, AStepIntoAnotherSlotSharesFullBlocks) {
+  const int slot = Fed(kFull + 3, 7);
+  const std::string before = SavedInParts(slot, pool_->bytes(slot));
+  const int next = pool_->TryTake(kFull + 5, slot);
+  ENGRAM_CHECK_OK(pool_->Append(slot, next, 2));
+  EXPECT_EQ(pool_->tokens(next), kFull + 5);
+  EXPECT_EQ(pool_->blocks_of(next)[0], pool_->blocks_of(slot)[0]);
+  const int32_t own = pool_->blocks_of(next)[1];
+  EXPECT_NE(own, pool_->blocks_of(slot)[1]);
+  // What the step writes, only its own slot sees.
+  std::fill_n(pool_->KeyValueLayer(0)[own], 2 * kKeyValues.width * kFull, 99);
+  EXPECT_EQ(SavedInParts(slot, pool_->bytes(slot)), before);
+}
+
+TEST_F(StatePoolWithKeyValuesTest, StepsToAndFroTakeNoMoreThanWasSetApart) {
+  int before = pool_->TryTake(3 * kFull);
+  int after = pool_->TryTake(3 * kFull);
+  ASSERT_GE(pool_->TryTake(2 * kFull), 0);
+  ASSERT_EQ(pool_->key_values().available(), 0);
+  ENGRAM_CHECK_OK(pool_->Clear(before));
+  ENGRAM_CHECK_OK(pool_->Clear(after));
+  for (int64_t tokens = 4; tokens <= 3 * kFull; tokens += 4) {
+    ENGRAM_CHECK_OK(pool_->Append(before, after, 4));
+    EXPECT_EQ(pool_->tokens(after), tokens);
+    EXPECT_GE(pool_->key_values().available(), 0);
+    std::swap(before, after);
+  }
+}
+
+TEST_F(StatePoolWithKeyValuesTest, TellsOfEveryCopyThatFails) {
+  FaultyBackend backend(backend_.get());
+  pool_ = std::move(StatePool::Create(&backend, {{"last", 1, {4}}}, kSlots,
+                                      kKeyValues,
+                                      kBlocks * kKeyValues.block_bytes())
+                        .value());
+  const int slot = Fed(kFull + 3, 7);
+  const int other = pool_->TryTake(3 * kFull);
+  std::string block(pool_->bytes(slot), '?');
+  const std::vector<std::pair<int, std::function<absl::Status()>>> all = {
+      {1, [&] { return pool_->Clear(other); }},
+      {3, [&] { return pool_->CopySlot(other, slot); }},  // zeroes a block
+      {3, [&] { return pool_->Save(slot, block.data()); }},
+      // The state, and two blocks that are zeroed first.
+      {5, [&] { return pool_->Restore(other, block.data(), kFull + 3); }},
+      {1, [&] { return pool_->Append(other, other, kFull); }}};
+  for (const auto& [calls, what] : all) {
+    for (int n = 1; n <= calls; ++n) {
+      backend.FailFrom(n);
+      EXPECT_EQ(what().code(), absl::StatusCode::kInternal) << n;
+    }
+    backend.FailFrom(calls + 1);
+    EXPECT_TRUE(what().ok());
+  }
 }
 
 TEST_F(StatePoolWithKeyValuesTest, SavesAndRestoresKeysAndValuesWithTheState) {
@@ -307,7 +378,7 @@ TEST_F(StatePoolWithKeyValuesTest, SavesAndRestoresKeysAndValuesWithTheState) {
     ASSERT_EQ(SavedInParts(slot, part), saved) << part;
   }
   const int other = pool_->TryTake(kFull + 3);
-  pool_->Restore(other, saved.data(), kFull + 3);
+  ENGRAM_CHECK_OK(pool_->Restore(other, saved.data(), kFull + 3));
   EXPECT_EQ(pool_->tokens(other), kFull + 3);
   EXPECT_EQ(SavedInParts(other, 1000), saved);
 }

@@ -136,7 +136,7 @@ Session WithBlock(std::shared_ptr<const StateBlock> block) {
 TEST(SessionLedgerAlone, CountsABlockOnceHoweverManyHoldIt) {
   SessionLedger ledger(/*memory_bytes=*/100000);
   ledger.AddModel({.state_bytes = kStateBytes});
-  const auto block = std::make_shared<const StateBlock>(kStateBytes);
+  const auto block = MakeBlock(kStateBytes);
   EXPECT_EQ(ledger.BytesToHold(block.get()), block->bytes());
   EXPECT_EQ(ledger.BytesToHold(nullptr), 0);
   Session one = WithBlock(block);

@@ -5,6 +5,7 @@
 
 #include "gtest/gtest.h"
 #include "server/session.h"
+#include "tests/server/test_engine.h"
 
 namespace engram {
 namespace {
@@ -71,7 +72,7 @@ TEST_F(SessionListsTest, FindWhatCanBeDropped) {
   EXPECT_EQ(lists_.WithSlotCopy(nullptr), nullptr);
   EXPECT_EQ(lists_.WithLongAnswer(nullptr), nullptr);
   lists_.Unlist(session);
-  session->block = std::make_shared<const StateBlock>(8);
+  session->block = MakeBlock(8);
   session->record = Answer(1);
   lists_.Enlist(session);
   EXPECT_EQ(lists_.WithSlotCopy(nullptr), session);

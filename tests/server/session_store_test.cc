@@ -85,9 +85,8 @@ class SessionStoreTest : public ::testing::Test {
     const auto resident = store().EvictionCandidate(0);
     EXPECT_TRUE(resident.has_value());
     if (!resident.has_value()) return -1;
-    EXPECT_TRUE(
-        store().MoveToRam(resident->session, resident->slot,
-                          std::make_shared<const StateBlock>(kStateBytes)));
+    EXPECT_TRUE(store().MoveToRam(resident->session, resident->slot,
+                                  MakeBlock(kStateBytes)));
     return resident->slot;
   }
 
@@ -283,7 +282,7 @@ TEST_F(SessionStoreTest, ForgetsNothingOfAForkThatIsNotItsOwn) {
   const SessionHandle source = *store().Find("a");
   ASSERT_TRUE(store()
                   .InstallFork(source, "b", store().Locate(source)->turns,
-                               std::make_shared<const StateBlock>(kStateBytes))
+                               MakeBlock(kStateBytes))
                   .ok());
   RunTurn("b", "r1");
   RunTurn("b", "r2");
@@ -350,7 +349,7 @@ TEST_F(SessionStoreTest, GivesAForkNoRequestIds) {
   const SessionHandle source = *store().Find("a");
   ASSERT_TRUE(store()
                   .InstallFork(source, "b", store().Locate(source)->turns,
-                               std::make_shared<const StateBlock>(kStateBytes))
+                               MakeBlock(kStateBytes))
                   .ok());
   EXPECT_TRUE(
       std::holds_alternative<SessionStore::Turn>(*Begin(Turn("b", "r1"))));
@@ -638,11 +637,10 @@ TEST_F(SessionStoreTest, ForksOnlyWithinItsBytes) {
   CommittedTurns turns = store().Locate(source)->turns;
   turns.seen = std::make_shared<const TokenSet>(1 << 16);
   for (int i = 0; i < 6; ++i) {
-    ASSERT_TRUE(
-        store()
-            .InstallFork(source, absl::StrCat("fork", i), turns,
-                         std::make_shared<const StateBlock>(kStateBytes))
-            .ok());
+    ASSERT_TRUE(store()
+                    .InstallFork(source, absl::StrCat("fork", i), turns,
+                                 MakeBlock(kStateBytes))
+                    .ok());
     clock_.Advance(absl::Seconds(1));
     EXPECT_LE(store().Counts().ram_bytes, limits_.memory_bytes);
   }
@@ -657,7 +655,7 @@ TEST_F(SessionStoreTest, RefusesAForkThatCanHaveNoRoom) {
   const SessionHandle source = *store().Find("a");
   ExpectCode(store()
                  .InstallFork(source, "b", store().Locate(source)->turns,
-                              std::make_shared<const StateBlock>(kStateBytes))
+                              MakeBlock(kStateBytes))
                  .status(),
              Code::kResourceExhausted, "no room for a fork");
   EXPECT_TRUE(store().Get("a").ok());
@@ -741,7 +739,7 @@ TEST_F(SessionStoreTest, ForksIntoANewSessionAtTheVersionOfItsSource) {
   ASSERT_TRUE(store().Create(named).ok());
   RunTurn("a", "r1");
   const SessionHandle source = *store().Find("a");
-  const auto block = std::make_shared<const StateBlock>(kStateBytes);
+  const auto block = MakeBlock(kStateBytes);
   const absl::StatusOr<SessionInfo> fork =
       store().InstallFork(source, "b", store().Locate(source)->turns, block);
   ASSERT_TRUE(fork.ok()) << fork.status();
@@ -799,7 +797,7 @@ TEST_F(SessionStoreTest, SendsAsManyAwayAsALargeStateNeeds) {
   const SessionHandle source = *store().Find("a");
   ASSERT_TRUE(store()
                   .InstallFork(source, "b", store().Locate(source)->turns,
-                               std::make_shared<const StateBlock>(1000000))
+                               MakeBlock(1000000))
                   .ok());
   EXPECT_LE(store().Counts().ram_bytes, limits_.memory_bytes);
   EXPECT_TRUE(store().Get("a").ok());
@@ -810,7 +808,7 @@ TEST_F(SessionStoreTest, SendsAsManyAwayAsALargeStateNeeds) {
 TEST_F(SessionStoreTest, CountsABlockOnceHoweverManyHoldIt) {
   RunTurn("a", "r1");
   const SessionHandle source = *store().Find("a");
-  const auto block = std::make_shared<const StateBlock>(kStateBytes);
+  const auto block = MakeBlock(kStateBytes);
   store().KeepCopy(source, 0, 1, block);
   const size_t before = store().Counts().ram_bytes;
   for (int i = 0; i < 10; ++i) {
@@ -835,20 +833,18 @@ TEST_F(SessionStoreTest, DropsACopyOfASlotBeforeAnySession) {
   for (const char* id : {"a", "b", "c"}) RunTurn(id, "r1");
   MoveOne();
   MoveOne();
-  store().KeepCopy(*store().Find("c"), 2, 1,
-                   std::make_shared<const StateBlock>(kStateBytes));
+  store().KeepCopy(*store().Find("c"), 2, 1, MakeBlock(kStateBytes));
   EXPECT_NE(store().Locate(*store().Find("c"))->block, nullptr);
   RunTurn("d", "r1");
   EXPECT_EQ(store().EvictionCandidate(0)->slot, 2);
-  EXPECT_TRUE(store().MoveToRam(
-      *store().Find("d"), 3, std::make_shared<const StateBlock>(kStateBytes)));
+  EXPECT_TRUE(store().MoveToRam(*store().Find("d"), 3, MakeBlock(kStateBytes)));
   EXPECT_EQ(store().Locate(*store().Find("c"))->block, nullptr);
   EXPECT_THAT(Ids(), ElementsAre("a", "b", "c", "d"));
 }
 
 TEST_F(SessionStoreTest, MovesToRamWithTheCopyThatItHas) {
   RunTurn("a", "r1");
-  const auto block = std::make_shared<const StateBlock>(kStateBytes);
+  const auto block = MakeBlock(kStateBytes);
   store().KeepCopy(*store().Find("a"), 0, 1, block);
   const auto resident = store().EvictionCandidate(0);
   EXPECT_EQ(resident->copy, block);
@@ -860,7 +856,7 @@ TEST_F(SessionStoreTest, MovesToRamWithTheCopyThatItHas) {
 TEST_F(SessionStoreTest, KeepsNoCopyOfAStateThatIsNoMore) {
   RunTurn("a", "r1");
   RunTurn("a", "r2");
-  const auto block = std::make_shared<const StateBlock>(kStateBytes);
+  const auto block = MakeBlock(kStateBytes);
   store().KeepCopy(*store().Find("a"), 0, 1, block);
   store().KeepCopy(*store().Find("a"), 1, 1, block);
   EXPECT_EQ(store().Locate(*store().Find("a"))->block, nullptr);
@@ -875,8 +871,7 @@ TEST_F(SessionStoreTest, KeepsNoCopyThatTheHeapMakesLargerThanWhatIsLeft) {
   limits_.memory_bytes = store().Counts().ram_bytes + kStateBytes;
   store_ = nullptr;
   RunTurn("a", "r1");
-  store().KeepCopy(*store().Find("a"), 1, 1,
-                   std::make_shared<const StateBlock>(kStateBytes));
+  store().KeepCopy(*store().Find("a"), 1, 1, MakeBlock(kStateBytes));
   EXPECT_LE(store().Counts().ram_bytes, limits_.memory_bytes);
   EXPECT_EQ(store().Locate(*store().Find("a"))->block, nullptr);
 }

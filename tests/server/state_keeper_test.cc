@@ -7,6 +7,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/backend.h"
+#include "kernels/status.h"
 #include "tests/server/test_engine.h"
 
 namespace engram {
@@ -75,12 +76,13 @@ class StateKeeperTest : public ::testing::Test {
   }
 
   void Write(int slot, char byte) {
-    states_->Restore(slot, std::string(kStateBytes, byte).data(), 1);
+    ENGRAM_CHECK_OK(
+        states_->Restore(slot, std::string(kStateBytes, byte).data(), 1));
   }
   // Adds a failure unless all of the slot is `byte`.
   void ExpectState(int slot, char byte) {
     std::string state(kStateBytes, '?');
-    states_->Save(slot, state.data());
+    ENGRAM_CHECK_OK(states_->Save(slot, state.data()));
     EXPECT_EQ(state, std::string(kStateBytes, byte));
   }
   std::string TierOf(const std::string& id) { return store_->Get(id)->tier; }
@@ -181,13 +183,13 @@ TEST_F(StateKeeperTest, ParksAStateAndBringsItBack) {
   const std::unique_ptr<Sequence> turn = Begin("a", "r1");
   Load(turn.get());
   Write(turn->slot, 'p');
-  ASSERT_TRUE(keeper_->TryPark(turn.get()));
+  ASSERT_TRUE(keeper_->TryPark(turn.get()).value());
   EXPECT_EQ(turn->slot, -1);
   EXPECT_EQ(states_->free_slots(), kSlots);
   EXPECT_EQ(store_->Counts().parked_bytes, kStateBytes);
   RunTurn("b", "r1", 'b');
   RunTurn("c", "r1", 'c');
-  ASSERT_TRUE(keeper_->TryUnpark(turn.get()));
+  ASSERT_TRUE(keeper_->TryUnpark(turn.get()).value());
   ExpectState(turn->slot, 'p');
   EXPECT_EQ(turn->parked_state, nullptr);
   EXPECT_EQ(store_->Counts().parked_bytes, 0);
@@ -199,7 +201,7 @@ TEST_F(StateKeeperTest, KeepsAParkedStateInRam) {
   const std::unique_ptr<Sequence> turn = Begin("a", "r1");
   Load(turn.get());
   Write(turn->slot, 'p');
-  ASSERT_TRUE(keeper_->TryPark(turn.get()));
+  ASSERT_TRUE(keeper_->TryPark(turn.get()).value());
   ASSERT_TRUE(Keep(turn.get()));
   EXPECT_EQ(TierOf("a"), "ram");
   EXPECT_EQ(store_->Counts().parked_bytes, 0);
@@ -216,7 +218,7 @@ TEST_F(StateKeeperTest, LeavesTheSlotWhereRamHasNoRoomForIt) {
       std::make_unique<Sequence>(TestEngine::Generate({1}, 1), nullptr,
                                  std::make_shared<TokenStream>(8, [] {}));
   Load(sequence.get());
-  EXPECT_FALSE(keeper_->TryPark(sequence.get()));
+  EXPECT_FALSE(keeper_->TryPark(sequence.get()).value());
   EXPECT_GE(sequence->slot, 0);
   keeper_->Release(sequence.get());
   EXPECT_EQ(states_->free_slots(), kSlots);
@@ -226,7 +228,7 @@ TEST_F(StateKeeperTest, GivesBackTheRamOfWhatEndsWhileItIsParked) {
   Start();
   const std::unique_ptr<Sequence> turn = Begin("a", "r1");
   Load(turn.get());
-  ASSERT_TRUE(keeper_->TryPark(turn.get()));
+  ASSERT_TRUE(keeper_->TryPark(turn.get()).value());
   keeper_->Release(turn.get());
   EXPECT_EQ(store_->Counts().parked_bytes, 0);
 }

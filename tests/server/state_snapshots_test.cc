@@ -11,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/backend.h"
+#include "kernels/status.h"
 #include "tests/server/test_engine.h"
 
 namespace engram {
@@ -45,7 +46,8 @@ class StateSnapshotsTest : public ::testing::Test {
   int Commit(const std::string& id, const std::string& request_id, char byte) {
     for (int slot : store_->ReleasedSlots(0)) states_->Free(slot);
     const int slot = states_->Take();
-    states_->Restore(slot, std::string(kStateBytes, byte).data(), 1);
+    ENGRAM_CHECK_OK(
+        states_->Restore(slot, std::string(kStateBytes, byte).data(), 1));
     CommitTurn(store_.get(), TestEngine::Turn(id, request_id, {1}, 1), slot);
     return slot;
   }
@@ -87,7 +89,7 @@ TEST_F(StateSnapshotsTest, CopiesAMegabyteAtATime) {
   Commit("a", "r1", 'a');
   const Result copy = Add("a");
   int times = 1;
-  while (snapshots_->Advance()) ++times;
+  while (*snapshots_->Advance()) ++times;
   ExpectState(copy, 1, 'a');
   EXPECT_GE(times, 8);
   EXPECT_LE(times, 9);
@@ -99,7 +101,7 @@ TEST_F(StateSnapshotsTest, CopiesOnceForAllWhoAsk) {
   std::vector<Result> copies;
   for (int i = 0; i < 400; ++i) copies.push_back(Add("a"));
   int times = 1;
-  while (snapshots_->Advance()) ++times;
+  while (*snapshots_->Advance()) ++times;
   // Answers count too, so that not all go between the same two steps.
   EXPECT_GE(times, 8 + 400 / 20);
   EXPECT_LE(times, 60);
@@ -112,11 +114,11 @@ TEST_F(StateSnapshotsTest, CopiesOnceForAllWhoAsk) {
 TEST_F(StateSnapshotsTest, CopiesNothingThatLiesInRam) {
   Start();
   const int slot = Commit("a", "r1", 'a');
-  auto block = std::make_shared<StateBlock>(kStateBytes);
-  states_->Save(slot, block->data());
+  auto block = MakeBlock(kStateBytes);
+  ENGRAM_CHECK_OK(states_->Save(slot, block->data()));
   ASSERT_TRUE(store_->MoveToRam(*store_->Find("a"), slot, block));
   const Result copy = Add("a");
-  EXPECT_FALSE(snapshots_->Advance());
+  EXPECT_FALSE(*snapshots_->Advance());
   EXPECT_EQ((***copy).block, block);
 }
 
@@ -124,7 +126,7 @@ TEST_F(StateSnapshotsTest, TellsThatNothingWasFed) {
   Start();
   ASSERT_TRUE(store_->Create(EmptySession("a")).ok());
   const Result copy = Add("a");
-  EXPECT_FALSE(snapshots_->Advance());
+  EXPECT_FALSE(*snapshots_->Advance());
   EXPECT_EQ((***copy).block, nullptr);
   EXPECT_EQ((***copy).turns.version, 0);
 }
@@ -133,7 +135,7 @@ TEST_F(StateSnapshotsTest, BeginsAgainWhenTheSessionHasGoneOn) {
   Start();
   Commit("a", "r1", 'a');
   const Result copy = Add("a");
-  EXPECT_TRUE(snapshots_->Advance());
+  EXPECT_TRUE(*snapshots_->Advance());
   Commit("a", "r2", 'b');
   snapshots_->Finish();
   ExpectState(copy, 2, 'b');
@@ -144,7 +146,7 @@ TEST_F(StateSnapshotsTest, CatchesASessionThatNeverRests) {
   Commit("a", "r0", 'a');
   const Result copy = Add("a");
   int turns = 1;
-  while (snapshots_->Advance() && turns < 20) {
+  while (*snapshots_->Advance() && turns < 20) {
     ++turns;
     Commit("a", absl::StrCat("r", turns), 'a' + turns);
   }
@@ -156,11 +158,11 @@ TEST_F(StateSnapshotsTest, TakesWhatMovesToRamMeanwhile) {
   Start();
   const int slot = Commit("a", "r1", 'a');
   const Result copy = Add("a");
-  EXPECT_TRUE(snapshots_->Advance());
-  auto block = std::make_shared<StateBlock>(kStateBytes);
-  states_->Save(slot, block->data());
+  EXPECT_TRUE(*snapshots_->Advance());
+  auto block = MakeBlock(kStateBytes);
+  ENGRAM_CHECK_OK(states_->Save(slot, block->data()));
   ASSERT_TRUE(store_->MoveToRam(*store_->Find("a"), slot, block));
-  EXPECT_FALSE(snapshots_->Advance());
+  EXPECT_FALSE(*snapshots_->Advance());
   EXPECT_EQ((***copy).block, block);
 }
 
@@ -168,9 +170,9 @@ TEST_F(StateSnapshotsTest, TellsThatTheSessionWasDeletedMeanwhile) {
   Start();
   Commit("a", "r1", 'a');
   const Result copy = Add("a");
-  EXPECT_TRUE(snapshots_->Advance());
+  EXPECT_TRUE(*snapshots_->Advance());
   ASSERT_TRUE(store_->Delete("a").ok());
-  EXPECT_FALSE(snapshots_->Advance());
+  EXPECT_FALSE(*snapshots_->Advance());
   EXPECT_EQ((*copy)->status().code(), absl::StatusCode::kNotFound);
 }
 

@@ -158,7 +158,7 @@ std::vector<std::optional<float>> Reader::logprobs() const {
 TestEngine::TestEngine(TestEngineOptions taken)
     : options(std::move(taken)),
       script(options.vocabulary_size),
-      model(&script, options.model, options.has_attention),
+      model(&script, options.model, options.has_attention, options.backend),
       sessions(options.sessions, &clock),
       number(sessions.AddModel("scripted", CapacityOf(model.info()))),
       admission(options.admission, QueuedModel(options, model, number),
@@ -260,9 +260,8 @@ absl::StatusOr<StateSnapshots::Snapshot> TestEngine::StateOf(
                           sessions.Locate(session));
   StateSnapshots::Snapshot snapshot{location.turns, location.block};
   if (location.slot >= 0) {
-    auto block =
-        std::make_shared<StateBlock>(model.states().bytes(location.slot));
-    model.states().Save(location.slot, block->data());
+    auto block = MakeBlock(model.states().bytes(location.slot));
+    ENGRAM_RETURN_IF_ERROR(model.states().Save(location.slot, block->data()));
     if (location.block != nullptr) {
       EXPECT_EQ(
           std::memcmp(block->data(), location.block->data(), block->size()), 0)

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "kernels/backend.h"
 #include "model/tokenizer.h"
 #include "server/admission.h"
 #include "server/engine.h"
@@ -74,12 +75,18 @@ struct TestEngineOptions {
   ModelLimits model = {
       .slots = 4, .max_batch_tokens = 16, .max_logits_rows = 17};
   bool has_attention = false;  // see ScriptedModel
+  Backend* backend = nullptr;  // likewise
   AdmissionLimits admission;
   SessionLimits sessions;
   EngineOptions engine;
   const Tokenizer* tokenizer = nullptr;
   Tokens eos_token_ids;
 };
+
+// Ordinary memory for a state of so many bytes.
+inline std::shared_ptr<StateBlock> MakeBlock(size_t bytes) {
+  return std::make_shared<StateBlock>(*AllocateOrdinaryMemory(bytes));
+}
 
 class TestEngine {
  public:

@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "kernels/status.h"
 #include "tests/simulation/simulation.h"
 #include "tools/status/retry_after.h"
 
@@ -161,8 +162,8 @@ void Simulation::CheckSessions() {
       EXPECT_EQ(*snapshot->turns.pending, session->tokens.back());
     }
     // Its state says what its tokens would.
-    probe.states().Restore(slot, snapshot->block->data(),
-                           snapshot->turns.position);
+    ENGRAM_CHECK_OK(probe.states().Restore(slot, snapshot->block->data(),
+                                           snapshot->turns.position));
     Script::Sequence sequence;
     for (int32_t token : Prefix(session->tokens, session->position())) {
       sequence.Feed(token);

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "kernels/backend.h"
 
@@ -19,83 +21,106 @@ class ForwardingBackend : public Backend {
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override {
     return inner_.Allocate(bytes);
   }
-  void CopyToHost(void* host, const void* source, size_t bytes) override {
-    inner_.CopyToHost(host, source, bytes);
+  absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) override {
+    return inner_.AllocateHost(bytes);
   }
-  void CopyFromHost(void* target, const void* host, size_t bytes) override {
-    inner_.CopyFromHost(target, host, bytes);
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyToHost(
+      void* host, const void* source, size_t bytes) override {
+    return inner_.BeginCopyToHost(host, source, bytes);
   }
-  void Copy(void* target, const void* source, size_t bytes) override {
-    inner_.Copy(target, source, bytes);
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyFromHost(
+      void* target, const void* host, size_t bytes) override {
+    return inner_.BeginCopyFromHost(target, host, bytes);
   }
-  void Zero(void* target, size_t bytes) override { inner_.Zero(target, bytes); }
+  absl::Status Copy(void* target, const void* source, size_t bytes) override {
+    return inner_.Copy(target, source, bytes);
+  }
+  absl::Status Zero(void* target, size_t bytes) override {
+    return inner_.Zero(target, bytes);
+  }
   absl::Status Synchronize() override { return inner_.Synchronize(); }
-  absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(
-      const Tensor& weight, WeightFormat format) override {
-    return inner_.Pack(weight, format);
-  }
-
-  void Embed(const PackedWeight& table, absl::Span<const int32_t> ids,
-             float* residual) override {
-    inner_.Embed(table, ids, residual);
-  }
-  void Norm(const NormWeights& norm, int64_t tokens, int64_t d_model,
-            const float* residual, float* normed) override {
-    inner_.Norm(norm, tokens, d_model, residual, normed);
-  }
-  void MatMul(const PackedWeight& weight, int64_t tokens, ConstMatrix x,
-              const MatMulOptions& options, Matrix y) override {
-    inner_.MatMul(weight, tokens, x, options, y);
-  }
-  void CausalConv1d(Rows rows,
-                    const CausalConv1dArguments& arguments) override {
-    inner_.CausalConv1d(rows, arguments);
-  }
-  void SelectiveScan(Rows rows,
-                     const SelectiveScanArguments& arguments) override {
-    inner_.SelectiveScan(rows, arguments);
-  }
-  void SsdScan(Rows rows, const SsdScanArguments& arguments) override {
-    inner_.SsdScan(rows, arguments);
-  }
-  void GatedNorm(const GatedNormArguments& arguments) override {
-    inner_.GatedNorm(arguments);
-  }
-  void ShiftMultiply(Rows rows,
-                     const ShiftMultiplyArguments& arguments) override {
-    inner_.ShiftMultiply(rows, arguments);
-  }
-  void DiagonalScan(Rows rows,
-                    const DiagonalScanArguments& arguments) override {
-    inner_.DiagonalScan(rows, arguments);
-  }
-  void Attention(Rows rows, const AttentionArguments& arguments) override {
-    inner_.Attention(rows, arguments);
-  }
-  void AddRows(const float* table, absl::Span<const int32_t> indices,
-               int64_t width, Matrix target) override {
-    inner_.AddRows(table, indices, width, target);
-  }
-  void Gather(ConstMatrix source, absl::Span<const int32_t> indices,
-              int64_t width, Matrix target) override {
-    inner_.Gather(source, indices, width, target);
-  }
-  void AllFinite(ConstMatrix x, int64_t rows, int64_t width,
-                 absl::Span<uint8_t> finite) override {
-    inner_.AllFinite(x, rows, width, finite);
-  }
-
-  void Outcomes(ConstMatrix logits, int64_t ids,
-                absl::Span<const OutcomeRequest> requests,
-                absl::Span<Outcome> outcomes) override {
-    inner_.Outcomes(logits, ids, requests, outcomes);
-  }
   absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
     return inner_.ReserveOutcomes(rows, ids);
   }
 
+ protected:
+  Backend& inner() { return inner_; }
+  // Every operation of a step comes by here, with its arguments bound to it.
+  virtual void Issue(const std::function<void()>& operation) { operation(); }
+
  private:
+  absl::StatusOr<std::unique_ptr<PackedWeight>> DoPack(
+      const Tensor& weight, WeightFormat format) override {
+    return inner_.Pack(weight, format);
+  }
+  void DoPrepareStep(const StepRows& step) override {
+    std::vector<absl::Span<const int32_t>> blocks;
+    for (size_t i = 0; step.has_blocks() && i < step.rows().size(); ++i) {
+      blocks.push_back(step.blocks(i));
+    }
+    inner_step_ = &inner_.PrepareStep(step.rows(), blocks, step.ids());
+  }
+
+  void DoEmbed(const StepRows&, const PackedWeight& table,
+               float* residual) override {
+    Issue([=, this, &table] { inner_.Embed(*inner_step_, table, residual); });
+  }
+  void DoAddPositions(const StepRows&, const float* table, int64_t width,
+                      Matrix target) override {
+    Issue(
+        [=, this] { inner_.AddPositions(*inner_step_, table, width, target); });
+  }
+  void DoNorm(const NormWeights& norm, int64_t tokens, int64_t d_model,
+              const float* residual, float* normed) override {
+    Issue([=, this] { inner_.Norm(norm, tokens, d_model, residual, normed); });
+  }
+  void DoMatMul(const PackedWeight& weight, int64_t tokens, ConstMatrix x,
+                const MatMulOptions& options, Matrix y) override {
+    Issue([=, this, &weight] { inner_.MatMul(weight, tokens, x, options, y); });
+  }
+  void DoCausalConv1d(const StepRows&,
+                      const CausalConv1dArguments& arguments) override {
+    Issue([=, this] { inner_.CausalConv1d(*inner_step_, arguments); });
+  }
+  void DoSelectiveScan(const StepRows&,
+                       const SelectiveScanArguments& arguments) override {
+    Issue([=, this] { inner_.SelectiveScan(*inner_step_, arguments); });
+  }
+  void DoSsdScan(const StepRows&, const SsdScanArguments& arguments) override {
+    Issue([=, this] { inner_.SsdScan(*inner_step_, arguments); });
+  }
+  void DoGatedNorm(const GatedNormArguments& arguments) override {
+    Issue([=, this] { inner_.GatedNorm(arguments); });
+  }
+  void DoShiftMultiply(const StepRows&,
+                       const ShiftMultiplyArguments& arguments) override {
+    Issue([=, this] { inner_.ShiftMultiply(*inner_step_, arguments); });
+  }
+  void DoDiagonalScan(const StepRows&,
+                      const DiagonalScanArguments& arguments) override {
+    Issue([=, this] { inner_.DiagonalScan(*inner_step_, arguments); });
+  }
+  void DoAttention(const StepRows&,
+                   const AttentionArguments& arguments) override {
+    Issue([=, this] { inner_.Attention(*inner_step_, arguments); });
+  }
+  void DoCopyRows(ConstMatrix source, absl::Span<const int32_t> from,
+                  int64_t width, Matrix target,
+                  absl::Span<const int32_t> to) override {
+    inner_.CopyRows(source, from, width, target, to);
+  }
+  void DoFiniteRows(const StepRows&, ConstMatrix x, int64_t width,
+                    absl::Span<uint8_t> finite) override {
+    inner_.FiniteRows(*inner_step_, x, width, finite);
+  }
+  void DoOutcomes(ConstMatrix logits, int64_t ids,
+                  absl::Span<const OutcomeRequest> requests,
+                  absl::Span<Outcome> outcomes) override {
+    inner_.Outcomes(logits, ids, requests, outcomes);
+  }
+
   Backend& inner_;
+  const StepRows* inner_step_ = nullptr;
 };
 
 }  // namespace engram

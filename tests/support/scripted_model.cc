@@ -77,16 +77,20 @@ std::vector<float> Script::LogitsAfter(const Sequence& sequence) const {
 // --- ScriptedModel.
 
 ScriptedModel::ScriptedModel(const Script* script, const ModelLimits& limits,
-                             bool has_attention)
+                             bool has_attention, Backend* backend)
     : script_(script), limits_(limits) {
-  absl::StatusOr<std::unique_ptr<Backend>> backend =
-      MakeBackend({.kind = BackendKind::kCpu, .threads = 1});
-  ENGRAM_CHECK_OK(backend.status());
-  backend_ = *std::move(backend);
+  if (backend == nullptr) {
+    absl::StatusOr<std::unique_ptr<Backend>> own =
+        MakeBackend({.kind = BackendKind::kCpu, .threads = 1});
+    ENGRAM_CHECK_OK(own.status());
+    own_backend_ = *std::move(own);
+    backend = own_backend_.get();
+  }
+  backend_ = backend;
   // Two components that must both travel with a session, and one that is never
   // read: it makes the state weigh more than the rest of a session.
   absl::StatusOr<std::unique_ptr<StatePool>> states = StatePool::Create(
-      backend_.get(),
+      backend,
       {{.name = "digest", .layers = 2, .shape = {kDigestFloats / 2}},
        {.name = "count", .layers = 1, .shape = {1}},
        {.name = "ballast", .layers = 1, .shape = {1024}}},
@@ -103,7 +107,7 @@ ScriptedModel::ScriptedModel(const Script* script, const ModelLimits& limits,
   info_.vocabulary_size = script->vocabulary_size();
   info_.layers = 2;
   info_.state_bytes = states_->state_bytes();
-  info_.backend = backend_->name();
+  info_.backend = backend->name();
 }
 
 void ScriptedModel::CheckContract(const Batch& batch) {
@@ -118,6 +122,7 @@ void ScriptedModel::CheckContract(const Batch& batch) {
     EXPECT_LE(row.scored.size(),
               row.tokens.size() + (row.scored_before ? 1 : 0));
     EXPECT_TRUE(states_->IsTaken(row.slot)) << "slot " << row.slot;
+    EXPECT_EQ(row.out(), row.slot) << "states are written over here";
     EXPECT_TRUE(slots.insert(row.slot).second)
         << "slot " << row.slot << " is in two rows";
     for (int32_t id : row.tokens) {
@@ -169,11 +174,14 @@ void ScriptedModel::CheckKeys(int slot, const Script::Sequence& sequence,
   EXPECT_EQ(kept.digest, sequence.digest) << "keys of another text";
 }
 
-void ScriptedModel::AddKeys(int slot, absl::Span<const int32_t> tokens) {
+absl::Status ScriptedModel::AddKeys(int slot,
+                                    absl::Span<const int32_t> tokens) {
   int64_t position = states_->tokens(slot);
-  states_->Append(slot, static_cast<int64_t>(tokens.size()));
-  if (info_.kv_blocks == 0) return;
+  ENGRAM_RETURN_IF_ERROR(
+      states_->Append(slot, slot, static_cast<int64_t>(tokens.size())));
+  if (info_.kv_blocks == 0) return absl::OkStatus();
   for (int32_t id : tokens) *Key(slot, position++) = static_cast<float>(id);
+  return absl::OkStatus();
 }
 
 void ScriptedModel::AddOutcome(const Script::Sequence& sequence, bool sound,
@@ -184,11 +192,11 @@ void ScriptedModel::AddOutcome(const Script::Sequence& sequence, bool sound,
   outcomes_.push_back(PlainOutcome(row, request));
 }
 
-bool ScriptedModel::RunRow(const BatchRow& row) {
+absl::StatusOr<bool> ScriptedModel::RunRow(const BatchRow& row) {
   Script::Sequence sequence;
   bool sound = Load(row.slot, &sequence);
   CheckKeys(row.slot, sequence, sound);
-  AddKeys(row.slot, row.tokens);
+  ENGRAM_RETURN_IF_ERROR(AddKeys(row.slot, row.tokens));
   OutcomeRequest request;
   request.alternatives = row.alternatives;
   absl::Span<const int32_t> scored = row.scored;
@@ -227,7 +235,8 @@ absl::Status ScriptedModel::Begin(const Batch& batch) {
   if (steps_ == fail_at_) return absl::OkStatus();
   for (const BatchRow& row : batch.rows) {
     last_step_.push_back({static_cast<int>(row.tokens.size())});
-    results_.push_back({.finite = RunRow(row)});
+    ENGRAM_ASSIGN_OR_RETURN(const bool sound, RunRow(row));
+    results_.push_back({.finite = sound});
   }
   if (during_step_) during_step_();
   size_t first = 0;
@@ -243,6 +252,7 @@ absl::StatusOr<StepResult> ScriptedModel::Finish() {
   EXPECT_TRUE(begun_) << "a step is finished that was not begun";
   begun_ = false;
   if (steps_ == fail_at_) return absl::InternalError("the device is on fire");
+  ENGRAM_RETURN_IF_ERROR(backend_->Synchronize());
   return StepResult{results_};
 }
 

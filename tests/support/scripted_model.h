@@ -71,8 +71,9 @@ class ScriptedModel final : public Model {
   // `script` must outlive the model and may change between steps. With
   // `has_attention` every token is kept as a key too, in limits.kv_bytes, and a
   // step fails the test if a slot's keys are not its tokens.
+  // `backend` holds its states and must outlive it; nullptr: one of its own.
   ScriptedModel(const Script* script, const ModelLimits& limits,
-                bool has_attention = false);
+                bool has_attention = false, Backend* backend = nullptr);
 
   const ModelInfo& info() const override { return info_; }
   const ModelLimits& limits() const override { return limits_; }
@@ -104,18 +105,19 @@ class ScriptedModel final : public Model {
   bool Load(int slot, Script::Sequence* sequence);
   void Store(int slot, const Script::Sequence& sequence, bool sound);
   // Feeds the row and finds its outcomes. False if the state is broken.
-  bool RunRow(const BatchRow& row);
+  absl::StatusOr<bool> RunRow(const BatchRow& row);
   // What the sequence's logits answer.
   void AddOutcome(const Script::Sequence& sequence, bool sound,
                   const OutcomeRequest& request);
   // Compares the keys of a slot with its sequence, and adds those of `tokens`.
   void CheckKeys(int slot, const Script::Sequence& sequence, bool sound);
-  void AddKeys(int slot, absl::Span<const int32_t> tokens);
+  absl::Status AddKeys(int slot, absl::Span<const int32_t> tokens);
   float* Key(int slot, int64_t position);
 
   const Script* const script_;
   const ModelLimits limits_;
-  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Backend> own_backend_;
+  Backend* backend_ = nullptr;
   std::unique_ptr<StatePool> states_;
   ModelInfo info_;
   std::vector<float> logits_;
