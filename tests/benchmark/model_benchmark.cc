@@ -7,7 +7,6 @@
 // temperature 0.8 with top_p 0.95.
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -17,6 +16,7 @@
 #include "benchmark/benchmark.h"
 #include "kernels/backend.h"
 #include "kernels/status.h"
+#include "model/load_model.h"
 #include "model/model.h"
 
 namespace engram {
