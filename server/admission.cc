@@ -48,12 +48,15 @@ Admission::Admission(const AdmissionLimits& limits, AdmissionModel model,
 absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
   ENGRAM_RETURN_IF_ERROR(CheckLimits(request));
   if (IsTurn(request)) request.identity = IdentityOf(request);
-  auto stream = std::make_shared<TokenStream>(limits_.stream_tokens,
-                                              [this] { inbox_.Wake(); });
+  auto stream = std::make_shared<TokenStream>(
+      limits_.stream_tokens, [this] { inbox_.Wake(); }, model_.tokenizer);
   auto sequence =
       std::make_unique<Sequence>(std::move(request), model_.tokenizer, stream);
   absl::StatusOr<EngineInbox::Place> place = Reserve(sequence.get());
   ENGRAM_RETURN_IF_ERROR(ReadReceived(sequence.get()));
+  if (sequence->request.stopping.stop.empty()) {
+    stream->SetText(std::move(sequence->text));
+  }
   if (!place.ok()) {
     // A repeat that is answered from a record needs no place, and what is wrong
     // with the request itself is told first.

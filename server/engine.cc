@@ -17,8 +17,8 @@ constexpr absl::Duration kIdleWait = absl::Seconds(1);
 }  // namespace
 
 Engine::Engine(EngineModel model, const EngineOptions& options,
-               EngineInbox* inbox, SessionStore* sessions, Clock* clock,
-               ModelMetrics* metrics,
+               EngineInbox* inbox, SessionStore* sessions, Delivery* delivery,
+               Clock* clock, ModelMetrics* metrics,
                std::function<void(const RequestSummary&)> on_end)
     : model_(std::move(model)),
       options_(options),
@@ -31,7 +31,9 @@ Engine::Engine(EngineModel model, const EngineOptions& options,
       keeper_(&model_.model->states(), CapacityOf(model_.model->info()),
               model_.number, sessions),
       snapshots_(&states_, sessions, options.max_queue),
-      ends_(model_.name, &keeper_, sessions, clock, std::move(on_end)),
+      outbox_(delivery),
+      ends_(model_.name, &keeper_, sessions, &outbox_, clock,
+            std::move(on_end)),
       running_({.steps = options.steps_in_a_slot,
                 .long_prompt_tokens = options.long_prompt_tokens}) {}
 
@@ -77,7 +79,9 @@ bool Engine::RunOnce() {
   EndRunning(now);
   StartWaiting(now);
   EndOverdue(now);
+  outbox_.Deliver();
   const bool worked = Step();
+  outbox_.Deliver();
   ForgetOver();
   TellLoad();
   if (metrics_ != nullptr) metrics_->SetLoad(MeasureLoad());
@@ -262,7 +266,7 @@ bool Engine::StartNext(absl::Time now) {
     inbox_->Started();
     // Counted before the client can know.
     if (metrics_ != nullptr) metrics_->SetLoad(MeasureLoad());
-    begun->stream->Push(MakeStarted(*begun));
+    outbox_.Tell(begun->stream, MakeStarted(*begun));
     return true;
   }
   // Nobody overtakes it, or it could wait for ever.
@@ -446,18 +450,21 @@ void Engine::TellToken(Sequence* sequence, const Outcome& drawn,
   ++sequence->generated_counts[id];
   sequence->seen.Insert(id);
 
-  std::optional<float> logprob;
+  SampledToken token;
+  token.index = index;
+  token.id = id;
+  token.is_stop_token = IsStopToken(request.stopping, id);
   if (request.logprobs > 0) {
-    logprob = drawn.log_probability;
-    KeepForRepeat(sequence, *logprob, drawn.top);
+    token.logprob = drawn.log_probability;
+    token.top = drawn.top;
+    KeepForRepeat(sequence, *token.logprob, token.top);
   }
-  TokenOutcome outcome =
-      MakeTokenEvent(&sequence->text, model_.tokenizer, index, id,
-                     IsStopToken(request.stopping, id), logprob, drawn.top);
-  sequence->stream->Push(std::move(outcome.event));
+  if (sequence->text != nullptr) token.Read(sequence->text.get());
+  const bool ends_turn = token.ends_turn();
+  outbox_.Tell(sequence->stream, std::move(token));
   ObserveToken(sequence, now);
 
-  if (outcome.stops) return ends_.Complete(sequence, FinishReason::kStop);
+  if (ends_turn) return ends_.Complete(sequence, FinishReason::kStop);
   if (index + 1 >= request.stopping.max_tokens) {
     return ends_.Complete(sequence, FinishReason::kLength);
   }
@@ -503,18 +510,14 @@ void Engine::TellScores(Sequence* sequence,
 }
 
 void Engine::TellScore(Sequence* sequence, const Outcome* score) {
-  const int32_t index = sequence->scored++;
-  const int32_t id = sequence->request.prompt[index];
-  std::optional<float> logprob;
-  std::vector<LogProbability> top;
+  SampledToken token;
+  token.index = sequence->scored++;
+  token.id = sequence->request.prompt[token.index];
   if (score != nullptr) {
-    logprob = score->log_probability;
-    top = score->top;
+    token.logprob = score->log_probability;
+    token.top = score->top;
   }
-  TokenOutcome outcome =
-      MakeTokenEvent(&sequence->text, model_.tokenizer, index, id,
-                     /*is_stop_token=*/false, logprob, top);
-  sequence->stream->Push(std::move(outcome.event));
+  outbox_.Tell(sequence->stream, std::move(token));
 }
 
 // --- Ends.

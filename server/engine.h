@@ -22,7 +22,9 @@
 #include "absl/time/time.h"
 #include "model/model.h"
 #include "server/clock.h"
+#include "server/delivery.h"
 #include "server/engine_inbox.h"
+#include "server/engine_outbox.h"
 #include "server/metrics.h"
 #include "server/parked_sequences.h"
 #include "server/request.h"
@@ -56,8 +58,7 @@ struct EngineOptions {
 struct EngineModel {
   std::string name;
   Model* model = nullptr;
-  const Tokenizer* tokenizer = nullptr;  // may be nullptr
-  int number = 0;                        // SessionStore::AddModel
+  int number = 0;  // SessionStore::AddModel
 };
 
 class Engine {
@@ -65,7 +66,8 @@ class Engine {
   // All pointers must outlive this; `metrics` may be nullptr. `on_end` is
   // called once for each sequence, on the engine thread.
   Engine(EngineModel model, const EngineOptions& options, EngineInbox* inbox,
-         SessionStore* sessions, Clock* clock, ModelMetrics* metrics,
+         SessionStore* sessions, Delivery* delivery, Clock* clock,
+         ModelMetrics* metrics,
          std::function<void(const RequestSummary&)> on_end);
   ~Engine();
 
@@ -165,6 +167,7 @@ class Engine {
   StepTime step_time_;
   StateKeeper keeper_;
   StateSnapshots snapshots_;
+  EngineOutbox outbox_;
   SequenceEnds ends_;
   RunningSequences running_;
   ParkedSequences parked_;

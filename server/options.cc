@@ -221,6 +221,9 @@ void AddServing(FlagList* list, ServerOptions* options) {
   list->Integer("threads", 0, 1024, &options->threads,
                 "CPU threads that compute, shared by all models; 0: as many as "
                 "the affinity mask and the control group's quota allow.");
+  list->Integer("delivery-threads", 0, 1024, &options->delivery_threads,
+                "Threads that turn tokens into text and give them to clients, "
+                "while models run; 0: models wait for it.");
   list->Address("grpc-address", &options->grpc_address,
                 "Where gRPC is served; port 0 picks a free one.");
   list->Address("metrics-address", &options->metrics_address,

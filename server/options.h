@@ -26,6 +26,7 @@ struct ServerOptions {
 
   BackendKind backend = BackendKind::kAuto;
   int64_t threads = 0;  // all models together; MakeThreadPool
+  int64_t delivery_threads = 1;
   std::string grpc_address = "127.0.0.1:8001";
   std::string metrics_address = "127.0.0.1:8002";
 

@@ -42,20 +42,19 @@ Replay::Replay(std::shared_ptr<const TurnRecord> record, const Request& request,
 
 std::optional<TokenEvent> Replay::NextToken() {
   const size_t i = next_++;
-  const int32_t id = record_->tokens[i];
-  std::optional<float> logprob;
+  SampledToken token;
+  token.index = static_cast<int32_t>(i);
+  token.id = record_->tokens[i];
+  token.is_stop_token = IsStopToken(stopping_, token.id);
   // Tokens that were received, not sampled, have no probabilities on record.
   const size_t unknown = record_->tokens.size() - record_->logprobs.size();
-  std::vector<LogProbability> top;
   if (!record_->logprobs.empty() && i >= unknown) {
-    logprob = record_->logprobs[i - unknown];
+    token.logprob = record_->logprobs[i - unknown];
     const absl::Span<const LogProbability> kept = record_->TopOf(i - unknown);
-    top.assign(kept.begin(), kept.end());
+    token.top.assign(kept.begin(), kept.end());
   }
-  TokenOutcome outcome =
-      MakeTokenEvent(&text_, tokenizer_, static_cast<int32_t>(i), id,
-                     IsStopToken(stopping_, id), logprob, top);
-  if (outcome.stops && next_ < record_->tokens.size()) {
+  token.Read(&text_);
+  if (token.ends_turn() && next_ < record_->tokens.size()) {
     // Nothing a client sends makes two requests equal that stop differently;
     // but a record may one day come from another machine.
     status_ = absl::InternalError(
@@ -63,7 +62,7 @@ std::optional<TokenEvent> Replay::NextToken() {
                      " goes on after token ", i, ", which ends the turn"));
     return std::nullopt;
   }
-  return std::move(outcome.event);
+  return MakeTokenEvent(std::move(token), tokenizer_);
 }
 
 bool Replay::Next(Event* event) {

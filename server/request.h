@@ -65,6 +65,12 @@ struct Timing {
   absl::Duration decode;
 };
 
+// What log and metrics are told of a turn, and its client in Completed.
+struct TurnFigures {
+  Usage usage;
+  Timing timing;
+};
+
 struct StartedEvent {
   std::string session_id;
   std::string request_id;

@@ -11,14 +11,14 @@ namespace engram {
 size_t SequenceBytes(const Request& request) {
   // Prompt and received tokens are copied to where they are fed from, and the
   // latter into the answer too.
-  size_t bytes = sizeof(Sequence) + 2 * HeapBytesOf(request.prompt) +
-                 3 * HeapBytesOf(request.received) +
-                 HeapBytesOf(request.session_id) +
-                 HeapBytesOf(request.request_id) +
-                 HeapBytesOf(request.stopping.stop_token_ids) +
-                 HeapBytesOf(request.stopping.end_of_text_ids) +
-                 request.sampling.logit_bias.size() *
-                     HeapBytes(kMapNodeBytes<int32_t, float>);
+  size_t bytes =
+      sizeof(Sequence) + HeapBytes(sizeof(TurnText)) +
+      2 * HeapBytesOf(request.prompt) + 3 * HeapBytesOf(request.received) +
+      HeapBytesOf(request.session_id) + HeapBytesOf(request.request_id) +
+      HeapBytesOf(request.stopping.stop_token_ids) +
+      HeapBytesOf(request.stopping.end_of_text_ids) +
+      request.sampling.logit_bias.size() *
+          HeapBytes(kMapNodeBytes<int32_t, float>);
   for (const std::string& stop : request.stopping.stop) {
     // What is searched for it takes some 21 bytes for each of its own.
     bytes += sizeof(stop) + HeapBytesOf(stop) + 24 * stop.size();
@@ -65,7 +65,7 @@ absl::Status ReadReceived(Sequence* sequence) {
     sequence->generated.push_back(id);
     ++sequence->generated_counts[id];
     const bool is_stop_token = stop_tokens.contains(id);
-    if (sequence->text.Append(id, is_stop_token).stopped || is_stop_token) {
+    if (sequence->text->Append(id, is_stop_token).stopped || is_stop_token) {
       sequence->received_end = FinishReason::kStop;
     }
   }

@@ -27,7 +27,7 @@ struct Sequence {
            std::shared_ptr<TokenStream> events)
       : request(std::move(taken)),
         stream(std::move(events)),
-        text(tokenizer, request.stopping.stop) {}
+        text(std::make_unique<TurnText>(tokenizer, request.stopping.stop)) {}
 
   Request request;
   std::shared_ptr<TokenStream> stream;
@@ -46,7 +46,9 @@ struct Sequence {
   std::vector<int32_t> generated;  // received ones included
   std::map<int32_t, int32_t> generated_counts;
   TokenSet seen;
-  TurnText text;
+  // Until it is handed to the stream, to be made by its reader; kept if there
+  // are stop strings to be found (server/turn_text.h).
+  std::unique_ptr<TurnText> text;
   // Set if the received tokens end the turn: nothing is to be sampled.
   std::optional<FinishReason> received_end;
   // What a repeat of a turn will be answered with, as in TurnRecord.
@@ -98,7 +100,8 @@ bool IsStopToken(const Stopping& stopping, int32_t id);
 
 // What the tokens that the client has received make of the sequence's text,
 // counts and end. Takes time with their number, so it is done before the engine
-// has the sequence. INVALID_ARGUMENT: one that ends the turn is not the last.
+// has the sequence, and before its text is handed to the stream.
+// INVALID_ARGUMENT: one that ends the turn is not the last.
 absl::Status ReadReceived(Sequence* sequence);
 
 // Lays the sequence out to run after `start`: what is to be fed.

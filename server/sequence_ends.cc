@@ -32,11 +32,13 @@ StartedEvent MakeStarted(const Sequence& sequence) {
 }
 
 SequenceEnds::SequenceEnds(std::string model, StateKeeper* states,
-                           SessionStore* sessions, Clock* clock,
+                           SessionStore* sessions, EngineOutbox* outbox,
+                           Clock* clock,
                            std::function<void(const RequestSummary&)> on_end)
     : model_(std::move(model)),
       states_(*states),
       sessions_(*sessions),
+      outbox_(*outbox),
       clock_(*clock),
       on_end_(std::move(on_end)) {}
 
@@ -89,13 +91,11 @@ void SequenceEnds::Complete(Sequence* sequence, FinishReason reason) {
   if (sequence->is_turn() && !CommitTurn(sequence, completed)) {
     return End(sequence, absl::CancelledError("the session was deleted"));
   }
-  completed.text = sequence->text.Flush();
   Report(*sequence, completed, /*is_told=*/true, absl::OkStatus());
   // Counted and released before the client can know: what it asks for next sees
   // the turn's end.
   Release(sequence);
-  sequence->stream->Push(std::move(completed));
-  sequence->stream->End(absl::OkStatus());
+  TellEnd(sequence, std::move(completed), /*is_told=*/true, absl::OkStatus());
 }
 
 void SequenceEnds::End(Sequence* sequence, absl::Status status) {
@@ -108,11 +108,17 @@ void SequenceEnds::End(Sequence* sequence, absl::Status status) {
   if (sequence->is_turn() && !keep) sessions_.Abort(sequence->session);
   Report(*sequence, completed, /*is_told=*/keep, status);
   Release(sequence);
-  if (keep) {
-    completed.text = sequence->text.Flush();
-    sequence->stream->Push(std::move(completed));
+  TellEnd(sequence, std::move(completed), /*is_told=*/keep, std::move(status));
+}
+
+void SequenceEnds::TellEnd(Sequence* sequence, CompletedEvent completed,
+                           bool is_told, absl::Status status) {
+  const TurnFigures figures = {completed.usage, completed.timing};
+  if (is_told) {
+    if (sequence->text != nullptr) completed.text = sequence->text->Flush();
+    outbox_.Tell(sequence->stream, std::move(completed));
   }
-  sequence->stream->End(std::move(status));
+  outbox_.End(sequence->stream, std::move(status), figures);
 }
 
 void SequenceEnds::Release(Sequence* sequence) {

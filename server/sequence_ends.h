@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "server/clock.h"
+#include "server/engine_outbox.h"
 #include "server/request.h"
 #include "server/sequence.h"
 #include "server/session_store.h"
@@ -25,7 +26,8 @@ class SequenceEnds {
   // `on_end` is called once for each sequence, before its reader is told. All
   // pointers must outlive this.
   SequenceEnds(std::string model, StateKeeper* states, SessionStore* sessions,
-               Clock* clock, std::function<void(const RequestSummary&)> on_end);
+               EngineOutbox* outbox, Clock* clock,
+               std::function<void(const RequestSummary&)> on_end);
 
   // By itself: its turn commits.
   void Complete(Sequence* sequence, FinishReason reason);
@@ -39,6 +41,10 @@ class SequenceEnds {
   CompletedEvent MakeCompleted(const Sequence& sequence, FinishReason reason,
                                absl::Time now) const;
   void Release(Sequence* sequence);
+  // The last of its stream. `completed` is told if something was completed; its
+  // figures go with the end in any case.
+  void TellEnd(Sequence* sequence, CompletedEvent completed, bool is_told,
+               absl::Status status);
   // Log and metrics get the figures of `completed`, which the client is told
   // too if something was completed.
   void Report(const Sequence& sequence, const CompletedEvent& completed,
@@ -47,6 +53,7 @@ class SequenceEnds {
   const std::string model_;
   StateKeeper& states_;
   SessionStore& sessions_;
+  EngineOutbox& outbox_;
   Clock& clock_;
   const std::function<void(const RequestSummary&)> on_end_;
 };

@@ -13,6 +13,7 @@
 #include "kernels/status.h"
 #include "server/clock.h"
 #include "server/connections.h"
+#include "server/delivery.h"
 #include "server/grpc_port.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -226,6 +227,8 @@ void Server::StartEngines() {
         metrics->ObserveRequest(request);
         if (log) LogRequest(request);
       });
+  delivery_ =
+      std::make_unique<Delivery>(static_cast<int>(options_.delivery_threads));
   engine_ends_.resize(models_->all().size());
   for (const auto& model : models_->all()) {
     AdmissionModel queued;
@@ -243,11 +246,11 @@ void Server::StartEngines() {
     EngineModel run;
     run.name = model->name;
     run.model = model->model.get();
-    run.tokenizer = model->tokenizer.get();
     run.number = model->number;
     model->engine = std::make_unique<Engine>(
         std::move(run), engine_options, &model->admission->inbox(),
-        sessions_.get(), RealClock(), model->metrics, model->on_end);
+        sessions_.get(), delivery_.get(), RealClock(), model->metrics,
+        model->on_end);
   }
   for (size_t i = 0; i < models_->all().size(); ++i) {
     engines_.emplace_back([this, i] {
@@ -343,6 +346,7 @@ absl::Status Server::Drain() {
   if (stop_ != nullptr) stop_->Stop();
   for (std::thread& engine : engines_) engine.join();
   // Every request has its answer; what is left is to deliver it.
+  if (delivery_ != nullptr) delivery_->Finish();
   if (grpc_port_ != nullptr) {
     grpc_port_->Close(deadline);
     Log("drain_ended",

@@ -22,6 +22,7 @@ class Service;
 
 namespace engram {
 
+class Delivery;
 class GrpcPort;
 class Metrics;
 class SelfProbe;
@@ -86,6 +87,7 @@ class Server {
   // rest, goes first; then the gRPC server, whose calls point at the rest.
   std::unique_ptr<SessionStore> sessions_;
   std::unique_ptr<Metrics> metrics_;
+  std::unique_ptr<Delivery> delivery_;
   std::unique_ptr<ServedModels> models_;
   std::unique_ptr<RequestThreads> request_threads_;
   std::unique_ptr<ReplyBudget> replies_;

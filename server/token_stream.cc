@@ -6,17 +6,20 @@
 
 namespace engram {
 
-TokenStream::TokenStream(int capacity, std::function<void()> wake_engine)
-    : capacity_(capacity), wake_engine_(std::move(wake_engine)) {}
+TokenStream::TokenStream(int capacity, std::function<void()> wake_engine,
+                         const Tokenizer* tokenizer)
+    : capacity_(capacity),
+      wake_engine_(std::move(wake_engine)),
+      tokenizer_(tokenizer) {}
 
 bool TokenStream::HasRoom() const {
   absl::MutexLock lock(&mutex_);
-  return events_.size() < capacity_;
+  return items_.size() < capacity_;
 }
 
 bool TokenStream::HasAmpleRoom() const {
   absl::MutexLock lock(&mutex_);
-  return events_.size() <= capacity_ / 2;
+  return items_.size() <= capacity_ / 2;
 }
 
 int64_t TokenStream::events_read() const {
@@ -24,22 +27,30 @@ int64_t TokenStream::events_read() const {
   return events_read_;
 }
 
-void TokenStream::Push(Event event) {
-  {
-    absl::MutexLock lock(&mutex_);
-    ENGRAM_CHECK(!end_.has_value());
-    events_.push_back(std::move(event));
-  }
-  NotifyReader();
+bool TokenStream::Push(Item item) {
+  absl::MutexLock lock(&mutex_);
+  ENGRAM_CHECK(!end_.has_value());
+  items_.push_back(std::move(item));
+  return ReaderWaits();
 }
 
-void TokenStream::End(absl::Status status) {
-  {
-    absl::MutexLock lock(&mutex_);
-    ENGRAM_CHECK(!end_.has_value());
-    end_ = std::move(status);
-  }
-  NotifyReader();
+bool TokenStream::End(absl::Status status, const TurnFigures& figures) {
+  absl::MutexLock lock(&mutex_);
+  ENGRAM_CHECK(!end_.has_value());
+  end_ = std::move(status);
+  figures_ = figures;
+  return ReaderWaits();
+}
+
+bool TokenStream::ReaderWaits() {
+  if (!reader_waits_) return false;
+  reader_waits_ = false;
+  return true;
+}
+
+TurnFigures TokenStream::figures() const {
+  absl::MutexLock lock(&mutex_);
+  return figures_;
 }
 
 std::optional<absl::Status> TokenStream::cancelled() const {
@@ -49,24 +60,35 @@ std::optional<absl::Status> TokenStream::cancelled() const {
 
 TokenStream::State TokenStream::Pop(Event* event, absl::Status* status) {
   bool was_full = false;
-  State state = State::kEmpty;
+  Item item;
   {
     absl::MutexLock lock(&mutex_);
-    if (!events_.empty()) {
-      was_full = events_.size() >= capacity_;
-      *event = std::move(events_.front());
-      events_.pop_front();
-      ++events_read_;
-      state = State::kEvent;
-    } else if (end_.has_value()) {
+    if (items_.empty()) {
+      reader_waits_ = !end_.has_value();
+      if (reader_waits_) return State::kEmpty;
       *status = *end_;
-      state = State::kEnd;
-    } else {
-      reader_waits_ = true;
+      return State::kEnd;
     }
+    was_full = items_.size() >= capacity_;
+    item = std::move(items_.front());
+    items_.pop_front();
+    ++events_read_;
   }
   if (was_full) wake_engine_();
-  return state;
+  *event = Told(std::move(item));
+  return State::kEvent;
+}
+
+Event TokenStream::Told(Item item) {
+  if (auto* token = std::get_if<SampledToken>(&item)) {
+    if (!token->piece && text_ != nullptr) token->Read(text_.get());
+    return MakeTokenEvent(*std::move(token), tokenizer_);
+  }
+  if (auto* completed = std::get_if<CompletedEvent>(&item)) {
+    if (text_ != nullptr) completed->text = text_->Flush();
+    return *std::move(completed);
+  }
+  return std::get<StartedEvent>(std::move(item));
 }
 
 void TokenStream::SetReady(std::function<void()> ready) {
@@ -83,12 +105,10 @@ void TokenStream::Cancel(absl::Status reason) {
   wake_engine_();
 }
 
-void TokenStream::NotifyReader() {
+void TokenStream::TellReader() {
   std::function<void()> ready;
   {
     absl::MutexLock lock(&mutex_);
-    if (!reader_waits_) return;
-    reader_waits_ = false;
     ready = ready_;
   }
   if (ready) ready();

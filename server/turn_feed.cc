@@ -49,10 +49,20 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> TurnFeed::Admit(ServedModel* model,
 }
 
 TurnFeed::State TurnFeed::Pop(Event* event, absl::Status* status) {
+  State state = PopAny(event, status);
+  while (abandoned_ && state == State::kEvent) state = PopAny(event, status);
+  return state;
+}
+
+TurnFeed::State TurnFeed::PopAny(Event* event, absl::Status* status) {
   if (stream_ != nullptr) return stream_->Pop(event, status);
   if (replay_->Next(event)) return State::kEvent;
   *status = replay_->status();
   return State::kEnd;
+}
+
+TurnFigures TurnFeed::figures() const {
+  return stream_ != nullptr ? stream_->figures() : TurnFigures();
 }
 
 void TurnFeed::SetReady(std::function<void()> ready) {
@@ -61,6 +71,11 @@ void TurnFeed::SetReady(std::function<void()> ready) {
 
 void TurnFeed::Cancel(absl::Status reason) {
   if (stream_ != nullptr) stream_->Cancel(std::move(reason));
+}
+
+void TurnFeed::Abandon(absl::Status reason) {
+  abandoned_ = true;
+  Cancel(std::move(reason));
 }
 
 }  // namespace engram

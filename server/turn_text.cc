@@ -89,23 +89,20 @@ std::string TextOf(const Tokenizer* tokenizer, int32_t id) {
 
 }  // namespace
 
-TokenOutcome MakeTokenEvent(TurnText* text, const Tokenizer* tokenizer,
-                            int32_t index, int32_t id, bool is_stop_token,
-                            std::optional<float> logprob,
-                            const std::vector<LogProbability>& top) {
-  TokenOutcome outcome;
-  outcome.event.index = index;
-  outcome.event.id = id;
-  outcome.event.logprob = logprob;
-  for (const LogProbability& alternative : top) {
-    outcome.event.top.push_back(
+TokenEvent MakeTokenEvent(SampledToken token, const Tokenizer* tokenizer) {
+  TokenEvent event;
+  event.index = token.index;
+  event.id = token.id;
+  event.logprob = token.logprob;
+  for (const LogProbability& alternative : token.top) {
+    event.top.push_back(
         {alternative.id, TextOf(tokenizer, alternative.id), alternative.value});
   }
-  TurnText::Piece piece = text->Append(id, /*hidden=*/is_stop_token);
-  outcome.event.text = std::move(piece.text);
-  outcome.event.bytes = std::move(piece.bytes);
-  outcome.stops = is_stop_token || piece.stopped;
-  return outcome;
+  if (token.piece.has_value()) {
+    event.text = std::move(token.piece->text);
+    event.bytes = std::move(token.piece->bytes);
+  }
+  return event;
 }
 
 }  // namespace engram

@@ -4,7 +4,14 @@
 // Special tokens and stop tokens show no text, but what they stand for takes
 // part in the search: a stop string may be one, or have one in it.
 //
-// Not thread-safe; one per sequence. A token costs time in proportion to its
+// Who makes it: whoever reads the answer's TokenStream, while the engine runs
+// its next step. But only text tells whether a stop string is complete, and
+// what follows it must never be sampled; so the text of a turn with stop
+// strings is the engine's, made before its next step. That is some hundred
+// nanoseconds for a token, less than any way to wait for another thread, and
+// leaves every other turn alone.
+//
+// Not thread-safe; one per answer. A token costs time in proportion to its
 // bytes, however much is held back.
 #pragma once
 
@@ -57,17 +64,27 @@ class TurnText {
   bool stopped_ = false;
 };
 
-// A token as the client sees it, and whether it ends the turn.
-struct TokenOutcome {
-  TokenEvent event;
-  bool stops = false;
+// A token of an answer as the model gives it.
+struct SampledToken {
+  int32_t index = 0;  // in the answer
+  int32_t id = 0;
+  bool is_stop_token = false;  // it shows no text
+  // What was asked for, or nothing.
+  std::optional<float> logprob;
+  std::vector<LogProbability> top;
+  // Its text, once it is read.
+  std::optional<TurnText::Piece> piece;
+
+  // It is the next token of `text`.
+  void Read(TurnText* text) { piece = text->Append(id, is_stop_token); }
+  // Whether nothing may follow it, as far as it was read.
+  bool ends_turn() const {
+    return is_stop_token || (piece.has_value() && piece->stopped);
+  }
 };
 
-// The event of the token at `index` of an answer. A stop token has no text.
-// `logprob` and `top` are what was asked for, or nothing.
-TokenOutcome MakeTokenEvent(TurnText* text, const Tokenizer* tokenizer,
-                            int32_t index, int32_t id, bool is_stop_token,
-                            std::optional<float> logprob,
-                            const std::vector<LogProbability>& top);
+// The token as the client sees it; without text if it was not read.
+// `tokenizer` may be nullptr: then alternatives have no text either.
+TokenEvent MakeTokenEvent(SampledToken token, const Tokenizer* tokenizer);
 
 }  // namespace engram

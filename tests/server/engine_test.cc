@@ -313,6 +313,75 @@ TEST(Engine, CutsTheTextAtAStopStringAndKeepsItsTokens) {
   ExpectAnswered(engine.Run(next), engine.Expect(Bytes("?one. STOP"), next));
 }
 
+// --- Readers that are told late.
+
+TEST(Engine, RunsOnWhileAReaderIsNotToldYet) {
+  TestEngineOptions options = WithText();
+  options.delivers_by_hand = true;
+  TestEngine engine(options);
+  engine.script.Say(1, Bytes("one two"));
+  Reader reader = engine.Submit(TestEngine::Generate(Bytes("?"), 7));
+  reader.WaitToBeTold();
+  reader.Read();
+  engine.RunUntilIdle();
+  reader.Read();
+  EXPECT_TRUE(reader.tokens().empty());
+  EXPECT_EQ(engine.ended.size(), 1);
+  EXPECT_TRUE(engine.delivery.TellNext());
+  EXPECT_FALSE(engine.delivery.TellNext());
+  reader.Read();
+  EXPECT_TRUE(reader.ended());
+  EXPECT_EQ(reader.text(), "one two");
+}
+
+// Whoever reads late makes no difference to where a turn ends: nothing after
+// the stop string is sampled, counted or kept.
+TEST(Engine, EndsATurnAtAStopStringHoweverLateItsReaderIs) {
+  TestEngineOptions options = WithText();
+  options.delivers_by_hand = true;
+  TestEngine engine(options);
+  engine.script.Say(1, Bytes("one. STOP two"));
+  Request request = TestEngine::Turn("a", "r1", Bytes("?"), 20);
+  request.stopping.stop = {"STOP"};
+  Reader reader = engine.Submit(request);
+  reader.WaitToBeTold();
+  reader.Read();
+  engine.RunUntilIdle();
+  EXPECT_EQ(engine.model.steps(), 9);
+  ASSERT_EQ(engine.ended.size(), 1);
+  EXPECT_EQ(engine.ended[0].usage.generated_tokens, 9);
+  while (engine.delivery.TellNext()) {
+  }
+  reader.Read();
+  EXPECT_EQ(reader.text(), "one. ");
+  EXPECT_EQ(reader.ids(), Bytes("one. STOP"));
+  const Request next = TestEngine::Turn("a", "r2", Bytes("!"), 5);
+  const Reader after = engine.Run(next);
+  ExpectAnswered(after, engine.Expect(Bytes("?one. STOP"), next));
+}
+
+TEST(Engine, PausesWhoeverIsNotToldAndNobodyElse) {
+  TestEngineOptions options = WithText();
+  options.delivers_by_hand = true;
+  options.admission.stream_tokens = 3;
+  TestEngine engine(options);
+  Reader late = engine.Submit(TestEngine::Generate(Bytes("?"), 8));
+  late.WaitToBeTold();
+  late.Read();
+  const Reader other = engine.Run(TestEngine::Generate(Bytes("!"), 8));
+  EXPECT_EQ(other.ids().size(), 8);
+  EXPECT_EQ(engine.engine.running(), 1);
+  while (!late.ended()) {
+    while (engine.delivery.TellNext()) {
+    }
+    late.Read();
+    engine.engine.RunOnce();
+  }
+  EXPECT_EQ(late.ids().size(), 8);
+}
+
+// --- Text.
+
 TEST(Engine, TellsAtTheEndWhatWasHeldBack) {
   TestEngine engine(WithText());
   engine.script.Say(1, Bytes("no ST"));

@@ -19,7 +19,7 @@
 namespace engram {
 namespace {
 
-// A reader that waits: Ready is called on the engine's thread.
+// A reader that waits: Ready is called on a delivery thread.
 class WaitingReader {
  public:
   explicit WaitingReader(std::shared_ptr<TokenStream> stream)
@@ -71,7 +71,7 @@ struct ThreadedEngine {
                   },
                   &sessions, RealClock()),
         engine({.name = "scripted", .model = &model, .number = number}, {},
-               &admission.inbox(), &sessions, RealClock(), nullptr,
+               &admission.inbox(), &sessions, &delivery, RealClock(), nullptr,
                [this](const RequestSummary&) { ++ended; }),
         thread([this] { status = engine.Run(); }) {}
 
@@ -88,6 +88,7 @@ struct ThreadedEngine {
   SessionStore sessions;
   const int number;
   Admission admission;
+  Delivery delivery{2};
   std::atomic<int> ended = 0;
   Engine engine;
   absl::Status status;

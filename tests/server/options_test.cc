@@ -106,6 +106,8 @@ std::vector<FlagCase> FlagsOfTheProgram() {
        {"", "gpu", "CPU"}},
       CountCase("threads", &ServerOptions::threads, "0", "0", "1024", "-1",
                 "1025"),
+      CountCase("delivery-threads", &ServerOptions::delivery_threads, "0", "0",
+                "1024", "-1", "1025"),
       {"grpc-address",
        Text(&ServerOptions::grpc_address),
        "127.0.0.1:8001",

@@ -99,7 +99,7 @@ TEST_F(RunningSequencesTest, KnowWhetherStreamsRun) {
   sequence->decoding = true;
   EXPECT_TRUE(running_.StreamsRun());
   // Its reader has room for no more.
-  sequence->stream->Push(TokenEvent());
+  EXPECT_FALSE(sequence->stream->Push(SampledToken()));
   EXPECT_FALSE(running_.StreamsRun());
 }
 

@@ -34,7 +34,7 @@ class SequenceEndsTest : public ::testing::Test {
     sequence->decoding = true;
     sequence->position = sequence->request.prompt.size();
     sequence->generated = {5};
-    sequence->stream->Push(MakeStarted(*sequence));
+    outbox_.Tell(sequence->stream, MakeStarted(*sequence));
     return sequence;
   }
   static Reader Read(const Sequence& sequence) {
@@ -55,8 +55,14 @@ class SequenceEndsTest : public ::testing::Test {
   const int number_ = sessions_.AddModel("m", CapacityOf(model_.info()));
   StateKeeper states_{&model_.states(), CapacityOf(model_.info()), number_,
                       &sessions_};
+  Delivery delivery_{0};
+  EngineOutbox outbox_{&delivery_};
   std::vector<RequestSummary> reported_;
-  SequenceEnds ends_{"m", &states_, &sessions_, &clock_,
+  SequenceEnds ends_{"m",
+                     &states_,
+                     &sessions_,
+                     &outbox_,
+                     &clock_,
                      [this](const RequestSummary& summary) {
                        reported_.push_back(summary);
                        // Whatever it does takes time.

@@ -106,7 +106,8 @@ TEST_F(TurnFeedTest, FeedsWhatTheEngineSays) {
   EXPECT_EQ((*feed)->Pop(&event, &status), TurnFeed::State::kEmpty);
   const std::unique_ptr<Sequence> sequence =
       model_.admission->inbox().TakeNext();
-  sequence->stream->Push(StartedEvent());
+  ASSERT_TRUE(sequence->stream->Push(StartedEvent()));
+  sequence->stream->TellReader();
   EXPECT_TRUE(ready);
   EXPECT_EQ((*feed)->Pop(&event, &status), TurnFeed::State::kEvent);
   (*feed)->Cancel(absl::CancelledError("left"));

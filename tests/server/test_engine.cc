@@ -32,10 +32,7 @@ AdmissionModel QueuedModel(const TestEngineOptions& options, const Model& model,
 
 EngineModel RunModel(const TestEngineOptions& options, Model* model,
                      int number) {
-  return {.name = "scripted",
-          .model = model,
-          .tokenizer = options.tokenizer,
-          .number = number};
+  return {.name = "scripted", .model = model, .number = number};
 }
 
 }  // namespace
@@ -103,11 +100,23 @@ void CommitTurn(SessionStore* store, const Request& request, int slot,
 
 // --- Reader.
 
+void Reader::WaitToBeTold() {
+  told_ = std::make_shared<bool>(true);
+  stream_->SetReady([told = told_] {
+    EXPECT_FALSE(*told) << "told twice of one thing";
+    *told = true;
+  });
+}
+
 void Reader::Read(int count) {
   for (; count > 0; --count) {
+    if (told_ != nullptr && !*told_) return;
     Event event;
     const TokenStream::State state = stream_->Pop(&event, &status_);
-    if (state == TokenStream::State::kEmpty) return;
+    if (state == TokenStream::State::kEmpty) {
+      if (told_ != nullptr) *told_ = false;
+      return;
+    }
     if (state == TokenStream::State::kEnd) {
       ended_ = true;
       EXPECT_TRUE(!status_.ok() || completed_.has_value())
@@ -163,9 +172,11 @@ TestEngine::TestEngine(TestEngineOptions taken)
       number(sessions.AddModel("scripted", CapacityOf(model.info()))),
       admission(options.admission, QueuedModel(options, model, number),
                 &sessions, &clock),
+      delivery(options.delivers_by_hand ? Delivery(Delivery::ByHand())
+                                        : Delivery(/*threads=*/0)),
       engine(RunModel(options, &model, number), options.engine,
-             &admission.inbox(), &sessions, &clock, /*metrics=*/nullptr,
-             [this](const RequestSummary& summary) {
+             &admission.inbox(), &sessions, &delivery, &clock,
+             /*metrics=*/nullptr, [this](const RequestSummary& summary) {
                ended.push_back(summary);
                if (on_end) on_end(summary);
              }) {}
@@ -211,7 +222,7 @@ Reader TestEngine::Submit(Request request) {
   }
   // Something that can be read: an end at once.
   auto nothing = std::make_shared<TokenStream>(1, [] {});
-  nothing->End(absl::UnknownError("not admitted"));
+  (void)nothing->End(absl::UnknownError("not admitted"));
   return Reader(nothing);
 }
 

@@ -46,6 +46,9 @@ class Reader {
 
   // What is there now; at most `count` events.
   void Read(int count = 1 << 30);
+  // From now on Read finds nothing until the reader is told that there is
+  // something, as a call of the server is. Before the first Read.
+  void WaitToBeTold();
   void Cancel(absl::Status reason = absl::CancelledError("the client left")) {
     stream_->Cancel(std::move(reason));
   }
@@ -63,6 +66,7 @@ class Reader {
   void Take(Event event);
 
   std::shared_ptr<TokenStream> stream_;
+  std::shared_ptr<bool> told_;  // if it waits for that
   std::optional<StartedEvent> started_;
   std::vector<TokenEvent> tokens_;
   std::optional<CompletedEvent> completed_;
@@ -81,6 +85,9 @@ struct TestEngineOptions {
   EngineOptions engine;
   const Tokenizer* tokenizer = nullptr;
   Tokens eos_token_ids;
+  // Readers that set SetReady are told by delivery.TellNext() alone; else at
+  // once.
+  bool delivers_by_hand = false;
 };
 
 // Ordinary memory for a state of so many bytes.
@@ -133,6 +140,7 @@ class TestEngine {
   SessionStore sessions;
   const int number;
   Admission admission;
+  Delivery delivery;
   std::vector<RequestSummary> ended;  // in order
   // Called for each end, after it is added to `ended`.
   std::function<void(const RequestSummary&)> on_end;

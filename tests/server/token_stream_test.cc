@@ -11,10 +11,18 @@ namespace {
 
 using State = TokenStream::State;
 
-Event Token(int32_t index) {
-  TokenEvent token;
+TokenStream::Item Token(int32_t index) {
+  SampledToken token;
   token.index = index;
   return token;
+}
+
+// As the engine and its delivery do it together.
+void Say(TokenStream* stream, TokenStream::Item item) {
+  if (stream->Push(std::move(item))) stream->TellReader();
+}
+void End(TokenStream* stream, absl::Status status) {
+  if (stream->End(std::move(status))) stream->TellReader();
 }
 
 int32_t IndexOf(const Event& event) {
@@ -23,9 +31,9 @@ int32_t IndexOf(const Event& event) {
 
 TEST(TokenStream, HandsOverEventsInOrderThenTheEnd) {
   TokenStream stream(8, [] {});
-  stream.Push(Token(0));
-  stream.Push(Token(1));
-  stream.End(absl::AbortedError("over"));
+  Say(&stream, Token(0));
+  Say(&stream, Token(1));
+  End(&stream, absl::AbortedError("over"));
   Event event;
   absl::Status status;
   ASSERT_EQ(stream.Pop(&event, &status), State::kEvent);
@@ -40,9 +48,9 @@ TEST(TokenStream, HandsOverEventsInOrderThenTheEnd) {
 
 TEST(TokenStream, HasNoRoomWhenFull) {
   TokenStream stream(2, [] {});
-  stream.Push(Token(0));
+  Say(&stream, Token(0));
   EXPECT_TRUE(stream.HasRoom());
-  stream.Push(Token(1));
+  Say(&stream, Token(1));
   EXPECT_FALSE(stream.HasRoom());
   Event event;
   absl::Status status;
@@ -52,9 +60,9 @@ TEST(TokenStream, HasNoRoomWhenFull) {
 
 TEST(TokenStream, TakesTheLastEventsEvenWhenFull) {
   TokenStream stream(1, [] {});
-  stream.Push(Token(0));
-  stream.Push(CompletedEvent());
-  stream.End(absl::OkStatus());
+  Say(&stream, Token(0));
+  Say(&stream, CompletedEvent());
+  End(&stream, absl::OkStatus());
   Event event;
   absl::Status status;
   EXPECT_EQ(stream.Pop(&event, &status), State::kEvent);
@@ -67,11 +75,11 @@ TEST(TokenStream, WakesTheEngineWhenAFullStreamIsRead) {
   TokenStream stream(2, [&] { ++woken; });
   Event event;
   absl::Status status;
-  stream.Push(Token(0));
+  Say(&stream, Token(0));
   stream.Pop(&event, &status);
   EXPECT_EQ(woken, 0);
-  stream.Push(Token(1));
-  stream.Push(Token(2));
+  Say(&stream, Token(1));
+  Say(&stream, Token(2));
   stream.Pop(&event, &status);
   EXPECT_EQ(woken, 1);
 }
@@ -80,23 +88,23 @@ TEST(TokenStream, CallsReadyOnceAfterEachEmptyPop) {
   TokenStream stream(8, [] {});
   int ready = 0;
   stream.SetReady([&] { ++ready; });
-  stream.Push(Token(0));
+  Say(&stream, Token(0));
   EXPECT_EQ(ready, 0);
   Event event;
   absl::Status status;
   stream.Pop(&event, &status);
   ASSERT_EQ(stream.Pop(&event, &status), State::kEmpty);
-  stream.Push(Token(1));
-  stream.Push(Token(2));
+  Say(&stream, Token(1));
+  Say(&stream, Token(2));
   EXPECT_EQ(ready, 1);
   stream.Pop(&event, &status);
   stream.Pop(&event, &status);
   ASSERT_EQ(stream.Pop(&event, &status), State::kEmpty);
-  stream.End(absl::OkStatus());
+  End(&stream, absl::OkStatus());
   EXPECT_EQ(ready, 2);
 }
 
-// A reactor that is told "ready" pops at once, on the engine's thread.
+// A reactor that is told "ready" pops at once, on the same thread.
 TEST(TokenStream, MayBeReadFromReady) {
   TokenStream stream(8, [] {});
   Event event;
@@ -104,9 +112,31 @@ TEST(TokenStream, MayBeReadFromReady) {
   State state = State::kEmpty;
   stream.SetReady([&] { state = stream.Pop(&event, &status); });
   stream.Pop(&event, &status);
-  stream.Push(Token(5));
+  Say(&stream, Token(5));
   EXPECT_EQ(state, State::kEvent);
   EXPECT_EQ(IndexOf(event), 5);
+}
+
+TEST(TokenStream, HasAReaderToTellOnceAfterEachEmptyPop) {
+  TokenStream stream(8, [] {});
+  EXPECT_FALSE(stream.Push(Token(0)));
+  Event event;
+  absl::Status status;
+  stream.Pop(&event, &status);
+  ASSERT_EQ(stream.Pop(&event, &status), State::kEmpty);
+  EXPECT_TRUE(stream.Push(Token(1)));
+  EXPECT_FALSE(stream.Push(Token(2)));
+  EXPECT_FALSE(stream.End(absl::OkStatus()));
+}
+
+TEST(TokenStream, CountsWhatNobodyWasToldOfYet) {
+  TokenStream stream(2, [] {});
+  Event event;
+  absl::Status status;
+  ASSERT_EQ(stream.Pop(&event, &status), State::kEmpty);
+  EXPECT_TRUE(stream.Push(Token(0)));
+  EXPECT_FALSE(stream.Push(Token(1)));
+  EXPECT_FALSE(stream.HasRoom());
 }
 
 TEST(TokenStream, KeepsTheFirstReasonToCancel) {
@@ -121,7 +151,7 @@ TEST(TokenStream, KeepsTheFirstReasonToCancel) {
 
 TEST(TokenStream, IgnoresACancelAfterTheEnd) {
   TokenStream stream(8, [] {});
-  stream.End(absl::OkStatus());
+  End(&stream, absl::OkStatus());
   stream.Cancel(absl::CancelledError("late"));
   EXPECT_FALSE(stream.cancelled().has_value());
 }

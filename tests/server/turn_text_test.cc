@@ -232,36 +232,60 @@ TEST(TurnText, HasNoTextWithoutATokenizer) {
   EXPECT_EQ(text.Flush(), "");
 }
 
-TEST(MakeTokenEvent, GivesAStopTokenNoText) {
-  TurnText text(ByteTokenizer(), {});
-  const TokenOutcome outcome =
-      MakeTokenEvent(&text, ByteTokenizer(), 3, 'b', true, std::nullopt, {});
-  EXPECT_TRUE(outcome.stops);
-  EXPECT_EQ(outcome.event.index, 3);
-  EXPECT_EQ(outcome.event.id, 'b');
-  EXPECT_EQ(outcome.event.text, "");
-  EXPECT_EQ(outcome.event.bytes, "b");
+SampledToken Sampled(int32_t index, int32_t id, bool is_stop_token) {
+  SampledToken token;
+  token.index = index;
+  token.id = id;
+  token.is_stop_token = is_stop_token;
+  return token;
 }
 
-TEST(MakeTokenEvent, AStopTokenMayCompleteAStopString) {
+TEST(SampledTokenTest, AStopTokenHasNoText) {
+  TurnText text(ByteTokenizer(), {});
+  SampledToken token = Sampled(3, 'b', true);
+  token.Read(&text);
+  EXPECT_TRUE(token.ends_turn());
+  const TokenEvent event = MakeTokenEvent(token, ByteTokenizer());
+  EXPECT_EQ(event.index, 3);
+  EXPECT_EQ(event.id, 'b');
+  EXPECT_EQ(event.text, "");
+  EXPECT_EQ(event.bytes, "b");
+}
+
+TEST(SampledTokenTest, AStopTokenEndsTheTurnThoughNobodyHasReadIt) {
+  EXPECT_TRUE(Sampled(0, 'b', true).ends_turn());
+  EXPECT_FALSE(Sampled(0, 'b', false).ends_turn());
+}
+
+TEST(SampledTokenTest, AStopTokenMayCompleteAStopString) {
   TurnText text(ByteTokenizer(), {"ab"});
   text.Append('a');
-  EXPECT_TRUE(
-      MakeTokenEvent(&text, ByteTokenizer(), 1, 'b', true, std::nullopt, {})
-          .stops);
+  SampledToken token = Sampled(1, 'b', true);
+  token.Read(&text);
+  EXPECT_TRUE(token.ends_turn());
   EXPECT_EQ(text.Flush(), "");
 }
 
-TEST(MakeTokenEvent, GivesAlternativesAsValidText) {
-  TurnText text(ByteTokenizer(), {});
-  const TokenOutcome outcome =
-      MakeTokenEvent(&text, ByteTokenizer(), 0, 'b', false, -0.5f,
-                     {{'b', -0.5f}, {0xe2, -1.5f}});
-  EXPECT_EQ(outcome.event.logprob, -0.5f);
-  ASSERT_EQ(outcome.event.top.size(), 2);
-  EXPECT_EQ(outcome.event.top[0].text, "b");
-  EXPECT_EQ(outcome.event.top[1].text, "\xef\xbf\xbd");
-  EXPECT_EQ(outcome.event.top[1].logprob, -1.5f);
+TEST(SampledTokenTest, AStopStringEndsTheTurn) {
+  TurnText text(ByteTokenizer(), {"ab"});
+  SampledToken a = Sampled(0, 'a', false);
+  a.Read(&text);
+  EXPECT_FALSE(a.ends_turn());
+  SampledToken b = Sampled(1, 'b', false);
+  b.Read(&text);
+  EXPECT_TRUE(b.ends_turn());
+}
+
+TEST(SampledTokenTest, HasAlternativesAsValidText) {
+  SampledToken token = Sampled(0, 'b', false);
+  token.logprob = -0.5f;
+  token.top = {{'b', -0.5f}, {0xe2, -1.5f}};
+  const TokenEvent event = MakeTokenEvent(token, ByteTokenizer());
+  EXPECT_EQ(event.logprob, -0.5f);
+  ASSERT_EQ(event.top.size(), 2);
+  EXPECT_EQ(event.top[0].text, "b");
+  EXPECT_EQ(event.top[1].text, "\xef\xbf\xbd");
+  EXPECT_EQ(event.top[1].logprob, -1.5f);
 }
 
 }  // namespace

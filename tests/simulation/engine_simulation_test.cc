@@ -61,7 +61,8 @@ void Print(const SimulationCounts& counts) {
   std::cout << counts.steps << " steps, " << counts.replays << " replays, "
             << counts.resumed << " resumed, " << counts.forks << " forks, "
             << counts.departed << " departed, " << counts.parked
-            << " steps with parked ones, " << counts.overdue << " overdue\n";
+            << " steps with parked ones, " << counts.overdue << " overdue, "
+            << counts.told << " told to read\n";
   for (const auto& [code, count] : counts.ends) {
     std::cout << "  ended " << code << ": " << count << "\n";
   }
@@ -111,6 +112,7 @@ TEST(EngineSimulation, HoldsItsPromisesUnderRandomClients) {
   EXPECT_GT(counts.departed, 200);
   EXPECT_GT(counts.parked, 200);
   EXPECT_GT(counts.overdue, 200);
+  EXPECT_GT(counts.told, 200);
 }
 
 }  // namespace

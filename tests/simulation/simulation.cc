@@ -26,6 +26,7 @@ void SimulationCounts::Add(const SimulationCounts& other) {
   departed += other.departed;
   parked += other.parked;
   overdue += other.overdue;
+  told += other.told;
   steps += other.steps;
 }
 
@@ -36,6 +37,7 @@ TestEngineOptions Simulation::RandomOptions(std::mt19937_64* random) {
     return std::uniform_int_distribution<int>(least, most)(*random);
   };
   TestEngineOptions options;
+  options.delivers_by_hand = true;
   options.vocabulary_size = kVocabulary;
   options.eos_token_ids = {0};
   options.model.slots = uniform(1, 5);
@@ -92,9 +94,12 @@ SimulationCounts Simulation::Run() {
     engine_.engine.RunOnce();
     counts_.parked += engine_.engine.parked() > 0;
     posted_ = 0;
+    // Some readers are told late, while the engine runs on.
+    Deliver(static_cast<int>(Uniform(0, 4)));
     Read();
     CheckLimits();
     if (Chance(5)) CheckSlots();
+    Deliver();
     Read();
     if (Chance(5)) CheckSessions();
     engine_.clock.Advance(absl::Milliseconds(Uniform(0, 500)));
@@ -116,6 +121,7 @@ void Simulation::Drain() {
   engine_.engine.Drain(engine_.clock.Now() + absl::Seconds(5));
   while (!failed && !running_.empty() && !::testing::Test::HasFailure()) {
     engine_.engine.RunOnce();
+    Deliver();
     Read();
     engine_.clock.Advance(absl::Milliseconds(100));
     // It may fail only now.
@@ -130,6 +136,7 @@ void Simulation::Drain() {
   EXPECT_EQ(engine_.engine.running(), 0);
   EXPECT_EQ(engine_.engine.parked(), 0);
   EXPECT_EQ(engine_.sessions.Counts().parked_bytes, 0);
+  engine_.delivery.Finish();
   for (const CallPointer& call : ended_) {
     call->reader.Read();
     CheckAnswer(*call);

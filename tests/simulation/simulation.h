@@ -2,11 +2,12 @@
 // and a ScriptedModel; everything follows from the seed.
 //
 // Clients generate with and without sessions, score, repeat, resume, fork,
-// create and delete; they cancel, have deadlines, read slowly or not at all;
-// states break and, in some runs, the device fails. At the end the server
-// drains. Beside it the simulation keeps a record of its own of what every
-// session must hold, and computes every answer from tokens alone. What must
-// hold is said at each check.
+// create and delete; they cancel, have deadlines, read slowly or not at all,
+// and some of them only when they are told that there is something; states
+// break and, in some runs, the device fails. At the end the server drains.
+// Beside it the simulation keeps a record of its own of what every session must
+// hold, and computes every answer from tokens alone. What must hold is said at
+// each check.
 #pragma once
 
 #include <algorithm>
@@ -51,6 +52,7 @@ struct SimulationCounts {
   int64_t departed = 0;
   int64_t parked = 0;   // steps with such
   int64_t overdue = 0;  // refused or ended for the queue's time
+  int64_t told = 0;     // readers that waited for it
   int64_t steps = 0;
 
   void Add(const SimulationCounts& other);
@@ -117,6 +119,8 @@ class Simulation {
                    const StateSnapshots::Snapshot& snapshot);
   void Cancel();
   void Read();
+  // Tells so many readers that there is something to read.
+  void Deliver(int most = 1 << 30);
 
   void Submit(Request request);
   // The code that a turn must be refused with; OK if it must not.

@@ -184,6 +184,10 @@ void Simulation::Cancel() {
   call->second->reader.Cancel();
 }
 
+void Simulation::Deliver(int most) {
+  for (; most > 0 && engine_.delivery.TellNext(); --most) ++counts_.told;
+}
+
 void Simulation::Read() {
   for (const auto& [id, call] : running_) {
     if (call->read_percent == 100) {
@@ -266,6 +270,7 @@ void Simulation::Submit(Request request) {
   }
   if (Chance(30)) call->read_percent = static_cast<int>(Uniform(0, 30));
   call->reader = Reader(std::get<std::shared_ptr<TokenStream>>(*admitted));
+  if (Chance(50)) call->reader.WaitToBeTold();
   EXPECT_TRUE(running_.emplace(call->request.request_id, call).second);
 }
 
