@@ -6,6 +6,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "kernels/status.h"
+#include "server/call_feed.h"
 #include "server/wire.h"
 #include "server/wire_message.h"
 
@@ -20,10 +21,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
       const grpc::ByteBuffer* message) {
     auto call = std::make_shared<GenerateCall>(around, context);
     call->self_ = call;
-    // Shared, not copied, and freed when they are read: gRPC would keep them to
-    // the end of the call.
-    const grpc::ByteBuffer bytes = *message;
-    const_cast<grpc::ByteBuffer*>(message)->Clear();
+    const grpc::ByteBuffer bytes = TakeBytes(message);
     call->work_.Start(context->peer(), bytes.Length(),
                       [call, bytes](const absl::Status& status) {
                         call->Run(status, bytes);
@@ -33,17 +31,14 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   GenerateCall(const CallSurroundings& around,
                grpc::CallbackServerContext* context)
-      : around_(around),
-        context_(context),
-        work_(&around.threads),
-        feed_(context) {}
+      : around_(around), context_(context), work_(&around.threads) {}
 
  private:
   void Run(absl::Status status, const grpc::ByteBuffer& bytes) {
     v1::GenerateRequest message;
     if (status.ok()) status = ParseMessage(bytes, &message);
     if (!status.ok()) {
-      ReportRefusal(around_, "Generate", message, status);
+      ReportRefusal(around_, *context_, "Generate", message, status);
       return Finish(ToGrpc(status, context_));
     }
     auto submitted = SubmitMessage(
@@ -68,13 +63,14 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
       absl::MutexLock lock(&mutex_);
       writing_ = false;
     }
-    if (!ok) feed_.Cancel();
+    if (!ok) feed_.Abandon(CancelReason(*context_));
     Pump();
   }
 
   void OnCancel() override {
-    work_.Cancel(CancelReason(*context_));
-    feed_.Cancel();
+    const absl::Status reason = CancelReason(*context_);
+    work_.Cancel(reason);
+    feed_.Abandon(reason);
   }
 
   void OnDone() override { self_.reset(); }

@@ -1,5 +1,6 @@
 #include "server/generation_call.h"
 
+#include <string>
 #include <utility>
 
 #include "kernels/status.h"
@@ -18,25 +19,26 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
   return absl::FromChrono(deadline);
 }
 
-RequestSummary Refusal(const v1::GenerateRequest& message, const char* method,
-                       const absl::Status& status) {
-  RequestSummary summary;
-  summary.handling = RequestHandling::kRefused;
-  summary.kind = RequestKindName(RequestKind::kGenerate);
-  summary.method = method;
-  summary.session_id = Shortened(message.session_id());
-  summary.request_id = Shortened(message.request_id());
-  summary.status = status;
-  return summary;
+RequestKind KindOf(const v1::GenerateRequest&) {
+  return RequestKind::kGenerate;
 }
+RequestKind KindOf(const v1::ScoreRequest&) { return RequestKind::kScore; }
+std::string RequestIdOf(const v1::GenerateRequest& message) {
+  return message.request_id();
+}
+std::string RequestIdOf(const v1::ScoreRequest&) { return ""; }
 
-RequestSummary Refusal(const v1::ScoreRequest& message, const char* method,
+template <typename Message>
+RequestSummary Refusal(const grpc::CallbackServerContext& context,
+                       const Message& message, const char* method,
                        const absl::Status& status) {
   RequestSummary summary;
   summary.handling = RequestHandling::kRefused;
-  summary.kind = RequestKindName(RequestKind::kScore);
+  summary.kind = RequestKindName(KindOf(message));
   summary.method = method;
+  summary.peer = context.peer();
   summary.session_id = Shortened(message.session_id());
+  summary.request_id = Shortened(RequestIdOf(message));
   summary.status = status;
   return summary;
 }
@@ -63,17 +65,15 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(
   const absl::StatusOr<ServedModel*> model =
       around.models.Find(message.model(), message.session_id());
   if (!model.ok()) {
-    RequestSummary refusal = Refusal(message, method, model.status());
-    refusal.peer = context.peer();
-    around.models.Report(refusal);
+    around.models.Report(Refusal(context, message, method, model.status()));
     return model.status();
   }
   absl::StatusOr<Request> request =
       ReadRequest(around, context, message, **model, may_go_on, check);
   if (!request.ok()) {
-    RequestSummary refusal = Refusal(message, method, request.status());
+    RequestSummary refusal =
+        Refusal(context, message, method, request.status());
     refusal.model = (*model)->name;
-    refusal.peer = context.peer();
     (*model)->on_end(refusal);
     return request.status();
   }
@@ -94,10 +94,11 @@ absl::Status CancelReason(const grpc::CallbackServerContext& context) {
   return absl::CancelledError("the client cancelled or went away");
 }
 
-void ReportRefusal(const CallSurroundings& around, const char* method,
-                   const v1::GenerateRequest& message,
+void ReportRefusal(const CallSurroundings& around,
+                   const grpc::CallbackServerContext& context,
+                   const char* method, const v1::GenerateRequest& message,
                    const absl::Status& status) {
-  RequestSummary refusal = Refusal(message, method, status);
+  RequestSummary refusal = Refusal(context, message, method, status);
   const auto model = around.models.Find(message.model(), message.session_id());
   if (model.ok()) refusal.model = (*model)->name;
   around.models.Report(refusal);

@@ -8,6 +8,7 @@
 #include "absl/synchronization/mutex.h"
 #include "engram/v1/generation.pb.h"
 #include "kernels/status.h"
+#include "server/call_feed.h"
 #include "server/unary_call.h"
 #include "server/wire.h"
 
@@ -25,8 +26,7 @@ class ScoreCall final : public UnaryCallBase,
   ScoreCall(const CallSurroundings& around,
             grpc::CallbackServerContext* context,
             const grpc::ByteBuffer* message, grpc::ByteBuffer* reply)
-      : UnaryCallBase(around, context, message, reply, "Score"),
-        feed_(context) {}
+      : UnaryCallBase(around, context, message, reply, "Score") {}
 
  private:
   void Run(const grpc::ByteBuffer& bytes) override {
@@ -60,7 +60,7 @@ class ScoreCall final : public UnaryCallBase,
     return Reserve(tokens * kTokenBytes + alternatives * kAlternativeBytes);
   }
 
-  void OnGone() override { feed_.Cancel(); }
+  void OnGone(const absl::Status& reason) override { feed_.Abandon(reason); }
 
   void Pump() {
     const auto keep = shared_from_this();

@@ -37,10 +37,7 @@ void UnaryCallBase::Start(std::shared_ptr<UnaryCallBase> self) {
     absl::MutexLock lock(&mutex_);
     self_ = self;
   }
-  // Shared, not copied, and freed when they are read: gRPC would keep them to
-  // the end of the call.
-  const grpc::ByteBuffer bytes = *message_;
-  const_cast<grpc::ByteBuffer*>(message_)->Clear();
+  const grpc::ByteBuffer bytes = TakeBytes(message_);
   work_.Start(context_->peer(), bytes.Length(),
               [self = std::move(self), bytes](const absl::Status& status) {
                 if (!status.ok()) return self->Answer(status, nullptr);
@@ -55,8 +52,9 @@ void UnaryCallBase::SetSubject(Subject subject) {
 }
 
 void UnaryCallBase::OnCancel() {
-  work_.Cancel(CancelReason(*context_));
-  OnGone();
+  const absl::Status reason = CancelReason(*context_);
+  work_.Cancel(reason);
+  OnGone(reason);
 }
 
 void UnaryCallBase::OnDone() {

@@ -58,8 +58,8 @@ class UnaryCallBase : public grpc::ServerUnaryReactor {
  protected:
   // Decodes `bytes` and answers, by Answer in the end, on any thread.
   virtual void Run(const grpc::ByteBuffer& bytes) = 0;
-  // The client went away. Answer is still to be called.
-  virtual void OnGone() {}
+  // The client went away, for `reason`. Answer is still to be called.
+  virtual void OnGone(const absl::Status& /*reason*/) {}
 
   // Once. The answer is `response` if `status` is OK; it is emptied in any
   // case. `reported`: log and metrics know the end of this call already.

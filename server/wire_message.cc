@@ -123,6 +123,12 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes,
                    fault.empty() ? "it is nested too deeply" : fault));
 }
 
+grpc::ByteBuffer TakeBytes(const grpc::ByteBuffer* message) {
+  grpc::ByteBuffer bytes = *message;
+  const_cast<grpc::ByteBuffer*>(message)->Clear();
+  return bytes;
+}
+
 absl::Status SerializeMessage(const google::protobuf::Message& message,
                               grpc::ByteBuffer* bytes) {
   const size_t size = message.ByteSizeLong();

@@ -17,6 +17,10 @@ namespace engram {
 absl::Status ParseMessage(const grpc::ByteBuffer& bytes,
                           google::protobuf::Message* message);
 
+// The bytes of a call's message: shared, not copied, and freed when they have
+// been read. `message` is left empty, for gRPC would keep it to the call's end.
+grpc::ByteBuffer TakeBytes(const grpc::ByteBuffer* message);
+
 // INTERNAL: it is longer than a message may be.
 absl::Status SerializeMessage(const google::protobuf::Message& message,
                               grpc::ByteBuffer* bytes);

@@ -106,7 +106,7 @@ std::vector<FlagCase> FlagsOfTheProgram() {
        {"", "gpu", "CPU"}},
       CountCase("threads", &ServerOptions::threads, "0", "0", "1024", "-1",
                 "1025"),
-      CountCase("delivery-threads", &ServerOptions::delivery_threads, "0", "0",
+      CountCase("delivery-threads", &ServerOptions::delivery_threads, "1", "0",
                 "1024", "-1", "1025"),
       {"grpc-address",
        Text(&ServerOptions::grpc_address),
