@@ -40,7 +40,8 @@ absl::StatusOr<std::unique_ptr<KeyValuePool>> KeyValuePool::Create(
   absl::StatusOr<std::unique_ptr<Buffer>> buffer =
       backend->Allocate(blocks * shape.block_bytes());
   if (!buffer.ok()) {
-    return absl::ResourceExhaustedError(
+    return absl::Status(
+        buffer.status().code(),
         absl::StrCat("no memory for keys and values (--kv-memory): ",
                      buffer.status().message()));
   }

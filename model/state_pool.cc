@@ -61,7 +61,8 @@ absl::StatusOr<std::unique_ptr<StatePool>> StatePool::Create(
   }
   absl::StatusOr<std::unique_ptr<Buffer>> buffer = backend->Allocate(bytes);
   if (!buffer.ok()) {
-    return absl::ResourceExhaustedError(
+    return absl::Status(
+        buffer.status().code(),
         absl::StrCat("no memory for ", slots, " slots of ", pool->state_bytes_,
                      " bytes: ", buffer.status().message()));
   }

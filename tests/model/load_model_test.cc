@@ -3,14 +3,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/backend.h"
 #include "tests/model/golden_model.h"
 #include "tests/model/model_folder.h"
+#include "tests/model/step.h"
+#include "tests/support/faulty_backend.h"
 #include "tests/support/temporary_folder.h"
 
 namespace engram {
@@ -100,6 +104,46 @@ TEST_F(LoadModelTest, TellsWhatIsWrongWithAFolderBeforeAnythingIsLoaded) {
   const absl::Status status = ModelFolder::Open(folder_.path()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(status.message()), HasSubstr("model.safetensors"));
+}
+
+TEST_F(LoadModelTest, TellsOfADeviceThatFailsWhicheverCallOfLoadingDoes) {
+  const auto opened = ModelFolder::Open(folder_.path());
+  ENGRAM_CHECK_OK(opened.status());
+  for (int64_t call = 1;; ++call) {
+    FaultyBackend faulty(backend_.get());
+    faulty.FailFrom(call);
+    const auto loaded = (*opened)->Load(&faulty, kLimits);
+    if (!faulty.has_failed()) {
+      EXPECT_TRUE(loaded.ok()) << loaded.status();
+      EXPECT_GT(call, 10);
+      break;
+    }
+    ASSERT_EQ(loaded.status().code(), absl::StatusCode::kInternal) << call;
+  }
+}
+
+TEST_F(LoadModelTest, TellsOfADeviceThatFailsWhicheverCallOfAStepDoes) {
+  const auto opened = ModelFolder::Open(folder_.path());
+  ENGRAM_CHECK_OK(opened.status());
+  for (int64_t call = 1;; ++call) {
+    FaultyBackend faulty(backend_.get());
+    const auto loaded = (*opened)->Load(&faulty, kLimits);
+    ENGRAM_CHECK_OK(loaded.status());
+    Model& model = *loaded->model;
+    const std::vector<int32_t> ids = {1, 2, 3};
+    Batch batch;
+    batch.rows.push_back(
+        RowWith(LogitsWanted::kLast, model.states().Take(), ids));
+    faulty.FailFrom(call);
+    absl::Status status = model.Begin(batch);
+    if (status.ok()) status = model.Finish().status();
+    if (!faulty.has_failed()) {
+      EXPECT_TRUE(status.ok()) << status;
+      EXPECT_GT(call, 1);
+      break;
+    }
+    ASSERT_EQ(status.code(), absl::StatusCode::kInternal) << call;
+  }
 }
 
 }  // namespace
