@@ -1,19 +1,18 @@
 // engram-server on a device that fails: the program itself, but that the linker
 // (--wrap) puts this in the place of MakeBackend().
 //
-// The environment's FAILING_CALL is the number of the call that is the first to
-// fail, over all back ends.
+// The environment's FAILING_CALL is the number of each back end's call that is
+// the first to fail, as FaultyBackend counts them.
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
-#include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
 #include "kernels/backend.h"
 #include "kernels/status.h"
-#include "tests/support/forwarding_backend.h"
+#include "tests/support/faulty_backend.h"
 
 namespace engram {
 namespace {
@@ -24,32 +23,6 @@ int64_t FailingCall() {
   ENGRAM_CHECK(text != nullptr && absl::SimpleAtoi(text, &call));
   return call;
 }
-
-class FailingBackend final : public ForwardingBackend {
- public:
-  explicit FailingBackend(std::unique_ptr<Backend> inner)
-      : ForwardingBackend(inner.get()),
-        inner_(std::move(inner)),
-        calls_left_(FailingCall()) {}
-
-  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override {
-    ENGRAM_RETURN_IF_ERROR(Next());
-    return ForwardingBackend::Allocate(bytes);
-  }
-  absl::Status Synchronize() override {
-    ENGRAM_RETURN_IF_ERROR(Next());
-    return ForwardingBackend::Synchronize();
-  }
-
- private:
-  absl::Status Next() {
-    if (--calls_left_ > 0) return absl::OkStatus();
-    return absl::InternalError("the device is on fire");
-  }
-
-  const std::unique_ptr<Backend> inner_;
-  int64_t calls_left_;
-};
 
 }  // namespace
 
@@ -65,9 +38,11 @@ WrappedMakeBackend(const BackendOptions& options) asm(
 
 absl::StatusOr<std::unique_ptr<Backend>> WrappedMakeBackend(
     const BackendOptions& options) {
-  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
-                          RealMakeBackend(options));
-  return std::make_unique<FailingBackend>(std::move(backend));
+  static std::vector<std::unique_ptr<Backend>> real;
+  ENGRAM_ASSIGN_OR_RETURN(real.emplace_back(), RealMakeBackend(options));
+  auto faulty = std::make_unique<FaultyBackend>(real.back().get());
+  faulty->FailFrom(FailingCall());
+  return faulty;
 }
 
 }  // namespace engram
