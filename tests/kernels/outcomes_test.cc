@@ -295,6 +295,21 @@ TEST_P(Outcomes, KeepWhatThePlainSamplerKeeps) {
   }
 }
 
+// Scores fall with the id, so that the last id that is kept is drawn; they lie
+// so close that hundreds have about the same weight.
+TEST_P(Outcomes, CutTopPBetweenScoresThatCrowd) {
+  uint64_t last = 0;
+  while (~RandomBitsAt(0, last) << 11 >> 50 != 0) ++last;
+  Logits logits;
+  for (int id = 0; id < 300; ++id) logits.push_back(-1e-4f * id);
+  for (float top_p = 0.011f; top_p < 1; top_p += 0.0243f) {
+    const SamplingParameters parameters = {.temperature = 1, .top_p = top_p};
+    EXPECT_EQ(Sample(logits, parameters, last),
+              PlainCandidates(logits, DrawOf(parameters)).back().id)
+        << top_p;
+  }
+}
+
 TEST_P(Outcomes, FindACutAmongEqualsThatFillTheVocabulary) {
   const Logits logits(50280, 1.5f);
   for (const float top_p : {1e-30f, 0.25f, 0.95f}) {
