@@ -273,7 +273,8 @@ TEST(Attention, SessionsOfMambaStayFlatWhereThoseOfAttentionGrow) {
   };
   EXPECT_EQ(bytes(kInduction),
             server.client().GetModel(kInduction)->state_bytes());
-  EXPECT_EQ(bytes(kAttention), 120 + Blocks(fed) * kBlockTokens * 480);
+  // 30 floats of the last hidden state, which take up 256 bytes of a slot.
+  EXPECT_EQ(bytes(kAttention), 256 + Blocks(fed) * kBlockTokens * 480);
   EXPECT_TRUE(Becomes(server, "session_state_bytes", {"tier=\"slot\""},
                       static_cast<double>(bytes(kInduction) + bytes(kHybrid) +
                                           bytes(kAttention))));

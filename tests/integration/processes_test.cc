@@ -336,7 +336,8 @@ TEST(Processes, TheClientTellsWhatModelsAndSessionsCost) {
   EXPECT_THAT(models, HasSubstr(absl::StrCat(
                           "a session costs ", bytes("h3/hybrid_rotary"),
                           " bytes and 160 per token\n  weight hash")));
-  EXPECT_THAT(models, HasSubstr("a session costs 112 bytes and 448 per token\n"
+  // 28 floats of the last hidden state, which take up 256 bytes of a slot.
+  EXPECT_THAT(models, HasSubstr("a session costs 256 bytes and 448 per token\n"
                                 "  a sequence has at most 163 tokens\n"));
 
   // Two blocks of 32 tokens.
