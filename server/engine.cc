@@ -165,8 +165,9 @@ void Engine::EndOverdue(absl::Time now) {
 
 std::vector<Sequence*> Engine::Begun() const {
   std::vector<Sequence*> begun;
-  for (const SequencePointer& sequence : running_.all())
+  for (const SequencePointer& sequence : running_.all()) {
     begun.push_back(sequence.get());
+  }
   for (const SequencePointer& sequence : parked_.all()) {
     begun.push_back(sequence.get());
   }

@@ -7,9 +7,9 @@
 // Who makes it: whoever reads the answer's TokenStream, while the engine runs
 // its next step. But only text tells whether a stop string is complete, and
 // what follows it must never be sampled; so the text of a turn with stop
-// strings is the engine's, made before its next step. That is some hundred
-// nanoseconds for a token, less than any way to wait for another thread, and
-// leaves every other turn alone.
+// strings is the engine's, made before its next step. For a token that is a few
+// bytes and as many moves of an automaton, less than any way to wait for
+// another thread, and it leaves every other turn alone.
 //
 // Not thread-safe; one per answer. A token costs time in proportion to its
 // bytes, however much is held back.
