@@ -107,7 +107,7 @@ class ConverseCall final
     while (true) {
       Conversation::Next next = conversation_.TakeNext();
       if (auto* turn = std::get_if<Conversation::StartTurn>(&next)) {
-        return StartTurn(std::move(turn->work));
+        return StartTurn(turn->work);
       }
       if (auto* end = std::get_if<Conversation::Finish>(&next)) {
         return Finish(ToGrpc(end->status, context_));
@@ -126,7 +126,7 @@ class ConverseCall final
 
   // Submits the turn that is held, at once or when its turn has come on the
   // request threads.
-  void StartTurn(std::shared_ptr<RequestWork> work) {
+  void StartTurn(const std::shared_ptr<RequestWork>& work) {
     turn_ = std::exchange(held_, v1::GenerateRequest());
     // What comes next may be a cancellation of this turn. Nobody finishes the
     // call while it is being started.
@@ -135,10 +135,9 @@ class ConverseCall final
         turn_.mutable_session_id(), turn_.mutable_model());
     started_ = ToStarted(turn_);
     if (!named.ok()) return RefuseTurn(named);
-    RequestWork& start = *work;
-    start.Start(context_->peer(), turn_.ByteSizeLong(),
-                [keep = shared_from_this(),
-                 work = std::move(work)](const absl::Status& status) {
+    // It may be over, and forgotten by the conversation, before Start returns.
+    work->Start(context_->peer(), turn_.ByteSizeLong(),
+                [keep = shared_from_this(), work](const absl::Status& status) {
                   if (!status.ok()) return keep->RefuseTurn(status);
                   keep->KeepTurn(keep->SubmitTurn(*work));
                 });
