@@ -16,6 +16,7 @@ void Delivery::Add(Streams streams) {
   {
     absl::MutexLock lock(&mutex_);
     for (auto& stream : streams) streams_.push_back(std::move(stream));
+    UpdateHasWork();
   }
   if (is_by_hand_ || !threads_.empty()) return;
   while (TellNext()) {
@@ -25,6 +26,7 @@ void Delivery::Add(Streams streams) {
 std::shared_ptr<TokenStream> Delivery::Take() {
   std::shared_ptr<TokenStream> stream = std::move(streams_.front());
   streams_.pop_front();
+  UpdateHasWork();
   return stream;
 }
 
@@ -44,7 +46,7 @@ void Delivery::Run() {
     std::shared_ptr<TokenStream> stream;
     {
       absl::MutexLock lock(&mutex_);
-      mutex_.Await(absl::Condition(this, &Delivery::HasWork));
+      mutex_.Await(absl::Condition(&has_work_));
       if (streams_.empty()) return;
       stream = Take();
     }
@@ -56,6 +58,7 @@ void Delivery::Finish() {
   {
     absl::MutexLock lock(&mutex_);
     is_ending_ = true;
+    UpdateHasWork();
   }
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();

@@ -14,7 +14,6 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/delivery.h"
@@ -123,7 +122,8 @@ class Stream {
       if (auto* finish = std::get_if<Conversation::Finish>(&next)) {
         EXPECT_FALSE(end_.has_value()) << "finished twice";
         end_ = finish->status;
-        ended.Notify();
+        absl::MutexLock lock(&mutex_);
+        has_ended_ = true;
         return;
       }
       auto* write = std::get_if<Conversation::Write>(&next);
@@ -145,7 +145,12 @@ class Stream {
   absl::Status fail_writes;
   void GoOn() { Submit(std::move(starting_)); }
 
-  absl::Notification ended;
+  // What was done is of this thread alone afterwards.
+  void AwaitEnd() {
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(&has_ended_));
+  }
+
   Conversation conversation;
 
  private:
@@ -217,6 +222,7 @@ class Stream {
   std::string model_name_;
   mutable absl::Mutex mutex_;
   std::deque<Message> inbox_ ABSL_GUARDED_BY(mutex_);
+  bool has_ended_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_reading_ ABSL_GUARDED_BY(mutex_) = false;
   Request held_;
   Request turn_;
@@ -481,7 +487,7 @@ TEST_F(ConversationThreads, EveryTurnIsCompletedWhateverIsCancelled) {
   }
   for (Stream& stream : streams) stream.Send(Stream::HalfClose());
   for (Stream& stream : streams) {
-    stream.ended.WaitForNotification();
+    stream.AwaitEnd();
     EXPECT_EQ(stream.end(), absl::OkStatus());
     EXPECT_EQ(stream.starts(), kTurns);
     EXPECT_EQ(stream.Events<StartedEvent>().size(), kTurns);
