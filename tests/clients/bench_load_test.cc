@@ -54,18 +54,18 @@ LoadResult RunToTheEnd(const BenchLoad& load) {
 TEST(BenchLoad, KeepsLongPromptsRunningBesideWhatIsMeasured) {
   ScriptedServer server(kAnswerTokens, {});
   const LoadResult result = RunToTheEnd(
-      Load(server, {"--requests=20", "--prompt-tokens=5", "--long-prompts=2",
+      Load(server, {"--requests=200", "--prompt-tokens=5", "--long-prompts=2",
                     "--long-prompt-tokens=500"}));
   std::map<int, int> by_length;
   for (const v1::GenerateRequest& request : server.requests()) {
     ++by_length[request.token_ids().ids_size()];
   }
-  EXPECT_EQ(by_length[5], 20);
+  EXPECT_EQ(by_length[5], 200);
   EXPECT_GE(by_length[500], 2);
   EXPECT_EQ(by_length.size(), 2u);
   const Measurements measurements = Measure(result.turns, {});
-  EXPECT_EQ(measurements.requests, 20);
-  EXPECT_EQ(measurements.time_to_first_token.count, 20u);
+  EXPECT_EQ(measurements.requests, 200);
+  EXPECT_EQ(measurements.time_to_first_token.count, 200u);
   EXPECT_EQ(measurements.interrupted, 0);
   EXPECT_THAT(measurements.errors, IsEmpty());
   EXPECT_EQ(measurements.long_prompts_failed, 0);
@@ -85,7 +85,8 @@ TEST(BenchLoad, LongPromptsComeAgainToABusyServer) {
 
 TEST(BenchLoad, LongPromptsBesideSessionsAreOnNone) {
   ScriptedServer server(kAnswerTokens, {});
-  RunToTheEnd(Load(server, {"--sessions=1", "--long-prompts=1",
+  // Long enough that the server comes to the long one meanwhile.
+  RunToTheEnd(Load(server, {"--sessions=1", "--turns=200", "--long-prompts=1",
                             "--long-prompt-tokens=500"}));
   for (const v1::GenerateRequest& request : server.requests()) {
     EXPECT_EQ(request.session_id().empty(),
