@@ -1,5 +1,6 @@
 #include "tests/support/http_connection.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -29,11 +30,13 @@ bool HttpConnection::Send(absl::string_view bytes) {
 std::string HttpConnection::ReadAll() {
   std::string received;
   char buffer[16384];
-  ssize_t bytes = 0;
-  while ((bytes = recv(descriptor_, buffer, sizeof(buffer), 0)) > 0) {
+  while (true) {
+    const ssize_t bytes = recv(descriptor_, buffer, sizeof(buffer), 0);
+    // A process that was stopped and goes on, as under scripts/stress.
+    if (bytes < 0 && errno == EINTR) continue;
+    if (bytes <= 0) return received;
     received.append(buffer, static_cast<size_t>(bytes));
   }
-  return received;
 }
 
 HttpAnswer AskHttp(const std::string& address, const std::string& method,
