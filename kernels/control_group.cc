@@ -109,6 +109,32 @@ std::optional<double> QuotaOf(const std::string& folder) {
   return Processors(*quota, *period);
 }
 
+// Of one group; of either version. "max" is none.
+std::optional<uint64_t> MemoryOf(const std::string& folder) {
+  for (const char* name : {"/memory.max", "/memory.limit_in_bytes"}) {
+    const auto limit = ReadLine(folder + name);
+    uint64_t bytes = 0;
+    if (limit.has_value() && absl::SimpleAtoi(*limit, &bytes)) return bytes;
+  }
+  return std::nullopt;
+}
+
+// Of `limit_of` of all groups that can limit what `controller` controls, the
+// least.
+template <class Limit>
+std::optional<Limit> LeastLimit(
+    absl::string_view controller, const std::string& root,
+    std::optional<Limit> (*limit_of)(const std::string& folder)) {
+  std::optional<Limit> least;
+  for (const std::string& folder : ControlGroupFolders(controller, root)) {
+    const std::optional<Limit> limit = limit_of(folder);
+    if (limit.has_value() && (!least.has_value() || *limit < *least)) {
+      least = limit;
+    }
+  }
+  return least;
+}
+
 // Processors that the calling thread may run on.
 int AffinityProcessors() {
   // Masks of machines with more processors than cpu_set_t knows are refused
@@ -146,14 +172,11 @@ std::vector<std::string> ControlGroupFolders(absl::string_view controller,
 }
 
 std::optional<double> ControlGroupProcessors(const std::string& root) {
-  std::optional<double> least;
-  for (const std::string& folder : ControlGroupFolders("cpu", root)) {
-    const std::optional<double> quota = QuotaOf(folder);
-    if (quota.has_value() && (!least.has_value() || *quota < *least)) {
-      least = quota;
-    }
-  }
-  return least;
+  return LeastLimit("cpu", root, QuotaOf);
+}
+
+std::optional<uint64_t> ControlGroupMemory(const std::string& root) {
+  return LeastLimit("memory", root, MemoryOf);
 }
 
 int UsableProcessors() {

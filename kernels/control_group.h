@@ -7,6 +7,7 @@
 // Thread-safe: pure functions of the files that they read.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -25,6 +26,10 @@ std::vector<std::string> ControlGroupFolders(absl::string_view controller,
 // How many processors' time the quotas of this process's groups allow: the
 // least of them. Nothing: there is no quota.
 std::optional<double> ControlGroupProcessors(const std::string& root = "");
+
+// How many bytes of memory the limits of this process's groups allow: the least
+// of them. Nothing: there is no limit.
+std::optional<uint64_t> ControlGroupMemory(const std::string& root = "");
 
 // How many threads can compute at once: processors that the calling thread may
 // run on (its affinity mask), and no more than the quota's whole processors; at

@@ -5,22 +5,11 @@
 
 #include <cstdint>
 #include <fstream>
-#include <optional>
 
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
+#include "kernels/control_group.h"
 
 namespace engram {
 namespace {
-
-// The first word of a file as a number, or nothing.
-std::optional<uint64_t> ReadNumber(const std::string& path) {
-  std::ifstream file(path);
-  std::string word;
-  uint64_t number = 0;
-  if (!(file >> word) || !absl::SimpleAtoi(word, &number)) return std::nullopt;
-  return number;
-}
 
 struct Usage {
   uint64_t address_space = 0;
@@ -33,24 +22,6 @@ Usage FindUsage() {
   std::ifstream file("/proc/self/statm");
   if (!(file >> usage.address_space >> usage.resident)) return {};
   return {usage.address_space * page, usage.resident * page};
-}
-
-// Of the second version of control groups, where this process is; or of the
-// first, as a container sees it.
-std::optional<uint64_t> FindGroupLimit() {
-  std::ifstream groups("/proc/self/cgroup");
-  std::string line;
-  while (std::getline(groups, line)) {
-    if (line.compare(0, 3, "0::") != 0) continue;
-    const auto limit = ReadNumber(
-        absl::StrCat("/sys/fs/cgroup", line.substr(3), "/memory.max"));
-    if (limit.has_value()) return limit;
-  }
-  for (const char* path : {"/sys/fs/cgroup/memory.max",
-                           "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
-    if (const auto limit = ReadNumber(path)) return limit;
-  }
-  return std::nullopt;
 }
 
 }  // namespace
@@ -66,7 +37,7 @@ MemoryRoom FindMemoryRoom() {
     if (left < room.bytes) room = {left, name};
   };
   consider(machine, usage.resident, "the machine");
-  if (const auto limit = FindGroupLimit()) {
+  if (const auto limit = ControlGroupMemory()) {
     consider(*limit, usage.resident, "the control group (memory.max)");
   }
   rlimit address_space;

@@ -27,6 +27,8 @@ PROMETHEUS_FILES = re.compile(r"server/(\w*metric\w*|request_counter)\.(h|cc)$")
 # Every way to read the time. A deadline that gRPC gives as a time_point is none.
 CLOCKS = re.compile(r"absl::Now\(|gettimeofday|clock_gettime|\btime\((nullptr|NULL|0|&\w+)\)|steady_clock|_clock::now|GetCurrentTime(Nanos)?\(")
 BACKEND_FILES = {"server/model_loading.cc", "server/served_model.h", "server/options.h"}
+# What limits the back end's threads limits memory too: control groups are found in one place for both.
+CONTROL_GROUP_FILES = {"server/memory_room.cc"}
 
 
 def sources(*layers):
@@ -58,7 +60,9 @@ class TidyTest(unittest.TestCase):
     def test_server_includes_kernels_only_for_status(self):
         for path in sources("server"):
             for include in includes(path):
-                if include.startswith("kernels/") and include != "kernels/status.h":
+                if include == "kernels/control_group.h":
+                    self.assertIn(name(path), CONTROL_GROUP_FILES, f"{name(path)} includes {include}")
+                elif include.startswith("kernels/") and include != "kernels/status.h":
                     self.assertIn(name(path), BACKEND_FILES, f"{name(path)} includes {include}")
 
     def test_grpc_and_prometheus_stay_where_they_belong(self):

@@ -118,6 +118,32 @@ TEST_F(ControlGroupTest, WhatCannotBeReadIsNoQuota) {
   }
 }
 
+// As a service's slice, or a pod's containers.
+TEST_F(ControlGroupTest, TheLeastMemoryOfNestedGroupsHoldsAndMaxIsNone) {
+  Write("/proc/self/cgroup", "0::/pod/container\n");
+  Write("/proc/self/mountinfo", kVersion2Mount);
+  EXPECT_EQ(ControlGroupMemory(root_), std::nullopt);
+  Write("/sys/fs/cgroup/pod/container/memory.max", "max\n");
+  EXPECT_EQ(ControlGroupMemory(root_), std::nullopt);
+  Write("/sys/fs/cgroup/pod/memory.max", "8589934592\n");
+  EXPECT_THAT(ControlGroupMemory(root_), Optional(Eq(8589934592u)));
+  Write("/sys/fs/cgroup/pod/container/memory.max", "1000\n");
+  EXPECT_THAT(ControlGroupMemory(root_), Optional(Eq(1000u)));
+}
+
+TEST_F(ControlGroupTest, TheMemoryOfVersion1IsThatOfTheGroupsOwnHierarchy) {
+  Write("/proc/self/cgroup", "4:memory:/docker/one\n1:cpu:/two\n0::/\n");
+  Write(
+      "/proc/self/mountinfo",
+      std::string(kVersion1Mounts) +
+          "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n");
+  Write("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9000\n");
+  EXPECT_THAT(ControlGroupMemory(root_), Optional(Eq(9000u)));
+  Write("/sys/fs/cgroup/memory/docker/one/memory.limit_in_bytes", "7000\n");
+  EXPECT_THAT(ControlGroupMemory(root_), Optional(Eq(7000u)));
+  EXPECT_EQ(ControlGroupProcessors(root_), std::nullopt);
+}
+
 TEST(UsableProcessors, FollowTheAffinityMask) {
   EXPECT_GE(UsableProcessors(), 1);
   int usable = 0;
