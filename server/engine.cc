@@ -543,9 +543,9 @@ void Engine::Fail(const absl::Status& status) {
   failure_ = status;
   const absl::Status told = FailureToTell();
   inbox_->Close(std::string(told.message()));
-  for (Sequence* sequence : Begun()) {
-    if (!sequence->over) ends_.End(sequence, told);
-  }
+  for (Sequence* sequence : Begun()) ends_.End(sequence, told);
+  // The iteration goes on, and ends nothing twice.
+  ForgetOver();
   for (SequencePointer& sequence : inbox_->TakeLast()) {
     ends_.End(sequence.get(), told);
   }

@@ -137,5 +137,32 @@ TEST(EngineDevice, LosesNothingWhicheverCopyFails) {
   }
 }
 
+TEST(EngineDevice, EndsWhatIsOverdueOnlyOnceIfACopyFails) {
+  const std::unique_ptr<Backend> inner =
+      std::move(MakeBackend({BackendKind::kCpu, 1}).value());
+  FaultyBackend backend(inner.get());
+  TestEngineOptions options;
+  options.backend = &backend;
+  TestEngine engine(options);
+  ASSERT_TRUE(engine.Run(TestEngine::Turn("s", "r", {1}, 1)).status().ok());
+  Request request = TestEngine::Turn("t", "r", {1}, 9);
+  request.deadline = engine.clock.Now() + absl::Seconds(1);
+  Reader reader = engine.Submit(request);
+  engine.engine.RunOnce();
+  ASSERT_EQ(engine.engine.running(), 1);
+
+  engine.clock.Advance(absl::Seconds(1));
+  backend.FailFrom(1);
+  absl::Status copied;
+  engine.engine.TakeSnapshot(
+      *engine.sessions.Find("s"),
+      [&](const auto& snapshot) { copied = snapshot.status(); });
+  engine.engine.RunOnce();
+  EXPECT_EQ(copied.code(), absl::StatusCode::kInternal);
+  reader.Read();
+  EXPECT_EQ(reader.status().code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(engine.ended.size(), 2);
+}
+
 }  // namespace
 }  // namespace engram
