@@ -16,6 +16,7 @@
 #include "absl/strings/string_view.h"
 #include "clients/cpp/input_file.h"
 #include "clients/cpp/utf8.h"
+#include "tools/shell/write_all.h"
 #include "tools/status/early_return.h"
 
 namespace engram::client {
@@ -25,8 +26,8 @@ namespace {
 constexpr mode_t kFileMode = 0600;
 constexpr mode_t kFolderMode = 0700;
 
-absl::Status Failed(const std::string& file) {
-  return absl::ErrnoToStatus(errno, absl::StrCat("chat history ", file));
+absl::Status Failed(const std::string& file, int error) {
+  return absl::ErrnoToStatus(error, absl::StrCat("chat history ", file));
 }
 
 void MakeFolders(const std::string& file) {
@@ -40,19 +41,10 @@ absl::Status WriteTo(const std::string& file, int flags,
                      const std::string& text) {
   const int descriptor =
       open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | flags, kFileMode);
-  if (descriptor < 0) return Failed(file);
-  absl::Status status;
-  for (absl::string_view left = text; status.ok() && !left.empty();) {
-    const ssize_t written = write(descriptor, left.data(), left.size());
-    // What is written in part is tried again, for the reason.
-    if (written >= 0) {
-      left.remove_prefix(static_cast<size_t>(written));
-    } else if (errno != EINTR) {
-      status = Failed(file);
-    }
-  }
+  if (descriptor < 0) return Failed(file, errno);
+  const int error = WriteAll(descriptor, text);
   close(descriptor);
-  return status;
+  return error == 0 ? absl::OkStatus() : Failed(file, error);
 }
 
 }  // namespace
@@ -95,7 +87,7 @@ absl::Status ChatHistory::Replace(const std::vector<std::string>& lines) const {
   absl::Status status = WriteTo(temporary, O_TRUNC,
                                 absl::StrCat(absl::StrJoin(lines, "\n"), "\n"));
   if (status.ok() && std::rename(temporary.c_str(), file_.c_str()) != 0) {
-    status = Failed(file_);
+    status = Failed(file_, errno);
   }
   if (!status.ok()) unlink(temporary.c_str());
   return status;

@@ -1,7 +1,6 @@
 #include "tools/shell/standard_output.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -11,6 +10,7 @@
 
 #include "absl/base/attributes.h"
 #include "absl/strings/str_cat.h"
+#include "tools/shell/write_all.h"
 
 namespace engram {
 namespace {
@@ -20,23 +20,6 @@ constexpr int kExitBrokenPipe = 128 + SIGPIPE;
 
 ABSL_CONST_INIT bool printed = false;
 ABSL_CONST_INIT int first_error = 0;  // An errno.
-
-// Of all that is left of `text`; returns an errno.
-int WriteAll(absl::string_view text) {
-  while (!text.empty()) {
-    const ssize_t written = write(STDOUT_FILENO, text.data(), text.size());
-    if (written >= 0) {
-      text.remove_prefix(static_cast<size_t>(written));
-    } else if (errno == EAGAIN) {
-      // Somebody who shares the terminal has made it non-blocking.
-      pollfd writable = {STDOUT_FILENO, POLLOUT, 0};
-      poll(&writable, 1, /*timeout=*/-1);
-    } else if (errno != EINTR) {
-      return errno;
-    }
-  }
-  return 0;
-}
 
 // If a standard descriptor is closed, the next file or connection would get its
 // number, and what is printed would be written into it.
@@ -59,7 +42,7 @@ void Print(absl::string_view text) {
   if (first_error != 0 || text.empty()) return;
   printed = true;
   std::fflush(stdout);  // What others have printed by stdio comes first.
-  first_error = WriteAll(text);
+  first_error = WriteAll(STDOUT_FILENO, text);
 }
 
 absl::Status PrintStatus() {
