@@ -125,7 +125,9 @@ struct RequestSummary {
   std::string session_id;
   std::string request_id;
   absl::Status status;
-  std::string finish_reason;  // "stop", "length", "cancelled" or empty
+  // "stop", "length", "cancelled" if a fragment was kept, or empty if nothing
+  // was (though CancelTurn's client is told CANCELLED then too).
+  std::string finish_reason;
   Usage usage;
   Timing timing;
   absl::Duration total;
