@@ -84,14 +84,15 @@ class Server {
   bool drained_ = false;
 
   // Destroyed in the reverse order: the HTTP port, whose pages ask all the
-  // rest, goes first; then the gRPC server, whose calls point at the rest.
+  // rest, goes first; then the gRPC server, whose calls point at the rest; then
+  // the request threads, one of which may still hold a call that is over.
   std::unique_ptr<SessionStore> sessions_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<Delivery> delivery_;
   std::unique_ptr<ServedModels> models_;
-  std::unique_ptr<RequestThreads> request_threads_;
   std::unique_ptr<ReplyBudget> replies_;
   std::unique_ptr<StopSignal> stop_;
+  std::unique_ptr<RequestThreads> request_threads_;
   std::unique_ptr<CallSurroundings> around_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::vector<std::thread> engines_;
