@@ -114,7 +114,8 @@ class RequestWork {
   // `threads` must outlive this.
   explicit RequestWork(RequestThreads* threads) : threads_(threads) {}
 
-  // Once. As RequestThreads::Run.
+  // Once. As RequestThreads::Run. Whoever calls it keeps this until it returns,
+  // since `work` may be over by then.
   void Start(const std::string& client, size_t bytes,
              RequestThreads::Work work);
 
