@@ -19,7 +19,8 @@ std::vector<RequestEnd> MakeEndsOfModelCalls() {
   const std::vector<const char*> turns = {"Generate", "Converse"};
   Add(turns, "stop", {Code::kOk}, &ends);
   Add(turns, "length", {Code::kOk}, &ends);
-  Add(turns, "cancelled", {Code::kCancelled, Code::kDeadlineExceeded}, &ends);
+  Add(turns, "cancelled",
+      {Code::kCancelled, Code::kDeadlineExceeded, Code::kUnavailable}, &ends);
   // Without a reason: replays, and what failed.
   Add(turns, "", {Code::kOk, Code::kAlreadyExists, Code::kAborted}, &ends);
   Add({"Score"}, "length", {Code::kOk}, &ends);

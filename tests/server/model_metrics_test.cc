@@ -65,6 +65,18 @@ TEST_F(ModelMetricsTest, ObserveTimesOnlyOfWhatRan) {
   EXPECT_THAT(Text(), HasSubstr("engram_tokens_saved_total{model=\"m\"} 7\n"));
 }
 
+TEST_F(ModelMetricsTest, TellOfFragmentsFromTheStartWhateverEndedThem) {
+  Make(/*kv_blocks=*/0);
+  for (const std::string method : {"Generate", "Converse"}) {
+    for (const std::string code :
+         {"CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE"}) {
+      EXPECT_THAT(Text(), HasSubstr("engram_requests_total{code=\"" + code +
+                                    "\",finish_reason=\"cancelled\",method=\"" +
+                                    method + "\",model=\"m\"} 0\n"));
+    }
+  }
+}
+
 TEST_F(ModelMetricsTest, TellBlocksOnlyOfAModelThatHasThem) {
   Make(/*kv_blocks=*/0);
   metrics_->SetLoad({.running = 1, .kv_blocks_used = 3});
