@@ -115,7 +115,7 @@ class Attention final : public Mixers {
 
 void Attention::Run(int64_t index, const MixerStep& step) {
   const Layer& layer = layers_[index];
-  layer.qkv.Run(backend_, step.tokens, step.normed, projected_.matrix());
+  layer.qkv.Run(backend_, step.tokens(), step.normed, projected_.matrix());
   const Activations* qkv = &projected_;
   if (layer.convolution.has_value()) {
     qkv = &*convolved_;
@@ -136,7 +136,7 @@ void Attention::Run(int64_t index, const MixerStep& step) {
   attention.blocks = step.states->KeyValueLayer(index);
   attention.y = qkv->matrix();
   backend_->Attention(step.rows, attention);
-  layer.output.AddTo(backend_, step.tokens, qkv->matrix(), step.residual);
+  layer.output.AddTo(backend_, step.tokens(), qkv->matrix(), step.residual);
 }
 
 }  // namespace

@@ -100,22 +100,19 @@ KeyValueShape BlockStack::KeyValues() const {
   return shape;
 }
 
-void BlockStack::Run(const StackStep& step) {
-  MixerStep mixing = {.rows = step.rows,
-                      .tokens = step.tokens,
-                      .states = step.states,
-                      .normed = step.normed,
-                      .residual = step.residual};
+void BlockStack::Run(const StepRows& rows, StatePool* states, Matrix residual,
+                     Matrix normed) {
+  const int64_t tokens = rows.tokens();
+  MixerStep step = {
+      .rows = rows, .states = states, .normed = normed, .residual = residual};
   for (const Layer& layer : layers_) {
     const Kind& kind = kinds_[layer.kind];
-    mixing.first_component = kind.first_component;
-    layer.norm.Run(backend_, step.tokens, step.residual.data, step.normed.data);
-    kind.mixers->Run(layer.index, mixing);
+    step.first_component = kind.first_component;
+    layer.norm.Run(backend_, tokens, residual.data, normed.data);
+    kind.mixers->Run(layer.index, step);
     if (!layer.mlp.has_value()) continue;
-    layer.mlp_norm->Run(backend_, step.tokens, step.residual.data,
-                        step.normed.data);
-    layer.mlp->AddTo(backend_, step.tokens, step.normed, hidden_->matrix(),
-                     step.residual);
+    layer.mlp_norm->Run(backend_, tokens, residual.data, normed.data);
+    layer.mlp->AddTo(backend_, tokens, normed, hidden_->matrix(), residual);
   }
 }
 

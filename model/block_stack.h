@@ -24,15 +24,6 @@
 
 namespace engram {
 
-// What the layers work on in one step.
-struct StackStep {
-  const StepRows& rows;
-  int64_t tokens = 0;  // of all rows
-  StatePool* states = nullptr;
-  Matrix residual;  // [tokens, d_model] in and out
-  Matrix normed;    // [tokens, d_model] for the layers' own use
-};
-
 // Engine thread only, like the model that owns it.
 class BlockStack {
  public:
@@ -49,7 +40,10 @@ class BlockStack {
   KeyValueShape KeyValues() const;
 
   // All layers one after the other, with the rows' states moved on.
-  void Run(const StackStep& step);
+  //   residual  [tokens, d_model] in and out
+  //   normed    [tokens, d_model] for their own use
+  void Run(const StepRows& rows, StatePool* states, Matrix residual,
+           Matrix normed);
 
  private:
   // The mixers of one kind.

@@ -119,9 +119,9 @@ void H3::Run(int64_t index, const MixerStep& step) {
   const Matrix q = projected_.matrix();
   const Matrix k = projected_.Columns(d_model_);
   const Matrix v = projected_.Columns(2 * d_model_);
-  layer.q_proj.Run(backend_, step.tokens, step.normed, q);
-  layer.k_proj.Run(backend_, step.tokens, step.normed, k);
-  layer.v_proj.Run(backend_, step.tokens, step.normed, v);
+  layer.q_proj.Run(backend_, step.tokens(), step.normed, q);
+  layer.k_proj.Run(backend_, step.tokens(), step.normed, k);
+  layer.v_proj.Run(backend_, step.tokens(), step.normed, v);
 
   ShiftMultiplyArguments shift;
   shift.channels = d_model_;
@@ -145,7 +145,7 @@ void H3::Run(int64_t index, const MixerStep& step) {
   scan.y = v;
   backend_->DiagonalScan(step.rows, scan);
 
-  layer.output.AddTo(backend_, step.tokens, v, step.residual);
+  layer.output.AddTo(backend_, step.tokens(), v, step.residual);
 }
 
 }  // namespace

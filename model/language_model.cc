@@ -204,18 +204,17 @@ void LanguageModel::Embed() {
 // The layers of a decode step do the same whatever the rows are, so that a
 // device may repeat what it did for as many of them.
 void LanguageModel::RunLayers() {
-  const StackStep step = {.rows = *step_,
-                          .tokens = step_->tokens(),
-                          .states = states_.get(),
-                          .residual = {work_.residual->floats(), d_model_},
-                          .normed = {work_.normed->floats(), d_model_}};
+  const auto run = [this] {
+    layers_->Run(*step_, states_.get(), {work_.residual->floats(), d_model_},
+                 {work_.normed->floats(), d_model_});
+  };
   const bool decode =
       std::all_of(rows_.begin(), rows_.end(),
                   [](const Row& row) { return row.tokens == 1; });
   if (decode) {
-    backend_->Replay(rows_.size(), [&] { layers_->Run(step); });
+    backend_->Replay(rows_.size(), run);
   } else {
-    layers_->Run(step);
+    run();
   }
 }
 

@@ -144,11 +144,11 @@ void Mamba::Run(int64_t index, const MixerStep& step) {
   const Matrix scan_inputs = work_.scan_inputs.matrix();
   const Matrix dt = work_.dt.matrix();
 
-  layer.in_proj.Run(backend_, step.tokens, step.normed, projected);
+  layer.in_proj.Run(backend_, step.tokens(), step.normed, projected);
   layer.convolution.Run(backend_, step.rows, projected,
                         step.State(kConvState, index), convolved);
-  layer.x_proj.Run(backend_, step.tokens, convolved, scan_inputs);
-  layer.dt_proj.Run(backend_, step.tokens, scan_inputs, dt);
+  layer.x_proj.Run(backend_, step.tokens(), convolved, scan_inputs);
+  layer.dt_proj.Run(backend_, step.tokens(), scan_inputs, dt);
 
   SelectiveScanArguments scan;
   scan.d_inner = dimensions_.d_inner;
@@ -165,7 +165,7 @@ void Mamba::Run(int64_t index, const MixerStep& step) {
   scan.y = convolved;
   backend_->SelectiveScan(step.rows, scan);
 
-  layer.out_proj.AddTo(backend_, step.tokens, convolved, step.residual);
+  layer.out_proj.AddTo(backend_, step.tokens(), convolved, step.residual);
 }
 
 }  // namespace

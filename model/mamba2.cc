@@ -186,13 +186,13 @@ void Mamba2::ApplyGate(const Layer& layer, int64_t tokens) {
 
 void Mamba2::Run(int64_t index, const MixerStep& step) {
   const Layer& layer = layers_[index];
-  layer.in_proj.Run(backend_, step.tokens, step.normed, projected_.matrix());
+  layer.in_proj.Run(backend_, step.tokens(), step.normed, projected_.matrix());
   layer.convolution.Run(backend_, step.rows,
                         projected_.Columns(dimensions_.d_inner()),
                         step.State(kConvState, index), convolved_.matrix());
   Scan(layer, index, step);
-  ApplyGate(layer, step.tokens);
-  layer.out_proj.AddTo(backend_, step.tokens, convolved_.matrix(),
+  ApplyGate(layer, step.tokens());
+  layer.out_proj.AddTo(backend_, step.tokens(), convolved_.matrix(),
                        step.residual);
 }
 

@@ -20,12 +20,12 @@ namespace engram {
 // What a mixer works on in one step.
 struct MixerStep {
   const StepRows& rows;
-  int64_t tokens = 0;  // of all rows
   StatePool* states = nullptr;
   int first_component = 0;  // of those of its kind, in `states`
   ConstMatrix normed;       // [tokens, d_model] in
   Matrix residual;          // [tokens, d_model] in and out
 
+  int64_t tokens() const { return rows.tokens(); }
   // Of one layer of its kind, a component by its place in StateComponents().
   LayerShares State(int component, int64_t index) const {
     return states->Layer(first_component + component, index);

@@ -47,7 +47,7 @@ class S4d final : public Mixers {
     scan.diagonal_state = step.State(kDiagonalState, index);
     scan.y = scanned;
     backend_->DiagonalScan(step.rows, scan);
-    layer.output.AddTo(backend_, step.tokens, scanned, step.residual);
+    layer.output.AddTo(backend_, step.tokens(), scanned, step.residual);
   }
 
  private:
