@@ -34,9 +34,10 @@ absl::StatusOr<int64_t> DiagonalSsmPairs(const std::string& mixer,
 // From the tensors `mixer`D and `mixer`kernel.kernel.{log_dt, inv_A_real,
 // A_imag, B, C}, in float64 and rounded once.
 // With dt = exp(log_dt), A = -exp(inv_A_real) + i A_imag and z = A dt:
-//   bilinear:         decay = (1 + z/2) / (1 - z/2),  read = 2 C B dt / (1 -
-//   z/2) zero-order hold:  decay = exp(z),                 read = 2 C B (exp(z)
-//   - 1) / A
+//   bilinear         decay = (1 + z/2) / (1 - z/2)
+//                    read = 2 C B dt / (1 - z/2)
+//   zero-order hold  decay = exp(z)
+//                    read = 2 C B (exp(z) - 1) / A
 // Source: S4D, arXiv 2206.11893, section 3; HazyResearch/H3 5c4d06b.
 absl::StatusOr<DiagonalSsm> LoadDiagonalSsm(const std::string& mixer,
                                             const DiagonalSsmLayout& layout,

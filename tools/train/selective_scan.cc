@@ -1,8 +1,9 @@
 // The selective scan of Mamba and its gradient, for training on a CPU.
 //
 // For every channel e and state n (B and C are shared by all channels):
-//   h[t][n][e] = exp(dt[t][e] * A[n][e]) * h[t-1][n][e] + dt[t][e] * B[t][n] *
-//   x[t][e] y[t][e]    = sum over n of C[t][n] * h[t][n][e]
+//   h[t][n][e] = exp(dt[t][e] * A[n][e]) * h[t-1][n][e]
+//                + dt[t][e] * B[t][n] * x[t][e]
+//   y[t][e]    = sum over n of C[t][n] * h[t][n][e]
 //
 // All tensors are float and contiguous, the last dimension varying fastest:
 //   dt, x, y  [rows, tokens, channels]      B, C  [rows, tokens, states]
