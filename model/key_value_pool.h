@@ -51,7 +51,6 @@ class KeyValuePool {
   static absl::StatusOr<std::unique_ptr<KeyValuePool>> Create(
       Backend* backend, KeyValueShape shape, size_t bytes, int slots);
 
-  const KeyValueShape& shape() const { return shape_; }
   KeyValueUse use() const;
   // What one slot holds and may still take; what it shares is counted.
   int64_t claimed(int slot) const {
