@@ -248,7 +248,7 @@ TEST_F(MambaLoading, RefusesAnEmptyDimension) {
 TEST_F(MambaLoading, NeedsTheBiasThatTheConfigurationStates) {
   // A missing field leaves it to the tensors, whatever a class's default is.
   const std::string stated = "\"use_bias\":false";
-  config_.replace(config_.find(stated), stated.size(), "\"use_bias\":null");
+  Replace(stated, "\"use_bias\":null");
   EXPECT_TRUE(Load().ok());
   for (const char* layer : {"0", "1"}) {
     const std::string mixer =
@@ -263,7 +263,7 @@ TEST_F(MambaLoading, NeedsTheBiasThatTheConfigurationStates) {
   ExpectDataLoss("in_proj.bias", "not part of");
 
   tensors_ = RandomMambaTensors(shape_);
-  config_.replace(config_.find(stated), stated.size(), "\"use_bias\":true");
+  Replace(stated, "\"use_bias\":true");
   ExpectDataLoss("in_proj.bias", "missing");
 }
 

@@ -35,6 +35,12 @@ inline size_t StateBytes(std::initializer_list<size_t> components) {
   return bytes;
 }
 
+// A tensor that does not agree with a configuration that says `wrong` in place
+// of `sound`.
+struct Contradiction {
+  std::string sound, wrong, tensor;
+};
+
 class ModelLoading : public testing::Test {
  protected:
   ModelLoading(std::string config, std::map<std::string, RawTensor> tensors)
@@ -57,6 +63,27 @@ class ModelLoading : public testing::Test {
 
   void ExpectDataLoss(const std::string& first, const std::string& second) {
     ExpectRefused(absl::StatusCode::kDataLoss, first, second);
+  }
+
+  void Replace(const std::string& sound, const std::string& wrong) {
+    ASSERT_THAT(config_, testing::HasSubstr(sound));
+    config_.replace(config_.find(sound), sound.size(), wrong);
+  }
+
+  // Where the configuration says `wrong` in place of `sound`, and nothing else.
+  void ExpectDataLossWith(const std::string& sound, const std::string& wrong,
+                          const std::string& first, const std::string& second) {
+    const std::string config = config_;
+    Replace(sound, wrong);
+    ExpectDataLoss(first, second);
+    config_ = config;
+  }
+
+  void ExpectDataLossWithout(const std::string& name) {
+    const RawTensor kept = tensors_.at(name);
+    tensors_.erase(name);
+    ExpectDataLoss(name, "missing");
+    tensors_[name] = kept;
   }
 
   // Every tensor in turn, with its last element NaN or infinite.
