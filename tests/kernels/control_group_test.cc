@@ -3,12 +3,12 @@
 #include <sched.h>
 
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <thread>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/temporary_folder.h"
 
 namespace engram {
 namespace {
@@ -30,18 +30,13 @@ constexpr char kVersion1Mounts[] =
 // A machine's files, as the functions under test would find them.
 class ControlGroupTest : public testing::Test {
  protected:
-  ControlGroupTest() {
-    std::string path = fs::temp_directory_path() / "engram-groups-XXXXXX";
-    root_ = mkdtemp(path.data());
-  }
-  ~ControlGroupTest() override { fs::remove_all(root_); }
-
   void Write(const std::string& path, const std::string& text) {
     fs::create_directories(fs::path(root_ + path).parent_path());
-    std::ofstream(root_ + path) << text;
+    folder_.Write(path, text);
   }
 
-  std::string root_;
+  const TemporaryFolder folder_;
+  const std::string& root_ = folder_.path();
 };
 
 TEST_F(ControlGroupTest, AMachineWithoutControlGroupsHasNoQuota) {

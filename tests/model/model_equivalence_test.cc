@@ -25,6 +25,7 @@
 #include "kernels/status.h"
 #include "model/load_model.h"
 #include "model/model.h"
+#include "tests/model/golden_model.h"
 #include "tests/model/model_folder.h"
 #include "tests/model/step.h"
 #include "tests/support/forwarding_backend.h"
@@ -110,10 +111,6 @@ const Family kFamilies[] = {
 class ModelEquivalence : public testing::TestWithParam<Family> {
  protected:
   ModelEquivalence() {
-    BackendOptions options;
-    options.kind = BackendKind::kCpu;
-    options.threads = 2;
-    backend_ = std::move(MakeBackend(options).value());
     family_.write(folder_);
     model_ = Load(0);
     std::mt19937 random(7);
@@ -176,7 +173,7 @@ class ModelEquivalence : public testing::TestWithParam<Family> {
 
   const Family& family_ = GetParam();
   TemporaryFolder folder_;
-  std::unique_ptr<Backend> backend_;
+  const std::unique_ptr<Backend> backend_ = TwoThreadBackend();
   std::unique_ptr<Model> model_;
   Tokens sequences_[kSequences];
 };

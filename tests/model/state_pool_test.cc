@@ -44,6 +44,16 @@ class StatePoolTest : public testing::Test {
     return block;
   }
 
+  std::string SavedInParts(int slot, size_t part) const {
+    std::string block(pool_->bytes(slot), '?');
+    for (size_t begin = 0; begin < block.size(); begin += part) {
+      ENGRAM_CHECK_OK(pool_->SavePart(slot, begin,
+                                      std::min(part, block.size() - begin),
+                                      block.data() + begin));
+    }
+    return block;
+  }
+
   // A block in which every float differs.
   std::string Counted(float first) const {
     std::vector<float> values(pool_->state_bytes() / sizeof(float));
@@ -81,13 +91,7 @@ TEST_F(StatePoolTest, IsSavedInPartsOfAnySize) {
   const int slot = pool_->Take();
   ENGRAM_CHECK_OK(pool_->Restore(slot, Counted(1).data(), 0));
   for (size_t part = 1; part <= pool_->state_bytes(); ++part) {
-    std::string block(pool_->state_bytes(), '?');
-    for (size_t begin = 0; begin < block.size(); begin += part) {
-      ENGRAM_CHECK_OK(pool_->SavePart(slot, begin,
-                                      std::min(part, block.size() - begin),
-                                      block.data() + begin));
-    }
-    ASSERT_EQ(block, Counted(1)) << part;
+    ASSERT_EQ(SavedInParts(slot, part), Counted(1)) << part;
   }
 }
 
@@ -257,16 +261,6 @@ class StatePoolWithKeyValuesTest : public StatePoolTest {
       }
     }
     return slot;
-  }
-
-  std::string SavedInParts(int slot, size_t part) const {
-    std::string block(pool_->bytes(slot), '?');
-    for (size_t begin = 0; begin < block.size(); begin += part) {
-      ENGRAM_CHECK_OK(pool_->SavePart(slot, begin,
-                                      std::min(part, block.size() - begin),
-                                      block.data() + begin));
-    }
-    return block;
   }
 };
 
