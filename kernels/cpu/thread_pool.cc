@@ -25,6 +25,8 @@ ThreadPool::ThreadPool(int threads) : ThreadPool(threads, NotStarted()) {
   threads_.reserve(threads - 1);
   for (int part = 1; part < threads; ++part) {
     threads_.emplace_back([this, part] { Serve(part); });
+    // Not by itself: whoever looks once the pool is there finds the name.
+    pthread_setname_np(threads_.back().native_handle(), kThreadName);
   }
 }
 
@@ -101,7 +103,6 @@ void ThreadPool::WakeSleepers() {
 }
 
 void ThreadPool::Serve(int part) {
-  pthread_setname_np(pthread_self(), kThreadName);
   const ScopedFlushDenormals flush;
   Seen seen;
   for (;;) {
