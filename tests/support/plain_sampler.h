@@ -1,6 +1,6 @@
 // The rule of kernels/outcomes.h written down once more, as plainly as can be:
 // what every back end's outcomes are compared with, and what ScriptedModel
-// answers with. It sorts the vocabulary and sums in doubles.
+// answers with. It sorts the vocabulary, and sums exponentials in doubles.
 #pragma once
 
 #include <cstdint>
