@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <new>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/control_group.h"
@@ -78,9 +79,40 @@ const StepRows& Backend::PrepareStep(
     absl::Span<const Row> rows,
     absl::Span<const absl::Span<const int32_t>> blocks,
     absl::Span<const int32_t> ids) {
-  step_.Assign(rows, blocks, ids);
+  const bool any_follows =
+      std::any_of(rows.begin(), rows.end(),
+                  [](const Row& row) { return row.follows >= 0; });
+  if (any_follows && !is_asynchronous()) {
+    AssignFollowing(rows, blocks, ids);
+  } else {
+    step_.Assign(rows, blocks, ids);
+  }
   DoPrepareStep(step_);
   return step_;
+}
+
+void Backend::AssignFollowing(
+    absl::Span<const Row> rows,
+    absl::Span<const absl::Span<const int32_t>> blocks,
+    absl::Span<const int32_t> ids) {
+  std::vector<Row> told(rows.begin(), rows.end());
+  std::vector<int32_t> told_ids;
+  size_t next = 0;  // of ids
+  for (Row& row : told) {
+    const absl::Span<const int32_t> own = ids.subspan(next, row.tokens);
+    next += row.tokens;
+    if (row.follows < 0) {
+      told_ids.insert(told_ids.end(), own.begin(), own.end());
+      continue;
+    }
+    ENGRAM_CHECK(row.tokens == 1 &&
+                 row.follows < static_cast<int>(last_outcomes_.size()));
+    const Outcome& drawn = last_outcomes_[row.follows];
+    row.follows = -1;
+    row.tokens = drawn.stops || drawn.token < 0 ? 0 : 1;
+    if (row.tokens > 0) told_ids.push_back(drawn.token);
+  }
+  step_.Assign(told, blocks, told_ids);
 }
 
 void Backend::Replay(uint64_t key, absl::FunctionRef<void()> record) {
@@ -234,6 +266,7 @@ void Backend::Outcomes(ConstMatrix logits, int64_t ids,
     ENGRAM_CHECK(request.scored < ids);
   }
   DoOutcomes(logits, ids, requests, outcomes);
+  last_outcomes_ = outcomes;
 }
 
 namespace {

@@ -295,6 +295,11 @@ class Backend {
   virtual absl::Status Zero(void* target, size_t bytes) = 0;
   // Waits for everything above and below; INTERNAL if the device failed.
   virtual absl::Status Synchronize() = 0;
+  // Where the queue stands now. INTERNAL likewise.
+  virtual absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordEvent() = 0;
+  // Whether operations go on after their calls have returned: only then is it
+  // worth while to begin a step before the one before it is finished.
+  virtual bool is_asynchronous() const { return false; }
 
   // Lays out `weight` [outputs, inputs] (host memory) for MatMul, its values
   // rounded to the nearest of `format` (ties to even) unless they have it
@@ -306,8 +311,12 @@ class Backend {
   // --- Steps.
 
   // The rows of the next step, for the operations below. Arguments as for
-  // StepRows::Assign, host memory, copied. What is returned belongs to the back
-  // end, lies at the same address for every step and holds until the next call.
+  // StepRows::Assign, host memory, copied; the id of a row that follows means
+  // nothing. What is returned belongs to the back end, lies at the same address
+  // for every step and holds until the next call. Rows that follow have the
+  // tokens there that they came to have, unless the back end is asynchronous:
+  // then its operations find out. REQUIRES of these: the outcomes of the last
+  // call of Outcomes() are still where they were put.
   const StepRows& PrepareStep(
       absl::Span<const Row> rows,
       absl::Span<const absl::Span<const int32_t>> blocks = {},
@@ -405,14 +414,17 @@ class Backend {
                 int64_t width, Matrix target, absl::Span<const int32_t> to);
 
   // finite[i] (host) = 1 if all of x of all tokens of row i is finite, else 0;
-  // on a device it is there after Synchronize(), with the outcomes.
+  // on a device it is there once an event behind it is reached, with the
+  // outcomes.
   //   x  [tokens, width] in
   void FiniteRows(const StepRows& step, ConstMatrix x, int64_t width,
                   absl::Span<uint8_t> finite);
 
   // outcomes[i] = what row i of logits answers to requests[i], by the rule of
   // kernels/outcomes.h; a row's outcome depends on nothing but these two. On a
-  // device it is there after Synchronize().
+  // device it is there once an event behind it is reached, and for rows that
+  // follow in the step after: with the token that such a row feeds as `newest`
+  // of its draw, and none drawn where nothing is fed.
   //   logits    [requests, ids] in, raw; only ids that may be drawn
   //   requests  host
   //   outcomes  [requests] out, host
@@ -466,7 +478,13 @@ class Backend {
                           absl::Span<const OutcomeRequest> requests,
                           absl::Span<Outcome> outcomes) = 0;
 
+  // Lays out rows that follow with what the last outcomes say.
+  void AssignFollowing(absl::Span<const Row> rows,
+                       absl::Span<const absl::Span<const int32_t>> blocks,
+                       absl::Span<const int32_t> ids);
+
   StepRows step_;
+  absl::Span<const Outcome> last_outcomes_;
 };
 
 // --- For back ends without a queue of work or memory of their own.

@@ -32,6 +32,8 @@
 #include <map>
 #include <vector>
 
+#include "absl/types/span.h"
+
 namespace engram {
 
 struct SamplingParameters {
@@ -67,8 +69,8 @@ class TokenSet {
   std::vector<uint64_t> words_;
 };
 
-// A token to be drawn. What it points to is host memory of the caller's, who
-// keeps it unchanged until the outcome is there.
+// A token to be drawn. What it points to is host memory of the caller's, which
+// is not looked at any more when the draw has been begun.
 struct TokenDraw {
   const SamplingParameters* parameters = nullptr;  // nullptr: none is drawn
   uint64_t index = 0;  // of the token in its whole sequence
@@ -76,6 +78,12 @@ struct TokenDraw {
   const TokenSet* seen = nullptr;
   // This turn's tokens with counts, for presence and frequency; or nullptr.
   const std::map<int32_t, int32_t>* generated = nullptr;
+  // A token that counts as though both of these had it once more; -1: none.
+  int32_t newest = -1;
+  // Where the sequence ends, so that nothing is fed to it any more: at each of
+  // these ids, or with this token whatever it is.
+  absl::Span<const int32_t> stop_ids = {};
+  bool is_last = false;
 };
 
 // What one row of logits is asked for.
@@ -100,6 +108,9 @@ struct Outcome {
   // The one drawn; -1: none was asked for, or there is no score above
   // -infinity.
   int32_t token = -1;
+  // The draw says that the sequence ends here; or there is nothing to feed: no
+  // token, or logits that are not finite.
+  bool stops = false;
   float log_probability = 0;  // of the scored id or the token, if asked for
   // Best first, ties by the lowest id; fewer where not all ids are finite.
   std::vector<LogProbability> top;

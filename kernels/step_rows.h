@@ -22,6 +22,10 @@ struct Row {
   int tokens = 0;        // >= 0; none: slot_out is as slot_in
   int64_t position = 0;  // tokens of its sequence before this step
   int offset = 0;        // first of its tokens, set by StepRows::Assign
+  // The outcome of the step before whose token is fed, with `tokens` 1, unless
+  // it stops (Outcome::stops): then the row has no tokens. -1: its tokens are
+  // told.
+  int follows = -1;
 };
 
 class StepRows {

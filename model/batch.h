@@ -20,6 +20,11 @@ enum class Wanted {
 struct BatchRow {
   int slot = 0;                           // its state before the step
   absl::Span<const int32_t> tokens = {};  // at least one, each in [0, vocab)
+  // Instead of tokens: the one that is drawn by the row of the step before,
+  // which is not finished, that leaves its state in `slot`. If that token stops its sequence (TokenDraw) or
+  // the row was not finite, nothing is fed: the state stays as it is, and the
+  // row has no outcome. The draws' `newest` is then the model's affair.
+  bool follows = false;
   Wanted wanted = Wanted::kNothing;
   TokenDraw draw = {};  // kToken
   // kScores: scored[i] is told as what may follow tokens[i]; with
@@ -54,7 +59,7 @@ struct RowOutcome {
   // infinite; its slot must then be thrown away, and its outcomes mean nothing.
   // Other rows are not affected.
   bool finite = true;
-  // kToken: one; kScores: one for each id, in order. Valid until the next step
+  // kToken: one; kScores: one for each id, in order. Valid until another step
   // begins.
   absl::Span<const Outcome> outcomes = {};
 };

@@ -105,6 +105,21 @@ absl::Status KeyValuePool::Append(int slot, int64_t tokens) {
   return absl::OkStatus();
 }
 
+void KeyValuePool::TakeBack(int slot, int64_t tokens) {
+  Slot& target = slots_[slot];
+  ENGRAM_CHECK(tokens <= target.tokens);
+  target.tokens -= tokens;
+  const auto wanted = static_cast<size_t>(KeyValueBlocks(target.tokens));
+  while (target.blocks.size() > wanted) {
+    // Appended, so that it has no other owner.
+    ENGRAM_CHECK(--owners_[target.blocks.back()] == 0);
+    free_.push_back(target.blocks.back());
+    target.blocks.pop_back();
+    ++target.reserved;
+    ++reserved_;
+  }
+}
+
 void KeyValuePool::Free(int slot) {
   Clear(slot);
   EndReservation(slot);

@@ -76,6 +76,9 @@ class KeyValuePool {
   // The slot holds `tokens` more, whose keys and values are still to be
   // written. REQUIRES: the blocks for them are reserved for it or available.
   absl::Status Append(int slot, int64_t tokens);
+  // The last `tokens` that were appended are none after all; the blocks that
+  // only they needed are reserved for the slot again.
+  void TakeBack(int slot, int64_t tokens);
   // The slot holds nothing, and nothing is reserved for it.
   void Free(int slot);
   // The slot holds nothing; its reservation stays.

@@ -1,6 +1,7 @@
 #include "model/language_model.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <utility>
 
@@ -65,6 +66,18 @@ struct Parts {
   std::unique_ptr<StatePool> states;
 };
 
+// What is kept of a step from its begin to its end, in host memory.
+struct BegunStep {
+  std::vector<Row> rows;            // as they were asked for
+  std::vector<bool> stopped;        // of rows that follow: nothing was fed
+  std::vector<int> outcome_counts;  // of each row
+  std::vector<uint8_t> finite_rows;
+  std::vector<Outcome> outcomes;      // of each logits row; the rest is unused
+  std::unique_ptr<DeviceEvent> done;  // nullptr: there was nothing to do
+};
+// One is finished while another runs.
+constexpr int kBegunSteps = 2;
+
 class LanguageModel final : public Model {
  public:
   LanguageModel(Backend* backend, ModelInfo info, const ModelLimits& limits,
@@ -82,10 +95,16 @@ class LanguageModel final : public Model {
   absl::Status LayOut(const Batch& batch);
   // Appends the row's tokens to its state and the step.
   absl::Status AppendRow(const BatchRow& row);
+  // The outcome of the step before that is drawn for what lies in `slot`.
+  int FindDrawn(int slot) const;
+  // All of a step but its layout.
+  absl::Status Run(const Batch& batch);
   void Embed();
   void RunLayers();
   // What the rows want of each row of logits.
   void LayOutRequests(const Batch& batch);
+  // Of a row that wants a token.
+  OutcomeRequest DrawOf(const BatchRow& row, const Row& laid_out) const;
   // Collects the hidden vectors that outcomes are wanted of, and then leaves
   // each row's last one in its slot: the order is what makes scored_before see
   // the one of before.
@@ -96,6 +115,10 @@ class LanguageModel final : public Model {
   Matrix LastHidden() const;
   // Whether the hidden vectors of all tokens of a row are finite.
   void FindFiniteRows();
+  // The step's outcomes, which are there.
+  StepResult ResultOf(const BegunStep& step) const;
+  // The rows of `next` that follow rows which stopped in `step` fed nothing.
+  void MarkStopped(const BegunStep& step, BegunStep* next) const;
 
   Backend* const backend_;
   const ModelInfo info_;
@@ -108,15 +131,20 @@ class LanguageModel final : public Model {
   const std::unique_ptr<BlockStack> layers_;
   const std::unique_ptr<StatePool> states_;
 
-  // Of the current step, in host memory.
-  std::vector<Row> rows_;
+  // Of the newest step, in host memory.
   std::vector<int32_t> ids_;  // of all rows
   const StepRows* step_ = nullptr;
   std::vector<OutcomeRequest> requests_;  // of each logits row
-  std::vector<Outcome> outcomes_;         // likewise; the rest is not used
-  std::vector<int> outcome_counts_;       // of each row
-  std::vector<uint8_t> finite_rows_;
-  bool begun_ = false;
+
+  // In a ring: what is begun, and not finished, and the newest.
+  std::array<BegunStep, kBegunSteps> steps_;
+  int newest_ = 0;
+  int begun_ = 0;  // how many
+
+  BegunStep& newest() { return steps_[newest_]; }
+  const BegunStep& newest() const { return steps_[newest_]; }
+  BegunStep& other() { return steps_[(newest_ + 1) % kBegunSteps]; }
+  const BegunStep& other() const { return steps_[(newest_ + 1) % kBegunSteps]; }
 };
 
 LanguageModel::LanguageModel(Backend* backend, ModelInfo info,
@@ -132,66 +160,102 @@ LanguageModel::LanguageModel(Backend* backend, ModelInfo info,
       final_norm_(std::move(parts.final_norm)),
       work_(std::move(parts.work)),
       layers_(std::move(parts.layers)),
-      states_(std::move(parts.states)),
-      outcomes_(limits.max_logits_rows) {}
+      states_(std::move(parts.states)) {
+  for (BegunStep& step : steps_) step.outcomes.resize(limits.max_logits_rows);
+}
 
 absl::Status LanguageModel::LayOut(const Batch& batch) {
-  rows_.clear();
+  newest().rows.clear();
   ids_.clear();
   for (const BatchRow& row : batch.rows) {
     ENGRAM_RETURN_IF_ERROR(AppendRow(row));
   }
-  LayOutRequests(batch);
+  newest().stopped.assign(batch.rows.size(), false);
   std::vector<absl::Span<const int32_t>> blocks;
   if (states_->key_values().blocks > 0) {
-    for (const Row& row : rows_) {
+    for (const Row& row : newest().rows) {
       blocks.push_back(states_->blocks_of(row.slot_out));
     }
   }
-  step_ = &backend_->PrepareStep(rows_, blocks, ids_);
+  step_ = &backend_->PrepareStep(newest().rows, blocks, ids_);
+  LayOutRequests(batch);
   return absl::OkStatus();
 }
 
 void LanguageModel::LayOutRequests(const Batch& batch) {
   requests_.clear();
-  outcome_counts_.clear();
-  for (const BatchRow& row : batch.rows) {
-    outcome_counts_.push_back(row.outcomes());
-    OutcomeRequest request;
-    request.alternatives = row.alternatives;
+  newest().outcome_counts.clear();
+  for (size_t i = 0; i < batch.rows.size(); ++i) {
+    const BatchRow& row = batch.rows[i];
+    newest().outcome_counts.push_back(row.outcomes());
     if (row.wanted == Wanted::kToken) {
-      ENGRAM_CHECK(row.draw.parameters != nullptr);
-      request.draw = row.draw;
-      requests_.push_back(request);
+      requests_.push_back(DrawOf(row, step_->rows()[i]));
     }
     if (row.wanted != Wanted::kScores) continue;
     ENGRAM_CHECK(row.scored.size() <=
                  row.tokens.size() + (row.scored_before ? 1 : 0));
+    OutcomeRequest request;
+    request.alternatives = row.alternatives;
     for (int32_t id : row.scored) {
       ENGRAM_CHECK(id >= 0 && id < info_.vocabulary_size);
       request.scored = id;
       requests_.push_back(request);
     }
   }
-  ENGRAM_CHECK(requests_.size() <= outcomes_.size());
+  ENGRAM_CHECK(requests_.size() <= newest().outcomes.size());
+}
+
+OutcomeRequest LanguageModel::DrawOf(const BatchRow& row,
+                                     const Row& laid_out) const {
+  ENGRAM_CHECK(row.draw.parameters != nullptr);
+  OutcomeRequest request;
+  if (laid_out.tokens == 0) return request;  // it follows a stop
+  request.alternatives = row.alternatives;
+  request.draw = row.draw;
+  if (row.follows && !backend_->is_asynchronous()) {
+    request.draw.newest = step_->ids()[laid_out.offset];
+  }
+  return request;
 }
 
 absl::Status LanguageModel::AppendRow(const BatchRow& row) {
   ENGRAM_CHECK(states_->IsTaken(row.slot) && states_->IsTaken(row.out()));
-  ENGRAM_CHECK(!row.tokens.empty());
-  ENGRAM_CHECK(ids_.size() + row.tokens.size() <=
+  ENGRAM_CHECK(row.tokens.empty() == row.follows);
+  ENGRAM_CHECK(!row.follows || (begun_ == 1 && row.wanted == Wanted::kToken));
+  const auto tokens = static_cast<int>(row.follows ? 1 : row.tokens.size());
+  ENGRAM_CHECK(ids_.size() + tokens <=
                static_cast<size_t>(limits_.max_batch_tokens));
-  const auto tokens = static_cast<int>(row.tokens.size());
   const int64_t position = states_->tokens(row.slot);
   ENGRAM_CHECK(info_.max_positions == 0 ||
                position + tokens <= info_.max_positions);
   ENGRAM_RETURN_IF_ERROR(states_->Append(row.slot, row.out(), tokens));
-  rows_.push_back({row.slot, row.out(), tokens, position});
+  Row laid_out;
+  laid_out.slot_in = row.slot;
+  laid_out.slot_out = row.out();
+  laid_out.tokens = tokens;
+  laid_out.position = position;
+  if (row.follows) laid_out.follows = FindDrawn(row.slot);
+  newest().rows.push_back(laid_out);
   for (int32_t id : row.tokens) {
     ENGRAM_CHECK(id >= 0 && id < info_.vocabulary_size);
     ids_.push_back(id);
   }
+  if (row.follows) ids_.push_back(0);  // the back end knows better
   return absl::OkStatus();
+}
+
+int LanguageModel::FindDrawn(int slot) const {
+  const BegunStep& before = other();
+  int outcome = 0;
+  for (size_t i = 0; i < before.rows.size(); ++i) {
+    if (before.rows[i].slot_out == slot) {
+      ENGRAM_CHECK(before.outcome_counts[i] == 1);
+      return outcome;
+    }
+    outcome += before.outcome_counts[i];
+  }
+  ENGRAM_CHECK(false);  // it follows no row
+  return -1;
 }
 
 void LanguageModel::Embed() {
@@ -208,11 +272,11 @@ void LanguageModel::RunLayers() {
     layers_->Run(*step_, states_.get(), {work_.residual->floats(), d_model_},
                  {work_.normed->floats(), d_model_});
   };
-  const bool decode =
-      std::all_of(rows_.begin(), rows_.end(),
-                  [](const Row& row) { return row.tokens == 1; });
+  const std::vector<Row>& rows = newest().rows;
+  const bool decode = std::all_of(
+      rows.begin(), rows.end(), [](const Row& row) { return row.tokens == 1; });
   if (decode) {
-    backend_->Replay(rows_.size(), run);
+    backend_->Replay(rows.size(), run);
   } else {
     run();
   }
@@ -239,9 +303,11 @@ void LanguageModel::GatherHeadInput(const Batch& batch) {
     }
     const int own = row.outcomes() - (before ? 1 : 0);
     const Row& laid_out = step_->rows()[i];
-    const int32_t first = row.wanted == Wanted::kToken
-                              ? laid_out.offset + laid_out.tokens - 1
-                              : laid_out.offset;
+    int32_t first = laid_out.offset;
+    if (row.wanted == Wanted::kToken) {
+      // Of a row without tokens nothing is drawn, whatever it is made of.
+      first = std::max(laid_out.offset + laid_out.tokens - 1, 0);
+    }
     for (int32_t token = first; token < first + own; ++token) {
       tokens.push_back(token);
       token_places.push_back(place++);
@@ -260,17 +326,24 @@ void LanguageModel::FindOutcomes(const Batch& batch) {
   backend_->MatMul(embedding_.head(), static_cast<int64_t>(requests_.size()),
                    {work_.head_input->floats(), d_model_}, {}, logits);
   backend_->Outcomes(logits, known_ids_, requests_,
-                     absl::MakeSpan(outcomes_).first(requests_.size()));
+                     absl::MakeSpan(newest().outcomes).first(requests_.size()));
 }
 
 void LanguageModel::SaveLastHidden() {
-  std::vector<int32_t> tokens, slots;
+  std::vector<int32_t> tokens, slots, unmoved_from, unmoved_to;
   for (const Row& row : step_->rows()) {
-    tokens.push_back(row.offset + row.tokens - 1);
-    slots.push_back(row.slot_out);
+    if (row.tokens > 0) {
+      tokens.push_back(row.offset + row.tokens - 1);
+      slots.push_back(row.slot_out);
+    } else if (row.slot_in != row.slot_out) {
+      unmoved_from.push_back(row.slot_in);
+      unmoved_to.push_back(row.slot_out);
+    }
   }
   backend_->CopyRows({work_.normed->floats(), d_model_}, tokens, d_model_,
                      LastHidden(), slots);
+  backend_->CopyRows(LastHidden(), unmoved_from, d_model_, LastHidden(),
+                     unmoved_to);
 }
 
 // A state that is NaN or infinite anywhere reaches the hidden vectors of every
@@ -279,16 +352,25 @@ void LanguageModel::SaveLastHidden() {
 // that a slot held as last_hidden and that did not go through this step; and a
 // product of finite numbers may still be too large: that an outcome tells.
 void LanguageModel::FindFiniteRows() {
-  finite_rows_.resize(rows_.size());
+  newest().finite_rows.resize(newest().rows.size());
   backend_->FiniteRows(*step_, {work_.normed->floats(), d_model_}, d_model_,
-                       absl::MakeSpan(finite_rows_));
+                       absl::MakeSpan(newest().finite_rows));
 }
 
 absl::Status LanguageModel::Begin(const Batch& batch) {
-  ENGRAM_CHECK(!begun_);
+  ENGRAM_CHECK(begun_ < kBegunSteps);
+  ENGRAM_CHECK(begun_ == 0 ||
+               std::all_of(batch.rows.begin(), batch.rows.end(),
+                           [](const BatchRow& row) { return row.follows; }));
+  newest_ = (newest_ + 1) % kBegunSteps;
+  newest().done = nullptr;
   ENGRAM_RETURN_IF_ERROR(LayOut(batch));
-  begun_ = true;
-  if (rows_.empty()) return absl::OkStatus();
+  if (!batch.rows.empty()) ENGRAM_RETURN_IF_ERROR(Run(batch));
+  ++begun_;
+  return absl::OkStatus();
+}
+
+absl::Status LanguageModel::Run(const Batch& batch) {
   Embed();
   RunLayers();
   final_norm_.Run(backend_, ids_.size(), work_.residual->floats(),
@@ -296,24 +378,45 @@ absl::Status LanguageModel::Begin(const Batch& batch) {
   FindOutcomes(batch);
   SaveLastHidden();
   FindFiniteRows();
+  ENGRAM_ASSIGN_OR_RETURN(newest().done, backend_->RecordEvent());
   return absl::OkStatus();
 }
 
 absl::StatusOr<StepResult> LanguageModel::Finish() {
-  ENGRAM_CHECK(begun_);
-  begun_ = false;
-  ENGRAM_RETURN_IF_ERROR(backend_->Synchronize());
+  ENGRAM_CHECK(begun_ > 0);
+  const bool is_ahead = begun_ > 1;
+  BegunStep& step = is_ahead ? other() : newest();
+  --begun_;
+  if (step.done != nullptr) ENGRAM_RETURN_IF_ERROR(step.done->Wait());
+  for (size_t i = 0; i < step.rows.size(); ++i) {
+    if (step.stopped[i]) states_->TakeBack(step.rows[i].slot_out, 1);
+  }
+  if (is_ahead) MarkStopped(step, &newest());
+  return ResultOf(step);
+}
+
+void LanguageModel::MarkStopped(const BegunStep& step, BegunStep* next) const {
+  for (size_t i = 0; i < next->rows.size(); ++i) {
+    const int follows = next->rows[i].follows;
+    if (follows >= 0) next->stopped[i] = step.outcomes[follows].stops;
+  }
+}
+
+StepResult LanguageModel::ResultOf(const BegunStep& step) const {
   StepResult result;
-  const auto outcomes = absl::MakeConstSpan(outcomes_);
+  const auto outcomes = absl::MakeConstSpan(step.outcomes);
   size_t first = 0;
-  for (size_t i = 0; i < rows_.size(); ++i) {
+  for (size_t i = 0; i < step.rows.size(); ++i) {
+    const absl::Span<const Outcome> own =
+        outcomes.subspan(first, step.outcome_counts[i]);
+    first += own.size();
     RowOutcome row;
-    row.outcomes = outcomes.subspan(first, outcome_counts_[i]);
-    row.finite = finite_rows_[i] != 0;
-    for (const Outcome& outcome : row.outcomes) {
-      if (!outcome.finite) row.finite = false;
+    if (!step.stopped[i]) {
+      row.outcomes = own;
+      row.finite = step.finite_rows[i] != 0 &&
+                   std::all_of(own.begin(), own.end(),
+                               [](const Outcome& one) { return one.finite; });
     }
-    first += outcome_counts_[i];
     result.rows.push_back(row);
   }
   return result;
@@ -392,6 +495,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
   info.max_positions = config.positions;
   info.weight_format = loader->WeightFormats();
   info.backend = backend->name();
+  info.runs_ahead = backend->is_asynchronous();
   info.weight_hash = loader->WeightHash();
   info.warnings = config.warnings;
   info.warnings.insert(info.warnings.end(), loader->warnings().begin(),

@@ -32,7 +32,10 @@ struct ModelInfo {
   int64_t max_positions = 0;  // tokens that a sequence may have; 0: no limit
   std::string weight_format;  // of matrices: "f32", "bf16", "bf16 and f32"
   std::string backend;        // "cpu"
-  std::string weight_hash;    // 32 hexadecimal digits, over all tensors
+  // Whether a step goes on when Begin() has returned, so that time is gained by
+  // beginning the next one before it is finished.
+  bool runs_ahead = false;
+  std::string weight_hash;  // 32 hexadecimal digits, over all tensors
   // What is odd about the folder and was passed over, one sentence each.
   std::vector<std::string> warnings;
 };
@@ -56,22 +59,27 @@ class Model {
   virtual StatePool& states() = 0;
 
   // Begins a step: feeds every row's tokens to its state and finds out what
-  // the row wants. A CPU does all of it here; a device is only told to.
+  // the row wants. A CPU does all of it here; a device is only told to. What
+  // the batch points to is not looked at any more when this has returned.
   // REQUIRES: rows, tokens and outcomes within limits(); taken slots as
   // Batch says; no sequence beyond max_positions; blocks for keys and values as
   // StatePool::Append; ids that are drawn or scored below vocabulary_size.
   // INTERNAL if the device failed: the model is then not to be used again.
+  //
+  // Ahead: one more step may be begun before the last one is finished. All of
+  // its rows follow rows of that step which want a token (BatchRow::follows).
+  // Those say where their sequences stop (TokenDraw), and nothing is fed after
+  // a stop: so no state goes too far but where the caller alone can tell a
+  // stop, as in a text. Such a row leaves its state in another slot than it
+  // found it in, and going back is to take the older one.
   virtual absl::Status Begin(const Batch& batch) = 0;
 
-  // Waits for the step that was begun and tells its outcomes; the same errors.
-  // REQUIRES: Begin() was OK, once since the last Finish().
+  // Waits for the oldest step that was begun and tells its outcomes; the same
+  // errors. REQUIRES: Begin() was OK, and that step is not finished.
   //
-  // Between the two a device computes. Until Finish() has returned, all that
-  // the batch points to stays as it is, and no slot of the batch is freed,
-  // cleared, copied, saved or restored. The outcome decides whether a row goes
-  // on, so that steps do not overlap; for a device to begin the next step
-  // before this one is finished, rows will have to say where they stop, and
-  // nothing may be fed to a row after its stop.
+  // Between the two a device computes: until every step that names a slot is
+  // finished, it is not freed, cleared, copied, saved or restored, nor asked
+  // for its tokens.
   virtual absl::StatusOr<StepResult> Finish() = 0;
 
   // The logits that the last step's outcomes were made of, [outcomes,

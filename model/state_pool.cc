@@ -190,6 +190,12 @@ absl::Status StatePool::Append(int slot_in, int slot_out, int64_t tokens) {
   return key_values_->Append(slot_out, tokens);
 }
 
+void StatePool::TakeBack(int slot, int64_t tokens) {
+  ENGRAM_CHECK(IsTaken(slot) && tokens <= tokens_[slot]);
+  tokens_[slot] -= tokens;
+  if (key_values_ != nullptr) key_values_->TakeBack(slot, tokens);
+}
+
 absl::Span<const int32_t> StatePool::blocks_of(int slot) const {
   if (key_values_ == nullptr) return {};
   return key_values_->blocks_of(slot);

@@ -110,6 +110,8 @@ class StatePool {
   // over, else that of slot_in survives. REQUIRES: the blocks for them are set
   // apart for slot_out or free.
   absl::Status Append(int slot_in, int slot_out, int64_t tokens);
+  // The last `tokens` that were appended to it were not fed after all.
+  void TakeBack(int slot, int64_t tokens);
   // Where the keys and values of its tokens lie; nothing without attention.
   absl::Span<const int32_t> blocks_of(int slot) const;
   // One layer's share of a component: `shape` in each slot.

@@ -109,6 +109,9 @@ class CpuBackend : public Backend {
     return absl::OkStatus();
   }
   absl::Status Synchronize() override { return absl::OkStatus(); }
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordEvent() override {
+    return MakeReachedEvent();
+  }
 
   absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
     const size_t bytes = cpu::OutcomeScratchBytes(rows, ids);

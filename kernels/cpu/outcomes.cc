@@ -499,16 +499,30 @@ HWY_INLINE void Penalise(const TokenDraw& draw, const OutcomeStrip& strip) {
   }
   const float repetition = parameters.repetition_penalty;
   if (repetition != 1 && draw.seen != nullptr) {
-    draw.seen->ForEach([scores, repetition](int32_t id) {
+    const auto penalise = [scores, repetition](int32_t id) {
       scores[id] = AfterRepetition(scores[id], repetition);
-    });
+    };
+    draw.seen->ForEach(penalise);
+    if (draw.newest >= 0 && !draw.seen->Contains(draw.newest)) {
+      penalise(draw.newest);
+    }
   }
   const float presence = parameters.presence_penalty;
   const float frequency = parameters.frequency_penalty;
   if ((presence == 0 && frequency == 0) || draw.generated == nullptr) return;
   for (const auto& [id, count] : *draw.generated) {
-    scores[id] = AfterCount(scores[id], presence, frequency, count);
+    scores[id] = AfterCount(scores[id], presence, frequency,
+                            count + (id == draw.newest ? 1 : 0));
   }
+  if (draw.newest >= 0 && !draw.generated->contains(draw.newest)) {
+    scores[draw.newest] =
+        AfterCount(scores[draw.newest], presence, frequency, 1);
+  }
+}
+
+bool StopsAt(const TokenDraw& draw, int32_t token) {
+  return draw.is_last || std::find(draw.stop_ids.begin(), draw.stop_ids.end(),
+                                   token) != draw.stop_ids.end();
 }
 
 int32_t Draw(const TokenDraw& draw, const OutcomeStrip& strip) {
@@ -533,6 +547,7 @@ void OutcomeOfRow(const float* logits, int64_t ids,
                   Outcome* outcome) {
   outcome->finite = LoadScores(logits, ids, strip);
   outcome->token = -1;
+  outcome->stops = false;
   outcome->log_probability = 0;
   const bool tells = request.scored >= 0 || request.alternatives > 0;
   double highest = 0, log_of_sum = 0;
@@ -549,6 +564,8 @@ void OutcomeOfRow(const float* logits, int64_t ids,
   }
   if (request.draw.parameters != nullptr) {
     outcome->token = Draw(request.draw, strip);
+    outcome->stops = !outcome->finite || outcome->token < 0 ||
+                     StopsAt(request.draw, outcome->token);
   }
   const int32_t told = request.scored >= 0 ? request.scored : outcome->token;
   if (!tells || told < 0) return;

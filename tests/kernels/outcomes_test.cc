@@ -235,6 +235,14 @@ struct RandomDraw {
       if (i % 3 == 0) ++generated[id];
       if (i % 5 == 0) parameters.logit_bias[id] = OneOf<float>({-100, .25f, 9});
     }
+    newest = OneOf<int32_t>({-1, static_cast<int32_t>(random() % ids)});
+    if (!generated.empty()) {
+      newest = OneOf<int32_t>({newest, generated.begin()->first});
+    }
+    for (int i = 0; i < 3; ++i) {
+      stop_ids.push_back(static_cast<int32_t>(random() % ids));
+    }
+    is_last = random() % 8 == 0;
   }
 
   template <typename T>
@@ -246,7 +254,10 @@ struct RandomDraw {
     return {.draw = {.parameters = &parameters,
                      .index = index,
                      .seen = &seen,
-                     .generated = &generated}};
+                     .generated = &generated,
+                     .newest = newest,
+                     .stop_ids = stop_ids,
+                     .is_last = is_last}};
   }
 
   std::mt19937 random;
@@ -254,6 +265,9 @@ struct RandomDraw {
   SamplingParameters parameters;
   TokenSet seen;
   std::map<int32_t, int32_t> generated;
+  int32_t newest = -1;
+  std::vector<int32_t> stop_ids;
+  bool is_last = false;
 };
 
 TEST_P(Outcomes, DrawWhatThePlainSamplerDraws) {
@@ -274,6 +288,19 @@ TEST_P(Outcomes, DrawWhatThePlainSamplerDraws) {
           << "seed " << seed << ", index " << index;
     }
   }
+}
+
+TEST_P(Outcomes, StopWhereTheDrawSaysOrThereIsNothingToFeed) {
+  int stops = 0, goes_on = 0;
+  for (unsigned seed = 0; seed < 600; ++seed) {
+    const RandomDraw draw(seed);
+    const bool expected = PlainOutcome(draw.logits, draw.Request(0)).stops;
+    ++(expected ? stops : goes_on);
+    ASSERT_EQ(RunOne(draw.logits, draw.Request(0)).stops, expected)
+        << "seed " << seed;
+  }
+  EXPECT_GT(stops, 30);
+  EXPECT_GT(goes_on, 30);
 }
 
 // The largest id that is kept is drawn when the random number is large: so both

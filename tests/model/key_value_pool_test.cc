@@ -111,6 +111,21 @@ TEST_F(KeyValuePoolTest, WhatWasReservedAndNotTakenComesBack) {
   EXPECT_EQ(pool_->use().available(), kBlocks);
 }
 
+TEST_F(KeyValuePoolTest, ABlockWhoseTokensAreTakenBackIsReservedAgain) {
+  ASSERT_TRUE(pool_->Reserve(0, 2));
+  ENGRAM_CHECK_OK(pool_->Append(0, kFull));
+  ENGRAM_CHECK_OK(pool_->Append(0, 1));
+  ASSERT_EQ(pool_->blocks_of(0).size(), 2);
+  pool_->TakeBack(0, 1);
+  EXPECT_EQ(pool_->blocks_of(0).size(), 1);
+  EXPECT_EQ(pool_->use().used, 1);
+  EXPECT_EQ(pool_->use().reserved, 1);
+  pool_->TakeBack(0, kFull - 1);
+  EXPECT_EQ(pool_->blocks_of(0).size(), 1) << "one token is left in it";
+  ENGRAM_CHECK_OK(pool_->Append(0, kFull));
+  EXPECT_EQ(pool_->use().reserved, 0);
+}
+
 TEST_F(KeyValuePoolTest, ClearKeepsTheReservation) {
   ASSERT_TRUE(pool_->Reserve(0, 4));
   pool_->Clear(0);

@@ -473,6 +473,126 @@ TEST_P(ModelEquivalence, HoldsForDecodingThatIsReplayed) {
   EXPECT_LE(recording.recordings(), prompts + 4);
 }
 
+// --- Steps that are begun before the one before them is finished.
+
+// A sequence that draws its tokens, and where it ends.
+struct Drawing {
+  absl::Span<const int32_t> prompt;
+  SamplingParameters parameters;
+  Tokens stop_ids;
+  int most = 0;  // tokens drawn
+  bool in_place = true;
+  int slot = -1;
+  int other_slot = -1;  // it goes to and fro, unless in place
+
+  Tokens drawn;
+  TokenSet seen = TokenSet(1 << 10);
+  std::map<int32_t, int32_t> generated;
+  bool over = false;
+
+  // The row that draws the next token: from the prompt, or from what was drawn
+  // last, or, `ahead` of that, from what is being drawn.
+  BatchRow Row(bool ahead) {
+    BatchRow row;
+    row.slot = slot;
+    row.tokens = ahead           ? absl::Span<const int32_t>()
+                 : drawn.empty() ? prompt
+                                 : absl::MakeConstSpan(drawn).last(1);
+    row.follows = ahead;
+    row.wanted = Wanted::kToken;
+    row.draw.parameters = &parameters;
+    row.draw.index = prompt.size() + drawn.size() + (ahead ? 1 : 0);
+    row.draw.seen = &seen;
+    row.draw.generated = &generated;
+    row.draw.stop_ids = stop_ids;
+    row.draw.is_last = static_cast<int>(drawn.size()) + (ahead ? 2 : 1) == most;
+    if (!in_place) {
+      row.slot_out = other_slot;
+      std::swap(slot, other_slot);
+    }
+    return row;
+  }
+  void Take(const RowOutcome& outcome) {
+    ASSERT_TRUE(outcome.finite);
+    if (over) {
+      EXPECT_TRUE(outcome.outcomes.empty()) << "drawn after its stop";
+      return;
+    }
+    ASSERT_EQ(outcome.outcomes.size(), 1);
+    drawn.push_back(outcome.outcomes[0].token);
+    seen.Insert(drawn.back());
+    ++generated[drawn.back()];
+    over = outcome.outcomes[0].stops;
+  }
+};
+
+TEST_P(ModelEquivalence, HoldsForStepsThatRunAheadOfStops) {
+  std::vector<Drawing> expected;
+  for (int i = 0; i < 8; ++i) {
+    Drawing drawing;
+    drawing.prompt = absl::MakeConstSpan(sequences_[i]).first(1 + 9 * (i % 4));
+    drawing.parameters.temperature = 0.9f;
+    drawing.parameters.repetition_penalty = 1.3f;
+    drawing.parameters.presence_penalty = 0.5f;
+    drawing.parameters.frequency_penalty = 0.25f;
+    drawing.parameters.seed = static_cast<uint64_t>(i);
+    drawing.most = 20 + 2 * i;
+    drawing.in_place = i % 2 == 0;
+    // Some end before they have drawn the most.
+    if (i >= 4) drawing.stop_ids = {1, 2, 3, 4, 5};
+    drawing.slot = states().TryTake(kLength);
+    ENGRAM_CHECK_OK(states().Clear(drawing.slot));
+    expected.push_back(drawing);
+  }
+  std::vector<Drawing> ahead = expected;
+  for (Drawing& drawing : ahead) {
+    drawing.slot = states().TryTake(kLength);
+    ENGRAM_CHECK_OK(states().Clear(drawing.slot));
+    if (!drawing.in_place) drawing.other_slot = states().TryTake(kLength);
+  }
+
+  for (Drawing& drawing : expected) {
+    drawing.in_place = true;
+    while (!drawing.over) {
+      Batch batch;
+      batch.rows.push_back(drawing.Row(/*ahead=*/false));
+      ENGRAM_CHECK_OK(model_->Begin(batch));
+      drawing.Take(model_->Finish()->rows[0]);
+    }
+  }
+
+  // The last step begun, and who is in it.
+  std::vector<Drawing*> rows;
+  Batch batch;
+  for (Drawing& drawing : ahead) {
+    rows.push_back(&drawing);
+    batch.rows.push_back(drawing.Row(/*ahead=*/false));
+  }
+  ENGRAM_CHECK_OK(model_->Begin(batch));
+  while (!rows.empty()) {
+    batch.rows.clear();
+    std::vector<Drawing*> next;
+    for (Drawing* drawing : rows) {
+      // Those that turn out to stop in the step that is not finished go on.
+      if (drawing->over) continue;
+      next.push_back(drawing);
+      batch.rows.push_back(drawing->Row(/*ahead=*/true));
+    }
+    if (!next.empty()) ENGRAM_CHECK_OK(model_->Begin(batch));
+    const absl::StatusOr<StepResult> result = model_->Finish();
+    for (size_t i = 0; i < rows.size(); ++i) rows[i]->Take(result->rows[i]);
+    rows = next;
+  }
+
+  for (size_t i = 0; i < ahead.size(); ++i) {
+    EXPECT_EQ(ahead[i].drawn, expected[i].drawn) << "sequence " << i;
+    EXPECT_EQ(states().tokens(ahead[i].slot), states().tokens(expected[i].slot))
+        << "sequence " << i;
+    EXPECT_EQ(Saved(ahead[i].slot), Saved(expected[i].slot))
+        << "sequence " << i;
+  }
+}
+
 TEST_P(ModelEquivalence, UnknownIdsHaveLogitsOfMinusInfinity) {
   const Tokens& tokens = sequences_[6];
   const Logits whole = Whole(tokens);

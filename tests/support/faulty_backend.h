@@ -15,8 +15,8 @@ class FaultyBackend final : public ForwardingBackend {
  public:
   using ForwardingBackend::ForwardingBackend;
 
-  // The `n`-th copy, allocation or Synchronize from now on fails, 1 being the
-  // next; so do then all that follow.
+  // The `n`-th copy, allocation, Synchronize or event from now on fails, 1 being
+  // the next; so do then all that follow.
   void FailFrom(int64_t n) { left_ = n; }
   bool has_failed() const { return left_ <= 0; }
 
@@ -49,6 +49,10 @@ class FaultyBackend final : public ForwardingBackend {
   absl::Status Synchronize() override {
     ENGRAM_RETURN_IF_ERROR(Next());
     return ForwardingBackend::Synchronize();
+  }
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordEvent() override {
+    ENGRAM_RETURN_IF_ERROR(Next());
+    return ForwardingBackend::RecordEvent();
   }
 
  private:

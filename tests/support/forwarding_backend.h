@@ -39,6 +39,10 @@ class ForwardingBackend : public Backend {
     return inner_.Zero(target, bytes);
   }
   absl::Status Synchronize() override { return inner_.Synchronize(); }
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordEvent() override {
+    return inner_.RecordEvent();
+  }
+  bool is_asynchronous() const override { return inner_.is_asynchronous(); }
   absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
     return inner_.ReserveOutcomes(rows, ids);
   }

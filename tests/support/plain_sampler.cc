@@ -25,12 +25,16 @@ std::vector<float> Scores(absl::Span<const float> logits,
     scores[id] = CleanScore(scores[id] + bias);
   }
   if (parameters.repetition_penalty != 1 && draw.seen != nullptr) {
-    draw.seen->ForEach([&](int32_t id) {
+    TokenSet seen = *draw.seen;
+    if (draw.newest >= 0) seen.Insert(draw.newest);
+    seen.ForEach([&](int32_t id) {
       scores[id] = AfterRepetition(scores[id], parameters.repetition_penalty);
     });
   }
   if (draw.generated != nullptr) {
-    for (const auto& [id, count] : *draw.generated) {
+    std::map<int32_t, int32_t> generated = *draw.generated;
+    if (draw.newest >= 0) ++generated[draw.newest];
+    for (const auto& [id, count] : generated) {
       scores[id] = AfterCount(scores[id], parameters.presence_penalty,
                               parameters.frequency_penalty, count);
     }
@@ -164,7 +168,12 @@ Outcome PlainOutcome(absl::Span<const float> logits,
     return std::isfinite(logit);
   });
   if (request.draw.parameters != nullptr) {
-    outcome.token = PlainSample(logits, request.draw);
+    const TokenDraw& draw = request.draw;
+    outcome.token = PlainSample(logits, draw);
+    const bool is_stop =
+        std::count(draw.stop_ids.begin(), draw.stop_ids.end(), outcome.token);
+    outcome.stops =
+        draw.is_last || is_stop || outcome.token < 0 || !outcome.finite;
   }
   outcome.top = TopLogProbabilities(logits, request.alternatives);
   const int32_t told = request.scored >= 0        ? request.scored
