@@ -1,5 +1,6 @@
 #include "server/session.h"
 
+#include <memory>
 #include <utility>
 
 #include "absl/strings/string_view.h"
@@ -17,6 +18,17 @@ constexpr size_t kEntryBytes =
     kTreeEntryBytes<std::pair<absl::Time, int64_t>, Session*>;
 
 }  // namespace
+
+SessionHandle MakeSession(NewSession created, absl::Duration time_to_live) {
+  auto session = std::make_shared<Session>();
+  session->id = std::move(created.session_id);
+  session->model = created.model;
+  session->labels =
+      std::make_shared<const SessionLabels>(std::move(created.labels));
+  session->label_bytes = LabelBytes(*session->labels);
+  session->time_to_live = created.time_to_live.value_or(time_to_live);
+  return session;
+}
 
 size_t LabelBytes(const SessionLabels& labels) {
   return SharedBytes<SessionLabels>() + HeapBytesOf(labels);

@@ -1,6 +1,5 @@
-// Session: what the store keeps of one session. Only session_store.cc and its
-// like see its fields; all but the first group are guarded by the store's
-// mutex.
+// Session: what the store keeps of one session. Only the store and its parts
+// see its fields; all but the first group are guarded by the store's mutex.
 #pragma once
 
 #include <cstddef>
@@ -49,6 +48,10 @@ struct Session {
   // All that it takes of RAM but for its block, which forks may share.
   size_t own_bytes() const;
 };
+
+// One that a table may take. It lives for `time_to_live` unless it says itself
+// for how long.
+SessionHandle MakeSession(NewSession created, absl::Duration time_to_live);
 
 // What labels take of the heap.
 size_t LabelBytes(const SessionLabels& labels);

@@ -39,11 +39,9 @@
 #include "absl/container/btree_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/clock.h"
-#include "server/departed_sessions.h"
 #include "server/model_capacity.h"
 #include "server/request.h"
 #include "server/state_block.h"
@@ -121,8 +119,8 @@ struct SessionCounts {
 
 struct Session;  // opaque: its fields are the store's (server/session.h)
 using SessionHandle = std::shared_ptr<Session>;
-class SessionLedger;
-class SessionLists;
+class SessionRoom;
+class SessionTable;
 // Least recently used first.
 using SessionsByUse = absl::btree_map<int64_t, Session*>;
 
@@ -238,20 +236,7 @@ class SessionStore {
  private:
   // Holds the lock; what was let go of meanwhile is freed after it.
   class Lock;
-  class Relisting;
-  enum class Room { kFits, kNotYet, kNone };
 
-  struct ModelSessions {
-    std::string name;
-    absl::btree_map<absl::string_view, Session*> by_id;
-    std::vector<int> released;
-  };
-
-  absl::StatusOr<SessionHandle> FindLocked(const std::string& session_id) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // The same, and it has not just been made by a turn that is still running.
-  absl::StatusOr<SessionHandle> FindCommitted(const std::string& session_id)
-      const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The session of that id or, if there is none, one that Insert may take.
   absl::StatusOr<SessionHandle> FindOrMake(const std::string& session_id,
                                            int model) const
@@ -260,56 +245,22 @@ class SessionStore {
   absl::StatusOr<std::shared_ptr<const TurnRecord>> CheckTurnOn(
       const Session& session, int model, const Request& request,
       uint64_t digest) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Another one leaves if there are too many. Its id is none of the departed
-  // any more.
-  absl::Status Insert(const SessionHandle& session)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  SessionHandle Make(NewSession session) const;
   absl::Status CheckModel(const Session& session, int model) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Part of a page, of those after `after`; false if these were the last.
-  bool ListSome(int model, size_t count, std::string* after,
-                std::vector<SessionInfo>* page) const;
-
-  void Remove(const SessionHandle& session)
+  // Another one leaves if there are too many.
+  absl::Status Insert(const SessionHandle& session)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void EvictForGood(Session* session, std::string reason)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Depart(Session* session, std::string reason)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // To change a listed session's fields is what Relisting is for.
-  void Unlist(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Enlist(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Drops what is missed least until `bytes` more fit, but nothing of `keep`'s;
-  // kNotYet after some dozens of sessions. Nothing is dropped for more bytes
-  // than there are in all.
-  Room MakeRoom(size_t bytes, const Session* keep)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // In this order: a copy of a state that is in a slot, an idle session in RAM,
-  // a long answer kept for repeats. False if there is none of them.
-  bool DropOne(const Session* keep) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Back within the bytes; idle sessions in slots leave too if nothing else
-  // does.
-  void Trim(const Session* keep);
-  void DropAnswer(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void DropCopy(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndTurn(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Use(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  SessionInfo Describe(const Session& session) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Back within the bytes, with the lock held for some dozens of sessions at a
+  // time; nothing of `keep`'s leaves.
+  void Trim(const Session* keep);
 
   const SessionLimits limits_;
   Clock* const clock_;
 
   mutable absl::Mutex mutex_;
-  absl::btree_map<absl::string_view, SessionHandle> sessions_
-      ABSL_GUARDED_BY(mutex_);
-  std::vector<ModelSessions> models_ ABSL_GUARDED_BY(mutex_);
-  const std::unique_ptr<SessionLists> lists_ ABSL_PT_GUARDED_BY(mutex_);
-  const std::unique_ptr<SessionLedger> ledger_ ABSL_PT_GUARDED_BY(mutex_);
-  DepartedSessions departed_ ABSL_GUARDED_BY(mutex_);
-  int64_t uses_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::vector<std::shared_ptr<const void>> discarded_ ABSL_GUARDED_BY(mutex_);
+  const std::unique_ptr<SessionTable> table_ ABSL_PT_GUARDED_BY(mutex_);
+  const std::unique_ptr<SessionRoom> room_ ABSL_PT_GUARDED_BY(mutex_);
 };
 
 }  // namespace engram

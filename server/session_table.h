@@ -1,0 +1,116 @@
+// SessionTable: which sessions there are, by id and by model, and which have
+// departed. Whatever happens to a session is entered in its lists and in the
+// ledger too.
+//
+// Under the session store's lock. What is let go of waits in discarded memory
+// until the lock is free.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/btree_map.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "server/departed_sessions.h"
+#include "server/model_capacity.h"
+#include "server/session_ledger.h"
+#include "server/session_lists.h"
+#include "server/session_store.h"
+
+namespace engram {
+
+class SessionTable {
+ public:
+  using ById = absl::btree_map<absl::string_view, SessionHandle>;
+  using ModelById = absl::btree_map<absl::string_view, Session*>;
+  using Discarded = std::vector<std::shared_ptr<const void>>;
+  class Relisting;
+
+  explicit SessionTable(const SessionLimits& limits)
+      : ledger_(limits.memory_bytes), departed_(limits.departed) {}
+
+  // Returns the model's number. REQUIRES: there is no session.
+  int AddModel(const std::string& name, const ModelCapacity& capacity);
+  const std::string& model_name(int model) const { return models_[model].name; }
+
+  // In order of id, keys are the sessions' own.
+  const ById& sessions() const { return sessions_; }
+  const ModelById& sessions_of(int model) const { return models_[model].by_id; }
+  // nullptr if there is none.
+  SessionHandle Find(const std::string& session_id) const;
+  // NOT_FOUND (which says so if it has departed).
+  absl::StatusOr<SessionHandle> Get(const std::string& session_id) const;
+  // The same, and it has not just been made by a turn that is still running.
+  absl::StatusOr<SessionHandle> GetCommitted(
+      const std::string& session_id) const;
+
+  // A new session, used now; its id is none of the departed any more. REQUIRES:
+  // there is none of its id.
+  void Add(const SessionHandle& session, absl::Time now);
+  // It is the one used most recently. REQUIRES: it is not listed.
+  void Use(Session* session, absl::Time now);
+  // Its turn has ended, and its reservation. REQUIRES: it is not listed.
+  void EndTurn(Session* session);
+  // It is deleted; its slot is released.
+  void Remove(const SessionHandle& session);
+  // The same without its owner's word: unless it was never fed, its id is one
+  // of the departed.
+  void Depart(Session* session, std::string reason);
+  // Its owner knows of its loss. False if it had not departed.
+  bool ForgetDeparted(const std::string& session_id);
+  bool HasDeparted(const std::string& session_id) const;
+
+  // Nobody's any more, until they are taken.
+  void ReleaseSlot(const Session& session);
+  std::vector<int> TakeReleasedSlots(int model);
+  void Discard(std::shared_ptr<const void> memory);
+  Discarded TakeDiscarded();
+
+  const SessionLists& lists() const { return lists_; }
+  SessionLedger& ledger() { return ledger_; }
+  const SessionLedger& ledger() const { return ledger_; }
+  SessionCounts Counts() const;
+
+ private:
+  struct ModelSessions {
+    std::string name;
+    ModelById by_id;
+    std::vector<int> released;
+  };
+
+  // To change a listed session's fields is what Relisting is for.
+  void Unlist(Session* session);
+  void Enlist(Session* session);
+
+  ById sessions_;
+  std::vector<ModelSessions> models_;
+  SessionLists lists_;
+  SessionLedger ledger_;
+  DepartedSessions departed_;
+  int64_t uses_ = 0;
+  Discarded discarded_;
+};
+
+// A session's fields may change while this lives: where it is listed and what
+// of it is counted follow from them.
+class SessionTable::Relisting {
+ public:
+  // Neither may be nullptr; both outlive this.
+  Relisting(SessionTable* table, Session* session)
+      : table_(table), session_(session) {
+    table_->Unlist(session_);
+  }
+  Relisting(const Relisting&) = delete;
+  Relisting& operator=(const Relisting&) = delete;
+  ~Relisting() { table_->Enlist(session_); }
+
+ private:
+  SessionTable* const table_;
+  Session* const session_;
+};
+
+}  // namespace engram
