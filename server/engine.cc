@@ -1,6 +1,5 @@
 #include "server/engine.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -27,13 +26,15 @@ Engine::Engine(EngineModel model, const EngineOptions& options,
       clock_(clock),
       metrics_(metrics),
       states_(model_.model->states()),
-      step_time_(options.target_step_time),
       keeper_(&model_.model->states(), CapacityOf(model_.model->info()),
               model_.number, sessions),
       snapshots_(&states_, sessions, options.max_queue),
       outbox_(delivery),
       ends_(model_.name, &keeper_, sessions, &outbox_, clock,
             std::move(on_end)),
+      progress_(&outbox_, &ends_, sessions->limits().answer_bytes),
+      steps_(model_.model, options.target_step_time, &progress_, clock,
+             metrics),
       running_({.steps = options.steps_in_a_slot,
                 .long_prompt_tokens = options.long_prompt_tokens}) {}
 
@@ -80,7 +81,7 @@ bool Engine::RunOnce() {
   StartWaiting(now);
   EndOverdue(now);
   outbox_.Deliver();
-  const bool worked = Step();
+  const bool worked = RunStep();
   outbox_.Deliver();
   ForgetOver();
   TellLoad();
@@ -114,8 +115,7 @@ void Engine::TellLoad() {
                          static_cast<int64_t>(sequence->remaining())});
     }
   }
-  load.time_per_prompt_token = step_time_.TimePerPromptToken(
-      streams, model_.model->limits().max_batch_tokens);
+  load.time_per_prompt_token = steps_.TimePerPromptToken(streams);
   inbox_->SetLoad(load, std::move(prompts));
 }
 
@@ -299,226 +299,11 @@ bool Engine::Park(Sequence* sequence) {
   return true;
 }
 
-// --- The step.
-
-bool Engine::IsScoredBefore(const Sequence& sequence) const {
-  return sequence.request.kind == RequestKind::kScore && sequence.fed == 0 &&
-         sequence.start.position > 0 && !sequence.start.pending.has_value();
-}
-
-std::vector<int> Engine::Plan() {
-  std::vector<Candidate> candidates(running_.all().size());
-  int streams = 0;
-  for (size_t i = 0; i < running_.all().size(); ++i) {
-    const Sequence& sequence = *running_.all()[i];
-    Candidate& candidate = candidates[i];
-    if (!sequence.stream->HasRoom()) continue;
-    candidate.tokens = static_cast<int64_t>(sequence.remaining());
-    candidate.logits_for_every_token =
-        sequence.request.kind == RequestKind::kScore;
-    candidate.logits_before = IsScoredBefore(sequence);
-    candidate.decoding = sequence.decoding;
-    candidate.priority = sequence.request.priority;
-    candidate.waited = sequence.steps_waited;
-    candidate.turns = sequence.steps;
-    if (sequence.decoding) ++streams;
-  }
-  StepLimits limits;
-  limits.max_batch_tokens = model_.model->limits().max_batch_tokens;
-  limits.max_logits_rows = model_.model->limits().max_logits_rows;
-  limits.max_prompt_tokens =
-      step_time_.PromptTokens(streams, limits.max_batch_tokens);
-  std::vector<int> plan = PlanStep(candidates, limits);
-  for (size_t i = 0; i < running_.all().size(); ++i) {
-    const bool left_out = candidates[i].tokens > 0 && plan[i] == 0;
-    running_.all()[i]->steps_waited =
-        left_out ? running_.all()[i]->steps_waited + 1 : 0;
-    if (plan[i] > 0) ++running_.all()[i]->steps;
-  }
-  return plan;
-}
-
-BatchRow Engine::MakeRow(const Sequence& sequence, int tokens) const {
-  BatchRow row;
-  row.slot = sequence.slot;
-  row.tokens =
-      absl::MakeConstSpan(sequence.to_feed).subspan(sequence.fed, tokens);
-  row.alternatives = sequence.request.logprobs;
-  const size_t next = sequence.fed + tokens;
-  if (sequence.request.kind == RequestKind::kScore) {
-    row.wanted = Wanted::kScores;
-    row.scored_before = IsScoredBefore(sequence);
-    // Each but the first is scored by the token before it.
-    const size_t first = sequence.fed + (row.scored_before ? 0 : 1);
-    const size_t end = std::min(next + 1, sequence.to_feed.size());
-    row.scored =
-        absl::MakeConstSpan(sequence.to_feed).subspan(first, end - first);
-  } else if (next == sequence.to_feed.size() && !sequence.received_end &&
-             sequence.request.stopping.max_tokens > 0) {
-    row.wanted = Wanted::kToken;
-    row.draw.parameters = &sequence.request.sampling;
-    row.draw.index = sequence.start.position + sequence.position + tokens;
-    row.draw.seen = &sequence.seen;
-    row.draw.generated = &sequence.generated_counts;
-  }
-  return row;
-}
-
-bool Engine::Step() {
+bool Engine::RunStep() {
   if (!failure_.ok()) return false;
-  const std::vector<int> plan = Plan();
-  Batch batch;
-  std::vector<Sequence*> sequences;
-  observation_ = StepObservation();
-  for (size_t i = 0; i < plan.size(); ++i) {
-    if (plan[i] == 0) continue;
-    Sequence& sequence = *running_.all()[i];
-    batch.rows.push_back(MakeRow(sequence, plan[i]));
-    sequences.push_back(&sequence);
-    if (!sequence.decoding) observation_.prompt_tokens += plan[i];
-    observation_.tokens += plan[i];
-  }
-  if (batch.rows.empty()) return false;
-
-  const absl::Time begin = clock_->Now();
-  const absl::Status begun = model_.model->Begin(batch);
-  const absl::StatusOr<StepResult> result =
-      begun.ok() ? model_.model->Finish() : begun;
-  if (!result.ok()) {
-    Fail(result.status());
-    return false;
-  }
-  AdvanceAll(batch, sequences, *result, clock_->Now());
-  observation_.duration = clock_->Now() - begin;
-  observation_.rows = static_cast<int>(batch.rows.size());
-  step_time_.Observe(observation_.tokens, observation_.duration);
-  if (metrics_ != nullptr) metrics_->ObserveStep(observation_);
-  return true;
-}
-
-void Engine::AdvanceAll(const Batch& batch,
-                        const std::vector<Sequence*>& sequences,
-                        const StepResult& result, absl::Time now) {
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    if (!result.rows[i].finite) {
-      ends_.End(
-          sequences[i],
-          absl::InternalError(absl::StrCat(
-              "the model's hidden state or logits became NaN or infinite near "
-              "position ",
-              sequences[i]->start.position + sequences[i]->position)));
-      continue;
-    }
-    Advance(sequences[i], batch.rows[i], result.rows[i].outcomes, now);
-  }
-}
-
-void Engine::Advance(Sequence* sequence, const BatchRow& row,
-                     absl::Span<const Outcome> outcomes, absl::Time now) {
-  if (sequence->request.kind == RequestKind::kScore) {
-    TellScores(sequence, outcomes);
-  }
-  const auto tokens = static_cast<int64_t>(row.tokens.size());
-  sequence->fed += tokens;
-  sequence->position += tokens;
-  if (sequence->remaining() > 0) return;
-  if (!sequence->decoding) {
-    sequence->decoding = true;
-    sequence->prefill_end = now;
-    if (sequence->request.kind == RequestKind::kScore ||
-        sequence->request.stopping.max_tokens == 0) {
-      return ends_.Complete(sequence, FinishReason::kLength);
-    }
-    if (sequence->received_end) {
-      return ends_.Complete(sequence, *sequence->received_end);
-    }
-  }
-  TellToken(sequence, outcomes[0], now);
-}
-
-void Engine::TellToken(Sequence* sequence, const Outcome& drawn,
-                       absl::Time now) {
-  const Request& request = sequence->request;
-  const int32_t id = drawn.token;
-  if (id < 0) {
-    return ends_.End(sequence,
-                     absl::InternalError(absl::StrCat(
-                         "every logit is NaN or masked at position ",
-                         sequence->start.position + sequence->position)));
-  }
-  const int32_t index = static_cast<int32_t>(sequence->generated.size());
-  sequence->generated.push_back(id);
-  ++sequence->generated_counts[id];
-  sequence->seen.Insert(id);
-
-  SampledToken token;
-  token.index = index;
-  token.id = id;
-  token.is_stop_token = IsStopToken(request.stopping, id);
-  if (request.logprobs > 0) {
-    token.logprob = drawn.log_probability;
-    token.top = drawn.top;
-    KeepForRepeat(sequence, *token.logprob, token.top);
-  }
-  if (sequence->text != nullptr) token.Read(sequence->text.get());
-  const bool ends_turn = token.ends_turn();
-  outbox_.Tell(sequence->stream, std::move(token));
-  ObserveToken(sequence, now);
-
-  if (ends_turn) return ends_.Complete(sequence, FinishReason::kStop);
-  if (index + 1 >= request.stopping.max_tokens) {
-    return ends_.Complete(sequence, FinishReason::kLength);
-  }
-  sequence->to_feed.assign(1, id);
-  sequence->fed = 0;
-}
-
-void Engine::KeepForRepeat(Sequence* sequence, float logprob,
-                           const std::vector<LogProbability>& top) {
-  // Only turns on a session are ever repeated from a record.
-  if (!sequence->is_turn() || !sequence->record_whole) return;
-  sequence->logprobs.push_back(logprob);
-  sequence->top.insert(sequence->top.end(), top.begin(), top.end());
-  sequence->top.resize(sequence->logprobs.size() * sequence->request.logprobs,
-                       LogProbability{.id = -1});
-  if (sequence->top.size() * sizeof(LogProbability) >
-      sessions_->limits().answer_bytes) {
-    sequence->record_whole = false;
-    sequence->logprobs = {};
-    sequence->top = {};
-  }
-}
-
-void Engine::ObserveToken(Sequence* sequence, absl::Time now) {
-  ++observation_.generated_tokens;
-  if (sequence->last_token_time == absl::InfinitePast()) {
-    observation_.time_to_first_token_seconds.push_back(
-        absl::ToDoubleSeconds(now - sequence->arrival));
-  } else {
-    observation_.inter_token_latency_seconds.push_back(
-        absl::ToDoubleSeconds(now - sequence->last_token_time));
-  }
-  sequence->last_token_time = now;
-}
-
-void Engine::TellScores(Sequence* sequence,
-                        absl::Span<const Outcome> outcomes) {
-  if (sequence->fed == 0 && !sequence->start.pending &&
-      !IsScoredBefore(*sequence)) {
-    TellScore(sequence, nullptr);
-  }
-  for (const Outcome& score : outcomes) TellScore(sequence, &score);
-}
-
-void Engine::TellScore(Sequence* sequence, const Outcome* score) {
-  SampledToken token;
-  token.index = sequence->scored++;
-  token.id = sequence->request.prompt[token.index];
-  if (score != nullptr) {
-    token.logprob = score->log_probability;
-    token.top = score->top;
-  }
-  outbox_.Tell(sequence->stream, std::move(token));
+  const absl::StatusOr<bool> ran = steps_.Run(running_);
+  if (!ran.ok()) Fail(ran.status());
+  return ran.value_or(false);
 }
 
 // --- Ends.

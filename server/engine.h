@@ -1,6 +1,6 @@
 // Engine: the one thread that owns a model, its StatePool and its device. It
-// takes requests from its inbox, gives them slots, fills steps, runs them,
-// samples and publishes.
+// takes requests from its inbox, gives them slots, has them run step by step
+// (server/step_runner.h), parks what must wait and ends what is over.
 //
 // One iteration is RunOnce(), which never waits and reads time only from the
 // Clock: tests turn it by hand. Run() is that in a loop.
@@ -29,13 +29,13 @@
 #include "server/parked_sequences.h"
 #include "server/request.h"
 #include "server/running_sequences.h"
-#include "server/scheduler.h"
 #include "server/sequence.h"
 #include "server/sequence_ends.h"
+#include "server/sequence_progress.h"
 #include "server/session_store.h"
 #include "server/state_keeper.h"
 #include "server/state_snapshots.h"
-#include "server/step_time.h"
+#include "server/step_runner.h"
 
 namespace engram {
 
@@ -126,24 +126,8 @@ class Engine {
   bool Park(Sequence* sequence);
   void TellLoad();
 
-  std::vector<int> Plan();
-  BatchRow MakeRow(const Sequence& sequence, int tokens) const;
-  bool Step();
-  // `result` of the rows of `sequences`.
-  void AdvanceAll(const Batch& batch, const std::vector<Sequence*>& sequences,
-                  const StepResult& result, absl::Time now);
-  void Advance(Sequence* sequence, const BatchRow& row,
-               absl::Span<const Outcome> outcomes, absl::Time now);
-  void TellScores(Sequence* sequence, absl::Span<const Outcome> outcomes);
-  // nullptr: nothing goes before the token that it could be predicted from.
-  void TellScore(Sequence* sequence, const Outcome* score);
-  void TellToken(Sequence* sequence, const Outcome& drawn, absl::Time now);
-  void KeepForRepeat(Sequence* sequence, float logprob,
-                     const std::vector<LogProbability>& top);
-  void ObserveToken(Sequence* sequence, absl::Time now);
-  // Whether the next token to be fed is scored too, by what its slot was fed
-  // before.
-  bool IsScoredBefore(const Sequence& sequence) const;
+  // False if nobody had anything to feed.
+  bool RunStep();
 
   // The device failed: everything ends with FailureToTell().
   void Fail(const absl::Status& status);
@@ -164,16 +148,16 @@ class Engine {
   const StatePool& states_;
 
   // Engine thread.
-  StepTime step_time_;
   StateKeeper keeper_;
   StateSnapshots snapshots_;
   EngineOutbox outbox_;
   SequenceEnds ends_;
+  SequenceProgress progress_;
+  StepRunner steps_;
   RunningSequences running_;
   ParkedSequences parked_;
   std::optional<absl::Time> drain_deadline_;  // once Drain() was called
   absl::Status failure_;
-  StepObservation observation_;  // of the step that is running
 
   absl::Mutex mutex_;
   std::optional<absl::Time> asked_deadline_ ABSL_GUARDED_BY(mutex_);

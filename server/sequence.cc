@@ -47,6 +47,11 @@ bool IsStopToken(const Stopping& stopping, int32_t id) {
          contains(stopping.end_of_text_ids);
 }
 
+bool IsScoredBefore(const Sequence& sequence) {
+  return sequence.request.kind == RequestKind::kScore && sequence.fed == 0 &&
+         sequence.start.position > 0 && !sequence.start.pending.has_value();
+}
+
 absl::Status ReadReceived(Sequence* sequence) {
   const Stopping& stopping = sequence->request.stopping;
   const std::vector<int32_t>& received = sequence->request.received;

@@ -98,6 +98,10 @@ bool GoesBefore(const WaitingRequest& left, const WaitingRequest& right);
 // Whether sampling `id` ends a turn.
 bool IsStopToken(const Stopping& stopping, int32_t id);
 
+// Whether the next token to be fed is scored too, by what its slot was fed
+// before.
+bool IsScoredBefore(const Sequence& sequence);
+
 // What the tokens that the client has received make of the sequence's text,
 // counts and end. Takes time with their number, so it is done before the engine
 // has the sequence, and before its text is handed to the stream.

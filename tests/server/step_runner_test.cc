@@ -1,0 +1,106 @@
+#include "server/step_runner.h"
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/server/test_engine.h"
+
+namespace engram {
+namespace {
+
+class RecordedMetrics final : public ModelMetrics {
+ public:
+  void ObserveStep(const StepObservation& step) override {
+    steps.push_back(step);
+  }
+  void ObserveRequest(const RequestSummary&) override {}
+  void SetLoad(const EngineLoad&) override {}
+
+  std::vector<StepObservation> steps;
+};
+
+// Steps of a scripted model, without an engine.
+class StepRunnerTest : public ::testing::Test {
+ protected:
+  // One with a slot; `room` is for so many events.
+  Sequence* Start(Request request, size_t room = 8) {
+    auto sequence =
+        std::make_unique<Sequence>(std::move(request), nullptr,
+                                   std::make_shared<TokenStream>(room, [] {}));
+    EXPECT_TRUE(*states_.TryLoad(sequence.get()));
+    sequence->start_time = clock_.Now();
+    Prepare(sequence.get(), script_.vocabulary_size());
+    outbox_.Tell(sequence->stream, MakeStarted(*sequence));
+    Sequence* const started = sequence.get();
+    running_.Add(std::move(sequence));
+    return started;
+  }
+
+  FakeClock clock_;
+  Script script_{16};
+  ScriptedModel model_{&script_, TestEngineOptions().model};
+  SessionStore sessions_{{}, &clock_};
+  StateKeeper states_{&model_.states(), CapacityOf(model_.info()),
+                      sessions_.AddModel("m", CapacityOf(model_.info())),
+                      &sessions_};
+  Delivery delivery_{0};
+  EngineOutbox outbox_{&delivery_};
+  SequenceEnds ends_{"m",      &states_, &sessions_,
+                     &outbox_, &clock_,  [](const RequestSummary&) {}};
+  SequenceProgress progress_{&outbox_, &ends_, /*answer_bytes=*/1024};
+  RunningSequences running_{{}};
+  RecordedMetrics metrics_;
+  StepRunner steps_{&model_, absl::Milliseconds(5), &progress_, &clock_,
+                    &metrics_};
+};
+
+TEST_F(StepRunnerTest, RunsNoStepForNobody) {
+  EXPECT_FALSE(*steps_.Run(running_));
+  EXPECT_EQ(model_.steps(), 0);
+  EXPECT_TRUE(metrics_.steps.empty());
+}
+
+TEST_F(StepRunnerTest, FeedsPromptsAndStreamsInOneStepAndCountsBoth) {
+  Sequence* const stream = Start(TestEngine::Generate({1}, 9));
+  ASSERT_TRUE(*steps_.Run(running_));
+  Sequence* const prompt = Start(TestEngine::Generate({1, 2, 3}, 9));
+  model_.SetDuringStep([this] { clock_.Advance(absl::Seconds(2)); });
+  ASSERT_TRUE(*steps_.Run(running_));
+  EXPECT_EQ(model_.steps(), 2);
+  EXPECT_EQ(stream->generated.size(), 2);
+  EXPECT_EQ(prompt->generated.size(), 1);
+  const StepObservation& step = metrics_.steps.at(1);
+  EXPECT_EQ(step.rows, 2);
+  EXPECT_EQ(step.tokens, 4);
+  EXPECT_EQ(step.prompt_tokens, 3);
+  EXPECT_EQ(step.generated_tokens, 2);
+  EXPECT_EQ(step.duration, absl::Seconds(2));
+}
+
+TEST_F(StepRunnerTest, LeavesOutWhoseReaderHasNoRoom) {
+  // Room for the event that it starts.
+  Sequence* const paused = Start(TestEngine::Generate({1}, 9), /*room=*/1);
+  Sequence* const large = Start(TestEngine::Generate(Tokens(40, 1), 9));
+  Request urgent = TestEngine::Generate(Tokens(16, 2), 9);
+  urgent.priority = 1;
+  Sequence* const first = Start(urgent);
+  ASSERT_TRUE(*steps_.Run(running_));
+  EXPECT_EQ(paused->position, 0);
+  EXPECT_EQ(paused->steps_waited, 0);
+  EXPECT_GT(first->position, large->position);
+  EXPECT_EQ(first->position + large->position, 16);
+}
+
+TEST_F(StepRunnerTest, TellsThatTheDeviceFailedAndAdvancesNobody) {
+  Sequence* const sequence = Start(TestEngine::Generate({1}, 9));
+  model_.FailStep(1);
+  EXPECT_TRUE(absl::IsInternal(steps_.Run(running_).status()));
+  EXPECT_EQ(sequence->position, 0);
+  EXPECT_TRUE(metrics_.steps.empty());
+}
+
+}  // namespace
+}  // namespace engram
