@@ -1,6 +1,7 @@
 // Backend: the operations that models are written in, with their shapes and
-// mathematics. One implementation per kind of device; models and
-// server know only this file.
+// mathematics; kernels/operations.h has their arguments, kernels/blocks.h those
+// of whole blocks. One implementation per kind of device; models and server
+// know only these files.
 //
 // Memory. Activations, states and packed weights live in memory of the back
 // end (Buffer); on a CPU that is host memory. All of it is taken when a model
@@ -39,6 +40,7 @@
 //                ascending order by fused multiply-adds
 //   Attention    blocks from position 0 on; scores over head_dim in ascending
 //                order, values over the tokens of a block in ascending order
+//   blocks       as the operations that they are made of (kernels/blocks.h)
 // A processor without fused multiply-add rounds their products as well.
 //
 // Threads. Engine thread only: one caller at a time. Operations, Copy and Zero
@@ -50,7 +52,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <string>
 
@@ -58,6 +59,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "kernels/blocks.h"
+#include "kernels/operations.h"
 #include "kernels/outcomes.h"
 #include "kernels/step_rows.h"
 #include "kernels/tensor.h"
@@ -76,27 +79,6 @@ class Buffer {
   const float* floats() const { return static_cast<const float*>(data()); }
 };
 
-// How the values of a weight are stored. A product widens them to float32,
-// which is exact, and sums in float32 whatever the format.
-enum class WeightFormat { kFloat32, kBFloat16, kFloat16 };
-
-// "f32", "bf16", "f16".
-const char* WeightFormatName(WeightFormat format);
-// The type that holds values of the format, and the format of values of a type.
-DataType StoredType(WeightFormat format);
-WeightFormat FormatOf(DataType type);
-
-// A matrix [outputs, inputs] laid out for MatMul as the back end likes it;
-// opaque to models.
-class PackedWeight {
- public:
-  virtual ~PackedWeight() = default;
-  virtual int64_t outputs() const = 0;
-  virtual int64_t inputs() const = 0;
-  virtual WeightFormat format() const = 0;
-  virtual size_t bytes() const = 0;
-};
-
 // A point in a back end's queue of work.
 class DeviceEvent {
  public:
@@ -105,163 +87,6 @@ class DeviceEvent {
   virtual bool Reached() = 0;
   // Waits for it; INTERNAL if the device failed.
   virtual absl::Status Wait() = 0;
-};
-
-// kGelu is the exact one, by the error function; kGeluTanh its approximation
-// x (1 + tanh(sqrt(2/π) (x + 0.044715 x³))) / 2.
-enum class Activation { kNone, kSilu, kGelu, kGeluTanh };
-enum class NormKind { kRms, kLayer };
-
-struct NormWeights {
-  NormKind kind = NormKind::kRms;
-  const float* weight = nullptr;  // [d_model]
-  const float* bias = nullptr;    // [d_model], kLayer only
-  float epsilon = 1e-5f;
-};
-
-struct MatMulOptions {
-  const float* bias = nullptr;  // [outputs]
-  Activation activation = Activation::kNone;
-  // y += x Wᵀ + bias instead of y = ...; not with an activation.
-  bool accumulate = false;
-};
-
-// A matrix of activations: `stride` floats from one token to the next, so that
-// a part of a wider matrix needs no copy.
-struct ConstMatrix {
-  const float* data = nullptr;
-  int64_t stride = 0;
-};
-struct Matrix {
-  float* data = nullptr;
-  int64_t stride = 0;
-  operator ConstMatrix() const { return {data, stride}; }
-};
-
-// One layer's share of every slot of states, or of every block of keys and
-// values: `stride` floats from one slot or block to the next.
-struct LayerShares {
-  float* data = nullptr;
-  int64_t stride = 0;
-  float* operator[](int64_t index) const { return data + index * stride; }
-};
-
-struct CausalConv1dArguments {
-  int64_t channels = 0;
-  int64_t d_conv = 0;
-  ConstMatrix x;        // [tokens, channels]
-  const float* weight;  // [d_conv, channels]; the last tap is the current
-                        // token's
-  const float* bias;    // [channels], or nullptr
-  Activation activation = Activation::kSilu;  // or kNone
-  // In and out: [d_conv-1, channels] of each slot, its last inputs, oldest
-  // first.
-  LayerShares conv_state;
-  Matrix y;  // [tokens, channels] out, not x
-};
-
-struct SelectiveScanArguments {
-  int64_t d_inner = 0;
-  int64_t d_state = 0;
-  ConstMatrix x;         // [tokens, d_inner] after convolution and SiLU
-  ConstMatrix dt;        // [tokens, d_inner] before bias and softplus
-  ConstMatrix b;         // [tokens, d_state]
-  ConstMatrix c;         // [tokens, d_state]
-  ConstMatrix z;         // [tokens, d_inner] gate
-  const float* dt_bias;  // [d_inner]
-  const float* a;        // [d_state, d_inner], -exp(A_log) transposed
-  const float* d;        // [d_inner]
-  // In and out: [d_state, d_inner] of each slot; the scan of a row starts from
-  // slot_in and leaves its last state in slot_out.
-  LayerShares ssm_state;
-  Matrix y;  // [tokens, d_inner] out, gated; may be the same as x
-};
-
-struct SsdScanArguments {
-  int64_t heads = 0;
-  int64_t groups = 0;  // divides heads
-  int64_t head_dim = 0;
-  int64_t d_state = 0;
-  ConstMatrix x;         // [tokens, heads head_dim] after convolution and SiLU
-  ConstMatrix dt;        // [tokens, heads] before bias and softplus
-  ConstMatrix b;         // [tokens, groups d_state]
-  ConstMatrix c;         // [tokens, groups d_state]
-  const float* dt_bias;  // [heads]
-  const float* a;        // [heads], -exp(A_log)
-  const float* d;        // [heads]
-  // Bounds of Δ; dt_max may be infinity.
-  float dt_min = 0;
-  float dt_max = std::numeric_limits<float>::infinity();
-  // In and out: [heads, d_state, head_dim] of each slot; the scan of a row
-  // starts from slot_in and leaves its last state in slot_out.
-  LayerShares ssm_state;
-  Matrix y;  // [tokens, heads head_dim] out; may be the same as x
-};
-
-struct GatedNormArguments {
-  int64_t tokens = 0;
-  int64_t d_inner = 0;
-  int64_t groups = 1;             // divides d_inner
-  ConstMatrix y;                  // [tokens, d_inner]
-  ConstMatrix z;                  // [tokens, d_inner] gate
-  const float* weight = nullptr;  // [d_inner]; nullptr: the gate without a norm
-  float epsilon = 1e-5f;
-  Matrix normed;  // [tokens, d_inner] out; may be the same as y
-};
-
-struct ShiftMultiplyArguments {
-  int64_t channels = 0;
-  int64_t taps = 0;
-  ConstMatrix k;        // [tokens, channels]
-  ConstMatrix v;        // [tokens, channels]
-  const float* filter;  // [taps, channels], the last tap is the current token's
-  // In and out: [taps-1, channels] of each slot, its last inputs k in a ring:
-  // the token at position p of a sequence has place p mod (taps-1).
-  LayerShares shift_state;
-  Matrix p;  // [tokens, channels] out; may be the same as v, not as k
-};
-
-struct DiagonalScanArguments {
-  int64_t channels = 0;
-  int64_t pairs = 0;   // complex states per channel
-  ConstMatrix p;       // [tokens, channels]
-  ConstMatrix gate;    // [tokens, channels]; data nullptr: none
-  const float* decay;  // [pairs, 2, channels], real and imaginary parts
-  const float* read;   // [pairs, 2, channels], likewise
-  const float* d;      // [channels]
-  Activation activation = Activation::kNone;
-  // In and out: [pairs, 2, channels] of each slot; the scan of a row starts
-  // from slot_in and leaves its last state in slot_out.
-  LayerShares diagonal_state;
-  Matrix y;  // [tokens, channels] out; may be the same as p
-};
-
-// Keys and values of attention layers lie in blocks of this many tokens. A
-// block of one layer is [kv_heads, head_dim, block tokens] keys and then
-// [kv_heads, block tokens, head_dim] values: scores are computed for all tokens
-// of a block side by side, and sums of values for all channels.
-inline constexpr int64_t kKeyValueBlockTokens = 32;
-
-struct AttentionArguments {
-  int64_t heads = 0;
-  // Heads of keys and values, a divisor of `heads`: head h of the queries looks
-  // at head h / (heads / kv_heads) of them.
-  int64_t kv_heads = 0;
-  int64_t head_dim = 0;
-  float scale = 0;  // of the scores; usually 1 / sqrt(head_dim)
-  // The leading dimensions of each head of q and k that are rotated by
-  // position: dimension i with i + rotary_dim / 2, by the angle position
-  // frequencies[i]. Even, at most head_dim; 0: none.
-  int64_t rotary_dim = 0;
-  const double* frequencies = nullptr;  // [rotary_dim / 2]
-  ConstMatrix q;                        // [tokens, heads head_dim]
-  ConstMatrix k;                        // [tokens, kv_heads head_dim]
-  ConstMatrix v;                        // [tokens, kv_heads head_dim]
-  // In and out: [2 kv_heads head_dim kKeyValueBlockTokens] of each block; the
-  // rows' keys (rotated) and values are added behind those of their sequences'
-  // earlier tokens.
-  LayerShares blocks;
-  Matrix y;  // [tokens, heads head_dim] out; may be the same as q
 };
 
 class Backend {
@@ -407,6 +232,30 @@ class Backend {
   // to itself, with scores `scale` q k. The step must have blocks.
   void Attention(const StepRows& step, const AttentionArguments& arguments);
 
+  // --- Blocks, which add to `residual` [tokens, d_model]: see
+  // kernels/blocks.h.
+
+  void MambaBlock(const StepRows& step, const MambaBlockArguments& block,
+                  float* residual);
+  void Mamba2Block(const StepRows& step, const Mamba2BlockArguments& block,
+                   float* residual);
+  void H3Block(const StepRows& step, const H3BlockArguments& block,
+               float* residual);
+  void S4dBlock(const StepRows& step, const S4dBlockArguments& block,
+                float* residual);
+  // The step must have blocks of keys and values.
+  void AttentionBlock(const StepRows& step,
+                      const AttentionBlockArguments& block, float* residual);
+  void MlpBlock(const StepRows& step, const MlpBlockArguments& block,
+                float* residual);
+  // Takes what blocks of at most `tokens` tokens need for what lies between
+  // their operations; `floats` is the most that their ScratchFloats() tell. To
+  // be called before the first of them; more than once is the most of all.
+  // RESOURCE_EXHAUSTED with the bytes asked for.
+  virtual absl::Status ReserveBlocks(int64_t tokens, int64_t floats);
+
+  // --- Rows and their outcomes.
+
   // target[to[i]] = source[from[i]], rows of `width` floats; `to` has nothing
   // twice. A call gathers, scatters, or both.
   //   from, to  host, equally many
@@ -469,6 +318,21 @@ class Backend {
                               const DiagonalScanArguments& arguments) = 0;
   virtual void DoAttention(const StepRows& step,
                            const AttentionArguments& arguments) = 0;
+  // These do what kernels/blocks.h lists, by the operations above.
+  virtual void DoMambaBlock(const StepRows& step,
+                            const MambaBlockArguments& block, float* residual);
+  virtual void DoMamba2Block(const StepRows& step,
+                             const Mamba2BlockArguments& block,
+                             float* residual);
+  virtual void DoH3Block(const StepRows& step, const H3BlockArguments& block,
+                         float* residual);
+  virtual void DoS4dBlock(const StepRows& step, const S4dBlockArguments& block,
+                          float* residual);
+  virtual void DoAttentionBlock(const StepRows& step,
+                                const AttentionBlockArguments& block,
+                                float* residual);
+  virtual void DoMlpBlock(const StepRows& step, const MlpBlockArguments& block,
+                          float* residual);
   virtual void DoCopyRows(ConstMatrix source, absl::Span<const int32_t> from,
                           int64_t width, Matrix target,
                           absl::Span<const int32_t> to) = 0;
@@ -482,9 +346,12 @@ class Backend {
   void AssignFollowing(absl::Span<const Row> rows,
                        absl::Span<const absl::Span<const int32_t>> blocks,
                        absl::Span<const int32_t> ids);
+  // The beginning of scratch_. REQUIRES: reserved for so many of each token.
+  float* Scratch(const StepRows& step, int64_t floats);
 
   StepRows step_;
   absl::Span<const Outcome> last_outcomes_;
+  std::unique_ptr<Buffer> scratch_;  // of blocks that are composed
 };
 
 // --- For back ends without a queue of work or memory of their own.

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/blocks.h"
 #include "kernels/status.h"
 #include "model/modules.h"
 
@@ -83,14 +84,11 @@ absl::StatusOr<Layer> LoadLayer(const std::string& mixer,
 class Attention final : public Mixers {
  public:
   Attention(Backend* backend, const AttentionConfig& config,
-            std::vector<Layer> layers, std::unique_ptr<Buffer> frequencies,
-            Activations projected, std::optional<Activations> convolved)
+            std::vector<Layer> layers, std::unique_ptr<Buffer> frequencies)
       : backend_(backend),
         config_(config),
         layers_(std::move(layers)),
-        frequencies_(std::move(frequencies)),
-        projected_(std::move(projected)),
-        convolved_(std::move(convolved)) {}
+        frequencies_(std::move(frequencies)) {}
 
   std::vector<StateComponent> StateComponents() const override {
     if (config_.d_conv == 0) return {};
@@ -101,49 +99,48 @@ class Attention final : public Mixers {
   KeyValueShape KeyValues() const override {
     return {static_cast<int64_t>(layers_.size()), config_.kv_width()};
   }
-  void Run(int64_t index, const MixerStep& step) override;
+  int64_t ScratchFloats() const override {
+    return Block(layers_.front()).ScratchFloats();
+  }
+  void Run(int64_t index, const MixerStep& step) override {
+    AttentionBlockArguments block = Block(layers_[index]);
+    block.norm = step.norm;
+    if (config_.d_conv > 0) block.conv_state = step.State(kConvState, index);
+    block.blocks = step.states->KeyValueLayer(index);
+    backend_->AttentionBlock(step.rows, block, step.residual);
+  }
 
  private:
+  // Without norm, state, keys and values.
+  AttentionBlockArguments Block(const Layer& layer) const;
+
   Backend* const backend_;
   const AttentionConfig config_;
   const std::vector<Layer> layers_;
   const std::unique_ptr<Buffer> frequencies_;  // [rotary_dim / 2] doubles
-  // [tokens, qkv_width]: q, k and v; the attention's y takes the place of q.
-  const Activations projected_;
-  const std::optional<Activations> convolved_;  // the same
 };
 
-void Attention::Run(int64_t index, const MixerStep& step) {
-  const Layer& layer = layers_[index];
-  layer.qkv.Run(backend_, step.tokens(), step.normed, projected_.matrix());
-  const Activations* qkv = &projected_;
+AttentionBlockArguments Attention::Block(const Layer& layer) const {
+  AttentionBlockArguments block;
+  block.heads = config_.heads;
+  block.kv_heads = config_.kv_heads;
+  block.head_dim = config_.head_dim;
+  block.scale = config_.scale;
+  block.rotary_dim = config_.rotary_dim;
+  block.frequencies = static_cast<const double*>(frequencies_->data());
+  block.qkv = layer.qkv.weights();
   if (layer.convolution.has_value()) {
-    qkv = &*convolved_;
-    layer.convolution->Run(backend_, step.rows, projected_.matrix(),
-                           step.State(kConvState, index), qkv->matrix(),
-                           Activation::kNone);
+    block.convolution = layer.convolution->weights();
   }
-  AttentionArguments attention;
-  attention.heads = config_.heads;
-  attention.kv_heads = config_.kv_heads;
-  attention.head_dim = config_.head_dim;
-  attention.scale = config_.scale;
-  attention.rotary_dim = config_.rotary_dim;
-  attention.frequencies = static_cast<const double*>(frequencies_->data());
-  attention.q = qkv->matrix();
-  attention.k = qkv->Columns(config_.q_width());
-  attention.v = qkv->Columns(config_.q_width() + config_.kv_width());
-  attention.blocks = step.states->KeyValueLayer(index);
-  attention.y = qkv->matrix();
-  backend_->Attention(step.rows, attention);
-  layer.output.AddTo(backend_, step.tokens(), qkv->matrix(), step.residual);
+  block.output = layer.output.weights();
+  return block;
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Mixers>> LoadAttentionMixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
-    const ModelLimits& limits, Backend* backend, WeightLoader* loader) {
+    Backend* backend, WeightLoader* loader) {
   const AttentionConfig& attention = config.attention;
   std::vector<Layer> loaded;
   for (const int64_t index : layers) {
@@ -158,17 +155,8 @@ absl::StatusOr<std::unique_ptr<Mixers>> LoadAttentionMixers(
                           backend->Allocate(bytes));
   ENGRAM_RETURN_IF_ERROR(
       backend->CopyFromHost(frequencies->data(), values.data(), bytes));
-  const int64_t width = attention.qkv_width();
-  ENGRAM_ASSIGN_OR_RETURN(Activations projected,
-                          Activations::Allocate(width, limits, backend));
-  std::optional<Activations> convolved;
-  if (attention.d_conv > 0) {
-    ENGRAM_ASSIGN_OR_RETURN(convolved,
-                            Activations::Allocate(width, limits, backend));
-  }
-  return std::make_unique<Attention>(
-      backend, attention, std::move(loaded), std::move(frequencies),
-      std::move(projected), std::move(convolved));
+  return std::make_unique<Attention>(backend, attention, std::move(loaded),
+                                     std::move(frequencies));
 }
 
 }  // namespace engram

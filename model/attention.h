@@ -1,5 +1,5 @@
 // Softmax attention as a layer's mixer, of hybrids and of the baseline that has
-// nothing else, written as calls on Backend: one product to q, k and v, if the
+// nothing else, a block of the back end: one product to q, k and v, if the
 // model has it a short causal convolution over all of them, attention over all
 // the sequence's tokens so far, a product back onto the residual.
 //
@@ -16,7 +16,6 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "model/mixer.h"
-#include "model/model.h"
 #include "model/model_config.h"
 #include "model/weight_loader.h"
 
@@ -25,6 +24,6 @@ namespace engram {
 // See LoadMixers().
 absl::StatusOr<std::unique_ptr<Mixers>> LoadAttentionMixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
-    const ModelLimits& limits, Backend* backend, WeightLoader* loader);
+    Backend* backend, WeightLoader* loader);
 
 }  // namespace engram

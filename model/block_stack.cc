@@ -28,12 +28,9 @@ absl::StatusOr<std::unique_ptr<BlockStack>> BlockStack::Load(
   ENGRAM_CHECK(!config.mixers.empty());
   std::unique_ptr<BlockStack> stack(new BlockStack(backend));
   ENGRAM_RETURN_IF_ERROR(stack->LoadLayers(config, loader));
-  ENGRAM_RETURN_IF_ERROR(stack->LoadKinds(config, limits, loader));
-  if (config.mlp.kind != MlpKind::kNone) {
-    ENGRAM_ASSIGN_OR_RETURN(
-        stack->hidden_,
-        Activations::Allocate(config.mlp.hidden(), limits, backend));
-  }
+  ENGRAM_RETURN_IF_ERROR(stack->LoadKinds(config, loader));
+  ENGRAM_RETURN_IF_ERROR(
+      backend->ReserveBlocks(limits.max_batch_tokens, stack->ScratchFloats()));
   return stack;
 }
 
@@ -59,7 +56,6 @@ absl::Status BlockStack::LoadLayers(const ModelConfig& config,
 }
 
 absl::Status BlockStack::LoadKinds(const ModelConfig& config,
-                                   const ModelLimits& limits,
                                    WeightLoader* loader) {
   int components = 0;
   for (const MixerKind kind : KindsOf(config)) {
@@ -70,13 +66,25 @@ absl::Status BlockStack::LoadKinds(const ModelConfig& config,
     }
     Kind loaded;
     loaded.first_component = components;
-    ENGRAM_ASSIGN_OR_RETURN(
-        loaded.mixers,
-        LoadMixers(kind, layers, config, limits, backend_, loader));
+    ENGRAM_ASSIGN_OR_RETURN(loaded.mixers,
+                            LoadMixers(kind, layers, config, backend_, loader));
     components += static_cast<int>(loaded.mixers->StateComponents().size());
     kinds_.push_back(std::move(loaded));
   }
   return absl::OkStatus();
+}
+
+int64_t BlockStack::ScratchFloats() const {
+  int64_t floats = 0;
+  for (const Kind& kind : kinds_) {
+    floats = std::max(floats, kind.mixers->ScratchFloats());
+  }
+  for (const Layer& layer : layers_) {
+    if (!layer.mlp.has_value()) continue;
+    floats = std::max(
+        floats, layer.mlp->Block(layer.mlp_norm->weights()).ScratchFloats());
+  }
+  return floats;
 }
 
 std::vector<StateComponent> BlockStack::StateComponents() const {
@@ -100,19 +108,17 @@ KeyValueShape BlockStack::KeyValues() const {
   return shape;
 }
 
-void BlockStack::Run(const StepRows& rows, StatePool* states, Matrix residual,
-                     Matrix normed) {
-  const int64_t tokens = rows.tokens();
+void BlockStack::Run(const StepRows& rows, StatePool* states, float* residual) {
   MixerStep step = {
-      .rows = rows, .states = states, .normed = normed, .residual = residual};
+      .rows = rows, .states = states, .norm = {}, .residual = residual};
   for (const Layer& layer : layers_) {
     const Kind& kind = kinds_[layer.kind];
     step.first_component = kind.first_component;
-    layer.norm.Run(backend_, tokens, residual.data, normed.data);
+    step.norm = layer.norm.weights();
     kind.mixers->Run(layer.index, step);
     if (!layer.mlp.has_value()) continue;
-    layer.mlp_norm->Run(backend_, tokens, residual.data, normed.data);
-    layer.mlp->AddTo(backend_, tokens, normed, hidden_->matrix(), residual);
+    backend_->MlpBlock(rows, layer.mlp->Block(layer.mlp_norm->weights()),
+                       residual);
   }
 }
 

@@ -1,6 +1,6 @@
-// BlockStack: the layers of a model, whatever its family. Per layer: a norm, a
-// mixer of tokens, and, if the model has them, another norm and an MLP; mixer
-// and MLP add to the residual.
+// BlockStack: the layers of a model, whatever its family. A layer is one or two
+// blocks of the back end (kernels/blocks.h): a norm and a mixer of tokens, and,
+// if the model has them, a norm and an MLP.
 //
 // The configuration says which mixer each layer has, so that a hybrid is a list
 // like any other. Source: Mamba, arXiv 2312.00752, section 3.4; H3, arXiv
@@ -41,9 +41,7 @@ class BlockStack {
 
   // All layers one after the other, with the rows' states moved on.
   //   residual  [tokens, d_model] in and out
-  //   normed    [tokens, d_model] for their own use
-  void Run(const StepRows& rows, StatePool* states, Matrix residual,
-           Matrix normed);
+  void Run(const StepRows& rows, StatePool* states, float* residual);
 
  private:
   // The mixers of one kind.
@@ -61,13 +59,13 @@ class BlockStack {
 
   explicit BlockStack(Backend* backend) : backend_(backend) {}
   absl::Status LoadLayers(const ModelConfig& config, WeightLoader* loader);
-  absl::Status LoadKinds(const ModelConfig& config, const ModelLimits& limits,
-                         WeightLoader* loader);
+  absl::Status LoadKinds(const ModelConfig& config, WeightLoader* loader);
+  // What the back end needs of a token for any of the blocks.
+  int64_t ScratchFloats() const;
 
   Backend* const backend_;
   std::vector<Layer> layers_;
   std::vector<Kind> kinds_;
-  std::optional<Activations> hidden_;  // of the MLPs
 };
 
 }  // namespace engram

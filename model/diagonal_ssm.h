@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "kernels/blocks.h"
 #include "model/weight_loader.h"
 
 namespace engram {
@@ -16,6 +17,10 @@ struct DiagonalSsm {
   std::unique_ptr<Buffer> decay;  // [pairs, 2, channels]
   std::unique_ptr<Buffer> read;   // [pairs, 2, channels]
   std::unique_ptr<Buffer> d;      // [channels]
+
+  DiagonalSsmWeights weights(int64_t pairs) const {
+    return {pairs, decay->floats(), read->floats(), d->floats()};
+  }
 };
 
 struct DiagonalSsmLayout {

@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/blocks.h"
 #include "kernels/status.h"
 #include "model/diagonal_ssm.h"
 #include "model/modules.h"
@@ -88,71 +89,57 @@ absl::StatusOr<Layer> LoadLayer(const std::string& mixer, int64_t d_model,
 class H3 final : public Mixers {
  public:
   H3(Backend* backend, int64_t d_model, int64_t taps, int64_t pairs,
-     std::vector<Layer> layers, Activations projected)
+     std::vector<Layer> layers)
       : backend_(backend),
         d_model_(d_model),
         taps_(taps),
         pairs_(pairs),
-        layers_(std::move(layers)),
-        projected_(std::move(projected)) {}
+        layers_(std::move(layers)) {}
 
   std::vector<StateComponent> StateComponents() const override {
     const auto layers = static_cast<int64_t>(layers_.size());
     return {{"shift_state", layers, {taps_ - 1, d_model_}},
             {"diagonal_state", layers, {pairs_, 2, d_model_}}};
   }
-  void Run(int64_t index, const MixerStep& step) override;
+  int64_t ScratchFloats() const override {
+    return Block(layers_.front()).ScratchFloats();
+  }
+  void Run(int64_t index, const MixerStep& step) override {
+    H3BlockArguments block = Block(layers_[index]);
+    block.norm = step.norm;
+    block.shift_state = step.State(kShiftState, index);
+    block.diagonal_state = step.State(kDiagonalState, index);
+    backend_->H3Block(step.rows, block, step.residual);
+  }
 
  private:
+  // Without norm and states.
+  H3BlockArguments Block(const Layer& layer) const;
+
   Backend* const backend_;
   const int64_t d_model_;
   const int64_t taps_;
   const int64_t pairs_;
   const std::vector<Layer> layers_;
-  // [tokens, 3 d_model]: q, k and v; k v and what the SSM makes of it take the
-  // place of v.
-  const Activations projected_;
 };
 
-void H3::Run(int64_t index, const MixerStep& step) {
-  const Layer& layer = layers_[index];
-  const Matrix q = projected_.matrix();
-  const Matrix k = projected_.Columns(d_model_);
-  const Matrix v = projected_.Columns(2 * d_model_);
-  layer.q_proj.Run(backend_, step.tokens(), step.normed, q);
-  layer.k_proj.Run(backend_, step.tokens(), step.normed, k);
-  layer.v_proj.Run(backend_, step.tokens(), step.normed, v);
-
-  ShiftMultiplyArguments shift;
-  shift.channels = d_model_;
-  shift.taps = taps_;
-  shift.k = k;
-  shift.v = v;
-  shift.filter = layer.filter->floats();
-  shift.shift_state = step.State(kShiftState, index);
-  shift.p = v;
-  backend_->ShiftMultiply(step.rows, shift);
-
-  DiagonalScanArguments scan;
-  scan.channels = d_model_;
-  scan.pairs = pairs_;
-  scan.p = v;
-  scan.gate = q;
-  scan.decay = layer.ssm.decay->floats();
-  scan.read = layer.ssm.read->floats();
-  scan.d = layer.ssm.d->floats();
-  scan.diagonal_state = step.State(kDiagonalState, index);
-  scan.y = v;
-  backend_->DiagonalScan(step.rows, scan);
-
-  layer.output.AddTo(backend_, step.tokens(), v, step.residual);
+H3BlockArguments H3::Block(const Layer& layer) const {
+  H3BlockArguments block;
+  block.q_proj = layer.q_proj.weights();
+  block.k_proj = layer.k_proj.weights();
+  block.v_proj = layer.v_proj.weights();
+  block.taps = taps_;
+  block.filter = layer.filter->floats();
+  block.ssm = layer.ssm.weights(pairs_);
+  block.output = layer.output.weights();
+  return block;
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Mixers>> LoadH3Mixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
-    const ModelLimits& limits, Backend* backend, WeightLoader* loader) {
+    Backend* backend, WeightLoader* loader) {
   const int64_t d_model = config.d_model;
   ENGRAM_ASSIGN_OR_RETURN(const int64_t taps,
                           ReadTaps(layers.front(), *loader));
@@ -169,10 +156,8 @@ absl::StatusOr<std::unique_ptr<Mixers>> LoadH3Mixers(
                                ssm, loader));
     loaded.push_back(std::move(layer));
   }
-  ENGRAM_ASSIGN_OR_RETURN(Activations projected,
-                          Activations::Allocate(3 * d_model, limits, backend));
   return std::make_unique<H3>(backend, d_model, taps, ssm.pairs,
-                              std::move(loaded), std::move(projected));
+                              std::move(loaded));
 }
 
 }  // namespace engram

@@ -1,5 +1,5 @@
-// H3's mixer, written as calls on Backend: three products q, k and v; a shift
-// SSM on k, times v; a diagonal SSM on that, times q; a product back onto the
+// H3's mixer, a block of the back end: three products q, k and v; a shift SSM
+// on k, times v; a diagonal SSM on that, times q; a product back onto the
 // residual.
 //
 // The shift SSM's state matrix only moves inputs along, so that its B and C
@@ -16,7 +16,6 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "model/mixer.h"
-#include "model/model.h"
 #include "model/model_config.h"
 #include "model/weight_loader.h"
 
@@ -25,6 +24,6 @@ namespace engram {
 // See LoadMixers().
 absl::StatusOr<std::unique_ptr<Mixers>> LoadH3Mixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
-    const ModelLimits& limits, Backend* backend, WeightLoader* loader);
+    Backend* backend, WeightLoader* loader);
 
 }  // namespace engram

@@ -23,7 +23,7 @@ constexpr char kLastHidden[] = "last_hidden";
 // Activations of one step, for the most tokens and logits it can have.
 struct WorkBuffers {
   std::unique_ptr<Buffer> residual;    // [tokens, d_model]
-  std::unique_ptr<Buffer> normed;      // [tokens, d_model]
+  std::unique_ptr<Buffer> normed;      // [tokens, d_model], by the last norm
   std::unique_ptr<Buffer> head_input;  // [logits rows, d_model]
   std::unique_ptr<Buffer> logits;      // [logits rows, vocab]
 };
@@ -269,8 +269,7 @@ void LanguageModel::Embed() {
 // device may repeat what it did for as many of them.
 void LanguageModel::RunLayers() {
   const auto run = [this] {
-    layers_->Run(*step_, states_.get(), {work_.residual->floats(), d_model_},
-                 {work_.normed->floats(), d_model_});
+    layers_->Run(*step_, states_.get(), work_.residual->floats());
   };
   const std::vector<Row>& rows = newest().rows;
   const bool decode = std::all_of(
@@ -373,8 +372,8 @@ absl::Status LanguageModel::Begin(const Batch& batch) {
 absl::Status LanguageModel::Run(const Batch& batch) {
   Embed();
   RunLayers();
-  final_norm_.Run(backend_, ids_.size(), work_.residual->floats(),
-                  work_.normed->floats());
+  backend_->Norm(final_norm_.weights(), step_->tokens(), d_model_,
+                 work_.residual->floats(), work_.normed->floats());
   FindOutcomes(batch);
   SaveLastHidden();
   FindFiniteRows();

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "kernels/blocks.h"
 #include "kernels/status.h"
 #include "model/modules.h"
 
@@ -33,13 +34,6 @@ struct Layer {
   std::unique_ptr<Buffer> a;        // [d_state, d_inner]
   std::unique_ptr<Buffer> d;        // [d_inner]
   Linear out_proj;                  // [d_model, d_inner]
-};
-
-struct WorkBuffers {
-  Activations projected;    // [tokens, 2 d_inner], x then z
-  Activations convolved;    // [tokens, d_inner], then the scan's y
-  Activations scan_inputs;  // [tokens, dt_rank + 2 d_state]
-  Activations dt;           // [tokens, d_inner]
 };
 
 // The widths come from the tensors of the first layer, because configs in the
@@ -97,30 +91,13 @@ absl::StatusOr<Layer> LoadLayer(const std::string& mixer,
   return layer;
 }
 
-absl::StatusOr<WorkBuffers> AllocateWorkBuffers(const Dimensions& dimensions,
-                                                const ModelLimits& limits,
-                                                Backend* backend) {
-  const auto allocate = [backend, &limits](int64_t width) {
-    return Activations::Allocate(width, limits, backend);
-  };
-  ENGRAM_ASSIGN_OR_RETURN(Activations projected,
-                          allocate(2 * dimensions.d_inner));
-  ENGRAM_ASSIGN_OR_RETURN(Activations convolved, allocate(dimensions.d_inner));
-  ENGRAM_ASSIGN_OR_RETURN(Activations scan_inputs,
-                          allocate(dimensions.scan_inputs()));
-  ENGRAM_ASSIGN_OR_RETURN(Activations dt, allocate(dimensions.d_inner));
-  return WorkBuffers{std::move(projected), std::move(convolved),
-                     std::move(scan_inputs), std::move(dt)};
-}
-
 class Mamba final : public Mixers {
  public:
   Mamba(Backend* backend, const Dimensions& dimensions,
-        std::vector<Layer> layers, WorkBuffers work)
+        std::vector<Layer> layers)
       : backend_(backend),
         dimensions_(dimensions),
-        layers_(std::move(layers)),
-        work_(std::move(work)) {}
+        layers_(std::move(layers)) {}
 
   std::vector<StateComponent> StateComponents() const override {
     const auto [d_model, d_inner, d_state, d_conv, dt_rank] = dimensions_;
@@ -128,51 +105,47 @@ class Mamba final : public Mixers {
     return {{"conv_state", layers, {d_conv - 1, d_inner}},
             {"ssm_state", layers, {d_state, d_inner}}};
   }
-  void Run(int64_t index, const MixerStep& step) override;
+  int64_t ScratchFloats() const override {
+    return Block(layers_.front()).ScratchFloats();
+  }
+  void Run(int64_t index, const MixerStep& step) override {
+    MambaBlockArguments block = Block(layers_[index]);
+    block.norm = step.norm;
+    block.conv_state = step.State(kConvState, index);
+    block.ssm_state = step.State(kSsmState, index);
+    backend_->MambaBlock(step.rows, block, step.residual);
+  }
 
  private:
+  // Without norm and states.
+  MambaBlockArguments Block(const Layer& layer) const;
+
   Backend* const backend_;
   const Dimensions dimensions_;
   const std::vector<Layer> layers_;
-  const WorkBuffers work_;
 };
 
-void Mamba::Run(int64_t index, const MixerStep& step) {
-  const Layer& layer = layers_[index];
-  const Matrix projected = work_.projected.matrix();
-  const Matrix convolved = work_.convolved.matrix();
-  const Matrix scan_inputs = work_.scan_inputs.matrix();
-  const Matrix dt = work_.dt.matrix();
-
-  layer.in_proj.Run(backend_, step.tokens(), step.normed, projected);
-  layer.convolution.Run(backend_, step.rows, projected,
-                        step.State(kConvState, index), convolved);
-  layer.x_proj.Run(backend_, step.tokens(), convolved, scan_inputs);
-  layer.dt_proj.Run(backend_, step.tokens(), scan_inputs, dt);
-
-  SelectiveScanArguments scan;
-  scan.d_inner = dimensions_.d_inner;
-  scan.d_state = dimensions_.d_state;
-  scan.x = convolved;
-  scan.dt = dt;
-  scan.b = work_.scan_inputs.Columns(dimensions_.dt_rank);
-  scan.c = work_.scan_inputs.Columns(dimensions_.dt_rank + dimensions_.d_state);
-  scan.z = work_.projected.Columns(dimensions_.d_inner);
-  scan.dt_bias = layer.dt_bias->floats();
-  scan.a = layer.a->floats();
-  scan.d = layer.d->floats();
-  scan.ssm_state = step.State(kSsmState, index);
-  scan.y = convolved;
-  backend_->SelectiveScan(step.rows, scan);
-
-  layer.out_proj.AddTo(backend_, step.tokens(), convolved, step.residual);
+MambaBlockArguments Mamba::Block(const Layer& layer) const {
+  MambaBlockArguments block;
+  block.d_inner = dimensions_.d_inner;
+  block.d_state = dimensions_.d_state;
+  block.dt_rank = dimensions_.dt_rank;
+  block.in_proj = layer.in_proj.weights();
+  block.convolution = layer.convolution.weights();
+  block.x_proj = layer.x_proj.weights();
+  block.dt_proj = layer.dt_proj.weights();
+  block.dt_bias = layer.dt_bias->floats();
+  block.a = layer.a->floats();
+  block.d = layer.d->floats();
+  block.out_proj = layer.out_proj.weights();
+  return block;
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Mixers>> LoadMambaMixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
-    const ModelLimits& limits, Backend* backend, WeightLoader* loader) {
+    Backend* backend, WeightLoader* loader) {
   ENGRAM_ASSIGN_OR_RETURN(const Dimensions dimensions,
                           ReadDimensions(layers.front(), config, *loader));
   std::vector<Layer> loaded;
@@ -182,10 +155,7 @@ absl::StatusOr<std::unique_ptr<Mixers>> LoadMambaMixers(
                                config, loader));
     loaded.push_back(std::move(layer));
   }
-  ENGRAM_ASSIGN_OR_RETURN(WorkBuffers work,
-                          AllocateWorkBuffers(dimensions, limits, backend));
-  return std::make_unique<Mamba>(backend, dimensions, std::move(loaded),
-                                 std::move(work));
+  return std::make_unique<Mamba>(backend, dimensions, std::move(loaded));
 }
 
 }  // namespace engram

@@ -1,4 +1,4 @@
-// Mamba's mixer: selective state-space layers, written as calls on Backend.
+// Mamba's mixer: selective state-space layers, a block of the back end each.
 //
 // in_proj to x and a gate z, a short causal convolution and SiLU on x, x_proj
 // and dt_proj to the scan's dt, B and C, the selective scan with its gate,
@@ -15,7 +15,6 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "model/mixer.h"
-#include "model/model.h"
 #include "model/model_config.h"
 #include "model/weight_loader.h"
 
@@ -24,6 +23,6 @@ namespace engram {
 // See LoadMixers().
 absl::StatusOr<std::unique_ptr<Mixers>> LoadMambaMixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
-    const ModelLimits& limits, Backend* backend, WeightLoader* loader);
+    Backend* backend, WeightLoader* loader);
 
 }  // namespace engram

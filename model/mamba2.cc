@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/blocks.h"
 #include "kernels/status.h"
 #include "model/modules.h"
 
@@ -111,16 +112,13 @@ absl::StatusOr<Layer> LoadLayer(const std::string& mixer,
 class Mamba2 final : public Mixers {
  public:
   Mamba2(Backend* backend, const Dimensions& dimensions,
-         const ModelConfig& config, std::vector<Layer> layers,
-         Activations projected, Activations convolved)
+         const ModelConfig& config, std::vector<Layer> layers)
       : backend_(backend),
         dimensions_(dimensions),
         norm_epsilon_(config.norm_epsilon),
         dt_min_(config.mamba2.dt_min),
         dt_max_(config.mamba2.dt_max),
-        layers_(std::move(layers)),
-        projected_(std::move(projected)),
-        convolved_(std::move(convolved)) {}
+        layers_(std::move(layers)) {}
 
   std::vector<StateComponent> StateComponents() const override {
     const auto layers = static_cast<int64_t>(layers_.size());
@@ -131,13 +129,20 @@ class Mamba2 final : public Mixers {
              layers,
              {dimensions_.heads, dimensions_.d_state, dimensions_.head_dim}}};
   }
-  void Run(int64_t index, const MixerStep& step) override;
+  int64_t ScratchFloats() const override {
+    return Block(layers_.front()).ScratchFloats();
+  }
+  void Run(int64_t index, const MixerStep& step) override {
+    Mamba2BlockArguments block = Block(layers_[index]);
+    block.norm = step.norm;
+    block.conv_state = step.State(kConvState, index);
+    block.ssm_state = step.State(kSsmState, index);
+    backend_->Mamba2Block(step.rows, block, step.residual);
+  }
 
  private:
-  // From x, B and C in convolved_ and dt in projected_ to y in place of x.
-  void Scan(const Layer& layer, int64_t index, const MixerStep& step);
-  // y gated and normed, in its place.
-  void ApplyGate(const Layer& layer, int64_t tokens);
+  // Without norm and states.
+  Mamba2BlockArguments Block(const Layer& layer) const;
 
   Backend* const backend_;
   const Dimensions dimensions_;
@@ -145,62 +150,32 @@ class Mamba2 final : public Mixers {
   const float dt_min_;
   const float dt_max_;
   const std::vector<Layer> layers_;
-  const Activations projected_;  // [tokens, projected]
-  // [tokens, convolved]; its x becomes the scan's y, and that the gated norm.
-  const Activations convolved_;
 };
 
-void Mamba2::Scan(const Layer& layer, int64_t index, const MixerStep& step) {
-  const int64_t d_inner = dimensions_.d_inner();
-  SsdScanArguments scan;
-  scan.heads = dimensions_.heads;
-  scan.groups = dimensions_.groups;
-  scan.head_dim = dimensions_.head_dim;
-  scan.d_state = dimensions_.d_state;
-  scan.x = convolved_.matrix();
-  scan.dt = projected_.Columns(d_inner + dimensions_.convolved());
-  scan.b = convolved_.Columns(d_inner);
-  scan.c = convolved_.Columns(d_inner + dimensions_.group_states());
-  scan.dt_bias = layer.dt_bias->floats();
-  scan.a = layer.a->floats();
-  scan.d = layer.d->floats();
-  scan.dt_min = dt_min_;
-  scan.dt_max = dt_max_;
-  scan.ssm_state = step.State(kSsmState, index);
-  scan.y = convolved_.matrix();
-  backend_->SsdScan(step.rows, scan);
-}
-
-void Mamba2::ApplyGate(const Layer& layer, int64_t tokens) {
-  GatedNormArguments norm;
-  norm.tokens = tokens;
-  norm.d_inner = dimensions_.d_inner();
-  norm.groups = dimensions_.groups;
-  norm.y = convolved_.matrix();
-  norm.z = projected_.matrix();
-  norm.weight = FloatsOrNull(layer.gated_norm);
-  norm.epsilon = norm_epsilon_;
-  norm.normed = convolved_.matrix();
-  backend_->GatedNorm(norm);
-}
-
-void Mamba2::Run(int64_t index, const MixerStep& step) {
-  const Layer& layer = layers_[index];
-  layer.in_proj.Run(backend_, step.tokens(), step.normed, projected_.matrix());
-  layer.convolution.Run(backend_, step.rows,
-                        projected_.Columns(dimensions_.d_inner()),
-                        step.State(kConvState, index), convolved_.matrix());
-  Scan(layer, index, step);
-  ApplyGate(layer, step.tokens());
-  layer.out_proj.AddTo(backend_, step.tokens(), convolved_.matrix(),
-                       step.residual);
+Mamba2BlockArguments Mamba2::Block(const Layer& layer) const {
+  Mamba2BlockArguments block;
+  block.heads = dimensions_.heads;
+  block.groups = dimensions_.groups;
+  block.head_dim = dimensions_.head_dim;
+  block.d_state = dimensions_.d_state;
+  block.dt_min = dt_min_;
+  block.dt_max = dt_max_;
+  block.in_proj = layer.in_proj.weights();
+  block.convolution = layer.convolution.weights();
+  block.dt_bias = layer.dt_bias->floats();
+  block.a = layer.a->floats();
+  block.d = layer.d->floats();
+  block.gated_norm = FloatsOrNull(layer.gated_norm);
+  block.gated_norm_epsilon = norm_epsilon_;
+  block.out_proj = layer.out_proj.weights();
+  return block;
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Mixers>> LoadMamba2Mixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
-    const ModelLimits& limits, Backend* backend, WeightLoader* loader) {
+    Backend* backend, WeightLoader* loader) {
   ENGRAM_ASSIGN_OR_RETURN(const Dimensions dimensions,
                           ReadDimensions(layers.front(), config, *loader));
   std::vector<Layer> loaded;
@@ -210,15 +185,8 @@ absl::StatusOr<std::unique_ptr<Mixers>> LoadMamba2Mixers(
                                config, loader));
     loaded.push_back(std::move(layer));
   }
-  ENGRAM_ASSIGN_OR_RETURN(
-      Activations projected,
-      Activations::Allocate(dimensions.projected(), limits, backend));
-  ENGRAM_ASSIGN_OR_RETURN(
-      Activations convolved,
-      Activations::Allocate(dimensions.convolved(), limits, backend));
   return std::make_unique<Mamba2>(backend, dimensions, config,
-                                  std::move(loaded), std::move(projected),
-                                  std::move(convolved));
+                                  std::move(loaded));
 }
 
 }  // namespace engram

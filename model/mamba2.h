@@ -1,4 +1,4 @@
-// Mamba-2's mixer: Mamba's around another scan, written as calls on Backend.
+// Mamba-2's mixer: Mamba's around another scan, a block of the back end.
 //
 // One in_proj to a gate z, the scan's x, B and C, and its dt; a short causal
 // convolution and SiLU on x, B and C; the scan, in which a head of many
@@ -15,7 +15,6 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "model/mixer.h"
-#include "model/model.h"
 #include "model/model_config.h"
 #include "model/weight_loader.h"
 
@@ -24,6 +23,6 @@ namespace engram {
 // See LoadMixers().
 absl::StatusOr<std::unique_ptr<Mixers>> LoadMamba2Mixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
-    const ModelLimits& limits, Backend* backend, WeightLoader* loader);
+    Backend* backend, WeightLoader* loader);
 
 }  // namespace engram

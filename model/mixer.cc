@@ -13,7 +13,7 @@ namespace {
 
 using Loader = absl::StatusOr<std::unique_ptr<Mixers>> (*)(
     const std::vector<int64_t>& layers, const ModelConfig& config,
-    const ModelLimits& limits, Backend* backend, WeightLoader* loader);
+    Backend* backend, WeightLoader* loader);
 
 Loader LoaderOf(MixerKind kind) {
   switch (kind) {
@@ -35,11 +35,10 @@ Loader LoaderOf(MixerKind kind) {
 
 absl::StatusOr<std::unique_ptr<Mixers>> LoadMixers(
     MixerKind kind, const std::vector<int64_t>& layers,
-    const ModelConfig& config, const ModelLimits& limits, Backend* backend,
-    WeightLoader* loader) {
+    const ModelConfig& config, Backend* backend, WeightLoader* loader) {
   const Loader load = LoaderOf(kind);
   ENGRAM_CHECK(load != nullptr && !layers.empty());
-  return load(layers, config, limits, backend, loader);
+  return load(layers, config, backend, loader);
 }
 
 }  // namespace engram

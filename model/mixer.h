@@ -10,7 +10,6 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/backend.h"
-#include "model/model.h"
 #include "model/model_config.h"
 #include "model/state_pool.h"
 #include "model/weight_loader.h"
@@ -21,11 +20,10 @@ namespace engram {
 struct MixerStep {
   const StepRows& rows;
   StatePool* states = nullptr;
-  int first_component = 0;  // of those of its kind, in `states`
-  ConstMatrix normed;       // [tokens, d_model] in
-  Matrix residual;          // [tokens, d_model] in and out
+  int first_component = 0;    // of those of its kind, in `states`
+  NormWeights norm;           // before the mixer
+  float* residual = nullptr;  // [tokens, d_model] in and out
 
-  int64_t tokens() const { return rows.tokens(); }
   // Of one layer of its kind, a component by its place in StateComponents().
   LayerShares State(int component, int64_t index) const {
     return states->Layer(first_component + component, index);
@@ -43,8 +41,12 @@ class Mixers {
   // keeps something.
   virtual KeyValueShape KeyValues() const { return {}; }
 
-  // residual += mixer(normed), with the rows' states moved on. `index` counts
-  // the layers of this kind.
+  // What each of their blocks needs of the back end for a token, see
+  // Backend::ReserveBlocks.
+  virtual int64_t ScratchFloats() const = 0;
+
+  // residual += mixer(norm(residual)), with the rows' states moved on, as one
+  // block of the back end. `index` counts the layers of this kind.
   virtual void Run(int64_t index, const MixerStep& step) = 0;
 };
 
@@ -53,7 +55,6 @@ class Mixers {
 // LoadModel().
 absl::StatusOr<std::unique_ptr<Mixers>> LoadMixers(
     MixerKind kind, const std::vector<int64_t>& layers,
-    const ModelConfig& config, const ModelLimits& limits, Backend* backend,
-    WeightLoader* loader);
+    const ModelConfig& config, Backend* backend, WeightLoader* loader);
 
 }  // namespace engram

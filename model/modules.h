@@ -1,10 +1,10 @@
 // The parts that layers are made of, with their weights: Linear, Norm,
-// Convolution, Mlp. Each is loaded by the names of its tensors and written as
-// calls on Backend.
+// Convolution, Mlp. Each is loaded by the names of its tensors, and tells its
+// weights as a block of the back end takes them (kernels/blocks.h).
 //
-// Engine thread only, like the model that owns them. Loading fails as
-// WeightLoader does. Where a bias is optional, `has_bias` is what the
-// configuration says; if it says nothing, the checkpoint decides.
+// They own the memory that those point to. Loading fails as WeightLoader does.
+// Where a bias is optional, `has_bias` is what the configuration says; if it
+// says nothing, the checkpoint decides.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
-#include "model/model.h"
+#include "kernels/blocks.h"
 #include "model/model_config.h"
 #include "model/weight_loader.h"
 
@@ -32,13 +32,7 @@ struct Linear {
   std::unique_ptr<PackedWeight> weight;  // [outputs, inputs]
   std::unique_ptr<Buffer> bias;          // [outputs] or nullptr
 
-  // y = activation(x Wᵀ + bias).
-  //   x  [tokens, inputs] in
-  //   y  [tokens, outputs] out
-  void Run(Backend* backend, int64_t tokens, ConstMatrix x, Matrix y,
-           Activation activation = Activation::kNone) const;
-  // y += x Wᵀ + bias.
-  void AddTo(Backend* backend, int64_t tokens, ConstMatrix x, Matrix y) const;
+  LinearWeights weights() const { return {weight.get(), FloatsOrNull(bias)}; }
 };
 absl::StatusOr<Linear> LoadLinear(const std::string& name, int64_t outputs,
                                   int64_t inputs, std::optional<bool> has_bias,
@@ -48,14 +42,12 @@ absl::StatusOr<Linear> LoadLinear(const std::string& name, int64_t outputs,
 struct Norm {
   NormKind kind = NormKind::kRms;
   float epsilon = 0;
-  int64_t width = 0;
-  std::unique_ptr<Buffer> weight;  // [width]
-  std::unique_ptr<Buffer> bias;    // [width], kLayer only
+  std::unique_ptr<Buffer> weight;  // [d_model]
+  std::unique_ptr<Buffer> bias;    // [d_model], kLayer only
 
-  //   x       [tokens, width] in
-  //   normed  [tokens, width] out
-  void Run(Backend* backend, int64_t tokens, const float* x,
-           float* normed) const;
+  NormWeights weights() const {
+    return {kind, weight->floats(), FloatsOrNull(bias), epsilon};
+  }
 };
 // Of the kind and epsilon that all of a model's norms have.
 absl::StatusOr<Norm> LoadNorm(const std::string& name,
@@ -64,17 +56,13 @@ absl::StatusOr<Norm> LoadNorm(const std::string& name,
 // A causal convolution of every channel, with its bias, if it has one:
 // `name`.weight and `name`.bias. Its state is a window of the last inputs.
 struct Convolution {
-  int64_t channels = 0;
   int64_t taps = 0;
   std::unique_ptr<Buffer> weight;  // [taps, channels]
   std::unique_ptr<Buffer> bias;    // [channels] or nullptr
 
-  //   x      [tokens, channels] in
-  //   state  [taps - 1, channels] of each slot, in and out
-  //   y      [tokens, channels] out, not x
-  void Run(Backend* backend, const StepRows& rows, ConstMatrix x,
-           LayerShares state, Matrix y,
-           Activation activation = Activation::kSilu) const;
+  ConvolutionWeights weights() const {
+    return {taps, weight->floats(), FloatsOrNull(bias)};
+  }
 };
 absl::StatusOr<Convolution> LoadConvolution(const std::string& name,
                                             int64_t channels, int64_t taps,
@@ -86,41 +74,15 @@ absl::StatusOr<Convolution> LoadConvolution(const std::string& name,
 //   kGated  fc2(u ⊙ silu(g)) without, where u is the first half of fc1 x and g
 //           the second
 struct Mlp {
-  MlpConfig config;
+  bool gated = false;
   Linear fc1;  // [config.hidden(), d_model]
   Linear fc2;  // [d_model, config.width]
 
-  // residual += mlp(x).
-  //   x         [tokens, d_model] in
-  //   hidden    [tokens, config.hidden()] for its own use
-  //   residual  [tokens, d_model] in and out
-  void AddTo(Backend* backend, int64_t tokens, ConstMatrix x, Matrix hidden,
-             Matrix residual) const;
+  MlpBlockArguments Block(const NormWeights& norm) const {
+    return {gated, norm, fc1.weights(), fc2.weights()};
+  }
 };
 absl::StatusOr<Mlp> LoadMlp(const std::string& name, const MlpConfig& config,
                             int64_t d_model, WeightLoader* loader);
-
-// Activations of one layer after the other, for the most tokens that a step can
-// have.
-class Activations {
- public:
-  static absl::StatusOr<Activations> Allocate(int64_t width,
-                                              const ModelLimits& limits,
-                                              Backend* backend);
-
-  // [tokens, width]
-  Matrix matrix() const { return Columns(0); }
-  // The same from one column on.
-  Matrix Columns(int64_t first) const {
-    return {buffer_->floats() + first, width_};
-  }
-
- private:
-  Activations(int64_t width, std::unique_ptr<Buffer> buffer)
-      : width_(width), buffer_(std::move(buffer)) {}
-
-  int64_t width_;
-  std::unique_ptr<Buffer> buffer_;
-};
 
 }  // namespace engram

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "kernels/blocks.h"
 #include "kernels/status.h"
 #include "model/diagonal_ssm.h"
 #include "model/modules.h"
@@ -20,49 +21,47 @@ struct Layer {
 class S4d final : public Mixers {
  public:
   S4d(Backend* backend, int64_t d_model, int64_t pairs,
-      std::vector<Layer> layers, Activations scanned)
+      std::vector<Layer> layers)
       : backend_(backend),
         d_model_(d_model),
         pairs_(pairs),
-        layers_(std::move(layers)),
-        scanned_(std::move(scanned)) {}
+        layers_(std::move(layers)) {}
 
   std::vector<StateComponent> StateComponents() const override {
     return {{"diagonal_state",
              static_cast<int64_t>(layers_.size()),
              {pairs_, 2, d_model_}}};
   }
-
+  int64_t ScratchFloats() const override {
+    return Block(layers_.front()).ScratchFloats();
+  }
   void Run(int64_t index, const MixerStep& step) override {
-    const Layer& layer = layers_[index];
-    const Matrix scanned = scanned_.matrix();
-    DiagonalScanArguments scan;
-    scan.channels = d_model_;
-    scan.pairs = pairs_;
-    scan.p = step.normed;
-    scan.decay = layer.ssm.decay->floats();
-    scan.read = layer.ssm.read->floats();
-    scan.d = layer.ssm.d->floats();
-    scan.activation = Activation::kGelu;
-    scan.diagonal_state = step.State(kDiagonalState, index);
-    scan.y = scanned;
-    backend_->DiagonalScan(step.rows, scan);
-    layer.output.AddTo(backend_, step.tokens(), scanned, step.residual);
+    S4dBlockArguments block = Block(layers_[index]);
+    block.norm = step.norm;
+    block.diagonal_state = step.State(kDiagonalState, index);
+    backend_->S4dBlock(step.rows, block, step.residual);
   }
 
  private:
+  // Without norm and state.
+  S4dBlockArguments Block(const Layer& layer) const {
+    S4dBlockArguments block;
+    block.ssm = layer.ssm.weights(pairs_);
+    block.output = layer.output.weights();
+    return block;
+  }
+
   Backend* const backend_;
   const int64_t d_model_;
   const int64_t pairs_;
   const std::vector<Layer> layers_;
-  const Activations scanned_;  // [tokens, d_model]
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Mixers>> LoadS4dMixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
-    const ModelLimits& limits, Backend* backend, WeightLoader* loader) {
+    Backend* backend, WeightLoader* loader) {
   const int64_t d_model = config.d_model;
   DiagonalSsmLayout ssm;
   ssm.channels = d_model;
@@ -82,10 +81,7 @@ absl::StatusOr<std::unique_ptr<Mixers>> LoadS4dMixers(
                                  /*has_bias=*/true, loader));
     loaded.push_back(std::move(layer));
   }
-  ENGRAM_ASSIGN_OR_RETURN(Activations scanned,
-                          Activations::Allocate(d_model, limits, backend));
-  return std::make_unique<S4d>(backend, d_model, ssm.pairs, std::move(loaded),
-                               std::move(scanned));
+  return std::make_unique<S4d>(backend, d_model, ssm.pairs, std::move(loaded));
 }
 
 }  // namespace engram

@@ -1,5 +1,5 @@
-// S4D as a layer's mixer, the baseline of the H3 paper's tables, written as
-// calls on Backend: a diagonal SSM, GELU, a product back onto the residual.
+// S4D as a layer's mixer, the baseline of the H3 paper's tables, a block of the
+// back end: a diagonal SSM, GELU, a product back onto the residual.
 //
 // All channels share one A, and B is folded into C.
 // Source: S4D, arXiv 2206.11893, section 4; HazyResearch/safari 02220c6.
@@ -12,7 +12,6 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "model/mixer.h"
-#include "model/model.h"
 #include "model/model_config.h"
 #include "model/weight_loader.h"
 
@@ -21,6 +20,6 @@ namespace engram {
 // See LoadMixers().
 absl::StatusOr<std::unique_ptr<Mixers>> LoadS4dMixers(
     const std::vector<int64_t>& layers, const ModelConfig& config,
-    const ModelLimits& limits, Backend* backend, WeightLoader* loader);
+    Backend* backend, WeightLoader* loader);
 
 }  // namespace engram

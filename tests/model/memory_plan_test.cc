@@ -38,9 +38,11 @@ TEST(MemoryPlan, CountsEveryPartOfAMamba) {
   EXPECT_EQ(plan->weights, info.parameters * sizeof(float));
   EXPECT_EQ(plan->states, 3 * info.state_bytes);
   EXPECT_EQ(plan->key_values, 0u);
-  // Of a token: residual and norm, x and z, the convolution, what the scan is
-  // given, and dt; of a row of logits its hidden vector.
-  const size_t token = 2 * 19 + 2 * 38 + 38 + (3 + 2 * 5) + 38;
+  // Of a token: residual and last norm; and of a block, in multiples of 16,
+  // norm, x and z, the convolution, what the scan is given, and dt. Of a row of
+  // logits its hidden vector.
+  const size_t block = 32 + 80 + 48 + 16 + 48;
+  const size_t token = 2 * 19 + block;
   // For sampling, of each row scores and weights in blocks of 256 ids, and of
   // each block a sum of 8 bytes.
   const size_t sampling = 5 * (2 * 256 + 2);

@@ -93,14 +93,12 @@ TEST_F(ModulesTest, ALinearTakesTheBiasThatTheConfigurationOrTheFileHas) {
         reference::MatMul(4, kWidth, Values(weight), x_,
                           is_there ? Values(bias) : std::vector<double>());
     const auto y = Upload(std::vector<double>(kTokens * 4, 7.0));
-    linear->Run(backend_.get(), kTokens, {x->floats(), kWidth},
-                {y->floats(), 4});
+    const LinearWeights weights = linear->weights();
+    MatMulOptions options;
+    options.bias = weights.bias;
+    backend_->MatMul(*weights.weight, kTokens, {x->floats(), kWidth}, options,
+                     {y->floats(), 4});
     EXPECT_THAT(Download(*y), Pointwise(DoubleNear(1e-5), expected));
-    linear->AddTo(backend_.get(), kTokens, {x->floats(), kWidth},
-                  {y->floats(), 4});
-    std::vector<double> doubled = expected;
-    for (double& value : doubled) value *= 2;
-    EXPECT_THAT(Download(*y), Pointwise(DoubleNear(1e-5), doubled));
   }
   EXPECT_EQ(load(true, false).status().code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(load(false, true)->bias, nullptr);
@@ -119,7 +117,8 @@ TEST_F(ModulesTest, ANormIsOfTheKindOfTheConfiguration) {
         [&](WeightLoader* loader) { return LoadNorm("n", config, loader); });
     ENGRAM_CHECK_OK(norm.status());
     const auto x = Upload(x_), normed = Upload(x_);
-    norm->Run(backend_.get(), kTokens, x->floats(), normed->floats());
+    backend_->Norm(norm->weights(), kTokens, kWidth, x->floats(),
+                   normed->floats());
     return Download(*normed);
   };
   const auto expected = [&](bool is_layer_norm) {
@@ -166,8 +165,11 @@ TEST_F(ModulesTest, AnMlpIsGatedOrHasGelu) {
     });
     ASSERT_TRUE(mlp.ok()) << mlp.status();
 
+    // A norm that leaves half of what it is given.
+    std::vector<double> normed = x_;
+    for (double& value : normed) value /= 2;
     std::vector<double> hidden =
-        reference::MatMul(config.hidden(), kWidth, Values(fc1), x_,
+        reference::MatMul(config.hidden(), kWidth, Values(fc1), normed,
                           is_gated ? std::vector<double>() : Values(fc1_bias),
                           is_gated ? Activation::kNone : Activation::kGeluTanh);
     if (is_gated) {
@@ -184,13 +186,16 @@ TEST_F(ModulesTest, AnMlpIsGatedOrHasGelu) {
     std::vector<double> expected =
         reference::MatMul(kWidth, kHidden, Values(fc2), hidden,
                           is_gated ? std::vector<double>() : Values(fc2_bias));
-    for (double& value : expected) value += 7;
+    for (size_t i = 0; i < expected.size(); ++i) expected[i] += x_[i];
 
-    const auto x = Upload(x_);
-    const auto residual = Upload(std::vector<double>(kTokens * kWidth, 7.0));
-    const auto work = Upload(std::vector<double>(kTokens * config.hidden()));
-    mlp->AddTo(backend_.get(), kTokens, {x->floats(), kWidth},
-               {work->floats(), config.hidden()}, {residual->floats(), kWidth});
+    // With so large an epsilon the values themselves do not matter.
+    const auto weight = Upload(std::vector<double>(kWidth, 500.0));
+    const NormWeights norm = {NormKind::kRms, weight->floats(), nullptr, 1e6f};
+    const MlpBlockArguments block = mlp->Block(norm);
+    ENGRAM_CHECK_OK(backend_->ReserveBlocks(kTokens, block.ScratchFloats()));
+    const auto residual = Upload(x_);
+    backend_->MlpBlock(backend_->PrepareStep({{0, 0, kTokens}}), block,
+                       residual->floats());
     EXPECT_THAT(Download(*residual), Pointwise(DoubleNear(1e-4), expected));
   }
 }

@@ -43,6 +43,9 @@ class ForwardingBackend : public Backend {
     return inner_.RecordEvent();
   }
   bool is_asynchronous() const override { return inner_.is_asynchronous(); }
+  absl::Status ReserveBlocks(int64_t tokens, int64_t floats) override {
+    return inner_.ReserveBlocks(tokens, floats);
+  }
   absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
     return inner_.ReserveOutcomes(rows, ids);
   }
@@ -107,6 +110,31 @@ class ForwardingBackend : public Backend {
   void DoAttention(const StepRows&,
                    const AttentionArguments& arguments) override {
     Issue([=, this] { inner_.Attention(*inner_step_, arguments); });
+  }
+  // As one operation each, whatever the other back end makes of it.
+  void DoMambaBlock(const StepRows&, const MambaBlockArguments& block,
+                    float* residual) override {
+    Issue([=, this] { inner_.MambaBlock(*inner_step_, block, residual); });
+  }
+  void DoMamba2Block(const StepRows&, const Mamba2BlockArguments& block,
+                     float* residual) override {
+    Issue([=, this] { inner_.Mamba2Block(*inner_step_, block, residual); });
+  }
+  void DoH3Block(const StepRows&, const H3BlockArguments& block,
+                 float* residual) override {
+    Issue([=, this] { inner_.H3Block(*inner_step_, block, residual); });
+  }
+  void DoS4dBlock(const StepRows&, const S4dBlockArguments& block,
+                  float* residual) override {
+    Issue([=, this] { inner_.S4dBlock(*inner_step_, block, residual); });
+  }
+  void DoAttentionBlock(const StepRows&, const AttentionBlockArguments& block,
+                        float* residual) override {
+    Issue([=, this] { inner_.AttentionBlock(*inner_step_, block, residual); });
+  }
+  void DoMlpBlock(const StepRows&, const MlpBlockArguments& block,
+                  float* residual) override {
+    Issue([=, this] { inner_.MlpBlock(*inner_step_, block, residual); });
   }
   void DoCopyRows(ConstMatrix source, absl::Span<const int32_t> from,
                   int64_t width, Matrix target,
