@@ -37,6 +37,13 @@ class CompareBenchmarksTest(unittest.TestCase):
         self.assertEqual(done.stdout.splitlines()[1].split(), ["a", "1.500", "0.000"])
         self.assertNotIn("gone", done.stdout)
 
+    def test_cpu_time_is_compared_where_it_is_asked_for(self):
+        before = self.program("before", [{"name": "a", "real_time": 9, "cpu_time": 2, "time_unit": "ns"}])
+        after = self.program("after", [{"name": "a", "real_time": 1, "cpu_time": 3, "time_unit": "ns"}])
+        done = self.compare("--cpu-time", before, after)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stdout.splitlines()[1].split(), ["a", "1.500", "0.000"])
+
     def test_who_runs_first_changes_from_pair_to_pair(self):
         runs = [{"name": "a", "real_time": 1, "time_unit": "ns"}]
         done = self.compare("--pairs", "2", self.program("before", runs), self.program("after", runs), "--", "folder")
