@@ -15,8 +15,8 @@ class FaultyBackend final : public ForwardingBackend {
  public:
   using ForwardingBackend::ForwardingBackend;
 
-  // The `n`-th copy, allocation, Synchronize or event from now on fails, 1 being
-  // the next; so do then all that follow.
+  // The `n`-th copy, allocation, Synchronize or event from now on fails, 1
+  // being the next; so do then all that follow.
   void FailFrom(int64_t n) { left_ = n; }
   bool has_failed() const { return left_ <= 0; }
 
