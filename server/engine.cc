@@ -33,8 +33,8 @@ Engine::Engine(EngineModel model, const EngineOptions& options,
       ends_(model_.name, &keeper_, sessions, &outbox_, clock,
             std::move(on_end)),
       progress_(&outbox_, &ends_, sessions->limits().answer_bytes),
-      steps_(model_.model, options.target_step_time, &progress_, clock,
-             metrics),
+      steps_(model_.model, options.target_step_time, &keeper_, &progress_,
+             clock, metrics),
       running_({.steps = options.steps_in_a_slot,
                 .long_prompt_tokens = options.long_prompt_tokens}) {}
 

@@ -36,7 +36,7 @@ struct Sequence {
   SessionHandle session;
   CommittedTurns start;  // what the session was before
 
-  int slot = -1;  // its own, while it runs
+  int slot = -1;  // its own, while it runs (server/state_keeper.h)
   // Tokens to be fed: first the pending one, prompt and received; then each
   // sampled token in its turn.
   std::vector<int32_t> to_feed;

@@ -12,7 +12,7 @@ StateKeeper::StateKeeper(StatePool* states, const ModelCapacity& capacity,
       capacity_(capacity),
       number_(number),
       sessions_(*sessions),
-      in_use_(states->slots()) {}
+      slots_(states->slots()) {}
 
 // --- A sequence's slot.
 
@@ -25,10 +25,10 @@ absl::StatusOr<bool> StateKeeper::TryLoad(Sequence* sequence) {
     ENGRAM_RETURN_IF_ERROR(
         CheckLength(capacity_, sequence->start.tokens(), sequence->request));
     if (TryTakeSlot(sequence, location.slot)) {
-      const absl::Status copied = CopyState(sequence->slot, location);
-      if (copied.ok()) return true;
+      const absl::Status set = SetState(sequence->slot, location);
+      if (set.ok()) return true;
       FreeSlot(sequence);
-      return copied;
+      return set;
     }
     // May move this very session's state.
     ENGRAM_ASSIGN_OR_RETURN(const bool has_room,
@@ -49,11 +49,14 @@ absl::StatusOr<SessionStore::Location> StateKeeper::Locate(
   return location;
 }
 
-absl::Status StateKeeper::CopyState(int slot,
-                                    const SessionStore::Location& location) {
+absl::Status StateKeeper::SetState(int slot,
+                                   const SessionStore::Location& location) {
   if (location.slot >= 0) {
-    ENGRAM_RETURN_IF_ERROR(states_.CopySlot(slot, location.slot));
-  } else if (location.block != nullptr) {
+    slots_[slot].source = location.slot;
+    ++slots_[location.slot].readers;
+    return absl::OkStatus();
+  }
+  if (location.block != nullptr) {
     ENGRAM_RETURN_IF_ERROR(
         states_.Restore(slot, location.block->data(), location.turns.position));
     sessions_.CountRestore(number_);
@@ -64,17 +67,23 @@ absl::Status StateKeeper::CopyState(int slot,
   return absl::OkStatus();
 }
 
+int StateKeeper::SlotToRead(const Sequence& sequence) const {
+  const int source = slots_[sequence.slot].source;
+  return source < 0 ? sequence.slot : source;
+}
+
 bool StateKeeper::Keep(Sequence* sequence, CommittedTurns turns,
                        TurnRecord record) {
   const std::shared_ptr<const StateBlock> parked_state = sequence->parked_state;
   ForgetParked(sequence);
   const int slot = sequence->slot;
+  ENGRAM_CHECK(slot < 0 || slots_[slot].source < 0);
   if (!sessions_.Commit(sequence->session, std::move(turns), slot,
                         std::move(record), parked_state)) {
     return false;
   }
   if (slot >= 0) {
-    in_use_[slot] = false;
+    slots_[slot].in_use = false;
     states_.Seal(slot);
   }
   sequence->slot = -1;
@@ -89,7 +98,8 @@ void StateKeeper::Release(Sequence* sequence) {
 
 void StateKeeper::FreeSlot(Sequence* sequence) {
   if (sequence->slot < 0) return;
-  in_use_[sequence->slot] = false;
+  EndReading(sequence->slot);
+  slots_[sequence->slot].in_use = false;
   states_.Free(sequence->slot);
   sequence->slot = -1;
 }
@@ -97,10 +107,10 @@ void StateKeeper::FreeSlot(Sequence* sequence) {
 // --- Parked.
 
 absl::StatusOr<bool> StateKeeper::TryPark(Sequence* sequence) {
-  const size_t bytes = states_.bytes(sequence->slot);
+  const int slot = SlotToRead(*sequence);
+  const size_t bytes = states_.bytes(slot);
   if (!sessions_.HoldForParked(bytes)) return false;
-  absl::StatusOr<std::shared_ptr<const StateBlock>> block =
-      SaveBlock(sequence->slot);
+  absl::StatusOr<std::shared_ptr<const StateBlock>> block = SaveBlock(slot);
   if (!block.ok()) {
     sessions_.ReleaseParked(bytes);
     if (absl::IsResourceExhausted(block.status())) return false;
@@ -138,12 +148,15 @@ bool StateKeeper::TryTakeSlot(Sequence* sequence, int source) {
   sequence->slot = states_.TryTake(
       TokensInTheEnd(sequence->start.tokens(), sequence->request), source);
   if (sequence->slot < 0) return false;
-  in_use_[sequence->slot] = true;
+  slots_[sequence->slot].in_use = true;
   return true;
 }
 
 absl::StatusOr<bool> StateKeeper::MakeRoom(const Sequence& sequence,
                                            int source) {
+  // What nobody but readers holds costs less than what is moved to RAM.
+  ENGRAM_ASSIGN_OR_RETURN(const bool freed, FreeAbandoned());
+  if (freed) return true;
   if (states_.free_slots() == 0) {
     // If no state is there to be moved, sessions were deleted meanwhile and
     // left their slots behind.
@@ -153,7 +166,10 @@ absl::StatusOr<bool> StateKeeper::MakeRoom(const Sequence& sequence,
   }
   std::vector<int> running;
   for (int slot = 0; slot < states_.slots(); ++slot) {
-    if (in_use_[slot]) running.push_back(slot);
+    // A sequence shares the blocks of what its first row is to read.
+    if (slots_[slot].in_use || slots_[slot].readers > 0) {
+      running.push_back(slot);
+    }
   }
   const int64_t tokens =
       TokensInTheEnd(sequence.start.tokens(), sequence.request);
@@ -172,7 +188,8 @@ absl::StatusOr<bool> StateKeeper::EvictOne() {
     moved_bytes_ += block->size();
   }
   if (sessions_.MoveToRam(resident->session, resident->slot, block)) {
-    states_.Free(resident->slot);
+    Abandon(resident->slot);
+    ENGRAM_RETURN_IF_ERROR(CopyToReaders(resident->slot));
   } else {
     // Its session was deleted meanwhile, and left the slot behind.
     ReclaimSlots();
@@ -190,7 +207,40 @@ absl::StatusOr<std::shared_ptr<const StateBlock>> StateKeeper::SaveBlock(
 }
 
 void StateKeeper::ReclaimSlots() {
-  for (int slot : sessions_.ReleasedSlots(number_)) states_.Free(slot);
+  for (int slot : sessions_.ReleasedSlots(number_)) Abandon(slot);
+}
+
+// --- Committed states that first rows are to read.
+
+void StateKeeper::EndReading(int slot) {
+  const int source = std::exchange(slots_[slot].source, -1);
+  if (source < 0) return;
+  --slots_[source].readers;
+  if (slots_[source].abandoned) Abandon(source);
+}
+
+void StateKeeper::Abandon(int slot) {
+  slots_[slot].abandoned = slots_[slot].readers > 0;
+  if (!slots_[slot].abandoned) states_.Free(slot);
+}
+
+absl::Status StateKeeper::CopyToReaders(int slot) {
+  for (int reader = 0; reader < states_.slots(); ++reader) {
+    if (slots_[reader].source != slot) continue;
+    ENGRAM_RETURN_IF_ERROR(states_.CopySlot(reader, slot));
+    moved_bytes_ += states_.bytes(reader);
+    EndReading(reader);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> StateKeeper::FreeAbandoned() {
+  for (int slot = 0; slot < states_.slots(); ++slot) {
+    if (!slots_[slot].abandoned) continue;
+    ENGRAM_RETURN_IF_ERROR(CopyToReaders(slot));
+    return true;
+  }
+  return false;
 }
 
 }  // namespace engram

@@ -1,9 +1,13 @@
 // StateKeeper: the slots of one model, who has them, and all that moves states
 // between them and RAM.
 //
-// A sequence that runs has a slot of its own: TryLoad gives it one with the
-// state that it begins with, Keep makes what it has come to its session's, and
-// TryPark takes the slot away until TryUnpark gives it another. The committed
+// A sequence that runs has a slot of its own: TryLoad gives it one, Keep makes
+// what it has come to its session's, and TryPark takes the slot away until
+// TryUnpark gives it another. A committed state that lies in a slot is not
+// copied for it: its first row reads that slot and writes its own
+// (BatchRow::slot_out). Until it has run, the committed state is neither freed
+// nor changed; where its slot is wanted before, the copy is made after all. The
+// committed
 // states of sessions lie in the other slots and yield them, the least recently
 // used first, whenever a sequence wants one. Of a model with attention layers a
 // sequence with a slot also has every block of keys and values set apart that
@@ -17,6 +21,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "model/state_pool.h"
 #include "server/model_capacity.h"
@@ -34,7 +39,8 @@ class StateKeeper {
   StateKeeper(StatePool* states, const ModelCapacity& capacity, int number,
               SessionStore* sessions);
 
-  // The sequence has a slot from now on, with what `start` says was before it.
+  // The sequence has a slot from now on, and SlotToRead holds what `start` says
+  // was before it.
   // False, with nothing changed: there is no room for it before others end.
   // CANCELLED or NOT_FOUND: its session was deleted. INVALID_ARGUMENT: one that
   // it only looks at has grown too long for it. RESOURCE_EXHAUSTED: there was
@@ -42,8 +48,14 @@ class StateKeeper {
   // device failed, and nothing is to be asked of this any more.
   // REQUIRES: fewer sequences than there are slots have one.
   absl::StatusOr<bool> TryLoad(Sequence* sequence);
+  // Where a row of the sequence finds its state, to leave it in the sequence's
+  // own slot: another one only before its first row.
+  int SlotToRead(const Sequence& sequence) const;
+  // A row of the sequence has run: its own slot holds its state.
+  void HasRun(const Sequence& sequence) { EndReading(sequence.slot); }
   // Commits the sequence's turn with the state that it has come to, which is
   // its session's from now on. False if the session was deleted meanwhile.
+  // REQUIRES: a row of it has run, or nothing was before it.
   bool Keep(Sequence* sequence, CommittedTurns turns, TurnRecord record);
   // What the sequence has of slots and RAM is free again.
   void Release(Sequence* sequence);
@@ -62,6 +74,15 @@ class StateKeeper {
   size_t moved_bytes() const { return moved_bytes_; }
 
  private:
+  struct Slot {
+    bool in_use = false;  // a sequence runs in it
+    // The committed state's that the first row of that sequence is to read; -1:
+    // it has run, or the state lies in this very slot.
+    int source = -1;
+    int readers = 0;         // slots whose source this is
+    bool abandoned = false;  // its session has left it to its readers
+  };
+
   absl::StatusOr<SessionStore::Location> Locate(const Sequence& sequence) const;
   // A slot for the sequence, that begins as a copy of slot `source` or, if that
   // is -1, otherwise. False: there is none yet.
@@ -69,7 +90,8 @@ class StateKeeper {
   // Moves a committed state out of the way of TryTakeSlot. False: that would
   // not help.
   absl::StatusOr<bool> MakeRoom(const Sequence& sequence, int source);
-  absl::Status CopyState(int slot, const SessionStore::Location& location);
+  // The state there is what the sequence in `slot` begins with.
+  absl::Status SetState(int slot, const SessionStore::Location& location);
   void FreeSlot(Sequence* sequence);
   // Moves a committed state to RAM; false if there is none in a slot.
   absl::StatusOr<bool> EvictOne();
@@ -77,11 +99,20 @@ class StateKeeper {
   // The bytes that are set apart for the state of a parked sequence.
   void ForgetParked(Sequence* sequence);
 
+  // The sequence in `slot` reads no other.
+  void EndReading(int slot);
+  // No session has the slot any more: it is free as soon as nobody reads it.
+  void Abandon(int slot);
+  // Who reads the slot gets a copy.
+  absl::Status CopyToReaders(int slot);
+  // A slot that only readers still hold is free then; false if there is none.
+  absl::StatusOr<bool> FreeAbandoned();
+
   StatePool& states_;
   const ModelCapacity capacity_;
   const int number_;
   SessionStore& sessions_;
-  std::vector<bool> in_use_;  // per slot: a sequence runs in it
+  std::vector<Slot> slots_;
   size_t moved_bytes_ = 0;
 };
 

@@ -23,38 +23,13 @@ Candidate MakeCandidate(const Sequence& sequence) {
   return candidate;
 }
 
-BatchRow MakeRow(const Sequence& sequence, int tokens) {
-  BatchRow row;
-  row.slot = sequence.slot;
-  row.tokens =
-      absl::MakeConstSpan(sequence.to_feed).subspan(sequence.fed, tokens);
-  row.alternatives = sequence.request.logprobs;
-  const size_t next = sequence.fed + tokens;
-  if (sequence.request.kind == RequestKind::kScore) {
-    row.wanted = Wanted::kScores;
-    row.scored_before = IsScoredBefore(sequence);
-    // Each but the first is scored by the token before it.
-    const size_t first = sequence.fed + (row.scored_before ? 0 : 1);
-    const size_t end = std::min(next + 1, sequence.to_feed.size());
-    row.scored =
-        absl::MakeConstSpan(sequence.to_feed).subspan(first, end - first);
-  } else if (next == sequence.to_feed.size() && !sequence.received_end &&
-             sequence.request.stopping.max_tokens > 0) {
-    row.wanted = Wanted::kToken;
-    row.draw.parameters = &sequence.request.sampling;
-    row.draw.index = sequence.start.position + sequence.position + tokens;
-    row.draw.seen = &sequence.seen;
-    row.draw.generated = &sequence.generated_counts;
-  }
-  return row;
-}
-
 }  // namespace
 
-StepRunner::StepRunner(Model* model, absl::Duration target,
+StepRunner::StepRunner(Model* model, absl::Duration target, StateKeeper* states,
                        SequenceProgress* progress, Clock* clock,
                        ModelMetrics* metrics)
     : model_(*model),
+      states_(*states),
       progress_(*progress),
       clock_(*clock),
       metrics_(metrics),
@@ -80,6 +55,33 @@ std::vector<int> StepRunner::Plan(const RunningSequences& running) const {
     if (plan[i] > 0) ++sequence.steps;
   }
   return plan;
+}
+
+BatchRow StepRunner::MakeRow(const Sequence& sequence, int tokens) const {
+  BatchRow row;
+  row.slot = states_.SlotToRead(sequence);
+  row.slot_out = sequence.slot;
+  row.tokens =
+      absl::MakeConstSpan(sequence.to_feed).subspan(sequence.fed, tokens);
+  row.alternatives = sequence.request.logprobs;
+  const size_t next = sequence.fed + tokens;
+  if (sequence.request.kind == RequestKind::kScore) {
+    row.wanted = Wanted::kScores;
+    row.scored_before = IsScoredBefore(sequence);
+    // Each but the first is scored by the token before it.
+    const size_t first = sequence.fed + (row.scored_before ? 0 : 1);
+    const size_t end = std::min(next + 1, sequence.to_feed.size());
+    row.scored =
+        absl::MakeConstSpan(sequence.to_feed).subspan(first, end - first);
+  } else if (next == sequence.to_feed.size() && !sequence.received_end &&
+             sequence.request.stopping.max_tokens > 0) {
+    row.wanted = Wanted::kToken;
+    row.draw.parameters = &sequence.request.sampling;
+    row.draw.index = sequence.start.position + sequence.position + tokens;
+    row.draw.seen = &sequence.seen;
+    row.draw.generated = &sequence.generated_counts;
+  }
+  return row;
 }
 
 StepRunner::Step StepRunner::Fill(const RunningSequences& running) const {
@@ -114,6 +116,7 @@ absl::StatusOr<bool> StepRunner::Run(const RunningSequences& running) {
 void StepRunner::AdvanceAll(Step* step, const StepResult& result) {
   const absl::Time now = clock_.Now();
   for (size_t i = 0; i < step->sequences.size(); ++i) {
+    states_.HasRun(*step->sequences[i]);
     progress_.Advance(step->sequences[i],
                       static_cast<int>(step->batch.rows[i].tokens.size()),
                       result.rows[i], now, &step->observation);

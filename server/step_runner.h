@@ -16,6 +16,7 @@
 #include "server/running_sequences.h"
 #include "server/sequence.h"
 #include "server/sequence_progress.h"
+#include "server/state_keeper.h"
 #include "server/step_time.h"
 
 namespace engram {
@@ -24,8 +25,8 @@ class StepRunner {
  public:
   // `target`: of a step beside running streams (server/step_time.h). All
   // pointers must outlive this; `metrics` may be nullptr.
-  StepRunner(Model* model, absl::Duration target, SequenceProgress* progress,
-             Clock* clock, ModelMetrics* metrics);
+  StepRunner(Model* model, absl::Duration target, StateKeeper* states,
+             SequenceProgress* progress, Clock* clock, ModelMetrics* metrics);
 
   // One step of those that have something to feed and room for what is said.
   // False if none has. Some may be over then, and are still there. INTERNAL:
@@ -49,10 +50,12 @@ class StepRunner {
 
   // The tokens that each of `running` feeds, 0 for those that wait.
   std::vector<int> Plan(const RunningSequences& running) const;
+  BatchRow MakeRow(const Sequence& sequence, int tokens) const;
   Step Fill(const RunningSequences& running) const;
   void AdvanceAll(Step* step, const StepResult& result);
 
   Model& model_;
+  StateKeeper& states_;
   SequenceProgress& progress_;
   Clock& clock_;
   ModelMetrics* const metrics_;

@@ -9,6 +9,7 @@
 #include "gtest/gtest.h"
 #include "server/engine.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/copying_backend.h"
 
 namespace engram {
 namespace {
@@ -502,6 +503,42 @@ TEST(EngineSessions, DoNotExpireWhileATurnRuns) {
   engine.clock.Advance(2 * engine.options.sessions.time_to_live);
   engine.RunUntilIdle();
   EXPECT_EQ(engine.sessions.Get("a")->version, 2);
+}
+
+// --- From slot to slot.
+
+TEST(EngineSessions, AreResumedFromTheirSlotsWithoutACopy) {
+  const auto cpu = *MakeBackend({.kind = BackendKind::kCpu, .threads = 1});
+  CopyingBackend backend(cpu.get());
+  TestEngineOptions options;
+  options.backend = &backend;
+  TestEngine engine(options);
+  Tokens history;
+  for (int turn = 0; turn < 3; ++turn) {
+    const Request request =
+        TestEngine::Turn("a", absl::StrCat("r", turn), {1, 2, 3}, 4);
+    const ExpectedAnswer expected = engine.Expect(history, request);
+    // Two look at it while the turn runs.
+    Reader reader = engine.Submit(request);
+    Reader scores[2];
+    for (Reader& score : scores) {
+      if (turn > 0) score = engine.Submit(TestEngine::Score("a", {4, 5}));
+    }
+    engine.RunUntilIdle();
+    reader.Read();
+    EXPECT_EQ(reader.ids(), expected.tokens);
+    for (Reader& score : scores) {
+      if (turn == 0) continue;
+      score.Read();
+      EXPECT_EQ(score.logprobs(), ExpectScore(engine.script, history, {4, 5}));
+    }
+    history.insert(history.end(), request.prompt.begin(), request.prompt.end());
+    history.insert(history.end(), expected.tokens.begin(),
+                   expected.tokens.end());
+  }
+  EXPECT_EQ(engine.sessions.Get("a")->version, 3);
+  EXPECT_EQ(backend.copies(), 0);
+  engine.ExpectNoSlotLost();
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "kernels/backend.h"
 #include "kernels/status.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/copying_backend.h"
 
 namespace engram {
 namespace {
@@ -24,7 +25,8 @@ class StateKeeperTest : public ::testing::Test {
     BackendOptions options;
     options.kind = BackendKind::kCpu;
     options.threads = 1;
-    backend_ = *MakeBackend(options);
+    cpu_ = *MakeBackend(options);
+    backend_ = std::make_unique<CopyingBackend>(cpu_.get());
     states_ =
         *StatePool::Create(backend_.get(), {{"memory", 1, {kFloats}}}, kSlots);
   }
@@ -70,11 +72,24 @@ class StateKeeperTest : public ::testing::Test {
                char byte) {
     const std::unique_ptr<Sequence> turn = Begin(id, request_id);
     Load(turn.get());
-    Write(turn->slot, byte);
+    RunRow(*turn, byte);
     ASSERT_TRUE(Keep(turn.get()));
     EXPECT_EQ(turn->slot, -1);
   }
 
+  // A row of the sequence, after which its state is all `byte`.
+  void RunRow(const Sequence& sequence, char byte) {
+    Write(sequence.slot, byte);
+    keeper_->HasRun(sequence);
+  }
+  // One that looks at what session `id` is, beside its turns.
+  std::unique_ptr<Sequence> Look(const std::string& id) {
+    auto sequence =
+        std::make_unique<Sequence>(TestEngine::Score(id, {1}), nullptr,
+                                   std::make_shared<TokenStream>(8, [] {}));
+    sequence->session = *store_->Find(id);
+    return sequence;
+  }
   void Write(int slot, char byte) {
     ENGRAM_CHECK_OK(
         states_->Restore(slot, std::string(kStateBytes, byte).data(), 1));
@@ -88,7 +103,8 @@ class StateKeeperTest : public ::testing::Test {
   std::string TierOf(const std::string& id) { return store_->Get(id)->tier; }
 
   FakeClock clock_;
-  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Backend> cpu_;
+  std::unique_ptr<CopyingBackend> backend_;
   std::unique_ptr<StatePool> states_;
   std::unique_ptr<SessionStore> store_;
   std::unique_ptr<StateKeeper> keeper_;
@@ -111,21 +127,90 @@ TEST_F(StateKeeperTest, LoadsANewSequenceIntoACleanSlot) {
   EXPECT_EQ(states_->free_slots(), kSlots);
 }
 
-TEST_F(StateKeeperTest, LoadsACopyBesideTheCommittedState) {
+TEST_F(StateKeeperTest, LetsTheFirstRowReadTheCommittedStateWithoutACopy) {
   Start();
   RunTurn("a", "r1", 'a');
+  const size_t moved = keeper_->moved_bytes();
   const std::unique_ptr<Sequence> turn = Begin("a", "r2");
   Load(turn.get());
   EXPECT_EQ(turn->start.version, 1);
-  ExpectState(turn->slot, 'a');
-  Write(turn->slot, 'b');
   const int committed = store_->Locate(turn->session)->slot;
   EXPECT_NE(committed, turn->slot);
+  EXPECT_EQ(keeper_->SlotToRead(*turn), committed);
+  ExpectState(committed, 'a');
+  RunRow(*turn, 'b');
+  EXPECT_EQ(keeper_->SlotToRead(*turn), turn->slot);
   ExpectState(committed, 'a');
   // The state before it gives its slot back.
   EXPECT_TRUE(Keep(turn.get()));
   EXPECT_EQ(states_->free_slots(), kSlots - 1);
   ExpectState(store_->Locate(turn->session)->slot, 'b');
+  EXPECT_EQ(backend_->copies(), 0);
+  EXPECT_EQ(keeper_->moved_bytes(), moved);
+}
+
+TEST_F(StateKeeperTest, CopiesTheCommittedStateIfItsSlotIsWantedBefore) {
+  Start();
+  RunTurn("a", "r1", 'a');
+  const std::unique_ptr<Sequence> turn = Begin("a", "r2");
+  Load(turn.get());
+  const size_t moved = keeper_->moved_bytes();
+  const std::unique_ptr<Sequence> other = Begin("b", "r1");
+  Load(other.get());
+  EXPECT_EQ(TierOf("a"), "ram");
+  EXPECT_EQ(backend_->copies(), 1);
+  EXPECT_EQ(keeper_->SlotToRead(*turn), turn->slot);
+  ExpectState(turn->slot, 'a');
+  // To RAM, to the slot that reads it, and the new one that is cleared.
+  EXPECT_EQ(keeper_->moved_bytes() - moved, 3 * kStateBytes);
+  keeper_->Release(turn.get());
+  keeper_->Release(other.get());
+  EXPECT_EQ(states_->free_slots(), kSlots);
+}
+
+TEST_F(StateKeeperTest, KeepsTheSlotOfADeletedSessionForWhoReadsIt) {
+  Start();
+  RunTurn("a", "r1", 'a');
+  const std::unique_ptr<Sequence> look = Look("a");
+  Load(look.get());
+  ASSERT_TRUE(store_->Delete("a").ok());
+  keeper_->ReclaimSlots();
+  ExpectState(keeper_->SlotToRead(*look), 'a');
+  EXPECT_EQ(states_->free_slots(), 0);
+  RunRow(*look, 'b');
+  EXPECT_EQ(states_->free_slots(), 1);
+  ExpectState(look->slot, 'b');
+  keeper_->Release(look.get());
+  EXPECT_EQ(states_->free_slots(), kSlots);
+  EXPECT_EQ(backend_->copies(), 0);
+}
+
+TEST_F(StateKeeperTest, TakesTheSlotOfADeletedSessionFromWhoReadsItIfItMust) {
+  Start();
+  RunTurn("a", "r1", 'a');
+  const std::unique_ptr<Sequence> look = Look("a");
+  Load(look.get());
+  ASSERT_TRUE(store_->Delete("a").ok());
+  const std::unique_ptr<Sequence> turn = Begin("b", "r1");
+  Load(turn.get());
+  EXPECT_EQ(backend_->copies(), 1);
+  EXPECT_EQ(keeper_->SlotToRead(*look), look->slot);
+  ExpectState(look->slot, 'a');
+  ExpectState(turn->slot, '\0');
+  keeper_->Release(look.get());
+  keeper_->Release(turn.get());
+  EXPECT_EQ(states_->free_slots(), kSlots);
+}
+
+TEST_F(StateKeeperTest, GivesBackWhatASequenceNeverCameToRead) {
+  Start();
+  RunTurn("a", "r1", 'a');
+  const std::unique_ptr<Sequence> look = Look("a");
+  Load(look.get());
+  ASSERT_TRUE(store_->Delete("a").ok());
+  keeper_->ReclaimSlots();
+  keeper_->Release(look.get());
+  EXPECT_EQ(states_->free_slots(), kSlots);
 }
 
 TEST_F(StateKeeperTest, MovesTheLeastRecentlyUsedToRamAndBack) {
@@ -193,6 +278,19 @@ TEST_F(StateKeeperTest, ParksAStateAndBringsItBack) {
   ExpectState(turn->slot, 'p');
   EXPECT_EQ(turn->parked_state, nullptr);
   EXPECT_EQ(store_->Counts().parked_bytes, 0);
+  keeper_->Release(turn.get());
+}
+
+TEST_F(StateKeeperTest, ParksWhatHasNotRunWithTheStateThatItWouldRead) {
+  Start();
+  RunTurn("a", "r1", 'a');
+  const std::unique_ptr<Sequence> turn = Begin("a", "r2");
+  Load(turn.get());
+  ASSERT_TRUE(keeper_->TryPark(turn.get()).value());
+  EXPECT_EQ(states_->free_slots(), kSlots - 1);
+  ASSERT_TRUE(keeper_->TryUnpark(turn.get()).value());
+  EXPECT_EQ(keeper_->SlotToRead(*turn), turn->slot);
+  ExpectState(turn->slot, 'a');
   keeper_->Release(turn.get());
 }
 

@@ -53,8 +53,8 @@ class StepRunnerTest : public ::testing::Test {
   SequenceProgress progress_{&outbox_, &ends_, /*answer_bytes=*/1024};
   RunningSequences running_{{}};
   RecordedMetrics metrics_;
-  StepRunner steps_{&model_, absl::Milliseconds(5), &progress_, &clock_,
-                    &metrics_};
+  StepRunner steps_{
+      &model_, absl::Milliseconds(5), &states_, &progress_, &clock_, &metrics_};
 };
 
 TEST_F(StepRunnerTest, RunsNoStepForNobody) {

@@ -113,7 +113,7 @@ ScriptedModel::ScriptedModel(const Script* script, const ModelLimits& limits,
 void ScriptedModel::CheckContract(const Batch& batch) {
   int tokens = 0;
   int logits_rows = 0;
-  std::set<int> slots;
+  std::set<int> read, written;
   EXPECT_FALSE(batch.rows.empty()) << "an empty step";
   for (const BatchRow& row : batch.rows) {
     tokens += static_cast<int>(row.tokens.size());
@@ -122,13 +122,18 @@ void ScriptedModel::CheckContract(const Batch& batch) {
     EXPECT_LE(row.scored.size(),
               row.tokens.size() + (row.scored_before ? 1 : 0));
     EXPECT_TRUE(states_->IsTaken(row.slot)) << "slot " << row.slot;
-    EXPECT_EQ(row.out(), row.slot) << "states are written over here";
-    EXPECT_TRUE(slots.insert(row.slot).second)
-        << "slot " << row.slot << " is in two rows";
+    EXPECT_TRUE(states_->IsTaken(row.out())) << "slot " << row.out();
+    EXPECT_TRUE(written.insert(row.out()).second)
+        << "slot " << row.out() << " is written by two rows";
+    if (row.out() != row.slot) read.insert(row.slot);
     for (int32_t id : row.tokens) {
       EXPECT_GE(id, 0);
       EXPECT_LT(id, script_->vocabulary_size());
     }
+  }
+  for (int slot : read) {
+    EXPECT_FALSE(written.contains(slot))
+        << "slot " << slot << " is written by one row and read by another";
   }
   EXPECT_LE(tokens, limits_.max_batch_tokens);
   EXPECT_LE(logits_rows, limits_.max_logits_rows);
@@ -174,13 +179,13 @@ void ScriptedModel::CheckKeys(int slot, const Script::Sequence& sequence,
   EXPECT_EQ(kept.digest, sequence.digest) << "keys of another text";
 }
 
-absl::Status ScriptedModel::AddKeys(int slot,
+absl::Status ScriptedModel::AddKeys(int slot_in, int slot_out,
                                     absl::Span<const int32_t> tokens) {
-  int64_t position = states_->tokens(slot);
+  int64_t position = states_->tokens(slot_in);
   ENGRAM_RETURN_IF_ERROR(
-      states_->Append(slot, slot, static_cast<int64_t>(tokens.size())));
+      states_->Append(slot_in, slot_out, static_cast<int64_t>(tokens.size())));
   if (info_.kv_blocks == 0) return absl::OkStatus();
-  for (int32_t id : tokens) *Key(slot, position++) = static_cast<float>(id);
+  for (int32_t id : tokens) *Key(slot_out, position++) = static_cast<float>(id);
   return absl::OkStatus();
 }
 
@@ -196,7 +201,7 @@ absl::StatusOr<bool> ScriptedModel::RunRow(const BatchRow& row) {
   Script::Sequence sequence;
   bool sound = Load(row.slot, &sequence);
   CheckKeys(row.slot, sequence, sound);
-  ENGRAM_RETURN_IF_ERROR(AddKeys(row.slot, row.tokens));
+  ENGRAM_RETURN_IF_ERROR(AddKeys(row.slot, row.out(), row.tokens));
   OutcomeRequest request;
   request.alternatives = row.alternatives;
   absl::Span<const int32_t> scored = row.scored;
@@ -219,7 +224,7 @@ absl::StatusOr<bool> ScriptedModel::RunRow(const BatchRow& row) {
     request.draw = row.draw;
     AddOutcome(sequence, sound, request);
   }
-  Store(row.slot, sequence, sound);
+  Store(row.out(), sequence, sound);
   return sound;
 }
 

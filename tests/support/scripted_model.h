@@ -109,9 +109,11 @@ class ScriptedModel final : public Model {
   // What the sequence's logits answer.
   void AddOutcome(const Script::Sequence& sequence, bool sound,
                   const OutcomeRequest& request);
-  // Compares the keys of a slot with its sequence, and adds those of `tokens`.
+  // Compares the keys of a slot with its sequence.
   void CheckKeys(int slot, const Script::Sequence& sequence, bool sound);
-  absl::Status AddKeys(int slot, absl::Span<const int32_t> tokens);
+  // Those of the sequence in slot_in and of `tokens` are slot_out's.
+  absl::Status AddKeys(int slot_in, int slot_out,
+                       absl::Span<const int32_t> tokens);
   float* Key(int slot, int64_t position);
 
   const Script* const script_;
