@@ -118,7 +118,8 @@ void ScriptedModel::CheckContract(const Batch& batch) {
   for (const BatchRow& row : batch.rows) {
     tokens += static_cast<int>(row.tokens.size());
     logits_rows += row.outcomes();
-    EXPECT_FALSE(row.tokens.empty()) << "a row without tokens";
+    EXPECT_EQ(row.tokens.empty(), row.follows) << "a row without tokens";
+    EXPECT_EQ(row.follows, !begun_.empty()) << "ahead, rows follow others";
     EXPECT_LE(row.scored.size(),
               row.tokens.size() + (row.scored_before ? 1 : 0));
     EXPECT_TRUE(states_->IsTaken(row.slot)) << "slot " << row.slot;
@@ -190,18 +191,39 @@ absl::Status ScriptedModel::AddKeys(int slot_in, int slot_out,
 }
 
 void ScriptedModel::AddOutcome(const Script::Sequence& sequence, bool sound,
-                               const OutcomeRequest& request) {
+                               const OutcomeRequest& request, Step* step) {
   std::vector<float> row(script_->vocabulary_size(), kNan);
   if (sound) row = script_->LogitsAfter(sequence);
   logits_.insert(logits_.end(), row.begin(), row.end());
-  outcomes_.push_back(PlainOutcome(row, request));
+  step->outcomes.push_back(PlainOutcome(row, request));
 }
 
-absl::StatusOr<bool> ScriptedModel::RunRow(const BatchRow& row) {
+std::vector<int32_t> ScriptedModel::TokensOf(const BatchRow& row) const {
+  if (!row.follows) return {row.tokens.begin(), row.tokens.end()};
+  const Step& before = begun_.back();
+  size_t outcome = 0;
+  for (size_t i = 0; i < before.slots.size(); ++i) {
+    if (before.slots[i] == row.slot) {
+      if (before.outcome_count[i] == 0) return {};  // it followed a stop itself
+      const Outcome& drawn = before.outcomes[outcome];
+      if (drawn.stops || !before.sound[i]) return {};
+      return {drawn.token};
+    }
+    outcome += before.outcome_count[i];
+  }
+  ADD_FAILURE() << "slot " << row.slot << " follows no row";
+  return {};
+}
+
+absl::StatusOr<bool> ScriptedModel::RunRow(const BatchRow& row, Step* step) {
+  const std::vector<int32_t> tokens = TokensOf(row);
+  step->slots.push_back(row.out());
+  step->outcome_count.push_back(tokens.empty() ? 0 : row.outcomes());
   Script::Sequence sequence;
   bool sound = Load(row.slot, &sequence);
   CheckKeys(row.slot, sequence, sound);
-  ENGRAM_RETURN_IF_ERROR(AddKeys(row.slot, row.out(), row.tokens));
+  if (tokens.empty()) return true;
+  ENGRAM_RETURN_IF_ERROR(AddKeys(row.slot, row.out(), tokens));
   OutcomeRequest request;
   request.alternatives = row.alternatives;
   absl::Span<const int32_t> scored = row.scored;
@@ -209,56 +231,62 @@ absl::StatusOr<bool> ScriptedModel::RunRow(const BatchRow& row) {
     if (row.wanted != Wanted::kScores || scored.empty()) return;
     request.scored = scored[0];
     scored.remove_prefix(1);
-    AddOutcome(sequence, sound, request);
+    AddOutcome(sequence, sound, request, step);
   };
   if (row.scored_before) {
     EXPECT_GT(sequence.count, 0) << "a score before a slot's first token";
     score_next();
   }
-  for (int32_t id : row.tokens) {
+  for (int32_t id : tokens) {
     sequence.Feed(id);
     sound = sound && !script_->BreaksState(sequence);
     score_next();
   }
   if (row.wanted == Wanted::kToken) {
     request.draw = row.draw;
-    AddOutcome(sequence, sound, request);
+    if (row.follows) request.draw.newest = tokens[0];
+    AddOutcome(sequence, sound, request, step);
   }
   Store(row.out(), sequence, sound);
   return sound;
 }
 
 absl::Status ScriptedModel::Begin(const Batch& batch) {
-  EXPECT_FALSE(begun_) << "a step begins before the last one is finished";
-  begun_ = true;
+  EXPECT_LT(begun_.size(), 2) << "two steps are begun, and none is finished";
   ++steps_;
+  if (!begun_.empty()) ++steps_ahead_;
   CheckContract(batch);
   logits_.clear();
-  outcomes_.clear();
   last_step_.clear();
-  results_.clear();
-  if (steps_ == fail_at_) return absl::OkStatus();
-  for (const BatchRow& row : batch.rows) {
-    last_step_.push_back({static_cast<int>(row.tokens.size())});
-    ENGRAM_ASSIGN_OR_RETURN(const bool sound, RunRow(row));
-    results_.push_back({.finite = sound});
+  Step step;
+  step.fails = steps_ == fail_at_;
+  if (!step.fails) {
+    for (const BatchRow& row : batch.rows) {
+      last_step_.push_back(
+          {row.follows ? 1 : static_cast<int>(row.tokens.size())});
+      ENGRAM_ASSIGN_OR_RETURN(const bool sound, RunRow(row, &step));
+      step.sound.push_back(sound);
+    }
+    if (during_step_) during_step_();
   }
-  if (during_step_) during_step_();
-  size_t first = 0;
-  for (size_t i = 0; i < batch.rows.size(); ++i) {
-    results_[i].outcomes =
-        absl::MakeConstSpan(outcomes_).subspan(first, batch.rows[i].outcomes());
-    first += batch.rows[i].outcomes();
-  }
+  begun_.push_back(std::move(step));
   return absl::OkStatus();
 }
 
 absl::StatusOr<StepResult> ScriptedModel::Finish() {
-  EXPECT_TRUE(begun_) << "a step is finished that was not begun";
-  begun_ = false;
-  if (steps_ == fail_at_) return absl::InternalError("the device is on fire");
+  EXPECT_FALSE(begun_.empty()) << "a step is finished that was not begun";
+  finished_ = std::move(begun_.front());
+  begun_.pop_front();
+  if (finished_.fails) return absl::InternalError("the device is on fire");
   ENGRAM_RETURN_IF_ERROR(backend_->Synchronize());
-  return StepResult{results_};
+  StepResult result;
+  auto rest = absl::MakeConstSpan(finished_.outcomes);
+  for (size_t i = 0; i < finished_.slots.size(); ++i) {
+    result.rows.push_back({.finite = finished_.sound[i],
+                           .outcomes = rest.first(finished_.outcome_count[i])});
+    rest.remove_prefix(finished_.outcome_count[i]);
+  }
+  return result;
 }
 
 // --- What is expected.

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -84,6 +85,11 @@ class ScriptedModel final : public Model {
   absl::StatusOr<StepResult> Finish() override;
   std::vector<float> LogitsForTest() const override { return logits_; }
 
+  // From now on it says that steps are worth beginning ahead of others.
+  void RunAhead() { info_.runs_ahead = true; }
+  // How many were.
+  int64_t steps_ahead() const { return steps_ahead_; }
+
   // The `count`-th step from now fails, when it is to be finished: 1 is the
   // next.
   void FailStep(int64_t count) { fail_at_ = steps_ + count; }
@@ -100,15 +106,26 @@ class ScriptedModel final : public Model {
   const std::vector<RowShape>& last_step() const { return last_step_; }
 
  private:
+  // A step that is begun, or the last one finished.
+  struct Step {
+    std::vector<int> slots;          // where its rows leave their states
+    std::vector<Outcome> outcomes;   // of all rows
+    std::vector<int> outcome_count;  // of each
+    std::vector<bool> sound;         // likewise
+    bool fails = false;
+  };
+
   void CheckContract(const Batch& batch);
+  // What the row feeds: its tokens, or what the row that it follows has drawn.
+  std::vector<int32_t> TokensOf(const BatchRow& row) const;
   // False if the state is broken.
   bool Load(int slot, Script::Sequence* sequence);
   void Store(int slot, const Script::Sequence& sequence, bool sound);
   // Feeds the row and finds its outcomes. False if the state is broken.
-  absl::StatusOr<bool> RunRow(const BatchRow& row);
+  absl::StatusOr<bool> RunRow(const BatchRow& row, Step* step);
   // What the sequence's logits answer.
   void AddOutcome(const Script::Sequence& sequence, bool sound,
-                  const OutcomeRequest& request);
+                  const OutcomeRequest& request, Step* step);
   // Compares the keys of a slot with its sequence.
   void CheckKeys(int slot, const Script::Sequence& sequence, bool sound);
   // Those of the sequence in slot_in and of `tokens` are slot_out's.
@@ -123,10 +140,10 @@ class ScriptedModel final : public Model {
   std::unique_ptr<StatePool> states_;
   ModelInfo info_;
   std::vector<float> logits_;
-  std::vector<Outcome> outcomes_;
-  std::vector<RowOutcome> results_;
-  bool begun_ = false;
+  std::deque<Step> begun_;
+  Step finished_;
   int64_t steps_ = 0;
+  int64_t steps_ahead_ = 0;
   int64_t fail_at_ = -1;
   std::vector<RowShape> last_step_;
   std::function<void()> during_step_;
