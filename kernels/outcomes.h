@@ -113,7 +113,7 @@ struct Outcome {
   bool stops = false;
   float log_probability = 0;  // of the scored id or the token, if asked for
   // Best first, ties by the lowest id; fewer where not all ids are finite.
-  std::vector<LogProbability> top;
+  std::vector<LogProbability> top = {};
 };
 
 }  // namespace engram

@@ -21,9 +21,10 @@ struct BatchRow {
   int slot = 0;                           // its state before the step
   absl::Span<const int32_t> tokens = {};  // at least one, each in [0, vocab)
   // Instead of tokens: the one that is drawn by the row of the step before,
-  // which is not finished, that leaves its state in `slot`. If that token stops its sequence (TokenDraw) or
-  // the row was not finite, nothing is fed: the state stays as it is, and the
-  // row has no outcome. The draws' `newest` is then the model's affair.
+  // which is not finished, that leaves its state in `slot`. If that token stops
+  // its sequence (TokenDraw) or the row was not finite, nothing is fed: the
+  // state stays as it is, and the row has no outcome. The draws' `newest` is
+  // then the model's affair.
   bool follows = false;
   Wanted wanted = Wanted::kNothing;
   TokenDraw draw = {};  // kToken

@@ -13,6 +13,10 @@ namespace {
 constexpr absl::Duration kPausedWait = absl::Milliseconds(20);
 constexpr absl::Duration kIdleWait = absl::Seconds(1);
 
+// After so many steps that ran ahead in a row comes what is done between steps
+// and is in no haste, such as to end sessions whose time is over.
+constexpr int kStepsAheadMost = 64;
+
 }  // namespace
 
 Engine::Engine(EngineModel model, const EngineOptions& options,
@@ -71,6 +75,36 @@ absl::Status Engine::Run() {
 bool Engine::RunOnce() {
   const absl::Time now = clock_->Now();
   ReadDrainDeadline();
+  const bool goes_on = steps_.is_ahead() && MayRunAhead(now);
+  const bool more = !goes_on && WorkBetweenSteps(now);
+  steps_ahead_ = goes_on ? steps_ahead_ + 1 : 0;
+  outbox_.Deliver();
+  const bool worked = RunStep(now);
+  outbox_.Deliver();
+  ForgetOver();
+  TellLoad();
+  if (metrics_ != nullptr) metrics_->SetLoad(MeasureLoad());
+  return worked || more;
+}
+
+bool Engine::MayRunAhead(absl::Time now) const {
+  if (!model_.model->info().runs_ahead || steps_ahead_ >= kStepsAheadMost) {
+    return false;
+  }
+  if (drain_deadline_ || !inbox_->empty() || inbox_->HasTasks() ||
+      parked() > 0 || !snapshots_.empty()) {
+    return false;
+  }
+  return std::all_of(running_.all().begin(), running_.all().end(),
+                     [this, now](const SequencePointer& sequence) {
+                       return ReasonToEnd(sequence.get(), now).ok();
+                     });
+}
+
+bool Engine::WorkBetweenSteps(absl::Time now) {
+  const absl::Status settled = steps_.Settle();
+  if (!settled.ok()) Fail(settled);
+  ForgetOver();
   RunTasks();
   keeper_.ReclaimSlots();
   const absl::StatusOr<bool> copies_are_left = snapshots_.Advance();
@@ -80,13 +114,7 @@ bool Engine::RunOnce() {
   EndRunning(now);
   StartWaiting(now);
   EndOverdue(now);
-  outbox_.Deliver();
-  const bool worked = RunStep();
-  outbox_.Deliver();
-  ForgetOver();
-  TellLoad();
-  if (metrics_ != nullptr) metrics_->SetLoad(MeasureLoad());
-  return worked || copies_are_left.value_or(false) || !swept;
+  return copies_are_left.value_or(false) || !swept;
 }
 
 EngineLoad Engine::MeasureLoad() const {
@@ -299,9 +327,9 @@ bool Engine::Park(Sequence* sequence) {
   return true;
 }
 
-bool Engine::RunStep() {
+bool Engine::RunStep(absl::Time now) {
   if (!failure_.ok()) return false;
-  const absl::StatusOr<bool> ran = steps_.Run(running_);
+  const absl::StatusOr<bool> ran = steps_.Run(running_, MayRunAhead(now));
   if (!ran.ok()) Fail(ran.status());
   return ran.value_or(false);
 }

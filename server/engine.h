@@ -126,8 +126,13 @@ class Engine {
   bool Park(Sequence* sequence);
   void TellLoad();
 
+  // Whether nothing is to be done between this step and the next, so that the
+  // next may be begun before this one is finished.
+  bool MayRunAhead(absl::Time now) const;
+  // Ends, starts, parks and copies. Whether some of it is left for later.
+  bool WorkBetweenSteps(absl::Time now);
   // False if nobody had anything to feed.
-  bool RunStep();
+  bool RunStep(absl::Time now);
 
   // The device failed: everything ends with FailureToTell().
   void Fail(const absl::Status& status);
@@ -158,6 +163,7 @@ class Engine {
   ParkedSequences parked_;
   std::optional<absl::Time> drain_deadline_;  // once Drain() was called
   absl::Status failure_;
+  int steps_ahead_ = 0;  // in a row
 
   absl::Mutex mutex_;
   std::optional<absl::Time> asked_deadline_ ABSL_GUARDED_BY(mutex_);

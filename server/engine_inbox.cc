@@ -260,6 +260,11 @@ absl::Status EngineInbox::Post(std::function<void()> task) {
   return absl::OkStatus();
 }
 
+bool EngineInbox::HasTasks() const {
+  absl::MutexLock lock(&mutex_);
+  return !tasks_.empty();
+}
+
 std::vector<std::function<void()>> EngineInbox::TakeTasks() {
   absl::MutexLock lock(&mutex_);
   return std::exchange(tasks_, {});

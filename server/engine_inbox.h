@@ -106,6 +106,7 @@ class EngineInbox {
   std::vector<std::unique_ptr<Sequence>> TakeLast();
   // Nobody waits, nor has a place.
   bool empty() const;
+  bool HasTasks() const;
   std::vector<std::function<void()>> TakeTasks();
   // No task is taken from now on.
   void CloseTasks();

@@ -15,8 +15,8 @@ size_t SequenceBytes(const Request& request) {
       sizeof(Sequence) + HeapBytes(sizeof(TurnText)) +
       2 * HeapBytesOf(request.prompt) + 3 * HeapBytesOf(request.received) +
       HeapBytesOf(request.session_id) + HeapBytesOf(request.request_id) +
-      HeapBytesOf(request.stopping.stop_token_ids) +
-      HeapBytesOf(request.stopping.end_of_text_ids) +
+      2 * HeapBytesOf(request.stopping.stop_token_ids) +
+      2 * HeapBytesOf(request.stopping.end_of_text_ids) +
       request.sampling.logit_bias.size() *
           HeapBytes(kMapNodeBytes<int32_t, float>);
   for (const std::string& stop : request.stopping.stop) {
@@ -91,6 +91,13 @@ void Prepare(Sequence* sequence, int64_t vocabulary_size) {
                            request.prompt.end());
   sequence->to_feed.insert(sequence->to_feed.end(), request.received.begin(),
                            request.received.end());
+  const Stopping& stopping = request.stopping;
+  sequence->stop_ids.reserve(stopping.stop_token_ids.size() +
+                             stopping.end_of_text_ids.size());
+  sequence->stop_ids = stopping.stop_token_ids;
+  sequence->stop_ids.insert(sequence->stop_ids.end(),
+                            stopping.end_of_text_ids.begin(),
+                            stopping.end_of_text_ids.end());
   sequence->seen = start.seen ? *start.seen : TokenSet(vocabulary_size);
   for (int32_t id : sequence->to_feed) sequence->seen.Insert(id);
   // The last token of a turn is never fed by it: it stays pending.

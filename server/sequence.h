@@ -46,6 +46,7 @@ struct Sequence {
   std::vector<int32_t> generated;  // received ones included
   std::map<int32_t, int32_t> generated_counts;
   TokenSet seen;
+  std::vector<int32_t> stop_ids;  // all that end the turn
   // Until it is handed to the stream, to be made by its reader; kept if there
   // are stop strings to be found (server/turn_text.h).
   std::unique_ptr<TurnText> text;

@@ -77,7 +77,7 @@ void SequenceProgress::TellToken(Sequence* sequence, const Outcome& drawn,
   SampledToken token;
   token.index = index;
   token.id = id;
-  token.is_stop_token = IsStopToken(request.stopping, id);
+  token.is_stop_token = drawn.stops && IsStopToken(request.stopping, id);
   if (request.logprobs > 0) {
     token.logprob = drawn.log_probability;
     token.top = drawn.top;

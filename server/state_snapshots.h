@@ -36,6 +36,7 @@ class StateSnapshots {
   // `done` is called by Advance; at once with UNAVAILABLE if too many wait.
   void Add(SessionHandle session, Done done);
 
+  bool empty() const { return jobs_.empty(); }
   // Copies for about a millisecond at most. False if nothing is left to do.
   // INTERNAL if the device failed; whoever asked for that copy was told.
   absl::StatusOr<bool> Advance();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <utility>
 
 #include "kernels/status.h"
 #include "server/scheduler.h"
@@ -21,6 +22,35 @@ Candidate MakeCandidate(const Sequence& sequence) {
   candidate.waited = sequence.steps_waited;
   candidate.turns = sequence.steps;
   return candidate;
+}
+
+// Whether the sequence goes on after the step of `row`, unless what is drawn is
+// one of its stop ids. Stop strings are found by the host, too late.
+bool GoesOn(const Sequence& sequence, const BatchRow& row) {
+  return row.wanted == Wanted::kToken && !row.draw.is_last &&
+         sequence.request.stopping.stop.empty() &&
+         sequence.stream->HasRoom(/*tokens=*/2);
+}
+
+// The row behind `row`, which is begun. Its draw comes one token later.
+BatchRow MakeRowAhead(const Sequence& sequence, const BatchRow& row) {
+  BatchRow next = row;
+  next.slot = row.out();
+  next.slot_out = -1;
+  next.tokens = {};
+  next.follows = true;
+  next.draw.index = row.draw.index + 1;
+  next.draw.is_last = static_cast<int64_t>(sequence.generated.size()) + 2 >=
+                      sequence.request.stopping.max_tokens;
+  return next;
+}
+
+// Of rows that all want a token.
+bool AnyStops(const StepResult& result) {
+  return std::any_of(result.rows.begin(), result.rows.end(),
+                     [](const RowOutcome& row) {
+                       return !row.finite || row.outcomes[0].stops;
+                     });
 }
 
 }  // namespace
@@ -80,6 +110,9 @@ BatchRow StepRunner::MakeRow(const Sequence& sequence, int tokens) const {
     row.draw.index = sequence.start.position + sequence.position + tokens;
     row.draw.seen = &sequence.seen;
     row.draw.generated = &sequence.generated_counts;
+    row.draw.stop_ids = sequence.stop_ids;
+    row.draw.is_last = static_cast<int64_t>(sequence.generated.size()) + 1 >=
+                       sequence.request.stopping.max_tokens;
   }
   return row;
 }
@@ -95,32 +128,83 @@ StepRunner::Step StepRunner::Fill(const RunningSequences& running) const {
     if (!sequence.decoding) step.observation.prompt_tokens += plan[i];
     step.observation.tokens += plan[i];
   }
-  step.observation.rows = static_cast<int>(step.batch.rows.size());
   return step;
 }
 
-absl::StatusOr<bool> StepRunner::Run(const RunningSequences& running) {
-  Step step = Fill(running);
-  if (step.batch.rows.empty()) return false;
+absl::Status StepRunner::Begin(Step* step) {
+  step->begin = clock_.Now();
+  step->observation.rows = static_cast<int>(step->batch.rows.size());
+  return model_.Begin(step->batch);
+}
 
-  const absl::Time begin = clock_.Now();
-  ENGRAM_RETURN_IF_ERROR(model_.Begin(step.batch));
+absl::StatusOr<bool> StepRunner::Run(const RunningSequences& running,
+                                     bool may_run_ahead) {
+  Step step;
+  if (ahead_.has_value()) {
+    step = *std::exchange(ahead_, std::nullopt);
+  } else {
+    step = Fill(running);
+    if (step.batch.rows.empty()) return false;
+    ENGRAM_RETURN_IF_ERROR(Begin(&step));
+  }
+  if (may_run_ahead) ENGRAM_RETURN_IF_ERROR(BeginAhead(step, running));
+  ENGRAM_ASSIGN_OR_RETURN(const StepResult result, model_.Finish());
+  if (!ahead_.has_value() || !AnyStops(result)) {
+    AdvanceAll(&step, result);
+    return true;
+  }
+  // Who ends gives its slot away: so nothing may be ahead of that.
+  Step last = *std::exchange(ahead_, std::nullopt);
+  ENGRAM_ASSIGN_OR_RETURN(const StepResult last_result, model_.Finish());
+  AdvanceAll(&step, result);
+  AdvanceAll(&last, last_result);
+  return true;
+}
+
+absl::Status StepRunner::BeginAhead(const Step& step,
+                                    const RunningSequences& running) {
+  if (static_cast<int>(step.sequences.size()) != running.size()) {
+    return absl::OkStatus();
+  }
+  Step next;
+  for (size_t i = 0; i < step.sequences.size(); ++i) {
+    const BatchRow& row = step.batch.rows[i];
+    if (!GoesOn(*step.sequences[i], row)) return absl::OkStatus();
+    next.batch.rows.push_back(MakeRowAhead(*step.sequences[i], row));
+  }
+  next.sequences = step.sequences;
+  next.observation.tokens = static_cast<int>(next.sequences.size());
+  for (Sequence* sequence : next.sequences) ++sequence->steps;
+  ENGRAM_RETURN_IF_ERROR(Begin(&next));
+  ahead_ = std::move(next);
+  return absl::OkStatus();
+}
+
+absl::Status StepRunner::Settle() {
+  if (!ahead_.has_value()) return absl::OkStatus();
+  Step step = *std::exchange(ahead_, std::nullopt);
   ENGRAM_ASSIGN_OR_RETURN(const StepResult result, model_.Finish());
   AdvanceAll(&step, result);
-  step.observation.duration = clock_.Now() - begin;
-  step_time_.Observe(step.observation.tokens, step.observation.duration);
-  if (metrics_ != nullptr) metrics_->ObserveStep(step.observation);
-  return true;
+  return absl::OkStatus();
 }
 
 void StepRunner::AdvanceAll(Step* step, const StepResult& result) {
   const absl::Time now = clock_.Now();
   for (size_t i = 0; i < step->sequences.size(); ++i) {
+    // Of one that has ended in the step before nothing was fed.
+    if (step->sequences[i]->over) continue;
     states_.HasRun(*step->sequences[i]);
-    progress_.Advance(step->sequences[i],
-                      static_cast<int>(step->batch.rows[i].tokens.size()),
-                      result.rows[i], now, &step->observation);
+    const BatchRow& row = step->batch.rows[i];
+    const int tokens = row.follows ? 1 : static_cast<int>(row.tokens.size());
+    progress_.Advance(step->sequences[i], tokens, result.rows[i], now,
+                      &step->observation);
   }
+  // What it ran beside the step before is that one's.
+  step->observation.duration =
+      clock_.Now() - std::max(step->begin, last_finished_);
+  last_finished_ = clock_.Now();
+  step_time_.Observe(step->observation.tokens, step->observation.duration);
+  if (metrics_ != nullptr) metrics_->ObserveStep(step->observation);
 }
 
 }  // namespace engram

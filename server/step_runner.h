@@ -2,9 +2,14 @@
 // filled with a row for every sequence that is in it, run by the model, and
 // what came out is handed to the sequences (server/sequence_progress.h).
 //
+// A device need not wait for the host to read what it drew: the next step may
+// be begun before (Model::Begin), where that is the same sequences once more.
+// As long as such a step is ahead, the slots of its sequences are the model's.
+//
 // Engine thread only.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -29,10 +34,16 @@ class StepRunner {
              SequenceProgress* progress, Clock* clock, ModelMetrics* metrics);
 
   // One step of those that have something to feed and room for what is said.
-  // False if none has. Some may be over then, and are still there. INTERNAL:
-  // the device failed, nobody has gone on, and nothing is to be asked of the
-  // model any more.
-  absl::StatusOr<bool> Run(const RunningSequences& running);
+  // False if none has. Some may be over then, and are still there; if so, no
+  // step is ahead. INTERNAL: the device failed, nobody has gone on, and nothing
+  // is to be asked of the model any more.
+  // With `may_run_ahead` the step after it may be begun; and if one is ahead,
+  // this finishes that, and `running` are still the same.
+  absl::StatusOr<bool> Run(const RunningSequences& running,
+                           bool may_run_ahead = false);
+  bool is_ahead() const { return ahead_.has_value(); }
+  // Finishes the step that is ahead, if one is. INTERNAL: as for Run.
+  absl::Status Settle();
 
   // For each prompt token, if a step beside so many streams has as many as it
   // may.
@@ -46,12 +57,17 @@ class StepRunner {
     Batch batch;
     std::vector<Sequence*> sequences;  // of each row
     StepObservation observation;
+    absl::Time begin;
   };
 
   // The tokens that each of `running` feeds, 0 for those that wait.
   std::vector<int> Plan(const RunningSequences& running) const;
   BatchRow MakeRow(const Sequence& sequence, int tokens) const;
   Step Fill(const RunningSequences& running) const;
+  absl::Status Begin(Step* step);
+  // Begins the step after one that is begun, if that is the same once more and
+  // only what is drawn can end its sequences.
+  absl::Status BeginAhead(const Step& step, const RunningSequences& running);
   void AdvanceAll(Step* step, const StepResult& result);
 
   Model& model_;
@@ -60,6 +76,8 @@ class StepRunner {
   Clock& clock_;
   ModelMetrics* const metrics_;
   StepTime step_time_;
+  absl::Time last_finished_ = absl::InfinitePast();
+  std::optional<Step> ahead_;  // begun, and not finished
 };
 
 }  // namespace engram

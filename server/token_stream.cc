@@ -12,9 +12,9 @@ TokenStream::TokenStream(int capacity, std::function<void()> wake_engine,
       wake_engine_(std::move(wake_engine)),
       tokenizer_(tokenizer) {}
 
-bool TokenStream::HasRoom() const {
+bool TokenStream::HasRoom(size_t tokens) const {
   absl::MutexLock lock(&mutex_);
-  return items_.size() < capacity_;
+  return items_.size() + tokens <= capacity_;
 }
 
 bool TokenStream::HasAmpleRoom() const {

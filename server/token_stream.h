@@ -41,7 +41,7 @@ class TokenStream {
   void SetText(std::unique_ptr<TurnText> text) { text_ = std::move(text); }
 
   // --- Engine.
-  bool HasRoom() const ABSL_LOCKS_EXCLUDED(mutex_);
+  bool HasRoom(size_t tokens = 1) const ABSL_LOCKS_EXCLUDED(mutex_);
   // At least half of its room is free.
   bool HasAmpleRoom() const ABSL_LOCKS_EXCLUDED(mutex_);
   using Item = std::variant<StartedEvent, SampledToken, CompletedEvent>;

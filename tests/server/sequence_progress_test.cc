@@ -98,7 +98,9 @@ TEST_F(SequenceProgressTest, EndsAtAStopToken) {
   Request request = TestEngine::Generate({1}, 9);
   request.stopping.stop_token_ids = {5};
   const auto sequence = Start(request);
-  Advance(sequence.get(), 1, {Drawn(5)});
+  Outcome stop = Drawn(5);
+  stop.stops = true;
+  Advance(sequence.get(), 1, {stop});
   EXPECT_TRUE(sequence->over);
   EXPECT_EQ(Read(*sequence).completed()->finish_reason, FinishReason::kStop);
 }

@@ -6,6 +6,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/status.h"
 #include "tests/server/test_engine.h"
 
 namespace engram {
@@ -100,6 +101,76 @@ TEST_F(StepRunnerTest, TellsThatTheDeviceFailedAndAdvancesNobody) {
   EXPECT_TRUE(absl::IsInternal(steps_.Run(running_).status()));
   EXPECT_EQ(sequence->position, 0);
   EXPECT_TRUE(metrics_.steps.empty());
+}
+
+// --- Ahead.
+
+TEST_F(StepRunnerTest, BeginsTheNextStepBeforeItTellsWhatTheLastOneDrew) {
+  Sequence* const sequence = Start(TestEngine::Generate({1}, 9));
+  ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
+  EXPECT_TRUE(steps_.is_ahead());
+  EXPECT_EQ(model_.steps(), 2);
+  EXPECT_EQ(sequence->generated.size(), 1);
+  ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/false));
+  EXPECT_FALSE(steps_.is_ahead());
+  EXPECT_EQ(model_.steps(), 2) << "it finishes the one that is ahead";
+  EXPECT_EQ(sequence->generated.size(), 2);
+}
+
+TEST_F(StepRunnerTest, DrawsTheSameAheadAsStepByStep) {
+  Request request = TestEngine::Generate({1}, 8);
+  request.sampling.temperature = 1;
+  request.sampling.frequency_penalty = 1;
+  request.sampling.repetition_penalty = 2;
+  Sequence* const ahead = Start(request, /*room=*/20);
+  while (!ahead->over) ASSERT_TRUE(*steps_.Run(running_, true));
+  const Tokens drawn = ahead->generated;
+  EXPECT_EQ(model_.steps_ahead(), 7);
+  running_.DropOver();
+  Sequence* const alone = Start(request, /*room=*/20);
+  while (!alone->over) ASSERT_TRUE(*steps_.Run(running_, false));
+  EXPECT_EQ(alone->generated, drawn);
+}
+
+TEST_F(StepRunnerTest, NothingIsAheadWhenASequenceEnds) {
+  Sequence* const stopped = Start(TestEngine::Generate({1}, 9));
+  Sequence* const other = Start(TestEngine::Generate({2}, 9));
+  script_.Say(2, 7);
+  stopped->stop_ids = {7};
+  stopped->request.stopping.stop_token_ids = {7};
+  while (!stopped->over) {
+    ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
+  }
+  EXPECT_FALSE(steps_.is_ahead());
+  EXPECT_EQ(stopped->generated.size(), 2);
+  EXPECT_EQ(stopped->position, 2) << "the stop itself is never fed";
+  EXPECT_EQ(other->generated.size(), 3) << "its step went on";
+}
+
+TEST_F(StepRunnerTest, RunsAheadOfNobodyWhoMayEndOtherwise) {
+  Request request = TestEngine::Generate({1}, 9);
+  request.stopping.stop = {"stop"};
+  Sequence* const sequence = Start(request);
+  ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
+  EXPECT_FALSE(steps_.is_ahead()) << "a stop string is found too late";
+  running_.Take(sequence);
+  Start(TestEngine::Generate({1}, 1));
+  ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
+  EXPECT_FALSE(steps_.is_ahead()) << "that was all it wanted";
+  running_.DropOver();
+  Start(TestEngine::Generate({1}, 9), /*room=*/2);
+  ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
+  EXPECT_FALSE(steps_.is_ahead()) << "there is room for one token only";
+}
+
+TEST_F(StepRunnerTest, SettlesWhatIsAhead) {
+  Sequence* const sequence = Start(TestEngine::Generate({1}, 9));
+  ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
+  ENGRAM_CHECK_OK(steps_.Settle());
+  EXPECT_FALSE(steps_.is_ahead());
+  EXPECT_EQ(sequence->generated.size(), 2);
+  ENGRAM_CHECK_OK(steps_.Settle());
+  EXPECT_EQ(model_.steps(), 2);
 }
 
 }  // namespace

@@ -179,7 +179,9 @@ TestEngine::TestEngine(TestEngineOptions taken)
              /*metrics=*/nullptr, [this](const RequestSummary& summary) {
                ended.push_back(summary);
                if (on_end) on_end(summary);
-             }) {}
+             }) {
+  if (options.runs_ahead) model.RunAhead();
+}
 
 Request TestEngine::Generate(Tokens prompt, int64_t max_tokens) {
   Request request;

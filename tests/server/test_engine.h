@@ -79,6 +79,7 @@ struct TestEngineOptions {
   ModelLimits model = {
       .slots = 4, .max_batch_tokens = 16, .max_logits_rows = 17};
   bool has_attention = false;  // see ScriptedModel
+  bool runs_ahead = false;     // likewise
   Backend* backend = nullptr;  // likewise
   AdmissionLimits admission;
   SessionLimits sessions;

@@ -45,6 +45,7 @@ TestEngineOptions Simulation::RandomOptions(std::mt19937_64* random) {
   options.model.max_logits_rows =
       uniform(2, options.model.max_batch_tokens + 1);
   options.has_attention = uniform(0, 1) == 1;
+  options.runs_ahead = uniform(0, 1) == 1;
   options.model.kv_bytes = uniform(2, 16) * kBlockBytes;
   options.admission.max_queue = uniform(2, 8);
   options.admission.max_prompt_tokens = 20;

@@ -255,11 +255,13 @@ absl::Status ScriptedModel::Begin(const Batch& batch) {
   EXPECT_LT(begun_.size(), 2) << "two steps are begun, and none is finished";
   ++steps_;
   if (!begun_.empty()) ++steps_ahead_;
+  finished_.clear();
   CheckContract(batch);
   logits_.clear();
   last_step_.clear();
   Step step;
-  step.fails = steps_ == fail_at_;
+  // What comes after a failure fails too.
+  step.fails = steps_ == fail_at_ || (!begun_.empty() && begun_.back().fails);
   if (!step.fails) {
     for (const BatchRow& row : batch.rows) {
       last_step_.push_back(
@@ -275,16 +277,16 @@ absl::Status ScriptedModel::Begin(const Batch& batch) {
 
 absl::StatusOr<StepResult> ScriptedModel::Finish() {
   EXPECT_FALSE(begun_.empty()) << "a step is finished that was not begun";
-  finished_ = std::move(begun_.front());
+  Step& step = finished_.emplace_back(std::move(begun_.front()));
   begun_.pop_front();
-  if (finished_.fails) return absl::InternalError("the device is on fire");
+  if (step.fails) return absl::InternalError("the device is on fire");
   ENGRAM_RETURN_IF_ERROR(backend_->Synchronize());
   StepResult result;
-  auto rest = absl::MakeConstSpan(finished_.outcomes);
-  for (size_t i = 0; i < finished_.slots.size(); ++i) {
-    result.rows.push_back({.finite = finished_.sound[i],
-                           .outcomes = rest.first(finished_.outcome_count[i])});
-    rest.remove_prefix(finished_.outcome_count[i]);
+  auto rest = absl::MakeConstSpan(step.outcomes);
+  for (size_t i = 0; i < step.slots.size(); ++i) {
+    const auto own = rest.first(step.outcome_count[i]);
+    result.rows.push_back({.finite = step.sound[i], .outcomes = own});
+    rest.remove_prefix(own.size());
   }
   return result;
 }

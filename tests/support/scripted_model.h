@@ -141,7 +141,7 @@ class ScriptedModel final : public Model {
   ModelInfo info_;
   std::vector<float> logits_;
   std::deque<Step> begun_;
-  Step finished_;
+  std::deque<Step> finished_;  // since the last begin
   int64_t steps_ = 0;
   int64_t steps_ahead_ = 0;
   int64_t fail_at_ = -1;
