@@ -188,8 +188,8 @@ absl::StatusOr<bool> StateKeeper::EvictOne() {
     moved_bytes_ += block->size();
   }
   if (sessions_.MoveToRam(resident->session, resident->slot, block)) {
+    // Whoever reads it still keeps it until MakeRoom comes by again.
     Abandon(resident->slot);
-    ENGRAM_RETURN_IF_ERROR(CopyToReaders(resident->slot));
   } else {
     // Its session was deleted meanwhile, and left the slot behind.
     ReclaimSlots();
