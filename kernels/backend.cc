@@ -16,6 +16,23 @@ namespace engram {
 
 // --- What holds for every back end.
 
+namespace {
+
+bool AreFloat32(std::initializer_list<ConstMatrix> matrices) {
+  return std::all_of(matrices.begin(), matrices.end(),
+                     [](const ConstMatrix& matrix) {
+                       return matrix.type == DataType::kFloat32;
+                     });
+}
+
+}  // namespace
+
+bool Backend::ComputesAll(std::initializer_list<ConstMatrix> matrices) const {
+  return std::all_of(
+      matrices.begin(), matrices.end(),
+      [this](const ConstMatrix& matrix) { return Computes(matrix.type); });
+}
+
 absl::Status Backend::CopyToHost(void* host, const void* source, size_t bytes) {
   ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<DeviceEvent> done,
                           BeginCopyToHost(host, source, bytes));
@@ -95,12 +112,14 @@ void Backend::Embed(const StepRows& step, const PackedWeight& table,
 void Backend::AddPositions(const StepRows& step, const float* table,
                            int64_t width, Matrix target) {
   ENGRAM_CHECK(width >= 1 && target.stride >= width);
+  ENGRAM_CHECK(AreFloat32({target}));
   DoAddPositions(step, table, width, target);
 }
 
 void Backend::Norm(const NormWeights& norm, int64_t tokens, int64_t d_model,
-                   const float* residual, float* normed) {
-  ENGRAM_CHECK(tokens >= 0 && d_model >= 1);
+                   const float* residual, Matrix normed) {
+  ENGRAM_CHECK(tokens >= 0 && d_model >= 1 && normed.stride >= d_model);
+  ENGRAM_CHECK(ComputesAll({normed}));
   ENGRAM_CHECK(norm.weight != nullptr);
   ENGRAM_CHECK(norm.kind == NormKind::kRms || norm.bias != nullptr);
   DoNorm(norm, tokens, d_model, residual, normed);
@@ -110,6 +129,7 @@ void Backend::MatMul(const PackedWeight& weight, int64_t tokens, ConstMatrix x,
                      const MatMulOptions& options, Matrix y) {
   ENGRAM_CHECK(tokens >= 0 && x.stride >= weight.inputs() &&
                y.stride >= weight.outputs());
+  ENGRAM_CHECK(ComputesAll({x, y}));
   ENGRAM_CHECK(!options.accumulate || options.activation == Activation::kNone);
   DoMatMul(weight, tokens, x, options, y);
 }
@@ -121,6 +141,7 @@ void Backend::CausalConv1d(const StepRows& step,
   ENGRAM_CHECK(arguments.x.stride >= channels &&
                arguments.y.stride >= channels);
   ENGRAM_CHECK(arguments.x.data != arguments.y.data);
+  ENGRAM_CHECK(ComputesAll({arguments.x, arguments.y}));
   ENGRAM_CHECK(arguments.activation == Activation::kSilu ||
                arguments.activation == Activation::kNone);
   ENGRAM_CHECK(arguments.conv_state.stride >=
@@ -137,6 +158,8 @@ void Backend::SelectiveScan(const StepRows& step,
                arguments.dt.stride >= d_inner &&
                arguments.z.stride >= d_inner && arguments.y.stride >= d_inner);
   ENGRAM_CHECK(arguments.b.stride >= d_state && arguments.c.stride >= d_state);
+  ENGRAM_CHECK(ComputesAll({arguments.x, arguments.z, arguments.y}));
+  ENGRAM_CHECK(AreFloat32({arguments.dt, arguments.b, arguments.c}));
   ENGRAM_CHECK(arguments.ssm_state.stride >= d_state * d_inner);
   DoSelectiveScan(step, arguments);
 }
@@ -151,6 +174,8 @@ void Backend::SsdScan(const StepRows& step, const SsdScanArguments& arguments) {
   ENGRAM_CHECK(arguments.dt.stride >= arguments.heads);
   ENGRAM_CHECK(arguments.b.stride >= group_states &&
                arguments.c.stride >= group_states);
+  ENGRAM_CHECK(ComputesAll({arguments.x, arguments.b, arguments.c}));
+  ENGRAM_CHECK(AreFloat32({arguments.dt, arguments.y}));
   ENGRAM_CHECK(arguments.ssm_state.stride >= d_inner * arguments.d_state);
   DoSsdScan(step, arguments);
 }
@@ -161,6 +186,8 @@ void Backend::GatedNorm(const GatedNormArguments& arguments) {
   ENGRAM_CHECK(arguments.groups >= 1 && d_inner % arguments.groups == 0);
   ENGRAM_CHECK(arguments.y.stride >= d_inner && arguments.z.stride >= d_inner &&
                arguments.normed.stride >= d_inner);
+  ENGRAM_CHECK(ComputesAll({arguments.z, arguments.normed}));
+  ENGRAM_CHECK(AreFloat32({arguments.y}));
   DoGatedNorm(arguments);
 }
 
@@ -172,6 +199,8 @@ void Backend::ShiftMultiply(const StepRows& step,
                arguments.v.stride >= channels &&
                arguments.p.stride >= channels);
   ENGRAM_CHECK(arguments.p.data != arguments.k.data);
+  ENGRAM_CHECK(ComputesAll({arguments.k, arguments.v}));
+  ENGRAM_CHECK(AreFloat32({arguments.p}));
   ENGRAM_CHECK(arguments.shift_state.stride >= (arguments.taps - 1) * channels);
   DoShiftMultiply(step, arguments);
 }
@@ -184,6 +213,8 @@ void Backend::DiagonalScan(const StepRows& step,
                arguments.y.stride >= channels);
   ENGRAM_CHECK(arguments.gate.data == nullptr ||
                arguments.gate.stride >= channels);
+  ENGRAM_CHECK(ComputesAll({arguments.gate, arguments.y}));
+  ENGRAM_CHECK(AreFloat32({arguments.p}));
   ENGRAM_CHECK(arguments.diagonal_state.stride >=
                2 * arguments.pairs * channels);
   DoDiagonalScan(step, arguments);
@@ -202,6 +233,8 @@ void Backend::Attention(const StepRows& step,
   ENGRAM_CHECK(arguments.q.stride >= width && arguments.y.stride >= width &&
                arguments.k.stride >= kv_width &&
                arguments.v.stride >= kv_width);
+  ENGRAM_CHECK(
+      ComputesAll({arguments.q, arguments.k, arguments.v, arguments.y}));
   ENGRAM_CHECK(arguments.blocks.stride >= 2 * kv_width * kKeyValueBlockTokens);
   DoAttention(step, arguments);
 }
@@ -211,12 +244,13 @@ void Backend::CopyRows(ConstMatrix source, absl::Span<const int32_t> from,
                        absl::Span<const int32_t> to) {
   ENGRAM_CHECK(from.size() == to.size());
   ENGRAM_CHECK(source.stride >= width && target.stride >= width);
+  ENGRAM_CHECK(ComputesAll({source}) && source.type == target.type);
   DoCopyRows(source, from, width, target, to);
 }
 
 void Backend::FiniteRows(const StepRows& step, ConstMatrix x, int64_t width,
                          absl::Span<uint8_t> finite) {
-  ENGRAM_CHECK(width >= 1 && x.stride >= width);
+  ENGRAM_CHECK(width >= 1 && x.stride >= width && ComputesAll({x}));
   ENGRAM_CHECK(finite.size() == step.rows().size());
   DoFiniteRows(step, x, width, finite);
 }
@@ -224,7 +258,7 @@ void Backend::FiniteRows(const StepRows& step, ConstMatrix x, int64_t width,
 void Backend::Outcomes(ConstMatrix logits, int64_t ids,
                        absl::Span<const OutcomeRequest> requests,
                        absl::Span<Outcome> outcomes) {
-  ENGRAM_CHECK(ids >= 1 && logits.stride >= ids);
+  ENGRAM_CHECK(ids >= 1 && logits.stride >= ids && AreFloat32({logits}));
   ENGRAM_CHECK(outcomes.size() == requests.size());
   for (const OutcomeRequest& request : requests) {
     ENGRAM_CHECK(request.scored < ids);

@@ -52,6 +52,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <string>
 
@@ -155,6 +156,18 @@ class Backend {
 
   // --- Operations.
 
+  // Whether activations of this type are taken and left where it is free:
+  // normed vectors; x and y of products and convolutions; x, z and y of
+  // SelectiveScan; x, b and c of SsdScan; z and normed of GatedNorm; k and v of
+  // ShiftMultiply; gate and y of DiagonalScan; q, k, v and y of Attention;
+  // what CopyRows and FiniteRows go through. A value is rounded to its type
+  // once, where it is stored. All else is float32 for every back end:
+  // residuals; dt, b and c of SelectiveScan; dt and y of SsdScan; y of
+  // GatedNorm; p; states; logits.
+  virtual bool Computes(DataType activations) const {
+    return activations == DataType::kFloat32;
+  }
+
   // residual[t] = table[ids[t]] of the step's tokens, widened to float.
   //   table     [vocab, d_model] in, packed (any format); ids in [0, vocab)
   //   residual  [tokens, d_model] out
@@ -171,7 +184,7 @@ class Backend {
   //   residual  [tokens, d_model] in
   //   normed    [tokens, d_model] out
   void Norm(const NormWeights& norm, int64_t tokens, int64_t d_model,
-            const float* residual, float* normed);
+            const float* residual, Matrix normed);
 
   // y = activation(x Wᵀ + bias), or added to y.
   //   x  [tokens, inputs] in
@@ -301,7 +314,7 @@ class Backend {
   virtual void DoAddPositions(const StepRows& step, const float* table,
                               int64_t width, Matrix target) = 0;
   virtual void DoNorm(const NormWeights& norm, int64_t tokens, int64_t d_model,
-                      const float* residual, float* normed) = 0;
+                      const float* residual, Matrix normed) = 0;
   virtual void DoMatMul(const PackedWeight& weight, int64_t tokens,
                         ConstMatrix x, const MatMulOptions& options,
                         Matrix y) = 0;
@@ -342,6 +355,7 @@ class Backend {
                           absl::Span<const OutcomeRequest> requests,
                           absl::Span<Outcome> outcomes) = 0;
 
+  bool ComputesAll(std::initializer_list<ConstMatrix> matrices) const;
   // Lays out rows that follow with what the last outcomes say.
   void AssignFollowing(absl::Span<const Row> rows,
                        absl::Span<const absl::Span<const int32_t>> blocks,

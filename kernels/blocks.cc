@@ -44,7 +44,7 @@ class Parts {
 };
 
 Matrix ColumnsFrom(Matrix matrix, int64_t first) {
-  return {matrix.data + first, matrix.stride};
+  return {matrix.floats() + first, matrix.stride};
 }
 
 // One block's calls, which have all the same step and residual.
@@ -58,7 +58,7 @@ class Composition {
         residual_(residual) {}
 
   void Norm(const NormWeights& norm, Matrix normed) {
-    backend_.Norm(norm, step_.tokens(), d_model_, residual_, normed.data);
+    backend_.Norm(norm, step_.tokens(), d_model_, residual_, normed);
   }
   void Product(const LinearWeights& linear, ConstMatrix x, Matrix y,
                Activation activation = Activation::kNone) {

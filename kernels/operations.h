@@ -53,16 +53,24 @@ struct MatMulOptions {
   bool accumulate = false;
 };
 
-// A matrix of activations: `stride` floats from one token to the next, so that
-// a part of a wider matrix needs no copy.
+// A matrix of activations: `stride` values from one token to the next, so that
+// a part of a wider matrix needs no copy. Which types there may be where says
+// kernels/backend.h.
 struct ConstMatrix {
-  const float* data = nullptr;
+  const void* data = nullptr;
   int64_t stride = 0;
+  DataType type = DataType::kFloat32;
+
+  // REQUIRES: type is kFloat32.
+  const float* floats() const { return static_cast<const float*>(data); }
 };
 struct Matrix {
-  float* data = nullptr;
+  void* data = nullptr;
   int64_t stride = 0;
-  operator ConstMatrix() const { return {data, stride}; }
+  DataType type = DataType::kFloat32;
+
+  float* floats() const { return static_cast<float*>(data); }
+  operator ConstMatrix() const { return {data, stride, type}; }
 };
 
 // One layer's share of every slot of states, or of every block of keys and

@@ -89,7 +89,7 @@ class CountingBackend final : public Backend {
     Refuse();
   }
   void DoNorm(const NormWeights&, int64_t, int64_t, const float*,
-              float*) override {
+              Matrix) override {
     Refuse();
   }
   void DoMatMul(const PackedWeight&, int64_t, ConstMatrix, const MatMulOptions&,

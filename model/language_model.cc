@@ -373,7 +373,7 @@ absl::Status LanguageModel::Run(const Batch& batch) {
   Embed();
   RunLayers();
   backend_->Norm(final_norm_.weights(), step_->tokens(), d_model_,
-                 work_.residual->floats(), work_.normed->floats());
+                 work_.residual->floats(), {work_.normed->floats(), d_model_});
   FindOutcomes(batch);
   SaveLastHidden();
   FindFiniteRows();

@@ -112,7 +112,8 @@ HWY_INLINE void Scores(const Tokens& tokens, const float* HWY_RESTRICT keys,
         key[v] = hn::LoadU(tag, keys + d * kBlockTokens + first + v * kLanes);
       }
       for (int64_t i = 0; i < kTokens; ++i) {
-        const FloatVector q = Constant(tokens.q.data[i * tokens.q.stride + d]);
+        const FloatVector q =
+            Constant(tokens.q.floats()[i * tokens.q.stride + d]);
         for (int64_t v = 0; v < kVectors; ++v) {
           sums[i][v] = hn::MulAdd(q, key[v], sums[i][v]);
         }
@@ -252,8 +253,8 @@ void Attend(const AttentionArguments& arguments, const HeadItem& item,
             int64_t first) {
   const int64_t head_dim = arguments.head_dim;
   const int64_t kv_head = item.head / (arguments.heads / arguments.kv_heads);
-  const Tokens tokens = {{item.q.data + first * item.q.stride, item.q.stride},
-                         item.sums};
+  const Tokens tokens = {
+      {item.q.floats() + first * item.q.stride, item.q.stride}, item.sums};
   std::memset(tokens.sums, 0, kTokens * head_dim * sizeof(float));
   Softmax<kTokens> softmax;
   std::memset(softmax.sums, 0, sizeof(softmax.sums));
@@ -267,7 +268,7 @@ void Attend(const AttentionArguments& arguments, const HeadItem& item,
                          position + 1 - block * kBlockTokens, tokens, softmax);
   }
   const FloatTag tag;
-  float* y = arguments.y.data +
+  float* y = arguments.y.floats() +
              (item.tokens.token + first) * arguments.y.stride +
              item.head * head_dim;
   for (int64_t i = 0; i < kTokens; ++i, y += arguments.y.stride) {
@@ -369,8 +370,8 @@ void Append(const AttentionArguments& arguments, const TokenGroup& group,
     }
     const int32_t block = group.blocks[position / kBlockTokens];
     const int64_t place = position % kBlockTokens;
-    const float* k = arguments.k.data + token * arguments.k.stride;
-    const float* v = arguments.v.data + token * arguments.v.stride;
+    const float* k = arguments.k.floats() + token * arguments.k.stride;
+    const float* v = arguments.v.floats() + token * arguments.v.stride;
     for (int64_t head = 0; head < arguments.kv_heads; ++head) {
       std::memcpy(key, k + head * head_dim, head_dim * sizeof(float));
       Rotate(turn, arguments.rotary_dim, key);
@@ -389,7 +390,7 @@ void Attend(const AttentionArguments& arguments, const TokenGroup& group,
   float* const q = Scratch(memory, 2 * kItemTokens * head_dim);
   HeadItem item = {group, head, {q, head_dim}, q + kItemTokens * head_dim};
   const float* source =
-      arguments.q.data + group.token * arguments.q.stride + head * head_dim;
+      arguments.q.floats() + group.token * arguments.q.stride + head * head_dim;
   if (arguments.rotary_dim == 0) {
     item.q = {source, arguments.q.stride};
   }

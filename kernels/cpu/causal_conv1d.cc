@@ -57,11 +57,12 @@ template <bool kSilu>
 void ConvolveItem(const CausalConv1dArguments& arguments, const Row& row,
                   int64_t channel_begin, int64_t channel_end) {
   const int64_t window_tokens = arguments.d_conv - 1;
-  const Timeline inputs{arguments.x.data + row.offset * arguments.x.stride,
+  const Timeline inputs{arguments.x.floats() + row.offset * arguments.x.stride,
                         arguments.x.stride, arguments.conv_state[row.slot_in],
                         window_tokens, arguments.channels};
   for (int64_t t = 0; t < row.tokens; ++t) {
-    float* const y = arguments.y.data + (row.offset + t) * arguments.y.stride;
+    float* const y =
+        arguments.y.floats() + (row.offset + t) * arguments.y.stride;
     int64_t channel = channel_begin;
     for (; channel + kLanes <= channel_end; channel += kLanes) {
       Convolve<true, kSilu>(arguments, inputs, t, y, channel, kLanes);

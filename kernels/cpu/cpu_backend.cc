@@ -154,7 +154,7 @@ class CpuBackend : public Backend {
   }
 
   void DoNorm(const NormWeights& norm, int64_t tokens, int64_t d_model,
-              const float* residual, float* normed) override {
+              const float* residual, Matrix normed) override {
     const ScopedFlushDenormals flush;
     cpu::Norm(threads_, norm, tokens, d_model, residual, normed);
   }

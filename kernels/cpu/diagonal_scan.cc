@@ -96,7 +96,7 @@ HWY_INLINE void ScanChunk(const DiagonalScanArguments& arguments,
   const FloatTag tag;
   for (int64_t t = 0; t < chunk.tokens; ++t) {
     const float* const p =
-        arguments.p.data + (token + t) * arguments.p.stride + channel;
+        arguments.p.floats() + (token + t) * arguments.p.stride + channel;
     hn::Store(LoadPart<kWhole>(p, count), tag, chunk.p + t * kLanes);
     hn::Store(Constant(0.0f), tag, chunk.sums + t * kLanes);
   }
@@ -114,12 +114,12 @@ HWY_INLINE void ScanChunk(const DiagonalScanArguments& arguments,
                  hn::MulAdd(d, hn::Load(tag, chunk.p + t * kLanes),
                             hn::Load(tag, chunk.sums + t * kLanes)));
     if (arguments.gate.data != nullptr) {
-      const float* const gate =
-          arguments.gate.data + (token + t) * arguments.gate.stride + channel;
+      const float* const gate = arguments.gate.floats() +
+                                (token + t) * arguments.gate.stride + channel;
       y = hn::Mul(y, LoadPart<kWhole>(gate, count));
     }
     StorePart<kWhole>(
-        y, arguments.y.data + (token + t) * arguments.y.stride + channel,
+        y, arguments.y.floats() + (token + t) * arguments.y.stride + channel,
         count);
   }
 }

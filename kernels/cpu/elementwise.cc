@@ -25,7 +25,7 @@ void AddPositions(const StepRows& step, const float* table, int64_t width,
   for (const Row& row : step.rows()) {
     for (int64_t t = 0; t < row.tokens; ++t) {
       const float* const source = table + (row.position + t) * width;
-      float* const token = target.data + (row.offset + t) * target.stride;
+      float* const token = target.floats() + (row.offset + t) * target.stride;
       for (int64_t j = 0; j < width; ++j) token[j] += source[j];
     }
   }
@@ -34,8 +34,9 @@ void AddPositions(const StepRows& step, const float* table, int64_t width,
 void CopyRows(ConstMatrix source, absl::Span<const int32_t> from, int64_t width,
               Matrix target, absl::Span<const int32_t> to) {
   for (size_t i = 0; i < from.size(); ++i) {
-    std::memcpy(target.data + to[i] * target.stride,
-                source.data + from[i] * source.stride, width * sizeof(float));
+    std::memcpy(target.floats() + to[i] * target.stride,
+                source.floats() + from[i] * source.stride,
+                width * sizeof(float));
   }
 }
 
@@ -45,8 +46,8 @@ void FiniteRows(const StepRows& step, ConstMatrix x, int64_t width,
     const Row& row = step.rows()[i];
     finite[i] = 1;
     for (int64_t t = 0; t < row.tokens; ++t) {
-      const absl::Span<const float> values(x.data + (row.offset + t) * x.stride,
-                                           width);
+      const absl::Span<const float> values(
+          x.floats() + (row.offset + t) * x.stride, width);
       if (FirstNonFinite(values) >= 0) finite[i] = 0;
     }
   }

@@ -133,7 +133,7 @@ HWY_INLINE void Finish(const Product& product, FloatVector sum, int64_t token,
     sum = hn::Add(sum, LoadPart<kWhole>(options.bias + output, count));
   }
   sum = Activate(options.activation, sum);
-  float* const y = product.y.data + token * product.y.stride + output;
+  float* const y = product.y.floats() + token * product.y.stride + output;
   if (options.accumulate) sum = hn::Add(LoadPart<kWhole>(y, count), sum);
   StorePart<kWhole>(sum, y, count);
 }
@@ -149,7 +149,7 @@ HWY_NOINLINE void Tile(const Product& product, int64_t token, int64_t panel) {
       reinterpret_cast<const Value*>(product.weight.panel(panel));
   const int64_t panel_values = inputs * Values::kPerInput;
   const int64_t x_stride = product.x.stride;
-  const float* HWY_RESTRICT x = product.x.data + token * x_stride;
+  const float* HWY_RESTRICT x = product.x.floats() + token * x_stride;
 
   FloatVector sums[kTokens][kVectors];
   for (int64_t i = 0; i < kTokens; ++i) {

@@ -111,9 +111,10 @@ HWY_INLINE void Gate(const float* y, const float* z, float* gated, int64_t i,
 
 void GatedNormToken(const GatedNormArguments& arguments, int64_t token) {
   const int64_t d_inner = arguments.d_inner;
-  const float* const y = arguments.y.data + token * arguments.y.stride;
-  const float* const z = arguments.z.data + token * arguments.z.stride;
-  float* const normed = arguments.normed.data + token * arguments.normed.stride;
+  const float* const y = arguments.y.floats() + token * arguments.y.stride;
+  const float* const z = arguments.z.floats() + token * arguments.z.stride;
+  float* const normed =
+      arguments.normed.floats() + token * arguments.normed.stride;
   int64_t i = 0;
   for (; i + kLanes <= d_inner; i += kLanes) {
     Gate<true>(y, z, normed, i, kLanes);
@@ -161,10 +162,11 @@ void ForEachToken(ThreadPool& threads, int64_t tokens, int64_t width,
 }  // namespace
 
 void Norm(ThreadPool& threads, const NormWeights& norm, int64_t tokens,
-          int64_t d_model, const float* residual, float* normed) {
+          int64_t d_model, const float* residual, Matrix normed) {
   ForEachToken(threads, tokens, d_model, kNormNs, [&](int64_t token) {
     HWY_DYNAMIC_DISPATCH(NormToken)
-    (norm, d_model, residual + token * d_model, normed + token * d_model);
+    (norm, d_model, residual + token * d_model,
+     normed.floats() + token * normed.stride);
   });
 }
 

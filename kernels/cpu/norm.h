@@ -10,7 +10,7 @@ namespace engram::cpu {
 
 // See Backend::Norm.
 void Norm(ThreadPool& threads, const NormWeights& norm, int64_t tokens,
-          int64_t d_model, const float* residual, float* normed);
+          int64_t d_model, const float* residual, Matrix normed);
 
 // See Backend::GatedNorm.
 void GatedNorm(ThreadPool& threads, const GatedNormArguments& arguments);

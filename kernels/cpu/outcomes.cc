@@ -113,7 +113,7 @@ void Outcomes(ThreadPool& threads, ConstMatrix logits, int64_t ids,
         strip.weights = strip.scores + strip.ids;
         strip.masses = reinterpret_cast<uint64_t*>(strip.weights + strip.ids);
         for (int64_t row = next_row++; row < rows; row = next_row++) {
-          FindOutcome(logits.data + row * logits.stride, ids, requests[row],
+          FindOutcome(logits.floats() + row * logits.stride, ids, requests[row],
                       strip, &outcomes[row]);
         }
       });

@@ -45,11 +45,11 @@ HWY_INLINE void ScanToken(const SelectiveScanArguments& arguments,
                           int64_t token, int64_t channel, size_t count,
                           float* h, const float* a, int64_t stride) {
   const auto load = [&](ConstMatrix matrix) HWY_ATTR {
-    return LoadPart<kWhole>(matrix.data + token * matrix.stride + channel,
+    return LoadPart<kWhole>(matrix.floats() + token * matrix.stride + channel,
                             count);
   };
-  const float* const b = arguments.b.data + token * arguments.b.stride;
-  const float* const c = arguments.c.data + token * arguments.c.stride;
+  const float* const b = arguments.b.floats() + token * arguments.b.stride;
+  const float* const c = arguments.c.floats() + token * arguments.c.stride;
   const FloatVector x = load(arguments.x);
   const FloatVector delta =
       Softplus(hn::Add(load(arguments.dt),
@@ -67,7 +67,7 @@ HWY_INLINE void ScanToken(const SelectiveScanArguments& arguments,
   }
   const FloatVector d = LoadPart<kWhole>(arguments.d + channel, count);
   StorePart<kWhole>(hn::Mul(hn::MulAdd(d, x, sum), Silu(load(arguments.z))),
-                    arguments.y.data + token * arguments.y.stride + channel,
+                    arguments.y.floats() + token * arguments.y.stride + channel,
                     count);
 }
 

@@ -85,8 +85,9 @@ HWY_INLINE void Tile(const ShiftMultiplyArguments& arguments, const Row& row,
   for (int64_t i = 0; i < kTokens; ++i) {
     const int64_t token = row.offset + time + i;
     const float* const v_row =
-        arguments.v.data + token * arguments.v.stride + channel;
-    float* const p = arguments.p.data + token * arguments.p.stride + channel;
+        arguments.v.floats() + token * arguments.v.stride + channel;
+    float* const p =
+        arguments.p.floats() + token * arguments.p.stride + channel;
     for (int64_t v = 0; v < kVectors; ++v) {
       const FloatVector factor = LoadPart<kWhole>(v_row + v * kLanes, count);
       StorePart<kWhole>(hn::Mul(sums[i][v], factor), p + v * kLanes, count);
@@ -131,7 +132,7 @@ void KeepInputs(const ShiftMultiplyArguments& arguments, const Row& row,
 void ShiftMultiplyItem(const ShiftMultiplyArguments& arguments, const Row& row,
                        int64_t channel_begin, int64_t channel_end) {
   const int64_t state_tokens = arguments.taps - 1;
-  const Timeline inputs{arguments.k.data + row.offset * arguments.k.stride,
+  const Timeline inputs{arguments.k.floats() + row.offset * arguments.k.stride,
                         arguments.k.stride,
                         arguments.shift_state[row.slot_in],
                         state_tokens,

@@ -61,7 +61,7 @@ Steps ComputeSteps(const SsdScanArguments& arguments, int64_t head,
   Steps steps = {};
   for (int64_t t = 0; t < tokens; ++t) {
     steps.delta[t] =
-        arguments.dt.data[(token + t) * arguments.dt.stride + head];
+        arguments.dt.floats()[(token + t) * arguments.dt.stride + head];
   }
   const FloatVector low = Constant(arguments.dt_min);
   const FloatVector high = Constant(arguments.dt_max);
@@ -148,7 +148,7 @@ HeadBlock BlockAt(const SsdScanArguments& arguments, float* state, int64_t head,
   const int64_t d_state = arguments.d_state;
   const int64_t group = head / (arguments.heads / arguments.groups);
   const auto at = [token](const auto& matrix, int64_t column) {
-    return matrix.data + token * matrix.stride + column;
+    return matrix.floats() + token * matrix.stride + column;
   };
   HeadBlock block;
   block.x = at(arguments.x, head * head_dim);

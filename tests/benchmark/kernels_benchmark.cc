@@ -331,7 +331,7 @@ void RmsNorm(benchmark::State& state) {
   const auto normed = Filled(*backend, tokens * kDModel);
   for (auto _ : state) {
     backend->Norm({NormKind::kRms, weight->floats(), nullptr, 1e-5f}, tokens,
-                  kDModel, residual->floats(), normed->floats());
+                  kDModel, residual->floats(), {normed->floats(), kDModel});
     benchmark::ClobberMemory();
   }
   Count(state, 8 * tokens * kDModel, 4 * tokens * kDModel);

@@ -260,7 +260,8 @@ TEST_P(BackendTest, NormsAreRight) {
         DeviceFloats device_bias(backend(), bias);
         DeviceFloats normed(backend(), Floats(tokens * d_model));
         backend().Norm({kind, device_weight.data(), device_bias.data(), 1e-5f},
-                       tokens, d_model, device_residual.data(), normed.data());
+                       tokens, d_model, device_residual.data(),
+                       {normed.data(), d_model});
         ExpectClose(normed.ToHost(),
                     reference::Norm(kind, 1e-5f, d_model, Widened(residual),
                                     Widened(weight), Widened(bias)));
@@ -677,7 +678,7 @@ TEST(CpuBackend, GivesTheSameBitsWithAvx2AndAvx512) {
     for (const NormKind kind : {NormKind::kRms, NormKind::kLayer}) {
       Floats weight(300, 1.0f), normed(9 * 300);
       (*backend)->Norm({kind, weight.data(), weight.data(), 1e-5f}, 9, 300,
-                       x.data(), normed.data());
+                       x.data(), {normed.data(), 300});
       results.push_back(normed);
     }
     if (first.empty()) first = results;
@@ -712,6 +713,17 @@ TEST(CpuBackendDeathTest, BugsOfTheCallerStopTheProcess) {
   product.activation = Activation::kSilu;
   EXPECT_DEATH(product.Run(**backend, Floats(2), Floats(2), true),
                "broken invariant");
+  // Activations that it does not compute with, and logits that nobody does.
+  EXPECT_FALSE((*backend)->Computes(DataType::kBFloat16));
+  Floats weight(2, 1.0f), normed(2);
+  EXPECT_DEATH(
+      (*backend)->Norm({NormKind::kRms, weight.data()}, 1, 2, residual.data(),
+                       {normed.data(), 2, DataType::kBFloat16}),
+      "broken invariant.*ComputesAll");
+  EXPECT_DEATH(
+      (*backend)->AddPositions(PrepareIds(**backend, {0}), weight.data(), 2,
+                               {normed.data(), 2, DataType::kFloat16}),
+      "broken invariant.*AreFloat32");
 }
 
 TEST(CpuBackend, RunsWhatItIsAskedToReplay) {

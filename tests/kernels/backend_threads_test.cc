@@ -96,7 +96,7 @@ std::vector<Floats> RunAll(std::shared_ptr<cpu::ThreadPool> pool) {
   DeviceFloats weight(backend, RandomFloats(4, 300));
   DeviceFloats normed(backend, Floats(tokens * 300));
   backend.Norm({NormKind::kRms, weight.data(), nullptr, 1e-5f}, tokens, 300,
-               residual.data(), normed.data());
+               residual.data(), {normed.data(), 300});
   results.push_back(normed.ToHost());
 
   const auto table = PackFloats(backend, RandomFloats(5, 70 * 300), 70, 300);

@@ -88,7 +88,7 @@ struct Calls {
   }
   Matrix Norm(const NormWeights& norm, int64_t d_model, const float* residual) {
     const Matrix normed = NewMatrix(d_model);
-    backend.Norm(norm, step.tokens(), d_model, residual, normed.data);
+    backend.Norm(norm, step.tokens(), d_model, residual, normed);
     return normed;
   }
   Matrix Product(const LinearWeights& linear, ConstMatrix x,
@@ -129,7 +129,7 @@ struct Calls {
 };
 
 ConstMatrix From(ConstMatrix matrix, int64_t column) {
-  return {matrix.data + column, matrix.stride};
+  return {matrix.floats() + column, matrix.stride};
 }
 
 // The residual and the states that a block works on.

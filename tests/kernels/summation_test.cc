@@ -70,7 +70,7 @@ TEST_P(SummationTest, OfNormsIsATreeOfSixteen) {
     DeviceFloats residual(backend(), x), device_weight(backend(), weight);
     DeviceFloats normed(backend(), Floats(d_model));
     backend().Norm({NormKind::kRms, device_weight.data(), nullptr, 1e-5f}, 1,
-                   d_model, residual.data(), normed.data());
+                   d_model, residual.data(), {normed.data(), d_model});
     ExpectSameBits(normed.ToHost(), expected);
   }
 }

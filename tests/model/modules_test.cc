@@ -118,7 +118,7 @@ TEST_F(ModulesTest, ANormIsOfTheKindOfTheConfiguration) {
     ENGRAM_CHECK_OK(norm.status());
     const auto x = Upload(x_), normed = Upload(x_);
     backend_->Norm(norm->weights(), kTokens, kWidth, x->floats(),
-                   normed->floats());
+                   {normed->floats(), kWidth});
     return Download(*normed);
   };
   const auto expected = [&](bool is_layer_norm) {

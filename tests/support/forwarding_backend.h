@@ -78,7 +78,7 @@ class ForwardingBackend : public Backend {
         [=, this] { inner_.AddPositions(*inner_step_, table, width, target); });
   }
   void DoNorm(const NormWeights& norm, int64_t tokens, int64_t d_model,
-              const float* residual, float* normed) override {
+              const float* residual, Matrix normed) override {
     Issue([=, this] { inner_.Norm(norm, tokens, d_model, residual, normed); });
   }
   void DoMatMul(const PackedWeight& weight, int64_t tokens, ConstMatrix x,
