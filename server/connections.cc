@@ -47,6 +47,14 @@ constexpr uint64_t kListener = 0;
 constexpr uint64_t kWaker = ~uint64_t{0};
 
 // In the form of NormalizePeer; what is neither IPv4 nor IPv6 has no name.
+// Of a connection that is at its end. A socket that is closed with something
+// unread is reset, and its last answers with it.
+void DropReceived(int descriptor) {
+  char dropped[4096];
+  while (recv(descriptor, dropped, sizeof(dropped), MSG_DONTWAIT) > 0) {
+  }
+}
+
 std::string PeerName(const sockaddr_storage& address) {
   char text[INET6_ADDRSTRLEN] = "";
   if (address.ss_family == AF_INET) {
@@ -316,6 +324,7 @@ void Connections::Forget(uint64_t id) {
   if (peer != by_peer_.end() && peer->second == id) by_peer_.erase(peer);
   // By itself, since the other descriptor may still be open.
   epoll_ctl(events_, EPOLL_CTL_DEL, connection.descriptor, nullptr);
+  DropReceived(connection.descriptor);
   close(connection.descriptor);
   connections_.erase(found);
 }

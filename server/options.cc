@@ -331,7 +331,8 @@ void AddLimits(FlagList* list, ServerOptions* options) {
                  "How long a connection may be without a call.");
   list->Duration("max-connection-age", &options->max_connection_age,
                  "After this time a client is asked to connect anew, so that "
-                 "it may find another replica.");
+                 "it may find another replica. One that is far behind in "
+                 "reading its last answer may lose the end of it.");
   list->Duration("max-connection-age-grace", &options->max_connection_age_grace,
                  "How long its calls may then still go on.");
   list->Integer("max-logprobs", 0, 1000, &options->max_logprobs,

@@ -121,10 +121,21 @@ TEST(Connections, AnOldOneIsClosedWhenItsCallIsOver) {
   ServerOptions options = ZooOptions({kInduction});
   options.max_connection_age = absl::Milliseconds(50);
   TestServer server(options);
-  v1::GenerateRequest turn = EndlessTurn("");
-  turn.mutable_stopping()->set_max_tokens(20'000);
-  const Answer answer = server.client().Generate(turn);
-  EXPECT_TRUE(answer.status.ok()) << answer.status;
+  const auto conversation = server.client().Converse();
+  const absl::Time old = absl::Now() + 2 * options.max_connection_age;
+  v1::ConverseResponse response;
+  do {
+    ASSERT_TRUE(conversation->WriteTurn(TokenTurn("", {1}, 1)));
+    while (!response.has_completed()) {
+      ASSERT_TRUE(conversation->Read(&response));
+    }
+    response.Clear();
+  } while (absl::Now() < old);
+  EXPECT_EQ(server.Metrics().Sum("connections"), 1);
+  conversation->WritesDone();
+  EXPECT_FALSE(conversation->Read(&response));
+  const absl::Status status = conversation->Finish();
+  EXPECT_TRUE(status.ok()) << status;
   EXPECT_TRUE(
       Eventually([&] { return server.Metrics().Sum("connections") == 0; }));
 }
