@@ -38,6 +38,7 @@ class Server(generation_pb2_grpc.GenerationServicer, sessions_pb2_grpc.SessionsS
         self.requests = []
         self.version = 0
         self.refuse_next = 0  # Turns to refuse as if the one before were still running.
+        self.hangs = False  # A turn is running and has still to be kept.
         self.server = grpc.server(concurrent.futures.ThreadPoolExecutor(8))
         generation_pb2_grpc.add_GenerationServicer_to_server(self, self.server)
         sessions_pb2_grpc.add_SessionsServicer_to_server(self, self.server)
@@ -50,7 +51,7 @@ class Server(generation_pb2_grpc.GenerationServicer, sessions_pb2_grpc.SessionsS
         return sessions_pb2.Session(session_id=request.session_id, version=self.version)
 
     def Generate(self, request, context):
-        if self.refuse_next > 0:
+        if self.refuse_next > 0 or self.hangs:
             self.refuse_next -= 1
             context.abort(grpc.StatusCode.ABORTED, "a turn is running")
         if request.expected_version != self.version:
@@ -58,11 +59,13 @@ class Server(generation_pb2_grpc.GenerationServicer, sessions_pb2_grpc.SessionsS
         self.requests.append(request)
         yield generation_pb2.GenerateResponse(started=generation_pb2.Started(session_id=request.session_id))
         if request.text.strip() == "hang":
+            self.hangs = True
             yield generation_pb2.GenerateResponse(token=generation_pb2.Token(index=0, id=7, text="begun"))
             ended = threading.Event()
             context.add_callback(ended.set)
             ended.wait()
             self.version += 1
+            self.hangs = False
             return
         yield generation_pb2.GenerateResponse(
             token=generation_pb2.Token(index=0, id=7, text=f"answer {len(self.requests)}"))
