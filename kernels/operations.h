@@ -55,7 +55,7 @@ struct MatMulOptions {
 
 // A matrix of activations: `stride` values from one token to the next, so that
 // a part of a wider matrix needs no copy. Which types there may be where says
-// kernels/backend.h.
+// kernels/backend.h; one that may be the same as another is so with one type.
 struct ConstMatrix {
   const void* data = nullptr;
   int64_t stride = 0;
