@@ -75,11 +75,17 @@ absl::Status Engine::Run() {
 bool Engine::RunOnce() {
   const absl::Time now = clock_->Now();
   ReadDrainDeadline();
-  const bool goes_on = steps_.is_ahead() && MayRunAhead(now);
-  const bool more = !goes_on && WorkBetweenSteps(now);
-  steps_ahead_ = goes_on ? steps_ahead_ + 1 : 0;
+  bool may_run_ahead = steps_.is_ahead() && MayRunAhead(now);
+  bool more = false;
+  if (may_run_ahead) {
+    ++steps_ahead_;
+  } else {
+    steps_ahead_ = 0;
+    more = WorkBetweenSteps(now);
+    may_run_ahead = MayRunAhead(now);
+  }
   outbox_.Deliver();
-  const bool worked = RunStep(now);
+  const bool worked = RunStep(may_run_ahead);
   outbox_.Deliver();
   ForgetOver();
   TellLoad();
@@ -327,9 +333,9 @@ bool Engine::Park(Sequence* sequence) {
   return true;
 }
 
-bool Engine::RunStep(absl::Time now) {
+bool Engine::RunStep(bool may_run_ahead) {
   if (!failure_.ok()) return false;
-  const absl::StatusOr<bool> ran = steps_.Run(running_, MayRunAhead(now));
+  const absl::StatusOr<bool> ran = steps_.Run(running_, may_run_ahead);
   if (!ran.ok()) Fail(ran.status());
   return ran.value_or(false);
 }

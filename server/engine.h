@@ -132,7 +132,7 @@ class Engine {
   // Ends, starts, parks and copies. Whether some of it is left for later.
   bool WorkBetweenSteps(absl::Time now);
   // False if nobody had anything to feed.
-  bool RunStep(absl::Time now);
+  bool RunStep(bool may_run_ahead);
 
   // The device failed: everything ends with FailureToTell().
   void Fail(const absl::Status& status);

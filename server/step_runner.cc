@@ -10,6 +10,12 @@
 namespace engram {
 namespace {
 
+// Whether the token that comes after `ahead` more is all that is wanted.
+bool IsLast(const Sequence& sequence, int64_t ahead) {
+  return static_cast<int64_t>(sequence.generated.size()) + ahead + 1 >=
+         sequence.request.stopping.max_tokens;
+}
+
 Candidate MakeCandidate(const Sequence& sequence) {
   Candidate candidate;
   if (!sequence.stream->HasRoom()) return candidate;
@@ -40,8 +46,7 @@ BatchRow MakeRowAhead(const Sequence& sequence, const BatchRow& row) {
   next.tokens = {};
   next.follows = true;
   next.draw.index = row.draw.index + 1;
-  next.draw.is_last = static_cast<int64_t>(sequence.generated.size()) + 2 >=
-                      sequence.request.stopping.max_tokens;
+  next.draw.is_last = IsLast(sequence, 1);
   return next;
 }
 
@@ -111,8 +116,7 @@ BatchRow StepRunner::MakeRow(const Sequence& sequence, int tokens) const {
     row.draw.seen = &sequence.seen;
     row.draw.generated = &sequence.generated_counts;
     row.draw.stop_ids = sequence.stop_ids;
-    row.draw.is_last = static_cast<int64_t>(sequence.generated.size()) + 1 >=
-                       sequence.request.stopping.max_tokens;
+    row.draw.is_last = IsLast(sequence, 0);
   }
   return row;
 }
