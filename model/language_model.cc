@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
+#include "model/begun_step.h"
 #include "model/block_stack.h"
 #include "model/counting_backend.h"
 #include "model/embedding.h"
@@ -66,15 +67,6 @@ struct Parts {
   std::unique_ptr<StatePool> states;
 };
 
-// What is kept of a step from its begin to its end, in host memory.
-struct BegunStep {
-  std::vector<Row> rows;            // as they were asked for
-  std::vector<bool> stopped;        // of rows that follow: nothing was fed
-  std::vector<int> outcome_counts;  // of each row
-  std::vector<uint8_t> finite_rows;
-  std::vector<Outcome> outcomes;      // of each logits row; the rest is unused
-  std::unique_ptr<DeviceEvent> done;  // nullptr: there was nothing to do
-};
 // One is finished while another runs.
 constexpr int kBegunSteps = 2;
 
@@ -95,8 +87,6 @@ class LanguageModel final : public Model {
   absl::Status LayOut(const Batch& batch);
   // Appends the row's tokens to its state and the step.
   absl::Status AppendRow(const BatchRow& row);
-  // The outcome of the step before that is drawn for what lies in `slot`.
-  int FindDrawn(int slot) const;
   // All of a step but its layout.
   absl::Status Run(const Batch& batch);
   void Embed();
@@ -115,10 +105,6 @@ class LanguageModel final : public Model {
   Matrix LastHidden() const;
   // Whether the hidden vectors of all tokens of a row are finite.
   void FindFiniteRows();
-  // The step's outcomes, which are there.
-  StepResult ResultOf(const BegunStep& step) const;
-  // The rows of `next` that follow rows which stopped in `step` fed nothing.
-  void MarkStopped(const BegunStep& step, BegunStep* next) const;
 
   Backend* const backend_;
   const ModelInfo info_;
@@ -184,10 +170,11 @@ absl::Status LanguageModel::LayOut(const Batch& batch) {
 
 void LanguageModel::LayOutRequests(const Batch& batch) {
   requests_.clear();
-  newest().outcome_counts.clear();
+  newest().first_outcomes = {0};
   for (size_t i = 0; i < batch.rows.size(); ++i) {
     const BatchRow& row = batch.rows[i];
-    newest().outcome_counts.push_back(row.outcomes());
+    newest().first_outcomes.push_back(newest().first_outcomes.back() +
+                                      row.outcomes());
     if (row.wanted == Wanted::kToken) {
       requests_.push_back(DrawOf(row, step_->rows()[i]));
     }
@@ -234,7 +221,9 @@ absl::Status LanguageModel::AppendRow(const BatchRow& row) {
   laid_out.slot_out = row.out();
   laid_out.tokens = tokens;
   laid_out.position = position;
-  if (row.follows) laid_out.follows = FindDrawn(row.slot);
+  if (row.follows) {
+    laid_out.follows = other().DrawnFor(row.slot, newest().rows.size());
+  }
   newest().rows.push_back(laid_out);
   for (int32_t id : row.tokens) {
     ENGRAM_CHECK(id >= 0 && id < info_.vocabulary_size);
@@ -242,20 +231,6 @@ absl::Status LanguageModel::AppendRow(const BatchRow& row) {
   }
   if (row.follows) ids_.push_back(0);  // the back end knows better
   return absl::OkStatus();
-}
-
-int LanguageModel::FindDrawn(int slot) const {
-  const BegunStep& before = other();
-  int outcome = 0;
-  for (size_t i = 0; i < before.rows.size(); ++i) {
-    if (before.rows[i].slot_out == slot) {
-      ENGRAM_CHECK(before.outcome_counts[i] == 1);
-      return outcome;
-    }
-    outcome += before.outcome_counts[i];
-  }
-  ENGRAM_CHECK(false);  // it follows no row
-  return -1;
 }
 
 void LanguageModel::Embed() {
@@ -390,35 +365,8 @@ absl::StatusOr<StepResult> LanguageModel::Finish() {
   for (size_t i = 0; i < step.rows.size(); ++i) {
     if (step.stopped[i]) states_->TakeBack(step.rows[i].slot_out, 1);
   }
-  if (is_ahead) MarkStopped(step, &newest());
-  return ResultOf(step);
-}
-
-void LanguageModel::MarkStopped(const BegunStep& step, BegunStep* next) const {
-  for (size_t i = 0; i < next->rows.size(); ++i) {
-    const int follows = next->rows[i].follows;
-    if (follows >= 0) next->stopped[i] = step.outcomes[follows].stops;
-  }
-}
-
-StepResult LanguageModel::ResultOf(const BegunStep& step) const {
-  StepResult result;
-  const auto outcomes = absl::MakeConstSpan(step.outcomes);
-  size_t first = 0;
-  for (size_t i = 0; i < step.rows.size(); ++i) {
-    const absl::Span<const Outcome> own =
-        outcomes.subspan(first, step.outcome_counts[i]);
-    first += own.size();
-    RowOutcome row;
-    if (!step.stopped[i]) {
-      row.outcomes = own;
-      row.finite = step.finite_rows[i] != 0 &&
-                   std::all_of(own.begin(), own.end(),
-                               [](const Outcome& one) { return one.finite; });
-    }
-    result.rows.push_back(row);
-  }
-  return result;
+  if (is_ahead) newest().MarkStopped(step);
+  return step.Result();
 }
 
 std::vector<float> LanguageModel::LogitsForTest() const {
