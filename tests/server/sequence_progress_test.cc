@@ -8,7 +8,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/server/test_engine.h"
+#include "tests/server/started_sequences.h"
 
 namespace engram {
 namespace {
@@ -29,18 +29,8 @@ Outcome Scored(float log_probability) {
 }
 
 // Sequences that are told what a model would have made of them.
-class SequenceProgressTest : public ::testing::Test {
+class SequenceProgressTest : public StartedSequences {
  protected:
-  std::unique_ptr<Sequence> Start(Request request) {
-    auto sequence = std::make_unique<Sequence>(
-        std::move(request), nullptr, std::make_shared<TokenStream>(8, [] {}));
-    sequence->arrival = clock_.Now();
-    EXPECT_TRUE(*states_.TryLoad(sequence.get()));
-    sequence->start_time = clock_.Now();
-    Prepare(sequence.get(), script_.vocabulary_size());
-    outbox_.Tell(sequence->stream, MakeStarted(*sequence));
-    return sequence;
-  }
   void Advance(Sequence* sequence, int tokens,
                const std::vector<Outcome>& outcomes, bool finite = true) {
     clock_.Advance(absl::Seconds(1));
@@ -54,18 +44,6 @@ class SequenceProgressTest : public ::testing::Test {
     return reader;
   }
 
-  FakeClock clock_;
-  Script script_{16};
-  ScriptedModel model_{&script_, TestEngineOptions().model};
-  SessionStore sessions_{{}, &clock_};
-  StateKeeper states_{&model_.states(), CapacityOf(model_.info()),
-                      sessions_.AddModel("m", CapacityOf(model_.info())),
-                      &sessions_};
-  Delivery delivery_{0};
-  EngineOutbox outbox_{&delivery_};
-  SequenceEnds ends_{"m",      &states_, &sessions_,
-                     &outbox_, &clock_,  [](const RequestSummary&) {}};
-  SequenceProgress progress_{&outbox_, &ends_, /*answer_bytes=*/1024};
   StepObservation observation_;
 };
 

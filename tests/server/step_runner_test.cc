@@ -7,7 +7,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/status.h"
-#include "tests/server/test_engine.h"
+#include "tests/server/started_sequences.h"
 
 namespace engram {
 namespace {
@@ -24,34 +24,16 @@ class RecordedMetrics final : public ModelMetrics {
 };
 
 // Steps of a scripted model, without an engine.
-class StepRunnerTest : public ::testing::Test {
+class StepRunnerTest : public StartedSequences {
  protected:
-  // One with a slot; `room` is for so many events.
-  Sequence* Start(Request request, size_t room = 8) {
-    auto sequence =
-        std::make_unique<Sequence>(std::move(request), nullptr,
-                                   std::make_shared<TokenStream>(room, [] {}));
-    EXPECT_TRUE(*states_.TryLoad(sequence.get()));
-    sequence->start_time = clock_.Now();
-    Prepare(sequence.get(), script_.vocabulary_size());
-    outbox_.Tell(sequence->stream, MakeStarted(*sequence));
+  // It is one of those that run.
+  Sequence* Run(Request request, size_t room = 8) {
+    std::unique_ptr<Sequence> sequence = Start(std::move(request), room);
     Sequence* const started = sequence.get();
     running_.Add(std::move(sequence));
     return started;
   }
 
-  FakeClock clock_;
-  Script script_{16};
-  ScriptedModel model_{&script_, TestEngineOptions().model};
-  SessionStore sessions_{{}, &clock_};
-  StateKeeper states_{&model_.states(), CapacityOf(model_.info()),
-                      sessions_.AddModel("m", CapacityOf(model_.info())),
-                      &sessions_};
-  Delivery delivery_{0};
-  EngineOutbox outbox_{&delivery_};
-  SequenceEnds ends_{"m",      &states_, &sessions_,
-                     &outbox_, &clock_,  [](const RequestSummary&) {}};
-  SequenceProgress progress_{&outbox_, &ends_, /*answer_bytes=*/1024};
   RunningSequences running_{{}};
   RecordedMetrics metrics_;
   StepRunner steps_{
@@ -65,9 +47,9 @@ TEST_F(StepRunnerTest, RunsNoStepForNobody) {
 }
 
 TEST_F(StepRunnerTest, FeedsPromptsAndStreamsInOneStepAndCountsBoth) {
-  Sequence* const stream = Start(TestEngine::Generate({1}, 9));
+  Sequence* const stream = Run(TestEngine::Generate({1}, 9));
   ASSERT_TRUE(*steps_.Run(running_));
-  Sequence* const prompt = Start(TestEngine::Generate({1, 2, 3}, 9));
+  Sequence* const prompt = Run(TestEngine::Generate({1, 2, 3}, 9));
   model_.SetDuringStep([this] { clock_.Advance(absl::Seconds(2)); });
   ASSERT_TRUE(*steps_.Run(running_));
   EXPECT_EQ(model_.steps(), 2);
@@ -83,11 +65,11 @@ TEST_F(StepRunnerTest, FeedsPromptsAndStreamsInOneStepAndCountsBoth) {
 
 TEST_F(StepRunnerTest, LeavesOutWhoseReaderHasNoRoom) {
   // Room for the event that it starts.
-  Sequence* const paused = Start(TestEngine::Generate({1}, 9), /*room=*/1);
-  Sequence* const large = Start(TestEngine::Generate(Tokens(40, 1), 9));
+  Sequence* const paused = Run(TestEngine::Generate({1}, 9), /*room=*/1);
+  Sequence* const large = Run(TestEngine::Generate(Tokens(40, 1), 9));
   Request urgent = TestEngine::Generate(Tokens(16, 2), 9);
   urgent.priority = 1;
-  Sequence* const first = Start(urgent);
+  Sequence* const first = Run(urgent);
   ASSERT_TRUE(*steps_.Run(running_));
   EXPECT_EQ(paused->position, 0);
   EXPECT_EQ(paused->steps_waited, 0);
@@ -96,7 +78,7 @@ TEST_F(StepRunnerTest, LeavesOutWhoseReaderHasNoRoom) {
 }
 
 TEST_F(StepRunnerTest, TellsThatTheDeviceFailedAndAdvancesNobody) {
-  Sequence* const sequence = Start(TestEngine::Generate({1}, 9));
+  Sequence* const sequence = Run(TestEngine::Generate({1}, 9));
   model_.FailStep(1);
   EXPECT_TRUE(absl::IsInternal(steps_.Run(running_).status()));
   EXPECT_EQ(sequence->position, 0);
@@ -106,7 +88,7 @@ TEST_F(StepRunnerTest, TellsThatTheDeviceFailedAndAdvancesNobody) {
 // --- Ahead.
 
 TEST_F(StepRunnerTest, BeginsTheNextStepBeforeItTellsWhatTheLastOneDrew) {
-  Sequence* const sequence = Start(TestEngine::Generate({1}, 9));
+  Sequence* const sequence = Run(TestEngine::Generate({1}, 9));
   ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
   EXPECT_TRUE(steps_.is_ahead());
   EXPECT_EQ(model_.steps(), 2);
@@ -122,19 +104,19 @@ TEST_F(StepRunnerTest, DrawsTheSameAheadAsStepByStep) {
   request.sampling.temperature = 1;
   request.sampling.frequency_penalty = 1;
   request.sampling.repetition_penalty = 2;
-  Sequence* const ahead = Start(request, /*room=*/20);
+  Sequence* const ahead = Run(request, /*room=*/20);
   while (!ahead->over) ASSERT_TRUE(*steps_.Run(running_, true));
   const Tokens drawn = ahead->generated;
   EXPECT_EQ(model_.steps_ahead(), 7);
   running_.DropOver();
-  Sequence* const alone = Start(request, /*room=*/20);
+  Sequence* const alone = Run(request, /*room=*/20);
   while (!alone->over) ASSERT_TRUE(*steps_.Run(running_, false));
   EXPECT_EQ(alone->generated, drawn);
 }
 
 TEST_F(StepRunnerTest, NothingIsAheadWhenASequenceEnds) {
-  Sequence* const stopped = Start(TestEngine::Generate({1}, 9));
-  Sequence* const other = Start(TestEngine::Generate({2}, 9));
+  Sequence* const stopped = Run(TestEngine::Generate({1}, 9));
+  Sequence* const other = Run(TestEngine::Generate({2}, 9));
   script_.Say(2, 7);
   stopped->stop_ids = {7};
   stopped->request.stopping.stop_token_ids = {7};
@@ -150,21 +132,21 @@ TEST_F(StepRunnerTest, NothingIsAheadWhenASequenceEnds) {
 TEST_F(StepRunnerTest, RunsAheadOfNobodyWhoMayEndOtherwise) {
   Request request = TestEngine::Generate({1}, 9);
   request.stopping.stop = {"stop"};
-  Sequence* const sequence = Start(request);
+  Sequence* const sequence = Run(request);
   ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
   EXPECT_FALSE(steps_.is_ahead()) << "a stop string is found too late";
   running_.Take(sequence);
-  Start(TestEngine::Generate({1}, 1));
+  Run(TestEngine::Generate({1}, 1));
   ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
   EXPECT_FALSE(steps_.is_ahead()) << "that was all it wanted";
   running_.DropOver();
-  Start(TestEngine::Generate({1}, 9), /*room=*/2);
+  Run(TestEngine::Generate({1}, 9), /*room=*/2);
   ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
   EXPECT_FALSE(steps_.is_ahead()) << "there is room for one token only";
 }
 
 TEST_F(StepRunnerTest, SettlesWhatIsAhead) {
-  Sequence* const sequence = Start(TestEngine::Generate({1}, 9));
+  Sequence* const sequence = Run(TestEngine::Generate({1}, 9));
   ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
   ENGRAM_CHECK_OK(steps_.Settle());
   EXPECT_FALSE(steps_.is_ahead());
