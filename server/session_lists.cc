@@ -17,6 +17,10 @@ Session* FirstBut(const SessionsByUse& sessions, const Session* keep) {
   return nullptr;
 }
 
+bool HasLongAnswer(const Session& session) {
+  return session.record != nullptr && session.record->bytes() > kSmallAnswer;
+}
+
 std::pair<absl::Time, int64_t> ExpiryOf(const Session& session) {
   return {session.last_used + session.time_to_live, session.use};
 }
@@ -41,9 +45,7 @@ void SessionLists::Enlist(Session* session) {
   if (session->residence != nullptr) {
     session->residence->emplace(session->use, session);
   }
-  if (session->record != nullptr && session->record->bytes() > kSmallAnswer) {
-    long_answers_.emplace(session->use, session);
-  }
+  if (HasLongAnswer(*session)) long_answers_.emplace(session->use, session);
   if (session->has_slot_copy()) slot_copies_.emplace(session->use, session);
   if (!session->running) expiries_.emplace(ExpiryOf(*session), session);
 }
@@ -51,9 +53,9 @@ void SessionLists::Enlist(Session* session) {
 void SessionLists::Unlist(Session* session) {
   if (session->residence != nullptr) session->residence->erase(session->use);
   session->residence = nullptr;
-  long_answers_.erase(session->use);
-  slot_copies_.erase(session->use);
-  expiries_.erase(ExpiryOf(*session));
+  if (HasLongAnswer(*session)) long_answers_.erase(session->use);
+  if (session->has_slot_copy()) slot_copies_.erase(session->use);
+  if (!session->running) expiries_.erase(ExpiryOf(*session));
 }
 
 Session* SessionLists::IdleInRam(const Session* keep) const {

@@ -105,7 +105,7 @@ std::vector<int> SessionTable::TakeReleasedSlots(int model) {
 }
 
 void SessionTable::Discard(std::shared_ptr<const void> memory) {
-  discarded_.push_back(std::move(memory));
+  if (memory != nullptr) discarded_.push_back(std::move(memory));
 }
 
 SessionTable::Discarded SessionTable::TakeDiscarded() {
