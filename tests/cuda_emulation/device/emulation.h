@@ -1,0 +1,45 @@
+// What tests ask of the emulated device beside the runtime's own functions.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace engram::emulation {
+
+struct Options {
+  // Of the order of blocks and of threads.
+  uint64_t seed = 1;
+  // Blocks of a kernel run to their GridWait before the kernel in front of it,
+  // as many as have this many threads together.
+  int64_t early_threads = 0;
+  // Matrix products are summed as Hopper does, in 25 bits behind the point,
+  // instead of one float32 after the other.
+  bool fused_mma = false;
+  size_t device_bytes = size_t{4} << 30;
+};
+
+// Options are those of the environment until they are set:
+// ENGRAM_EMULATION_SEED, ENGRAM_EMULATION_EARLY_THREADS,
+// ENGRAM_EMULATION_FUSED_MMA.
+Options& options();
+
+// What was done since the process began.
+struct Counts {
+  int64_t kernels = 0;
+  int64_t copies = 0;
+  // Asynchronous copies from or to memory that a device cannot reach by itself:
+  // they are done at once.
+  int64_t pageable_copies = 0;
+};
+Counts counts();
+
+// The n-th (1: the next) kernel or copy that runs fails with `error`; after it,
+// so does everything. REQUIRES: an error that stays, as
+// cudaErrorIllegalAddress.
+void PlantError(int64_t n, cudaError_t error);
+// As a new process would find the device, with what it has in memory.
+void ClearErrors();
+
+}  // namespace engram::emulation

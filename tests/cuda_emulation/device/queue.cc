@@ -1,0 +1,364 @@
+#include "tests/cuda_emulation/device/queue.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+using engram::emulation::Queue;
+using engram::emulation::Work;
+
+struct CUstream_st {
+  std::shared_ptr<Queue> queue = std::make_shared<Queue>();
+};
+struct CUevent_st {
+  std::shared_ptr<Queue> queue;  // null: never recorded
+  int64_t position = 0;
+  bool timed = false;
+  bool asked = false;
+};
+struct CUgraph_st {
+  std::vector<Work> nodes;
+};
+struct CUgraphExec_st {
+  std::vector<Work> nodes;
+};
+
+namespace engram::emulation {
+namespace {
+
+struct Queues {
+  CUstream_st default_stream;
+  std::set<cudaStream_t> streams;
+  cudaError_t sticky = cudaSuccess;
+};
+
+Queues& All() {
+  static Queues* queues = new Queues;
+  return *queues;
+}
+
+thread_local cudaError_t last_error = cudaSuccess;
+
+Queue& QueueOf(cudaStream_t stream) {
+  return stream == nullptr ? *All().default_stream.queue : *stream->queue;
+}
+
+bool Exists(cudaStream_t stream) {
+  return stream == nullptr || All().streams.count(stream) != 0;
+}
+
+}  // namespace
+
+std::recursive_mutex& RuntimeMutex() {
+  static std::recursive_mutex* mutex = new std::recursive_mutex;
+  return *mutex;
+}
+
+cudaError_t StickyError() { return All().sticky; }
+void SetStickyError(cudaError_t error) { All().sticky = error; }
+
+cudaError_t Tell(cudaError_t error) {
+  if (error != cudaSuccess && error != cudaErrorNotReady) last_error = error;
+  return error;
+}
+
+cudaError_t Enqueue(cudaStream_t stream, Work work) {
+  if (!Exists(stream)) return cudaErrorInvalidResourceHandle;
+  Queue& queue = QueueOf(stream);
+  if (queue.capture != nullptr) {
+    queue.capture->nodes.push_back(std::move(work));
+    return cudaSuccess;
+  }
+  queue.work.push_back(std::move(work));
+  ++queue.enqueued;
+  return cudaSuccess;
+}
+
+bool BreaksCapture() {
+  bool found = false;
+  for (const cudaStream_t stream : All().streams) {
+    if (stream->queue->capture == nullptr) continue;
+    stream->queue->capture_invalid = true;
+    found = true;
+  }
+  return found;
+}
+
+bool IsCapturing(cudaStream_t stream) {
+  return QueueOf(stream).capture != nullptr;
+}
+
+void RunUntil(Queue& queue, int64_t position) {
+  while (queue.done < position) {
+    const Work work = std::move(queue.work.front());
+    queue.work.pop_front();
+    // Nothing runs on a device that has failed.
+    if (All().sticky == cudaSuccess) work();
+    ++queue.done;
+  }
+}
+
+void RunAll(cudaStream_t stream) {
+  Queue& queue = QueueOf(stream);
+  RunUntil(queue, queue.enqueued);
+}
+
+void RunAllStreams(bool blocking_only) {
+  RunAll(nullptr);
+  for (const cudaStream_t stream : All().streams) {
+    if (!blocking_only || stream->queue->blocking) RunAll(stream);
+  }
+}
+
+}  // namespace engram::emulation
+
+// NOLINTBEGIN: the names are CUDA's.
+
+using engram::emulation::All;
+using engram::emulation::BreaksCapture;
+using engram::emulation::Enqueue;
+using engram::emulation::Exists;
+using engram::emulation::IsCapturing;
+using engram::emulation::last_error;
+using engram::emulation::QueueOf;
+using engram::emulation::RunAll;
+using engram::emulation::RuntimeMutex;
+using engram::emulation::RunUntil;
+using engram::emulation::StickyError;
+using engram::emulation::Tell;
+
+namespace {
+
+using Lock = std::lock_guard<std::recursive_mutex>;
+
+bool IsReached(const CUevent_st& event) {
+  return event.queue == nullptr || event.queue->done >= event.position;
+}
+
+}  // namespace
+
+cudaError_t cudaGetLastError() {
+  Lock lock(RuntimeMutex());
+  const cudaError_t error = last_error;
+  last_error = StickyError();
+  return error;
+}
+
+cudaError_t cudaPeekAtLastError() { return last_error; }
+
+cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+  return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
+  Lock lock(RuntimeMutex());
+  if (StickyError() != cudaSuccess) return Tell(StickyError());
+  *stream = new CUstream_st;
+  (*stream)->queue->blocking = (flags & cudaStreamNonBlocking) == 0;
+  All().streams.insert(*stream);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  Lock lock(RuntimeMutex());
+  if (stream == nullptr || !Exists(stream)) {
+    return Tell(cudaErrorInvalidResourceHandle);
+  }
+  RunAll(stream);
+  All().streams.erase(stream);
+  delete stream;
+  return Tell(StickyError());
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  Lock lock(RuntimeMutex());
+  if (!Exists(stream)) return Tell(cudaErrorInvalidResourceHandle);
+  if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
+  RunAll(stream);
+  return Tell(StickyError());
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  Lock lock(RuntimeMutex());
+  if (!Exists(stream)) return Tell(cudaErrorInvalidResourceHandle);
+  if (IsCapturing(stream)) {
+    BreaksCapture();
+    return Tell(cudaErrorStreamCaptureUnsupported);
+  }
+  if (StickyError() != cudaSuccess) return Tell(StickyError());
+  const Queue& queue = QueueOf(stream);
+  return queue.done == queue.enqueued ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event,
+                                unsigned) {
+  Lock lock(RuntimeMutex());
+  if (StickyError() != cudaSuccess) return Tell(StickyError());
+  if (event->queue == nullptr || IsReached(*event)) return cudaSuccess;
+  if (IsCapturing(stream)) {
+    // Captures of several streams are not emulated.
+    BreaksCapture();
+    return Tell(cudaErrorStreamCaptureUnsupported);
+  }
+  return Tell(
+      Enqueue(stream, [queue = event->queue, position = event->position] {
+        RunUntil(*queue, position);
+      }));
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t* event) {
+  return cudaEventCreateWithFlags(event, cudaEventDefault);
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+  Lock lock(RuntimeMutex());
+  if (StickyError() != cudaSuccess) return Tell(StickyError());
+  *event = new CUevent_st;
+  (*event)->timed = (flags & cudaEventDisableTiming) == 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  Lock lock(RuntimeMutex());
+  if (event == nullptr) return Tell(cudaErrorInvalidResourceHandle);
+  delete event;
+  return Tell(StickyError());
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  Lock lock(RuntimeMutex());
+  if (!Exists(stream)) return Tell(cudaErrorInvalidResourceHandle);
+  if (StickyError() != cudaSuccess) return Tell(StickyError());
+  if (IsCapturing(stream)) {
+    BreaksCapture();
+    return Tell(cudaErrorStreamCaptureUnsupported);
+  }
+  event->queue = stream == nullptr ? All().default_stream.queue : stream->queue;
+  event->position = event->queue->enqueued;
+  event->asked = false;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  Lock lock(RuntimeMutex());
+  if (StickyError() != cudaSuccess) return Tell(StickyError());
+  if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
+  if (IsReached(*event)) return cudaSuccess;
+  // Who asks again and again is to be told yes in the end.
+  if (!event->asked) {
+    event->asked = true;
+    return cudaErrorNotReady;
+  }
+  RunUntil(*event->queue, event->position);
+  return Tell(StickyError());
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  Lock lock(RuntimeMutex());
+  if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
+  if (event->queue != nullptr) RunUntil(*event->queue, event->position);
+  return Tell(StickyError());
+}
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start,
+                                 cudaEvent_t end) {
+  Lock lock(RuntimeMutex());
+  if (!start->timed || !end->timed || start->queue == nullptr ||
+      end->queue == nullptr) {
+    return Tell(cudaErrorInvalidResourceHandle);
+  }
+  if (!IsReached(*start) || !IsReached(*end)) return cudaErrorNotReady;
+  *milliseconds = 0;
+  return Tell(StickyError());
+}
+
+// --- Graphs.
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  Lock lock(RuntimeMutex());
+  if (StickyError() != cudaSuccess) return Tell(StickyError());
+  // The default stream cannot be captured.
+  if (stream == nullptr) return Tell(cudaErrorStreamCaptureUnsupported);
+  if (!Exists(stream)) return Tell(cudaErrorInvalidResourceHandle);
+  if (IsCapturing(stream)) return Tell(cudaErrorIllegalState);
+  stream->queue->capture = new CUgraph_st;
+  stream->queue->capture_invalid = false;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  Lock lock(RuntimeMutex());
+  *graph = nullptr;
+  if (stream == nullptr || !Exists(stream) || !IsCapturing(stream)) {
+    return Tell(cudaErrorIllegalState);
+  }
+  Queue& queue = *stream->queue;
+  const cudaGraph_t captured = std::exchange(queue.capture, nullptr);
+  if (queue.capture_invalid) {
+    delete captured;
+    return Tell(cudaErrorStreamCaptureInvalidated);
+  }
+  *graph = captured;
+  return Tell(StickyError());
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream,
+                                  cudaStreamCaptureStatus* status) {
+  Lock lock(RuntimeMutex());
+  if (!Exists(stream)) return Tell(cudaErrorInvalidResourceHandle);
+  const Queue& queue = QueueOf(stream);
+  *status = queue.capture == nullptr ? cudaStreamCaptureStatusNone
+            : queue.capture_invalid  ? cudaStreamCaptureStatusInvalidated
+                                     : cudaStreamCaptureStatusActive;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
+                                 unsigned long long) {
+  Lock lock(RuntimeMutex());
+  if (StickyError() != cudaSuccess) return Tell(StickyError());
+  *exec = new CUgraphExec_st{graph->nodes};
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) {
+  Lock lock(RuntimeMutex());
+  return Tell(StickyError());
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  Lock lock(RuntimeMutex());
+  if (StickyError() != cudaSuccess) return Tell(StickyError());
+  for (const Work& node : exec->nodes) {
+    const cudaError_t error = Enqueue(stream, node);
+    if (error != cudaSuccess) return Tell(error);
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes,
+                              size_t* count) {
+  Lock lock(RuntimeMutex());
+  // A node is no more than its number here.
+  if (nodes != nullptr) {
+    for (size_t i = 0; i < std::min(*count, graph->nodes.size()); ++i) {
+      nodes[i] = reinterpret_cast<cudaGraphNode_t>(i + 1);
+    }
+  }
+  *count = graph->nodes.size();
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  Lock lock(RuntimeMutex());
+  delete graph;
+  return Tell(StickyError());
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  Lock lock(RuntimeMutex());
+  delete exec;
+  return Tell(StickyError());
+}
+
+// NOLINTEND

@@ -1,0 +1,50 @@
+// Streams, events and graphs of the emulated device. Work runs when the host
+// waits for it, as late as it can, on the thread that waits.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace engram::emulation {
+
+using Work = std::function<void()>;
+
+struct Queue {
+  bool blocking = true;  // waits for the default stream and it for this one
+  std::deque<Work> work;
+  int64_t enqueued = 0;
+  int64_t done = 0;
+  // Where a capture puts work instead.
+  cudaGraph_t capture = nullptr;
+  bool capture_invalid = false;
+};
+
+// The runtime's state is behind one lock, also while work runs.
+std::recursive_mutex& RuntimeMutex();
+
+// The error that stays, and the one that cudaGetLastError tells.
+cudaError_t StickyError();
+void SetStickyError(cudaError_t error);
+// Remembers an error for cudaGetLastError and returns it.
+cudaError_t Tell(cudaError_t error);
+
+// Adds work to a stream, or to what captures it.
+cudaError_t Enqueue(cudaStream_t stream, Work work);
+// Whether a capture is under way that forbids to wait or to allocate; it is
+// invalid from then on.
+bool BreaksCapture();
+bool IsCapturing(cudaStream_t stream);
+// Runs what was added to the stream first, up to `position`.
+void RunUntil(Queue& queue, int64_t position);
+void RunAll(cudaStream_t stream);
+// Runs everything of all streams, or only of those that the default stream
+// waits for.
+void RunAllStreams(bool blocking_only);
+
+}  // namespace engram::emulation
