@@ -10,6 +10,7 @@
 #include "kernels/control_group.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/status.h"
 
 namespace engram {
@@ -313,12 +314,30 @@ absl::StatusOr<std::shared_ptr<cpu::ThreadPool>> MakeThreadPool(int threads) {
   return std::make_shared<cpu::ThreadPool>(threads);
 }
 
+namespace {
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackendIfBuilt() {
+#if defined(ENGRAM_HAS_CUDA)
+  return MakeCudaBackend();
+#else
+  return absl::FailedPreconditionError(
+      "this build has no CUDA back end; use --backend=cpu");
+#endif
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(
     const BackendOptions& options) {
-  if (options.kind == BackendKind::kCuda) {
-    return absl::FailedPreconditionError(
-        "this build has no CUDA back end; use --backend=cpu");
+  if (options.kind == BackendKind::kCuda) return MakeCudaBackendIfBuilt();
+#if defined(ENGRAM_HAS_CUDA)
+  if (options.kind == BackendKind::kAuto) {
+    absl::StatusOr<std::unique_ptr<Backend>> cuda = MakeCudaBackend();
+    // A device that is there and fails is not passed over.
+    if (!absl::IsFailedPrecondition(cuda.status())) return cuda;
+    if (options.on_no_device) options.on_no_device(cuda.status());
   }
+#endif
   std::shared_ptr<cpu::ThreadPool> pool = options.pool;
   if (pool == nullptr) {
     ENGRAM_ASSIGN_OR_RETURN(pool, MakeThreadPool(options.threads));

@@ -52,6 +52,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <string>
@@ -392,10 +393,14 @@ struct BackendOptions {
   int threads = 0;  // of the CPU, as MakeThreadPool's
   // Used in place of threads of its own, together with other back ends.
   std::shared_ptr<cpu::ThreadPool> pool = nullptr;
+  // Told why, where kAuto takes the CPU though this build has CUDA; may be
+  // empty.
+  std::function<void(const absl::Status&)> on_no_device = nullptr;
 };
 
-// kAuto takes CUDA if this build has it and a device answers, else the CPU.
-// FAILED_PRECONDITION if kCuda is asked for and cannot be had, with the reason.
+// kAuto takes CUDA if this build has it and there is a device, else the CPU.
+// FAILED_PRECONDITION if kCuda is asked for and cannot be had, with the reason
+// and what to do; errors of a device that fails.
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(
     const BackendOptions& options);
 

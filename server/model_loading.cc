@@ -40,6 +40,10 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Load(
   backend.kind = options.backend;
   backend.threads = static_cast<int>(options.threads);
   backend.pool = std::move(pool);
+  std::string no_device;
+  backend.on_no_device = [&no_device](const absl::Status& reason) {
+    no_device = absl::StrCat("on the CPU: ", reason.message());
+  };
   ENGRAM_ASSIGN_OR_RETURN(served->backend, MakeBackend(backend));
   ENGRAM_ASSIGN_OR_RETURN(LoadedModel loaded,
                           opened->Load(served->backend.get(), limits));
@@ -47,6 +51,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Load(
   served->tokenizer = std::move(loaded.tokenizer);
   served->eos_token_ids = std::move(loaded.eos_token_ids);
   served->warnings = std::move(loaded.warnings);
+  if (!no_device.empty()) served->warnings.push_back(std::move(no_device));
   return served;
 }
 

@@ -8,13 +8,12 @@
 #include "kernels/cpu/matmul.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/status.h"
+#include "kernels/weight_values.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/matmul.cc"
@@ -252,16 +251,6 @@ constexpr double kWeightByteNs = 1.0 / 24;
 constexpr double kWeightNs = 1.0 / 12;
 constexpr double kMultiplyAddNs = 1.0 / 64;
 
-// The bits of `value` in a format of 16 bits.
-uint16_t Narrow(WeightFormat format, float value) {
-  return format == WeightFormat::kBFloat16 ? NarrowToBFloat16(value)
-                                           : NarrowToFloat16(value);
-}
-float Widen(WeightFormat format, uint16_t bits) {
-  return format == WeightFormat::kBFloat16 ? WidenBFloat16(bits)
-                                           : WidenFloat16(bits);
-}
-
 // `rows` [columns, inputs] to a panel's [inputs, kPanelWidth].
 template <typename Value>
 void Interleave(WeightFormat format, const std::vector<Value>& rows,
@@ -274,32 +263,6 @@ void Interleave(WeightFormat format, const std::vector<Value>& rows,
       target[k * PackedMatrix::kPanelWidth + position] = row[k];
     }
   }
-}
-
-// `count` values of `weight` from `first` on, as the bits of a format of 16
-// bits.
-absl::StatusOr<std::vector<uint16_t>> NarrowValues(const Tensor& weight,
-                                                   int64_t first, int64_t count,
-                                                   WeightFormat format) {
-  std::vector<uint16_t> bits(count);
-  if (weight.type == StoredType(format)) {
-    std::memcpy(
-        bits.data(),
-        static_cast<const char*>(weight.data) + first * sizeof(uint16_t),
-        count * sizeof(uint16_t));
-    return bits;
-  }
-  std::vector<float> values(count);
-  WidenToFloat32(weight, first, absl::MakeSpan(values));
-  for (int64_t i = 0; i < count; ++i) {
-    bits[i] = Narrow(format, values[i]);
-    if (std::isfinite(values[i]) && !std::isfinite(Widen(format, bits[i]))) {
-      return absl::InvalidArgumentError(absl::StrCat("the weight ", values[i],
-                                                     " is too large for ",
-                                                     WeightFormatName(format)));
-    }
-  }
-  return bits;
 }
 
 }  // namespace
@@ -344,7 +307,7 @@ void PackedMatrix::CopyRow(int64_t row, float* output) const {
   }
   const auto* const bits = reinterpret_cast<const uint16_t*>(source);
   for (int64_t k = 0; k < inputs_; ++k) {
-    output[k] = Widen(format_, bits[k * kPanelWidth + position]);
+    output[k] = WidenValue(format_, bits[k * kPanelWidth + position]);
   }
 }
 

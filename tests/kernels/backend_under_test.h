@@ -1,5 +1,6 @@
 // The back ends that the contract's tests run against: the CPU's once per
-// instruction set that this machine has.
+// instruction set that this machine has, and CUDA's on an emulated device, or
+// on a real one in a build for such.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "hwy/targets.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/status.h"
 
 namespace engram {
@@ -42,6 +44,13 @@ inline std::vector<BackendUnderTest> CpuBackendsUnderTest() {
   };
 }
 
+// What all back ends promise is for these.
+inline std::vector<BackendUnderTest> BackendsUnderTest() {
+  std::vector<BackendUnderTest> backends = CpuBackendsUnderTest();
+  backends.push_back({"Cuda", BackendKind::kCuda, 0});
+  return backends;
+}
+
 // Skips what this machine does not have.
 class BackendUnderTestSuite
     : public ::testing::TestWithParam<BackendUnderTest> {
@@ -53,7 +62,13 @@ class BackendUnderTestSuite
       GTEST_SKIP() << "this machine has no " << GetParam().name;
     }
     UseCpuTargets(wanted);
-    auto backend = MakeBackend({GetParam().kind, 2});
+    auto backend = GetParam().kind == BackendKind::kCuda
+                       ? MakeCudaBackend()
+                       : MakeBackend({GetParam().kind, 2});
+    if (absl::IsFailedPrecondition(backend.status())) {
+      GTEST_SKIP() << "this machine has no device: "
+                   << backend.status().message();
+    }
     ENGRAM_CHECK_OK(backend.status());
     backend_ = *std::move(backend);
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "emulated_device.h"
+#include "kernels/cpu/flush_denormals.h"
 #include "tests/cuda_emulation/device/device_memory.h"
 #include "tests/cuda_emulation/device/emulation.h"
 #include "tests/cuda_emulation/device/fibre.h"
@@ -420,6 +421,8 @@ void Block::RefuseStandstill() {
 }  // namespace
 
 void RunKernel(const KernelLaunch& kernel) {
+  // As nvcc's -ftz=true.
+  const cpu::ScopedFlushDenormals flush;
   static SharedBytes* const shared = new SharedBytes;
   static uint64_t launches = 0;
   const uint64_t seed = options().seed + 0x9e3779b97f4a7c15 * ++launches;

@@ -1,0 +1,210 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <cuda_runtime.h>
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/device_queue.h"
+#include "kernels/cuda/device_status.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/finite_rows.h"
+#include "kernels/cuda/graphs.h"
+#include "kernels/cuda/norm.h"
+#include "kernels/cuda/packed_matrix.h"
+#include "kernels/cuda/product.h"
+#include "kernels/cuda/step_tables.h"
+#include "kernels/status.h"
+
+namespace engram {
+namespace {
+
+using cuda::DeviceQueue;
+
+const cuda::WeightView& View(const PackedWeight& weight) {
+  return static_cast<const cuda::PackedMatrix&>(weight).view();
+}
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(std::unique_ptr<DeviceQueue> queue)
+      : owned_queue_(std::move(queue)), queue_(*owned_queue_) {}
+  ~CudaBackend() override { (void)queue_.Synchronize(); }
+
+  absl::Status Reserve() {
+    ENGRAM_RETURN_IF_ERROR(tables_.Reserve());
+    return finite_rows_.Reserve();
+  }
+
+  std::string name() const override { return "cuda"; }
+
+  // --- Memory.
+
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override {
+    ENGRAM_RETURN_IF_ERROR(queue_.failure());
+    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
+                            cuda::AllocateDeviceMemory(bytes));
+    ENGRAM_RETURN_IF_ERROR(Zero(buffer->data(), bytes));
+    return buffer;
+  }
+  absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) override {
+    return cuda::AllocatePinnedMemory(bytes);
+  }
+
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyToHost(
+      void* host, const void* source, size_t bytes) override {
+    return queue_.BeginCopy(host, source, bytes, cudaMemcpyDeviceToHost);
+  }
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyFromHost(
+      void* target, const void* host, size_t bytes) override {
+    return queue_.BeginCopy(target, host, bytes, cudaMemcpyHostToDevice);
+  }
+  absl::Status Copy(void* target, const void* source, size_t bytes) override {
+    if (bytes > 0) {
+      Note(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice,
+                           stream()),
+           "copying within the device");
+    }
+    return queue_.failure();
+  }
+  absl::Status Zero(void* target, size_t bytes) override {
+    if (bytes > 0) {
+      Note(cudaMemsetAsync(target, 0, bytes, stream()), "clearing memory");
+    }
+    return queue_.failure();
+  }
+  absl::Status Synchronize() override { return queue_.Synchronize(); }
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordEvent() override {
+    return queue_.RecordEvent();
+  }
+
+  absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
+    return absl::OkStatus();
+  }
+
+ private:
+  cudaStream_t stream() const { return queue_.operations(); }
+  void Note(cudaError_t error, absl::string_view what) {
+    queue_.Note(error, what);
+  }
+
+  absl::StatusOr<std::unique_ptr<PackedWeight>> DoPack(
+      const Tensor& weight, WeightFormat format) override {
+    return cuda::PackedMatrix::Pack(weight, format, stream());
+  }
+
+  void DoPrepareStep(const StepRows& step) override {
+    bool moved = false;
+    const absl::Status status = tables_.Upload(step, stream(), &moved);
+    if (!status.ok()) queue_.Fail(status);
+    if (moved) graphs_.Forget();
+  }
+
+  void DoReplay(uint64_t key, absl::FunctionRef<void()> record) override {
+    graphs_.Run(&queue_, key, record);
+  }
+
+  // --- Operations. Their StepRows are those of the last PrepareStep, whose
+  // table is on the device.
+
+  void DoEmbed(const StepRows&, const PackedWeight& table,
+               float* residual) override {
+    Note(cuda::Embed(stream(), tables_.table(), View(table), residual),
+         "Embed");
+  }
+
+  void DoAddPositions(const StepRows&, const float* table, int64_t width,
+                      Matrix target) override {
+    Note(cuda::AddPositions(stream(), tables_.table(), table, width, target),
+         "AddPositions");
+  }
+
+  void DoNorm(const NormWeights& norm, int64_t tokens, int64_t d_model,
+              const float* residual, Matrix normed) override {
+    Note(cuda::Norm(stream(), norm, tokens, d_model, residual, normed), "Norm");
+  }
+
+  void DoMatMul(const PackedWeight& weight, int64_t tokens, ConstMatrix x,
+                const MatMulOptions& options, Matrix y) override {
+    Note(cuda::Product(stream(), View(weight), tokens, x, options, y),
+         "MatMul");
+  }
+
+  void DoCausalConv1d(const StepRows&,
+                      const CausalConv1dArguments& arguments) override {
+    ENGRAM_CHECK(false);
+  }
+
+  void DoSelectiveScan(const StepRows&,
+                       const SelectiveScanArguments& arguments) override {
+    ENGRAM_CHECK(false);
+  }
+
+  void DoSsdScan(const StepRows&, const SsdScanArguments& arguments) override {
+    ENGRAM_CHECK(false);
+  }
+
+  void DoGatedNorm(const GatedNormArguments& arguments) override {
+    ENGRAM_CHECK(false);
+  }
+
+  void DoShiftMultiply(const StepRows&,
+                       const ShiftMultiplyArguments& arguments) override {
+    ENGRAM_CHECK(false);
+  }
+
+  void DoDiagonalScan(const StepRows&,
+                      const DiagonalScanArguments& arguments) override {
+    ENGRAM_CHECK(false);
+  }
+
+  void DoAttention(const StepRows&,
+                   const AttentionArguments& arguments) override {
+    ENGRAM_CHECK(false);
+  }
+
+  void DoCopyRows(ConstMatrix source, absl::Span<const int32_t> from,
+                  int64_t width, Matrix target,
+                  absl::Span<const int32_t> to) override {
+    Note(cuda::CopyRows(stream(), source, from.data(), width, target, to.data(),
+                        static_cast<int64_t>(from.size())),
+         "CopyRows");
+  }
+
+  void DoFiniteRows(const StepRows&, ConstMatrix x, int64_t width,
+                    absl::Span<uint8_t> finite) override {
+    finite_rows_.Begin(&queue_, tables_.table(), x, width, finite);
+  }
+
+  void DoOutcomes(ConstMatrix logits, int64_t ids,
+                  absl::Span<const OutcomeRequest> requests,
+                  absl::Span<Outcome> outcomes) override {
+    ENGRAM_CHECK(false);
+  }
+
+  const std::unique_ptr<DeviceQueue> owned_queue_;
+  DeviceQueue& queue_;  // *owned_queue_
+  cuda::StepTables tables_;
+  cuda::FiniteRows finite_rows_;
+  cuda::Graphs graphs_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend() {
+  int devices = 0;
+  const cudaError_t error = cudaGetDeviceCount(&devices);
+  if (error != cudaSuccess) return cuda::NoDevice(error);
+  if (devices == 0) return cuda::NoDevice(cudaErrorNoDevice);
+  ENGRAM_RETURN_IF_ERROR(
+      cuda::DeviceStatus(cudaSetDevice(0), "taking the first device"));
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<DeviceQueue> queue,
+                          DeviceQueue::Make());
+  auto backend = std::make_unique<CudaBackend>(std::move(queue));
+  ENGRAM_RETURN_IF_ERROR(backend->Reserve());
+  return backend;
+}
+
+}  // namespace engram

@@ -1,0 +1,39 @@
+// PackedMatrix: a weight in device memory, in its format, row by row.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "kernels/cuda/weight_view.h"
+
+namespace engram::cuda {
+
+class PackedMatrix : public PackedWeight {
+ public:
+  // Lays `weight` out as `format` and copies it by `stream`; returns when that
+  // is done. Errors: those of Backend::Pack.
+  static absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(
+      const Tensor& weight, WeightFormat format, cudaStream_t stream);
+
+  int64_t outputs() const override { return view_.outputs; }
+  int64_t inputs() const override { return view_.inputs; }
+  WeightFormat format() const override { return view_.format; }
+  size_t bytes() const override { return values_->bytes(); }
+
+  const WeightView& view() const { return view_; }
+
+ private:
+  PackedMatrix(const WeightView& view, std::unique_ptr<Buffer> values)
+      : view_(view), values_(std::move(values)) {}
+
+  const WeightView view_;
+  const std::unique_ptr<Buffer> values_;
+};
+
+}  // namespace engram::cuda

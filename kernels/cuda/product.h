@@ -1,0 +1,53 @@
+// Backend::MatMul on a device: in which order it sums, and the kernels that do
+// so. Which of them runs is chosen by the number of tokens and never changes a
+// bit.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/weight_view.h"
+#include "kernels/operations.h"
+
+namespace engram::cuda {
+
+// The order of a product with a weight of 16 bits, over steps of 16 inputs
+// which the tensor cores add in an order of their own:
+//   kPlain   one sum from zero, steps ascending
+//   kSplit8  units of 64 inputs in 8 segments, segment s from unit s U / 8 of U
+//            on; each a sum from zero as above, then the segments ascending
+// Products with float32 weights have one order too, product_f32.cu's.
+enum class ProductOrder { kPlain, kSplit8 };
+
+// By the shape alone. Short chains need no splitting; behind weights of many
+// bytes a long chain is not waited for.
+ProductOrder OrderOf(int64_t outputs, int64_t inputs);
+
+// First unit of 64 inputs of `segment` (8: behind the last) of a kSplit8
+// product.
+constexpr int64_t kUnitInputs = 64;
+constexpr int64_t kSegments = 8;
+
+// Each begins a product on `stream`; an error is one of the launch. What is
+// rounded: x to the weight's format where that has 16 bits, with finite values
+// too large for float16 as the largest there is; the sum once, in float32.
+cudaError_t Product(cudaStream_t stream, const WeightView& weight,
+                    int64_t tokens, ConstMatrix x, const MatMulOptions& options,
+                    Matrix y);
+
+// Float32 weights, any number of tokens.
+cudaError_t Float32Product(cudaStream_t stream, const WeightView& weight,
+                           int64_t tokens, ConstMatrix x,
+                           const MatMulOptions& options, Matrix y);
+// Weights of 16 bits: any number of tokens, and the few that `NarrowTokens`
+// says.
+cudaError_t TileProduct(cudaStream_t stream, const WeightView& weight,
+                        int64_t tokens, ConstMatrix x,
+                        const MatMulOptions& options, Matrix y);
+cudaError_t NarrowProduct(cudaStream_t stream, const WeightView& weight,
+                          int64_t tokens, ConstMatrix x,
+                          const MatMulOptions& options, Matrix y);
+int64_t NarrowTokens(const WeightView& weight);
+
+}  // namespace engram::cuda

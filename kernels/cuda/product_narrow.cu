@@ -1,0 +1,215 @@
+// Products of up to 8 tokens with weights of 16 bits, which are read once and
+// are all there is to read: outputs inputs 2 bytes.
+//
+// A warp has 8 outputs and streams their inputs, unit after unit of 64, through
+// a ring in shared memory of its own, which is filled ahead before the kernels
+// in front are done. kPlain: a warp runs through all inputs; kSplit8: the 8
+// warps of a block run through the 8 segments of the same outputs.
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/product.h"
+#include "kernels/cuda/product_parts.h"
+
+namespace engram::cuda {
+namespace {
+
+constexpr int kTokens = 8;
+constexpr int kWarpOutputs = 8;
+constexpr int kStageBytes = kWarpOutputs * kRowBytes;
+// Of shared memory, which a block of these devices may have.
+constexpr int64_t kMaxSharedBytes = 220 * 1024;
+
+// What a warp computes.
+struct Share {
+  int64_t first_output;
+  int64_t first_unit;
+  int64_t end_unit;
+};
+
+template <bool kSplit>
+__device__ Share ShareOf(const WeightView& weight, int warp, int warps) {
+  const int64_t units = Units(weight);
+  if constexpr (kSplit) {
+    return {int64_t{blockIdx.x} * kWarpOutputs, FirstUnit(warp, units),
+            FirstUnit(warp + 1, units)};
+  } else {
+    const int64_t first = (int64_t{blockIdx.x} * warps + warp) * kWarpOutputs;
+    return {first, 0, first < weight.outputs ? units : 0};
+  }
+}
+
+// Begins to copy a unit of the warp's outputs and closes the group, which is
+// empty behind the last unit.
+__device__ void CopyUnit(const WeightView& weight, const Share& share,
+                         int64_t unit, unsigned char* stage) {
+  constexpr int kParts = kUnitBytes / 16;
+  if (unit < share.end_unit) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int part = half * 32 + threadIdx.x % 32;
+      CopyPart(weight, share.first_output + part / kParts, unit, part % kParts,
+               stage + part / kParts * kRowBytes);
+    }
+  }
+  AsyncCommit();
+}
+
+// Bytes from one token to the next.
+__host__ __device__ int64_t TokenBytes(const WeightView& weight) {
+  return weight.stride * 2 + 32;
+}
+
+// All tokens' inputs in the format of the weight.
+template <class Step>
+__device__ void NarrowTokensTo(const ProductArguments& product,
+                               unsigned char* tokens) {
+  for (int64_t token = 0; token < product.tokens; ++token) {
+    unsigned char* const row = tokens + token * TokenBytes(product.weight);
+    for (int64_t k = threadIdx.x * 4; k < product.weight.stride;
+         k += blockDim.x * 4) {
+      *reinterpret_cast<uint2*>(row + k * 2) =
+          NarrowFour<Step>(LoadFour(product, token, k));
+    }
+  }
+}
+
+template <class Step>
+__device__ void AddUnit(const ProductArguments& product, int64_t unit,
+                        const unsigned char* stage, const unsigned char* tokens,
+                        float (&sums)[4]) {
+  const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+  const int steps = StepsOf(product.weight, unit);
+  const bool has_token = group < product.tokens;
+  const unsigned char* const token =
+      tokens + group * TokenBytes(product.weight) + unit * kUnitBytes;
+#pragma unroll
+  for (int step = 0; step < kUnitSteps; ++step) {
+    if (step >= steps) continue;
+    const uint2 w = FourOf(stage + group * kRowBytes, step, quad);
+    uint2 x = {0, 0};
+    if (has_token) x = FourOf(token, step, quad);
+    Step::Add(sums, {x.x, 0, x.y, 0}, {w.x, w.y});
+  }
+}
+
+// The sums of the block's segments, in `partials` [segment, token, output].
+__device__ void AddSegments(const ProductArguments& product,
+                            int64_t first_output, float (&sums)[4],
+                            float* partials) {
+  constexpr int kSums = kTokens * kWarpOutputs;
+  const int warp = threadIdx.x / 32;
+  const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+  float* const own = partials + warp * kSums + group * kWarpOutputs + quad * 2;
+  own[0] = sums[0];
+  own[1] = sums[1];
+  BlockBarrier();
+  if (threadIdx.x >= kSums) return;
+  float total = 0.0f;
+#pragma unroll
+  for (int segment = 0; segment < kSegments; ++segment) {
+    total = total + partials[segment * kSums + threadIdx.x];
+  }
+  Finish(product, threadIdx.x / kWarpOutputs,
+         first_output + threadIdx.x % kWarpOutputs, total);
+}
+
+template <class Step, bool kSplit, int kStages>
+__global__ void __launch_bounds__(256) NarrowKernel(ProductArguments product) {
+  const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  unsigned char* const ring =
+      DynamicShared<unsigned char>() + warp * kStages * kStageBytes;
+  unsigned char* const tokens =
+      DynamicShared<unsigned char>() + warps * kStages * kStageBytes;
+  const Share share = ShareOf<kSplit>(product.weight, warp, warps);
+#pragma unroll
+  for (int stage = 0; stage < kStages - 1; ++stage) {
+    CopyUnit(product.weight, share, share.first_unit + stage,
+             ring + stage * kStageBytes);
+  }
+  GridWait();
+  GridTrigger();
+  NarrowTokensTo<Step>(product, tokens);
+  BlockBarrier();
+  float sums[4] = {};
+  int stage = 0;
+  for (int64_t unit = share.first_unit; unit < share.end_unit; ++unit) {
+    AsyncWait<kStages - 2>();
+    WarpBarrier();
+    // Its place is that of the unit before, which all lanes are through with.
+    const int free_stage = stage == 0 ? kStages - 1 : stage - 1;
+    CopyUnit(product.weight, share, unit + kStages - 1,
+             ring + free_stage * kStageBytes);
+    AddUnit<Step>(product, unit, ring + stage * kStageBytes, tokens, sums);
+    stage = stage == kStages - 1 ? 0 : stage + 1;
+  }
+  if constexpr (kSplit) {
+    float* const partials = reinterpret_cast<float*>(
+        tokens + product.tokens * TokenBytes(product.weight));
+    AddSegments(product, share.first_output, sums, partials);
+  } else {
+    const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+    Finish(product, group, share.first_output + quad * 2, sums[0]);
+    Finish(product, group, share.first_output + quad * 2 + 1, sums[1]);
+  }
+}
+
+// Of what one kernel is launched with.
+struct NarrowShape {
+  int warps;
+  int stages;
+  bool split;
+
+  int64_t SharedBytes(const WeightView& weight, int64_t tokens) const {
+    const int64_t partials =
+        split ? kSegments * kTokens * kWarpOutputs * sizeof(float) : 0;
+    return int64_t{warps} * stages * kStageBytes + tokens * TokenBytes(weight) +
+           partials;
+  }
+};
+
+NarrowShape ShapeOf(const WeightView& weight) {
+  // From so many outputs on blocks of 8 warps fill a device.
+  constexpr int64_t kManyOutputs = 8448;
+  if (OrderOf(weight.outputs, weight.inputs) == ProductOrder::kSplit8) {
+    return {kSegments, 8, true};
+  }
+  return weight.outputs >= kManyOutputs ? NarrowShape{8, 8, false}
+                                        : NarrowShape{2, 16, false};
+}
+
+template <class Step>
+cudaError_t LaunchNarrow(cudaStream_t stream, const ProductArguments& product) {
+  const NarrowShape narrow = ShapeOf(product.weight);
+  const int64_t block_outputs =
+      narrow.split ? kWarpOutputs : narrow.warps * kWarpOutputs;
+  LaunchShape shape;
+  shape.grid = dim3(static_cast<unsigned>(
+      (product.weight.outputs + block_outputs - 1) / block_outputs));
+  shape.block = dim3(narrow.warps * 32);
+  shape.shared_bytes = narrow.SharedBytes(product.weight, product.tokens);
+  if (narrow.split) {
+    return Launch(shape, stream, NarrowKernel<Step, true, 8>, product);
+  }
+  if (narrow.warps == 8) {
+    return Launch(shape, stream, NarrowKernel<Step, false, 8>, product);
+  }
+  return Launch(shape, stream, NarrowKernel<Step, false, 16>, product);
+}
+
+}  // namespace
+
+int64_t NarrowTokens(const WeightView& weight) {
+  const NarrowShape narrow = ShapeOf(weight);
+  return narrow.SharedBytes(weight, kTokens) <= kMaxSharedBytes ? kTokens : 0;
+}
+
+cudaError_t NarrowProduct(cudaStream_t stream, const WeightView& weight,
+                          int64_t tokens, ConstMatrix x,
+                          const MatMulOptions& options, Matrix y) {
+  const ProductArguments product = ArgumentsOf(weight, tokens, x, options, y);
+  return weight.format == WeightFormat::kBFloat16
+             ? LaunchNarrow<BFloat16Step>(stream, product)
+             : LaunchNarrow<Float16Step>(stream, product);
+}
+
+}  // namespace engram::cuda

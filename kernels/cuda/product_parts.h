@@ -1,0 +1,134 @@
+// What the kernels of products share: their arguments, what happens to a sum,
+// values of 16 bits and their tensor-core steps.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/cuda/activations.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/product.h"
+#include "kernels/cuda/weight_view.h"
+#include "kernels/operations.h"
+
+namespace engram::cuda {
+
+struct ProductArguments {
+  WeightView weight;
+  int64_t tokens;
+  ConstMatrix x;
+  // Whether four values at a multiple of four of a row of x can be loaded at
+  // once.
+  bool x_aligned;
+  MatMulOptions options;
+  Matrix y;
+};
+
+inline ProductArguments ArgumentsOf(const WeightView& weight, int64_t tokens,
+                                    ConstMatrix x, const MatMulOptions& options,
+                                    Matrix y) {
+  const bool x_aligned =
+      x.stride % 4 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
+  return {weight, tokens, x, x_aligned, options, y};
+}
+
+// x[token, k .. k + 3]; zeros behind the last token or input. REQUIRES: k is a
+// multiple of 4.
+__device__ inline float4 LoadFour(const ProductArguments& product,
+                                  int64_t token, int64_t k) {
+  float4 four = {0.0f, 0.0f, 0.0f, 0.0f};
+  if (token >= product.tokens) return four;
+  const float* const x =
+      static_cast<const float*>(product.x.data) + token * product.x.stride + k;
+  const int64_t left = product.weight.inputs - k;
+  if (product.x_aligned && left >= 4) {
+    return Load(reinterpret_cast<const float4*>(x));
+  }
+  if (left > 0) four.x = Load(x);
+  if (left > 1) four.y = Load(x + 1);
+  if (left > 2) four.z = Load(x + 2);
+  if (left > 3) four.w = Load(x + 3);
+  return four;
+}
+
+// What becomes of the sum of one token and output; nothing of those behind the
+// last.
+__device__ inline void Finish(const ProductArguments& product, int64_t token,
+                              int64_t output, float sum) {
+  if (token >= product.tokens || output >= product.weight.outputs) return;
+  const MatMulOptions& options = product.options;
+  if (options.bias != nullptr) sum = sum + LoadConstant(options.bias + output);
+  float* const y =
+      static_cast<float*>(product.y.data) + token * product.y.stride + output;
+  Store(y,
+        options.accumulate ? Load(y) + sum : Activate(options.activation, sum));
+}
+
+// Values of 16 bits. Fragments hold the inputs 4 q, ..., 4 q + 3 of a step of
+// 16 in lane q of each four, of x and weight alike: a step adds its products in
+// no order of ours, and so eight bytes are loaded at once.
+struct BFloat16Step {
+  __device__ static uint16_t Narrow(float value) { return NarrowBf16(value); }
+  __device__ static void Add(float (&sums)[4], const uint32_t (&x)[4],
+                             const uint32_t (&weight)[2]) {
+    MmaBf16(sums, x, weight);
+  }
+};
+struct Float16Step {
+  // Infinity is a fault that shall be seen, not a large number.
+  __device__ static uint16_t Narrow(float value) {
+    if (fabsf(value) == INFINITY) return value < 0.0f ? 0xfc00u : 0x7c00u;
+    return NarrowF16Saturated(value);
+  }
+  __device__ static void Add(float (&sums)[4], const uint32_t (&x)[4],
+                             const uint32_t (&weight)[2]) {
+    MmaF16(sums, x, weight);
+  }
+};
+
+// Four values as eight bytes.
+template <class Step>
+__device__ uint2 NarrowFour(float4 four) {
+  const auto pair = [](float low, float high) {
+    return static_cast<uint32_t>(Step::Narrow(low)) |
+           static_cast<uint32_t>(Step::Narrow(high)) << 16;
+  };
+  return {pair(four.x, four.y), pair(four.z, four.w)};
+}
+
+constexpr int kStepInputs = 16;
+constexpr int kUnitSteps = kUnitInputs / kStepInputs;
+constexpr int kUnitBytes = kUnitInputs * 2;
+// Bytes from one row of a unit to the next in shared memory: with them the
+// eight-byte loads of a warp meet all banks alike.
+constexpr int kRowBytes = kUnitBytes + 32;
+
+__device__ inline uint2 FourOf(const unsigned char* row, int step, int quad) {
+  return *reinterpret_cast<const uint2*>(row + step * kStepInputs * 2 +
+                                         quad * 8);
+}
+
+// Units of a weight's padded inputs, and steps of one of them.
+__device__ inline int64_t Units(const WeightView& weight) {
+  return (weight.stride + kUnitInputs - 1) / kUnitInputs;
+}
+__device__ inline int StepsOf(const WeightView& weight, int64_t unit) {
+  const int64_t steps = (weight.stride - unit * kUnitInputs) / kStepInputs;
+  return steps < kUnitSteps ? static_cast<int>(steps) : kUnitSteps;
+}
+// The first unit of a segment; of kSegments, behind the last one.
+__device__ inline int64_t FirstUnit(int64_t segment, int64_t units) {
+  return segment * units / kSegments;
+}
+
+// Begins to copy 16 bytes of a unit of one output, if the padded weight has
+// them.
+__device__ inline void CopyPart(const WeightView& weight, int64_t output,
+                                int64_t unit, int part, unsigned char* row) {
+  const int64_t k = unit * kUnitInputs + part * 8;
+  if (k >= weight.stride) return;
+  AsyncCopy16(row + part * 16, static_cast<const uint16_t*>(weight.values) +
+                                   output * weight.stride + k);
+}
+
+}  // namespace engram::cuda

@@ -1,0 +1,25 @@
+// WeightView: a packed weight as kernels see it.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/operations.h"
+
+namespace engram::cuda {
+
+// [outputs, inputs] in row-major order, one copy for products of every size and
+// for embeddings. Rows begin `stride` values apart and are filled up with
+// zeros; so are the outputs, with rows of zeros, to a multiple of
+// kOutputsMultiple.
+struct WeightView {
+  static constexpr int64_t kInputsMultiple = 16;
+  static constexpr int64_t kOutputsMultiple = 8;
+
+  const void* values = nullptr;  // 256-byte aligned
+  int64_t outputs = 0;
+  int64_t inputs = 0;
+  int64_t stride = 0;  // a multiple of kInputsMultiple
+  WeightFormat format = WeightFormat::kFloat32;
+};
+
+}  // namespace engram::cuda

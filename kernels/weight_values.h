@@ -1,0 +1,24 @@
+// The values of a weight in a format of 16 bits, for back ends that pack one.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/operations.h"
+#include "kernels/tensor.h"
+
+namespace engram {
+
+// `count` values of `weight` from `first` on, in its row-major order, as the
+// bits of `format`: rounded to the nearest, ties to even, unless they have that
+// format already. INVALID_ARGUMENT if a finite value would become infinite.
+// REQUIRES: a format of 16 bits; the values lie within the tensor.
+absl::StatusOr<std::vector<uint16_t>> NarrowValues(const Tensor& weight,
+                                                   int64_t first, int64_t count,
+                                                   WeightFormat format);
+
+// What such bits stand for.
+float WidenValue(WeightFormat format, uint16_t bits);
+
+}  // namespace engram

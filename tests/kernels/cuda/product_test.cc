@@ -1,0 +1,227 @@
+// Products of the CUDA back end are, to the bit, sums in the order that
+// kernels/cuda/README.md tells, whichever kernel computes them and whatever the
+// number of tokens is.
+//
+// In a step of 16 inputs the order is the device's own; the emulation's is
+// ascending over the places of fragments.
+#include "kernels/cuda/product.h"
+
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/packed_matrix.h"
+#include "kernels/status.h"
+#include "tests/kernels/kernel_test_case.h"
+
+namespace engram {
+namespace {
+
+using cuda::PackedMatrix;
+using cuda::ProductOrder;
+
+struct Shape {
+  int64_t outputs;
+  int64_t inputs;
+};
+// Around the edges of steps, units, warps and tiles; of both orders.
+constexpr Shape kShapes[] = {{1, 1},    {7, 15},   {8, 16},   {9, 17},
+                             {63, 65},  {64, 128}, {65, 256}, {70, 300},
+                             {33, 511}, {24, 576}, {5, 1100}};
+constexpr WeightFormat kNarrowFormats[] = {WeightFormat::kBFloat16,
+                                           WeightFormat::kFloat16};
+
+float RoundedTo(WeightFormat format, float value) {
+  switch (format) {
+    case WeightFormat::kFloat32:
+      return value;
+    case WeightFormat::kBFloat16:
+      return WidenBFloat16(NarrowToBFloat16(value));
+    case WeightFormat::kFloat16:
+      return WidenFloat16(NarrowToFloat16(value));
+  }
+  return value;
+}
+
+// One output of one token, with `at(k)` the factors of input k, which are 0
+// behind the last.
+using Factors = std::function<std::pair<float, float>(int64_t k)>;
+
+float SumOfSteps(const Factors& at, int64_t first, int64_t end) {
+  constexpr int kPlaces[16] = {0, 1, 4, 5, 8,  9,  12, 13,
+                               2, 3, 6, 7, 10, 11, 14, 15};
+  float sum = 0;
+  for (int64_t step = first; step < end; step += 16) {
+    for (const int place : kPlaces) {
+      const auto [x, weight] = at(step + place);
+      sum = sum + x * weight;
+    }
+  }
+  return sum;
+}
+
+float NarrowSum(ProductOrder order, const Factors& at, int64_t inputs) {
+  const int64_t padded = (inputs + 15) / 16 * 16;
+  if (order == ProductOrder::kPlain) return SumOfSteps(at, 0, padded);
+  const int64_t units = (padded + 63) / 64;
+  float sum = 0;
+  for (int64_t segment = 0; segment < 8; ++segment) {
+    const int64_t first = segment * units / 8 * 64;
+    const int64_t end = std::min((segment + 1) * units / 8 * 64, padded);
+    sum = sum + SumOfSteps(at, first, end);
+  }
+  return sum;
+}
+
+float Float32Sum(const Factors& at, int64_t inputs) {
+  float lanes[32] = {};
+  for (int64_t k = 0; k < inputs; ++k) {
+    const auto [x, weight] = at(k);
+    float& lane = lanes[k / 4 % 32];
+    lane = std::fmaf(x, weight, lane);
+  }
+  for (int distance = 16; distance > 0; distance /= 2) {
+    float sums[32];
+    for (int i = 0; i < 32; ++i) sums[i] = lanes[i] + lanes[i ^ distance];
+    std::copy_n(sums, 32, lanes);
+  }
+  return lanes[0];
+}
+
+class CudaProductTest : public ::testing::Test {
+ protected:
+  CudaProductTest() {
+    auto made = MakeCudaBackend();
+    ENGRAM_CHECK_OK(made.status());
+    backend_ = *std::move(made);
+    EXPECT_EQ(cudaStreamCreate(&stream_), cudaSuccess);
+  }
+  ~CudaProductTest() override { (void)cudaStreamDestroy(stream_); }
+
+  Backend& backend() { return *backend_; }
+
+  using Kernel = decltype(&cuda::TileProduct);
+  // x [tokens, inputs] by `kernel`.
+  Floats Run(Kernel kernel, const PackedWeight& weight, const Floats& x) {
+    const int64_t tokens = static_cast<int64_t>(x.size()) / weight.inputs();
+    DeviceFloats device_x(backend(), x);
+    DeviceFloats y(backend(), Floats(tokens * weight.outputs(), -1.0f));
+    EXPECT_TRUE(backend().Synchronize().ok());
+    EXPECT_EQ(kernel(stream_, static_cast<const PackedMatrix&>(weight).view(),
+                     tokens, {device_x.data(), weight.inputs()}, {},
+                     {y.data(), weight.outputs()}),
+              cudaSuccess);
+    EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
+    return y.ToHost();
+  }
+
+ private:
+  std::unique_ptr<Backend> backend_;
+  cudaStream_t stream_ = nullptr;
+};
+
+Floats Expected(const Shape& shape, WeightFormat format, const Floats& weight,
+                const Floats& x) {
+  const auto [outputs, inputs] = shape;
+  const int64_t tokens = static_cast<int64_t>(x.size()) / inputs;
+  const ProductOrder order = cuda::OrderOf(outputs, inputs);
+  Floats y;
+  for (int64_t token = 0; token < tokens; ++token) {
+    for (int64_t output = 0; output < outputs; ++output) {
+      const auto at = [&, inputs = inputs](int64_t k) {
+        if (k >= inputs) return std::pair(0.0f, 0.0f);
+        return std::pair(RoundedTo(format, x[token * inputs + k]),
+                         RoundedTo(format, weight[output * inputs + k]));
+      };
+      y.push_back(format == WeightFormat::kFloat32
+                      ? Float32Sum(at, inputs)
+                      : NarrowSum(order, at, inputs));
+    }
+  }
+  return y;
+}
+
+TEST_F(CudaProductTest, OrdersAreChosenByTheShapeAlone) {
+  EXPECT_EQ(cuda::OrderOf(1 << 16, 256), ProductOrder::kPlain);
+  EXPECT_EQ(cuda::OrderOf(1, 257), ProductOrder::kSplit8);
+  EXPECT_EQ(cuda::OrderOf(10000, 999), ProductOrder::kSplit8);
+  EXPECT_EQ(cuda::OrderOf(10000, 1000), ProductOrder::kPlain);
+}
+
+TEST_F(CudaProductTest, EveryFormatIsSummedInItsOrder) {
+  for (const Shape& shape : kShapes) {
+    for (const WeightFormat format :
+         {WeightFormat::kFloat32, WeightFormat::kBFloat16,
+          WeightFormat::kFloat16}) {
+      SCOPED_TRACE(testing::Message()
+                   << WeightFormatName(format) << " " << shape.outputs << " x "
+                   << shape.inputs);
+      const Floats weight = RandomFloats(1, shape.outputs * shape.inputs);
+      const auto packed =
+          PackFloats(backend(), weight, shape.outputs, shape.inputs, format);
+      for (const int64_t tokens : {1, 5, 17}) {
+        const Floats x = RandomFloats(2, tokens * shape.inputs);
+        ExpectSameBits(Run(&cuda::Product, *packed, x),
+                       Expected(shape, format, weight, x));
+      }
+    }
+  }
+}
+
+TEST_F(CudaProductTest, TheNarrowKernelAndTheTilesGiveTheSameBits) {
+  for (const Shape& shape : kShapes) {
+    for (const WeightFormat format : kNarrowFormats) {
+      SCOPED_TRACE(testing::Message()
+                   << WeightFormatName(format) << " " << shape.outputs << " x "
+                   << shape.inputs);
+      const auto packed =
+          PackFloats(backend(), RandomFloats(1, shape.outputs * shape.inputs),
+                     shape.outputs, shape.inputs, format);
+      for (int64_t tokens = 1; tokens <= 8; ++tokens) {
+        const Floats x = RandomFloats(tokens, tokens * shape.inputs);
+        ExpectSameBits(Run(&cuda::NarrowProduct, *packed, x),
+                       Run(&cuda::TileProduct, *packed, x));
+      }
+    }
+  }
+}
+
+TEST_F(CudaProductTest, ATokenHasTheSameBitsAmongAnyNumberOfOthers) {
+  constexpr int64_t kTokens = 130;
+  for (const Shape& shape : {Shape{19, 100}, Shape{72, 330}}) {
+    for (const WeightFormat format :
+         {WeightFormat::kFloat32, WeightFormat::kBFloat16,
+          WeightFormat::kFloat16}) {
+      const auto packed =
+          PackFloats(backend(), RandomFloats(1, shape.outputs * shape.inputs),
+                     shape.outputs, shape.inputs, format);
+      const Floats x = RandomFloats(2, kTokens * shape.inputs);
+      const Floats all = Run(&cuda::Product, *packed, x);
+      for (int64_t tokens = 1; tokens < kTokens; ++tokens) {
+        // The last ones, so that a token's place in a tile changes too.
+        const int64_t first = kTokens - tokens;
+        ExpectSameBits(
+            Run(&cuda::Product, *packed, Slice(x, first, tokens, shape.inputs)),
+            Slice(all, first, tokens, shape.outputs));
+      }
+    }
+  }
+}
+
+TEST_F(CudaProductTest, InfinityStaysWhatItIsAndLargeNumbersAreTheLargest) {
+  const auto packed =
+      PackFloats(backend(), {1.0f}, 1, 1, WeightFormat::kFloat16);
+  const float infinity = std::numeric_limits<float>::infinity();
+  const Floats y =
+      Run(&cuda::Product, *packed, {infinity, -infinity, 1e6f, -1e6f});
+  ExpectSameBits(y, {infinity, -infinity, 65504.0f, -65504.0f});
+}
+
+}  // namespace
+}  // namespace engram
