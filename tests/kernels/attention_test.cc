@@ -203,6 +203,32 @@ TEST_P(AttentionTest, OfARowDoesNotDependOnTheOthersNorOnItsBlocks) {
   }
 }
 
+TEST_P(AttentionTest, OfALongSequenceIsRightAndTheSameInChunks) {
+  // Back ends may divide a history; around 256 and 512 tokens one does.
+  const AttentionShape shape{2, 5, 4};
+  const int64_t tokens = 540;
+  const std::vector<int32_t> blocks = {3, 0, 16, 1,  7,  2,  9,  4, 5,
+                                       6, 8, 10, 11, 14, 12, 15, 13};
+  const Floats unused(17 * shape.BlockFloats(), kNan);
+  Floats whole_blocks = unused;
+  AttentionSequence whole(shape, 60, tokens, blocks);
+  AttentionStep(backend(), {{&whole, tokens}}, whole_blocks);
+  ExpectClose(whole.y, whole.Expected());
+  // Up to the first of these at once, and then in turn by one, two and five.
+  for (const int64_t first : {250, 505}) {
+    SCOPED_TRACE(testing::Message() << "from token " << first);
+    Floats cut_blocks = unused;
+    AttentionSequence cut(shape, 60, tokens, blocks);
+    AttentionStep(backend(), {{&cut, first}}, cut_blocks);
+    while (cut.position < first + 20) {
+      for (const int64_t chunk : {1, 2, 5, 1}) {
+        AttentionStep(backend(), {{&cut, chunk}}, cut_blocks);
+      }
+    }
+    ExpectSameBits(cut.y, Slice(whole.y, 0, cut.position, shape.width()));
+  }
+}
+
 TEST_P(AttentionTest, MayTakeBlocksThatOthersHaveUsed) {
   const AttentionShape shape{2, 5, 0};
   Floats blocks = UnusedBlocks(shape);

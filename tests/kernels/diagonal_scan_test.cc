@@ -151,7 +151,7 @@ TEST_P(ShiftMultiplyTest, ForgetsAnInputAfterItsTaps) {
 
 TEST_P(DiagonalScanTest, IsRightForEveryWidthAndNumberOfPairs) {
   for (const int64_t channels : kEdgeSizes) {
-    for (const int64_t pairs : {1, 3, 5, 32}) {
+    for (const int64_t pairs : {1, 3, 5, 32, 33}) {
       SCOPED_TRACE(testing::Message() << channels << " x " << pairs);
       ExpectRaggedRowsAreRight(
           backend(), DiagonalScanCase(channels, pairs, kRaggedTokens), 1.0);
@@ -191,7 +191,7 @@ TEST_P(DiagonalScanTest, RotatesAStateThatDoesNotDecay) {
 
 TEST_P(DiagonalScanTest, InChunksIsTheSame) {
   for (const int64_t channels : {3, 16, 67}) {
-    for (const int64_t pairs : {1, 6, 32}) {
+    for (const int64_t pairs : {1, 6, 32, 35}) {
       ExpectTheSameInChunks(backend(), DiagonalScanCase(channels, pairs, 300));
     }
   }

@@ -356,6 +356,8 @@ struct SsdScanCase {
   Floats x, dt, b, c, dt_bias, a, d;
   float dt_min = 0.0f;
   float dt_max = std::numeric_limits<float>::infinity();
+  // The slots lie one behind the other, from an aligned address on.
+  bool dense_states = false;
 
   SsdScanCase(int64_t heads, int64_t groups, int64_t head_dim, int64_t d_state,
               int64_t tokens)
@@ -399,6 +401,7 @@ struct SsdScanCase {
     DeviceFloats device_dt_bias(backend, dt_bias);
     DeviceFloats device_a(backend, a), device_d(backend, d);
     DeviceShares device_states(backend, states, StateFloats());
+    DeviceFloats device_dense_states(backend, states);
     DeviceFloats device_y(backend, ToWide(Floats(x.size()), d_inner()));
     DeviceFloats& y = in_place ? device_x : device_y;
     SsdScanArguments arguments;
@@ -416,9 +419,13 @@ struct SsdScanCase {
     arguments.dt_min = dt_min;
     arguments.dt_max = dt_max;
     arguments.ssm_state = device_states.shares();
+    if (dense_states) {
+      arguments.ssm_state = {device_dense_states.data(), StateFloats()};
+    }
     arguments.y = {y.data() + kMargin, stride};
     backend.SsdScan(Prepare(backend, rows), arguments);
-    states = device_states.ToHost();
+    states =
+        dense_states ? device_dense_states.ToHost() : device_states.ToHost();
     return FromWide(y.ToHost(), d_inner());
   }
 

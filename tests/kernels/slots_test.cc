@@ -39,14 +39,18 @@ Operation Of(const char* name, const Case& operation, int64_t channels) {
 std::vector<Operation> Operations() {
   const ConvCase conv(67, 4);
   const Floats x = RandomFloats(5, kTokens * 67);
-  return {{"CausalConv1d", 67, conv.WindowFloats(),
-           [=](Backend& backend, SlotRows rows, Floats& states) {
-             return conv.Run(backend, rows, x, states);
-           }},
-          Of("SelectiveScan", ScanCase(67, 5, kTokens), 67),
-          Of("SsdScan", SsdScanCase(3, 1, 17, 5, kTokens), 51),
-          Of("ShiftMultiply", ShiftMultiplyCase(67, 64, kTokens), 67),
-          Of("DiagonalScan", DiagonalScanCase(67, 5, kTokens), 67)};
+  return {
+      {"CausalConv1d", 67, conv.WindowFloats(),
+       [=](Backend& backend, SlotRows rows, Floats& states) {
+         return conv.Run(backend, rows, x, states);
+       }},
+      Of("SelectiveScan", ScanCase(67, 5, kTokens), 67),
+      Of("SelectiveScan of many states", ScanCase(19, 70, kTokens), 19),
+      Of("SsdScan", SsdScanCase(3, 1, 17, 5, kTokens), 51),
+      Of("SsdScan of many states", SsdScanCase(2, 1, 7, 130, kTokens), 14),
+      Of("ShiftMultiply", ShiftMultiplyCase(67, 64, kTokens), 67),
+      Of("DiagonalScan", DiagonalScanCase(67, 5, kTokens), 67),
+      Of("DiagonalScan of many pairs", DiagonalScanCase(19, 40, kTokens), 19)};
 }
 
 void ExpectSlot(const Floats& states, int slot, const Floats& expected,

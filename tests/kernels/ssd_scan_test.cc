@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -84,9 +85,11 @@ TEST_P(SsdScanTest, ClampsDelta) {
 }
 
 TEST_P(SsdScanTest, InChunksIsTheSame) {
-  for (const int64_t head_dim : {3, 16, 67}) {
+  for (const auto& [head_dim, d_state] :
+       {std::pair{3, 9}, std::pair{16, 9}, std::pair{67, 9},
+        std::pair{5, 130}}) {
     const int tokens = 13;
-    const SsdScanCase scan(4, 2, head_dim, 9, tokens);
+    const SsdScanCase scan(4, 2, head_dim, d_state, tokens);
     Floats whole_state(scan.StateFloats(), 0.5f);
     const Floats whole =
         scan.Run(backend(), std::vector<SlotRow>{{0, 0, tokens}}, whole_state);
@@ -134,6 +137,21 @@ TEST_P(SsdScanTest, MayWriteOverItsInput) {
     const Floats y = scan.Run(backend(), rows, state);
     ExpectSameBits(scan.Run(backend(), rows, state_in_place, true), y);
     ExpectSameBits(state_in_place, state);
+  }
+}
+
+TEST_P(SsdScanTest, StatesMayLieAtAnyAddress) {
+  for (const int64_t head_dim : {64, 38, 9}) {
+    for (const int tokens : {1, 11}) {
+      SsdScanCase scan(3, 1, head_dim, 20, tokens);
+      const std::vector<SlotRow> rows = {{0, 0, tokens, 1}};
+      Floats states = RandomFloats(6, 2 * scan.StateFloats());
+      Floats dense = states;
+      const Floats y = scan.Run(backend(), rows, states);
+      scan.dense_states = true;
+      ExpectSameBits(scan.Run(backend(), rows, dense), y);
+      ExpectSameBits(dense, states);
+    }
   }
 }
 

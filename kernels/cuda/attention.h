@@ -1,0 +1,15 @@
+// Backend::Attention on a device.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/step_table.h"
+#include "kernels/operations.h"
+
+namespace engram::cuda {
+
+// Begins it on `stream`; an error is one of the launch.
+cudaError_t Attention(cudaStream_t stream, const StepTable& step,
+                      const AttentionArguments& arguments);
+
+}  // namespace engram::cuda

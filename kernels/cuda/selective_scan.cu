@@ -1,0 +1,287 @@
+// A block has a row by 16 channels, each on 4 lanes (scan_lanes.h), and goes
+// through the row's tokens one by one, so that any cut of a row gives the same
+// bits. Up to 64 states a channel stay in registers meanwhile; more lie in
+// slot_out.
+//
+// What a token's channels share among their lanes (delta, silu of the gate) is
+// computed once, for a tile of tokens, and handed over in shared memory; the
+// next tile is fetched while this one is scanned. A tile of steps without long
+// rows is one token: fewer registers, more blocks on a multiprocessor.
+//
+// Memory per token and channel: reads 12 bytes (x, dt, z) and writes 4 (y); per
+// block of channels it reads 8 d_state bytes of b and c, mostly from the
+// second-level cache. Per row and channel the state is read and written once, 8
+// d_state bytes.
+#include <cmath>
+
+#include "kernels/cuda/activations.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/row_data.h"
+#include "kernels/cuda/scan_lanes.h"
+#include "kernels/cuda/selective_scan.h"
+#include "kernels/cuda/token_tile.h"
+
+namespace engram::cuda {
+namespace {
+
+constexpr int kLongTileTokens = 16;
+
+// What is the same for all states of a channel at a token.
+struct Inputs {
+  float x, delta, gate;
+};
+
+__device__ float Delta(const SelectiveScanArguments& arguments, float dt,
+                       int64_t channel) {
+  return Softplus(dt + LoadConstant(arguments.dt_bias + channel));
+}
+
+// One token of one state; `sum` gets what the state adds to y.
+__device__ void Advance(const Inputs& inputs, float a, float b, float c,
+                        float& h, float& sum) {
+  h = fmaf(Exp(inputs.delta * a), h, b * (inputs.delta * inputs.x));
+  sum = fmaf(c, h, sum);
+}
+
+__device__ float Output(const Inputs& inputs, float d, float sum) {
+  return fmaf(d, inputs.x, sum) * inputs.gate;
+}
+
+// A lane's states in registers: `count` of them, from state `first` of the
+// channel on.
+template <int kStates>
+struct LaneStates {
+  int count;
+  int64_t first;
+  float h[kStates];
+  float a[kStates];
+};
+
+template <int kStates>
+__device__ LaneStates<kStates> LaneStatesOf(
+    const SelectiveScanArguments& arguments, int quarter, int64_t channel) {
+  const int64_t d_state = arguments.d_state;
+  const int64_t share = (d_state + kScanQuarters - 1) / kScanQuarters;
+  LaneStates<kStates> states;
+  states.first = quarter * share;
+  const int64_t left = d_state - states.first;
+  states.count = static_cast<int>(left < share ? left : share);
+  if (channel >= arguments.d_inner) states.count = 0;
+#pragma unroll
+  for (int i = 0; i < kStates; ++i) {
+    const int64_t place = (states.first + i) * arguments.d_inner + channel;
+    states.a[i] = i < states.count ? LoadConstant(arguments.a + place) : 0.0f;
+  }
+  return states;
+}
+
+// The tensors of a tile of tokens, in shared memory.
+template <int kTileTokens, int kStates>
+struct SharedTile {
+  static constexpr int kLines = kScanQuarters * kStates;
+
+  float x[kTileTokens * kScanBlockChannels];
+  float delta[kTileTokens * kScanBlockChannels];
+  float gate[kTileTokens * kScanBlockChannels];
+  // State i of quarter q in column q kStates + i; zero where there is none.
+  float b[kTileTokens * kLines];
+  float c[kTileTokens * kLines];
+};
+
+// The same on their way there.
+template <int kTileTokens, int kStates>
+class FetchedTile {
+ public:
+  using Shared = SharedTile<kTileTokens, kStates>;
+
+  // Of the `tokens` tokens from `token` on, as many as there are.
+  __device__ void Fetch(const SelectiveScanArguments& arguments, int64_t token,
+                        int64_t tokens, int64_t first_channel) {
+    const auto channels = [&](int column) {
+      const int64_t channel = first_channel + column;
+      return channel < arguments.d_inner ? channel : -1;
+    };
+    x_.Fetch(arguments.x, token, tokens, channels);
+    dt_.Fetch(arguments.dt, token, tokens, channels);
+    z_.Fetch(arguments.z, token, tokens, channels);
+    const int64_t share =
+        (arguments.d_state + kScanQuarters - 1) / kScanQuarters;
+    const auto states = [&](int column) {
+      const int64_t state = column / kStates * share + column % kStates;
+      return column % kStates < share && state < arguments.d_state ? state : -1;
+    };
+    b_.Fetch(arguments.b, token, tokens, states);
+    c_.Fetch(arguments.c, token, tokens, states);
+  }
+
+  __device__ void Put(const SelectiveScanArguments& arguments,
+                      int64_t first_channel, Shared& shared) const {
+    x_.Put(shared.x);
+    dt_.Each([&](float dt, int t, int column) {
+      const int64_t channel = first_channel + column;
+      shared.delta[t * kScanBlockChannels + column] =
+          channel < arguments.d_inner ? Delta(arguments, dt, channel) : 0.0f;
+    });
+    z_.Each([&](float z, int t, int column) {
+      shared.gate[t * kScanBlockChannels + column] = Silu(z);
+    });
+    b_.Put(shared.b);
+    c_.Put(shared.c);
+  }
+
+ private:
+  using Channels = TokenTile<kTileTokens, kScanBlockChannels, kScanThreads>;
+  using States = TokenTile<kTileTokens, Shared::kLines, kScanThreads>;
+
+  Channels x_, dt_, z_;
+  States b_, c_;
+};
+
+// The tokens of a tile.
+template <int kTileTokens, int kStates>
+__device__ void ScanTile(const SelectiveScanArguments& arguments,
+                         const SharedTile<kTileTokens, kStates>& tile,
+                         int64_t token, int64_t tokens, int64_t channel,
+                         const ScanLane& lane, float d,
+                         LaneStates<kStates>& states) {
+  for (int t = 0; t < kTileTokens && t < tokens; ++t) {
+    const int place = t * kScanBlockChannels + lane.block_channel;
+    const Inputs inputs = {tile.x[place], tile.delta[place], tile.gate[place]};
+    const int line = t * tile.kLines + lane.quarter * kStates;
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kStates; ++i) {
+      Advance(inputs, states.a[i], tile.b[line + i], tile.c[line + i],
+              states.h[i], sum);
+    }
+    sum = SumOfQuarters(sum);
+    if (lane.quarter == 0 && channel < arguments.d_inner) {
+      Store(At(arguments.y, token + t, channel), Output(inputs, d, sum));
+    }
+  }
+}
+
+template <int kTileTokens, int kStates>
+__global__ void __launch_bounds__(kScanThreads, kStates == 4 ? 16 : 6)
+    ScanInRegisters(StepTable step, SelectiveScanArguments arguments) {
+  const ScanLane lane = ThisScanLane();
+  const int64_t first_channel = int64_t{blockIdx.x} * kScanBlockChannels;
+  const int64_t channel = first_channel + lane.block_channel;
+  LaneStates<kStates> states =
+      LaneStatesOf<kStates>(arguments, lane.quarter, channel);
+  const float d =
+      channel < arguments.d_inner ? LoadConstant(arguments.d + channel) : 0.0f;
+  GridWait();
+  GridTrigger();
+  const StepRow row = RowAt(step, blockIdx.y);
+  if (row.tokens == 0 && row.slot_in == row.slot_out) return;
+  const int64_t first_state = states.first * arguments.d_inner + channel;
+  const float* const in =
+      ShareAt(arguments.ssm_state, row.slot_in) + first_state;
+#pragma unroll
+  for (int i = 0; i < kStates; ++i) {
+    states.h[i] =
+        i < states.count ? LoadStream(in + i * arguments.d_inner) : 0.0f;
+  }
+  auto& tile = *DynamicShared<SharedTile<kTileTokens, kStates>>();
+  FetchedTile<kTileTokens, kStates> next;
+  next.Fetch(arguments, row.offset, row.tokens, first_channel);
+  for (int64_t t = 0; t < row.tokens; t += kTileTokens) {
+    next.Put(arguments, first_channel, tile);
+    BlockBarrier();
+    next.Fetch(arguments, row.offset + t + kTileTokens,
+               row.tokens - t - kTileTokens, first_channel);
+    ScanTile(arguments, tile, row.offset + t, row.tokens - t, channel, lane, d,
+             states);
+    BlockBarrier();
+  }
+  float* const out = ShareAt(arguments.ssm_state, row.slot_out) + first_state;
+#pragma unroll
+  for (int i = 0; i < kStates; ++i) {
+    if (i < states.count) {
+      StoreStream(out + i * arguments.d_inner, states.h[i]);
+    }
+  }
+}
+
+// Any number of states. The first token finds them in slot_in, the others in
+// slot_out.
+__global__ void __launch_bounds__(kScanThreads)
+    ScanInMemory(StepTable step, SelectiveScanArguments arguments) {
+  GridWait();
+  GridTrigger();
+  const ScanLane lane = ThisScanLane();
+  const int64_t channel =
+      int64_t{blockIdx.x} * kScanBlockChannels + lane.block_channel;
+  const bool exists = channel < arguments.d_inner;
+  const StepRow row = RowAt(step, blockIdx.y);
+  const int64_t d_state = arguments.d_state;
+  const int64_t share = (d_state + kScanQuarters - 1) / kScanQuarters;
+  const int64_t begin = lane.quarter * share;
+  const int64_t end = begin + share < d_state ? begin + share : d_state;
+  const float* in = ShareAt(arguments.ssm_state, row.slot_in) + channel;
+  float* const out = ShareAt(arguments.ssm_state, row.slot_out) + channel;
+  for (int64_t token = row.offset; token < row.offset + row.tokens; ++token) {
+    Inputs inputs = {};
+    float sum = 0.0f;
+    if (exists) {
+      inputs.x = Load(At(arguments.x, token, channel));
+      inputs.delta =
+          Delta(arguments, Load(At(arguments.dt, token, channel)), channel);
+      inputs.gate = Silu(Load(At(arguments.z, token, channel)));
+      for (int64_t n = begin; n < end; ++n) {
+        const int64_t place = n * arguments.d_inner;
+        float h = Load(in + place);
+        Advance(inputs, LoadConstant(arguments.a + place + channel),
+                Load(At(arguments.b, token, n)),
+                Load(At(arguments.c, token, n)), h, sum);
+        Store(out + place, h);
+      }
+    }
+    sum = SumOfQuarters(sum);
+    if (exists && lane.quarter == 0) {
+      Store(At(arguments.y, token, channel),
+            Output(inputs, LoadConstant(arguments.d + channel), sum));
+    }
+    in = out;
+  }
+  if (row.tokens > 0 || row.slot_in == row.slot_out || !exists) return;
+  for (int64_t n = begin; n < end; ++n) {
+    Store(out + n * arguments.d_inner, Load(in + n * arguments.d_inner));
+  }
+}
+
+template <int kStates>
+cudaError_t Scan(const LaunchShape& shape, cudaStream_t stream,
+                 const StepTable& step,
+                 const SelectiveScanArguments& arguments) {
+  LaunchShape with_tile = shape;
+  if (step.longest_row <= 1) {
+    with_tile.shared_bytes = sizeof(SharedTile<1, kStates>);
+    return Launch(with_tile, stream, ScanInRegisters<1, kStates>, step,
+                  arguments);
+  }
+  with_tile.shared_bytes = sizeof(SharedTile<kLongTileTokens, kStates>);
+  return Launch(with_tile, stream, ScanInRegisters<kLongTileTokens, kStates>,
+                step, arguments);
+}
+
+}  // namespace
+
+cudaError_t SelectiveScan(cudaStream_t stream, const StepTable& step,
+                          const SelectiveScanArguments& arguments) {
+  if (step.row_count == 0) return cudaSuccess;
+  const LaunchShape shape = {dim3(ScanBlocks(arguments.d_inner),
+                                  static_cast<unsigned>(step.row_count)),
+                             dim3(kScanThreads), 0};
+  if (arguments.d_state <= 4 * kScanQuarters) {
+    return Scan<4>(shape, stream, step, arguments);
+  }
+  if (arguments.d_state <= 16 * kScanQuarters) {
+    return Scan<16>(shape, stream, step, arguments);
+  }
+  return Launch(shape, stream, ScanInMemory, step, arguments);
+}
+
+}  // namespace engram::cuda
