@@ -6,15 +6,22 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/causal_conv1d.h"
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/device_queue.h"
 #include "kernels/cuda/device_status.h"
+#include "kernels/cuda/diagonal_scan.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/finite_rows.h"
+#include "kernels/cuda/gated_norm.h"
 #include "kernels/cuda/graphs.h"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/packed_matrix.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/selective_scan.h"
+#include "kernels/cuda/shift_multiply.h"
+#include "kernels/cuda/ssd_scan.h"
 #include "kernels/cuda/step_tables.h"
 #include "kernels/status.h"
 
@@ -134,35 +141,39 @@ class CudaBackend final : public Backend {
 
   void DoCausalConv1d(const StepRows&,
                       const CausalConv1dArguments& arguments) override {
-    ENGRAM_CHECK(false);
+    Note(cuda::CausalConv1d(stream(), tables_.table(), arguments),
+         "CausalConv1d");
   }
 
   void DoSelectiveScan(const StepRows&,
                        const SelectiveScanArguments& arguments) override {
-    ENGRAM_CHECK(false);
+    Note(cuda::SelectiveScan(stream(), tables_.table(), arguments),
+         "SelectiveScan");
   }
 
   void DoSsdScan(const StepRows&, const SsdScanArguments& arguments) override {
-    ENGRAM_CHECK(false);
+    Note(cuda::SsdScan(stream(), tables_.table(), arguments), "SsdScan");
   }
 
   void DoGatedNorm(const GatedNormArguments& arguments) override {
-    ENGRAM_CHECK(false);
+    Note(cuda::GatedNorm(stream(), arguments), "GatedNorm");
   }
 
   void DoShiftMultiply(const StepRows&,
                        const ShiftMultiplyArguments& arguments) override {
-    ENGRAM_CHECK(false);
+    Note(cuda::ShiftMultiply(stream(), tables_.table(), arguments),
+         "ShiftMultiply");
   }
 
   void DoDiagonalScan(const StepRows&,
                       const DiagonalScanArguments& arguments) override {
-    ENGRAM_CHECK(false);
+    Note(cuda::DiagonalScan(stream(), tables_.table(), arguments),
+         "DiagonalScan");
   }
 
   void DoAttention(const StepRows&,
                    const AttentionArguments& arguments) override {
-    ENGRAM_CHECK(false);
+    Note(cuda::Attention(stream(), tables_.table(), arguments), "Attention");
   }
 
   void DoCopyRows(ConstMatrix source, absl::Span<const int32_t> from,

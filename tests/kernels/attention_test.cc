@@ -277,8 +277,8 @@ TEST_P(AttentionTest, NanInATokenReachesOnlyItsHeadAndThoseBehind) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, AttentionTest,
-                         ::testing::ValuesIn(CpuBackendsUnderTest()),
+INSTANTIATE_TEST_SUITE_P(All, AttentionTest,
+                         ::testing::ValuesIn(BackendsUnderTest()),
                          [](const auto& info) { return info.param.name; });
 
 #if HWY_ARCH_X86

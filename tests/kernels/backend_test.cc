@@ -663,7 +663,7 @@ TEST_P(BackendTest, ActivationsOfInfinityAndNanAreNotOrdinaryNumbers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, BackendTest,
-                         ::testing::ValuesIn(CpuBackendsUnderTest()),
+                         ::testing::ValuesIn(BackendsUnderTest()),
                          [](const auto& info) { return info.param.name; });
 INSTANTIATE_TEST_SUITE_P(Cpu, CpuBackendTest,
                          ::testing::ValuesIn(CpuBackendsUnderTest()),

@@ -510,8 +510,8 @@ TEST_P(BlocksTest, ScratchThatCannotBeHadIsRefusedWithItsBytes) {
       << status;
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, BlocksTest,
-                         ::testing::ValuesIn(CpuBackendsUnderTest()),
+INSTANTIATE_TEST_SUITE_P(All, BlocksTest,
+                         ::testing::ValuesIn(BackendsUnderTest()),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -225,11 +225,11 @@ TEST_P(DiagonalScanTest, NanInOneChannelLeavesTheOthersAlone) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, ShiftMultiplyTest,
-                         ::testing::ValuesIn(CpuBackendsUnderTest()),
+INSTANTIATE_TEST_SUITE_P(All, ShiftMultiplyTest,
+                         ::testing::ValuesIn(BackendsUnderTest()),
                          [](const auto& info) { return info.param.name; });
-INSTANTIATE_TEST_SUITE_P(Cpu, DiagonalScanTest,
-                         ::testing::ValuesIn(CpuBackendsUnderTest()),
+INSTANTIATE_TEST_SUITE_P(All, DiagonalScanTest,
+                         ::testing::ValuesIn(BackendsUnderTest()),
                          [](const auto& info) { return info.param.name; });
 
 #if HWY_ARCH_X86

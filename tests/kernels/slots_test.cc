@@ -147,8 +147,8 @@ TEST_P(SlotsTest, ShiftedInputsLieInARingByPosition) {
   ExpectSameBits(Slice(after, 1, 5, channels), Slice(before, 1, 5, channels));
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, SlotsTest,
-                         ::testing::ValuesIn(CpuBackendsUnderTest()),
+INSTANTIATE_TEST_SUITE_P(All, SlotsTest,
+                         ::testing::ValuesIn(BackendsUnderTest()),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

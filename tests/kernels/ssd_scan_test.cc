@@ -209,11 +209,11 @@ TEST_P(GatedNormTest, MayWriteOverItsInput) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, SsdScanTest,
-                         ::testing::ValuesIn(CpuBackendsUnderTest()),
+INSTANTIATE_TEST_SUITE_P(All, SsdScanTest,
+                         ::testing::ValuesIn(BackendsUnderTest()),
                          [](const auto& info) { return info.param.name; });
-INSTANTIATE_TEST_SUITE_P(Cpu, GatedNormTest,
-                         ::testing::ValuesIn(CpuBackendsUnderTest()),
+INSTANTIATE_TEST_SUITE_P(All, GatedNormTest,
+                         ::testing::ValuesIn(BackendsUnderTest()),
                          [](const auto& info) { return info.param.name; });
 
 #if HWY_ARCH_X86
