@@ -63,6 +63,8 @@ class TokenSet {
       }
     }
   }
+  // Id i is bit i mod 64 of word i / 64.
+  absl::Span<const uint64_t> words() const { return words_; }
   size_t bytes() const { return words_.size() * sizeof(uint64_t); }
 
  private:

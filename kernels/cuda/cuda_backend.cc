@@ -17,6 +17,7 @@
 #include "kernels/cuda/gated_norm.h"
 #include "kernels/cuda/graphs.h"
 #include "kernels/cuda/norm.h"
+#include "kernels/cuda/outcomes.h"
 #include "kernels/cuda/packed_matrix.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/selective_scan.h"
@@ -88,7 +89,7 @@ class CudaBackend final : public Backend {
   }
 
   absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
-    return absl::OkStatus();
+    return outcomes_.Reserve(rows, ids);
   }
 
  private:
@@ -192,13 +193,16 @@ class CudaBackend final : public Backend {
   void DoOutcomes(ConstMatrix logits, int64_t ids,
                   absl::Span<const OutcomeRequest> requests,
                   absl::Span<Outcome> outcomes) override {
-    ENGRAM_CHECK(false);
+    const absl::Status status =
+        outcomes_.Run(stream(), logits, ids, requests, outcomes);
+    if (!status.ok()) queue_.Fail(status);
   }
 
   const std::unique_ptr<DeviceQueue> owned_queue_;
   DeviceQueue& queue_;  // *owned_queue_
   cuda::StepTables tables_;
   cuda::FiniteRows finite_rows_;
+  cuda::OutcomeKernels outcomes_;
   cuda::Graphs graphs_;
 };
 

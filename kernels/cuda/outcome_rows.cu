@@ -2,8 +2,8 @@
 // row twice, with top_k and top_p twice more for the cut of each, and from the
 // second time on from the cache. Scores that a bias or a penalty changes go
 // into a strip of the block's own.
-#include "kernels/cuda/block_sums.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/integer_sums.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/outcome_rows.h"
 #include "kernels/cuda/score_cuts.h"

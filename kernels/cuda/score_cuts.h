@@ -8,8 +8,8 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/block_sums.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/integer_sums.h"
 #include "kernels/cuda/score_row.h"
 
 namespace engram::cuda {

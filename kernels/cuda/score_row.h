@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels/cuda/block_sums.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/integer_sums.h"
 #include "kernels/sampling_rule.h"
 
 namespace engram::cuda {

@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/cuda/block_sums.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/integer_sums.h"
 #include "kernels/cuda/outcome_rows.h"
 #include "kernels/cuda/score_cuts.h"
 #include "kernels/cuda/score_row.h"

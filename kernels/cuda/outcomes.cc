@@ -1,0 +1,330 @@
+#include "kernels/cuda/outcomes.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/device_status.h"
+#include "kernels/status.h"
+
+namespace engram::cuda {
+namespace {
+
+constexpr float kMasked = -std::numeric_limits<float>::infinity();
+
+// A block has a whole multiprocessor; an H100 has so many.
+constexpr int64_t kStrips = 132;
+
+// Rows go to the device together as long as their lists and answers fit into
+// memory for so many entries of each; whatever one row asks for fits alone.
+constexpr int64_t kUsualEntries = 1024;
+constexpr int64_t kUsualAlternatives = 32;
+constexpr size_t kMostUsualBytes = size_t{32} << 20;
+
+// Entries of the lists that a row's request comes with.
+struct ListSizes {
+  int64_t biased = 0;
+  int64_t seen = 0;
+  int64_t counted = 0;
+  int64_t stop_ids = 0;
+};
+
+template <class T>
+size_t ListBytes(int64_t entries) {
+  constexpr size_t kAlignment = 8;
+  return (entries * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+size_t BytesOf(const ListSizes& sizes) {
+  return ListBytes<BiasedId>(sizes.biased) + ListBytes<uint32_t>(sizes.seen) +
+         ListBytes<CountedId>(sizes.counted) +
+         ListBytes<int32_t>(sizes.stop_ids);
+}
+
+int64_t WordsOfSet(int64_t ids) { return (ids + 63) / 64 * 2; }
+
+// What no request has more of, but for stop ids that come twice.
+ListSizes MostOf(int64_t ids) {
+  return {.biased = ids,
+          .seen = WordsOfSet(ids),
+          .counted = ids,
+          .stop_ids = ids + kUsualEntries};
+}
+
+bool PenalisesCounts(const TokenDraw& draw) {
+  return draw.generated != nullptr && (draw.parameters->presence_penalty != 0 ||
+                                       draw.parameters->frequency_penalty != 0);
+}
+
+ListSizes SizesOf(const TokenDraw& draw, int64_t ids) {
+  ListSizes sizes;
+  if (draw.parameters == nullptr) return sizes;
+  sizes.biased = static_cast<int64_t>(draw.parameters->logit_bias.size());
+  if (draw.parameters->repetition_penalty != 1 && draw.seen != nullptr) {
+    sizes.seen = WordsOfSet(ids);
+  }
+  if (PenalisesCounts(draw)) {
+    sizes.counted = static_cast<int64_t>(draw.generated->size());
+  }
+  sizes.stop_ids = static_cast<int64_t>(draw.stop_ids.size());
+  return sizes;
+}
+
+int64_t AlternativesOf(const OutcomeRequest& request, int64_t ids) {
+  return std::clamp<int64_t>(request.alternatives, 0, ids);
+}
+
+// Puts lists one behind another.
+class ListWriter {
+ public:
+  ListWriter(std::byte* upload, size_t end) : upload_(upload), end_(end) {}
+
+  // `entries` that are to be filled.
+  template <class T>
+  std::pair<UploadedList, T*> Add(int64_t entries) {
+    const UploadedList list = {.at = static_cast<uint32_t>(end_),
+                               .count = static_cast<int32_t>(entries)};
+    end_ += ListBytes<T>(entries);
+    return {list, reinterpret_cast<T*>(upload_ + list.at)};
+  }
+  size_t end() const { return end_; }
+
+ private:
+  std::byte* const upload_;
+  size_t end_;
+};
+
+UploadedList AddSeen(const TokenSet& seen, int64_t words, ListWriter* writer) {
+  const auto [list, target] = writer->Add<uint32_t>(words);
+  const size_t bytes = words * sizeof(uint32_t);
+  const size_t held = std::min(bytes, seen.bytes());
+  std::memset(target, 0, bytes);
+  if (held > 0) std::memcpy(target, seen.words().data(), held);
+  return list;
+}
+
+void LayOutDraw(const TokenDraw& draw, int64_t ids, ListWriter* writer,
+                OutcomeRow* row) {
+  const SamplingParameters& parameters = *draw.parameters;
+  const ListSizes sizes = SizesOf(draw, ids);
+  row->draws = 1;
+  row->is_last = draw.is_last ? 1 : 0;
+  row->newest = draw.newest;
+  row->top_k = parameters.top_k;
+  row->temperature = parameters.temperature;
+  row->top_p = parameters.top_p;
+  row->min_p = parameters.min_p;
+  row->repetition_penalty = parameters.repetition_penalty;
+  row->presence_penalty = parameters.presence_penalty;
+  row->frequency_penalty = parameters.frequency_penalty;
+  row->penalises_counts = PenalisesCounts(draw) ? 1 : 0;
+  row->seed = parameters.seed;
+  row->index = draw.index;
+  auto [biased, biases] = writer->Add<BiasedId>(sizes.biased);
+  for (const auto& [id, bias] : parameters.logit_bias) *biases++ = {id, bias};
+  row->biased = biased;
+  if (sizes.seen > 0) row->seen = AddSeen(*draw.seen, sizes.seen, writer);
+  auto [counted, counts] = writer->Add<CountedId>(sizes.counted);
+  if (sizes.counted > 0) {
+    for (const auto& [id, count] : *draw.generated) *counts++ = {id, count};
+  }
+  row->counted = counted;
+  const auto [stop_ids, stops] = writer->Add<int32_t>(sizes.stop_ids);
+  std::copy(draw.stop_ids.begin(), draw.stop_ids.end(), stops);
+  row->stop_ids = stop_ids;
+}
+
+// What makes a log-probability of a clean logit.
+class LogNormalizer {
+ public:
+  LogNormalizer(const OutcomeAnswer& answer, int64_t ids)
+      : highest_(answer.highest),
+        log_of_sum_(
+            std::log(std::ldexp(static_cast<double>(answer.normalizer),
+                                -NormalizerBits(static_cast<int32_t>(ids))))) {}
+
+  float LogProbabilityOf(float score) const {
+    if (!(score > kMasked)) return kMasked;
+    return static_cast<float>((double{score} - highest_) - log_of_sum_);
+  }
+
+ private:
+  const double highest_;
+  const double log_of_sum_;
+};
+
+void SetBest(absl::Span<const ScoredId> alternatives,
+             const LogNormalizer& normalizer, Outcome* outcome) {
+  outcome->top.clear();
+  for (const ScoredId& one : alternatives) {
+    outcome->top.push_back({one.id, one.score});
+  }
+  std::sort(outcome->top.begin(), outcome->top.end(),
+            [](const LogProbability& a, const LogProbability& b) {
+              return a.value > b.value || (a.value == b.value && a.id < b.id);
+            });
+  for (LogProbability& told : outcome->top) {
+    told.value = normalizer.LogProbabilityOf(told.value);
+  }
+}
+
+// Makes `memory` one of at least so many bytes.
+template <class Allocate>
+absl::Status Grow(const Allocate& allocate, size_t bytes,
+                  std::unique_ptr<Buffer>* memory) {
+  if (*memory != nullptr && (*memory)->bytes() >= bytes) {
+    return absl::OkStatus();
+  }
+  memory->reset();
+  ENGRAM_ASSIGN_OR_RETURN(*memory, allocate(bytes));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status OutcomeKernels::Reserve(int64_t rows, int64_t ids) {
+  rows_ = std::max(rows_, rows);
+  ids_ = std::max(ids_, ids);
+  const ListSizes most = MostOf(ids_);
+  const ListSizes usual = {
+      .biased = std::min(kUsualEntries, most.biased),
+      .seen = most.seen,
+      .counted = std::min(kUsualEntries, most.counted),
+  };
+  room_.upload_bytes = rows_ * sizeof(OutcomeRow) +
+                       std::max(BytesOf(most), std::min(rows_ * BytesOf(usual),
+                                                        kMostUsualBytes));
+  room_.alternatives = std::max(ids_, rows_ * kUsualAlternatives);
+  const size_t answer_bytes =
+      rows_ * sizeof(OutcomeAnswer) + room_.alternatives * sizeof(ScoredId);
+  ENGRAM_RETURN_IF_ERROR(Grow(AllocateDeviceMemory,
+                              std::min(rows_, kStrips) * ids_ * sizeof(float),
+                              &strips_));
+  ENGRAM_RETURN_IF_ERROR(
+      Grow(AllocateDeviceMemory, room_.upload_bytes, &upload_));
+  ENGRAM_RETURN_IF_ERROR(
+      Grow(AllocatePinnedMemory, room_.upload_bytes, &pinned_upload_));
+  ENGRAM_RETURN_IF_ERROR(Grow(AllocateDeviceMemory, answer_bytes, &answers_));
+  return Grow(AllocatePinnedMemory, answer_bytes, &pinned_answers_);
+}
+
+int64_t OutcomeKernels::FittingRequests(
+    absl::Span<const OutcomeRequest> requests, int64_t ids) const {
+  size_t bytes = 0;
+  int64_t alternatives = 0;
+  int64_t fitting = 0;
+  for (const OutcomeRequest& request : requests) {
+    bytes += sizeof(OutcomeRow) + BytesOf(SizesOf(request.draw, ids));
+    alternatives += AlternativesOf(request, ids);
+    if (bytes > room_.upload_bytes || alternatives > room_.alternatives) break;
+    ++fitting;
+  }
+  return fitting;
+}
+
+size_t OutcomeKernels::LayOut(absl::Span<const OutcomeRequest> requests,
+                              int64_t ids) {
+  auto* const upload = static_cast<std::byte*>(pinned_upload_->data());
+  auto* const rows = reinterpret_cast<OutcomeRow*>(upload);
+  ListWriter writer(upload, requests.size() * sizeof(OutcomeRow));
+  int64_t alternatives = 0;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const OutcomeRequest& request = requests[i];
+    OutcomeRow row;
+    row.scored = std::max(request.scored, -1);
+    row.alternatives = static_cast<int32_t>(AlternativesOf(request, ids));
+    row.first_alternative = static_cast<int32_t>(alternatives);
+    alternatives += row.alternatives;
+    if (request.draw.parameters != nullptr) {
+      LayOutDraw(request.draw, ids, &writer, &row);
+    }
+    rows[i] = row;
+  }
+  return writer.end();
+}
+
+absl::Status OutcomeKernels::Begin(cudaStream_t stream, ConstMatrix logits,
+                                   int64_t ids,
+                                   absl::Span<const OutcomeRequest> requests) {
+  const size_t upload_bytes = LayOut(requests, ids);
+  int64_t alternatives = 0;
+  for (const OutcomeRequest& request : requests) {
+    alternatives += AlternativesOf(request, ids);
+  }
+  auto* const answers = static_cast<OutcomeAnswer*>(answers_->data());
+  OutcomeWork work;
+  work.logits = logits.floats();
+  work.stride = logits.stride;
+  work.ids = static_cast<int32_t>(ids);
+  work.rows = static_cast<int32_t>(requests.size());
+  work.normalizer_unit = std::ldexp(1.0f, NormalizerBits(work.ids));
+  work.upload = static_cast<const std::byte*>(upload_->data());
+  work.strips = strips_->floats();
+  work.strip_count = static_cast<int32_t>(std::min(rows_, kStrips));
+  work.answers = answers;
+  work.alternatives = reinterpret_cast<ScoredId*>(answers + requests.size());
+  cudaError_t error =
+      cudaMemcpyAsync(upload_->data(), pinned_upload_->data(), upload_bytes,
+                      cudaMemcpyHostToDevice, stream);
+  if (error == cudaSuccess) error = FindOutcomes(stream, work);
+  if (error == cudaSuccess) {
+    error = cudaMemcpyAsync(pinned_answers_->data(), answers,
+                            requests.size() * sizeof(OutcomeAnswer) +
+                                alternatives * sizeof(ScoredId),
+                            cudaMemcpyDeviceToHost, stream);
+  }
+  return DeviceStatus(error, "finding outcomes");
+}
+
+void OutcomeKernels::Finish(int64_t ids,
+                            absl::Span<const OutcomeRequest> requests,
+                            absl::Span<Outcome> outcomes) const {
+  const auto* const answers =
+      static_cast<const OutcomeAnswer*>(pinned_answers_->data());
+  const auto* alternatives =
+      reinterpret_cast<const ScoredId*>(answers + requests.size());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const OutcomeAnswer& answer = answers[i];
+    const LogNormalizer normalizer(answer, ids);
+    Outcome& outcome = outcomes[i];
+    outcome.finite = answer.finite != 0;
+    outcome.token = answer.token;
+    outcome.stops = answer.stops != 0;
+    outcome.log_probability =
+        answer.told >= 0 ? normalizer.LogProbabilityOf(answer.told_score) : 0;
+    SetBest({alternatives, static_cast<size_t>(answer.alternatives)},
+            normalizer, &outcome);
+    alternatives += AlternativesOf(requests[i], ids);
+  }
+}
+
+absl::Status OutcomeKernels::Run(cudaStream_t stream, ConstMatrix logits,
+                                 int64_t ids,
+                                 absl::Span<const OutcomeRequest> requests,
+                                 absl::Span<Outcome> outcomes) {
+  ENGRAM_CHECK(static_cast<int64_t>(requests.size()) <= rows_ && ids <= ids_);
+  while (!requests.empty()) {
+    const int64_t rows = FittingRequests(requests, ids);
+    if (rows == 0) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("CUDA: a draw with ", requests[0].draw.stop_ids.size(),
+                       " stop ids of ", ids, " ids has no room in ",
+                       room_.upload_bytes, " bytes"));
+    }
+    const auto some = requests.subspan(0, rows);
+    ENGRAM_RETURN_IF_ERROR(Begin(stream, logits, ids, some));
+    ENGRAM_RETURN_IF_ERROR(
+        DeviceStatus(cudaStreamSynchronize(stream), "waiting for outcomes"));
+    Finish(ids, some, outcomes.subspan(0, rows));
+    logits.data = logits.floats() + rows * logits.stride;
+    requests.remove_prefix(rows);
+    outcomes.remove_prefix(rows);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace engram::cuda
