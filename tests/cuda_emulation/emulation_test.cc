@@ -1,4 +1,5 @@
-// The emulated device does what a device does.
+// Kernels do on the emulated device what they do on a device, in whatever order
+// their blocks and threads run.
 #include "tests/cuda_emulation/device/emulation.h"
 
 #include <cmath>
@@ -7,6 +8,8 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/cuda_emulation/device_test_case.h"
+#include "tests/cuda_emulation/faulty_kernels.h"
 #include "tests/cuda_emulation/first_kernel.h"
 
 namespace engram::emulation {
@@ -15,87 +18,93 @@ namespace {
 using ::testing::Each;
 using ::testing::ElementsAre;
 
-// A stream, and pinned and device memory of `floats` values each.
-class EmulationTest : public ::testing::Test {
+class EmulationTest : public DeviceTestCase {
  protected:
-  static constexpr int kBlocks = 3;
-  static constexpr int kValues = 256 * kBlocks;
-
-  void SetUp() override {
-    ASSERT_EQ(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
-              cudaSuccess);
-    ASSERT_EQ(cudaMalloc(&values_, kValues * sizeof(float)), cudaSuccess);
-    ASSERT_EQ(cudaMalloc(&sums_, kBlocks * sizeof(float)), cudaSuccess);
-    ASSERT_EQ(cudaMallocHost(&host_, kValues * sizeof(float)), cudaSuccess);
-  }
-  void TearDown() override {
-    ClearErrors();
-    EXPECT_EQ(cudaFreeHost(host_), cudaSuccess);
-    EXPECT_EQ(cudaFree(sums_), cudaSuccess);
-    EXPECT_EQ(cudaFree(values_), cudaSuccess);
-    EXPECT_EQ(cudaStreamDestroy(stream_), cudaSuccess);
-  }
-
-  void Upload(float value) {
-    std::fill_n(host_, kValues, value);
-    ASSERT_EQ(cudaMemcpyAsync(values_, host_, kValues * sizeof(float),
-                              cudaMemcpyHostToDevice, stream_),
-              cudaSuccess);
-    ASSERT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
-  }
-  std::vector<float> Download(const float* device, int count) {
-    EXPECT_EQ(cudaMemcpyAsync(host_, device, count * sizeof(float),
-                              cudaMemcpyDeviceToHost, stream_),
-              cudaSuccess);
-    EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
-    return {host_, host_ + count};
-  }
-
-  cudaStream_t stream_ = nullptr;
-  float* values_ = nullptr;
-  float* sums_ = nullptr;
-  float* host_ = nullptr;
+  static constexpr int kBlocks = kFloats / 256;
 };
 
 TEST_F(EmulationTest, AKernelRunsWithBarriersAndShuffles) {
-  Upload(0.5f);
-  ASSERT_EQ(cuda::SumAndDouble(stream_, kBlocks, values_, sums_), cudaSuccess);
-  EXPECT_THAT(Download(sums_, kBlocks), ElementsAre(128, 128, 128));
-  EXPECT_THAT(Download(values_, kValues), Each(1.0f));
+  Upload(values_, 0.5f);
+  ASSERT_EQ(cuda::SumAndDouble(stream_, kBlocks, values_, others_),
+            cudaSuccess);
+  EXPECT_THAT(Download(others_, kBlocks), ElementsAre(128, 128, 128));
+  EXPECT_THAT(Download(values_), Each(1.0f));
+}
+
+TEST_F(EmulationTest, NoOrderOfThreadsChangesWhatACorrectKernelComputes) {
+  std::iota(host_, host_ + kFloats, 0.0f);
+  ASSERT_EQ(BeginUpload(values_), cudaSuccess);
+  ASSERT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
+  std::vector<float> expected(cuda::kFaultyFloats);
+  std::iota(expected.rbegin(), expected.rend(), 0.0f);
+  for (const uint64_t seed : {0, 1, 2, 3, 4, 5}) {
+    options().seed = seed;
+    ASSERT_EQ(cudaMemsetAsync(others_, 0, kFloats * sizeof(float), stream_),
+              cudaSuccess);
+    ASSERT_EQ(cuda::Reverse(stream_, cuda::Fault::kNone, values_, others_),
+              cudaSuccess);
+    EXPECT_EQ(Download(others_, cuda::kFaultyFloats), expected);
+  }
+}
+
+TEST_F(EmulationTest, AtomicsCountInGlobalAndInSharedMemory) {
+  auto* const counts = reinterpret_cast<uint32_t*>(values_);
+  ASSERT_EQ(cudaMemsetAsync(counts, 0, 2 * sizeof(uint32_t), stream_),
+            cudaSuccess);
+  ASSERT_EQ(cuda::Count(stream_, 5, counts), cudaSuccess);
+  Download(values_);
+  uint32_t got[2];
+  std::memcpy(got, host_, sizeof(got));
+  EXPECT_THAT(
+      got, ElementsAre(5 * cuda::kFaultyThreads, 5 * cuda::kFaultyThreads - 1));
 }
 
 TEST_F(EmulationTest, AGraphDoesAgainWhatWasCaptured) {
-  Upload(1);
+  Upload(values_, 1);
   ASSERT_EQ(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
             cudaSuccess);
-  ASSERT_EQ(cuda::SumAndDouble(stream_, kBlocks, values_, sums_), cudaSuccess);
+  ASSERT_EQ(cuda::SumAndDouble(stream_, kBlocks, values_, others_),
+            cudaSuccess);
   cudaGraph_t graph = nullptr;
   ASSERT_EQ(cudaStreamEndCapture(stream_, &graph), cudaSuccess);
+  size_t nodes = 0;
+  ASSERT_EQ(cudaGraphGetNodes(graph, nullptr, &nodes), cudaSuccess);
+  EXPECT_EQ(nodes, 1u);
   cudaGraphExec_t exec = nullptr;
   ASSERT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
-  EXPECT_THAT(Download(values_, kValues), Each(1.0f)) << "captured, not run";
+  EXPECT_THAT(Download(values_), Each(1.0f)) << "captured, not run";
   for (int i = 0; i < 3; ++i) {
     ASSERT_EQ(cudaGraphLaunch(exec, stream_), cudaSuccess);
   }
-  EXPECT_THAT(Download(values_, kValues), Each(8.0f));
+  EXPECT_THAT(Download(values_), Each(8.0f));
   EXPECT_EQ(cudaGraphExecDestroy(exec), cudaSuccess);
   EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
 }
 
-TEST_F(EmulationTest, MemoryIsNoNumberUntilItIsWritten) {
-  for (const float value : Download(values_, kValues)) {
-    EXPECT_TRUE(std::isnan(value));
+TEST_F(EmulationTest, KernelsThatBeginEarlyComputeTheSame) {
+  for (const int64_t threads : {0, 256, 512, 1 << 20}) {
+    options().early_threads = threads;
+    Upload(values_, 1);
+    for (int i = 0; i < 4; ++i) {
+      ASSERT_EQ(cuda::SumAndDouble(stream_, kBlocks, values_, others_),
+                cudaSuccess);
+    }
+    EXPECT_THAT(Download(others_, kBlocks), ElementsAre(2048, 2048, 2048))
+        << threads;
+    EXPECT_THAT(Download(values_), Each(16.0f)) << threads;
   }
 }
 
-TEST_F(EmulationTest, APlantedErrorStays) {
-  Upload(1);
-  PlantError(1, cudaErrorIllegalAddress);
-  EXPECT_EQ(cuda::SumAndDouble(stream_, kBlocks, values_, sums_), cudaSuccess)
-      << "the launch itself knows nothing of it";
-  EXPECT_EQ(cudaStreamSynchronize(stream_), cudaErrorIllegalAddress);
-  EXPECT_EQ(cuda::SumAndDouble(stream_, kBlocks, values_, sums_),
-            cudaErrorIllegalAddress);
+TEST_F(EmulationTest, EverythingThatRunsIsCounted) {
+  const Counts before = counts();
+  Upload(values_, 1);
+  ASSERT_EQ(cuda::SumAndDouble(stream_, kBlocks, values_, others_),
+            cudaSuccess);
+  EXPECT_EQ(counts().kernels, before.kernels) << "not yet";
+  Download(values_);
+  EXPECT_EQ(counts().kernels, before.kernels + 1);
+  EXPECT_EQ(counts().copies, before.copies + 2);
+  EXPECT_EQ(counts().pageable_copies, before.pageable_copies);
 }
 
 }  // namespace

@@ -1,24 +1,71 @@
 #include "tests/cuda_emulation/device/device_memory.h"
 
+#include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 #include "tests/cuda_emulation/device/emulation.h"
 #include "tests/cuda_emulation/device/refuse.h"
+#include "tests/cuda_emulation/device/sanitizer.h"
 
 namespace engram::emulation {
 namespace {
 
 constexpr size_t kReserved = size_t{64} << 30;
 constexpr size_t kGranule = size_t{1} << AddressTable::kGranuleBits;
+constexpr size_t kPage = 4096;
 constexpr size_t kAlignment = 256;
 constexpr int kNoNumber = 0xff;
 
 size_t RoundUp(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
+
+// Larger memory costs nothing before it is used: it begins as copies of one
+// file, which the kernel makes of the pages that are written.
+constexpr size_t kFileBytes = size_t{16} << 20;
+
+int FileOfNoNumbers() {
+  static const int file = [] {
+    const int made = memfd_create("no numbers", 0);
+    const std::vector<char> bytes(kFileBytes, static_cast<char>(kNoNumber));
+    if (made < 0 || write(made, bytes.data(), kFileBytes) !=
+                        static_cast<ssize_t>(kFileBytes)) {
+      Refuse(Site::current(), "no file for what device memory begins with");
+    }
+    return made;
+  }();
+  return file;
+}
+
+// Whole pages that begin as no numbers.
+void MakeAccessible(char* begin, size_t bytes) {
+  if (bytes < kFileBytes) {
+    if (mprotect(begin, bytes, PROT_READ | PROT_WRITE) != 0) {
+      Refuse(Site::current(), "no memory for %zu bytes of the device", bytes);
+    }
+    std::memset(begin, kNoNumber, bytes);
+    return;
+  }
+  for (size_t at = 0; at < bytes; at += kFileBytes) {
+    if (mmap(begin + at, std::min(kFileBytes, bytes - at),
+             PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED,
+             FileOfNoNumbers(), 0) == MAP_FAILED) {
+      Refuse(Site::current(), "no memory for %zu bytes of the device", bytes);
+    }
+  }
+}
+
+void MakeInaccessible(char* begin, size_t bytes) {
+  if (mmap(begin, bytes, PROT_NONE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+           0) == MAP_FAILED) {
+    Refuse(Site::current(), "memory of the device cannot be given back");
+  }
+}
 
 void* Reserve(size_t bytes, int protection) {
   void* const at = mmap(nullptr, bytes, protection,
@@ -32,6 +79,34 @@ void* Reserve(size_t bytes, int protection) {
 }  // namespace
 
 AddressTable address_table = {};
+
+namespace {
+
+struct sigaction action_before;
+
+// Says what it was, then lets it happen again as if nobody had asked.
+void ExplainFault(int, siginfo_t* fault, void*) {
+  const uintptr_t at = reinterpret_cast<uintptr_t>(fault->si_addr);
+  if (at - address_table.base < address_table.bytes) {
+    constexpr std::string_view kText =
+        "emulated device: memory of the device is touched by the host, or by a "
+        "kernel without Load and Store\n";
+    [[maybe_unused]] const ssize_t written =
+        write(STDERR_FILENO, kText.data(), kText.size());
+  }
+  sigaction(SIGSEGV, &action_before, nullptr);
+}
+
+void ExplainFaults() {
+  // Sanitizers have their own words.
+  if (kAddressSanitizer || kThreadSanitizer) return;
+  struct sigaction action = {};
+  action.sa_sigaction = &ExplainFault;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  sigaction(SIGSEGV, &action, &action_before);
+}
+
+}  // namespace
 
 void RefuseAddress(const void* address, size_t bytes, const Site& site) {
   const DeviceMemory& memory = DeviceMemory::Get();
@@ -66,6 +141,7 @@ DeviceMemory::DeviceMemory() {
   free_granules_[first] = kReserved / kGranule;
   address_table = {first, kReserved, first_data - first, granules_,
                    ranges_.data()};
+  ExplainFaults();
 }
 
 void* DeviceMemory::Allocate(size_t bytes) {
@@ -94,12 +170,9 @@ void* DeviceMemory::Allocate(size_t bytes) {
   ranges_[range] = {begin, begin + bytes};
   std::fill_n(granules_ + (first - address_table.base) / kGranule, granules,
               range);
-  void* const data = reinterpret_cast<void*>(first + address_table.to_data);
-  if (mprotect(data, granules * kGranule, PROT_READ | PROT_WRITE) != 0) {
-    Refuse(Site::current(), "no memory for %zu bytes of the device", bytes);
-  }
-  std::memset(reinterpret_cast<char*>(begin + address_table.to_data), kNoNumber,
-              bytes);
+  const uintptr_t page = begin / kPage * kPage;
+  MakeAccessible(reinterpret_cast<char*>(page + address_table.to_data),
+                 first + granules * kGranule - page);
   allocations_[begin] = range;
   used_ += kept;
   return reinterpret_cast<void*>(begin);
@@ -115,9 +188,8 @@ bool DeviceMemory::Free(void* address) {
   const size_t granules = RoundUp(kept, kGranule) / kGranule;
   const uintptr_t first = begin / kGranule * kGranule;
   std::fill_n(granules_ + (first - address_table.base) / kGranule, granules, 0);
-  void* const data = reinterpret_cast<void*>(first + address_table.to_data);
-  madvise(data, granules * kGranule, MADV_DONTNEED);
-  mprotect(data, granules * kGranule, PROT_NONE);
+  MakeInaccessible(reinterpret_cast<char*>(first + address_table.to_data),
+                   granules * kGranule);
   ranges_[found->second] = {1, 0};
   free_ranges_.push_back(found->second);
   allocations_.erase(found);

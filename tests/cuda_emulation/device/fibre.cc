@@ -6,9 +6,11 @@
 #include <source_location>
 
 #include "tests/cuda_emulation/device/refuse.h"
+#include "tests/cuda_emulation/device/sanitizer.h"
 
+#ifndef ENGRAM_FIBRES_ARE_OF_UCONTEXT
 // What a call has to keep goes onto the stack that is left, and comes from the
-// other.
+// other. swapcontext does more: it enters the kernel for the signal mask.
 asm(R"(
 .text
 .type engram_switch_stack, @function
@@ -31,39 +33,93 @@ engram_switch_stack:
 .size engram_switch_stack, .-engram_switch_stack
 )");
 extern "C" void engram_switch_stack(void** left, void* entered);
+#endif
 
 namespace engram::emulation {
 namespace {
 
-constexpr size_t kStackBytes = 64 * 1024;
+// Sanitizers make frames larger.
+constexpr size_t kStackBytes =
+    kThreadSanitizer || kAddressSanitizer ? 256 * 1024 : 64 * 1024;
 constexpr size_t kGuardBytes = 4096;
-constexpr int kSavedRegisters = 6;
+
+// Of the switch that is under way; one device runs at a time.
+Fibre* left = nullptr;
+Fibre* entered = nullptr;
 
 }  // namespace
 
-Fibre::Fibre() = default;
+Fibre::Fibre() {
+#ifdef ENGRAM_THREAD_SANITIZER
+  thread_sanitizer_fibre_ = __tsan_get_current_fiber();
+#endif
+}
 
-Fibre::Fibre(void (*entry)()) {
-  void* const memory =
-      mmap(nullptr, kGuardBytes + kStackBytes, PROT_READ | PROT_WRITE,
-           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED || mprotect(memory, kGuardBytes, PROT_NONE) != 0) {
+Fibre::Fibre(void (*entry)()) : entry_(entry), stack_bytes_(kStackBytes) {
+  memory_ = mmap(nullptr, kGuardBytes + kStackBytes, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory_ == MAP_FAILED || mprotect(memory_, kGuardBytes, PROT_NONE) != 0) {
     Refuse(std::source_location::current(), "no memory for another stack");
   }
-  stack_ = static_cast<char*>(memory);
-  auto* top = reinterpret_cast<uintptr_t*>(stack_ + kGuardBytes + kStackBytes);
+  char* const bottom = static_cast<char*>(memory_) + kGuardBytes;
+  bottom_ = bottom;
+#ifdef ENGRAM_THREAD_SANITIZER
+  thread_sanitizer_fibre_ = __tsan_create_fiber(0);
+#endif
+#ifdef ENGRAM_FIBRES_ARE_OF_UCONTEXT
+  getcontext(&state_);
+  state_.uc_stack.ss_sp = bottom;
+  state_.uc_stack.ss_size = kStackBytes;
+  state_.uc_link = nullptr;
+  makecontext(&state_, &Fibre::Enter, 0);
+#else
+  constexpr int kSavedRegisters = 6;
+  auto* top = reinterpret_cast<uintptr_t*>(bottom + kStackBytes);
   *--top = 0;  // in place of where a call would return to
-  *--top = reinterpret_cast<uintptr_t>(entry);
+  *--top = reinterpret_cast<uintptr_t>(&Fibre::Enter);
   for (int i = 0; i < kSavedRegisters; ++i) *--top = 0;
   stack_pointer_ = top;
+#endif
 }
 
 Fibre::~Fibre() {
-  if (stack_ != nullptr) munmap(stack_, kGuardBytes + kStackBytes);
+  if (memory_ == nullptr) return;
+#ifdef ENGRAM_THREAD_SANITIZER
+  __tsan_destroy_fiber(thread_sanitizer_fibre_);
+#endif
+  munmap(memory_, kGuardBytes + kStackBytes);
+}
+
+void Fibre::Enter() {
+  Arrived(*entered);
+  entered->entry_();
+}
+
+void Fibre::Arrived([[maybe_unused]] Fibre& at) {
+#ifdef ENGRAM_ADDRESS_SANITIZER
+  __sanitizer_finish_switch_fiber(at.address_sanitizer_stack_, &left->bottom_,
+                                  &left->stack_bytes_);
+#endif
 }
 
 void Fibre::Switch(Fibre& from, Fibre& to) {
+  left = &from;
+  entered = &to;
+#ifdef ENGRAM_ADDRESS_SANITIZER
+  __sanitizer_start_switch_fiber(&from.address_sanitizer_stack_, to.bottom_,
+                                 to.stack_bytes_);
+#endif
+#ifdef ENGRAM_THREAD_SANITIZER
+  // That one runs after the other orders nothing between them.
+  __tsan_switch_to_fiber(to.thread_sanitizer_fibre_,
+                         __tsan_switch_to_fiber_no_sync);
+#endif
+#ifdef ENGRAM_FIBRES_ARE_OF_UCONTEXT
+  swapcontext(&from.state_, &to.state_);
+#else
   engram_switch_stack(&from.stack_pointer_, to.stack_pointer_);
+#endif
+  Arrived(from);
 }
 
 }  // namespace engram::emulation

@@ -4,6 +4,11 @@
 
 #include <cstddef>
 
+#if !defined(__x86_64__) || defined(ENGRAM_FIBRES_OF_UCONTEXT)
+#define ENGRAM_FIBRES_ARE_OF_UCONTEXT 1
+#include <ucontext.h>
+#endif
+
 namespace engram::emulation {
 
 class Fibre {
@@ -20,8 +25,22 @@ class Fibre {
   static void Switch(Fibre& from, Fibre& to);
 
  private:
+  static void Enter();
+  static void Arrived(Fibre& at);
+
+#ifdef ENGRAM_FIBRES_ARE_OF_UCONTEXT
+  ucontext_t state_ = {};
+#else
   void* stack_pointer_ = nullptr;
-  char* stack_ = nullptr;
+#endif
+  void (*entry_)() = nullptr;
+  // Of stacks, all but the guard; unknown (null) for those that are not ours
+  // until they are left.
+  const void* bottom_ = nullptr;
+  size_t stack_bytes_ = 0;
+  void* memory_ = nullptr;
+  void* thread_sanitizer_fibre_ = nullptr;
+  void* address_sanitizer_stack_ = nullptr;
 };
 
 }  // namespace engram::emulation

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "emulated_device.h"
 
@@ -65,12 +64,74 @@ void SumInOrder(Matrices& m) {
   }
 }
 
+// --- As Hopper adds.
+
+constexpr int kFractionBits = 25;
+// Subnormal numbers are not moved up to a leading one.
+constexpr int kLeastFloat16Exponent = -14;
+constexpr int kLeastFloat32Exponent = -126;
+
+int Exponent(float x, int least) {
+  return x == 0 ? least : std::max(std::ilogb(x), least);
+}
+
+// Towards zero.
+float Truncate(double x) {
+  float nearest = static_cast<float>(x);
+  if (std::isfinite(nearest) && std::abs(double{nearest}) > std::abs(x)) {
+    nearest = std::nextafter(nearest, 0.0f);
+  }
+  return nearest;
+}
+
+// acc + Σ a[k] b[k], all finite.
+float FusedSum(bool is_float16, const float* a, const float* b, float acc) {
+  const int least = is_float16 ? kLeastFloat16Exponent : kLeastFloat32Exponent;
+  int largest = Exponent(acc, kLeastFloat32Exponent);
+  for (int k = 0; k < kDepth; ++k) {
+    if (a[k] == 0 || b[k] == 0) continue;
+    largest = std::max(largest, Exponent(a[k], least) + Exponent(b[k], least));
+  }
+  const int shift = kFractionBits - largest;
+  // In float64 products are exact, and so are sums of what is left of them.
+  double sum = std::trunc(std::ldexp(double{acc}, shift));
+  for (int k = 0; k < kDepth; ++k) {
+    sum += std::trunc(std::ldexp(double{a[k]} * b[k], shift));
+  }
+  return Truncate(std::ldexp(sum, -shift));
+}
+
+bool AllFinite(const Matrices& m) {
+  const auto finite = [](const float* values, int count) {
+    return std::all_of(values, values + count,
+                       [](float x) { return std::isfinite(x); });
+  };
+  return finite(&m.a[0][0], kRows * kDepth) &&
+         finite(&m.b[0][0], kDepth * kColumns) &&
+         finite(&m.acc[0][0], kRows * kColumns);
+}
+
+void SumFused(bool is_float16, Matrices& m) {
+  for (int column = 0; column < kColumns; ++column) {
+    float b[kDepth];
+    for (int k = 0; k < kDepth; ++k) b[k] = m.b[k][column];
+    for (int row = 0; row < kRows; ++row) {
+      float& acc = m.acc[row][column];
+      acc = FusedSum(is_float16, m.a[row], b, acc);
+    }
+  }
+}
+
 }  // namespace
 
 void MultiplyAdd(bool is_float16, bool fused, MatrixOperands* lanes) {
   Matrices m;
   Gather(is_float16, lanes, m);
-  SumInOrder(m);
+  if (fused && AllFinite(m)) {
+    SumFused(is_float16, m);
+  } else {
+    SumInOrder(m);
+  }
   Scatter(m, lanes);
 }
 

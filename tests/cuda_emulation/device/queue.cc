@@ -4,8 +4,11 @@
 #include <set>
 #include <utility>
 
+#include "tests/cuda_emulation/device/counting.h"
+#include "tests/cuda_emulation/device/planted_error.h"
+
 using engram::emulation::Queue;
-using engram::emulation::Work;
+using engram::emulation::WorkMaker;
 
 struct CUstream_st {
   std::shared_ptr<Queue> queue = std::make_shared<Queue>();
@@ -17,10 +20,10 @@ struct CUevent_st {
   bool asked = false;
 };
 struct CUgraph_st {
-  std::vector<Work> nodes;
+  std::vector<WorkMaker> nodes;
 };
 struct CUgraphExec_st {
-  std::vector<Work> nodes;
+  std::vector<WorkMaker> nodes;
 };
 
 namespace engram::emulation {
@@ -47,6 +50,27 @@ bool Exists(cudaStream_t stream) {
   return stream == nullptr || All().streams.count(stream) != 0;
 }
 
+void RunKernel(Queue& queue,
+               const std::shared_ptr<const KernelLaunch>& kernel) {
+  ++counting().kernels;
+  std::unique_ptr<KernelRun> run = std::move(queue.early);
+  if (run == nullptr) {
+    const bool in_order = !kernel->overlaps || !queue.last_was_kernel;
+    run = std::make_unique<KernelRun>(kernel, in_order);
+  }
+  if (FailsNow()) return;
+  // The blocks of the next kernel begin when all of this one have come to their
+  // GridTrigger, at the earliest: what was before this one is done.
+  if (options().early_threads > 0 && !queue.work.empty()) {
+    const auto& next = queue.work.front().kernel;
+    if (next != nullptr && next->overlaps) {
+      queue.early = std::make_unique<KernelRun>(next, /*in_order=*/false);
+      queue.early->RunEarly(options().early_threads);
+    }
+  }
+  run->Run();
+}
+
 }  // namespace
 
 std::recursive_mutex& RuntimeMutex() {
@@ -62,14 +86,14 @@ cudaError_t Tell(cudaError_t error) {
   return error;
 }
 
-cudaError_t Enqueue(cudaStream_t stream, Work work) {
+cudaError_t Enqueue(cudaStream_t stream, WorkMaker work) {
   if (!Exists(stream)) return cudaErrorInvalidResourceHandle;
   Queue& queue = QueueOf(stream);
   if (queue.capture != nullptr) {
     queue.capture->nodes.push_back(std::move(work));
     return cudaSuccess;
   }
-  queue.work.push_back(std::move(work));
+  queue.work.push_back(work());
   ++queue.enqueued;
   return cudaSuccess;
 }
@@ -93,7 +117,14 @@ void RunUntil(Queue& queue, int64_t position) {
     const Work work = std::move(queue.work.front());
     queue.work.pop_front();
     // Nothing runs on a device that has failed.
-    if (All().sticky == cudaSuccess) work();
+    if (All().sticky == cudaSuccess) {
+      if (work.kernel != nullptr) {
+        RunKernel(queue, work.kernel);
+      } else {
+        work.run();
+      }
+    }
+    queue.last_was_kernel = work.kernel != nullptr;
     ++queue.done;
   }
 }
@@ -126,6 +157,7 @@ using engram::emulation::RuntimeMutex;
 using engram::emulation::RunUntil;
 using engram::emulation::StickyError;
 using engram::emulation::Tell;
+using engram::emulation::Work;
 
 namespace {
 
@@ -200,10 +232,10 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event,
     BreaksCapture();
     return Tell(cudaErrorStreamCaptureUnsupported);
   }
-  return Tell(
-      Enqueue(stream, [queue = event->queue, position = event->position] {
-        RunUntil(*queue, position);
-      }));
+  const auto wait = [queue = event->queue, position = event->position] {
+    RunUntil(*queue, position);
+  };
+  return Tell(Enqueue(stream, [wait] { return Work{nullptr, wait}; }));
 }
 
 cudaError_t cudaEventCreate(cudaEvent_t* event) {
@@ -329,7 +361,7 @@ cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) {
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   Lock lock(RuntimeMutex());
   if (StickyError() != cudaSuccess) return Tell(StickyError());
-  for (const Work& node : exec->nodes) {
+  for (const WorkMaker& node : exec->nodes) {
     const cudaError_t error = Enqueue(stream, node);
     if (error != cudaSuccess) return Tell(error);
   }

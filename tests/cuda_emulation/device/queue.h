@@ -11,15 +11,25 @@
 #include <mutex>
 #include <vector>
 
+#include "tests/cuda_emulation/device/kernel_run.h"
+
 namespace engram::emulation {
 
-using Work = std::function<void()>;
+// What a stream does next: a kernel, or else what `run` does.
+struct Work {
+  std::shared_ptr<const KernelLaunch> kernel;
+  std::function<void()> run;
+};
+// Begins work, each time that it is put into a stream.
+using WorkMaker = std::function<Work()>;
 
 struct Queue {
   bool blocking = true;  // waits for the default stream and it for this one
   std::deque<Work> work;
   int64_t enqueued = 0;
   int64_t done = 0;
+  bool last_was_kernel = false;
+  std::unique_ptr<KernelRun> early;  // of the kernel that is next
   // Where a capture puts work instead.
   cudaGraph_t capture = nullptr;
   bool capture_invalid = false;
@@ -28,14 +38,14 @@ struct Queue {
 // The runtime's state is behind one lock, also while work runs.
 std::recursive_mutex& RuntimeMutex();
 
-// The error that stays, and the one that cudaGetLastError tells.
+// The error that stays.
 cudaError_t StickyError();
 void SetStickyError(cudaError_t error);
 // Remembers an error for cudaGetLastError and returns it.
 cudaError_t Tell(cudaError_t error);
 
-// Adds work to a stream, or to what captures it.
-cudaError_t Enqueue(cudaStream_t stream, Work work);
+// Begins work and adds it to a stream; or adds the maker to what captures it.
+cudaError_t Enqueue(cudaStream_t stream, WorkMaker work);
 // Whether a capture is under way that forbids to wait or to allocate; it is
 // invalid from then on.
 bool BreaksCapture();

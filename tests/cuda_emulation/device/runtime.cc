@@ -9,49 +9,39 @@
 #include <vector>
 
 #include "tests/cuda_emulation/device/block.h"
+#include "tests/cuda_emulation/device/copy.h"
+#include "tests/cuda_emulation/device/counting.h"
 #include "tests/cuda_emulation/device/device_memory.h"
 #include "tests/cuda_emulation/device/emulation.h"
+#include "tests/cuda_emulation/device/planted_error.h"
 #include "tests/cuda_emulation/device/queue.h"
-#include "tests/cuda_emulation/device/refuse.h"
+#include "tests/cuda_emulation/device/sanitizer.h"
 
 namespace engram::emulation {
 namespace {
 
 constexpr int kSharedBytesOfAll = 48 * 1024;
-constexpr int kMostSharedBytes = 227 * 1024;
 
-struct Runtime {
-  Options options;
-  Counts counts;
-  int64_t planted_after = 0;  // 0: none
-  cudaError_t planted = cudaSuccess;
-  std::map<const void*, int> shared_bytes;  // what a kernel is allowed
-};
-
-uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
-  const char* const text = std::getenv(name);
-  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 0);
+// What kernels are allowed, beside what all are.
+std::map<const void*, int>& SharedBytes() {
+  static std::map<const void*, int> shared_bytes;
+  return shared_bytes;
 }
 
-Runtime& Get() {
-  static Runtime* runtime = [] {
-    auto* made = new Runtime;
-    Options& options = made->options;
-    options.seed = FromEnvironment("ENGRAM_EMULATION_SEED", options.seed);
-    options.early_threads = static_cast<int64_t>(
-        FromEnvironment("ENGRAM_EMULATION_EARLY_THREADS", 0));
-    options.fused_mma = FromEnvironment("ENGRAM_EMULATION_FUSED_MMA", 0) != 0;
-    return made;
-  }();
-  return *runtime;
+size_t AllowedBytes(const void* kernel) {
+  const auto found = SharedBytes().find(kernel);
+  return found == SharedBytes().end() ? kSharedBytesOfAll
+                                      : static_cast<size_t>(found->second);
 }
 
-// Whether what runs now is what was planted to fail.
-bool FailsNow() {
-  Runtime& runtime = Get();
-  if (runtime.planted_after == 0 || --runtime.planted_after > 0) return false;
-  SetStickyError(runtime.planted);
-  return true;
+bool Overlaps(const cudaLaunchConfig_t& config) {
+  for (unsigned i = 0; i < config.numAttrs; ++i) {
+    const cudaLaunchAttribute& attribute = config.attrs[i];
+    if (attribute.id == cudaLaunchAttributeProgrammaticStreamSerialization) {
+      return attribute.val.programmaticStreamSerializationAllowed != 0;
+    }
+  }
+  return false;
 }
 
 cudaError_t CheckShape(const cudaLaunchConfig_t& config, const void* kernel) {
@@ -63,28 +53,11 @@ cudaError_t CheckShape(const cudaLaunchConfig_t& config, const void* kernel) {
       threads > 1024 || block.z > 64) {
     return cudaErrorInvalidConfiguration;
   }
-  const auto allowed = Get().shared_bytes.find(kernel);
-  const size_t most = allowed == Get().shared_bytes.end()
-                          ? kSharedBytesOfAll
-                          : static_cast<size_t>(allowed->second);
-  return config.dynamicSmemBytes > most ? cudaErrorInvalidValue : cudaSuccess;
+  return config.dynamicSmemBytes > AllowedBytes(kernel) ? cudaErrorInvalidValue
+                                                        : cudaSuccess;
 }
 
 }  // namespace
-
-Options& options() { return Get().options; }
-Counts counts() { return Get().counts; }
-
-void PlantError(int64_t n, cudaError_t error) {
-  Get().planted_after = n;
-  Get().planted = error;
-}
-
-void ClearErrors() {
-  Get().planted_after = 0;
-  SetStickyError(cudaSuccess);
-  cudaGetLastError();
-}
 
 cudaError_t EnqueueKernel(const cudaLaunchConfig_t& config, const void* kernel,
                           std::function<void()> thread) {
@@ -92,79 +65,40 @@ cudaError_t EnqueueKernel(const cudaLaunchConfig_t& config, const void* kernel,
   if (StickyError() != cudaSuccess) return Tell(StickyError());
   const cudaError_t error = CheckShape(config, kernel);
   if (error != cudaSuccess) return Tell(error);
-  KernelLaunch launch{std::move(thread), config.gridDim, config.blockDim,
-                      config.dynamicSmemBytes};
-  return Tell(Enqueue(config.stream, [launch = std::move(launch)] {
-    ++Get().counts.kernels;
-    if (!FailsNow()) RunKernel(launch);
+  const auto launch = std::make_shared<const KernelLaunch>(
+      KernelLaunch{std::move(thread), config.gridDim, config.blockDim,
+                   config.dynamicSmemBytes, Overlaps(config)});
+  return Tell(Enqueue(config.stream, [launch] {
+    Release(&kernel_order.launched);
+    return Work{launch, nullptr};
   }));
 }
 
-namespace {
-
-// Where the bytes of one side of a copy lie; null if it is of the other kind.
-char* Side(const void* pointer, size_t bytes, bool on_device) {
-  const DeviceMemory& memory = DeviceMemory::Get();
-  if (!on_device) {
-    return memory.Reserved(pointer)
-               ? nullptr
-               : static_cast<char*>(const_cast<void*>(pointer));
-  }
-  return memory.Contains(pointer, bytes) ? memory.Data(pointer) : nullptr;
-}
-
-struct Copy {
-  char* target;
-  const char* source;
-  size_t bytes;
-  bool pageable;
-};
-
-cudaError_t Resolve(void* target, const void* source, size_t bytes,
-                    cudaMemcpyKind kind, Copy* copy) {
-  const DeviceMemory& memory = DeviceMemory::Get();
-  bool to_device = kind == cudaMemcpyHostToDevice;
-  bool from_device = kind == cudaMemcpyDeviceToHost;
-  if (kind == cudaMemcpyDeviceToDevice) to_device = from_device = true;
-  if (kind == cudaMemcpyDefault) {
-    to_device = memory.Reserved(target);
-    from_device = memory.Reserved(source);
-  }
-  copy->target = Side(target, bytes, to_device);
-  copy->source = Side(source, bytes, from_device);
-  copy->bytes = bytes;
-  copy->pageable = (!to_device && !memory.IsPinned(target, bytes)) ||
-                   (!from_device && !memory.IsPinned(source, bytes));
-  return copy->target == nullptr || copy->source == nullptr
-             ? cudaErrorInvalidValue
-             : cudaSuccess;
-}
-
-void Run(const Copy& copy) {
-  ++Get().counts.copies;
-  if (!FailsNow()) std::memmove(copy.target, copy.source, copy.bytes);
-}
-
-}  // namespace
 }  // namespace engram::emulation
 
 // NOLINTBEGIN: the names are CUDA's.
 
+using engram::emulation::AllowedBytes;
+using engram::emulation::BeginCopy;
 using engram::emulation::BreaksCapture;
 using engram::emulation::Copy;
+using engram::emulation::counting;
 using engram::emulation::DeviceMemory;
 using engram::emulation::Enqueue;
-using engram::emulation::Get;
+using engram::emulation::FailsNow;
 using engram::emulation::IsCapturing;
 using engram::emulation::kMostSharedBytes;
 using engram::emulation::kSharedBytesOfAll;
+using engram::emulation::options;
 using engram::emulation::Resolve;
 using engram::emulation::Run;
 using engram::emulation::RunAll;
 using engram::emulation::RunAllStreams;
 using engram::emulation::RuntimeMutex;
+using engram::emulation::SharedBytes;
 using engram::emulation::StickyError;
 using engram::emulation::Tell;
+using engram::emulation::Work;
 
 namespace {
 
@@ -238,7 +172,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (device != 0) return Tell(cudaErrorInvalidDevice);
   *properties = {};
   std::snprintf(properties->name, sizeof(properties->name), "emulated device");
-  properties->totalGlobalMem = Get().options.device_bytes;
+  properties->totalGlobalMem = options().device_bytes;
   properties->sharedMemPerBlock = kSharedBytesOfAll;
   properties->sharedMemPerBlockOptin = kMostSharedBytes;
   properties->sharedMemPerMultiprocessor = 228 * 1024;
@@ -348,7 +282,7 @@ cudaError_t cudaFreeHost(void* pointer) {
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   Lock lock(RuntimeMutex());
   *free = DeviceMemory::Get().free_bytes();
-  *total = Get().options.device_bytes;
+  *total = options().device_bytes;
   return Tell(StickyError());
 }
 
@@ -388,10 +322,10 @@ cudaError_t cudaMemcpyAsync(void* target, const void* source, size_t bytes,
   Copy copy;
   cudaError_t error = Resolve(target, source, bytes, kind, &copy);
   if (error != cudaSuccess) return Tell(error);
-  error = Enqueue(stream, [copy] { Run(copy); });
+  error = Enqueue(stream, [copy] { return BeginCopy(copy); });
   if (error != cudaSuccess) return Tell(error);
   if (copy.pageable) {
-    ++Get().counts.pageable_copies;
+    ++counting().pageable_copies;
     if (!IsCapturing(stream)) RunAll(stream);
   }
   return Tell(StickyError());
@@ -413,9 +347,10 @@ cudaError_t cudaMemsetAsync(void* target, int value, size_t bytes,
     return Tell(cudaErrorInvalidValue);
   }
   char* const data = DeviceMemory::Get().Data(target);
-  return Tell(Enqueue(stream, [=] {
-    if (!engram::emulation::FailsNow()) std::memset(data, value, bytes);
-  }));
+  const auto fill = [data, value, bytes] {
+    if (!FailsNow()) std::memset(data, value, bytes);
+  };
+  return Tell(Enqueue(stream, [fill] { return Work{nullptr, fill}; }));
 }
 
 // --- Kernels.
@@ -427,8 +362,9 @@ cudaError_t cudaFuncSetAttribute(const void* kernel,
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) {
     return cudaSuccess;
   }
-  if (value < 0 || value > kMostSharedBytes) return Tell(cudaErrorInvalidValue);
-  Get().shared_bytes[kernel] = value;
+  if (value < 0 || value > static_cast<int>(kMostSharedBytes))
+    return Tell(cudaErrorInvalidValue);
+  SharedBytes()[kernel] = value;
   return cudaSuccess;
 }
 
@@ -436,10 +372,9 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes,
                                   const void* kernel) {
   Lock lock(RuntimeMutex());
   *attributes = {};
-  const auto found = Get().shared_bytes.find(kernel);
   attributes->maxThreadsPerBlock = 1024;
   attributes->maxDynamicSharedSizeBytes =
-      found == Get().shared_bytes.end() ? kSharedBytesOfAll : found->second;
+      static_cast<int>(AllowedBytes(kernel));
   return Tell(StickyError());
 }
 

@@ -14,10 +14,15 @@ class VisitOrder {
     seed = Mix(seed);
     first_ = seed % count;
     stride_ = 1 + Mix(seed) % (count - 1);
-    while (std::gcd(stride_, count) != 1) ++stride_;
+    while (std::gcd(stride_, count) != 1) --stride_;
   }
 
   uint64_t at(uint64_t i) const { return (first_ + i * stride_) % count_; }
+  // What comes after at(i), without a division.
+  uint64_t After(uint64_t at) const {
+    const uint64_t next = at + stride_;
+    return next < count_ ? next : next - count_;
+  }
 
  private:
   static uint64_t Mix(uint64_t x) {

@@ -1,0 +1,34 @@
+#include <cstdlib>
+
+#include "tests/cuda_emulation/device/counting.h"
+#include "tests/cuda_emulation/device/emulation.h"
+
+namespace engram::emulation {
+namespace {
+
+uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
+  const char* const text = std::getenv(name);
+  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 0);
+}
+
+}  // namespace
+
+Options& options() {
+  static Options options = {
+      .seed = FromEnvironment("ENGRAM_EMULATION_SEED", 1),
+      .early_threads = static_cast<int64_t>(
+          FromEnvironment("ENGRAM_EMULATION_EARLY_THREADS", 0)),
+      .fused_mma = FromEnvironment("ENGRAM_EMULATION_FUSED_MMA", 0) != 0,
+      .device_bytes = size_t{4} << 30,
+  };
+  return options;
+}
+
+Counts& counting() {
+  static Counts counts;
+  return counts;
+}
+
+Counts counts() { return counting(); }
+
+}  // namespace engram::emulation

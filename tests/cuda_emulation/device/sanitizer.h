@@ -1,0 +1,81 @@
+// What the sanitizers must be told where memory and threads are not what they
+// look like. In a build without them all of this is nothing.
+#pragma once
+
+#include <cstddef>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define ENGRAM_ADDRESS_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ENGRAM_ADDRESS_SANITIZER 1
+#endif
+#endif
+#if defined(__SANITIZE_THREAD__)
+#define ENGRAM_THREAD_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define ENGRAM_THREAD_SANITIZER 1
+#endif
+#endif
+
+#ifdef ENGRAM_ADDRESS_SANITIZER
+#include <sanitizer/common_interface_defs.h>
+#endif
+#ifdef ENGRAM_THREAD_SANITIZER
+#include <sanitizer/tsan_interface.h>
+extern "C" {
+void AnnotateIgnoreReadsBegin(const char* file, int line);
+void AnnotateIgnoreReadsEnd(const char* file, int line);
+void AnnotateIgnoreWritesBegin(const char* file, int line);
+void AnnotateIgnoreWritesEnd(const char* file, int line);
+}
+#endif
+
+namespace engram::emulation {
+
+#ifdef ENGRAM_THREAD_SANITIZER
+inline constexpr bool kThreadSanitizer = true;
+#else
+inline constexpr bool kThreadSanitizer = false;
+#endif
+#ifdef ENGRAM_ADDRESS_SANITIZER
+inline constexpr bool kAddressSanitizer = true;
+#else
+inline constexpr bool kAddressSanitizer = false;
+#endif
+
+// What happened before Release(x) in one thread has happened for those that
+// come to Acquire(x) later.
+inline void Release([[maybe_unused]] const void* order) {
+#ifdef ENGRAM_THREAD_SANITIZER
+  __tsan_release(const_cast<void*>(order));
+#endif
+}
+inline void Acquire([[maybe_unused]] const void* order) {
+#ifdef ENGRAM_THREAD_SANITIZER
+  __tsan_acquire(const_cast<void*>(order));
+#endif
+}
+
+// While it lives, what this thread of execution reads and writes is the
+// emulation's own, in which there are no races: one fibre runs at a time.
+class Unseen {
+ public:
+#ifdef ENGRAM_THREAD_SANITIZER
+  Unseen() {
+    AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+    AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+  }
+  ~Unseen() {
+    AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+    AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+  }
+#else
+  Unseen() {}
+#endif
+  Unseen(const Unseen&) = delete;
+  Unseen& operator=(const Unseen&) = delete;
+};
+
+}  // namespace engram::emulation
