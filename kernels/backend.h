@@ -19,13 +19,14 @@
 // Batch invariance. Every output element of every operation depends only on
 // its own row's inputs and is computed in one fixed order of operations,
 // whatever the other rows are, however a row is cut into steps and however
-// many threads run. Products are summed over k in ascending order.
+// many threads run.
 //
-// Rounding and order of summation belong to an operation and its weights, never
-// to the number of rows or to what runs it, so that a test can compute them
-// (tests/kernels/summation_test.cc). Activations and states are float32: an
-// element is rounded once, where its operation stores it, and in between only
-// as said here.
+// Rounding and order of summation belong to an operation of a back end and its
+// weights, never to the number of rows or to what runs it, so that a test can
+// compute them. Activations and states are float32: an element is rounded once,
+// where its operation stores it, and in between only as its back end says.
+// CUDA's orders are in kernels/cuda/README.md; these are the CPU's
+// (tests/kernels/summation_test.cc):
 //   MatMul       one accumulator from zero, over k in ascending order, each
 //                step one fused multiply-add with the widened weight; then the
 //                bias is added, then the activation applied, or the sum added

@@ -13,8 +13,8 @@
 
 namespace engram {
 
-// How the values of a weight are stored. A product widens them to float32,
-// which is exact, and sums in float32 whatever the format.
+// How the values of a weight are stored. A product takes them as they are and
+// sums in float32 whatever the format.
 enum class WeightFormat { kFloat32, kBFloat16, kFloat16 };
 
 // "f32", "bf16", "f16".

@@ -757,18 +757,29 @@ TEST(CpuBackend, RunsWhatItIsAskedToReplay) {
   EXPECT_EQ(runs, 2);
 }
 
-TEST(MakeBackend, ChoosesTheCpuByItself) {
-  auto backend = MakeBackend({});
+TEST(MakeBackend, TakesCudaByItselfWhereItCanBeHadAndElseTheCpu) {
+  const auto cuda = MakeBackend({BackendKind::kCuda});
+  BackendOptions options;
+  absl::Status reason;
+  options.on_no_device = [&](const absl::Status& status) { reason = status; };
+  const auto backend = MakeBackend(options);
   ASSERT_TRUE(backend.ok());
-  EXPECT_EQ((*backend)->name(), "cpu");
+  EXPECT_EQ((*backend)->name(), cuda.ok() ? "cuda" : "cpu");
+#if defined(ENGRAM_HAS_CUDA)
+  EXPECT_EQ(reason, cuda.status());
+#else
+  EXPECT_TRUE(reason.ok()) << "this build has nothing to miss";
+#endif
 }
 
+#if !defined(ENGRAM_HAS_CUDA)
 TEST(MakeBackend, RefusesCudaWithTheReason) {
   const auto backend = MakeBackend({BackendKind::kCuda, 0});
   EXPECT_EQ(backend.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(backend.status().message(),
             "this build has no CUDA back end; use --backend=cpu");
 }
+#endif
 
 TEST(MakeBackend, RefusesImpossibleThreadCounts) {
   for (const int threads : {-1, 100000}) {

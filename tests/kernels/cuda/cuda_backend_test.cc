@@ -1,0 +1,200 @@
+// What the CUDA back end does beside its kernels, on an emulated device, which
+// runs nothing before the host waits: what is waited for too late is seen.
+#include "kernels/cuda/cuda_backend.h"
+
+#include <cuda_runtime.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kernels/cuda/device_status.h"
+#include "kernels/status.h"
+#include "tests/cuda_emulation/device/emulation.h"
+#include "tests/kernels/kernel_test_case.h"
+
+namespace engram {
+namespace {
+
+using ::testing::Each;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+class CudaBackendTest : public ::testing::Test {
+ protected:
+  CudaBackendTest() {
+    auto made = MakeCudaBackend();
+    ENGRAM_CHECK_OK(made.status());
+    backend_ = *std::move(made);
+  }
+  ~CudaBackendTest() override {
+    backend_ = nullptr;
+    emulation::ClearErrors();
+  }
+
+  Backend& backend() { return *backend_; }
+
+  // Begins something that fails on the device.
+  void BeginFailure() {
+    DeviceFloats x(backend(), {1, 2});
+    ENGRAM_CHECK_OK(backend().Synchronize());
+    emulation::PlantError(1, cudaErrorIllegalAddress);
+    backend().CopyRows({x.data(), 1}, {0}, 1, {x.data(), 1}, {1});
+    // Before its memory goes.
+    failure_ = backend().Synchronize();
+  }
+  const absl::Status& failure() const { return failure_; }
+
+ private:
+  std::unique_ptr<Backend> backend_;
+  absl::Status failure_;
+};
+
+TEST_F(CudaBackendTest, AFailedDeviceIsToldByAllThatComesAfterIt) {
+  auto buffer = *backend().Allocate(8);
+  BeginFailure();
+  EXPECT_EQ(failure().code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(failure().message()),
+              HasSubstr("cudaErrorIllegalAddress (700)"));
+  float host[2] = {};
+  EXPECT_EQ(backend().Synchronize(), failure());
+  EXPECT_EQ(backend().CopyToHost(host, buffer->data(), 8), failure());
+  EXPECT_EQ(backend().CopyFromHost(buffer->data(), host, 8), failure());
+  EXPECT_EQ(backend().Copy(buffer->floats(), buffer->floats() + 1, 4),
+            failure());
+  EXPECT_EQ(backend().Zero(buffer->data(), 8), failure());
+  EXPECT_EQ(backend().RecordEvent().status(), failure());
+  EXPECT_EQ(backend().Allocate(8).status(), failure());
+}
+
+TEST_F(CudaBackendTest, AnEventTellsThatTheWorkBeforeItFailed) {
+  auto buffer = *backend().Allocate(8);
+  ASSERT_TRUE(backend().Synchronize().ok());
+  emulation::PlantError(1, cudaErrorLaunchFailure);
+  backend().CopyRows({buffer->data(), 1}, {0}, 1, {buffer->data(), 1}, {1});
+  auto event = backend().RecordEvent();
+  ASSERT_TRUE(event.ok());
+  EXPECT_EQ((*event)->Wait().code(), absl::StatusCode::kInternal);
+  EXPECT_TRUE((*event)->Reached());
+}
+
+TEST_F(CudaBackendTest, FlagsOfRowsAreThereOnceAnEventBehindThemIsReached) {
+  DeviceFloats x(backend(), {1, std::numeric_limits<float>::infinity()});
+  std::vector<uint8_t> finite(2, 7), later(2, 7);
+  const StepRows& step =
+      Prepare(backend(), std::vector<SlotRow>{{0, 0, 1}, {1, 1, 1}});
+  backend().FiniteRows(step, {x.data(), 1}, 1, absl::MakeSpan(finite));
+  auto event = backend().RecordEvent();
+  ASSERT_TRUE(event.ok());
+  backend().FiniteRows(step, {x.data(), 1}, 1, absl::MakeSpan(later));
+  EXPECT_THAT(finite, Each(7));
+  ASSERT_TRUE((*event)->Wait().ok());
+  EXPECT_THAT(finite, ElementsAre(1, 0));
+  EXPECT_THAT(later, Each(7));
+  ASSERT_TRUE(backend().Synchronize().ok());
+  EXPECT_THAT(later, ElementsAre(1, 0));
+}
+
+TEST_F(CudaBackendTest, FlagsOfManyStepsAndRowsNeedNoWaiting) {
+  constexpr int kRows = 1500;
+  Floats values(kRows, 1.0f);
+  values[1499] = std::numeric_limits<float>::quiet_NaN();
+  DeviceFloats x(backend(), values);
+  std::vector<SlotRow> rows;
+  for (int i = 0; i < kRows; ++i) rows.push_back({i, i, 1});
+  const StepRows& step = Prepare(backend(), rows);
+  std::vector<std::vector<uint8_t>> flags(7, std::vector<uint8_t>(kRows, 7));
+  for (std::vector<uint8_t>& finite : flags) {
+    backend().FiniteRows(step, {x.data(), 1}, 1, absl::MakeSpan(finite));
+  }
+  ASSERT_TRUE(backend().Synchronize().ok());
+  std::vector<uint8_t> expected(kRows, 1);
+  expected[1499] = 0;
+  EXPECT_THAT(flags, Each(expected));
+}
+
+TEST_F(CudaBackendTest, EachOfManyStepsHasItsOwnRows) {
+  const auto table = PackFloats(backend(), {10, 11, 12, 13, 14}, 5, 1);
+  DeviceFloats y(backend(), Floats(5));
+  for (int32_t id = 0; id < 5; ++id) {
+    backend().Embed(PrepareIds(backend(), {id}), *table, y.data() + id);
+  }
+  EXPECT_THAT(y.ToHost(), ElementsAre(10, 11, 12, 13, 14));
+}
+
+// A device that has done something twice for a key does it again without being
+// told how, for the rows of the new step.
+TEST_F(CudaBackendTest, WhatIsReplayedIsRecordedOnceAndSeesTheStepsRows) {
+  const auto table = PackFloats(backend(), {10, 11, 12, 13, 14}, 5, 1);
+  DeviceFloats y(backend(), Floats(10));
+  int runs = 0;
+  for (int32_t id = 0; id < 5; ++id) {
+    const StepRows& step = PrepareIds(backend(), {id, 4});
+    DeviceFloats step_y(backend(), Floats(2));
+    backend().Replay(2, [&] {
+      ++runs;
+      backend().Embed(step, *table, y.data());
+    });
+    ENGRAM_CHECK_OK(backend().Copy(step_y.data(), y.data(), 8));
+    EXPECT_THAT(step_y.ToHost(), ElementsAre(10.0f + id, 14));
+  }
+  EXPECT_EQ(runs, 2);
+}
+
+TEST_F(CudaBackendTest, KeysAreReplayedApart) {
+  const auto table = PackFloats(backend(), {10, 11}, 2, 1);
+  DeviceFloats y(backend(), Floats(2));
+  const StepRows& step = PrepareIds(backend(), {1});
+  for (int i = 0; i < 3; ++i) {
+    ENGRAM_CHECK_OK(backend().Zero(y.data(), 2 * sizeof(float)));
+    for (const uint64_t key : {0, 1}) {
+      backend().Replay(key,
+                       [&] { backend().Embed(step, *table, y.data() + key); });
+    }
+  }
+  EXPECT_THAT(y.ToHost(), ElementsAre(11, 11));
+}
+
+TEST_F(CudaBackendTest, AStepLargerThanAllBeforeItMovesWhatIsReplayed) {
+  const auto table = PackFloats(backend(), {10, 11, 12}, 3, 1);
+  const std::vector<int32_t> many(20000, 2);
+  DeviceFloats y(backend(), Floats(many.size()));
+  int runs = 0;
+  const auto replay = [&](int32_t id) {
+    const StepRows& step = PrepareIds(backend(), {id});
+    backend().Replay(1, [&] {
+      ++runs;
+      backend().Embed(step, *table, y.data());
+    });
+    return y.ToHost()[0];
+  };
+  for (const int32_t id : {0, 1, 0}) EXPECT_EQ(replay(id), 10.0f + id);
+  EXPECT_EQ(runs, 2);
+  backend().Embed(PrepareIds(backend(), many), *table, y.data());
+  EXPECT_THAT(y.ToHost(), Each(12.0f));
+  for (const int32_t id : {1, 0, 1}) EXPECT_EQ(replay(id), 10.0f + id);
+  EXPECT_EQ(runs, 4);
+}
+
+TEST(NoDevice, EveryCauseIsASentenceWithSomethingToDo) {
+  for (const auto& [code, words] : std::vector<std::pair<int, std::string>>{
+           {35, "no NVIDIA driver"},
+           {34, "stub of libcuda"},
+           {100, "CUDA_VISIBLE_DEVICES"},
+           {803, "different versions"},
+           {804, "compat"},
+           {999, "dmesg"},
+           {2, "cudaErrorMemoryAllocation"}}) {
+    const absl::Status status = cuda::NoDevice(static_cast<cudaError_t>(code));
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    const std::string message(status.message());
+    EXPECT_THAT(message, HasSubstr(words));
+    EXPECT_THAT(message, HasSubstr("use --backend=cpu"));
+  }
+}
+
+}  // namespace
+}  // namespace engram
