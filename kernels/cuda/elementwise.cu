@@ -45,7 +45,9 @@ __global__ void AddPositionsKernel(StepTable step, const float* table,
   GridTrigger();
   const int64_t token = blockIdx.x;
   const StepRow* const row = step.rows + Load(step.row_of_token + token);
-  const int64_t position = Load(&row->position) + token - Load(&row->offset);
+  const int64_t time = token - Load(&row->offset);
+  if (time >= Load(&row->tokens)) return;
+  const int64_t position = Load(&row->position) + time;
   float* const sums = static_cast<float*>(target.data) + token * target.stride;
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
     const float addend = LoadConstant(table + position * width + i);

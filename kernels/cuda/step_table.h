@@ -29,7 +29,8 @@ struct StepTable {
 
   // Known to the host, for choosing grids and nothing that a result depends on.
   // In a recorded graph they are those of the step that was recorded, whose
-  // rows have a token each.
+  // rows have a token each. Rows may have none when it is launched: tokens that
+  // are too many have a row whose tokens end before them.
   int64_t row_count = 0;
   int64_t token_count = 0;
   int64_t longest_row = 0;  // tokens

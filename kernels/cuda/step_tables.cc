@@ -38,7 +38,7 @@ StepTables::Places StepTables::PlacesOf(const Room& room) {
 StepTables::Room StepTables::RoomFor(const StepRows& step) {
   Room room;
   room.rows = static_cast<int64_t>(step.rows().size());
-  room.tokens = step.tokens();
+  room.tokens = std::max(step.tokens(), room.rows);
   for (size_t row = 0; step.has_blocks() && row < step.rows().size(); ++row) {
     room.blocks += static_cast<int64_t>(step.blocks(row).size());
   }
@@ -89,10 +89,16 @@ void StepTables::Fill(const StepRows& step, std::byte* memory,
     std::copy(own.begin(), own.end(), block_ids + blocks);
     blocks += static_cast<int32_t>(own.size());
   }
+  // A recorded graph has a token for each row, of which some may have none now:
+  // what is left over belongs to the last row, behind its tokens.
+  const int64_t rows_and_tokens =
+      std::max<int64_t>(step.tokens(), step.rows().size());
+  std::fill(row_of_token + step.tokens(), row_of_token + rows_and_tokens,
+            static_cast<int32_t>(step.rows().size()) - 1);
   std::copy(step.ids().begin(), step.ids().end(),
             reinterpret_cast<int32_t*>(memory + places_.ids));
   used->rows = step.rows().size() * sizeof(StepRow);
-  used->row_of_token = step.tokens() * sizeof(int32_t);
+  used->row_of_token = rows_and_tokens * sizeof(int32_t);
   used->ids = step.ids().size() * sizeof(int32_t);
   used->block_ids = blocks * sizeof(int32_t);
 }

@@ -228,6 +228,69 @@ TEST_P(AttentionTest, OfALongSequenceIsRightAndTheSameInChunks) {
   }
 }
 
+// What 8 sequences' keys and values are after these steps, each of one list of
+// tokens (0 or 1) for the first so many sequences.
+Floats BlocksAfter(Backend& backend, bool replayed,
+                   const std::vector<std::vector<int>>& steps) {
+  const AttentionShape shape{2, 5, 0};
+  const int64_t count = 8, width = shape.width();
+  DeviceFloats q(backend, RandomFloats(60, count * width));
+  DeviceFloats k(backend, Floats(count * width));
+  DeviceFloats v(backend, RandomFloats(61, count * width));
+  DeviceFloats y(backend, Floats(count * width));
+  DeviceFloats blocks(backend, Floats(count * shape.BlockFloats()));
+  AttentionArguments arguments;
+  arguments.heads = arguments.kv_heads = shape.heads;
+  arguments.head_dim = shape.head_dim;
+  arguments.scale = shape.Scale();
+  arguments.q = {q.data(), width};
+  arguments.k = {k.data(), width};
+  arguments.v = {v.data(), width};
+  arguments.y = {y.data(), width};
+  arguments.blocks = {blocks.data(), shape.BlockFloats()};
+  const std::vector<int32_t> ids = {0, 1, 2, 3, 4, 5, 6, 7};
+  std::vector<int64_t> positions(count);
+  uint32_t seed = 62;
+  for (const std::vector<int>& step : steps) {
+    const Floats keys = RandomFloats(seed++, count * width);
+    ENGRAM_CHECK_OK(backend.CopyFromHost(k.data(), keys.data(),
+                                         keys.size() * sizeof(float)));
+    std::vector<SlotRow> rows;
+    std::vector<absl::Span<const int32_t>> lists;
+    int offset = 0;
+    for (size_t i = 0; i < step.size(); ++i) {
+      rows.push_back({.slot = static_cast<int>(i),
+                      .offset = offset,
+                      .tokens = step[i],
+                      .position = positions[i]});
+      lists.push_back(absl::MakeConstSpan(ids).subspan(i, 1));
+      offset += step[i];
+      positions[i] += step[i];
+    }
+    const StepRows& prepared = Prepare(backend, rows, lists);
+    const auto attend = [&] { backend.Attention(prepared, arguments); };
+    if (replayed) {
+      backend.Replay(step.size(), attend);
+    } else {
+      attend();
+    }
+  }
+  return blocks.ToHost();
+}
+
+TEST_P(AttentionTest, ReplayedLeavesAloneWhatHasNoRow) {
+  // Rows come to have no token after the step that was remembered, between
+  // steps of more rows.
+  const std::vector<std::vector<int>> steps = {{1, 1, 1, 1},
+                                               {1, 1, 1, 1},
+                                               {0, 0, 1, 1, 1, 1, 1, 1},
+                                               {1, 0, 1, 1},
+                                               {0, 0, 0, 0, 0, 0, 0, 1},
+                                               {0, 0, 1, 0}};
+  ExpectSameBits(BlocksAfter(backend(), true, steps),
+                 BlocksAfter(backend(), false, steps));
+}
+
 TEST_P(AttentionTest, MayTakeBlocksThatOthersHaveUsed) {
   const AttentionShape shape{2, 5, 0};
   Floats blocks = UnusedBlocks(shape);
