@@ -1,13 +1,13 @@
 // A block has a token by one group. A thread adds up the squares of elements i,
-// i + 256, ... in ascending order, a warp its lanes' sums by exchanges with the
-// lanes 16, 8, 4, 2 and 1 apart, and then the warps' sums are added in
-// ascending order.
+// i + 256, ... in ascending order, and then the threads' sums are added as
+// BlockSum does.
 //
 // Memory per element: reads 8 bytes (y, z; the second time from a cache) and
 // writes 4.
 #include <cmath>
 
 #include "kernels/cuda/activations.h"
+#include "kernels/cuda/block_sum.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/gated_norm.h"
 #include "kernels/cuda/launch.h"
@@ -16,23 +16,7 @@
 namespace engram::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
-
-// The same for all threads of the block. `partials` [kWarps] is shared.
-__device__ float SumOfBlock(float sum, float* partials) {
-#pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) sum += ShuffleXor(sum, lanes);
-  const int thread = static_cast<int>(threadIdx.x);
-  if (thread % 32 == 0) partials[thread / 32] = sum;
-  BlockBarrier();
-  float total = partials[0];
-#pragma unroll
-  for (int warp = 1; warp < kWarps; ++warp) total += partials[warp];
-  return total;
-}
-
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kSumThreads)
     GatedNormKernel(GatedNormArguments arguments) {
   GridWait();
   GridTrigger();
@@ -45,20 +29,20 @@ __global__ void __launch_bounds__(kThreads)
            Silu(Load(At(arguments.z, token, first + i)));
   };
   if (arguments.weight == nullptr) {
-    for (int64_t i = begin; i < width; i += kThreads) {
+    for (int64_t i = begin; i < width; i += kSumThreads) {
       Store(At(arguments.normed, token, first + i), gated(i));
     }
     return;
   }
   float sum = 0.0f;
-  for (int64_t i = begin; i < width; i += kThreads) {
+  for (int64_t i = begin; i < width; i += kSumThreads) {
     const float value = gated(i);
     sum = fmaf(value, value, sum);
   }
   const float mean =
-      SumOfBlock(sum, DynamicShared<float>()) / static_cast<float>(width);
+      BlockSum(sum, DynamicShared<float>()) / static_cast<float>(width);
   const float scale = 1.0f / sqrtf(mean + arguments.epsilon);
-  for (int64_t i = begin; i < width; i += kThreads) {
+  for (int64_t i = begin; i < width; i += kSumThreads) {
     Store(At(arguments.normed, token, first + i),
           gated(i) * scale * LoadConstant(arguments.weight + first + i));
   }
@@ -74,7 +58,7 @@ cudaError_t GatedNorm(cudaStream_t stream,
   if (arguments.weight == nullptr) grouped.groups = 1;
   return Launch({dim3(static_cast<unsigned>(arguments.tokens),
                       static_cast<unsigned>(grouped.groups)),
-                 dim3(kThreads), kWarps * sizeof(float)},
+                 dim3(kSumThreads), kSumWarps * sizeof(float)},
                 stream, GatedNormKernel, grouped);
 }
 
