@@ -6,6 +6,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/cuda_emulation/device/sanitizer.h"
 
 namespace engram::emulation {
 namespace {
@@ -23,8 +24,11 @@ void CountBy(int step, Fibre& self, Fibre& next) {
   for (;;) {
     count += step;
     half += 0.5 * step;
-    visits.push_back(count);
-    visits.push_back(static_cast<int>(2 * half));
+    {
+      const Unseen unseen;
+      visits.push_back(count);
+      visits.push_back(static_cast<int>(2 * half));
+    }
     Fibre::Switch(self, next);
   }
 }
@@ -32,6 +36,7 @@ void First() { CountBy(1, *first, *second); }
 void Second() { CountBy(10, *second, *test); }
 
 TEST(FibreTest, EachHasAStackOfItsOwn) {
+  const Unseen unseen;
   Fibre own;
   Fibre one(&First);
   Fibre two(&Second);

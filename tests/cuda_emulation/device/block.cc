@@ -22,13 +22,15 @@ KernelOrder kernel_order;
 namespace {
 
 constexpr int kNoNumber = 0xff;
-// ThreadSanitizer takes what one fibre does for a sequence. So the next threads
-// are to be on others than those before.
+// ThreadSanitizer takes what one fibre does for a sequence, and what a fibre
+// did before it makes another for something that the other has seen. So the
+// next threads are to be on others than those before, which are made in
+// advance.
 constexpr size_t kIdleFibres = kThreadSanitizer ? 256 : 0;
 
 Fibre* main_fibre = nullptr;
 Fibre* running_fibre = nullptr;
-std::deque<Fibre*> idle_fibres;
+std::deque<Fibre*>& idle_fibres = *new std::deque<Fibre*>;
 
 void SwitchTo(Fibre& next) {
   Fibre& from = *running_fibre;
@@ -81,6 +83,11 @@ void Block::Begin(uint3 index, uint64_t seed) {
   memory_.Assign(kernel_.shared_bytes);
   begun_ = done_ = 0;
   next_ = static_cast<uint32_t>(order_->at(0));
+  if (kThreadSanitizer) {
+    while (idle_fibres.size() < count_ + kIdleFibres) {
+      idle_fibres.push_back(NewFibre());
+    }
+  }
 }
 
 void Block::RunToGridWait() {
@@ -109,6 +116,11 @@ void Block::Resume() {
   gridDim = kernel_.grid;
   SwitchTo(Successor());
   running_block = nullptr;
+}
+
+Fibre* Block::NewFibre() {
+  // Kept for as long as the process lives.
+  return new Fibre(&Block::RunThreads);
 }
 
 void Block::RunThreads() {
@@ -189,12 +201,11 @@ Fibre& Block::Successor() {
   }
   if (begun_ == count_) return *main_fibre;
   Fibre* fibre = nullptr;
-  if (idle_fibres.size() > kIdleFibres) {
+  if (!idle_fibres.empty()) {
     fibre = idle_fibres.front();
     idle_fibres.pop_front();
   } else {
-    // Kept for as long as the process lives.
-    fibre = new Fibre(&Block::RunThreads);
+    fibre = NewFibre();
   }
   Fibre* const before = std::exchange(running_fibre, fibre);
   BeginNext();

@@ -80,6 +80,7 @@ class Block {
 
   // What a fibre does: threads that have not begun, until there are none.
   static void RunThreads();
+  static Fibre* NewFibre();
   // Runs threads until none can go on.
   void Resume();
   void EnterKernel();

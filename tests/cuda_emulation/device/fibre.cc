@@ -22,7 +22,7 @@ engram_switch_stack:
   pushq %r14
   pushq %r15
   movq %rsp, (%rdi)
-  movq %rsi, %rsp
+  movq (%rsi), %rsp
   popq %r15
   popq %r14
   popq %r13
@@ -32,7 +32,7 @@ engram_switch_stack:
   ret
 .size engram_switch_stack, .-engram_switch_stack
 )");
-extern "C" void engram_switch_stack(void** left, void* entered);
+extern "C" void engram_switch_stack(void** left, void** entered);
 #endif
 
 namespace engram::emulation {
@@ -87,12 +87,21 @@ Fibre::~Fibre() {
 #ifdef ENGRAM_THREAD_SANITIZER
   __tsan_destroy_fiber(thread_sanitizer_fibre_);
 #endif
+#ifdef ENGRAM_ADDRESS_SANITIZER
+  // Frames that were never left.
+  ASAN_UNPOISON_MEMORY_REGION(bottom_, stack_bytes_);
+#endif
   munmap(memory_, kGuardBytes + kStackBytes);
 }
 
 void Fibre::Enter() {
-  Arrived(*entered);
-  entered->entry_();
+  void (*entry)() = nullptr;
+  {
+    const Unseen unseen;
+    Arrived(*entered);
+    entry = entered->entry_;
+  }
+  entry();
 }
 
 void Fibre::Arrived([[maybe_unused]] Fibre& at) {
@@ -103,21 +112,29 @@ void Fibre::Arrived([[maybe_unused]] Fibre& at) {
 }
 
 void Fibre::Switch(Fibre& from, Fibre& to) {
-  left = &from;
-  entered = &to;
+#ifdef ENGRAM_THREAD_SANITIZER
+  void* const entered_fibre = [&] {
+    const Unseen unseen;
+    return to.thread_sanitizer_fibre_;
+  }();
+#endif
+  {
+    const Unseen unseen;
+    left = &from;
+    entered = &to;
+  }
 #ifdef ENGRAM_ADDRESS_SANITIZER
   __sanitizer_start_switch_fiber(&from.address_sanitizer_stack_, to.bottom_,
                                  to.stack_bytes_);
 #endif
 #ifdef ENGRAM_THREAD_SANITIZER
   // That one runs after the other orders nothing between them.
-  __tsan_switch_to_fiber(to.thread_sanitizer_fibre_,
-                         __tsan_switch_to_fiber_no_sync);
+  __tsan_switch_to_fiber(entered_fibre, __tsan_switch_to_fiber_no_sync);
 #endif
 #ifdef ENGRAM_FIBRES_ARE_OF_UCONTEXT
   swapcontext(&from.state_, &to.state_);
 #else
-  engram_switch_stack(&from.stack_pointer_, to.stack_pointer_);
+  engram_switch_stack(&from.stack_pointer_, &to.stack_pointer_);
 #endif
   Arrived(from);
 }

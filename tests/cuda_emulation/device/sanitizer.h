@@ -20,6 +20,7 @@
 #endif
 
 #ifdef ENGRAM_ADDRESS_SANITIZER
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 #ifdef ENGRAM_THREAD_SANITIZER
