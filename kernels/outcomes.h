@@ -104,7 +104,7 @@ struct LogProbability {
 
 // Log-probabilities are of the raw logits, before bias, penalties, temperature
 // and filters; those of ids that are not finite are -infinity. Sums in double,
-// in one order.
+// in one order, or of integers.
 struct Outcome {
   bool finite = true;  // all logits are
   // The one drawn; -1: none was asked for, or there is no score above
