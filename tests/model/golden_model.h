@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/status.h"
 #include "model/checkpoint.h"
 #include "model/load_model.h"
@@ -24,7 +25,13 @@
 
 namespace engram {
 
+// On the CPU; in programs that are compiled for it, on CUDA.
 inline std::unique_ptr<Backend> TwoThreadBackend() {
+#if defined(ENGRAM_TEST_ON_CUDA)
+  auto cuda = MakeCudaBackend();
+  ENGRAM_CHECK_OK(cuda.status());
+  return std::move(*cuda);
+#endif
   BackendOptions options;
   options.kind = BackendKind::kCpu;
   options.threads = 2;
@@ -54,6 +61,40 @@ inline ExpectedLogits ReadExpectedLogits(const std::string& folder) {
   return expected;
 }
 
+// The mean over tokens of what the distributions by `actual` diverge from those
+// by `expected` (Kullback-Leibler, nats).
+inline double MeanDivergence(const std::vector<float>& expected,
+                             const std::vector<float>& actual, size_t tokens) {
+  const size_t vocabulary = expected.size() / tokens;
+  const auto log_sum = [&](const float* logits) {
+    const double largest = *std::max_element(logits, logits + vocabulary);
+    double sum = 0;
+    for (size_t i = 0; i < vocabulary; ++i)
+      sum += std::exp(logits[i] - largest);
+    return largest + std::log(sum);
+  };
+  double divergence = 0;
+  for (size_t token = 0; token < tokens; ++token) {
+    const float* const p = expected.data() + token * vocabulary;
+    const float* const q = actual.data() + token * vocabulary;
+    const double p_sum = log_sum(p), q_sum = log_sum(q);
+    for (size_t i = 0; i < vocabulary; ++i) {
+      divergence += std::exp(p[i] - p_sum) * ((p[i] - p_sum) - (q[i] - q_sum));
+    }
+  }
+  return divergence / static_cast<double>(tokens);
+}
+
+// Whether a golden folder's weights have 16 bits: CUDA's products round what
+// they multiply by these, the expected logits don't.
+inline bool RoundsActivations(const std::string& folder) {
+#if defined(ENGRAM_TEST_ON_CUDA)
+  return folder.ends_with("16");
+#else
+  return false;
+#endif
+}
+
 // Runs the expected tokens through the model in `folder`, in one step.
 inline void ExpectGoldenLogits(const std::string& folder) {
   const ExpectedLogits expected = ReadExpectedLogits(folder);
@@ -78,7 +119,15 @@ inline void ExpectGoldenLogits(const std::string& folder) {
         largest_difference, std::fabs(result->logits[i] - expected.logits[i]));
     largest = std::max<double>(largest, std::fabs(expected.logits[i]));
   }
-  EXPECT_LE(largest_difference, 1e-3);
+  if (RoundsActivations(folder)) {
+    // Narrow random models with large weights feel rounding far more than those
+    // of use, whose sums have many terms.
+    EXPECT_LE(
+        MeanDivergence(expected.logits, result->logits, expected.tokens.size()),
+        folder.ends_with("bf16") ? 1e-2 : 5e-4);
+  } else {
+    EXPECT_LE(largest_difference, 1e-3);
+  }
   // Of logits that say something.
   EXPECT_GT(largest, 1);
   testing::Test::RecordProperty("largest_difference",
