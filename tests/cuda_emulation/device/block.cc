@@ -62,11 +62,8 @@ const char* NameOf(WarpOperation operation) {
 }
 
 bool SameSite(const Site& a, const Site& b) {
-  return a.line() == b.line() && a.column() == b.column() &&
-         std::strcmp(a.file_name(), b.file_name()) == 0;
+  return a.line() == b.line() && std::strcmp(a.file_name(), b.file_name()) == 0;
 }
-
-unsigned Line(const Site& site) { return static_cast<unsigned>(site.line()); }
 
 }  // namespace
 
@@ -230,7 +227,7 @@ void Block::Barrier(const Site& site) {
       barrier_site_ = site;
     } else if (!SameSite(site, barrier_site_)) {
       Refuse(site, "a barrier, while others of the block wait at that of %s:%u",
-             barrier_site_.file_name(), Line(barrier_site_));
+             barrier_site_.file_name(), barrier_site_.line());
     }
     if (++at_barrier_ < count_) {
       Park(State::kAtBarrier, site);
@@ -260,7 +257,7 @@ bool Block::Arrive(Warp& warp, WarpOperation operation, const Site& site) {
   } else if (operation != warp.operation || !SameSite(site, warp.site)) {
     Refuse(site, "%s, while others of the warp wait in %s of %s:%u",
            NameOf(operation), NameOf(warp.operation), warp.site.file_name(),
-           Line(warp.site));
+           warp.site.line());
   }
   return ++warp.arrived == kWarp;
 }

@@ -3,7 +3,6 @@
 #include <sys/mman.h>
 
 #include <cstring>
-#include <source_location>
 
 #include "tests/cuda_emulation/device/refuse.h"
 #include "tests/cuda_emulation/device/sanitizer.h"
@@ -22,8 +21,7 @@ void MakeAccessible(char* begin) {
       mmap(begin, kPages, PROT_READ | PROT_WRITE,
            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
   if (mapped == MAP_FAILED) {
-    Refuse(std::source_location::current(),
-           "no memory for a block's shared memory");
+    Refuse(Site::current(), "no memory for a block's shared memory");
   }
 }
 
@@ -33,8 +31,7 @@ BlockMemory::BlockMemory() {
   void* const memory = mmap(nullptr, kPages + 2 * kGuard, PROT_NONE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
-    Refuse(std::source_location::current(),
-           "no addresses for a block's shared memory");
+    Refuse(Site::current(), "no addresses for a block's shared memory");
   }
   begin_ = static_cast<char*>(memory) + kGuard;
   MakeAccessible(begin_);

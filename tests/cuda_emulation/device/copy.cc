@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <source_location>
 
 #include "tests/cuda_emulation/device/counting.h"
 #include "tests/cuda_emulation/device/device_memory.h"
@@ -65,7 +64,7 @@ Work BeginCopy(const Copy& copy) {
   if (copy.from_device) return {nullptr, [copy] { Run(copy); }};
   return {nullptr, [copy, sum = Sum(copy.source, copy.bytes)] {
             if (Sum(copy.source, copy.bytes) != sum) {
-              Refuse(std::source_location::current(),
+              Refuse(Site::current(),
                      "host memory has changed since its copy to the device was "
                      "begun");
             }

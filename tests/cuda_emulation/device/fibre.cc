@@ -3,7 +3,6 @@
 #include <sys/mman.h>
 
 #include <cstdint>
-#include <source_location>
 
 #include "tests/cuda_emulation/device/refuse.h"
 #include "tests/cuda_emulation/device/sanitizer.h"
@@ -59,7 +58,7 @@ Fibre::Fibre(void (*entry)()) : entry_(entry), stack_bytes_(kStackBytes) {
   memory_ = mmap(nullptr, kGuardBytes + kStackBytes, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory_ == MAP_FAILED || mprotect(memory_, kGuardBytes, PROT_NONE) != 0) {
-    Refuse(std::source_location::current(), "no memory for another stack");
+    Refuse(Site::current(), "no memory for another stack");
   }
   char* const bottom = static_cast<char*>(memory_) + kGuardBytes;
   bottom_ = bottom;

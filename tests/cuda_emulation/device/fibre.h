@@ -36,11 +36,11 @@ class Fibre {
   void (*entry_)() = nullptr;
   // Of stacks, all but the guard; unknown (null) for those that are not ours
   // until they are left.
-  const void* bottom_ = nullptr;
-  size_t stack_bytes_ = 0;
+  [[maybe_unused]] const void* bottom_ = nullptr;
+  [[maybe_unused]] size_t stack_bytes_ = 0;
   void* memory_ = nullptr;
-  void* thread_sanitizer_fibre_ = nullptr;
-  void* address_sanitizer_stack_ = nullptr;
+  [[maybe_unused]] void* thread_sanitizer_fibre_ = nullptr;
+  [[maybe_unused]] void* address_sanitizer_stack_ = nullptr;
 };
 
 }  // namespace engram::emulation

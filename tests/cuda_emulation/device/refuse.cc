@@ -8,13 +8,12 @@
 
 namespace engram::emulation {
 
-void Refuse(const std::source_location& site, const char* format, ...) {
+void Refuse(const Site& site, const char* format, ...) {
   std::fprintf(stderr,
                "%s:%u: emulated device, thread (%u, %u, %u) of block (%u, %u, "
                "%u): ",
-               site.file_name(), static_cast<unsigned>(site.line()),
-               threadIdx.x, threadIdx.y, threadIdx.z, blockIdx.x, blockIdx.y,
-               blockIdx.z);
+               site.file_name(), site.line(), threadIdx.x, threadIdx.y,
+               threadIdx.z, blockIdx.x, blockIdx.y, blockIdx.z);
   va_list arguments;
   va_start(arguments, format);
   std::vfprintf(stderr, format, arguments);

@@ -4,17 +4,15 @@
 #pragma once
 
 #include <cuda_runtime.h>
+#include <emulated_site.h>
 
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <source_location>
 #include <type_traits>
 
 namespace engram::emulation {
-
-using Site = std::source_location;
 
 // Which memory of the device is somebody's. A device's address is no address of
 // the host: its bytes lie `to_data` further, so that who uses it as one is
