@@ -122,6 +122,20 @@ TEST(Processes, MoreThreadsThanThereCanBeAreAClearError) {
                                           HasSubstr("--threads takes fewer")));
 }
 
+// Of a request that had begun to answer when its deadline passed.
+bool HasLineOfALateAnswer(const std::string& log) {
+  for (absl::string_view text : absl::StrSplit(log, '\n')) {
+    // The last one may be written just now.
+    const json line = json::parse(std::string(text), nullptr, false);
+    if (line.is_object() && line["event"] == "request" &&
+        line.value("code", "") == "DEADLINE_EXCEEDED" &&
+        line.value("generated_tokens", 0) > 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
 TEST(Processes, EveryRequestIsALineOfJsonInTheLog) {
   ServerProcess server(ServeInduction());
   ASSERT_FALSE(server.grpc_address().empty());
@@ -144,6 +158,9 @@ TEST(Processes, EveryRequestIsALineOfJsonInTheLog) {
     }
     ASSERT_TRUE(started);
   }
+  // The client's clock ended that call: the server still has to see it.
+  ASSERT_TRUE(Eventually(
+      [&] { return HasLineOfALateAnswer(server.process().ErrorOutput()); }));
   server.process().Signal(SIGTERM);
   ASSERT_EQ(server.process().Wait(), 0);
 
