@@ -47,10 +47,10 @@ ENGRAM_HOST_DEVICE inline float AfterCount(float score, float presence,
   return CleanScore(score - subtracted);
 }
 
-// e^x for x <= 0, within 2 units in the last place; exactly 1 at 0; 0 below
-// -87. The operations are those of Exp in kernels/cpu/math-inl.h, where they
-// are explained.
-ENGRAM_HOST_DEVICE inline float ExpOfNonPositive(float x) {
+// e^x for x <= 89, within 2 units in the last place; exactly 1 at 0; 0 below
+// -87, infinity above 88.72; NaN stays NaN. The operations are those of Exp in
+// kernels/cpu/math-inl.h, where they are explained.
+ENGRAM_HOST_DEVICE inline float ExpUpTo89(float x) {
   x = x < -87.5f ? -87.5f : x;
   const float shifted = std::fmaf(x, 0x1.715476p+0f, 0x1.8p23f);
   const float k = shifted - 0x1.8p23f;
@@ -82,7 +82,7 @@ ENGRAM_HOST_DEVICE inline bool IsGreedy(float temperature) {
 ENGRAM_HOST_DEVICE inline float SamplingWeight(float score, float best,
                                                float temperature) {
   if (score == best) return 1.0f;
-  return ExpOfNonPositive(CleanScore(score - best) / temperature);
+  return ExpUpTo89(CleanScore(score - best) / temperature);
 }
 
 ENGRAM_HOST_DEVICE inline uint64_t SamplingMass(float weight) {

@@ -4,37 +4,17 @@
 #pragma once
 
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 
 #include "kernels/cuda/device.h"
 #include "kernels/operations.h"
+#include "kernels/sampling_rule.h"
 
 namespace engram::cuda {
 
 // e^x within 2 units in the last place; 0 below -87, infinity above 88.72; NaN
 // stays NaN.
 __device__ inline float Exp(float x) {
-  x = x < -87.5f ? -87.5f : x;
-  x = x > 89.0f ? 89.0f : x;
-  const float shifted = fmaf(x, 0x1.715476p+0f, 0x1.8p23f);
-  const float k = shifted - 0x1.8p23f;
-  float r = fmaf(-k, 0x1.63p-1f, x);
-  r = fmaf(-k, -0x1.bd0106p-13f, r);
-  float sum = 2.0f / 5040.0f;
-  sum = fmaf(sum, r, 2.0f / 720.0f);
-  sum = fmaf(sum, r, 2.0f / 120.0f);
-  sum = fmaf(sum, r, 2.0f / 24.0f);
-  sum = fmaf(sum, r, 2.0f / 6.0f);
-  sum = fmaf(sum, r, 1.0f);
-  sum = fmaf(sum, r, 2.0f);
-  sum = fmaf(sum, r, 2.0f);
-  uint32_t bits;
-  memcpy(&bits, &shifted, sizeof(bits));
-  bits = (bits + 126u) << 23;
-  float scale;
-  memcpy(&scale, &bits, sizeof(scale));
-  return sum * scale;
+  return ExpUpTo89(x > 89.0f ? 89.0f : x);
 }
 
 // log(1 + e^x), accurate relative to its value however small that is.
