@@ -24,6 +24,7 @@
 
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/block_sum.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rotation.h"
@@ -220,13 +221,10 @@ struct Block {
     }
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
-#pragma unroll
-      for (int lanes = 16; lanes > 0; lanes /= 2) {
-        sums[i] += ShuffleXor(sums[i], lanes);
-      }
+      const float sum = WarpSum(sums[i]);
       if (lane == 0) {
         shared.maxima[warp * kTokens + i] = maximum[i];
-        shared.sums[warp * kTokens + i] = sums[i];
+        shared.sums[warp * kTokens + i] = sum;
       }
     }
   }

@@ -6,6 +6,7 @@
 // 8, 4, 2 and 1 away.
 #include <cmath>
 
+#include "kernels/cuda/block_sum.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/product.h"
@@ -53,12 +54,9 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int t = 0; t < kTokens; ++t) {
     if (t >= count) continue;
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) {
-      sums[t] = sums[t] + ShuffleXor(sums[t], distance);
-    }
+    const float sum = WarpSum(sums[t]);
     if (static_cast<int>(threadIdx.x % 32) == t)
-      Finish(product, first + t, output, sums[t]);
+      Finish(product, first + t, output, sum);
   }
 }
 
