@@ -53,10 +53,8 @@ __device__ uint64_t NormalizerOf(const ScoreRow& row, float highest, float unit,
 // Stores the best ids in `target`.
 __device__ void TellBest(const ScoreRow& row, const ScoreSurvey& survey,
                          int32_t wanted, ScoredId* target, RowSearch& search) {
-  const uint64_t cut = FindCut(
-      row, DistanceBins(ScoreOfOrder(survey.best), 1.0f),
-      [](int32_t, float) -> uint64_t { return 1; },
-      [&](uint64_t) { return static_cast<uint64_t>(wanted); }, search.draw.cut);
+  const uint64_t cut =
+      FindCutOfBest(row, ScoreOfOrder(survey.best), wanted, search.draw.cut);
   if (threadIdx.x == 0) search.alternatives = 0;
   BlockBarrier();
   row.VisitAll([&](int32_t id, float score) {

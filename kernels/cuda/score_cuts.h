@@ -154,4 +154,13 @@ __device__ inline uint64_t FindCut(const ScoreRow& row,
   return CutByDigits(row, place.wanted, measure_of, search);
 }
 
+// Likewise for the `count` best ids.
+__device__ inline uint64_t FindCutOfBest(const ScoreRow& row, float best,
+                                         int32_t count, CutSearch& search) {
+  return FindCut(
+      row, DistanceBins(best, 1.0f),
+      [](int32_t, float) -> uint64_t { return 1; },
+      [&](uint64_t) { return static_cast<uint64_t>(count); }, search);
+}
+
 }  // namespace engram::cuda

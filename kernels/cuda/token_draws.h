@@ -101,10 +101,7 @@ struct DrawRule {
 
 __device__ inline void KeepTopK(const ScoreRow& row, int32_t top_k,
                                 DrawRule* rule, CutSearch& search) {
-  const uint64_t cut = FindCut(
-      row, DistanceBins(rule->best, 1.0f),
-      [](int32_t, float) -> uint64_t { return 1; },
-      [&](uint64_t) { return static_cast<uint64_t>(top_k); }, search);
+  const uint64_t cut = FindCutOfBest(row, rule->best, top_k, search);
   constexpr uint64_t kKeyBits = ~uint64_t{0xffffffffu};
   rule->least_order = cut & kKeyBits;  // ties with the k-th survive
 }
