@@ -8,6 +8,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/row_data.h"
 
 namespace engram::cuda {
 namespace {
@@ -44,11 +45,11 @@ __global__ void AddPositionsKernel(StepTable step, const float* table,
   GridWait();
   GridTrigger();
   const int64_t token = blockIdx.x;
-  const StepRow* const row = step.rows + Load(step.row_of_token + token);
-  const int64_t time = token - Load(&row->offset);
-  if (time >= Load(&row->tokens)) return;
-  const int64_t position = Load(&row->position) + time;
-  float* const sums = static_cast<float*>(target.data) + token * target.stride;
+  const StepRow row = RowAt(step, Load(step.row_of_token + token));
+  const int64_t time = token - row.offset;
+  if (time >= row.tokens) return;
+  const int64_t position = row.position + time;
+  float* const sums = At(target, token, 0);
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
     const float addend = LoadConstant(table + position * width + i);
     Store(sums + i, Load(sums + i) + addend);
@@ -69,9 +70,8 @@ __global__ void CopyRowsKernel(ConstMatrix source, int64_t width, Matrix target,
   GridTrigger();
   const int64_t from = moves.from[blockIdx.x];
   const int64_t to = moves.to[blockIdx.x];
-  const float* const values =
-      static_cast<const float*>(source.data) + from * source.stride;
-  float* const copies = static_cast<float*>(target.data) + to * target.stride;
+  const float* const values = At(source, from, 0);
+  float* const copies = At(target, to, 0);
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
     Store(copies + i, Load(values + i));
   }
@@ -88,12 +88,10 @@ __global__ void CountNotFiniteKernel(StepTable step, ConstMatrix x,
                                      int64_t width, uint32_t* not_finite) {
   GridWait();
   GridTrigger();
-  const StepRow* const row = step.rows + blockIdx.x;
-  const int64_t tokens = Load(&row->tokens), offset = Load(&row->offset);
+  const StepRow row = RowAt(step, blockIdx.x);
   bool finite = true;
-  for (int64_t token = blockIdx.y; token < tokens; token += gridDim.y) {
-    const float* const values =
-        static_cast<const float*>(x.data) + (offset + token) * x.stride;
+  for (int64_t time = blockIdx.y; time < row.tokens; time += gridDim.y) {
+    const float* const values = At(x, row.offset + time, 0);
     for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
       finite = IsFinite(Load(values + i)) && finite;
     }

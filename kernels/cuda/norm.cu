@@ -9,6 +9,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm.h"
+#include "kernels/cuda/row_data.h"
 
 namespace engram::cuda {
 namespace {
@@ -57,7 +58,7 @@ __global__ void NormKernel(NormWeights norm, int64_t d_model,
   });
   const float variance = BlockSum(squares, partials) / count;
   const float scale = 1.0f / sqrtf(variance + norm.epsilon);
-  float* const y = static_cast<float*>(normed.data) + token * normed.stride;
+  float* const y = At(normed, token, 0);
   ForEachOwn(x, d_model, aligned, [&](int64_t i, float value) {
     const float scaled = (value - mean) * scale;
     const float weighted = scaled * LoadConstant(norm.weight + i);

@@ -8,6 +8,7 @@
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/row_data.h"
 #include "kernels/cuda/weight_view.h"
 #include "kernels/operations.h"
 
@@ -38,8 +39,7 @@ __device__ inline float4 LoadFour(const ProductArguments& product,
                                   int64_t token, int64_t k) {
   float4 four = {0.0f, 0.0f, 0.0f, 0.0f};
   if (token >= product.tokens) return four;
-  const float* const x =
-      static_cast<const float*>(product.x.data) + token * product.x.stride + k;
+  const float* const x = At(product.x, token, k);
   const int64_t left = product.weight.inputs - k;
   if (product.x_aligned && left >= 4) {
     return Load(reinterpret_cast<const float4*>(x));
@@ -58,8 +58,7 @@ __device__ inline void Finish(const ProductArguments& product, int64_t token,
   if (token >= product.tokens || output >= product.weight.outputs) return;
   const MatMulOptions& options = product.options;
   if (options.bias != nullptr) sum = sum + LoadConstant(options.bias + output);
-  float* const y =
-      static_cast<float*>(product.y.data) + token * product.y.stride + output;
+  float* const y = At(product.y, token, output);
   Store(y,
         options.accumulate ? Load(y) + sum : Activate(options.activation, sum));
 }
