@@ -43,12 +43,8 @@ uint64_t Sum(const char* bytes, size_t count) {
 cudaError_t Resolve(void* target, const void* source, size_t bytes,
                     cudaMemcpyKind kind, Copy* copy) {
   const DeviceMemory& memory = DeviceMemory::Get();
-  copy->to_device = kind == cudaMemcpyHostToDevice ||
-                    kind == cudaMemcpyDeviceToDevice ||
-                    (kind == cudaMemcpyDefault && memory.Reserved(target));
-  copy->from_device = kind == cudaMemcpyDeviceToHost ||
-                      kind == cudaMemcpyDeviceToDevice ||
-                      (kind == cudaMemcpyDefault && memory.Reserved(source));
+  copy->to_device = kind != cudaMemcpyDeviceToHost;
+  copy->from_device = kind != cudaMemcpyHostToDevice;
   copy->target = Side(target, bytes, copy->to_device);
   copy->source = Side(source, bytes, copy->from_device);
   copy->bytes = bytes;

@@ -16,7 +16,6 @@ struct CUstream_st {
 struct CUevent_st {
   std::shared_ptr<Queue> queue;  // null: never recorded
   int64_t position = 0;
-  bool timed = false;
   bool asked = false;
 };
 struct CUgraph_st {
@@ -176,8 +175,6 @@ cudaError_t cudaGetLastError() {
   return error;
 }
 
-cudaError_t cudaPeekAtLastError() { return last_error; }
-
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {
   return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
 }
@@ -238,15 +235,10 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event,
   return Tell(Enqueue(stream, [wait] { return Work{nullptr, wait}; }));
 }
 
-cudaError_t cudaEventCreate(cudaEvent_t* event) {
-  return cudaEventCreateWithFlags(event, cudaEventDefault);
-}
-
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   Lock lock(RuntimeMutex());
   if (StickyError() != cudaSuccess) return Tell(StickyError());
   *event = new CUevent_st;
-  (*event)->timed = (flags & cudaEventDisableTiming) == 0;
   return cudaSuccess;
 }
 
@@ -292,18 +284,6 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return Tell(StickyError());
 }
 
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start,
-                                 cudaEvent_t end) {
-  Lock lock(RuntimeMutex());
-  if (!start->timed || !end->timed || start->queue == nullptr ||
-      end->queue == nullptr) {
-    return Tell(cudaErrorInvalidResourceHandle);
-  }
-  if (!IsReached(*start) || !IsReached(*end)) return cudaErrorNotReady;
-  *milliseconds = 0;
-  return Tell(StickyError());
-}
-
 // --- Graphs.
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
@@ -334,28 +314,12 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   return Tell(StickyError());
 }
 
-cudaError_t cudaStreamIsCapturing(cudaStream_t stream,
-                                  cudaStreamCaptureStatus* status) {
-  Lock lock(RuntimeMutex());
-  if (!Exists(stream)) return Tell(cudaErrorInvalidResourceHandle);
-  const Queue& queue = QueueOf(stream);
-  *status = queue.capture == nullptr ? cudaStreamCaptureStatusNone
-            : queue.capture_invalid  ? cudaStreamCaptureStatusInvalidated
-                                     : cudaStreamCaptureStatusActive;
-  return cudaSuccess;
-}
-
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
                                  unsigned long long) {
   Lock lock(RuntimeMutex());
   if (StickyError() != cudaSuccess) return Tell(StickyError());
   *exec = new CUgraphExec_st{graph->nodes};
   return cudaSuccess;
-}
-
-cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) {
-  Lock lock(RuntimeMutex());
-  return Tell(StickyError());
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {

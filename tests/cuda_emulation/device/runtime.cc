@@ -1,12 +1,9 @@
 #include <cuda_runtime.h>
 
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <utility>
-#include <vector>
 
 #include "tests/cuda_emulation/device/block.h"
 #include "tests/cuda_emulation/device/copy.h"
@@ -88,7 +85,6 @@ using engram::emulation::Enqueue;
 using engram::emulation::FailsNow;
 using engram::emulation::IsCapturing;
 using engram::emulation::kMostSharedBytes;
-using engram::emulation::kSharedBytesOfAll;
 using engram::emulation::options;
 using engram::emulation::Resolve;
 using engram::emulation::Run;
@@ -162,57 +158,14 @@ cudaError_t cudaSetDevice(int device) {
   return Tell(StickyError());
 }
 
-cudaError_t cudaSetDeviceFlags(unsigned) {
-  Lock lock(RuntimeMutex());
-  return Tell(StickyError());
-}
-
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
-  Lock lock(RuntimeMutex());
-  if (device != 0) return Tell(cudaErrorInvalidDevice);
-  *properties = {};
-  std::snprintf(properties->name, sizeof(properties->name), "emulated device");
-  properties->totalGlobalMem = options().device_bytes;
-  properties->sharedMemPerBlock = kSharedBytesOfAll;
-  properties->sharedMemPerBlockOptin = kMostSharedBytes;
-  properties->sharedMemPerMultiprocessor = 228 * 1024;
-  properties->regsPerBlock = 65536;
-  properties->warpSize = 32;
-  properties->maxThreadsPerBlock = 1024;
-  properties->maxThreadsDim[0] = properties->maxThreadsDim[1] = 1024;
-  properties->maxThreadsDim[2] = 64;
-  properties->maxGridSize[0] = 0x7fffffff;
-  properties->maxGridSize[1] = properties->maxGridSize[2] = 65535;
-  properties->major = 9;
-  properties->multiProcessorCount = 132;
-  properties->l2CacheSize = 50 << 20;
-  properties->memoryBusWidth = 5120;
-  return Tell(StickyError());
-}
-
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute,
                                    int device) {
   Lock lock(RuntimeMutex());
   if (device != 0) return Tell(cudaErrorInvalidDevice);
-  switch (attribute) {
-    case cudaDevAttrMaxThreadsPerBlock:
-      *value = 1024;
-      break;
-    case cudaDevAttrMultiProcessorCount:
-      *value = 132;
-      break;
-    case cudaDevAttrComputeCapabilityMajor:
-      *value = 9;
-      break;
-    case cudaDevAttrComputeCapabilityMinor:
-      *value = 0;
-      break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = kMostSharedBytes;
-      break;
-    default:
-      return Tell(cudaErrorInvalidValue);
+  if (attribute != cudaDevAttrComputeCapabilityMajor) {
+    return Tell(cudaErrorInvalidValue);
   }
+  *value = 9;
   return Tell(StickyError());
 }
 
@@ -221,16 +174,6 @@ cudaError_t cudaDeviceSynchronize() {
   if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
   RunAllStreams(/*blocking_only=*/false);
   return Tell(StickyError());
-}
-
-cudaError_t cudaDriverGetVersion(int* version) {
-  *version = CUDART_VERSION;
-  return cudaSuccess;
-}
-
-cudaError_t cudaRuntimeGetVersion(int* version) {
-  *version = CUDART_VERSION;
-  return cudaSuccess;
 }
 
 // --- Memory.
@@ -256,10 +199,6 @@ cudaError_t cudaFree(void* pointer) {
 }
 
 cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
-  return cudaHostAlloc(pointer, bytes, cudaHostAllocDefault);
-}
-
-cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned) {
   Lock lock(RuntimeMutex());
   if (StickyError() != cudaSuccess) return Tell(StickyError());
   if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
@@ -331,14 +270,6 @@ cudaError_t cudaMemcpyAsync(void* target, const void* source, size_t bytes,
   return Tell(StickyError());
 }
 
-cudaError_t cudaMemset(void* target, int value, size_t bytes) {
-  Lock lock(RuntimeMutex());
-  const cudaError_t error = cudaMemsetAsync(target, value, bytes, nullptr);
-  if (error != cudaSuccess) return error;
-  RunAllStreams(/*blocking_only=*/true);
-  return Tell(StickyError());
-}
-
 cudaError_t cudaMemsetAsync(void* target, int value, size_t bytes,
                             cudaStream_t stream) {
   Lock lock(RuntimeMutex());
@@ -366,16 +297,6 @@ cudaError_t cudaFuncSetAttribute(const void* kernel,
     return Tell(cudaErrorInvalidValue);
   SharedBytes()[kernel] = value;
   return cudaSuccess;
-}
-
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes,
-                                  const void* kernel) {
-  Lock lock(RuntimeMutex());
-  *attributes = {};
-  attributes->maxThreadsPerBlock = 1024;
-  attributes->maxDynamicSharedSizeBytes =
-      static_cast<int>(AllowedBytes(kernel));
-  return Tell(StickyError());
 }
 
 // NOLINTEND
