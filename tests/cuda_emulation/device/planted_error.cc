@@ -18,15 +18,17 @@ bool FailsNow() {
 }
 
 void PlantError(int64_t n, cudaError_t error) {
-  std::lock_guard<std::recursive_mutex> lock(RuntimeMutex());
+  Lock lock(RuntimeMutex());
   left = n;
   planted = error;
 }
 
 void ClearErrors() {
-  std::lock_guard<std::recursive_mutex> lock(RuntimeMutex());
-  left = 0;
-  SetStickyError(cudaSuccess);
+  {
+    Lock lock(RuntimeMutex());
+    left = 0;
+    SetStickyError(cudaSuccess);
+  }
   cudaGetLastError();
 }
 

@@ -72,8 +72,8 @@ void RunKernel(Queue& queue,
 
 }  // namespace
 
-std::recursive_mutex& RuntimeMutex() {
-  static std::recursive_mutex* mutex = new std::recursive_mutex;
+std::mutex& RuntimeMutex() {
+  static std::mutex* mutex = new std::mutex;
   return *mutex;
 }
 
@@ -150,6 +150,7 @@ using engram::emulation::Enqueue;
 using engram::emulation::Exists;
 using engram::emulation::IsCapturing;
 using engram::emulation::last_error;
+using engram::emulation::Lock;
 using engram::emulation::QueueOf;
 using engram::emulation::RunAll;
 using engram::emulation::RuntimeMutex;
@@ -159,8 +160,6 @@ using engram::emulation::Tell;
 using engram::emulation::Work;
 
 namespace {
-
-using Lock = std::lock_guard<std::recursive_mutex>;
 
 bool IsReached(const CUevent_st& event) {
   return event.queue == nullptr || event.queue->done >= event.position;

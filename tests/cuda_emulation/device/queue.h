@@ -36,7 +36,8 @@ struct Queue {
 };
 
 // The runtime's state is behind one lock, also while work runs.
-std::recursive_mutex& RuntimeMutex();
+std::mutex& RuntimeMutex();
+using Lock = std::lock_guard<std::mutex>;
 
 // The error that stays.
 cudaError_t StickyError();

@@ -2,7 +2,6 @@
 
 #include <cstring>
 #include <map>
-#include <mutex>
 #include <utility>
 
 #include "tests/cuda_emulation/device/block.h"
@@ -58,7 +57,7 @@ cudaError_t CheckShape(const cudaLaunchConfig_t& config, const void* kernel) {
 
 cudaError_t EnqueueKernel(const cudaLaunchConfig_t& config, const void* kernel,
                           std::function<void()> thread) {
-  std::lock_guard<std::recursive_mutex> lock(RuntimeMutex());
+  Lock lock(RuntimeMutex());
   if (StickyError() != cudaSuccess) return Tell(StickyError());
   const cudaError_t error = CheckShape(config, kernel);
   if (error != cudaSuccess) return Tell(error);
@@ -85,6 +84,7 @@ using engram::emulation::Enqueue;
 using engram::emulation::FailsNow;
 using engram::emulation::IsCapturing;
 using engram::emulation::kMostSharedBytes;
+using engram::emulation::Lock;
 using engram::emulation::options;
 using engram::emulation::Resolve;
 using engram::emulation::Run;
@@ -95,12 +95,6 @@ using engram::emulation::SharedBytes;
 using engram::emulation::StickyError;
 using engram::emulation::Tell;
 using engram::emulation::Work;
-
-namespace {
-
-using Lock = std::lock_guard<std::recursive_mutex>;
-
-}  // namespace
 
 const char* cudaGetErrorName(cudaError_t error) {
   switch (error) {
