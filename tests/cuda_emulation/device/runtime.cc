@@ -172,44 +172,46 @@ cudaError_t cudaDeviceSynchronize() {
 
 // --- Memory.
 
-cudaError_t cudaMalloc(void** pointer, size_t bytes) {
+namespace {
+
+// Memory of the device, and pinned memory of the host.
+cudaError_t Allocate(void** pointer, size_t bytes,
+                     void* (DeviceMemory::*allocate)(size_t)) {
   Lock lock(RuntimeMutex());
   if (StickyError() != cudaSuccess) return Tell(StickyError());
   if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
   *pointer = nullptr;
   if (bytes == 0) return cudaSuccess;
-  *pointer = DeviceMemory::Get().Allocate(bytes);
+  *pointer = (DeviceMemory::Get().*allocate)(bytes);
   return Tell(*pointer == nullptr ? cudaErrorMemoryAllocation : cudaSuccess);
+}
+
+cudaError_t GiveBack(void* pointer, bool (DeviceMemory::*give_back)(void*)) {
+  Lock lock(RuntimeMutex());
+  if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
+  RunAllStreams(/*blocking_only=*/false);
+  if (pointer != nullptr && !(DeviceMemory::Get().*give_back)(pointer)) {
+    return Tell(cudaErrorInvalidValue);
+  }
+  return Tell(StickyError());
+}
+
+}  // namespace
+
+cudaError_t cudaMalloc(void** pointer, size_t bytes) {
+  return Allocate(pointer, bytes, &DeviceMemory::Allocate);
 }
 
 cudaError_t cudaFree(void* pointer) {
-  Lock lock(RuntimeMutex());
-  if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
-  RunAllStreams(/*blocking_only=*/false);
-  if (pointer != nullptr && !DeviceMemory::Get().Free(pointer)) {
-    return Tell(cudaErrorInvalidValue);
-  }
-  return Tell(StickyError());
+  return GiveBack(pointer, &DeviceMemory::Free);
 }
 
 cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
-  Lock lock(RuntimeMutex());
-  if (StickyError() != cudaSuccess) return Tell(StickyError());
-  if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
-  *pointer = nullptr;
-  if (bytes == 0) return cudaSuccess;
-  *pointer = DeviceMemory::Get().AllocatePinned(bytes);
-  return Tell(*pointer == nullptr ? cudaErrorMemoryAllocation : cudaSuccess);
+  return Allocate(pointer, bytes, &DeviceMemory::AllocatePinned);
 }
 
 cudaError_t cudaFreeHost(void* pointer) {
-  Lock lock(RuntimeMutex());
-  if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
-  RunAllStreams(/*blocking_only=*/false);
-  if (pointer != nullptr && !DeviceMemory::Get().FreePinned(pointer)) {
-    return Tell(cudaErrorInvalidValue);
-  }
-  return Tell(StickyError());
+  return GiveBack(pointer, &DeviceMemory::FreePinned);
 }
 
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
