@@ -5,6 +5,7 @@
 #include <memory>
 #include <utility>
 
+#include "tests/cuda_emulation/device/device_memory.h"
 #include "tests/cuda_emulation/device/emulation.h"
 #include "tests/cuda_emulation/device/refuse.h"
 #include "tests/cuda_emulation/device/sanitizer.h"
@@ -21,7 +22,6 @@ KernelOrder kernel_order;
 
 namespace {
 
-constexpr int kNoNumber = 0xff;
 // ThreadSanitizer takes what one fibre does for a sequence, and what a fibre
 // did before it makes another for something that the other has seen. So the
 // next threads are to be on others than those before, which are made in

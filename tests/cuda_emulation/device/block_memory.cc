@@ -4,13 +4,13 @@
 
 #include <cstring>
 
+#include "tests/cuda_emulation/device/device_memory.h"
 #include "tests/cuda_emulation/device/refuse.h"
 #include "tests/cuda_emulation/device/sanitizer.h"
 
 namespace engram::emulation {
 namespace {
 
-constexpr int kNoNumber = 0xff;
 constexpr size_t kAlignment = 128;
 constexpr size_t kGuard = 64 * 1024;
 constexpr size_t kPages = (kMostSharedBytes + 4095) / 4096 * 4096;

@@ -11,8 +11,6 @@
 namespace engram::emulation {
 namespace {
 
-constexpr int kNoNumber = 0xff;
-
 // Where the bytes of one side of a copy lie; null if it is of the other kind.
 char* Side(const void* pointer, size_t bytes, bool on_device) {
   const DeviceMemory& memory = DeviceMemory::Get();

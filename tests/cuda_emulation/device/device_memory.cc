@@ -20,7 +20,6 @@ constexpr size_t kReserved = size_t{64} << 30;
 constexpr size_t kGranule = size_t{1} << AddressTable::kGranuleBits;
 constexpr size_t kPage = 4096;
 constexpr size_t kAlignment = 256;
-constexpr int kNoNumber = 0xff;
 
 size_t RoundUp(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 

@@ -17,6 +17,10 @@
 
 namespace engram::emulation {
 
+// A byte of memory that nobody has written: a number of such bytes is NaN in
+// any floating-point format.
+inline constexpr int kNoNumber = 0xff;
+
 class DeviceMemory {
  public:
   static DeviceMemory& Get();
