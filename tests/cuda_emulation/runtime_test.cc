@@ -148,7 +148,7 @@ TEST_F(RuntimeTest, ADeviceHasNoMoreMemoryThanItHas) {
   size_t free = 0;
   size_t total = 0;
   ASSERT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
-  EXPECT_EQ(total, options().device_bytes);
+  EXPECT_EQ(total, kDeviceBytes);
   void* memory = nullptr;
   EXPECT_EQ(cudaMalloc(&memory, free + 256), cudaErrorMemoryAllocation);
   EXPECT_EQ(cudaMalloc(&memory, free / 2), cudaSuccess);

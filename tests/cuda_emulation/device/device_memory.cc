@@ -16,7 +16,8 @@
 namespace engram::emulation {
 namespace {
 
-constexpr size_t kReserved = size_t{64} << 30;
+// Many times what is given away, for holes between allocations.
+constexpr size_t kReserved = 16 * kDeviceBytes;
 constexpr size_t kGranule = size_t{1} << AddressTable::kGranuleBits;
 constexpr size_t kPage = 4096;
 constexpr size_t kAlignment = 256;
@@ -212,10 +213,7 @@ bool DeviceMemory::Free(void* address) {
   return true;
 }
 
-size_t DeviceMemory::free_bytes() const {
-  const size_t all = std::min(options().device_bytes, kReserved / 2);
-  return all > used_ ? all - used_ : 0;
-}
+size_t DeviceMemory::free_bytes() const { return kDeviceBytes - used_; }
 
 bool DeviceMemory::Contains(const void* address, size_t bytes) const {
   const uintptr_t at = reinterpret_cast<uintptr_t>(address);

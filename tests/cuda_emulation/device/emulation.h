@@ -8,6 +8,8 @@
 
 namespace engram::emulation {
 
+inline constexpr size_t kDeviceBytes = size_t{4} << 30;
+
 struct Options {
   // Of the order of blocks and of threads.
   uint64_t seed = 1;
@@ -17,7 +19,6 @@ struct Options {
   // Matrix products are summed as Hopper does, in 25 bits behind the point,
   // instead of one float32 after the other.
   bool fused_mma = false;
-  size_t device_bytes = size_t{4} << 30;
 };
 
 // Options are those of the environment until they are set:

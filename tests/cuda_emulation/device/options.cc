@@ -19,7 +19,6 @@ Options& options() {
       .early_threads = static_cast<int64_t>(
           FromEnvironment("ENGRAM_EMULATION_EARLY_THREADS", 0)),
       .fused_mma = FromEnvironment("ENGRAM_EMULATION_FUSED_MMA", 0) != 0,
-      .device_bytes = size_t{4} << 30,
   };
   return options;
 }

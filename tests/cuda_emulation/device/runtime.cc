@@ -83,9 +83,9 @@ using engram::emulation::DeviceMemory;
 using engram::emulation::Enqueue;
 using engram::emulation::FailsNow;
 using engram::emulation::IsCapturing;
+using engram::emulation::kDeviceBytes;
 using engram::emulation::kMostSharedBytes;
 using engram::emulation::Lock;
-using engram::emulation::options;
 using engram::emulation::Resolve;
 using engram::emulation::Run;
 using engram::emulation::RunAll;
@@ -217,7 +217,7 @@ cudaError_t cudaFreeHost(void* pointer) {
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   Lock lock(RuntimeMutex());
   *free = DeviceMemory::Get().free_bytes();
-  *total = options().device_bytes;
+  *total = kDeviceBytes;
   return Tell(StickyError());
 }
 
