@@ -5,7 +5,7 @@
 #include <string>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/causal_conv1d.h"
 #include "kernels/cuda/device_memory.h"

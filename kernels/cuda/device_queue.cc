@@ -1,7 +1,5 @@
 #include "kernels/cuda/device_queue.h"
 
-#include <utility>
-
 #include "kernels/status.h"
 
 namespace engram::cuda {
@@ -68,20 +66,19 @@ absl::StatusOr<std::unique_ptr<DeviceEvent>> DeviceQueue::BeginCopy(
   if (bytes > 0) {
     Note(cudaMemcpyAsync(target, source, bytes, kind, copies_), "copying");
   }
-  cudaEvent_t event = nullptr;
-  Note(cudaEventCreateWithFlags(&event, cudaEventDisableTiming),
-       "making an event");
-  Note(cudaEventRecord(event, copies_), "recording an event");
-  auto done = std::make_unique<Event>(this, event, last_delivery_);
-  if (!failure().ok()) return failure();
-  return done;
+  return RecordEventIn(copies_);
 }
 
 absl::StatusOr<std::unique_ptr<DeviceEvent>> DeviceQueue::RecordEvent() {
+  return RecordEventIn(operations_);
+}
+
+absl::StatusOr<std::unique_ptr<DeviceEvent>> DeviceQueue::RecordEventIn(
+    cudaStream_t stream) {
   cudaEvent_t event = nullptr;
   Note(cudaEventCreateWithFlags(&event, cudaEventDisableTiming),
        "making an event");
-  Note(cudaEventRecord(event, operations_), "recording an event");
+  Note(cudaEventRecord(event, stream), "recording an event");
   auto reached = std::make_unique<Event>(this, event, last_delivery_);
   if (!failure().ok()) return failure();
   return reached;

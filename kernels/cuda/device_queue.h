@@ -9,9 +9,11 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/device_status.h"
 
@@ -60,6 +62,8 @@ class DeviceQueue {
 
   DeviceQueue() = default;
   absl::Status MakeStreams();
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordEventIn(
+      cudaStream_t stream);
   void DeliverUpTo(uint64_t number);
 
   cudaStream_t operations_ = nullptr;

@@ -226,8 +226,8 @@ int64_t OutcomeKernels::FittingRequests(
   return fitting;
 }
 
-size_t OutcomeKernels::LayOut(absl::Span<const OutcomeRequest> requests,
-                              int64_t ids) {
+OutcomeKernels::Room OutcomeKernels::LayOut(
+    absl::Span<const OutcomeRequest> requests, int64_t ids) {
   auto* const upload = static_cast<std::byte*>(pinned_upload_->data());
   auto* const rows = reinterpret_cast<OutcomeRow*>(upload);
   ListWriter writer(upload, requests.size() * sizeof(OutcomeRow));
@@ -244,17 +244,13 @@ size_t OutcomeKernels::LayOut(absl::Span<const OutcomeRequest> requests,
     }
     rows[i] = row;
   }
-  return writer.end();
+  return {.upload_bytes = writer.end(), .alternatives = alternatives};
 }
 
 absl::Status OutcomeKernels::Begin(cudaStream_t stream, ConstMatrix logits,
                                    int64_t ids,
                                    absl::Span<const OutcomeRequest> requests) {
-  const size_t upload_bytes = LayOut(requests, ids);
-  int64_t alternatives = 0;
-  for (const OutcomeRequest& request : requests) {
-    alternatives += AlternativesOf(request, ids);
-  }
+  const Room taken = LayOut(requests, ids);
   auto* const answers = static_cast<OutcomeAnswer*>(answers_->data());
   OutcomeWork work;
   work.logits = logits.floats();
@@ -268,13 +264,13 @@ absl::Status OutcomeKernels::Begin(cudaStream_t stream, ConstMatrix logits,
   work.answers = answers;
   work.alternatives = reinterpret_cast<ScoredId*>(answers + requests.size());
   cudaError_t error =
-      cudaMemcpyAsync(upload_->data(), pinned_upload_->data(), upload_bytes,
-                      cudaMemcpyHostToDevice, stream);
+      cudaMemcpyAsync(upload_->data(), pinned_upload_->data(),
+                      taken.upload_bytes, cudaMemcpyHostToDevice, stream);
   if (error == cudaSuccess) error = FindOutcomes(stream, work);
   if (error == cudaSuccess) {
     error = cudaMemcpyAsync(pinned_answers_->data(), answers,
                             requests.size() * sizeof(OutcomeAnswer) +
-                                alternatives * sizeof(ScoredId),
+                                taken.alternatives * sizeof(ScoredId),
                             cudaMemcpyDeviceToHost, stream);
   }
   return DeviceStatus(error, "finding outcomes");

@@ -48,8 +48,8 @@ class OutcomeKernels {
   // How many of the requests, from the first on, have room together.
   int64_t FittingRequests(absl::Span<const OutcomeRequest> requests,
                           int64_t ids) const;
-  // Lays the requests out in pinned memory. Returns the bytes.
-  size_t LayOut(absl::Span<const OutcomeRequest> requests, int64_t ids);
+  // Lays the requests out in pinned memory.
+  Room LayOut(absl::Span<const OutcomeRequest> requests, int64_t ids);
   // Puts upload, kernel and the copy of the answers into the stream.
   absl::Status Begin(cudaStream_t stream, ConstMatrix logits, int64_t ids,
                      absl::Span<const OutcomeRequest> requests);

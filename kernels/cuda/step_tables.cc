@@ -1,7 +1,6 @@
 #include "kernels/cuda/step_tables.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "kernels/cuda/device_memory.h"
