@@ -51,10 +51,14 @@ float WarpSum(std::array<float, 32> lanes) {
   return lanes[0];
 }
 
-// Runs all tokens of `whole` as one row, and one by one: both are as expected.
+// Runs all tokens of `whole` as one row, and one by one: both are as `in_order`
+// computes them.
 template <class Case>
-void ExpectIs(Backend& backend, const Case& whole, const Floats& before,
-              const Floats& expected_y, const Floats& expected_state) {
+void ExpectIs(Backend& backend, const Case& whole,
+              Floats (*in_order)(const Case&, Floats& state)) {
+  const Floats before = RandomFloats(6, whole.StateFloats());
+  Floats expected_state = before;
+  const Floats expected_y = in_order(whole, expected_state);
   const int tokens = static_cast<int>(whole.tokens);
   Floats state = before;
   const std::vector<SlotRow> row = {{0, 0, tokens}};
@@ -98,10 +102,7 @@ TEST_F(CudaOrderTest, OfSelectiveScanIsByQuartersOfTheStates) {
   for (const int64_t d_state : {1, 5, 16, 17, 64, 70}) {
     SCOPED_TRACE(testing::Message() << d_state << " states");
     const ScanCase scan(19, d_state, 20);
-    const Floats before = RandomFloats(6, scan.StateFloats());
-    Floats state = before;
-    const Floats y = SelectiveScanInOrder(scan, state);
-    ExpectIs(backend(), scan, before, y, state);
+    ExpectIs(backend(), scan, SelectiveScanInOrder);
   }
 }
 
@@ -135,10 +136,7 @@ TEST_F(CudaOrderTest, OfSsdScanIsByEighthsOfTheStates) {
   for (const int64_t d_state : {1, 9, 128, 130}) {
     SCOPED_TRACE(testing::Message() << d_state << " states");
     const SsdScanCase scan(4, 2, 37, d_state, 11);
-    const Floats before = RandomFloats(6, scan.StateFloats());
-    Floats state = before;
-    const Floats y = SsdScanInOrder(scan, state);
-    ExpectIs(backend(), scan, before, y, state);
+    ExpectIs(backend(), scan, SsdScanInOrder);
   }
 }
 
@@ -175,10 +173,7 @@ TEST_F(CudaOrderTest, OfDiagonalScanIsByQuartersOfThePairs) {
   for (const int64_t pairs : {1, 6, 32, 35}) {
     SCOPED_TRACE(testing::Message() << pairs << " pairs");
     const DiagonalScanCase scan(19, pairs, 20);
-    const Floats before = RandomFloats(6, scan.StateFloats());
-    Floats state = before;
-    const Floats y = DiagonalScanInOrder(scan, state);
-    ExpectIs(backend(), scan, before, y, state);
+    ExpectIs(backend(), scan, DiagonalScanInOrder);
   }
 }
 
