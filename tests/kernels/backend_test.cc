@@ -141,58 +141,60 @@ Floats Rounded(Floats values, WeightFormat format) {
 constexpr WeightFormat kFormats[] = {
     WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kFloat16};
 
-// Outputs and inputs around the edges of panels, steps and units.
-const std::vector<std::pair<int, int>> kFormatShapes = {
-    {1, 1}, {31, 7}, {33, 40}, {64, 65}, {130, 300}};
-
-TEST_P(BackendTest, EveryFormatEmbedsAsItsValuesInFloat32) {
+// Packs weights in each format, and what they are then in float32; of outputs
+// and inputs around the edges of panels, steps and units.
+void ForEveryFormat(Backend& backend,
+                    absl::FunctionRef<void(const PackedWeight& narrow,
+                                           const PackedWeight& wide)>
+                        check) {
   for (const WeightFormat format : kFormats) {
-    for (const auto& [outputs, inputs] : kFormatShapes) {
+    for (const auto& [outputs, inputs] : std::vector<std::pair<int, int>>{
+             {1, 1}, {31, 7}, {33, 40}, {64, 65}, {130, 300}}) {
       SCOPED_TRACE(testing::Message() << WeightFormatName(format) << " "
                                       << outputs << " x " << inputs);
       const Floats weight = RandomFloats(1, outputs * inputs);
-      const auto narrow =
-          PackFloats(backend(), weight, outputs, inputs, format);
+      const auto narrow = PackFloats(backend, weight, outputs, inputs, format);
       const auto wide =
-          PackFloats(backend(), Rounded(weight, format), outputs, inputs);
+          PackFloats(backend, Rounded(weight, format), outputs, inputs);
       EXPECT_EQ(narrow->format(), format);
-      if (format != WeightFormat::kFloat32) {
-        EXPECT_EQ(narrow->bytes() * 2, wide->bytes());
-      }
-      const std::vector<int32_t> ids = {outputs - 1, 0, outputs / 2};
-      DeviceFloats actual(backend(), Floats(ids.size() * inputs));
-      DeviceFloats expected(backend(), Floats(ids.size() * inputs));
-      const StepRows& step = PrepareIds(backend(), ids);
-      backend().Embed(step, *narrow, actual.data());
-      backend().Embed(step, *wide, expected.data());
-      ExpectSameBits(actual.ToHost(), expected.ToHost());
+      check(*narrow, *wide);
     }
   }
 }
 
+TEST_P(BackendTest, EveryFormatEmbedsAsItsValuesInFloat32) {
+  ForEveryFormat(
+      backend(), [&](const PackedWeight& narrow, const PackedWeight& wide) {
+        if (narrow.format() != WeightFormat::kFloat32) {
+          EXPECT_EQ(narrow.bytes() * 2, wide.bytes());
+        }
+        const auto outputs = static_cast<int32_t>(wide.outputs());
+        const std::vector<int32_t> ids = {outputs - 1, 0, outputs / 2};
+        DeviceFloats actual(backend(), Floats(ids.size() * wide.inputs()));
+        DeviceFloats expected(backend(), Floats(ids.size() * wide.inputs()));
+        const StepRows& step = PrepareIds(backend(), ids);
+        backend().Embed(step, narrow, actual.data());
+        backend().Embed(step, wide, expected.data());
+        ExpectSameBits(actual.ToHost(), expected.ToHost());
+      });
+}
+
 // A product of the CPU takes x as it is.
 TEST_P(CpuBackendTest, EveryFormatMultipliesAsItsValuesInFloat32) {
-  for (const WeightFormat format : kFormats) {
-    for (const auto& [outputs, inputs] : kFormatShapes) {
-      SCOPED_TRACE(testing::Message() << WeightFormatName(format) << " "
-                                      << outputs << " x " << inputs);
-      const Floats weight = RandomFloats(1, outputs * inputs);
-      const auto narrow =
-          PackFloats(backend(), weight, outputs, inputs, format);
-      const auto wide =
-          PackFloats(backend(), Rounded(weight, format), outputs, inputs);
-      for (const int64_t tokens : {1, 2, 5, 49}) {
-        DeviceFloats x(backend(), RandomFloats(2, tokens * inputs));
-        DeviceFloats actual(backend(), Floats(tokens * outputs));
-        DeviceFloats expected(backend(), Floats(tokens * outputs));
-        backend().MatMul(*narrow, tokens, {x.data(), inputs}, {},
-                         {actual.data(), outputs});
-        backend().MatMul(*wide, tokens, {x.data(), inputs}, {},
-                         {expected.data(), outputs});
-        ExpectSameBits(actual.ToHost(), expected.ToHost());
-      }
-    }
-  }
+  ForEveryFormat(
+      backend(), [&](const PackedWeight& narrow, const PackedWeight& wide) {
+        const int64_t outputs = wide.outputs(), inputs = wide.inputs();
+        for (const int64_t tokens : {1, 2, 5, 49}) {
+          DeviceFloats x(backend(), RandomFloats(2, tokens * inputs));
+          DeviceFloats actual(backend(), Floats(tokens * outputs));
+          DeviceFloats expected(backend(), Floats(tokens * outputs));
+          backend().MatMul(narrow, tokens, {x.data(), inputs}, {},
+                           {actual.data(), outputs});
+          backend().MatMul(wide, tokens, {x.data(), inputs}, {},
+                           {expected.data(), outputs});
+          ExpectSameBits(actual.ToHost(), expected.ToHost());
+        }
+      });
 }
 
 TEST_P(BackendTest, KeepsValuesOf16BitsAsTheyAre) {
