@@ -1,5 +1,5 @@
-// engram-server on a device that fails: the program itself, but that the linker
-// (--wrap) puts this in the place of MakeBackend().
+// engram-server on a device that fails: the program itself, but for its
+// MakeBackend().
 //
 // The environment's FAILING_CALL is the number of each back end's call that is
 // the first to fail, as FaultyBackend counts them.
@@ -10,9 +10,9 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
-#include "kernels/backend.h"
 #include "kernels/status.h"
 #include "tests/support/faulty_backend.h"
+#include "tests/support/wrapped_make_backend.h"
 
 namespace engram {
 namespace {
@@ -25,16 +25,6 @@ int64_t FailingCall() {
 }
 
 }  // namespace
-
-// The mangled name of MakeBackend(const BackendOptions&), as --wrap has it.
-absl::StatusOr<std::unique_ptr<Backend>>
-RealMakeBackend(const BackendOptions& options) asm(
-    "__real__ZN6engram11MakeBackendERKNS_"
-    "14BackendOptionsE");
-absl::StatusOr<std::unique_ptr<Backend>>
-WrappedMakeBackend(const BackendOptions& options) asm(
-    "__wrap__ZN6engram11MakeBackendERKNS_"
-    "14BackendOptionsE");
 
 absl::StatusOr<std::unique_ptr<Backend>> WrappedMakeBackend(
     const BackendOptions& options) {
