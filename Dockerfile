@@ -6,13 +6,12 @@
 #
 # On NVIDIA GPUs the stages are the same on other bases:
 #
-#   docker build -t engram-cuda --target runtime-cuda \
+#   docker build -t engram-cuda --target runtime-cuda --build-arg PRESET=cuda \
 #     --build-arg BUILD_BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04 \
 #     --build-arg RUNTIME_BASE=nvidia/cuda:13.0.1-runtime-ubuntu24.04 .
 #
 # scripts/check-image builds the stage runtime and tries it. Nothing builds
-# runtime-cuda yet, so it is unproven; and while the source has no CUDA back end,
-# it serves on CPUs like the other.
+# runtime-cuda yet, so it is unproven (docs/gpu.md).
 #
 # Both bases must be the same release of Debian or Ubuntu, since the program
 # built on one runs with the libraries of the other.
