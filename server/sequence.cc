@@ -98,6 +98,11 @@ void Prepare(Sequence* sequence, int64_t vocabulary_size) {
   sequence->stop_ids.insert(sequence->stop_ids.end(),
                             stopping.end_of_text_ids.begin(),
                             stopping.end_of_text_ids.end());
+  // Each once: a device has room for as many as there are.
+  std::sort(sequence->stop_ids.begin(), sequence->stop_ids.end());
+  sequence->stop_ids.erase(
+      std::unique(sequence->stop_ids.begin(), sequence->stop_ids.end()),
+      sequence->stop_ids.end());
   sequence->seen = start.seen ? *start.seen : TokenSet(vocabulary_size);
   for (int32_t id : sequence->to_feed) sequence->seen.Insert(id);
   // The last token of a turn is never fed by it: it stays pending.

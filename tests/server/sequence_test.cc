@@ -62,6 +62,16 @@ TEST_F(SequenceTest, HasSeenWhatItsSessionHasAndWhatItFeeds) {
   EXPECT_FALSE(seen->Contains(1));
 }
 
+// Back ends promise room for all ids there are, not for any number of repeats.
+TEST_F(SequenceTest, KeepsEachStopIdOnce) {
+  Request request = TestEngine::Generate({1}, 5);
+  request.stopping.stop_token_ids = {7, 3, 7, 7};
+  request.stopping.end_of_text_ids = {3, 5};
+  Sequence sequence = Make(std::move(request));
+  Prepare(&sequence, kByteTokenizerIds);
+  EXPECT_THAT(sequence.stop_ids, ElementsAre(3, 5, 7));
+}
+
 TEST_F(SequenceTest, LeavesTheLastTokenOfAWholeAnswerPending) {
   Sequence sequence = Make(Resumed({1, 2}, {3, 4}, 2));
   ASSERT_TRUE(ReadReceived(&sequence).ok());
