@@ -50,21 +50,6 @@ __device__ float Output(const DiagonalScanArguments& arguments, float p,
   return Activate(arguments.activation, fmaf(d, p, sum));
 }
 
-// A lane's pairs of a channel: `count` of them from `first` on.
-struct LanePairs {
-  int64_t first;
-  int count;
-};
-
-__device__ LanePairs LanePairsOf(const DiagonalScanArguments& arguments,
-                                 int quarter, int64_t channel) {
-  const int64_t share = (arguments.pairs + kScanQuarters - 1) / kScanQuarters;
-  const int64_t first = quarter * share;
-  const int64_t left = arguments.pairs - first;
-  if (channel >= arguments.channels || left <= 0) return {first, 0};
-  return {first, static_cast<int>(left < share ? left : share)};
-}
-
 // Of tensors [pairs, 2, channels], from a channel of a pair on.
 __device__ Complex LoadWeight(const float* source, int64_t channels) {
   return {LoadConstant(source), LoadConstant(source + channels)};
@@ -147,7 +132,8 @@ __global__ void __launch_bounds__(kScanThreads)
   const int64_t channels = arguments.channels;
   const int64_t first_channel = int64_t{blockIdx.x} * kScanBlockChannels;
   const int64_t channel = first_channel + lane.block_channel;
-  const LanePairs part = LanePairsOf(arguments, lane.quarter, channel);
+  const QuarterStates part =
+      QuarterStatesOf(arguments.pairs, lane.quarter, channel < channels);
   const int64_t first_place = part.first * 2 * channels + channel;
   Registers pairs = {};
 #pragma unroll
@@ -204,7 +190,8 @@ __global__ void __launch_bounds__(kScanThreads)
   const int64_t channel =
       int64_t{blockIdx.x} * kScanBlockChannels + lane.block_channel;
   const StepRow row = RowAt(step, blockIdx.y);
-  const LanePairs part = LanePairsOf(arguments, lane.quarter, channel);
+  const QuarterStates part =
+      QuarterStatesOf(arguments.pairs, lane.quarter, channel < channels);
   const int64_t first_place = part.first * 2 * channels + channel;
   const float* in =
       ShareAt(arguments.diagonal_state, row.slot_in) + first_place;

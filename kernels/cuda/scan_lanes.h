@@ -29,6 +29,26 @@ __device__ inline ScanLane ThisScanLane() {
           thread % 32 / kScanWarpChannels};
 }
 
+// A quarter's states: `count` of them from state `first` of the channel on,
+// none if that is below 1.
+struct QuarterStates {
+  int64_t first;
+  int count;
+};
+
+__device__ inline int64_t StatesOfAQuarter(int64_t states) {
+  return (states + kScanQuarters - 1) / kScanQuarters;
+}
+
+// Of a channel with `states` states; with none if it is not there.
+__device__ inline QuarterStates QuarterStatesOf(int64_t states, int quarter,
+                                                bool exists) {
+  const int64_t most = StatesOfAQuarter(states);
+  const int64_t first = quarter * most;
+  const int64_t left = exists ? states - first : 0;
+  return {first, static_cast<int>(left < most ? left : most)};
+}
+
 // The same for all lanes of a channel.
 __device__ inline float SumOfQuarters(float quarter) {
   const float half = quarter + ShuffleXor(quarter, kScanWarpChannels);

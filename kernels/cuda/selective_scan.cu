@@ -48,12 +48,10 @@ __device__ float Output(const Inputs& inputs, float d, float sum) {
   return fmaf(d, inputs.x, sum) * inputs.gate;
 }
 
-// A lane's states in registers: `count` of them, from state `first` of the
-// channel on.
+// A lane's states in registers.
 template <int kStates>
 struct LaneStates {
-  int count;
-  int64_t first;
+  QuarterStates part;  // of the channel's
   float h[kStates];
   float a[kStates];
 };
@@ -61,17 +59,14 @@ struct LaneStates {
 template <int kStates>
 __device__ LaneStates<kStates> LaneStatesOf(
     const SelectiveScanArguments& arguments, int quarter, int64_t channel) {
-  const int64_t d_state = arguments.d_state;
-  const int64_t share = (d_state + kScanQuarters - 1) / kScanQuarters;
   LaneStates<kStates> states;
-  states.first = quarter * share;
-  const int64_t left = d_state - states.first;
-  states.count = static_cast<int>(left < share ? left : share);
-  if (channel >= arguments.d_inner) states.count = 0;
+  states.part =
+      QuarterStatesOf(arguments.d_state, quarter, channel < arguments.d_inner);
 #pragma unroll
   for (int i = 0; i < kStates; ++i) {
-    const int64_t place = (states.first + i) * arguments.d_inner + channel;
-    states.a[i] = i < states.count ? LoadConstant(arguments.a + place) : 0.0f;
+    const int64_t place = (states.part.first + i) * arguments.d_inner + channel;
+    states.a[i] =
+        i < states.part.count ? LoadConstant(arguments.a + place) : 0.0f;
   }
   return states;
 }
@@ -105,8 +100,7 @@ class FetchedTile {
     x_.Fetch(arguments.x, token, tokens, channels);
     dt_.Fetch(arguments.dt, token, tokens, channels);
     z_.Fetch(arguments.z, token, tokens, channels);
-    const int64_t share =
-        (arguments.d_state + kScanQuarters - 1) / kScanQuarters;
+    const int64_t share = StatesOfAQuarter(arguments.d_state);
     const auto states = [&](int column) {
       const int64_t state = column / kStates * share + column % kStates;
       return column % kStates < share && state < arguments.d_state ? state : -1;
@@ -176,13 +170,13 @@ __global__ void __launch_bounds__(kScanThreads, kStates == 4 ? 16 : 6)
   GridTrigger();
   const StepRow row = RowAt(step, blockIdx.y);
   if (row.tokens == 0 && row.slot_in == row.slot_out) return;
-  const int64_t first_state = states.first * arguments.d_inner + channel;
+  const int64_t first_state = states.part.first * arguments.d_inner + channel;
   const float* const in =
       ShareAt(arguments.ssm_state, row.slot_in) + first_state;
 #pragma unroll
   for (int i = 0; i < kStates; ++i) {
     states.h[i] =
-        i < states.count ? LoadStream(in + i * arguments.d_inner) : 0.0f;
+        i < states.part.count ? LoadStream(in + i * arguments.d_inner) : 0.0f;
   }
   auto& tile = *DynamicShared<SharedTile<kTileTokens, kStates>>();
   FetchedTile<kTileTokens, kStates> next;
@@ -199,7 +193,7 @@ __global__ void __launch_bounds__(kScanThreads, kStates == 4 ? 16 : 6)
   float* const out = ShareAt(arguments.ssm_state, row.slot_out) + first_state;
 #pragma unroll
   for (int i = 0; i < kStates; ++i) {
-    if (i < states.count) {
+    if (i < states.part.count) {
       StoreStream(out + i * arguments.d_inner, states.h[i]);
     }
   }
@@ -216,10 +210,9 @@ __global__ void __launch_bounds__(kScanThreads)
       int64_t{blockIdx.x} * kScanBlockChannels + lane.block_channel;
   const bool exists = channel < arguments.d_inner;
   const StepRow row = RowAt(step, blockIdx.y);
-  const int64_t d_state = arguments.d_state;
-  const int64_t share = (d_state + kScanQuarters - 1) / kScanQuarters;
-  const int64_t begin = lane.quarter * share;
-  const int64_t end = begin + share < d_state ? begin + share : d_state;
+  const QuarterStates part =
+      QuarterStatesOf(arguments.d_state, lane.quarter, exists);
+  const int64_t begin = part.first, end = part.first + part.count;
   const float* in = ShareAt(arguments.ssm_state, row.slot_in) + channel;
   float* const out = ShareAt(arguments.ssm_state, row.slot_out) + channel;
   for (int64_t token = row.offset; token < row.offset + row.tokens; ++token) {
@@ -246,7 +239,7 @@ __global__ void __launch_bounds__(kScanThreads)
     }
     in = out;
   }
-  if (row.tokens > 0 || row.slot_in == row.slot_out || !exists) return;
+  if (row.tokens > 0 || row.slot_in == row.slot_out) return;
   for (int64_t n = begin; n < end; ++n) {
     Store(out + n * arguments.d_inner, Load(in + n * arguments.d_inner));
   }
