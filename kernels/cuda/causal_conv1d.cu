@@ -1,9 +1,5 @@
 // A thread computes one channel, from the bias on by fused multiply-adds from
-// the oldest input to the newest.
-//
-// Where all rows have at most one token, a thread also leaves the inputs of its
-// row and channel. In longer rows a thread has a few neighbouring tokens, and
-// others still read what the state was: a second kernel leaves the inputs.
+// the oldest input to the newest (channel_kernels.h).
 //
 // Memory per token and channel: reads 4 bytes and writes 4; per row and channel
 // 8 (d_conv - 1) bytes of the state. What neighbouring tokens read again is in
@@ -12,15 +8,13 @@
 
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/causal_conv1d.h"
+#include "kernels/cuda/channel_kernels.h"
 #include "kernels/cuda/device.h"
-#include "kernels/cuda/launch.h"
 #include "kernels/cuda/row_data.h"
 
 namespace engram::cuda {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kTileTokens = 8;
 // Taps that are kept in registers; other numbers of them are loaded each time.
 constexpr int kUsualTaps = 4;
 
@@ -93,13 +87,9 @@ __device__ void KeepInputs(const CausalConv1dArguments& arguments,
   }
 }
 
-__device__ int64_t ThisChannel() {
-  return int64_t{blockIdx.x} * kThreads + threadIdx.x;
-}
-
 // Everything of a row and a channel. Meant for rows of a token, right for all.
 template <int kTaps>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kChannelThreads)
     ConvolveRows(StepTable step, CausalConv1dArguments arguments) {
   GridWait();
   GridTrigger();
@@ -113,7 +103,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // kTileTokens tokens, of one row or of several.
 template <int kTaps>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kChannelThreads)
     ConvolveTokens(StepTable step, CausalConv1dArguments arguments) {
   GridWait();
   GridTrigger();
@@ -129,7 +119,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kChannelThreads)
     KeepInputsOfRows(StepTable step, CausalConv1dArguments arguments) {
   GridWait();
   GridTrigger();
@@ -141,20 +131,9 @@ __global__ void __launch_bounds__(kThreads)
 template <int kTaps>
 cudaError_t Convolve(cudaStream_t stream, const StepTable& step,
                      const CausalConv1dArguments& arguments) {
-  const auto blocks =
-      static_cast<unsigned>((arguments.channels + kThreads - 1) / kThreads);
-  const auto rows = static_cast<unsigned>(step.row_count);
-  const LaunchShape by_rows = {dim3(blocks, rows), dim3(kThreads), 0};
-  if (step.longest_row <= 1) {
-    return Launch(by_rows, stream, ConvolveRows<kTaps>, step, arguments);
-  }
-  const auto tiles =
-      static_cast<unsigned>((step.token_count + kTileTokens - 1) / kTileTokens);
-  const cudaError_t error =
-      Launch({dim3(blocks, tiles), dim3(kThreads), 0}, stream,
-             ConvolveTokens<kTaps>, step, arguments);
-  if (error != cudaSuccess || arguments.d_conv == 1) return error;
-  return Launch(by_rows, stream, KeepInputsOfRows, step, arguments);
+  return LaunchByChannels<CausalConv1dArguments>(
+      stream, step, arguments, arguments.d_conv > 1,
+      {ConvolveRows<kTaps>, ConvolveTokens<kTaps>, KeepInputsOfRows});
 }
 
 }  // namespace

@@ -1,9 +1,6 @@
-// A thread computes one channel, from the oldest tap to the newest.
-//
-// Where all rows have at most one token, a thread also leaves the input of its
-// row and channel in the ring. In longer rows a thread has a few neighbouring
-// tokens, whose inputs move through its registers while the taps run, and
-// others still read what the ring was: a second kernel leaves the inputs.
+// A thread computes one channel, from the oldest tap to the newest
+// (channel_kernels.h). The inputs of neighbouring tokens move through its
+// registers while the taps run.
 //
 // Memory per token and channel: reads 8 bytes (k, v) and writes 4 (p); the
 // filter, and what neighbouring tokens read again, come from the first-level
@@ -11,16 +8,13 @@
 // are written per token.
 #include <cmath>
 
+#include "kernels/cuda/channel_kernels.h"
 #include "kernels/cuda/device.h"
-#include "kernels/cuda/launch.h"
 #include "kernels/cuda/row_data.h"
 #include "kernels/cuda/shift_multiply.h"
 
 namespace engram::cuda {
 namespace {
-
-constexpr int kThreads = 128;
-constexpr int kTileTokens = 8;
 
 // One channel of a row's inputs on one time axis: 0 is its first token, and the
 // taps - 1 tokens of the state lie before it.
@@ -108,12 +102,8 @@ __device__ void KeepInputs(const ShiftMultiplyArguments& arguments,
   }
 }
 
-__device__ int64_t ThisChannel() {
-  return int64_t{blockIdx.x} * kThreads + threadIdx.x;
-}
-
 // Everything of a row and a channel. Meant for rows of a token, right for all.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kChannelThreads)
     MultiplyRows(StepTable step, ShiftMultiplyArguments arguments) {
   GridWait();
   GridTrigger();
@@ -128,7 +118,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // kTileTokens tokens, of one row or of several.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kChannelThreads)
     MultiplyTokens(StepTable step, ShiftMultiplyArguments arguments) {
   GridWait();
   GridTrigger();
@@ -153,7 +143,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kChannelThreads)
     KeepInputsOfRows(StepTable step, ShiftMultiplyArguments arguments) {
   GridWait();
   GridTrigger();
@@ -168,19 +158,9 @@ __global__ void __launch_bounds__(kThreads)
 cudaError_t ShiftMultiply(cudaStream_t stream, const StepTable& step,
                           const ShiftMultiplyArguments& arguments) {
   if (step.row_count == 0) return cudaSuccess;
-  const auto blocks =
-      static_cast<unsigned>((arguments.channels + kThreads - 1) / kThreads);
-  const auto rows = static_cast<unsigned>(step.row_count);
-  const LaunchShape by_rows = {dim3(blocks, rows), dim3(kThreads), 0};
-  if (step.longest_row <= 1) {
-    return Launch(by_rows, stream, MultiplyRows, step, arguments);
-  }
-  const auto tiles =
-      static_cast<unsigned>((step.token_count + kTileTokens - 1) / kTileTokens);
-  const cudaError_t error = Launch({dim3(blocks, tiles), dim3(kThreads), 0},
-                                   stream, MultiplyTokens, step, arguments);
-  if (error != cudaSuccess || arguments.taps == 1) return error;
-  return Launch(by_rows, stream, KeepInputsOfRows, step, arguments);
+  return LaunchByChannels<ShiftMultiplyArguments>(
+      stream, step, arguments, arguments.taps > 1,
+      {MultiplyRows, MultiplyTokens, KeepInputsOfRows});
 }
 
 }  // namespace engram::cuda
