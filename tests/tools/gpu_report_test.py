@@ -1,6 +1,8 @@
 """scripts/gpu-report: what it tells of kernels, and that ours do not spill."""
+import ast
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,12 @@ class GpuReport(unittest.TestCase):
         code, text = report("--kernels-only")
         self.assertEqual(code, 0, text)
         self.assertIn("selective_scan", text)
+
+    def test_compiles_with_flags_of_the_build(self):
+        flags = ast.literal_eval(re.search(r"^FLAGS = (\[.*\])$", SCRIPT.read_text(), re.M)[1])
+        build = (SCRIPT.parents[1] / "kernels/cuda/CMakeLists.txt").read_text()
+        for flag in flags:
+            self.assertIn(flag, build)
 
     def test_tells_a_kernel_that_spills(self):
         with tempfile.TemporaryDirectory() as folder:
