@@ -32,8 +32,8 @@ __device__ __forceinline__ T* DynamicShared() {
 __device__ __forceinline__ void BlockBarrier() { __syncthreads(); }
 __device__ __forceinline__ void WarpBarrier() { __syncwarp(); }
 
-// The value of lane (own ^ lane_mask), of `lane`, of (own - delta) and of
-// (own + delta), where there is one, else the own value. Types of 4 or 8 bytes.
+// The value of lane (own ^ lane_mask), of `lane` and of (own - delta), where
+// there is one, else the own value. Types of 4 or 8 bytes.
 template <class T>
 __device__ __forceinline__ T ShuffleXor(T value, int lane_mask) {
   return __shfl_xor_sync(0xffffffffu, value, lane_mask);
@@ -45,10 +45,6 @@ __device__ __forceinline__ T ShuffleFrom(T value, int lane) {
 template <class T>
 __device__ __forceinline__ T ShuffleUp(T value, int delta) {
   return __shfl_up_sync(0xffffffffu, value, delta);
-}
-template <class T>
-__device__ __forceinline__ T ShuffleDown(T value, int delta) {
-  return __shfl_down_sync(0xffffffffu, value, delta);
 }
 
 // Bit i is what lane i says.

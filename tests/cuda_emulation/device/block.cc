@@ -49,8 +49,6 @@ const char* NameOf(WarpOperation operation) {
       return "ShuffleFrom";
     case WarpOperation::kShuffleUp:
       return "ShuffleUp";
-    case WarpOperation::kShuffleDown:
-      return "ShuffleDown";
     case WarpOperation::kBallot:
       return "a vote";
     case WarpOperation::kMmaBf16:
@@ -288,9 +286,6 @@ void Block::Exchange(Warp& warp) {
         break;
       case WarpOperation::kShuffleUp:
         from = lane - warp.arguments[lane];
-        break;
-      case WarpOperation::kShuffleDown:
-        from = lane + warp.arguments[lane];
         break;
       case WarpOperation::kBallot:
         warp.results[lane] = ballot;

@@ -55,7 +55,6 @@ enum class WarpOperation {
   kShuffleXor,
   kShuffleFrom,
   kShuffleUp,
-  kShuffleDown,
   kBallot,
   kMmaBf16,
   kMmaF16,
@@ -117,10 +116,6 @@ T ShuffleFrom(T value, int lane, const Site& site = Site::current()) {
 template <class T>
 T ShuffleUp(T value, int delta, const Site& site = Site::current()) {
   return emulation::Shuffle(WarpOperation::kShuffleUp, value, delta, site);
-}
-template <class T>
-T ShuffleDown(T value, int delta, const Site& site = Site::current()) {
-  return emulation::Shuffle(WarpOperation::kShuffleDown, value, delta, site);
 }
 
 inline unsigned Ballot(bool value, const Site& site = Site::current()) {
