@@ -8,6 +8,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/cuda/device.h"
 #include "tests/cuda_emulation/device_test_case.h"
 #include "tests/cuda_emulation/faulty_kernels.h"
 #include "tests/cuda_emulation/first_kernel.h"
@@ -45,6 +46,24 @@ TEST_F(EmulationTest, NoOrderOfThreadsChangesWhatACorrectKernelComputes) {
               cudaSuccess);
     EXPECT_EQ(Download(others_, cuda::kFaultyFloats), expected);
   }
+}
+
+template <class T, class Value>
+concept Stores = requires(T* at, Value value) {
+  cuda::Store(at, value);
+  cuda::StoreStream(at, value);
+};
+template <class T>
+concept CountsAtOnce = requires(T* at, T value) {
+  cuda::AtomicAdd(at, value);
+  cuda::AtomicMax(at, value);
+};
+
+TEST(EmulatedDeviceTest, WhatADeviceHasNoFunctionForDoesNotCompile) {
+  EXPECT_TRUE((Stores<float, float>));
+  EXPECT_FALSE((Stores<float, int>)) << "it takes what it stores as it is";
+  EXPECT_TRUE(CountsAtOnce<uint64_t>);
+  EXPECT_FALSE(CountsAtOnce<int64_t>);
 }
 
 TEST_F(EmulationTest, AtomicsCountInGlobalAndInSharedMemory) {

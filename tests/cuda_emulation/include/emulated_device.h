@@ -138,8 +138,7 @@ T Load(const T* global, const Site& site = Site::current()) {
   return value;
 }
 template <class T>
-void Store(T* global, std::type_identity_t<T> value,
-           const Site& site = Site::current()) {
+void Store(T* global, T value, const Site& site = Site::current()) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16 &&
                 (sizeof(T) & (sizeof(T) - 1)) == 0);
   std::memcpy(emulation::DataAt(global, sizeof(T), site), &value, sizeof(T));
@@ -153,8 +152,7 @@ T LoadStream(const T* global, const Site& site = Site::current()) {
   return Load(global, site);
 }
 template <class T>
-void StoreStream(T* global, std::type_identity_t<T> value,
-                 const Site& site = Site::current()) {
+void StoreStream(T* global, T value, const Site& site = Site::current()) {
   Store(global, value, site);
 }
 
@@ -191,18 +189,21 @@ float WidenF16(uint16_t x);
 uint16_t NarrowBf16(float x);
 uint16_t NarrowF16Saturated(float x);
 
+// The types that a device has them for.
 template <class T>
+concept HasAtomics = std::is_same_v<T, uint32_t> ||
+    std::is_same_v<T, int32_t> || std::is_same_v<T, uint64_t>;
+
+template <HasAtomics T>
 T AtomicAdd(T* at, std::type_identity_t<T> value,
             const Site& site = Site::current()) {
-  static_assert(std::is_integral_v<T> && (sizeof(T) == 4 || sizeof(T) == 8));
   return __atomic_fetch_add(
       static_cast<T*>(emulation::AtomicAt(at, sizeof(T), site)), value,
       __ATOMIC_RELAXED);
 }
-template <class T>
+template <HasAtomics T>
 T AtomicMax(T* at, std::type_identity_t<T> value,
             const Site& site = Site::current()) {
-  static_assert(std::is_integral_v<T> && (sizeof(T) == 4 || sizeof(T) == 8));
   T* const data = static_cast<T*>(emulation::AtomicAt(at, sizeof(T), site));
   T before = __atomic_load_n(data, __ATOMIC_RELAXED);
   while (before < value &&
