@@ -36,8 +36,8 @@ struct Counts {
 };
 Counts counts();
 
-// The n-th (1: the next) kernel or copy that runs fails with `error`; after it,
-// so does everything. REQUIRES: an error that stays, as
+// The n-th (1: the next) kernel, copy or fill that runs fails with `error`;
+// after it, so does everything. REQUIRES: an error that stays, as
 // cudaErrorIllegalAddress.
 void PlantError(int64_t n, cudaError_t error);
 // As a new process would find the device, with what it has in memory.
