@@ -145,7 +145,7 @@ DeviceMemory::DeviceMemory() {
 }
 
 void* DeviceMemory::Allocate(size_t bytes) {
-  const size_t kept = RoundUp(std::max<size_t>(bytes, 1), kAlignment);
+  const size_t kept = RoundUp(bytes, kAlignment);
   if (kept > free_bytes()) return nullptr;
   const size_t granules = RoundUp(kept, kGranule) / kGranule;
   // One more is nobody's.
@@ -183,8 +183,7 @@ bool DeviceMemory::Free(void* address) {
   const auto found = allocations_.find(begin);
   if (found == allocations_.end()) return false;
   const Range range = ranges_[found->second];
-  const size_t kept =
-      RoundUp(std::max<size_t>(range.end - range.begin, 1), kAlignment);
+  const size_t kept = RoundUp(range.end - range.begin, kAlignment);
   const size_t granules = RoundUp(kept, kGranule) / kGranule;
   const uintptr_t first = begin / kGranule * kGranule;
   std::fill_n(granules_ + (first - address_table.base) / kGranule, granules, 0);
@@ -233,8 +232,8 @@ bool DeviceMemory::Reserved(const void* address) const {
 }
 
 void* DeviceMemory::AllocatePinned(size_t bytes) {
-  void* const pointer = std::aligned_alloc(
-      kAlignment, RoundUp(std::max<size_t>(bytes, 1), kAlignment));
+  void* const pointer =
+      std::aligned_alloc(kAlignment, RoundUp(bytes, kAlignment));
   if (pointer != nullptr) pinned_[reinterpret_cast<uintptr_t>(pointer)] = bytes;
   return pointer;
 }

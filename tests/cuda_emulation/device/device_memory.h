@@ -26,7 +26,7 @@ class DeviceMemory {
   static DeviceMemory& Get();
 
   // Filled with bytes that are no number in any floating-point format. Null if
-  // the device has not so many left.
+  // the device has not so many left. REQUIRES: at least one, here and below.
   void* Allocate(size_t bytes);
   // False if it is no allocation's first byte.
   bool Free(void* address);

@@ -41,8 +41,8 @@ Queues& All() {
 
 thread_local cudaError_t last_error = cudaSuccess;
 
-Queue& QueueOf(cudaStream_t stream) {
-  return stream == nullptr ? *All().default_stream.queue : *stream->queue;
+const std::shared_ptr<Queue>& QueueOf(cudaStream_t stream) {
+  return stream == nullptr ? All().default_stream.queue : stream->queue;
 }
 
 bool Exists(cudaStream_t stream) {
@@ -87,7 +87,7 @@ cudaError_t Tell(cudaError_t error) {
 
 cudaError_t Enqueue(cudaStream_t stream, WorkMaker work) {
   if (!Exists(stream)) return cudaErrorInvalidResourceHandle;
-  Queue& queue = QueueOf(stream);
+  Queue& queue = *QueueOf(stream);
   if (queue.capture != nullptr) {
     queue.capture->nodes.push_back(std::move(work));
     return cudaSuccess;
@@ -108,7 +108,7 @@ bool BreaksCapture() {
 }
 
 bool IsCapturing(cudaStream_t stream) {
-  return QueueOf(stream).capture != nullptr;
+  return QueueOf(stream)->capture != nullptr;
 }
 
 void RunUntil(Queue& queue, int64_t position) {
@@ -129,7 +129,7 @@ void RunUntil(Queue& queue, int64_t position) {
 }
 
 void RunAll(cudaStream_t stream) {
-  Queue& queue = QueueOf(stream);
+  Queue& queue = *QueueOf(stream);
   RunUntil(queue, queue.enqueued);
 }
 
@@ -214,7 +214,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     return Tell(cudaErrorStreamCaptureUnsupported);
   }
   if (StickyError() != cudaSuccess) return Tell(StickyError());
-  const Queue& queue = QueueOf(stream);
+  const Queue& queue = *QueueOf(stream);
   return queue.done == queue.enqueued ? cudaSuccess : cudaErrorNotReady;
 }
 
@@ -222,7 +222,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event,
                                 unsigned) {
   Lock lock(RuntimeMutex());
   if (StickyError() != cudaSuccess) return Tell(StickyError());
-  if (event->queue == nullptr || IsReached(*event)) return cudaSuccess;
+  if (IsReached(*event)) return cudaSuccess;
   if (IsCapturing(stream)) {
     // Captures of several streams are not emulated.
     BreaksCapture();
@@ -256,7 +256,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     BreaksCapture();
     return Tell(cudaErrorStreamCaptureUnsupported);
   }
-  event->queue = stream == nullptr ? All().default_stream.queue : stream->queue;
+  event->queue = QueueOf(stream);
   event->position = event->queue->enqueued;
   event->asked = false;
   return cudaSuccess;
@@ -279,7 +279,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   Lock lock(RuntimeMutex());
   if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
-  if (event->queue != nullptr) RunUntil(*event->queue, event->position);
+  if (!IsReached(*event)) RunUntil(*event->queue, event->position);
   return Tell(StickyError());
 }
 
