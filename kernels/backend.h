@@ -301,6 +301,28 @@ class Backend {
   // is the most of each.
   virtual absl::Status ReserveOutcomes(int64_t rows, int64_t ids) = 0;
 
+ protected:
+  // What ReserveBlocks has taken. REQUIRES: as many `floats` of each token of
+  // the step.
+  float* Scratch(const StepRows& step, int64_t floats);
+
+  // These do what kernels/blocks.h lists, by the operations below; a back end
+  // that has something better falls back on them.
+  virtual void DoMambaBlock(const StepRows& step,
+                            const MambaBlockArguments& block, float* residual);
+  virtual void DoMamba2Block(const StepRows& step,
+                             const Mamba2BlockArguments& block,
+                             float* residual);
+  virtual void DoH3Block(const StepRows& step, const H3BlockArguments& block,
+                         float* residual);
+  virtual void DoS4dBlock(const StepRows& step, const S4dBlockArguments& block,
+                          float* residual);
+  virtual void DoAttentionBlock(const StepRows& step,
+                                const AttentionBlockArguments& block,
+                                float* residual);
+  virtual void DoMlpBlock(const StepRows& step, const MlpBlockArguments& block,
+                          float* residual);
+
  private:
   // What a back end implements; arguments have been checked. Those without a
   // body here have the contract of their namesakes above.
@@ -333,21 +355,6 @@ class Backend {
                               const DiagonalScanArguments& arguments) = 0;
   virtual void DoAttention(const StepRows& step,
                            const AttentionArguments& arguments) = 0;
-  // These do what kernels/blocks.h lists, by the operations above.
-  virtual void DoMambaBlock(const StepRows& step,
-                            const MambaBlockArguments& block, float* residual);
-  virtual void DoMamba2Block(const StepRows& step,
-                             const Mamba2BlockArguments& block,
-                             float* residual);
-  virtual void DoH3Block(const StepRows& step, const H3BlockArguments& block,
-                         float* residual);
-  virtual void DoS4dBlock(const StepRows& step, const S4dBlockArguments& block,
-                          float* residual);
-  virtual void DoAttentionBlock(const StepRows& step,
-                                const AttentionBlockArguments& block,
-                                float* residual);
-  virtual void DoMlpBlock(const StepRows& step, const MlpBlockArguments& block,
-                          float* residual);
   virtual void DoCopyRows(ConstMatrix source, absl::Span<const int32_t> from,
                           int64_t width, Matrix target,
                           absl::Span<const int32_t> to) = 0;
@@ -362,12 +369,9 @@ class Backend {
   void AssignFollowing(absl::Span<const Row> rows,
                        absl::Span<const absl::Span<const int32_t>> blocks,
                        absl::Span<const int32_t> ids);
-  // The beginning of scratch_. REQUIRES: reserved for so many of each token.
-  float* Scratch(const StepRows& step, int64_t floats);
-
   StepRows step_;
   absl::Span<const Outcome> last_outcomes_;
-  std::unique_ptr<Buffer> scratch_;  // of blocks that are composed
+  std::unique_ptr<Buffer> scratch_;  // of blocks
 };
 
 // --- For back ends without a queue of work or memory of their own.

@@ -3,49 +3,14 @@
 // that is read for the last time where the next is written gives it its place.
 #include "kernels/blocks.h"
 
-#include <algorithm>
 #include <cstddef>
 
 #include "kernels/backend.h"
+#include "kernels/block_scratch.h"
 #include "kernels/status.h"
 
 namespace engram {
 namespace {
-
-// Matrices begin at multiples of 64 bytes.
-constexpr int64_t kAlignedFloats = 16;
-
-int64_t Aligned(int64_t floats) {
-  return (floats + kAlignedFloats - 1) / kAlignedFloats * kAlignedFloats;
-}
-
-// Matrices that differ have places that differ, also those without tokens.
-int64_t ScratchTokens(const StepRows& step) {
-  return std::max<int64_t>(step.tokens(), 1);
-}
-
-// The scratch of one block, handed out from the beginning. What Aligned widths
-// reserve for each token is enough.
-class Parts {
- public:
-  Parts(float* next, const StepRows& step)
-      : next_(next), tokens_(ScratchTokens(step)) {}
-
-  // [tokens, width]
-  Matrix Take(int64_t width) {
-    const Matrix part = {next_, width};
-    next_ += Aligned(tokens_ * width);
-    return part;
-  }
-
- private:
-  float* next_;
-  const int64_t tokens_;
-};
-
-Matrix ColumnsFrom(Matrix matrix, int64_t first) {
-  return {matrix.floats() + first, matrix.stride};
-}
 
 // One block's calls, which have all the same step and residual.
 class Composition {
@@ -150,7 +115,7 @@ absl::Status Backend::ReserveBlocks(int64_t tokens, int64_t floats) {
 }
 
 float* Backend::Scratch(const StepRows& step, int64_t floats) {
-  const size_t bytes = ScratchTokens(step) * floats * sizeof(float);
+  const size_t bytes = ScratchTokens(step.tokens()) * floats * sizeof(float);
   ENGRAM_CHECK(scratch_ != nullptr && scratch_->bytes() >= bytes);
   return scratch_->floats();
 }
@@ -158,8 +123,9 @@ float* Backend::Scratch(const StepRows& step, int64_t floats) {
 // --- Mamba.
 
 int64_t MambaBlockArguments::ScratchFloats() const {
-  return Aligned(d_model()) + Aligned(2 * d_inner) + Aligned(d_inner) +
-         Aligned(scan_inputs()) + Aligned(d_inner);
+  return AlignedFloats(d_model()) + AlignedFloats(2 * d_inner) +
+         AlignedFloats(d_inner) + AlignedFloats(scan_inputs()) +
+         AlignedFloats(d_inner);
 }
 
 void Backend::MambaBlock(const StepRows& step, const MambaBlockArguments& block,
@@ -178,7 +144,7 @@ void Backend::MambaBlock(const StepRows& step, const MambaBlockArguments& block,
 
 void Backend::DoMambaBlock(const StepRows& step,
                            const MambaBlockArguments& block, float* residual) {
-  Parts parts(Scratch(step, block.ScratchFloats()), step);
+  BlockScratch parts(Scratch(step, block.ScratchFloats()), step.tokens());
   const Matrix normed = parts.Take(block.d_model());
   const Matrix projected = parts.Take(2 * block.d_inner);
   const Matrix convolved = parts.Take(block.d_inner);
@@ -214,7 +180,8 @@ void Backend::DoMambaBlock(const StepRows& step,
 // --- Mamba-2.
 
 int64_t Mamba2BlockArguments::ScratchFloats() const {
-  return Aligned(d_model()) + Aligned(projected()) + Aligned(convolved());
+  return AlignedFloats(d_model()) + AlignedFloats(projected()) +
+         AlignedFloats(convolved());
 }
 
 void Backend::Mamba2Block(const StepRows& step,
@@ -234,7 +201,7 @@ void Backend::DoMamba2Block(const StepRows& step,
                             const Mamba2BlockArguments& block,
                             float* residual) {
   const int64_t d_inner = block.d_inner();
-  Parts parts(Scratch(step, block.ScratchFloats()), step);
+  BlockScratch parts(Scratch(step, block.ScratchFloats()), step.tokens());
   const Matrix normed = parts.Take(block.d_model());
   const Matrix projected = parts.Take(block.projected());
   const Matrix convolved = parts.Take(block.convolved());
@@ -281,7 +248,7 @@ void Backend::DoMamba2Block(const StepRows& step,
 // --- H3 and S4D.
 
 int64_t H3BlockArguments::ScratchFloats() const {
-  return 4 * Aligned(d_model());
+  return 4 * AlignedFloats(d_model());
 }
 
 void Backend::H3Block(const StepRows& step, const H3BlockArguments& block,
@@ -301,7 +268,7 @@ void Backend::H3Block(const StepRows& step, const H3BlockArguments& block,
 void Backend::DoH3Block(const StepRows& step, const H3BlockArguments& block,
                         float* residual) {
   const int64_t d_model = block.d_model();
-  Parts parts(Scratch(step, block.ScratchFloats()), step);
+  BlockScratch parts(Scratch(step, block.ScratchFloats()), step.tokens());
   const Matrix normed = parts.Take(d_model);
   const Matrix q = parts.Take(d_model);
   const Matrix k = parts.Take(d_model);
@@ -329,7 +296,7 @@ void Backend::DoH3Block(const StepRows& step, const H3BlockArguments& block,
 }
 
 int64_t S4dBlockArguments::ScratchFloats() const {
-  return 2 * Aligned(d_model());
+  return 2 * AlignedFloats(d_model());
 }
 
 void Backend::S4dBlock(const StepRows& step, const S4dBlockArguments& block,
@@ -342,7 +309,7 @@ void Backend::S4dBlock(const StepRows& step, const S4dBlockArguments& block,
 
 void Backend::DoS4dBlock(const StepRows& step, const S4dBlockArguments& block,
                          float* residual) {
-  Parts parts(Scratch(step, block.ScratchFloats()), step);
+  BlockScratch parts(Scratch(step, block.ScratchFloats()), step.tokens());
   const Matrix normed = parts.Take(block.d_model());
   const Matrix scanned = parts.Take(block.d_model());
 
@@ -356,8 +323,8 @@ void Backend::DoS4dBlock(const StepRows& step, const S4dBlockArguments& block,
 // --- Attention.
 
 int64_t AttentionBlockArguments::ScratchFloats() const {
-  const int64_t qkv_floats = Aligned(qkv_width());
-  return Aligned(d_model()) +
+  const int64_t qkv_floats = AlignedFloats(qkv_width());
+  return AlignedFloats(d_model()) +
          (convolution.taps > 0 ? 2 * qkv_floats : qkv_floats);
 }
 
@@ -381,7 +348,7 @@ void Backend::AttentionBlock(const StepRows& step,
 void Backend::DoAttentionBlock(const StepRows& step,
                                const AttentionBlockArguments& block,
                                float* residual) {
-  Parts parts(Scratch(step, block.ScratchFloats()), step);
+  BlockScratch parts(Scratch(step, block.ScratchFloats()), step.tokens());
   const Matrix normed = parts.Take(block.d_model());
   Matrix qkv = parts.Take(block.qkv_width());
 
@@ -416,7 +383,7 @@ void Backend::DoAttentionBlock(const StepRows& step,
 // --- MLP.
 
 int64_t MlpBlockArguments::ScratchFloats() const {
-  return Aligned(d_model()) + Aligned(fc1.weight->outputs());
+  return AlignedFloats(d_model()) + AlignedFloats(fc1.weight->outputs());
 }
 
 void Backend::MlpBlock(const StepRows& step, const MlpBlockArguments& block,
@@ -430,7 +397,7 @@ void Backend::MlpBlock(const StepRows& step, const MlpBlockArguments& block,
 
 void Backend::DoMlpBlock(const StepRows& step, const MlpBlockArguments& block,
                          float* residual) {
-  Parts parts(Scratch(step, block.ScratchFloats()), step);
+  BlockScratch parts(Scratch(step, block.ScratchFloats()), step.tokens());
   const Matrix normed = parts.Take(block.d_model());
   const Matrix hidden = parts.Take(block.fc1.weight->outputs());
 

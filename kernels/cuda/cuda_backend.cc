@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/string_view.h"
+#include "kernels/block_scratch.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/causal_conv1d.h"
 #include "kernels/cuda/device_memory.h"
@@ -16,6 +17,9 @@
 #include "kernels/cuda/finite_rows.h"
 #include "kernels/cuda/gated_norm.h"
 #include "kernels/cuda/graphs.h"
+#include "kernels/cuda/h3_block.h"
+#include "kernels/cuda/mamba2_block.h"
+#include "kernels/cuda/mamba_block.h"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/outcomes.h"
 #include "kernels/cuda/packed_matrix.h"
@@ -30,10 +34,6 @@ namespace engram {
 namespace {
 
 using cuda::DeviceQueue;
-
-const cuda::WeightView& View(const PackedWeight& weight) {
-  return static_cast<const cuda::PackedMatrix&>(weight).view();
-}
 
 class CudaBackend final : public Backend {
  public:
@@ -119,7 +119,7 @@ class CudaBackend final : public Backend {
 
   void DoEmbed(const StepRows&, const PackedWeight& table,
                float* residual) override {
-    Note(cuda::Embed(stream(), tables_.table(), View(table), residual),
+    Note(cuda::Embed(stream(), tables_.table(), cuda::ViewOf(table), residual),
          "Embed");
   }
 
@@ -136,7 +136,7 @@ class CudaBackend final : public Backend {
 
   void DoMatMul(const PackedWeight& weight, int64_t tokens, ConstMatrix x,
                 const MatMulOptions& options, Matrix y) override {
-    Note(cuda::Product(stream(), View(weight), tokens, x, options, y),
+    Note(cuda::Product(stream(), cuda::ViewOf(weight), tokens, x, options, y),
          "MatMul");
   }
 
@@ -177,6 +177,41 @@ class CudaBackend final : public Backend {
     Note(cuda::Attention(stream(), tables_.table(), arguments), "Attention");
   }
 
+  // --- Blocks. Where rows have one token each, as in decode, operations that
+  // can share a kernel do; others are composed.
+
+  void DoMambaBlock(const StepRows& step, const MambaBlockArguments& block,
+                    float* residual) override {
+    if (!tables_.table().HasOneTokenARow()) {
+      return Backend::DoMambaBlock(step, block, residual);
+    }
+    Note(cuda::MambaBlock(stream(), tables_.table(), block,
+                          ScratchOf(step, block), residual),
+         "MambaBlock");
+  }
+
+  void DoMamba2Block(const StepRows& step, const Mamba2BlockArguments& block,
+                     float* residual) override {
+    if (!tables_.table().HasOneTokenARow()) {
+      return Backend::DoMamba2Block(step, block, residual);
+    }
+    Note(cuda::Mamba2Block(stream(), tables_.table(), block,
+                           ScratchOf(step, block), residual),
+         "Mamba2Block");
+  }
+
+  void DoH3Block(const StepRows& step, const H3BlockArguments& block,
+                 float* residual) override {
+    if (!tables_.table().HasOneTokenARow()) {
+      return Backend::DoH3Block(step, block, residual);
+    }
+    Note(cuda::H3Block(stream(), tables_.table(), block, ScratchOf(step, block),
+                       residual),
+         "H3Block");
+  }
+
+  // --- Rows and their outcomes.
+
   void DoCopyRows(ConstMatrix source, absl::Span<const int32_t> from,
                   int64_t width, Matrix target,
                   absl::Span<const int32_t> to) override {
@@ -196,6 +231,11 @@ class CudaBackend final : public Backend {
     const absl::Status status =
         outcomes_.Run(stream(), logits, ids, requests, outcomes);
     if (!status.ok()) queue_.Fail(status);
+  }
+
+  template <class BlockArguments>
+  BlockScratch ScratchOf(const StepRows& step, const BlockArguments& block) {
+    return {Scratch(step, block.ScratchFloats()), step.tokens()};
   }
 
   const std::unique_ptr<DeviceQueue> owned_queue_;

@@ -36,4 +36,9 @@ class PackedMatrix : public PackedWeight {
   const std::unique_ptr<Buffer> values_;
 };
 
+// REQUIRES: packed by this back end.
+inline const WeightView& ViewOf(const PackedWeight& weight) {
+  return static_cast<const PackedMatrix&>(weight).view();
+}
+
 }  // namespace engram::cuda

@@ -34,6 +34,11 @@ struct StepTable {
   int64_t row_count = 0;
   int64_t token_count = 0;
   int64_t longest_row = 0;  // tokens
+
+  // Whether every row had one token when the host laid them out.
+  bool HasOneTokenARow() const {
+    return longest_row == 1 && token_count == row_count;
+  }
 };
 
 }  // namespace engram::cuda

@@ -1,0 +1,72 @@
+#include "kernels/cuda/mamba2_block.h"
+
+#include "kernels/cuda/block_operations.h"
+#include "kernels/cuda/gated_norm.h"
+#include "kernels/cuda/ssd_scan.h"
+
+namespace engram::cuda {
+namespace {
+
+// x | b | c in `convolved`, whose x y takes the place of.
+SsdScanArguments ScanOf(const Mamba2BlockArguments& block, Matrix convolved,
+                        Matrix dt) {
+  SsdScanArguments scan;
+  scan.heads = block.heads;
+  scan.groups = block.groups;
+  scan.head_dim = block.head_dim;
+  scan.d_state = block.d_state;
+  scan.x = convolved;
+  scan.dt = dt;
+  scan.b = ColumnsFrom(convolved, block.d_inner());
+  scan.c = ColumnsFrom(convolved, block.d_inner() + block.group_states());
+  scan.dt_bias = block.dt_bias;
+  scan.a = block.a;
+  scan.d = block.d;
+  scan.dt_min = block.dt_min;
+  scan.dt_max = block.dt_max;
+  scan.ssm_state = block.ssm_state;
+  scan.y = convolved;
+  return scan;
+}
+
+GatedNormArguments GateOf(const Mamba2BlockArguments& block, int64_t tokens,
+                          Matrix y, Matrix z) {
+  GatedNormArguments gate;
+  gate.tokens = tokens;
+  gate.d_inner = block.d_inner();
+  gate.groups = block.groups;
+  gate.y = y;
+  gate.z = z;
+  gate.weight = block.gated_norm;
+  gate.epsilon = block.gated_norm_epsilon;
+  gate.normed = y;
+  return gate;
+}
+
+}  // namespace
+
+cudaError_t Mamba2Block(cudaStream_t stream, const StepTable& step,
+                        const Mamba2BlockArguments& block, BlockScratch scratch,
+                        float* residual) {
+  const int64_t d_inner = block.d_inner();
+  const Matrix normed = scratch.Take(block.d_model());
+  const Matrix projected = scratch.Take(block.projected());
+  const Matrix convolved = scratch.Take(block.convolved());
+
+  BlockOperations operations(stream, step, block.d_model(), residual);
+  operations.Norm(block.norm, normed);
+  operations.Product(block.in_proj, normed, projected);
+  operations.Convolution(block.convolution, block.convolved(),
+                         Activation::kSilu, block.conv_state,
+                         ColumnsFrom(projected, d_inner), convolved);
+  operations.Note(
+      SsdScan(stream, step,
+              ScanOf(block, convolved,
+                     ColumnsFrom(projected, d_inner + block.convolved()))));
+  operations.Note(
+      GatedNorm(stream, GateOf(block, step.token_count, convolved, projected)));
+  operations.AddProduct(block.out_proj, convolved);
+  return operations.error();
+}
+
+}  // namespace engram::cuda

@@ -1,0 +1,53 @@
+#include "kernels/cuda/mamba_block.h"
+
+#include "kernels/cuda/block_operations.h"
+#include "kernels/cuda/selective_scan.h"
+
+namespace engram::cuda {
+namespace {
+
+// x | z in `projected`, dt | b | c in `scan_inputs`.
+SelectiveScanArguments ScanOf(const MambaBlockArguments& block,
+                              Matrix convolved, Matrix projected,
+                              Matrix scan_inputs, Matrix dt) {
+  SelectiveScanArguments scan;
+  scan.d_inner = block.d_inner;
+  scan.d_state = block.d_state;
+  scan.x = convolved;
+  scan.dt = dt;
+  scan.b = ColumnsFrom(scan_inputs, block.dt_rank);
+  scan.c = ColumnsFrom(scan_inputs, block.dt_rank + block.d_state);
+  scan.z = ColumnsFrom(projected, block.d_inner);
+  scan.dt_bias = block.dt_bias;
+  scan.a = block.a;
+  scan.d = block.d;
+  scan.ssm_state = block.ssm_state;
+  scan.y = convolved;
+  return scan;
+}
+
+}  // namespace
+
+cudaError_t MambaBlock(cudaStream_t stream, const StepTable& step,
+                       const MambaBlockArguments& block, BlockScratch scratch,
+                       float* residual) {
+  const Matrix normed = scratch.Take(block.d_model());
+  const Matrix projected = scratch.Take(2 * block.d_inner);
+  const Matrix convolved = scratch.Take(block.d_inner);
+  const Matrix scan_inputs = scratch.Take(block.scan_inputs());
+  const Matrix dt = scratch.Take(block.d_inner);
+
+  BlockOperations operations(stream, step, block.d_model(), residual);
+  operations.Norm(block.norm, normed);
+  operations.Product(block.in_proj, normed, projected);
+  operations.Convolution(block.convolution, block.d_inner, Activation::kSilu,
+                         block.conv_state, projected, convolved);
+  operations.Product(block.x_proj, convolved, scan_inputs);
+  operations.Product(block.dt_proj, scan_inputs, dt);
+  operations.Note(SelectiveScan(
+      stream, step, ScanOf(block, convolved, projected, scan_inputs, dt)));
+  operations.AddProduct(block.out_proj, convolved);
+  return operations.error();
+}
+
+}  // namespace engram::cuda
