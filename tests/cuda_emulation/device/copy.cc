@@ -5,20 +5,22 @@
 
 #include "tests/cuda_emulation/device/counting.h"
 #include "tests/cuda_emulation/device/device_memory.h"
+#include "tests/cuda_emulation/device/pinned_memory.h"
 #include "tests/cuda_emulation/device/planted_error.h"
 #include "tests/cuda_emulation/device/refuse.h"
 
 namespace engram::emulation {
 namespace {
 
-// Where the bytes of one side of a copy lie; null if it is of the other kind.
-char* Side(const void* pointer, size_t bytes, bool on_device) {
-  const DeviceMemory& memory = DeviceMemory::Get();
-  if (!on_device) {
-    return memory.Reserved(pointer)
-               ? nullptr
-               : static_cast<char*>(const_cast<void*>(pointer));
-  }
+// Where the bytes of one side of a copy lie, which is the host's or a device's;
+// null if they are elsewhere.
+char* HostSide(const void* pointer) {
+  return DeviceMemory::OwnerOf(pointer) != nullptr
+             ? nullptr
+             : static_cast<char*>(const_cast<void*>(pointer));
+}
+char* DeviceSide(const void* pointer, size_t bytes, int device) {
+  const DeviceMemory& memory = DeviceMemory::Of(device);
   return memory.Contains(pointer, bytes) ? memory.Data(pointer) : nullptr;
 }
 
@@ -39,15 +41,17 @@ uint64_t Sum(const char* bytes, size_t count) {
 }  // namespace
 
 cudaError_t Resolve(void* target, const void* source, size_t bytes,
-                    cudaMemcpyKind kind, Copy* copy) {
-  const DeviceMemory& memory = DeviceMemory::Get();
+                    cudaMemcpyKind kind, int device, Copy* copy) {
+  const PinnedMemory& pinned = PinnedMemory::Get();
   copy->to_device = kind != cudaMemcpyDeviceToHost;
   copy->from_device = kind != cudaMemcpyHostToDevice;
-  copy->target = Side(target, bytes, copy->to_device);
-  copy->source = Side(source, bytes, copy->from_device);
+  copy->target =
+      copy->to_device ? DeviceSide(target, bytes, device) : HostSide(target);
+  copy->source =
+      copy->from_device ? DeviceSide(source, bytes, device) : HostSide(source);
   copy->bytes = bytes;
-  copy->pageable = (!copy->to_device && !memory.IsPinned(target, bytes)) ||
-                   (!copy->from_device && !memory.IsPinned(source, bytes));
+  copy->pageable = (!copy->to_device && !pinned.Contains(target, bytes)) ||
+                   (!copy->from_device && !pinned.Contains(source, bytes));
   return copy->target == nullptr || copy->source == nullptr
              ? cudaErrorInvalidValue
              : cudaSuccess;

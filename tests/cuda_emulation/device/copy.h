@@ -19,10 +19,10 @@ struct Copy {
   bool pageable;
 };
 
-// Finds out where the bytes lie. cudaErrorInvalidValue if one side is not what
-// `kind` says, or not all of one allocation.
+// Finds out where the bytes of a copy by `device` lie. cudaErrorInvalidValue if
+// one side is not what `kind` says, or not all of one allocation of it.
 cudaError_t Resolve(void* target, const void* source, size_t bytes,
-                    cudaMemcpyKind kind, Copy* copy);
+                    cudaMemcpyKind kind, int device, Copy* copy);
 
 // The copy as work of a stream. From when it is begun until it runs, host
 // memory that it reads may not change, and what it writes there is no number.

@@ -5,10 +5,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
+#include <array>
 #include <cstring>
 #include <string_view>
 
+#include "tests/cuda_emulation/device/devices.h"
 #include "tests/cuda_emulation/device/emulation.h"
 #include "tests/cuda_emulation/device/refuse.h"
 #include "tests/cuda_emulation/device/sanitizer.h"
@@ -82,12 +83,15 @@ AddressTable address_table = {};
 
 namespace {
 
+// Null: not used so far. What a kernel or the host touches by mistake is looked
+// for here, by a signal handler too.
+std::array<DeviceMemory*, kMostDevices> memories = {};
+
 struct sigaction action_before;
 
 // Says what it was, then lets it happen again as if nobody had asked.
 void ExplainFault(int, siginfo_t* fault, void*) {
-  const uintptr_t at = reinterpret_cast<uintptr_t>(fault->si_addr);
-  if (at - address_table.base < address_table.bytes) {
+  if (DeviceMemory::OwnerOf(fault->si_addr) != nullptr) {
     constexpr std::string_view kText =
         "emulated device: memory of the device is touched by the host, or by a "
         "kernel without Load and Store\n";
@@ -109,24 +113,43 @@ void ExplainFaults() {
 }  // namespace
 
 void RefuseAddress(const void* address, size_t bytes, const Site& site) {
-  const DeviceMemory& memory = DeviceMemory::Get();
   if (reinterpret_cast<uintptr_t>(address) % bytes != 0) {
     Refuse(site, "%zu bytes at %p, which is not aligned to as many", bytes,
            address);
   }
-  if (!memory.Reserved(address)) {
+  const DeviceMemory* const owner = DeviceMemory::OwnerOf(address);
+  if (owner == nullptr) {
     Refuse(site, "%zu bytes at %p, which is no memory of the device", bytes,
            address);
+  }
+  if (reinterpret_cast<uintptr_t>(address) - address_table.base >=
+      address_table.bytes) {
+    Refuse(site, "%zu bytes at %p, which is memory of another device, %d",
+           bytes, address, owner->device());
   }
   Refuse(site, "%zu bytes at %p, which are in no allocation", bytes, address);
 }
 
-DeviceMemory& DeviceMemory::Get() {
-  static DeviceMemory* memory = new DeviceMemory;
-  return *memory;
+DeviceMemory& DeviceMemory::Of(int device) {
+  if (memories[device] == nullptr) memories[device] = new DeviceMemory(device);
+  static const bool explained = [] {
+    ExplainFaults();
+    return true;
+  }();
+  (void)explained;
+  return *memories[device];
 }
 
-DeviceMemory::DeviceMemory() {
+DeviceMemory* DeviceMemory::OwnerOf(const void* address) {
+  for (DeviceMemory* const memory : memories) {
+    if (memory != nullptr && memory->Reserved(address)) return memory;
+  }
+  return nullptr;
+}
+
+void DeviceMemory::BeReached() const { address_table = table_; }
+
+DeviceMemory::DeviceMemory(int device) : device_(device) {
   ranges_.reserve(1 << 16);
   ranges_.push_back({1, 0});
   char* const base =
@@ -139,9 +162,7 @@ DeviceMemory::DeviceMemory() {
   granules_ = static_cast<uint32_t*>(
       Reserve(kReserved / kGranule * sizeof(uint32_t), PROT_READ | PROT_WRITE));
   free_granules_[first] = kReserved / kGranule;
-  address_table = {first, kReserved, first_data - first, granules_,
-                   ranges_.data()};
-  ExplainFaults();
+  table_ = {first, kReserved, first_data - first, granules_, ranges_.data()};
 }
 
 void* DeviceMemory::Allocate(size_t bytes) {
@@ -168,10 +189,9 @@ void* DeviceMemory::Allocate(size_t bytes) {
     free_ranges_.pop_back();
   }
   ranges_[range] = {begin, begin + bytes};
-  std::fill_n(granules_ + (first - address_table.base) / kGranule, granules,
-              range);
+  std::fill_n(granules_ + (first - table_.base) / kGranule, granules, range);
   const uintptr_t page = begin / kPage * kPage;
-  MakeAccessible(reinterpret_cast<char*>(page + address_table.to_data),
+  MakeAccessible(reinterpret_cast<char*>(page + table_.to_data),
                  first + granules * kGranule - page);
   allocations_[begin] = range;
   used_ += kept;
@@ -186,8 +206,8 @@ bool DeviceMemory::Free(void* address) {
   const size_t kept = RoundUp(range.end - range.begin, kAlignment);
   const size_t granules = RoundUp(kept, kGranule) / kGranule;
   const uintptr_t first = begin / kGranule * kGranule;
-  std::fill_n(granules_ + (first - address_table.base) / kGranule, granules, 0);
-  MakeInaccessible(reinterpret_cast<char*>(first + address_table.to_data),
+  std::fill_n(granules_ + (first - table_.base) / kGranule, granules, 0);
+  MakeInaccessible(reinterpret_cast<char*>(first + table_.to_data),
                    granules * kGranule);
   ranges_[found->second] = {1, 0};
   free_ranges_.push_back(found->second);
@@ -217,40 +237,17 @@ size_t DeviceMemory::free_bytes() const { return kDeviceBytes - used_; }
 bool DeviceMemory::Contains(const void* address, size_t bytes) const {
   const uintptr_t at = reinterpret_cast<uintptr_t>(address);
   if (!Reserved(address)) return false;
-  const Range range = ranges_[granules_[(at - address_table.base) / kGranule]];
+  const Range range = ranges_[granules_[(at - table_.base) / kGranule]];
   return at >= range.begin && at <= range.end && bytes <= range.end - at;
 }
 
 char* DeviceMemory::Data(const void* address) const {
   return reinterpret_cast<char*>(reinterpret_cast<uintptr_t>(address) +
-                                 address_table.to_data);
+                                 table_.to_data);
 }
 
 bool DeviceMemory::Reserved(const void* address) const {
-  return reinterpret_cast<uintptr_t>(address) - address_table.base <
-         address_table.bytes;
-}
-
-void* DeviceMemory::AllocatePinned(size_t bytes) {
-  void* const pointer =
-      std::aligned_alloc(kAlignment, RoundUp(bytes, kAlignment));
-  if (pointer != nullptr) pinned_[reinterpret_cast<uintptr_t>(pointer)] = bytes;
-  return pointer;
-}
-
-bool DeviceMemory::FreePinned(void* pointer) {
-  if (pinned_.erase(reinterpret_cast<uintptr_t>(pointer)) == 0) return false;
-  std::free(pointer);
-  return true;
-}
-
-bool DeviceMemory::IsPinned(const void* pointer, size_t bytes) const {
-  const uintptr_t at = reinterpret_cast<uintptr_t>(pointer);
-  auto found = pinned_.upper_bound(at);
-  if (found == pinned_.begin()) return false;
-  --found;
-  return at - found->first <= found->second &&
-         bytes <= found->second - (at - found->first);
+  return reinterpret_cast<uintptr_t>(address) - table_.base < table_.bytes;
 }
 
 }  // namespace engram::emulation

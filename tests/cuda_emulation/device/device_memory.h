@@ -1,7 +1,6 @@
-// DeviceMemory: the addresses that the emulated device gives away, and the
-// host's pinned memory.
+// DeviceMemory: the addresses that an emulated device gives away.
 //
-// An address of the device is reserved and never accessible: its bytes lie at a
+// An address of a device is reserved and never accessible: its bytes lie at a
 // fixed distance (address_table.to_data). Each allocation ends where a page
 // that is nobody's begins, as nearly as an alignment of 256 bytes lets it.
 #pragma once
@@ -23,7 +22,14 @@ inline constexpr int kNoNumber = 0xff;
 
 class DeviceMemory {
  public:
-  static DeviceMemory& Get();
+  // REQUIRES: IsDevice.
+  static DeviceMemory& Of(int device);
+  // The one that the address is of; null if it is no device's.
+  static DeviceMemory* OwnerOf(const void* address);
+
+  int device() const { return device_; }
+  // Kernels reach this memory from now on, and no other.
+  void BeReached() const;
 
   // Filled with bytes that are no number in any floating-point format. Null if
   // the device has not so many left. REQUIRES: at least one, here and below.
@@ -39,20 +45,17 @@ class DeviceMemory {
   // Whether it is an address of the device at all.
   bool Reserved(const void* address) const;
 
-  void* AllocatePinned(size_t bytes);
-  bool FreePinned(void* pointer);
-  bool IsPinned(const void* pointer, size_t bytes) const;
-
  private:
-  DeviceMemory();
+  explicit DeviceMemory(int device);
 
+  const int device_;
+  AddressTable table_ = {};
   size_t used_ = 0;
   std::vector<uint32_t> free_ranges_;
   std::vector<Range> ranges_;
   uint32_t* granules_ = nullptr;
   std::map<uintptr_t, uint32_t> allocations_;  // first byte: its range
   std::map<uintptr_t, size_t> free_granules_;  // first: how many
-  std::map<uintptr_t, size_t> pinned_;         // first byte: bytes
 };
 
 }  // namespace engram::emulation

@@ -11,6 +11,8 @@ namespace engram::emulation {
 inline constexpr size_t kDeviceBytes = size_t{4} << 30;
 
 struct Options {
+  // 8 at most.
+  int devices = 1;
   // Of the order of blocks and of threads.
   uint64_t seed = 1;
   // Blocks of a kernel run to their GridWait before the kernel in front of it,
@@ -22,8 +24,8 @@ struct Options {
 };
 
 // Options are those of the environment until they are set:
-// ENGRAM_EMULATION_SEED, ENGRAM_EMULATION_EARLY_THREADS,
-// ENGRAM_EMULATION_FUSED_MMA.
+// ENGRAM_EMULATION_DEVICES, ENGRAM_EMULATION_SEED,
+// ENGRAM_EMULATION_EARLY_THREADS, ENGRAM_EMULATION_FUSED_MMA.
 Options& options();
 
 // What was done since the process began.

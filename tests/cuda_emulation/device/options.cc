@@ -15,6 +15,8 @@ uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
 
 Options& options() {
   static Options options = {
+      .devices =
+          static_cast<int>(FromEnvironment("ENGRAM_EMULATION_DEVICES", 1)),
       .seed = FromEnvironment("ENGRAM_EMULATION_SEED", 1),
       .early_threads = static_cast<int64_t>(
           FromEnvironment("ENGRAM_EMULATION_EARLY_THREADS", 0)),

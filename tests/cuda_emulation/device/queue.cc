@@ -1,10 +1,13 @@
 #include "tests/cuda_emulation/device/queue.h"
 
 #include <algorithm>
+#include <array>
 #include <set>
 #include <utility>
 
 #include "tests/cuda_emulation/device/counting.h"
+#include "tests/cuda_emulation/device/device_memory.h"
+#include "tests/cuda_emulation/device/devices.h"
 #include "tests/cuda_emulation/device/planted_error.h"
 
 using engram::emulation::Queue;
@@ -14,14 +17,17 @@ struct CUstream_st {
   std::shared_ptr<Queue> queue = std::make_shared<Queue>();
 };
 struct CUevent_st {
+  int device = 0;
   std::shared_ptr<Queue> queue;  // null: never recorded
   int64_t position = 0;
   bool asked = false;
 };
 struct CUgraph_st {
+  int device = 0;
   std::vector<WorkMaker> nodes;
 };
 struct CUgraphExec_st {
+  int device = 0;
   std::vector<WorkMaker> nodes;
 };
 
@@ -29,8 +35,14 @@ namespace engram::emulation {
 namespace {
 
 struct Queues {
-  CUstream_st default_stream;
+  Queues() {
+    for (int device = 0; device < kMostDevices; ++device) {
+      default_streams[device].queue->device = device;
+    }
+  }
+  std::array<CUstream_st, kMostDevices> default_streams;
   std::set<cudaStream_t> streams;
+  // Of the process: it cannot go on with any device.
   cudaError_t sticky = cudaSuccess;
 };
 
@@ -42,11 +54,8 @@ Queues& All() {
 thread_local cudaError_t last_error = cudaSuccess;
 
 const std::shared_ptr<Queue>& QueueOf(cudaStream_t stream) {
-  return stream == nullptr ? All().default_stream.queue : stream->queue;
-}
-
-bool Exists(cudaStream_t stream) {
-  return stream == nullptr || All().streams.count(stream) != 0;
+  return stream == nullptr ? All().default_streams[CurrentDevice()].queue
+                           : stream->queue;
 }
 
 void RunKernel(Queue& queue,
@@ -58,6 +67,7 @@ void RunKernel(Queue& queue,
     run = std::make_unique<KernelRun>(kernel, in_order);
   }
   if (FailsNow()) return;
+  DeviceMemory::Of(queue.device).BeReached();
   // The blocks of the next kernel begin when all of this one have come to their
   // GridTrigger, at the earliest: what was before this one is done.
   if (options().early_threads > 0 && !queue.work.empty()) {
@@ -97,11 +107,16 @@ cudaError_t Enqueue(cudaStream_t stream, WorkMaker work) {
   return cudaSuccess;
 }
 
-bool BreaksCapture() {
+bool BreaksCapture(const Queue* waited_for) {
   bool found = false;
   for (const cudaStream_t stream : All().streams) {
-    if (stream->queue->capture == nullptr) continue;
-    stream->queue->capture_invalid = true;
+    Queue& queue = *stream->queue;
+    if (queue.capture == nullptr) continue;
+    if (&queue != waited_for &&
+        queue.capturing_thread != std::this_thread::get_id()) {
+      continue;
+    }
+    queue.capture_invalid = true;
     found = true;
   }
   return found;
@@ -109,6 +124,12 @@ bool BreaksCapture() {
 
 bool IsCapturing(cudaStream_t stream) {
   return QueueOf(stream)->capture != nullptr;
+}
+
+int DeviceOf(cudaStream_t stream) { return QueueOf(stream)->device; }
+
+bool Exists(cudaStream_t stream) {
+  return stream == nullptr || All().streams.count(stream) != 0;
 }
 
 void RunUntil(Queue& queue, int64_t position) {
@@ -133,9 +154,11 @@ void RunAll(cudaStream_t stream) {
   RunUntil(queue, queue.enqueued);
 }
 
-void RunAllStreams(bool blocking_only) {
-  RunAll(nullptr);
+void RunAllStreams(int device, bool blocking_only) {
+  Queue& first = *All().default_streams[device].queue;
+  RunUntil(first, first.enqueued);
   for (const cudaStream_t stream : All().streams) {
+    if (DeviceOf(stream) != device) continue;
     if (!blocking_only || stream->queue->blocking) RunAll(stream);
   }
 }
@@ -146,6 +169,8 @@ void RunAllStreams(bool blocking_only) {
 
 using engram::emulation::All;
 using engram::emulation::BreaksCapture;
+using engram::emulation::CurrentDevice;
+using engram::emulation::DeviceOf;
 using engram::emulation::Enqueue;
 using engram::emulation::Exists;
 using engram::emulation::IsCapturing;
@@ -182,6 +207,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   Lock lock(RuntimeMutex());
   if (StickyError() != cudaSuccess) return Tell(StickyError());
   *stream = new CUstream_st;
+  (*stream)->queue->device = CurrentDevice();
   (*stream)->queue->blocking = (flags & cudaStreamNonBlocking) == 0;
   All().streams.insert(*stream);
   return cudaSuccess;
@@ -201,7 +227,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   Lock lock(RuntimeMutex());
   if (!Exists(stream)) return Tell(cudaErrorInvalidResourceHandle);
-  if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
+  if (BreaksCapture(QueueOf(stream).get())) {
+    return Tell(cudaErrorStreamCaptureUnsupported);
+  }
   RunAll(stream);
   return Tell(StickyError());
 }
@@ -210,7 +238,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
   Lock lock(RuntimeMutex());
   if (!Exists(stream)) return Tell(cudaErrorInvalidResourceHandle);
   if (IsCapturing(stream)) {
-    BreaksCapture();
+    BreaksCapture(QueueOf(stream).get());
     return Tell(cudaErrorStreamCaptureUnsupported);
   }
   if (StickyError() != cudaSuccess) return Tell(StickyError());
@@ -225,7 +253,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event,
   if (IsReached(*event)) return cudaSuccess;
   if (IsCapturing(stream)) {
     // Captures of several streams are not emulated.
-    BreaksCapture();
+    BreaksCapture(QueueOf(stream).get());
     return Tell(cudaErrorStreamCaptureUnsupported);
   }
   const auto wait = [queue = event->queue, position = event->position] {
@@ -238,6 +266,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   Lock lock(RuntimeMutex());
   if (StickyError() != cudaSuccess) return Tell(StickyError());
   *event = new CUevent_st;
+  (*event)->device = CurrentDevice();
   return cudaSuccess;
 }
 
@@ -252,8 +281,11 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   Lock lock(RuntimeMutex());
   if (!Exists(stream)) return Tell(cudaErrorInvalidResourceHandle);
   if (StickyError() != cudaSuccess) return Tell(StickyError());
+  if (event->device != DeviceOf(stream)) {
+    return Tell(cudaErrorInvalidResourceHandle);
+  }
   if (IsCapturing(stream)) {
-    BreaksCapture();
+    BreaksCapture(QueueOf(stream).get());
     return Tell(cudaErrorStreamCaptureUnsupported);
   }
   event->queue = QueueOf(stream);
@@ -292,7 +324,8 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (stream == nullptr) return Tell(cudaErrorStreamCaptureUnsupported);
   if (!Exists(stream)) return Tell(cudaErrorInvalidResourceHandle);
   if (IsCapturing(stream)) return Tell(cudaErrorIllegalState);
-  stream->queue->capture = new CUgraph_st;
+  stream->queue->capture = new CUgraph_st{DeviceOf(stream), {}};
+  stream->queue->capturing_thread = std::this_thread::get_id();
   stream->queue->capture_invalid = false;
   return cudaSuccess;
 }
@@ -317,13 +350,16 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
                                  unsigned long long) {
   Lock lock(RuntimeMutex());
   if (StickyError() != cudaSuccess) return Tell(StickyError());
-  *exec = new CUgraphExec_st{graph->nodes};
+  *exec = new CUgraphExec_st{graph->device, graph->nodes};
   return cudaSuccess;
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   Lock lock(RuntimeMutex());
   if (StickyError() != cudaSuccess) return Tell(StickyError());
+  if (!Exists(stream) || exec->device != DeviceOf(stream)) {
+    return Tell(cudaErrorInvalidResourceHandle);
+  }
   for (const WorkMaker& node : exec->nodes) {
     const cudaError_t error = Enqueue(stream, node);
     if (error != cudaSuccess) return Tell(error);

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "tests/cuda_emulation/device/kernel_run.h"
@@ -24,14 +25,16 @@ struct Work {
 using WorkMaker = std::function<Work()>;
 
 struct Queue {
+  int device = 0;
   bool blocking = true;  // waits for the default stream and it for this one
   std::deque<Work> work;
   int64_t enqueued = 0;
   int64_t done = 0;
   bool last_was_kernel = false;
   std::unique_ptr<KernelRun> early;  // of the kernel that is next
-  // Where a capture puts work instead.
+  // Where a capture puts work instead, and whose it is.
   cudaGraph_t capture = nullptr;
+  std::thread::id capturing_thread;
   bool capture_invalid = false;
 };
 
@@ -47,15 +50,18 @@ cudaError_t Tell(cudaError_t error);
 
 // Begins work and adds it to a stream; or adds the maker to what captures it.
 cudaError_t Enqueue(cudaStream_t stream, WorkMaker work);
-// Whether a capture is under way that forbids to wait or to allocate; it is
-// invalid from then on.
-bool BreaksCapture();
+// Whether a capture of this thread's, or of `waited_for`, is under way that
+// forbids to wait or to allocate; it is invalid from then on.
+bool BreaksCapture(const Queue* waited_for = nullptr);
 bool IsCapturing(cudaStream_t stream);
+// REQUIRES: there is such a stream; null is the current device's.
+int DeviceOf(cudaStream_t stream);
+bool Exists(cudaStream_t stream);
 // Runs what was added to the stream first, up to `position`.
 void RunUntil(Queue& queue, int64_t position);
 void RunAll(cudaStream_t stream);
-// Runs everything of all streams, or only of those that the default stream
-// waits for.
-void RunAllStreams(bool blocking_only);
+// Runs everything of all streams of a device, or only of those that its default
+// stream waits for.
+void RunAllStreams(int device, bool blocking_only);
 
 }  // namespace engram::emulation

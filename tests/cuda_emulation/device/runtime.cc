@@ -8,7 +8,9 @@
 #include "tests/cuda_emulation/device/copy.h"
 #include "tests/cuda_emulation/device/counting.h"
 #include "tests/cuda_emulation/device/device_memory.h"
+#include "tests/cuda_emulation/device/devices.h"
 #include "tests/cuda_emulation/device/emulation.h"
+#include "tests/cuda_emulation/device/pinned_memory.h"
 #include "tests/cuda_emulation/device/planted_error.h"
 #include "tests/cuda_emulation/device/queue.h"
 #include "tests/cuda_emulation/device/sanitizer.h"
@@ -18,14 +20,14 @@ namespace {
 
 constexpr int kSharedBytesOfAll = 48 * 1024;
 
-// What kernels are allowed, beside what all are.
-std::map<const void*, int>& SharedBytes() {
-  static std::map<const void*, int> shared_bytes;
+// What kernels are allowed on a device, beside what all are.
+std::map<std::pair<const void*, int>, int>& SharedBytes() {
+  static std::map<std::pair<const void*, int>, int> shared_bytes;
   return shared_bytes;
 }
 
 size_t AllowedBytes(const void* kernel) {
-  const auto found = SharedBytes().find(kernel);
+  const auto found = SharedBytes().find({kernel, CurrentDevice()});
   return found == SharedBytes().end() ? kSharedBytesOfAll
                                       : static_cast<size_t>(found->second);
 }
@@ -61,6 +63,9 @@ cudaError_t EnqueueKernel(const cudaLaunchConfig_t& config, const void* kernel,
   if (StickyError() != cudaSuccess) return Tell(StickyError());
   const cudaError_t error = CheckShape(config, kernel);
   if (error != cudaSuccess) return Tell(error);
+  if (!Exists(config.stream) || DeviceOf(config.stream) != CurrentDevice()) {
+    return Tell(cudaErrorInvalidResourceHandle);
+  }
   const auto launch = std::make_shared<const KernelLaunch>(
       KernelLaunch{std::move(thread), config.gridDim, config.blockDim,
                    config.dynamicSmemBytes, Overlaps(config)});
@@ -79,18 +84,26 @@ using engram::emulation::BeginCopy;
 using engram::emulation::BreaksCapture;
 using engram::emulation::Copy;
 using engram::emulation::counting;
+using engram::emulation::CurrentDevice;
+using engram::emulation::DeviceCount;
 using engram::emulation::DeviceMemory;
+using engram::emulation::DeviceOf;
 using engram::emulation::Enqueue;
+using engram::emulation::Exists;
 using engram::emulation::FailsNow;
 using engram::emulation::IsCapturing;
+using engram::emulation::IsDevice;
 using engram::emulation::kDeviceBytes;
+using engram::emulation::kMostDevices;
 using engram::emulation::kMostSharedBytes;
 using engram::emulation::Lock;
+using engram::emulation::PinnedMemory;
 using engram::emulation::Resolve;
 using engram::emulation::Run;
 using engram::emulation::RunAll;
 using engram::emulation::RunAllStreams;
 using engram::emulation::RuntimeMutex;
+using engram::emulation::SetCurrentDevice;
 using engram::emulation::SharedBytes;
 using engram::emulation::StickyError;
 using engram::emulation::Tell;
@@ -136,26 +149,28 @@ const char* cudaGetErrorString(cudaError_t error) {
 
 cudaError_t cudaGetDeviceCount(int* count) {
   Lock lock(RuntimeMutex());
-  *count = 1;
+  if (DeviceCount() == 0) return Tell(cudaErrorNoDevice);
+  *count = DeviceCount();
   return Tell(StickyError());
 }
 
 cudaError_t cudaGetDevice(int* device) {
   Lock lock(RuntimeMutex());
-  *device = 0;
+  *device = CurrentDevice();
   return Tell(StickyError());
 }
 
 cudaError_t cudaSetDevice(int device) {
   Lock lock(RuntimeMutex());
-  if (device != 0) return Tell(cudaErrorInvalidDevice);
+  if (!IsDevice(device)) return Tell(cudaErrorInvalidDevice);
+  SetCurrentDevice(device);
   return Tell(StickyError());
 }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute,
                                    int device) {
   Lock lock(RuntimeMutex());
-  if (device != 0) return Tell(cudaErrorInvalidDevice);
+  if (!IsDevice(device)) return Tell(cudaErrorInvalidDevice);
   if (attribute != cudaDevAttrComputeCapabilityMajor) {
     return Tell(cudaErrorInvalidValue);
   }
@@ -166,7 +181,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute,
 cudaError_t cudaDeviceSynchronize() {
   Lock lock(RuntimeMutex());
   if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
-  RunAllStreams(/*blocking_only=*/false);
+  RunAllStreams(CurrentDevice(), /*blocking_only=*/false);
   return Tell(StickyError());
 }
 
@@ -174,49 +189,59 @@ cudaError_t cudaDeviceSynchronize() {
 
 namespace {
 
-// Memory of the device, and pinned memory of the host.
-cudaError_t Allocate(void** pointer, size_t bytes,
-                     void* (DeviceMemory::*allocate)(size_t)) {
+// Memory of the current device, or pinned memory of the host.
+template <class Memory>
+cudaError_t Allocate(Memory& (*memory)(), void** pointer, size_t bytes) {
   Lock lock(RuntimeMutex());
   if (StickyError() != cudaSuccess) return Tell(StickyError());
   if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
   *pointer = nullptr;
   if (bytes == 0) return cudaSuccess;
-  *pointer = (DeviceMemory::Get().*allocate)(bytes);
+  *pointer = memory().Allocate(bytes);
   return Tell(*pointer == nullptr ? cudaErrorMemoryAllocation : cudaSuccess);
 }
 
-cudaError_t GiveBack(void* pointer, bool (DeviceMemory::*give_back)(void*)) {
-  Lock lock(RuntimeMutex());
-  if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
-  RunAllStreams(/*blocking_only=*/false);
-  if (pointer != nullptr && !(DeviceMemory::Get().*give_back)(pointer)) {
-    return Tell(cudaErrorInvalidValue);
-  }
-  return Tell(StickyError());
+DeviceMemory& MemoryOfCurrentDevice() {
+  return DeviceMemory::Of(CurrentDevice());
 }
 
 }  // namespace
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
-  return Allocate(pointer, bytes, &DeviceMemory::Allocate);
+  return Allocate(&MemoryOfCurrentDevice, pointer, bytes);
 }
 
 cudaError_t cudaFree(void* pointer) {
-  return GiveBack(pointer, &DeviceMemory::Free);
+  Lock lock(RuntimeMutex());
+  if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
+  DeviceMemory* const owner = DeviceMemory::OwnerOf(pointer);
+  RunAllStreams(owner != nullptr ? owner->device() : CurrentDevice(),
+                /*blocking_only=*/false);
+  if (pointer != nullptr && (owner == nullptr || !owner->Free(pointer))) {
+    return Tell(cudaErrorInvalidValue);
+  }
+  return Tell(StickyError());
 }
 
 cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
-  return Allocate(pointer, bytes, &DeviceMemory::AllocatePinned);
+  return Allocate(&PinnedMemory::Get, pointer, bytes);
 }
 
 cudaError_t cudaFreeHost(void* pointer) {
-  return GiveBack(pointer, &DeviceMemory::FreePinned);
+  Lock lock(RuntimeMutex());
+  if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
+  for (int device = 0; device < kMostDevices; ++device) {
+    RunAllStreams(device, /*blocking_only=*/false);
+  }
+  if (pointer != nullptr && !PinnedMemory::Get().Free(pointer)) {
+    return Tell(cudaErrorInvalidValue);
+  }
+  return Tell(StickyError());
 }
 
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   Lock lock(RuntimeMutex());
-  *free = DeviceMemory::Get().free_bytes();
+  *free = MemoryOfCurrentDevice().free_bytes();
   *total = kDeviceBytes;
   return Tell(StickyError());
 }
@@ -227,10 +252,11 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes,
   *attributes = {};
   attributes->device = -1;
   void* const given = const_cast<void*>(pointer);
-  if (DeviceMemory::Get().Contains(pointer, 1)) {
-    *attributes = {cudaMemoryTypeDevice, 0, given, nullptr};
-  } else if (DeviceMemory::Get().IsPinned(pointer, 1)) {
-    *attributes = {cudaMemoryTypeHost, 0, given, given};
+  const DeviceMemory* const owner = DeviceMemory::OwnerOf(pointer);
+  if (owner != nullptr && owner->Contains(pointer, 1)) {
+    *attributes = {cudaMemoryTypeDevice, owner->device(), given, nullptr};
+  } else if (PinnedMemory::Get().Contains(pointer, 1)) {
+    *attributes = {cudaMemoryTypeHost, CurrentDevice(), given, given};
   } else {
     attributes->hostPointer = given;
   }
@@ -243,9 +269,10 @@ cudaError_t cudaMemcpy(void* target, const void* source, size_t bytes,
   if (StickyError() != cudaSuccess) return Tell(StickyError());
   if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
   Copy copy;
-  const cudaError_t error = Resolve(target, source, bytes, kind, &copy);
+  const cudaError_t error =
+      Resolve(target, source, bytes, kind, CurrentDevice(), &copy);
   if (error != cudaSuccess) return Tell(error);
-  RunAllStreams(/*blocking_only=*/true);
+  RunAllStreams(CurrentDevice(), /*blocking_only=*/true);
   if (StickyError() == cudaSuccess) Run(copy);
   return Tell(StickyError());
 }
@@ -254,8 +281,10 @@ cudaError_t cudaMemcpyAsync(void* target, const void* source, size_t bytes,
                             cudaMemcpyKind kind, cudaStream_t stream) {
   Lock lock(RuntimeMutex());
   if (StickyError() != cudaSuccess) return Tell(StickyError());
+  if (!Exists(stream)) return Tell(cudaErrorInvalidResourceHandle);
   Copy copy;
-  cudaError_t error = Resolve(target, source, bytes, kind, &copy);
+  cudaError_t error =
+      Resolve(target, source, bytes, kind, DeviceOf(stream), &copy);
   if (error != cudaSuccess) return Tell(error);
   error = Enqueue(stream, [copy] { return BeginCopy(copy); });
   if (error != cudaSuccess) return Tell(error);
@@ -270,10 +299,10 @@ cudaError_t cudaMemsetAsync(void* target, int value, size_t bytes,
                             cudaStream_t stream) {
   Lock lock(RuntimeMutex());
   if (StickyError() != cudaSuccess) return Tell(StickyError());
-  if (!DeviceMemory::Get().Contains(target, bytes)) {
-    return Tell(cudaErrorInvalidValue);
-  }
-  char* const data = DeviceMemory::Get().Data(target);
+  if (!Exists(stream)) return Tell(cudaErrorInvalidResourceHandle);
+  const DeviceMemory& memory = DeviceMemory::Of(DeviceOf(stream));
+  if (!memory.Contains(target, bytes)) return Tell(cudaErrorInvalidValue);
+  char* const data = memory.Data(target);
   const auto fill = [data, value, bytes] {
     if (!FailsNow()) std::memset(data, value, bytes);
   };
@@ -291,7 +320,7 @@ cudaError_t cudaFuncSetAttribute(const void* kernel,
   }
   if (value < 0 || value > static_cast<int>(kMostSharedBytes))
     return Tell(cudaErrorInvalidValue);
-  SharedBytes()[kernel] = value;
+  SharedBytes()[{kernel, CurrentDevice()}] = value;
   return cudaSuccess;
 }
 
