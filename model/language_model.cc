@@ -433,6 +433,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
   ModelInfo info;
   info.family = config.family;
   info.parameters = loader->parameters();
+  info.d_model = config.d_model;
   info.vocabulary_size = config.vocab;
   info.layers = config.layers();
   info.state_bytes = states->state_bytes();

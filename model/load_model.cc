@@ -70,6 +70,15 @@ absl::StatusOr<std::unique_ptr<ModelFolder>> ModelFolder::Open(
   return folder;
 }
 
+std::unique_ptr<ModelFolder> ModelFolder::Of(
+    std::string name, ModelConfig config,
+    std::unique_ptr<Checkpoint> checkpoint) {
+  std::unique_ptr<ModelFolder> folder(new ModelFolder(std::move(name)));
+  folder->config_ = std::move(config);
+  folder->checkpoint_ = std::move(checkpoint);
+  return folder;
+}
+
 absl::StatusOr<MemoryPlan> ModelFolder::Plan(const ModelLimits& limits) const {
   CheckLimits(limits);
   size_t asked = 0;

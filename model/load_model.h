@@ -40,6 +40,11 @@ class ModelFolder {
   static absl::StatusOr<std::unique_ptr<ModelFolder>> Open(
       const std::string& path);
 
+  // One that is on no disk: what a folder would hold. `name` is for messages.
+  static std::unique_ptr<ModelFolder> Of(
+      std::string name, ModelConfig config,
+      std::unique_ptr<Checkpoint> checkpoint);
+
   // What Load() takes with these limits: the same code runs with a back end
   // that takes nothing and counts. Errors are those of LoadModel(), which may
   // still find more: whether values are finite is not looked at.

@@ -23,6 +23,7 @@ struct ModelInfo {
   int64_t parameters = 0;
   int64_t vocabulary_size = 0;  // ids must be below
   int64_t layers = 0;
+  int64_t d_model = 0;
   // What one session takes: state_bytes, and with attention layers also
   // kv_block_bytes for every kKeyValueBlockTokens tokens it has read, or begun.
   size_t state_bytes = 0;

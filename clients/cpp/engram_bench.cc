@@ -11,6 +11,7 @@
 #include "clients/cpp/bench_report.h"
 #include "clients/cpp/cancellation.h"
 #include "clients/cpp/client.h"
+#include "clients/cpp/engine_bench.h"
 #include "clients/cpp/flags.h"
 #include "clients/cpp/interrupt.h"
 #include "clients/cpp/program.h"
@@ -28,6 +29,8 @@ constexpr char kHelp[] =
     "Latencies count from the moment a request was due, not from when it was\n"
     "sent, so that a server which falls behind is not spared.\n\n"
     "Usage: engram-bench [flags]\n"
+    "       engram-bench engine [flags] [MODEL...]   measures steps without a "
+    "server\n"
     "       engram-bench --version\n\n"
     "Examples:\n"
     "  engram-bench --model mamba-english --concurrency 8 --requests 200\n"
@@ -98,6 +101,9 @@ int Run(BenchOptions options, Interrupt* interrupt) {
 }
 
 int Main(const std::vector<std::string>& arguments) {
+  if (!arguments.empty() && arguments[0] == "engine") {
+    return RunEngineBench({arguments.begin() + 1, arguments.end()});
+  }
   Interrupt interrupt;
   BenchOptions options;
   FlagSet flags;

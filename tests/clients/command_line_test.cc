@@ -297,6 +297,7 @@ TEST(CommandLine, FailsIfStandardOutputCannotBeWritten) {
            {"engram", "sessions get s --json" + to},
            {"engram", "sessions create" + to},
            {"engram-bench", "--help"},
+           {"engram-bench", "engine --help"},
            {"engram-eval", "--help"},
            {"engram-eval", "table --help"},
            {"engram-server", "--help"},

@@ -1,0 +1,27 @@
+// Models of the shapes that are published, with random weights: for measuring,
+// where their files are not at hand. What they say is noise.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/tensor.h"
+#include "model/load_model.h"
+
+namespace engram {
+
+// "mamba-130m", "mamba2-2.7b", "h3-1.3b", ... by family and size.
+std::vector<std::string> RandomModelShapes();
+
+// A model of that shape whose matrices are stored as `type`, all else as
+// float32; the same on every call. It has no tokenizer. Matrices are parts of
+// one block of host memory, as large as the largest of them, which the folder
+// owns. NOT_FOUND names the shapes that there are.
+// Sources: state-spaces/mamba and HazyResearch/H3, their published configs and
+// state dictionaries.
+absl::StatusOr<std::unique_ptr<ModelFolder>> RandomModel(
+    const std::string& shape, DataType type);
+
+}  // namespace engram
