@@ -316,23 +316,44 @@ absl::StatusOr<std::shared_ptr<cpu::ThreadPool>> MakeThreadPool(int threads) {
 
 namespace {
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackendIfBuilt() {
 #if defined(ENGRAM_HAS_CUDA)
-  return MakeCudaBackend();
+absl::StatusOr<int> CountDevicesIfBuilt() { return CountCudaDevices(); }
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackendIfBuilt(
+    const DeviceOptions& options) {
+  return MakeCudaBackend(options);
+}
 #else
+absl::StatusOr<int> CountDevicesIfBuilt() {
   return absl::FailedPreconditionError(
       "this build has no CUDA back end; use --backend=cpu");
-#endif
 }
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackendIfBuilt(
+    const DeviceOptions&) {
+  return CountDevicesIfBuilt().status();
+}
+#endif
 
 }  // namespace
 
+absl::StatusOr<int> CountDevices(BackendKind kind) {
+  if (kind == BackendKind::kCpu) return 1;
+  const absl::StatusOr<int> count = CountDevicesIfBuilt();
+  const bool takes_cpu =
+      kind == BackendKind::kAuto && absl::IsFailedPrecondition(count.status());
+  return takes_cpu ? 1 : count;
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(
     const BackendOptions& options) {
-  if (options.kind == BackendKind::kCuda) return MakeCudaBackendIfBuilt();
+  if (options.kind == BackendKind::kCuda) {
+    return MakeCudaBackendIfBuilt(options.device);
+  }
 #if defined(ENGRAM_HAS_CUDA)
   if (options.kind == BackendKind::kAuto) {
-    absl::StatusOr<std::unique_ptr<Backend>> cuda = MakeCudaBackend();
+    absl::StatusOr<std::unique_ptr<Backend>> cuda =
+        MakeCudaBackend(options.device);
     // A device that is there and fails is not passed over.
     if (!absl::IsFailedPrecondition(cuda.status())) return cuda;
     if (options.on_no_device) options.on_no_device(cuda.status());

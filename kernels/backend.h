@@ -393,6 +393,11 @@ absl::StatusOr<std::shared_ptr<cpu::ThreadPool>> MakeThreadPool(int threads);
 
 enum class BackendKind { kAuto, kCpu, kCuda };
 
+// Of a device of CUDA's; a CPU has none of them.
+struct DeviceOptions {
+  int index = 0;  // among those that the process sees
+};
+
 struct BackendOptions {
   BackendKind kind = BackendKind::kAuto;
   int threads = 0;  // of the CPU, as MakeThreadPool's
@@ -401,7 +406,12 @@ struct BackendOptions {
   // Told why, where kAuto takes the CPU though this build has CUDA; may be
   // empty.
   std::function<void(const absl::Status&)> on_no_device = nullptr;
+  DeviceOptions device = {};
 };
+
+// The devices that back ends of this kind can be had on, each by its index: 1
+// of kCpu, and of kAuto where it takes the CPU. Errors: as MakeBackend's.
+absl::StatusOr<int> CountDevices(BackendKind kind);
 
 // kAuto takes CUDA if this build has it and there is a device, else the CPU.
 // FAILED_PRECONDITION if kCuda is asked for and cannot be had, with the reason

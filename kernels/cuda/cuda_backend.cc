@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "kernels/block_scratch.h"
 #include "kernels/cuda/attention.h"
@@ -51,6 +52,7 @@ class CudaBackend final : public Backend {
   // --- Memory.
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override {
+    queue_.BeCurrent();
     ENGRAM_RETURN_IF_ERROR(queue_.failure());
     ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
                             cuda::AllocateDeviceMemory(bytes));
@@ -58,6 +60,7 @@ class CudaBackend final : public Backend {
     return buffer;
   }
   absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) override {
+    queue_.BeCurrent();
     return cuda::AllocatePinnedMemory(bytes);
   }
 
@@ -89,6 +92,7 @@ class CudaBackend final : public Backend {
   }
 
   absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
+    queue_.BeCurrent();
     return outcomes_.Reserve(rows, ids);
   }
 
@@ -248,15 +252,24 @@ class CudaBackend final : public Backend {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend() {
+absl::StatusOr<int> CountCudaDevices() {
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
   if (error != cudaSuccess) return cuda::NoDevice(error);
   if (devices == 0) return cuda::NoDevice(cudaErrorNoDevice);
-  ENGRAM_RETURN_IF_ERROR(
-      cuda::DeviceStatus(cudaSetDevice(0), "taking the first device"));
+  return devices;
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(
+    const DeviceOptions& options) {
+  ENGRAM_ASSIGN_OR_RETURN(const int devices, CountCudaDevices());
+  if (options.index < 0 || options.index >= devices) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "CUDA: there is no device ", options.index, ", devices are 0 to ",
+        devices - 1, "; look at nvidia-smi and CUDA_VISIBLE_DEVICES"));
+  }
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<DeviceQueue> queue,
-                          DeviceQueue::Make());
+                          DeviceQueue::Make(options.index));
   auto backend = std::make_unique<CudaBackend>(std::move(queue));
   ENGRAM_RETURN_IF_ERROR(backend->Reserve());
   return backend;

@@ -12,9 +12,14 @@
 
 namespace engram {
 
-// On the first device that the process sees. FAILED_PRECONDITION with the
-// reason and what to do if there is none, RESOURCE_EXHAUSTED if it has no room
-// for the tables of steps.
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend();
+// How many devices the process sees. FAILED_PRECONDITION with the reason and
+// what to do if there is none.
+absl::StatusOr<int> CountCudaDevices();
+
+// Works on its own device whichever thread calls it. FAILED_PRECONDITION with
+// the reason and what to do if there is no such device, RESOURCE_EXHAUSTED if
+// it has no room for the tables of steps.
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(
+    const DeviceOptions& options = {});
 
 }  // namespace engram

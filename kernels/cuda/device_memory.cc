@@ -5,18 +5,25 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cuda/current_device.h"
 #include "kernels/cuda/device_status.h"
 
 namespace engram::cuda {
 namespace {
 
 // `free_memory` is cudaFree or cudaFreeHost; its answer is that of earlier work
-// and told where that is waited for.
+// and told where that is waited for. Any thread may end it, with the device
+// current on which it was made: no other one's context is made for that.
 class CudaBuffer final : public Buffer {
  public:
   CudaBuffer(void* data, size_t bytes, cudaError_t (*free_memory)(void*))
-      : data_(data), bytes_(bytes), free_memory_(free_memory) {}
-  ~CudaBuffer() override { (void)free_memory_(data_); }
+      : data_(data), bytes_(bytes), free_memory_(free_memory) {
+    (void)cudaGetDevice(&device_);
+  }
+  ~CudaBuffer() override {
+    (void)MakeCurrent(device_);
+    (void)free_memory_(data_);
+  }
 
   void* data() override { return data_; }
   const void* data() const override { return data_; }
@@ -26,6 +33,7 @@ class CudaBuffer final : public Buffer {
   void* const data_;
   const size_t bytes_;
   cudaError_t (*const free_memory_)(void*);
+  int device_ = 0;
 };
 
 absl::Status Refused(cudaError_t error, size_t bytes, const char* where) {

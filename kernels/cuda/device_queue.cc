@@ -33,13 +33,15 @@ class DeviceQueue::Event final : public DeviceEvent {
   const uint64_t deliveries_;
 };
 
-absl::StatusOr<std::unique_ptr<DeviceQueue>> DeviceQueue::Make() {
-  std::unique_ptr<DeviceQueue> queue(new DeviceQueue);
+absl::StatusOr<std::unique_ptr<DeviceQueue>> DeviceQueue::Make(int device) {
+  std::unique_ptr<DeviceQueue> queue(new DeviceQueue(device));
   ENGRAM_RETURN_IF_ERROR(queue->MakeStreams());
   return queue;
 }
 
 absl::Status DeviceQueue::MakeStreams() {
+  ENGRAM_RETURN_IF_ERROR(
+      DeviceStatus(MakeCurrent(device_), "making a device current"));
   for (cudaStream_t* stream : {&operations_, &copies_}) {
     ENGRAM_RETURN_IF_ERROR(
         DeviceStatus(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking),
@@ -51,6 +53,7 @@ absl::Status DeviceQueue::MakeStreams() {
 }
 
 DeviceQueue::~DeviceQueue() {
+  BeCurrent();
   for (const cudaStream_t stream : {operations_, copies_}) {
     if (stream == nullptr) continue;
     (void)cudaStreamSynchronize(stream);
@@ -61,7 +64,7 @@ DeviceQueue::~DeviceQueue() {
 
 absl::StatusOr<std::unique_ptr<DeviceEvent>> DeviceQueue::BeginCopy(
     void* target, const void* source, size_t bytes, cudaMemcpyKind kind) {
-  Note(cudaEventRecord(before_copy_, operations_), "recording an event");
+  Note(cudaEventRecord(before_copy_, operations()), "recording an event");
   Note(cudaStreamWaitEvent(copies_, before_copy_, 0), "ordering a copy");
   if (bytes > 0) {
     Note(cudaMemcpyAsync(target, source, bytes, kind, copies_), "copying");
@@ -70,7 +73,7 @@ absl::StatusOr<std::unique_ptr<DeviceEvent>> DeviceQueue::BeginCopy(
 }
 
 absl::StatusOr<std::unique_ptr<DeviceEvent>> DeviceQueue::RecordEvent() {
-  return RecordEventIn(operations_);
+  return RecordEventIn(operations());
 }
 
 absl::StatusOr<std::unique_ptr<DeviceEvent>> DeviceQueue::RecordEventIn(
@@ -85,7 +88,7 @@ absl::StatusOr<std::unique_ptr<DeviceEvent>> DeviceQueue::RecordEventIn(
 }
 
 absl::Status DeviceQueue::Synchronize() {
-  Note(cudaStreamSynchronize(operations_), "waiting for the operations");
+  Note(cudaStreamSynchronize(operations()), "waiting for the operations");
   Note(cudaStreamSynchronize(copies_), "waiting for the copies");
   if (failure().ok()) DeliverUpTo(last_delivery_);
   return failure();

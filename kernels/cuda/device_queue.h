@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/current_device.h"
 #include "kernels/cuda/device_status.h"
 
 namespace engram::cuda {
@@ -24,12 +25,20 @@ namespace engram::cuda {
 // it are done. Engine thread only; outlives its events.
 class DeviceQueue {
  public:
-  static absl::StatusOr<std::unique_ptr<DeviceQueue>> Make();
+  // Of the device of that index.
+  static absl::StatusOr<std::unique_ptr<DeviceQueue>> Make(int device);
   ~DeviceQueue();
   DeviceQueue(const DeviceQueue&) = delete;
   DeviceQueue& operator=(const DeviceQueue&) = delete;
 
-  cudaStream_t operations() const { return operations_; }
+  // The runtime's calls of this thread are about the queue's device from now
+  // on.
+  void BeCurrent() { Note(MakeCurrent(device_), "making a device current"); }
+  // The stream, to put work into: its device is current from now on.
+  cudaStream_t operations() {
+    BeCurrent();
+    return operations_;
+  }
 
   // Keeps the first failure of the device.
   void Note(cudaError_t error, absl::string_view what) {
@@ -60,12 +69,13 @@ class DeviceQueue {
     std::function<void()> deliver;
   };
 
-  DeviceQueue() = default;
+  explicit DeviceQueue(int device) : device_(device) {}
   absl::Status MakeStreams();
   absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordEventIn(
       cudaStream_t stream);
   void DeliverUpTo(uint64_t number);
 
+  const int device_;
   cudaStream_t operations_ = nullptr;
   cudaStream_t copies_ = nullptr;
   cudaEvent_t before_copy_ = nullptr;

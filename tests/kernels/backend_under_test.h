@@ -62,9 +62,10 @@ class BackendUnderTestSuite
       GTEST_SKIP() << "this machine has no " << GetParam().name;
     }
     UseCpuTargets(wanted);
-    auto backend = GetParam().kind == BackendKind::kCuda
-                       ? MakeCudaBackend()
-                       : MakeBackend({GetParam().kind, 2});
+    auto backend =
+        GetParam().kind == BackendKind::kCuda
+            ? MakeCudaBackend({.index = CountCudaDevices().value_or(1) - 1})
+            : MakeBackend({GetParam().kind, 2});
     if (absl::IsFailedPrecondition(backend.status())) {
       GTEST_SKIP() << "this machine has no device: "
                    << backend.status().message();

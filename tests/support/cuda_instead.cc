@@ -9,8 +9,8 @@
 namespace engram {
 
 absl::StatusOr<std::unique_ptr<Backend>> WrappedMakeBackend(
-    const BackendOptions&) {
-  return MakeCudaBackend();
+    const BackendOptions& options) {
+  return MakeCudaBackend(options.device);
 }
 
 }  // namespace engram
