@@ -49,8 +49,8 @@ Outcome RunProgram(absl::string_view program, absl::string_view arguments,
   const std::string out = folder.File("out");
   const std::string err = folder.File("err");
   const std::string command =
-      absl::StrCat(before, "'", ENGRAM_BINARY_DIR, "/", program, "' > '", out,
-                   "' 2> '", err, "' ", arguments);
+      absl::StrCat(before, "'", ProgramFile(absl::StrCat("bin/", program)),
+                   "' > '", out, "' 2> '", err, "' ", arguments);
   const int status = std::system(command.c_str());
   Outcome outcome;
   outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
@@ -254,7 +254,7 @@ TEST(CommandLine, ASignalCancelsTheCall) {
   call.tokens = 2;
   call.hangs = true;
   ScriptedServer server(kAnswerTokens, {call});
-  const std::string program = absl::StrCat(ENGRAM_BINARY_DIR, "/engram");
+  const std::string program = ProgramFile("bin/engram");
   const std::string address = server.address();
   int out[2];
   ASSERT_EQ(pipe(out), 0);

@@ -155,7 +155,7 @@ std::vector<std::string> WithFreePorts(std::vector<std::string> arguments) {
 ServerProcess::ServerProcess(std::vector<std::string> arguments,
                              StandardError standard_error, rlim_t descriptors,
                              const std::string& program)
-    : process_(program.empty() ? ENGRAM_BINARY_DIR "/engram-server" : program,
+    : process_(program.empty() ? ProgramFile("bin/engram-server") : program,
                WithFreePorts(std::move(arguments)), standard_error,
                descriptors) {
   const std::string line = process_.ReadLine().value_or("");
@@ -171,7 +171,7 @@ ServerProcess::ServerProcess(std::vector<std::string> arguments,
 }
 
 std::string ZooModel(const std::string& name) {
-  return absl::StrCat(name, "=" ENGRAM_SOURCE_DIR "/model/zoo/", name);
+  return absl::StrCat(name, "=", SourceFile("model/zoo/" + name));
 }
 
 }  // namespace engram

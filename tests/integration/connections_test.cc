@@ -142,7 +142,7 @@ TEST(Connections, AnOldOneIsClosedWhenItsCallIsOver) {
 
 TEST(Connections, MoreThanDescriptorsAllowIsAClearError) {
   ChildProcess server(
-      ENGRAM_BINARY_DIR "/engram-server",
+      ProgramFile("bin/engram-server"),
       {"--model", ZooModel(kInduction), "--grpc-address", "127.0.0.1:0",
        "--metrics-address", "127.0.0.1:0", "--max-connections", "1000"},
       StandardError::kKept, /*descriptors=*/1024);

@@ -63,7 +63,7 @@ class EvalTest : public ::testing::Test {
   };
   Outcome RunProgram(std::vector<std::string> arguments) {
     arguments.insert(arguments.end(), {"--server", server_.grpc_address()});
-    ChildProcess program(ENGRAM_BINARY_DIR "/engram-eval", arguments);
+    ChildProcess program(ProgramFile("bin/engram-eval"), arguments);
     Outcome outcome;
     while (std::optional<std::string> line = program.ReadLine()) {
       outcome.out += *line + "\n";
@@ -190,7 +190,7 @@ TEST_F(EvalTest, ExitCodesTellWrongUseFromWhatTheServerRefused) {
 
 TEST_F(EvalTest, ASignalEndsTheProgramWithWhatThereIs) {
   ChildProcess program(
-      ENGRAM_BINARY_DIR "/engram-eval",
+      ProgramFile("bin/engram-eval"),
       {"--task=induction-head", "--model", kInduction, "--vocabulary=16",
        "--count=10000000", "--concurrency=2", "--through-session", "--server",
        server_.grpc_address()});

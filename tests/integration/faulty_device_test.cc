@@ -31,7 +31,7 @@ End RunUntilCall(int64_t call) {
   ServerProcess server({"--model", ZooModel(kInduction), "--slots", "2",
                         "--drain-timeout", "500ms"},
                        StandardError::kKept, RLIM_INFINITY,
-                       ENGRAM_BINARY_DIR "/../tests/faulty-server");
+                       ProgramFile("tests/faulty-server"));
   if (server.grpc_address().empty()) {
     EXPECT_EQ(server.process().Wait(), 1);
     EXPECT_THAT(server.process().ErrorOutput(),

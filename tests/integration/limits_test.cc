@@ -477,7 +477,7 @@ TEST(Limits, AModelWithoutTokenizerTakesTokenIdsOnly) {
   const TemporaryFolder folder;
   for (const char* name : {"config.json", "model.safetensors"}) {
     std::filesystem::copy_file(
-        absl::StrCat(ENGRAM_SOURCE_DIR "/model/zoo/", kInduction, "/", name),
+        SourceFile(absl::StrCat("model/zoo/", kInduction, "/", name)),
         folder.File(name));
   }
   ServerOptions options = ZooOptions({});

@@ -138,8 +138,7 @@ TEST(Metrics, EveryNameIsThereAndAgreesWithTheTraffic) {
 // What "engram_..." and "process_..." stands in a file of deploy/monitoring, in
 // whatever language.
 std::set<std::string> MetricsNamedIn(const std::string& file) {
-  std::ifstream stream(
-      absl::StrCat(ENGRAM_SOURCE_DIR "/deploy/monitoring/", file));
+  std::ifstream stream(SourceFile("deploy/monitoring/" + file));
   const std::string text{std::istreambuf_iterator<char>(stream), {}};
   const std::regex pattern("\\b((engram|process)_[a-z0-9_]+)");
   std::set<std::string> names;

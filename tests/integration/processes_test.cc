@@ -31,7 +31,7 @@ std::vector<std::string> ServeInduction() {
 std::unique_ptr<ChildProcess> RunClient(const ServerProcess& server,
                                         std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), {"--server", server.grpc_address()});
-  return std::make_unique<ChildProcess>(ENGRAM_BINARY_DIR "/engram", arguments);
+  return std::make_unique<ChildProcess>(ProgramFile("bin/engram"), arguments);
 }
 
 // Its whole output, line by line; it must end well.
@@ -76,11 +76,11 @@ TEST(Processes, SigintEndsAnIdleServerWithZero) {
 }
 
 TEST(Processes, WrongFlagsAndModelsAreClearErrors) {
-  ChildProcess flag(ENGRAM_BINARY_DIR "/engram-server", {"--slots", "none"});
+  ChildProcess flag(ProgramFile("bin/engram-server"), {"--slots", "none"});
   EXPECT_EQ(flag.Wait(), 2);
   EXPECT_THAT(flag.ErrorOutput(), HasSubstr("--slots"));
   EXPECT_THAT(flag.ErrorOutput(), HasSubstr("none"));
-  ChildProcess model(ENGRAM_BINARY_DIR "/engram-server",
+  ChildProcess model(ProgramFile("bin/engram-server"),
                      {"--model", "x=/nowhere", "--metrics-address",
                       "127.0.0.1:0", "--grpc-address", "127.0.0.1:0"});
   EXPECT_EQ(model.Wait(), 1);
@@ -114,7 +114,7 @@ TEST(Processes, MoreThreadsThanThereCanBeAreAClearError) {
   // Each thread has a stack of 8 MiB.
   ChildProcess server(
       "/bin/sh", {"-c", "ulimit -s 8192; ulimit -v 2000000; exec \"$@\"", "sh",
-                  ENGRAM_BINARY_DIR "/engram-server", "--model",
+                  ProgramFile("bin/engram-server"), "--model",
                   ZooModel(kInduction), "--threads", "500", "--grpc-address",
                   "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"});
   EXPECT_EQ(server.Wait(), 1);
@@ -253,7 +253,7 @@ TEST(Processes, ALogThatNobodyReadsDoesNotHoldTheEnd) {
 }
 
 TEST(Processes, WhatEndsTheServerIsSaidInTheLog) {
-  ChildProcess model(ENGRAM_BINARY_DIR "/engram-server",
+  ChildProcess model(ProgramFile("bin/engram-server"),
                      {"--model", "x=/nowhere", "--metrics-address",
                       "127.0.0.1:0", "--grpc-address", "127.0.0.1:0"});
   EXPECT_EQ(model.Wait(), 1);
@@ -335,7 +335,8 @@ TEST(Processes, WhatAKilledClientWantedKeptIsReplayedToTheNext) {
 
 TEST(Processes, TheClientTellsWhatModelsAndSessionsCost) {
   const auto golden = [](const char* model) {
-    return absl::StrCat(model, "=" ENGRAM_SOURCE_DIR "/tests/golden/", model);
+    return absl::StrCat(model, "=",
+                        SourceFile(absl::StrCat("tests/golden/", model)));
   };
   ServerProcess server({"--model", golden("h3/hybrid_rotary"), "--model",
                         golden("attention/learned_positions"), "--model",
@@ -375,7 +376,7 @@ TEST(Processes, TheClientTellsWhatModelsAndSessionsCost) {
 TEST(Processes, TellTheirVersion) {
   for (const char* program :
        {"engram", "engram-server", "engram-bench", "engram-eval"}) {
-    ChildProcess process(absl::StrCat(ENGRAM_BINARY_DIR "/", program),
+    ChildProcess process(ProgramFile(absl::StrCat("bin/", program)),
                          {"--version"});
     EXPECT_THAT(process.ReadLine().value_or(""),
                 testing::MatchesRegex(

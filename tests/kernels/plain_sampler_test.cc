@@ -196,8 +196,7 @@ SamplingParameters ParametersOf(const Json& sample) {
 }
 
 TEST(PlainSampler, MatchesTransformersLogitsProcessors) {
-  std::ifstream file(ENGRAM_SOURCE_DIR
-                     "/tests/golden/tokenizers/sampler_cases.json");
+  std::ifstream file(SourceFile("tests/golden/tokenizers/sampler_cases.json"));
   const Json samples = Json::parse(file);
   EXPECT_GE(samples.size(), 60);
   for (const Json& sample : samples) {

@@ -29,8 +29,7 @@ namespace {
 class BlockStackGolden : public testing::TestWithParam<std::string> {};
 
 TEST_P(BlockStackGolden, LogitsEqualThoseExpected) {
-  ExpectGoldenLogits(
-      absl::StrCat(ENGRAM_SOURCE_DIR, "/tests/golden/", GetParam()));
+  ExpectGoldenLogits(SourceFile(absl::StrCat("tests/golden/", GetParam())));
 }
 
 INSTANTIATE_TEST_SUITE_P(

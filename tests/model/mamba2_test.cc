@@ -28,7 +28,7 @@ class Mamba2Golden : public testing::TestWithParam<std::string> {};
 
 TEST_P(Mamba2Golden, LogitsEqualThoseExpected) {
   ExpectGoldenLogits(
-      absl::StrCat(ENGRAM_SOURCE_DIR, "/tests/golden/mamba2/", GetParam()));
+      SourceFile(absl::StrCat("tests/golden/mamba2/", GetParam())));
 }
 
 INSTANTIATE_TEST_SUITE_P(Folders, Mamba2Golden,

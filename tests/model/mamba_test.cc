@@ -31,7 +31,7 @@ class MambaGolden : public testing::TestWithParam<std::string> {};
 
 TEST_P(MambaGolden, LogitsEqualThoseOfTransformers) {
   ExpectGoldenLogits(
-      absl::StrCat(ENGRAM_SOURCE_DIR, "/tests/golden/mamba/", GetParam()));
+      SourceFile(absl::StrCat("tests/golden/mamba/", GetParam())));
 }
 
 INSTANTIATE_TEST_SUITE_P(Folders, MambaGolden,

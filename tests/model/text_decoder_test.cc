@@ -121,7 +121,7 @@ TEST(TextDecoder, IgnoresUnknownIds) {
 }
 
 TEST(TextDecoder, ReplacesAsPythonDoesHoweverTheBytesAreSplit) {
-  std::ifstream file(ENGRAM_SOURCE_DIR "/tests/golden/tokenizers/cases.json");
+  std::ifstream file(SourceFile("tests/golden/tokenizers/cases.json"));
   const Json golden = Json::parse(file);
   std::mt19937 random(8);
   for (const Json& sample : golden["broken"]) {

@@ -27,8 +27,7 @@ using ::testing::IsEmpty;
 using Json = nlohmann::json;
 
 std::string GoldenPath(const std::string& name) {
-  return absl::StrCat(ENGRAM_SOURCE_DIR, "/tests/golden/tokenizers/", name,
-                      ".json");
+  return SourceFile(absl::StrCat("tests/golden/tokenizers/", name, ".json"));
 }
 
 std::string ReadGolden(const std::string& name) {

@@ -19,8 +19,7 @@ using Json = nlohmann::json;
 // What Hugging Face's `tokenizers` make of every character.
 const Json& Golden() {
   static const Json* const golden = [] {
-    const std::string path = std::string(ENGRAM_SOURCE_DIR) +
-                             "/tests/golden/tokenizers/unicode.json";
+    const std::string path = SourceFile("tests/golden/tokenizers/unicode.json");
     std::ifstream file(path, std::ios::binary);
     EXPECT_TRUE(file) << path;
     return new Json(Json::parse(file));

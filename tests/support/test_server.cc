@@ -463,8 +463,7 @@ class Ending {
 ServerOptions ZooOptions(const std::vector<std::string>& models) {
   ServerOptions options;
   for (const std::string& model : models) {
-    options.models.emplace_back(
-        model, absl::StrCat(ENGRAM_SOURCE_DIR "/model/zoo/", model));
+    options.models.emplace_back(model, SourceFile("model/zoo/" + model));
   }
   options.grpc_address = "127.0.0.1:0";
   options.metrics_address = "127.0.0.1:0";
@@ -483,8 +482,7 @@ ServerOptions GoldenOptions(
   ServerOptions options = ZooOptions({});
   options.kv_memory = 16 << 20;
   for (const auto& [name, golden] : models) {
-    options.models.emplace_back(
-        name, absl::StrCat(ENGRAM_SOURCE_DIR "/tests/golden/", golden));
+    options.models.emplace_back(name, SourceFile("tests/golden/" + golden));
   }
   return options;
 }

@@ -35,7 +35,7 @@ class GpuReport(unittest.TestCase):
 
     def test_compiles_with_flags_of_the_build(self):
         flags = ast.literal_eval(re.search(r"^FLAGS = (\[.*\])$", SCRIPT.read_text(), re.M)[1])
-        build = (SCRIPT.parents[1] / "kernels/cuda/CMakeLists.txt").read_text()
+        build = (SCRIPT.parents[1] / "kernels/cuda/CMakeLists.txt").read_text().replace("${architecture}", "90a")
         for flag in flags:
             self.assertIn(flag, build)
 
