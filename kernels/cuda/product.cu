@@ -3,12 +3,11 @@
 namespace engram::cuda {
 
 ProductOrder OrderOf(int64_t outputs, int64_t inputs) {
-  constexpr int64_t kShortInputs = 256;
+  constexpr int64_t kFewInputs = 256;
   constexpr int64_t kManyBytes = 20'000'000;
-  if (inputs <= kShortInputs || outputs * inputs * 2 >= kManyBytes) {
-    return ProductOrder::kPlain;
-  }
-  return ProductOrder::kSplit8;
+  if (inputs <= kFewInputs) return ProductOrder::kTwoTerms;
+  return outputs * inputs * 2 >= kManyBytes ? ProductOrder::kPlain
+                                            : ProductOrder::kSplit8;
 }
 
 cudaError_t Product(cudaStream_t stream, const WeightView& weight,

@@ -14,14 +14,18 @@ namespace engram::cuda {
 
 // The order of a product with a weight of 16 bits, over steps of 16 inputs
 // which the tensor cores add in an order of their own:
-//   kPlain   one sum from zero, steps ascending
-//   kSplit8  units of 64 inputs in 8 segments, segment s from unit s U / 8 of U
-//            on; each a sum from zero as above, then the segments ascending
+//   kTwoTerms  x is taken as two terms of the weight's type, the nearest one
+//              and that of the rest; each has one sum from zero, steps
+//              ascending, and the second sum is added to the first
+//   kPlain     one sum from zero, steps ascending
+//   kSplit8    units of 64 inputs in 8 segments, segment s from unit s U / 8 of
+//              U on; each a sum from zero as above, then the segments ascending
 // Products with float32 weights have one order too, product_f32.cu's.
-enum class ProductOrder { kPlain, kSplit8 };
+enum class ProductOrder { kTwoTerms, kPlain, kSplit8 };
 
-// By the shape alone. Short chains need no splitting; behind weights of many
-// bytes a long chain is not waited for.
+// By the shape alone. Few inputs need no splitting, and don't average out what
+// rounding x does to them; behind weights of many bytes a long chain is not
+// waited for.
 ProductOrder OrderOf(int64_t outputs, int64_t inputs);
 
 // First unit of 64 inputs of `segment` (8: behind the last) of a kSplit8
@@ -30,8 +34,9 @@ constexpr int64_t kUnitInputs = 64;
 constexpr int64_t kSegments = 8;
 
 // Each begins a product on `stream`; an error is one of the launch. What is
-// rounded: x to the weight's format where that has 16 bits, with finite values
-// too large for float16 as the largest there is; the sum once, in float32.
+// rounded: x to the weight's format where that has 16 bits, once or to two
+// terms, with finite values too large for float16 as the largest there is; the
+// sum once, in float32.
 cudaError_t Product(cudaStream_t stream, const WeightView& weight,
                     int64_t tokens, ConstMatrix x, const MatMulOptions& options,
                     Matrix y);

@@ -3,8 +3,9 @@
 //
 // A warp has 8 outputs and streams their inputs, unit after unit of 64, through
 // a ring in shared memory of its own, which is filled ahead before the kernels
-// in front are done. kPlain: a warp runs through all inputs; kSplit8: the 8
-// warps of a block run through the 8 segments of the same outputs.
+// in front are done. A warp runs through all inputs; kSplit8: the 8 warps of a
+// block run through the 8 segments of the same outputs. The tensor cores' 16
+// rows are the tokens, and 8 of zeros or the tokens' second terms.
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/product.h"
@@ -26,10 +27,10 @@ struct Share {
   int64_t end_unit;
 };
 
-template <bool kSplit>
+template <ProductOrder kOrder>
 __device__ Share ShareOf(const WeightView& weight, int warp, int warps) {
   const int64_t units = Units(weight);
-  if constexpr (kSplit) {
+  if constexpr (kOrder == ProductOrder::kSplit8) {
     return {int64_t{blockIdx.x} * kWarpOutputs, FirstUnit(warp, units),
             FirstUnit(warp + 1, units)};
   } else {
@@ -59,21 +60,27 @@ __host__ __device__ int64_t TokenBytes(const WeightView& weight) {
   return weight.stride * 2 + 32;
 }
 
-// All tokens' inputs in the format of the weight.
-template <class Step>
+// All tokens' inputs in the format of the weight; behind them, if wanted, all
+// second terms.
+template <class Step, ProductOrder kOrder>
 __device__ void NarrowTokensTo(const ProductArguments& product,
                                unsigned char* tokens) {
   for (int64_t token = 0; token < product.tokens; ++token) {
     unsigned char* const row = tokens + token * TokenBytes(product.weight);
     for (int64_t k = threadIdx.x * 4; k < product.weight.stride;
          k += blockDim.x * 4) {
-      *reinterpret_cast<uint2*>(row + k * 2) =
-          NarrowFour<Step>(LoadFour(product, token, k));
+      const float4 four = LoadFour(product, token, k);
+      *reinterpret_cast<uint2*>(row + k * 2) = NarrowFour<Step>(four);
+      if constexpr (TermsOf(kOrder) == 2) {
+        *reinterpret_cast<uint2*>(
+            row + product.tokens * TokenBytes(product.weight) + k * 2) =
+            NarrowRests<Step>(four);
+      }
     }
   }
 }
 
-template <class Step>
+template <class Step, ProductOrder kOrder>
 __device__ void AddUnit(const ProductArguments& product, int64_t unit,
                         const unsigned char* stage, const unsigned char* tokens,
                         float (&sums)[4]) {
@@ -86,9 +93,15 @@ __device__ void AddUnit(const ProductArguments& product, int64_t unit,
   for (int step = 0; step < kUnitSteps; ++step) {
     if (step >= steps) continue;
     const uint2 w = FourOf(stage + group * kRowBytes, step, quad);
-    uint2 x = {0, 0};
-    if (has_token) x = FourOf(token, step, quad);
-    Step::Add(sums, {x.x, 0, x.y, 0}, {w.x, w.y});
+    uint2 x = {0, 0}, rest = {0, 0};
+    if (has_token) {
+      x = FourOf(token, step, quad);
+      if constexpr (TermsOf(kOrder) == 2) {
+        rest = FourOf(token + product.tokens * TokenBytes(product.weight), step,
+                      quad);
+      }
+    }
+    Step::Add(sums, {x.x, rest.x, x.y, rest.y}, {w.x, w.y});
   }
 }
 
@@ -113,14 +126,14 @@ __device__ void AddSegments(const ProductArguments& product,
          first_output + threadIdx.x % kWarpOutputs, total);
 }
 
-template <class Step, bool kSplit, int kStages>
+template <class Step, ProductOrder kOrder, int kStages>
 __global__ void __launch_bounds__(256) NarrowKernel(ProductArguments product) {
   const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
   unsigned char* const ring =
       DynamicShared<unsigned char>() + warp * kStages * kStageBytes;
   unsigned char* const tokens =
       DynamicShared<unsigned char>() + warps * kStages * kStageBytes;
-  const Share share = ShareOf<kSplit>(product.weight, warp, warps);
+  const Share share = ShareOf<kOrder>(product.weight, warp, warps);
 #pragma unroll
   for (int stage = 0; stage < kStages - 1; ++stage) {
     CopyUnit(product.weight, share, share.first_unit + stage,
@@ -128,7 +141,7 @@ __global__ void __launch_bounds__(256) NarrowKernel(ProductArguments product) {
   }
   GridWait();
   GridTrigger();
-  NarrowTokensTo<Step>(product, tokens);
+  NarrowTokensTo<Step, kOrder>(product, tokens);
   BlockBarrier();
   float sums[4] = {};
   int stage = 0;
@@ -139,15 +152,17 @@ __global__ void __launch_bounds__(256) NarrowKernel(ProductArguments product) {
     const int free_stage = stage == 0 ? kStages - 1 : stage - 1;
     CopyUnit(product.weight, share, unit + kStages - 1,
              ring + free_stage * kStageBytes);
-    AddUnit<Step>(product, unit, ring + stage * kStageBytes, tokens, sums);
+    AddUnit<Step, kOrder>(product, unit, ring + stage * kStageBytes, tokens,
+                          sums);
     stage = stage == kStages - 1 ? 0 : stage + 1;
   }
-  if constexpr (kSplit) {
+  if constexpr (kOrder == ProductOrder::kSplit8) {
     float* const partials = reinterpret_cast<float*>(
         tokens + product.tokens * TokenBytes(product.weight));
     AddSegments(product, share.first_output, sums, partials);
   } else {
     const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+    if constexpr (TermsOf(kOrder) == 2) AddSecondTerms(sums);
     Finish(product, group, share.first_output + quad * 2, sums[0]);
     Finish(product, group, share.first_output + quad * 2 + 1, sums[1]);
   }
@@ -157,43 +172,59 @@ __global__ void __launch_bounds__(256) NarrowKernel(ProductArguments product) {
 struct NarrowShape {
   int warps;
   int stages;
-  bool split;
+  ProductOrder order;
 
   int64_t SharedBytes(const WeightView& weight, int64_t tokens) const {
     const int64_t partials =
-        split ? kSegments * kTokens * kWarpOutputs * sizeof(float) : 0;
-    return int64_t{warps} * stages * kStageBytes + tokens * TokenBytes(weight) +
-           partials;
+        order == ProductOrder::kSplit8
+            ? kSegments * kTokens * kWarpOutputs * sizeof(float)
+            : 0;
+    return int64_t{warps} * stages * kStageBytes +
+           TermsOf(order) * tokens * TokenBytes(weight) + partials;
   }
 };
 
 NarrowShape ShapeOf(const WeightView& weight) {
   // From so many outputs on blocks of 8 warps fill a device.
   constexpr int64_t kManyOutputs = 8448;
-  if (OrderOf(weight.outputs, weight.inputs) == ProductOrder::kSplit8) {
-    return {kSegments, 8, true};
-  }
-  return weight.outputs >= kManyOutputs ? NarrowShape{8, 8, false}
-                                        : NarrowShape{2, 16, false};
+  const ProductOrder order = OrderOf(weight.outputs, weight.inputs);
+  if (order == ProductOrder::kSplit8) return {kSegments, 8, order};
+  return weight.outputs >= kManyOutputs ? NarrowShape{8, 8, order}
+                                        : NarrowShape{2, 16, order};
 }
 
-template <class Step>
-cudaError_t LaunchNarrow(cudaStream_t stream, const ProductArguments& product) {
-  const NarrowShape narrow = ShapeOf(product.weight);
+template <class Step, ProductOrder kOrder>
+cudaError_t LaunchNarrow(cudaStream_t stream, const NarrowShape& narrow,
+                         const ProductArguments& product) {
+  constexpr bool kSplit = kOrder == ProductOrder::kSplit8;
   const int64_t block_outputs =
-      narrow.split ? kWarpOutputs : narrow.warps * kWarpOutputs;
+      kSplit ? kWarpOutputs : narrow.warps * kWarpOutputs;
   LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(
       (product.weight.outputs + block_outputs - 1) / block_outputs));
   shape.block = dim3(narrow.warps * 32);
   shape.shared_bytes = narrow.SharedBytes(product.weight, product.tokens);
-  if (narrow.split) {
-    return Launch(shape, stream, NarrowKernel<Step, true, 8>, product);
+  if constexpr (!kSplit) {
+    if (narrow.stages == 16) {
+      return Launch(shape, stream, NarrowKernel<Step, kOrder, 16>, product);
+    }
   }
-  if (narrow.warps == 8) {
-    return Launch(shape, stream, NarrowKernel<Step, false, 8>, product);
+  return Launch(shape, stream, NarrowKernel<Step, kOrder, 8>, product);
+}
+
+template <class Step>
+cudaError_t LaunchFor(cudaStream_t stream, const ProductArguments& product) {
+  const NarrowShape narrow = ShapeOf(product.weight);
+  switch (narrow.order) {
+    case ProductOrder::kTwoTerms:
+      return LaunchNarrow<Step, ProductOrder::kTwoTerms>(stream, narrow,
+                                                         product);
+    case ProductOrder::kPlain:
+      return LaunchNarrow<Step, ProductOrder::kPlain>(stream, narrow, product);
+    case ProductOrder::kSplit8:
+      return LaunchNarrow<Step, ProductOrder::kSplit8>(stream, narrow, product);
   }
-  return Launch(shape, stream, NarrowKernel<Step, false, 16>, product);
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace
@@ -208,8 +239,8 @@ cudaError_t NarrowProduct(cudaStream_t stream, const WeightView& weight,
                           const MatMulOptions& options, Matrix y) {
   const ProductArguments product = ArgumentsOf(weight, tokens, x, options, y);
   return weight.format == WeightFormat::kBFloat16
-             ? LaunchNarrow<BFloat16Step>(stream, product)
-             : LaunchNarrow<Float16Step>(stream, product);
+             ? LaunchFor<BFloat16Step>(stream, product)
+             : LaunchFor<Float16Step>(stream, product);
 }
 
 }  // namespace engram::cuda

@@ -68,6 +68,7 @@ __device__ inline void Finish(const ProductArguments& product, int64_t token,
 // no order of ours, and so eight bytes are loaded at once.
 struct BFloat16Step {
   __device__ static uint16_t Narrow(float value) { return NarrowBf16(value); }
+  __device__ static float Widen(uint16_t bits) { return WidenBf16(bits); }
   __device__ static void Add(float (&sums)[4], const uint32_t (&x)[4],
                              const uint32_t (&weight)[2]) {
     MmaBf16(sums, x, weight);
@@ -79,6 +80,7 @@ struct Float16Step {
     if (fabsf(value) == INFINITY) return value < 0.0f ? 0xfc00u : 0x7c00u;
     return NarrowF16Saturated(value);
   }
+  __device__ static float Widen(uint16_t bits) { return WidenF16(bits); }
   __device__ static void Add(float (&sums)[4], const uint32_t (&x)[4],
                              const uint32_t (&weight)[2]) {
     MmaF16(sums, x, weight);
@@ -93,6 +95,30 @@ __device__ uint2 NarrowFour(float4 four) {
            static_cast<uint32_t>(Step::Narrow(high)) << 16;
   };
   return {pair(four.x, four.y), pair(four.z, four.w)};
+}
+
+// What rounding left of `four`, as eight bytes: nothing of what is infinite in
+// the format.
+template <class Step>
+__device__ uint2 NarrowRests(float4 four) {
+  const auto rest = [](float value) {
+    const float nearest = Step::Widen(Step::Narrow(value));
+    return fabsf(nearest) == INFINITY ? 0.0f : value - nearest;
+  };
+  return NarrowFour<Step>(
+      {rest(four.x), rest(four.y), rest(four.z), rest(four.w)});
+}
+
+// Terms that x is taken as. The tensor cores' 16 rows are so many tokens, or 8
+// with both of their terms: the second has the row 8 below the first.
+constexpr int TermsOf(ProductOrder order) {
+  return order == ProductOrder::kTwoTerms ? 2 : 1;
+}
+
+// To the sums of the tokens' first terms those of their second.
+__device__ inline void AddSecondTerms(float (&sums)[4]) {
+  sums[0] = sums[0] + sums[2];
+  sums[1] = sums[1] + sums[3];
 }
 
 constexpr int kStepInputs = 16;

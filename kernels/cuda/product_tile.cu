@@ -4,7 +4,7 @@
 // pass through shared memory: weights by copies that are begun some units
 // ahead, tokens by registers, where they are rounded to the weight's format
 // while the unit before is multiplied. Each block reads 64 outputs' weights and
-// its tokens once.
+// its tokens once. With second terms it has half as many tokens.
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/product.h"
@@ -20,15 +20,17 @@ constexpr int kStages = 4;  // of weights
 constexpr int kWeightStageBytes = kOutputs * kRowBytes;
 
 // How a block's warps share its tile: `kRowWarps` side by side over the tokens,
-// each with `kRowTiles` times 16 of them.
-template <int kRowTilesOf, int kRowWarpsOf>
+// each with `kRowTiles` times 16 rows of the tensor cores.
+template <int kRowTilesOf, int kRowWarpsOf, ProductOrder kOrderOf>
 struct Tile {
+  static constexpr ProductOrder kOrder = kOrderOf;
   static constexpr int kRowTiles = kRowTilesOf;
   static constexpr int kRowWarps = kRowWarpsOf;
-  static constexpr int kTokens = 16 * kRowTiles * kRowWarps;
+  static constexpr int kRows = 16 * kRowTiles * kRowWarps;
+  static constexpr int kTokens = kRows / TermsOf(kOrder);
   static constexpr int kColumnWarps = kWarps / kRowWarps;
   static constexpr int kColumnTiles = kOutputs / 8 / kColumnWarps;
-  static constexpr int kTokenStageBytes = kTokens * kRowBytes;
+  static constexpr int kTokenStageBytes = kRows * kRowBytes;
   // Four inputs each, that a thread has of a unit.
   static constexpr int kFours = kTokens * (kUnitInputs / 4) / kThreads;
   static constexpr int64_t kSharedBytes =
@@ -36,8 +38,10 @@ struct Tile {
 
   float sums[kRowTiles][kColumnTiles][4];
 };
-using SmallTile = Tile<1, 1>;
-using LargeTile = Tile<2, 2>;
+template <ProductOrder kOrder>
+using SmallTile = Tile<1, 1, kOrder>;
+template <ProductOrder kOrder>
+using LargeTile = Tile<2, 2, kOrder>;
 
 // Begins to copy a unit of the block's outputs and closes the group.
 __device__ void CopyUnit(const WeightView& weight, int64_t first_output,
@@ -77,9 +81,15 @@ __device__ void StoreUnit(const float4 (&fours)[T::kFours],
 #pragma unroll
   for (int i = 0; i < T::kFours; ++i) {
     const int four = i * kThreads + threadIdx.x;
-    *reinterpret_cast<uint2*>(stage + four / kRowFours * kRowBytes +
-                              four % kRowFours * 8) =
-        NarrowFour<Step>(fours[i]);
+    const int token = four / kRowFours;
+    constexpr bool kTwo = TermsOf(T::kOrder) == 2;
+    const int row = kTwo ? token / 8 * 16 + token % 8 : token;
+    unsigned char* const place = stage + row * kRowBytes + four % kRowFours * 8;
+    *reinterpret_cast<uint2*>(place) = NarrowFour<Step>(fours[i]);
+    if constexpr (kTwo) {
+      *reinterpret_cast<uint2*>(place + 8 * kRowBytes) =
+          NarrowRests<Step>(fours[i]);
+    }
   }
 }
 
@@ -132,28 +142,32 @@ __device__ void AddSegment(T& sums, T& total) {
 
 template <class T>
 __device__ void FinishTile(const ProductArguments& product, int64_t first_token,
-                           int64_t first_output, const T& tile) {
+                           int64_t first_output, T& tile) {
+  constexpr bool kTwo = TermsOf(T::kOrder) == 2;
   const int warp = threadIdx.x / 32;
   const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
 #pragma unroll
   for (int row = 0; row < T::kRowTiles; ++row) {
     const int64_t token =
-        first_token + (warp % T::kRowWarps * T::kRowTiles + row) * 16 + group;
+        first_token +
+        (warp % T::kRowWarps * T::kRowTiles + row) * (kTwo ? 8 : 16) + group;
 #pragma unroll
     for (int column = 0; column < T::kColumnTiles; ++column) {
       const int64_t output =
           first_output + (warp / T::kRowWarps * T::kColumnTiles + column) * 8 +
           quad * 2;
-      const float(&sums)[4] = tile.sums[row][column];
+      float(&sums)[4] = tile.sums[row][column];
+      if constexpr (kTwo) AddSecondTerms(sums);
       Finish(product, token, output, sums[0]);
       Finish(product, token, output + 1, sums[1]);
+      if constexpr (kTwo) continue;
       Finish(product, token + 8, output, sums[2]);
       Finish(product, token + 8, output + 1, sums[3]);
     }
   }
 }
 
-template <class T, class Step, bool kSplit>
+template <class T, class Step>
 __global__ void __launch_bounds__(kThreads)
     TileKernel(ProductArguments product) {
   unsigned char* const weights = DynamicShared<unsigned char>();
@@ -187,12 +201,13 @@ __global__ void __launch_bounds__(kThreads)
     if (unit + 1 < units) {
       StoreUnit<T, Step>(fours, tokens + (unit + 1) % 2 * T::kTokenStageBytes);
     }
-    if constexpr (kSplit) {
+    if constexpr (T::kOrder == ProductOrder::kSplit8) {
       while (FirstUnit(segment, units) <= unit) ++segment;
       if (FirstUnit(segment, units) == unit + 1) AddSegment(tile, total);
     }
   }
-  FinishTile(product, first_token, first_output, kSplit ? total : tile);
+  FinishTile(product, first_token, first_output,
+             T::kOrder == ProductOrder::kSplit8 ? total : tile);
 }
 
 template <class T, class Step>
@@ -204,18 +219,30 @@ cudaError_t LaunchTile(cudaStream_t stream, const ProductArguments& product) {
       static_cast<unsigned>((product.tokens + T::kTokens - 1) / T::kTokens));
   shape.block = dim3(kThreads);
   shape.shared_bytes = T::kSharedBytes;
-  return OrderOf(weight.outputs, weight.inputs) == ProductOrder::kSplit8
-             ? Launch(shape, stream, TileKernel<T, Step, true>, product)
-             : Launch(shape, stream, TileKernel<T, Step, false>, product);
+  return Launch(shape, stream, TileKernel<T, Step>, product);
+}
+
+template <class Step, ProductOrder kOrder>
+cudaError_t LaunchInOrder(cudaStream_t stream,
+                          const ProductArguments& product) {
+  // Up to so many tokens small tiles leave less of the device idle.
+  constexpr int64_t kFewTokens = 32;
+  return product.tokens <= kFewTokens
+             ? LaunchTile<SmallTile<kOrder>, Step>(stream, product)
+             : LaunchTile<LargeTile<kOrder>, Step>(stream, product);
 }
 
 template <class Step>
 cudaError_t LaunchFor(cudaStream_t stream, const ProductArguments& product) {
-  // Up to so many tokens small tiles leave less of the device idle.
-  constexpr int64_t kFewTokens = 32;
-  return product.tokens <= kFewTokens
-             ? LaunchTile<SmallTile, Step>(stream, product)
-             : LaunchTile<LargeTile, Step>(stream, product);
+  switch (OrderOf(product.weight.outputs, product.weight.inputs)) {
+    case ProductOrder::kTwoTerms:
+      return LaunchInOrder<Step, ProductOrder::kTwoTerms>(stream, product);
+    case ProductOrder::kPlain:
+      return LaunchInOrder<Step, ProductOrder::kPlain>(stream, product);
+    case ProductOrder::kSplit8:
+      return LaunchInOrder<Step, ProductOrder::kSplit8>(stream, product);
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace

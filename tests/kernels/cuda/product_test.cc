@@ -73,9 +73,10 @@ float SumOfSteps(const Factors& at, int64_t first, int64_t end) {
   return sum;
 }
 
+// x of one term.
 float NarrowSum(ProductOrder order, const Factors& at, int64_t inputs) {
   const int64_t padded = (inputs + 15) / 16 * 16;
-  if (order == ProductOrder::kPlain) return SumOfSteps(at, 0, padded);
+  if (order != ProductOrder::kSplit8) return SumOfSteps(at, 0, padded);
   const int64_t units = (padded + 63) / 64;
   float sum = 0;
   for (int64_t segment = 0; segment < 8; ++segment) {
@@ -141,21 +142,30 @@ Floats Expected(const Shape& shape, WeightFormat format, const Floats& weight,
   Floats y;
   for (int64_t token = 0; token < tokens; ++token) {
     for (int64_t output = 0; output < outputs; ++output) {
-      const auto at = [&, inputs = inputs](int64_t k) {
-        if (k >= inputs) return std::pair(0.0f, 0.0f);
-        return std::pair(RoundedTo(format, x[token * inputs + k]),
-                         RoundedTo(format, weight[output * inputs + k]));
+      const auto factors = [&, inputs = inputs](bool rest) {
+        return [&, inputs, rest](int64_t k) {
+          if (k >= inputs) return std::pair(0.0f, 0.0f);
+          const float value = x[token * inputs + k];
+          const float nearest = RoundedTo(format, value);
+          return std::pair(rest ? RoundedTo(format, value - nearest) : nearest,
+                           RoundedTo(format, weight[output * inputs + k]));
+        };
       };
-      y.push_back(format == WeightFormat::kFloat32
-                      ? Float32Sum(at, inputs)
-                      : NarrowSum(order, at, inputs));
+      if (format == WeightFormat::kFloat32) {
+        y.push_back(Float32Sum(factors(false), inputs));
+        continue;
+      }
+      y.push_back(NarrowSum(order, factors(false), inputs));
+      if (order == ProductOrder::kTwoTerms) {
+        y.back() = y.back() + NarrowSum(order, factors(true), inputs);
+      }
     }
   }
   return y;
 }
 
 TEST_F(CudaProductTest, OrdersAreChosenByTheShapeAlone) {
-  EXPECT_EQ(cuda::OrderOf(1 << 16, 256), ProductOrder::kPlain);
+  EXPECT_EQ(cuda::OrderOf(1 << 16, 256), ProductOrder::kTwoTerms);
   EXPECT_EQ(cuda::OrderOf(1, 257), ProductOrder::kSplit8);
   EXPECT_EQ(cuda::OrderOf(10000, 999), ProductOrder::kSplit8);
   EXPECT_EQ(cuda::OrderOf(10000, 1000), ProductOrder::kPlain);
@@ -220,12 +230,24 @@ TEST_F(CudaProductTest, ATokenHasTheSameBitsAmongAnyNumberOfOthers) {
 }
 
 TEST_F(CudaProductTest, InfinityStaysWhatItIsAndLargeNumbersAreTheLargest) {
-  const auto packed =
-      PackFloats(backend(), {1.0f}, 1, 1, WeightFormat::kFloat16);
   const float infinity = std::numeric_limits<float>::infinity();
-  const Floats y =
-      Run(&cuda::Product, *packed, {infinity, -infinity, 1e6f, -1e6f});
-  ExpectSameBits(y, {infinity, -infinity, 65504.0f, -65504.0f});
+  // Of two terms, of one, and of one again.
+  for (const int64_t inputs : {1, 257}) {
+    Floats weight(inputs);
+    weight[0] = 1;
+    const auto packed =
+        PackFloats(backend(), weight, 1, inputs, WeightFormat::kFloat16);
+    const float largest = inputs == 1 ? 2 * 65504.0f : 65504.0f;
+    for (const auto& [value, expected] :
+         std::vector<std::pair<float, float>>{{infinity, infinity},
+                                              {-infinity, -infinity},
+                                              {1e6f, largest},
+                                              {-1e6f, -largest}}) {
+      Floats x(inputs);
+      x[0] = value;
+      ExpectSameBits(Run(&cuda::Product, *packed, x), {expected});
+    }
+  }
 }
 
 }  // namespace
