@@ -111,7 +111,7 @@ __device__ uint2 NarrowRests(float4 four) {
 
 // Terms that x is taken as. The tensor cores' 16 rows are so many tokens, or 8
 // with both of their terms: the second has the row 8 below the first.
-constexpr int TermsOf(ProductOrder order) {
+__host__ __device__ constexpr int TermsOf(ProductOrder order) {
   return order == ProductOrder::kTwoTerms ? 2 : 1;
 }
 

@@ -110,11 +110,9 @@ inline void ExpectGoldenLogits(const std::string& folder) {
     largest = std::max<double>(largest, std::fabs(expected.logits[i]));
   }
   if (RoundsActivations(*backend, folder)) {
-    // Narrow random models with large weights feel rounding far more than those
-    // of use, whose sums have many terms.
     EXPECT_LE(
         MeanDivergence(expected.logits, result->logits, expected.tokens.size()),
-        folder.ends_with("bf16") ? 1e-2 : 5e-4);
+        1e-6);
   } else {
     EXPECT_LE(largest_difference, 1e-3);
   }
