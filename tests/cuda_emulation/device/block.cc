@@ -373,7 +373,7 @@ void Block::BeginCopy(void* shared, const void* global, const Site& site) {
       Refuse(site, "AsyncCopy16 to %p, which is not aligned to 16 bytes",
              shared);
     }
-    DataAt(global, 16, site);
+    LoadFrom(global, 16, site);
     threads_[current_].copies.push_back({shared, global, site});
   }
   std::memset(shared, kNoNumber, 16);

@@ -6,6 +6,7 @@
 #include "tests/cuda_emulation/device/block.h"
 #include "tests/cuda_emulation/device/emulation.h"
 #include "tests/cuda_emulation/device/sanitizer.h"
+#include "tests/cuda_emulation/device/traffic.h"
 #include "tests/cuda_emulation/device/visit_order.h"
 
 namespace engram::emulation {
@@ -53,6 +54,7 @@ void KernelRun::Run() {
   const cpu::ScopedFlushDenormals flush;
   Release(&kernel_order.complete);
   RunBlocks();
+  EndKernelTraffic(kernel_->grid, kernel_->block);
   Acquire(&kernel_order.ended);
 }
 

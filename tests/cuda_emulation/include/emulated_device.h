@@ -50,6 +50,25 @@ inline char* DataAt(const void* address, size_t bytes, const Site& site) {
   RefuseAddress(address, bytes, site);
 }
 
+// Whether somebody counts what kernels read and write (device/traffic.h).
+extern bool traffic_is_watched;
+void WatchAccess(const void* address, size_t bytes, bool is_store,
+                 const Site& site);
+
+inline const char* LoadFrom(const void* address, size_t bytes,
+                            const Site& site) {
+  if (traffic_is_watched) [[unlikely]] {
+    WatchAccess(address, bytes, false, site);
+  }
+  return DataAt(address, bytes, site);
+}
+inline char* StoreTo(void* address, size_t bytes, const Site& site) {
+  if (traffic_is_watched) [[unlikely]] {
+    WatchAccess(address, bytes, true, site);
+  }
+  return DataAt(address, bytes, site);
+}
+
 enum class WarpOperation {
   kBarrier,
   kShuffleXor,
@@ -134,14 +153,14 @@ T Load(const T* global, const Site& site = Site::current()) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16 &&
                 (sizeof(T) & (sizeof(T) - 1)) == 0);
   T value;
-  std::memcpy(&value, emulation::DataAt(global, sizeof(T), site), sizeof(T));
+  std::memcpy(&value, emulation::LoadFrom(global, sizeof(T), site), sizeof(T));
   return value;
 }
 template <class T>
 void Store(T* global, T value, const Site& site = Site::current()) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16 &&
                 (sizeof(T) & (sizeof(T) - 1)) == 0);
-  std::memcpy(emulation::DataAt(global, sizeof(T), site), &value, sizeof(T));
+  std::memcpy(emulation::StoreTo(global, sizeof(T), site), &value, sizeof(T));
 }
 template <class T>
 T LoadConstant(const T* global, const Site& site = Site::current()) {
