@@ -68,6 +68,15 @@ constexpr int64_t kAttentionHeadDim = 128;  // of Mamba-2's hybrid
 constexpr int64_t kShiftStates = 64;
 constexpr int64_t kDiagonalPairs = 32;
 
+// The first of them.
+void KeepLayers(int64_t layers, Shape* shape) {
+  shape->layers = std::min(shape->layers, layers);
+  std::vector<int64_t>& attention = shape->attention_layers;
+  attention.erase(
+      std::lower_bound(attention.begin(), attention.end(), shape->layers),
+      attention.end());
+}
+
 std::string AttentionIndices(const Shape& shape) {
   return absl::StrCat("\"attn_layer_idx\": [",
                       absl::StrJoin(shape.attention_layers, ","), "]");
@@ -341,9 +350,10 @@ std::vector<std::string> RandomModelShapes() {
 }
 
 absl::StatusOr<std::unique_ptr<ModelFolder>> RandomModel(
-    const std::string& shape, DataType type) {
-  for (const Shape& known : Shapes()) {
+    const std::string& shape, DataType type, int64_t layers) {
+  for (Shape known : Shapes()) {
     if (known.name != shape) continue;
+    if (layers > 0) KeepLayers(layers, &known);
     const std::string name = absl::StrCat("random ", shape);
     ENGRAM_ASSIGN_OR_RETURN(ModelConfig config,
                             ParseModelConfig(ConfigText(known), "", name));

@@ -2,6 +2,7 @@
 // where their files are not at hand. What they say is noise.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,10 +19,11 @@ std::vector<std::string> RandomModelShapes();
 // A model of that shape whose matrices are stored as `type`, all else as
 // float32; the same on every call. It has no tokenizer. Matrices are parts of
 // one block of host memory, as large as the largest of them, which the folder
-// owns. NOT_FOUND names the shapes that there are.
+// owns. `layers`: so many of its first alone, if it has more; 0: all.
+// NOT_FOUND names the shapes that there are.
 // Sources: state-spaces/mamba and HazyResearch/H3, their published configs and
 // state dictionaries.
 absl::StatusOr<std::unique_ptr<ModelFolder>> RandomModel(
-    const std::string& shape, DataType type);
+    const std::string& shape, DataType type, int64_t layers = 0);
 
 }  // namespace engram

@@ -70,6 +70,17 @@ TEST(RandomModel, StepsWithFiniteLogitsThatDiffer) {
   }
 }
 
+TEST(RandomModel, CanHaveItsFirstLayersAlone) {
+  for (const char* shape : {"mamba-130m", "h3-125m"}) {
+    const auto whole = RandomModel(shape, DataType::kBFloat16);
+    const auto part = RandomModel(shape, DataType::kBFloat16, 3);
+    ENGRAM_CHECK_OK(part.status());
+    const auto plan = (*part)->Plan({});
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_LT(plan->states, (*whole)->Plan({})->states) << shape;
+  }
+}
+
 TEST(RandomModel, NamesTheShapesThatThereAre) {
   const auto folder = RandomModel("mamba-7b", DataType::kBFloat16);
   EXPECT_EQ(folder.status().code(), absl::StatusCode::kNotFound);
