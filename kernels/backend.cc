@@ -61,9 +61,13 @@ const StepRows& Backend::PrepareStep(
     absl::Span<const Row> rows,
     absl::Span<const absl::Span<const int32_t>> blocks,
     absl::Span<const int32_t> ids) {
-  const bool any_follows =
-      std::any_of(rows.begin(), rows.end(),
-                  [](const Row& row) { return row.follows >= 0; });
+  bool any_follows = false;
+  for (const Row& row : rows) {
+    if (row.follows < 0) continue;
+    any_follows = true;
+    ENGRAM_CHECK(row.tokens == 1 &&
+                 row.follows < static_cast<int>(last_outcomes_.size()));
+  }
   if (any_follows && !is_asynchronous()) {
     AssignFollowing(rows, blocks, ids);
   } else {
@@ -87,8 +91,6 @@ void Backend::AssignFollowing(
       told_ids.insert(told_ids.end(), own.begin(), own.end());
       continue;
     }
-    ENGRAM_CHECK(row.tokens == 1 &&
-                 row.follows < static_cast<int>(last_outcomes_.size()));
     const Outcome& drawn = last_outcomes_[row.follows];
     row.follows = -1;
     row.tokens = drawn.stops || drawn.token < 0 ? 0 : 1;
@@ -247,6 +249,29 @@ void Backend::CopyRows(ConstMatrix source, absl::Span<const int32_t> from,
   ENGRAM_CHECK(source.stride >= width && target.stride >= width);
   ENGRAM_CHECK(ComputesAll({source}) && source.type == target.type);
   DoCopyRows(source, from, width, target, to);
+}
+
+void Backend::KeepLastTokens(const StepRows& step, ConstMatrix x, int64_t width,
+                             LayerShares kept) {
+  ENGRAM_CHECK(x.stride >= width && kept.stride >= width && AreFloat32({x}));
+  DoKeepLastTokens(step, x, width, kept);
+}
+
+void Backend::DoKeepLastTokens(const StepRows& step, ConstMatrix x,
+                               int64_t width, LayerShares kept) {
+  std::vector<int32_t> tokens, slots, unmoved_from, unmoved_to;
+  for (const Row& row : step.rows()) {
+    if (row.tokens > 0) {
+      tokens.push_back(row.offset + row.tokens - 1);
+      slots.push_back(row.slot_out);
+    } else if (row.slot_in != row.slot_out) {
+      unmoved_from.push_back(row.slot_in);
+      unmoved_to.push_back(row.slot_out);
+    }
+  }
+  const Matrix of_slots = {kept.data, kept.stride};
+  DoCopyRows(x, tokens, width, of_slots, slots);
+  DoCopyRows(of_slots, unmoved_from, width, of_slots, unmoved_to);
 }
 
 void Backend::FiniteRows(const StepRows& step, ConstMatrix x, int64_t width,

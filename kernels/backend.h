@@ -277,6 +277,13 @@ class Backend {
   void CopyRows(ConstMatrix source, absl::Span<const int32_t> from,
                 int64_t width, Matrix target, absl::Span<const int32_t> to);
 
+  // What rows leave of their last tokens in their slots: kept[slot_out] = x of
+  // the row's last token; of a row without tokens kept[slot_in].
+  //   x     [tokens, width] in
+  //   kept  of slots, `width` floats each
+  void KeepLastTokens(const StepRows& step, ConstMatrix x, int64_t width,
+                      LayerShares kept);
+
   // finite[i] (host) = 1 if all of x of all tokens of row i is finite, else 0;
   // on a device it is there once an event behind it is reached, with the
   // outcomes.
@@ -287,8 +294,7 @@ class Backend {
   // outcomes[i] = what row i of logits answers to requests[i], by the rule of
   // kernels/outcomes.h; a row's outcome depends on nothing but these two. On a
   // device it is there once an event behind it is reached, and for rows that
-  // follow in the step after: with the token that such a row feeds as `newest`
-  // of its draw, and none drawn where nothing is fed.
+  // follow in the step after.
   //   logits    [requests, ids] in, raw; only ids that may be drawn
   //   requests  host
   //   outcomes  [requests] out, host
@@ -358,6 +364,9 @@ class Backend {
   virtual void DoCopyRows(ConstMatrix source, absl::Span<const int32_t> from,
                           int64_t width, Matrix target,
                           absl::Span<const int32_t> to) = 0;
+  // By CopyRows.
+  virtual void DoKeepLastTokens(const StepRows& step, ConstMatrix x,
+                                int64_t width, LayerShares kept);
   virtual void DoFiniteRows(const StepRows& step, ConstMatrix x, int64_t width,
                             absl::Span<uint8_t> finite) = 0;
   virtual void DoOutcomes(ConstMatrix logits, int64_t ids,

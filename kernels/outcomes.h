@@ -82,6 +82,10 @@ struct TokenDraw {
   const std::map<int32_t, int32_t>* generated = nullptr;
   // A token that counts as though both of these had it once more; -1: none.
   int32_t newest = -1;
+  // The row of the step that it is drawn for, if that follows a draw which an
+  // asynchronous back end has not told (Row::follows): the token that the row
+  // feeds is `newest` then, and none is drawn if it feeds none. -1: no row.
+  int32_t follower = -1;
   // Where the sequence ends, so that nothing is fed to it any more: at each of
   // these ids, or with this token whatever it is.
   absl::Span<const int32_t> stop_ids = {};

@@ -74,6 +74,8 @@ class LanguageModel final : public Model {
  public:
   LanguageModel(Backend* backend, ModelInfo info, const ModelLimits& limits,
                 const ModelConfig& config, int64_t known_ids, Parts parts);
+  // What is begun would be brought to where the model was.
+  ~LanguageModel() override;
 
   const ModelInfo& info() const override { return info_; }
   const ModelLimits& limits() const override { return limits_; }
@@ -93,8 +95,8 @@ class LanguageModel final : public Model {
   void RunLayers();
   // What the rows want of each row of logits.
   void LayOutRequests(const Batch& batch);
-  // Of a row that wants a token.
-  OutcomeRequest DrawOf(const BatchRow& row, const Row& laid_out) const;
+  // Of a row that wants a token, in its place.
+  OutcomeRequest DrawOf(const BatchRow& row, size_t place) const;
   // Collects the hidden vectors that outcomes are wanted of, and then leaves
   // each row's last one in its slot: the order is what makes scored_before see
   // the one of before.
@@ -102,7 +104,7 @@ class LanguageModel final : public Model {
   void FindOutcomes(const Batch& batch);
   void SaveLastHidden();
   // Of all slots.
-  Matrix LastHidden() const;
+  LayerShares LastHidden() const;
   // Whether the hidden vectors of all tokens of a row are finite.
   void FindFiniteRows();
 
@@ -150,6 +152,10 @@ LanguageModel::LanguageModel(Backend* backend, ModelInfo info,
   for (BegunStep& step : steps_) step.outcomes.resize(limits.max_logits_rows);
 }
 
+LanguageModel::~LanguageModel() {
+  if (begun_ > 0 && newest().done != nullptr) (void)newest().done->Wait();
+}
+
 absl::Status LanguageModel::LayOut(const Batch& batch) {
   newest().rows.clear();
   ids_.clear();
@@ -176,7 +182,7 @@ void LanguageModel::LayOutRequests(const Batch& batch) {
     newest().first_outcomes.push_back(newest().first_outcomes.back() +
                                       row.outcomes());
     if (row.wanted == Wanted::kToken) {
-      requests_.push_back(DrawOf(row, step_->rows()[i]));
+      requests_.push_back(DrawOf(row, i));
     }
     if (row.wanted != Wanted::kScores) continue;
     ENGRAM_CHECK(row.scored.size() <=
@@ -192,14 +198,16 @@ void LanguageModel::LayOutRequests(const Batch& batch) {
   ENGRAM_CHECK(requests_.size() <= newest().outcomes.size());
 }
 
-OutcomeRequest LanguageModel::DrawOf(const BatchRow& row,
-                                     const Row& laid_out) const {
+OutcomeRequest LanguageModel::DrawOf(const BatchRow& row, size_t place) const {
   ENGRAM_CHECK(row.draw.parameters != nullptr);
+  const Row& laid_out = step_->rows()[place];
   OutcomeRequest request;
   if (laid_out.tokens == 0) return request;  // it follows a stop
   request.alternatives = row.alternatives;
   request.draw = row.draw;
-  if (row.follows && !backend_->is_asynchronous()) {
+  if (row.follows && backend_->is_asynchronous()) {
+    request.draw.follower = static_cast<int32_t>(place);
+  } else if (row.follows) {
     request.draw.newest = step_->ids()[laid_out.offset];
   }
   return request;
@@ -256,11 +264,10 @@ void LanguageModel::RunLayers() {
   }
 }
 
-// Of all slots; behind the components of the layers.
-Matrix LanguageModel::LastHidden() const {
+// Behind the components of the layers.
+LayerShares LanguageModel::LastHidden() const {
   const int component = static_cast<int>(states_->components().size()) - 1;
-  const LayerShares shares = states_->Layer(component, 0);
-  return {shares.data, shares.stride};
+  return states_->Layer(component, 0);
 }
 
 void LanguageModel::GatherHeadInput(const Batch& batch) {
@@ -290,7 +297,9 @@ void LanguageModel::GatherHeadInput(const Batch& batch) {
   const Matrix head_input = {work_.head_input->floats(), d_model_};
   backend_->CopyRows({work_.normed->floats(), d_model_}, tokens, d_model_,
                      head_input, token_places);
-  backend_->CopyRows(LastHidden(), slots, d_model_, head_input, slot_places);
+  const LayerShares last_hidden = LastHidden();
+  backend_->CopyRows(Matrix{last_hidden.data, last_hidden.stride}, slots,
+                     d_model_, head_input, slot_places);
 }
 
 void LanguageModel::FindOutcomes(const Batch& batch) {
@@ -304,20 +313,8 @@ void LanguageModel::FindOutcomes(const Batch& batch) {
 }
 
 void LanguageModel::SaveLastHidden() {
-  std::vector<int32_t> tokens, slots, unmoved_from, unmoved_to;
-  for (const Row& row : step_->rows()) {
-    if (row.tokens > 0) {
-      tokens.push_back(row.offset + row.tokens - 1);
-      slots.push_back(row.slot_out);
-    } else if (row.slot_in != row.slot_out) {
-      unmoved_from.push_back(row.slot_in);
-      unmoved_to.push_back(row.slot_out);
-    }
-  }
-  backend_->CopyRows({work_.normed->floats(), d_model_}, tokens, d_model_,
-                     LastHidden(), slots);
-  backend_->CopyRows(LastHidden(), unmoved_from, d_model_, LastHidden(),
-                     unmoved_to);
+  backend_->KeepLastTokens(*step_, {work_.normed->floats(), d_model_}, d_model_,
+                           LastHidden());
 }
 
 // A state that is NaN or infinite anywhere reaches the hidden vectors of every

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -40,7 +41,8 @@ class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(std::unique_ptr<DeviceQueue> queue)
       : owned_queue_(std::move(queue)), queue_(*owned_queue_) {}
-  ~CudaBackend() override { (void)queue_.Synchronize(); }
+  // Who wanted to be told something may be gone.
+  ~CudaBackend() override { queue_.Finish(); }
 
   absl::Status Reserve() {
     ENGRAM_RETURN_IF_ERROR(tables_.Reserve());
@@ -91,6 +93,8 @@ class CudaBackend final : public Backend {
     return queue_.RecordEvent();
   }
 
+  bool is_asynchronous() const override { return true; }
+
   absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
     queue_.BeCurrent();
     return outcomes_.Reserve(rows, ids);
@@ -112,6 +116,13 @@ class CudaBackend final : public Backend {
     const absl::Status status = tables_.Upload(step, stream(), &moved);
     if (!status.ok()) queue_.Fail(status);
     if (moved) graphs_.Forget();
+    const bool any_follows =
+        std::any_of(step.rows().begin(), step.rows().end(),
+                    [](const Row& row) { return row.follows >= 0; });
+    if (!any_follows) return;
+    Note(cuda::FollowAnswers(stream(), tables_.following_rows(),
+                             outcomes_.answers()),
+         "taking the tokens that were drawn");
   }
 
   void DoReplay(uint64_t key, absl::FunctionRef<void()> record) override {
@@ -224,6 +235,12 @@ class CudaBackend final : public Backend {
          "CopyRows");
   }
 
+  void DoKeepLastTokens(const StepRows&, ConstMatrix x, int64_t width,
+                        LayerShares kept) override {
+    Note(cuda::KeepLastTokens(stream(), tables_.table(), x, width, kept),
+         "KeepLastTokens");
+  }
+
   void DoFiniteRows(const StepRows&, ConstMatrix x, int64_t width,
                     absl::Span<uint8_t> finite) override {
     finite_rows_.Begin(&queue_, tables_.table(), x, width, finite);
@@ -232,9 +249,7 @@ class CudaBackend final : public Backend {
   void DoOutcomes(ConstMatrix logits, int64_t ids,
                   absl::Span<const OutcomeRequest> requests,
                   absl::Span<Outcome> outcomes) override {
-    const absl::Status status =
-        outcomes_.Run(stream(), logits, ids, requests, outcomes);
-    if (!status.ok()) queue_.Fail(status);
+    outcomes_.Begin(&queue_, tables_.table(), logits, ids, requests, outcomes);
   }
 
   template <class BlockArguments>

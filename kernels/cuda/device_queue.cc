@@ -94,6 +94,11 @@ absl::Status DeviceQueue::Synchronize() {
   return failure();
 }
 
+void DeviceQueue::Finish() {
+  deliveries_.clear();
+  (void)Synchronize();
+}
+
 void DeviceQueue::DeliverUpTo(uint64_t number) {
   while (!deliveries_.empty() && deliveries_.front().number <= number) {
     const Delivery delivery = std::move(deliveries_.front());

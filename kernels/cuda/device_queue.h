@@ -55,6 +55,8 @@ class DeviceQueue {
   absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordEvent();
   // Waits for both streams, and delivers.
   absl::Status Synchronize();
+  // The same, and what is not delivered yet never is.
+  void Finish();
 
   // Calls `deliver` when an event behind all operations begun so far is reached
   // or waited for, or at Synchronize().

@@ -1,7 +1,7 @@
 // A block computes one token, row or pair of rows, its threads the elements one
 // after the other. Bound by memory: Embed reads the bytes of a weight's row and
-// writes 4 per element, AddPositions reads 8 and writes 4, CopyRows reads and
-// writes 4, CountNotFinite reads 4.
+// writes 4 per element, AddPositions reads 8 and writes 4, CopyRows and
+// KeepLastTokens read and write 4, CountNotFinite reads 4.
 #include <algorithm>
 #include <cstring>
 
@@ -77,6 +77,21 @@ __global__ void CopyRowsKernel(ConstMatrix source, int64_t width, Matrix target,
   }
 }
 
+__global__ void KeepLastTokensKernel(StepTable step, ConstMatrix x,
+                                     int64_t width, LayerShares kept) {
+  GridWait();
+  GridTrigger();
+  const StepRow row = RowAt(step, blockIdx.x);
+  if (row.tokens == 0 && row.slot_in == row.slot_out) return;
+  const float* const values = row.tokens > 0
+                                  ? At(x, row.offset + row.tokens - 1, 0)
+                                  : ShareAt(kept, row.slot_in);
+  float* const copies = ShareAt(kept, row.slot_out);
+  for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
+    Store(copies + i, Load(values + i));
+  }
+}
+
 __device__ bool IsFinite(float value) {
   uint32_t bits;
   memcpy(&bits, &value, sizeof(bits));
@@ -139,6 +154,13 @@ cudaError_t CopyRows(cudaStream_t stream, ConstMatrix source,
     if (error != cudaSuccess) return error;
   }
   return cudaSuccess;
+}
+
+cudaError_t KeepLastTokens(cudaStream_t stream, const StepTable& step,
+                           ConstMatrix x, int64_t width, LayerShares kept) {
+  if (step.row_count == 0) return cudaSuccess;
+  return Launch(BlockPer(step.row_count), stream, KeepLastTokensKernel, step, x,
+                width, kept);
 }
 
 cudaError_t CountNotFinite(cudaStream_t stream, const StepTable& step,

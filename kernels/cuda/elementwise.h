@@ -1,4 +1,5 @@
-// Embed, AddPositions, CopyRows and FiniteRows of Backend on a device.
+// Embed, AddPositions, CopyRows, KeepLastTokens and FiniteRows of Backend on a
+// device.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -24,6 +25,9 @@ cudaError_t AddPositions(cudaStream_t stream, const StepTable& step,
 cudaError_t CopyRows(cudaStream_t stream, ConstMatrix source,
                      const int32_t* from, int64_t width, Matrix target,
                      const int32_t* to, int64_t count);
+
+cudaError_t KeepLastTokens(cudaStream_t stream, const StepTable& step,
+                           ConstMatrix x, int64_t width, LayerShares kept);
 
 // Of the device: adds 1 to not_finite[i] at least once if any of x of row i is
 // NaN or infinite.

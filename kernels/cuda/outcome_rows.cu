@@ -23,6 +23,16 @@ struct RowSearch {
   uint32_t alternatives;
 };
 
+// Whether the row feeds a token, which is `newest` then. By one thread.
+__device__ void FollowRow(const StepTable& step, OutcomeRow* request) {
+  const StepRow* const row = step.rows + request->follower;
+  if (Load(&row->tokens) == 0) {
+    request->draws = 0;
+  } else {
+    request->newest = Load(step.ids + Load(&row->offset));
+  }
+}
+
 // By all threads, each of which has read what was there before.
 __device__ void FetchRequest(const OutcomeWork& work, int32_t row,
                              OutcomeRow* request) {
@@ -37,6 +47,9 @@ __device__ void FetchRequest(const OutcomeWork& work, int32_t row,
     const uint32_t word = Load(source + i);
     memcpy(target + i * sizeof(word), &word, sizeof(word));
   }
+  BlockBarrier();
+  if (request->follower < 0) return;
+  if (threadIdx.x == 0) FollowRow(work.step, request);
   BlockBarrier();
 }
 
@@ -115,6 +128,8 @@ __device__ OutcomeAnswer AnswerOf(const OutcomeWork& work, const ScoreRow& raw,
     const bool stops = StopsAt(request, work.upload, answer.token, exchange);
     answer.stops = stops || !survey.is_finite ? 1 : 0;
   }
+  // Nothing was fed: nobody follows this row either.
+  if (request.draws == 0 && request.follower >= 0) answer.stops = 1;
   if (tells) {
     answer.told = request.scored >= 0 ? request.scored : answer.token;
     if (answer.told >= 0) answer.told_score = raw.At(answer.told);

@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/step_table.h"
+
 namespace engram::cuda {
 
 struct BiasedId {
@@ -34,6 +36,8 @@ struct OutcomeRow {
   int32_t draws = 0;  // 1: a token
   int32_t is_last = 0;
   int32_t newest = -1;
+  int32_t follower = -1;  // TokenDraw::follower: `newest` is its token
+  int32_t padding = 0;
   int32_t scored = -1;
   int32_t alternatives = 0;
   int32_t first_alternative = 0;  // among those of all rows
@@ -70,6 +74,7 @@ struct OutcomeAnswer {
 
 // Addresses of the device.
 struct OutcomeWork {
+  StepTable step;                 // of the rows that follow
   const float* logits = nullptr;  // [rows, stride]
   int64_t stride = 0;
   int32_t ids = 0;

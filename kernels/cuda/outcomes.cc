@@ -114,6 +114,7 @@ void LayOutDraw(const TokenDraw& draw, int64_t ids, ListWriter* writer,
   row->draws = 1;
   row->is_last = draw.is_last ? 1 : 0;
   row->newest = draw.newest;
+  row->follower = draw.follower;
   row->top_k = parameters.top_k;
   row->temperature = parameters.temperature;
   row->top_p = parameters.top_p;
@@ -206,10 +207,21 @@ absl::Status OutcomeKernels::Reserve(int64_t rows, int64_t ids) {
                               &strips_));
   ENGRAM_RETURN_IF_ERROR(
       Grow(AllocateDeviceMemory, room_.upload_bytes, &upload_));
-  ENGRAM_RETURN_IF_ERROR(
-      Grow(AllocatePinnedMemory, room_.upload_bytes, &pinned_upload_));
   ENGRAM_RETURN_IF_ERROR(Grow(AllocateDeviceMemory, answer_bytes, &answers_));
-  return Grow(AllocatePinnedMemory, answer_bytes, &pinned_answers_);
+  for (Staging& staging : stagings_) {
+    ENGRAM_RETURN_IF_ERROR(
+        Grow(AllocatePinnedMemory, room_.upload_bytes, &staging.upload));
+    ENGRAM_RETURN_IF_ERROR(
+        Grow(AllocatePinnedMemory, answer_bytes, &staging.answers));
+    staging.alternatives.reserve(rows_);
+  }
+  return absl::OkStatus();
+}
+
+const OutcomeAnswer* OutcomeKernels::answers() const {
+  ENGRAM_CHECK(answers_ != nullptr);
+  return static_cast<const OutcomeAnswer*>(
+      static_cast<const Buffer&>(*answers_).data());
 }
 
 int64_t OutcomeKernels::FittingRequests(
@@ -227,11 +239,13 @@ int64_t OutcomeKernels::FittingRequests(
 }
 
 OutcomeKernels::Room OutcomeKernels::LayOut(
-    absl::Span<const OutcomeRequest> requests, int64_t ids) {
-  auto* const upload = static_cast<std::byte*>(pinned_upload_->data());
+    absl::Span<const OutcomeRequest> requests, int64_t ids,
+    Staging* staging) const {
+  auto* const upload = static_cast<std::byte*>(staging->upload->data());
   auto* const rows = reinterpret_cast<OutcomeRow*>(upload);
   ListWriter writer(upload, requests.size() * sizeof(OutcomeRow));
   int64_t alternatives = 0;
+  staging->alternatives.clear();
   for (size_t i = 0; i < requests.size(); ++i) {
     const OutcomeRequest& request = requests[i];
     OutcomeRow row;
@@ -239,6 +253,7 @@ OutcomeKernels::Room OutcomeKernels::LayOut(
     row.alternatives = static_cast<int32_t>(AlternativesOf(request, ids));
     row.first_alternative = static_cast<int32_t>(alternatives);
     alternatives += row.alternatives;
+    staging->alternatives.push_back(row.alternatives);
     if (request.draw.parameters != nullptr) {
       LayOutDraw(request.draw, ids, &writer, &row);
     }
@@ -247,43 +262,55 @@ OutcomeKernels::Room OutcomeKernels::LayOut(
   return {.upload_bytes = writer.end(), .alternatives = alternatives};
 }
 
-absl::Status OutcomeKernels::Begin(cudaStream_t stream, ConstMatrix logits,
-                                   int64_t ids,
-                                   absl::Span<const OutcomeRequest> requests) {
-  const Room taken = LayOut(requests, ids);
-  auto* const answers = static_cast<OutcomeAnswer*>(answers_->data());
-  OutcomeWork work;
-  work.logits = logits.floats();
-  work.stride = logits.stride;
-  work.ids = static_cast<int32_t>(ids);
-  work.rows = static_cast<int32_t>(requests.size());
-  work.normalizer_unit = std::ldexp(1.0f, NormalizerBits(work.ids));
-  work.upload = static_cast<const std::byte*>(upload_->data());
-  work.strips = strips_->floats();
-  work.strip_count = static_cast<int32_t>(std::min(rows_, kStrips));
-  work.answers = answers;
-  work.alternatives = reinterpret_cast<ScoredId*>(answers + requests.size());
-  cudaError_t error =
-      cudaMemcpyAsync(upload_->data(), pinned_upload_->data(),
-                      taken.upload_bytes, cudaMemcpyHostToDevice, stream);
-  if (error == cudaSuccess) error = FindOutcomes(stream, work);
-  if (error == cudaSuccess) {
-    error = cudaMemcpyAsync(pinned_answers_->data(), answers,
-                            requests.size() * sizeof(OutcomeAnswer) +
-                                taken.alternatives * sizeof(ScoredId),
-                            cudaMemcpyDeviceToHost, stream);
+int64_t OutcomeKernels::BeginSome(DeviceQueue* queue, OutcomeWork work,
+                                  int64_t first,
+                                  absl::Span<const OutcomeRequest> requests,
+                                  absl::Span<Outcome> outcomes) {
+  const int64_t rows = FittingRequests(requests, work.ids);
+  if (rows == 0) {
+    queue->Fail(absl::ResourceExhaustedError(absl::StrCat(
+        "CUDA: a draw with ", requests[0].draw.stop_ids.size(), " stop ids of ",
+        work.ids, " ids has no room in ", room_.upload_bytes, " bytes")));
+    return 0;
   }
-  return DeviceStatus(error, "finding outcomes");
+  Staging& staging = stagings_[next_];
+  next_ = (next_ + 1) % kStagings;
+  if (staging.awaited && !queue->Synchronize().ok()) return 0;
+  const Room taken = LayOut(requests.first(rows), work.ids, &staging);
+  const cudaStream_t stream = queue->operations();
+  work.logits += first * work.stride;
+  work.rows = static_cast<int32_t>(rows);
+  work.answers += first;
+  auto* const told = static_cast<OutcomeAnswer*>(staging.answers->data());
+  queue->Note(
+      cudaMemcpyAsync(upload_->data(), staging.upload->data(),
+                      taken.upload_bytes, cudaMemcpyHostToDevice, stream),
+      "copying requests");
+  queue->Note(FindOutcomes(stream, work), "finding outcomes");
+  queue->Note(cudaMemcpyAsync(told, work.answers, rows * sizeof(OutcomeAnswer),
+                              cudaMemcpyDeviceToHost, stream),
+              "copying outcomes");
+  if (taken.alternatives > 0) {
+    queue->Note(cudaMemcpyAsync(told + rows_, work.alternatives,
+                                taken.alternatives * sizeof(ScoredId),
+                                cudaMemcpyDeviceToHost, stream),
+                "copying alternatives");
+  }
+  staging.awaited = true;
+  queue->DeliverLater(
+      [this, &staging, ids = work.ids, some = outcomes.first(rows)] {
+        Deliver(staging, ids, some);
+        staging.awaited = false;
+      });
+  return rows;
 }
 
-void OutcomeKernels::Finish(int64_t ids,
-                            absl::Span<const OutcomeRequest> requests,
-                            absl::Span<Outcome> outcomes) const {
+void OutcomeKernels::Deliver(const Staging& staging, int64_t ids,
+                             absl::Span<Outcome> outcomes) const {
   const auto* const answers =
-      static_cast<const OutcomeAnswer*>(pinned_answers_->data());
-  const auto* alternatives =
-      reinterpret_cast<const ScoredId*>(answers + requests.size());
-  for (size_t i = 0; i < requests.size(); ++i) {
+      static_cast<const OutcomeAnswer*>(staging.answers->data());
+  const auto* alternatives = reinterpret_cast<const ScoredId*>(answers + rows_);
+  for (size_t i = 0; i < outcomes.size(); ++i) {
     const OutcomeAnswer& answer = answers[i];
     const LogNormalizer normalizer(answer, ids);
     Outcome& outcome = outcomes[i];
@@ -294,33 +321,35 @@ void OutcomeKernels::Finish(int64_t ids,
         answer.told >= 0 ? normalizer.LogProbabilityOf(answer.told_score) : 0;
     SetBest({alternatives, static_cast<size_t>(answer.alternatives)},
             normalizer, &outcome);
-    alternatives += AlternativesOf(requests[i], ids);
+    alternatives += staging.alternatives[i];
   }
 }
 
-absl::Status OutcomeKernels::Run(cudaStream_t stream, ConstMatrix logits,
-                                 int64_t ids,
-                                 absl::Span<const OutcomeRequest> requests,
-                                 absl::Span<Outcome> outcomes) {
-  ENGRAM_CHECK(static_cast<int64_t>(requests.size()) <= rows_ && ids <= ids_);
-  while (!requests.empty()) {
-    const int64_t rows = FittingRequests(requests, ids);
-    if (rows == 0) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("CUDA: a draw with ", requests[0].draw.stop_ids.size(),
-                       " stop ids of ", ids, " ids has no room in ",
-                       room_.upload_bytes, " bytes"));
-    }
-    const auto some = requests.subspan(0, rows);
-    ENGRAM_RETURN_IF_ERROR(Begin(stream, logits, ids, some));
-    ENGRAM_RETURN_IF_ERROR(
-        DeviceStatus(cudaStreamSynchronize(stream), "waiting for outcomes"));
-    Finish(ids, some, outcomes.subspan(0, rows));
-    logits.data = logits.floats() + rows * logits.stride;
-    requests.remove_prefix(rows);
-    outcomes.remove_prefix(rows);
+void OutcomeKernels::Begin(DeviceQueue* queue, const StepTable& step,
+                           ConstMatrix logits, int64_t ids,
+                           absl::Span<const OutcomeRequest> requests,
+                           absl::Span<Outcome> outcomes) {
+  const auto rows = static_cast<int64_t>(requests.size());
+  ENGRAM_CHECK(rows <= rows_ && ids <= ids_);
+  if (rows == 0) return;
+  auto* const answers = static_cast<OutcomeAnswer*>(answers_->data());
+  OutcomeWork work;
+  work.step = step;
+  work.logits = logits.floats();
+  work.stride = logits.stride;
+  work.ids = static_cast<int32_t>(ids);
+  work.normalizer_unit = std::ldexp(1.0f, NormalizerBits(work.ids));
+  work.upload = static_cast<const std::byte*>(
+      static_cast<const Buffer&>(*upload_).data());
+  work.strips = strips_->floats();
+  work.strip_count = static_cast<int32_t>(std::min(rows_, kStrips));
+  work.answers = answers;
+  work.alternatives = reinterpret_cast<ScoredId*>(answers + rows_);
+  int64_t begun = 0;
+  for (int64_t some = rows; begun < rows && some > 0; begun += some) {
+    some = BeginSome(queue, work, begun, requests.subspan(begun),
+                     outcomes.subspan(begun));
   }
-  return absl::OkStatus();
 }
 
 }  // namespace engram::cuda

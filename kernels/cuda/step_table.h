@@ -15,12 +15,12 @@ struct StepRow {
   int32_t offset = 0;    // first of its tokens among those of all rows
   int64_t position = 0;  // tokens of its sequence before this step
   int32_t first_block = 0;  // of its sequence, in block_ids
-  int32_t padding = 0;
+  int32_t follows = -1;     // FollowAnswers is to set its token; -1: it is told
 };
 
 // Given to kernels by value. The pointers are of the device; what they point to
-// is the step's once PrepareStep's copy, which lies before all of its kernels
-// in the stream, is done.
+// is the step's once PrepareStep's copy and kernel, which lie before all others
+// of the step in the stream, are done.
 struct StepTable {
   const StepRow* rows = nullptr;
   const int32_t* row_of_token = nullptr;

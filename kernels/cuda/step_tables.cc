@@ -81,7 +81,7 @@ void StepTables::Fill(const StepRows& step, std::byte* memory,
   for (size_t i = 0; i < step.rows().size(); ++i) {
     const Row& row = step.rows()[i];
     rows[i] = {row.slot_in,  row.slot_out, row.tokens, row.offset,
-               row.position, blocks,       0};
+               row.position, blocks,       row.follows};
     std::fill_n(row_of_token + row.offset, row.tokens, static_cast<int32_t>(i));
     if (!step.has_blocks()) continue;
     const absl::Span<const int32_t> own = step.blocks(i);
@@ -100,6 +100,13 @@ void StepTables::Fill(const StepRows& step, std::byte* memory,
   used->row_of_token = rows_and_tokens * sizeof(int32_t);
   used->ids = step.ids().size() * sizeof(int32_t);
   used->block_ids = blocks * sizeof(int32_t);
+}
+
+FollowingRows StepTables::following_rows() const {
+  auto* const base = static_cast<std::byte*>(device_->data());
+  return {.rows = reinterpret_cast<StepRow*>(base + places_.rows),
+          .ids = reinterpret_cast<int32_t*>(base + places_.ids),
+          .row_count = table_.row_count};
 }
 
 absl::Status StepTables::Upload(const StepRows& step, cudaStream_t stream,

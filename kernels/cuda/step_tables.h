@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/following_rows.h"
 #include "kernels/cuda/step_table.h"
 #include "kernels/step_rows.h"
 
@@ -32,6 +33,7 @@ class StepTables {
   absl::Status Upload(const StepRows& step, cudaStream_t stream, bool* moved);
 
   const StepTable& table() const { return table_; }
+  FollowingRows following_rows() const;
 
  private:
   // Of the host, page-locked; free again when the event is reached.

@@ -123,6 +123,27 @@ TEST_F(RuntimeTest, WithoutAnEventStreamsAreInNoOrder) {
   EXPECT_EQ(cudaStreamDestroy(copies), cudaSuccess);
 }
 
+TEST_F(RuntimeTest, WhatTheHostWaitsForIsCounted) {
+  Upload(values_, 1);
+  cudaEvent_t doubled = nullptr;
+  ASSERT_EQ(cudaEventCreateWithFlags(&doubled, cudaEventDisableTiming),
+            cudaSuccess);
+  const int64_t before = counts().waits;
+  ASSERT_EQ(Double(), cudaSuccess);
+  ASSERT_EQ(cudaEventRecord(doubled, stream_), cudaSuccess);
+  EXPECT_EQ(cudaEventQuery(doubled), cudaErrorNotReady);
+  EXPECT_EQ(counts().waits, before) << "it only asked";
+  ASSERT_EQ(cudaEventSynchronize(doubled), cudaSuccess);
+  EXPECT_EQ(counts().waits, before + 1);
+  ASSERT_EQ(cudaEventSynchronize(doubled), cudaSuccess);
+  ASSERT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
+  EXPECT_EQ(counts().waits, before + 1) << "that was done";
+  ASSERT_EQ(Double(), cudaSuccess);
+  ASSERT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
+  EXPECT_EQ(counts().waits, before + 2);
+  EXPECT_EQ(cudaEventDestroy(doubled), cudaSuccess);
+}
+
 TEST_F(RuntimeTest, ACaptureIsSpoiledByWhatWaitsOrAllocates) {
   const std::vector<cudaError_t (*)(cudaStream_t)> spoilers = {
       [](cudaStream_t stream) { return cudaStreamSynchronize(stream); },

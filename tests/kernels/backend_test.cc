@@ -91,7 +91,7 @@ TEST_P(BackendTest, PacksOnlyMatrices) {
             absl::StatusCode::kInvalidArgument);
 }
 
-// --- Embed, AddPositions, CopyRows, FiniteRows.
+// --- Embed, AddPositions, CopyRows, KeepLastTokens, FiniteRows.
 
 TEST_P(BackendTest, EmbedsRowsOfThePackedTable) {
   for (const int64_t d_model : {1, 16, 33}) {
@@ -245,6 +245,21 @@ TEST_P(BackendTest, GathersAndScattersRowsOfWiderMatrices) {
   backend().CopyRows({source.data(), 3}, {1, 1}, 1, {target.data() + 3, 4},
                      {1, 0});
   EXPECT_THAT(target.ToHost(), ElementsAre(21, 22, -1, 10, 1, 2, -1, 10));
+}
+
+TEST_P(BackendTest, KeepsTheLastTokensOfRowsInTheirSlots) {
+  DeviceFloats x(backend(), {1, 2, -1, 3, 4, -1, 5, 6, -1, 7, 8, -1});
+  DeviceFloats kept(backend(), {10, 11, 0, 12, 13, 0, 14, 15, 0,  //
+                                16, 17, 0, 18, 19, 0});
+  std::vector<Row> rows(4);
+  rows[0] = {.slot_in = 0, .slot_out = 0, .tokens = 1};
+  rows[1] = {.slot_in = 1, .slot_out = 1, .tokens = 0};
+  rows[2] = {.slot_in = 1, .slot_out = 3, .tokens = 0};
+  rows[3] = {.slot_in = 1, .slot_out = 4, .tokens = 3};
+  backend().KeepLastTokens(backend().PrepareStep(rows), {x.data(), 3}, 2,
+                           {kept.data(), 3});
+  EXPECT_THAT(kept.ToHost(), ElementsAre(1, 2, 0, 12, 13, 0, 14, 15, 0,  //
+                                         12, 13, 0, 7, 8, 0));
 }
 
 TEST_P(BackendTest, FindsRowsThatAreNotFinite) {

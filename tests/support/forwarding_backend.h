@@ -141,6 +141,10 @@ class ForwardingBackend : public Backend {
                   absl::Span<const int32_t> to) override {
     inner_.CopyRows(source, from, width, target, to);
   }
+  void DoKeepLastTokens(const StepRows&, ConstMatrix x, int64_t width,
+                        LayerShares kept) override {
+    inner_.KeepLastTokens(*inner_step_, x, width, kept);
+  }
   void DoFiniteRows(const StepRows&, ConstMatrix x, int64_t width,
                     absl::Span<uint8_t> finite) override {
     inner_.FiniteRows(*inner_step_, x, width, finite);

@@ -35,6 +35,8 @@ struct Counts {
   // Asynchronous copies from or to memory that a device cannot reach by itself:
   // they are done at once.
   int64_t pageable_copies = 0;
+  // Calls in which the host waited for work of a stream that was not done.
+  int64_t waits = 0;
 };
 Counts counts();
 

@@ -151,6 +151,8 @@ void RunUntil(Queue& queue, int64_t position) {
 
 void RunAll(cudaStream_t stream) {
   Queue& queue = *QueueOf(stream);
+  if (queue.done == queue.enqueued) return;
+  ++counting().waits;
   RunUntil(queue, queue.enqueued);
 }
 
@@ -169,6 +171,7 @@ void RunAllStreams(int device, bool blocking_only) {
 
 using engram::emulation::All;
 using engram::emulation::BreaksCapture;
+using engram::emulation::counting;
 using engram::emulation::CurrentDevice;
 using engram::emulation::DeviceOf;
 using engram::emulation::Enqueue;
@@ -311,7 +314,10 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   Lock lock(RuntimeMutex());
   if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
-  if (!IsReached(*event)) RunUntil(*event->queue, event->position);
+  if (!IsReached(*event)) {
+    ++counting().waits;
+    RunUntil(*event->queue, event->position);
+  }
   return Tell(StickyError());
 }
 

@@ -19,8 +19,10 @@
 namespace engram {
 namespace {
 
+using ::testing::_;
 using ::testing::Each;
 using ::testing::ElementsAre;
+using ::testing::Field;
 using ::testing::HasSubstr;
 
 class CudaBackendTest : public ::testing::Test {
@@ -123,6 +125,120 @@ TEST_F(CudaBackendTest, EachOfManyStepsHasItsOwnRows) {
     backend().Embed(PrepareIds(backend(), {id}), *table, y.data() + id);
   }
   EXPECT_THAT(y.ToHost(), ElementsAre(10, 11, 12, 13, 14));
+}
+
+// --- Steps that follow.
+
+// A draw of the best of `ids` logits, whose sequence ends at `stop_id`.
+TokenDraw Greedy(const std::vector<int32_t>& stop_ids) {
+  static const SamplingParameters* const greedy = new SamplingParameters();
+  TokenDraw draw;
+  draw.parameters = greedy;
+  draw.stop_ids = stop_ids;
+  return draw;
+}
+
+TEST_F(CudaBackendTest, RowsThatFollowFeedWhatWasDrawnBeforeTheHostKnowsIt) {
+  ENGRAM_CHECK_OK(backend().ReserveOutcomes(3, 4));
+  const auto table = PackFloats(backend(), {10, 11, 12, 13}, 4, 1);
+  DeviceFloats logits(backend(), {0, 0, 3, 0,  //
+                                  0, 5, 0, 0,  //
+                                  0, 0, 0, 7});
+  DeviceFloats later(backend(), {0, 0, 3, 6,  //
+                                 0, 5, 0, 0,  //
+                                 0, 0, 7, 6});
+  DeviceFloats fed(backend(), Floats(3, -1.0f));
+  DeviceFloats kept(backend(), {20, 21, 22, 23, 24});
+  const std::vector<int32_t> stop_ids = {1};
+  std::vector<OutcomeRequest> requests(3);
+  for (OutcomeRequest& request : requests) request.draw = Greedy(stop_ids);
+  std::vector<Outcome> drawn(3), after(3);
+  ENGRAM_CHECK_OK(backend().Synchronize());
+  const int64_t waits = emulation::counts().waits;
+  const int64_t kernels = emulation::counts().kernels;
+
+  backend().Outcomes({logits.data(), 4}, 4, requests, absl::MakeSpan(drawn));
+  auto told = backend().RecordEvent();
+  // In another order than they were drawn in; the second row stops.
+  std::vector<Row> rows(3);
+  const int follows[] = {2, 1, 0};
+  for (int i = 0; i < 3; ++i) {
+    rows[i] = {.slot_in = i, .slot_out = i, .tokens = 1, .follows = follows[i]};
+  }
+  rows[1].slot_out = 3;
+  const StepRows& step = backend().PrepareStep(rows, {}, {0, 0, 0});
+  backend().Embed(step, *table, fed.data());
+  backend().KeepLastTokens(step, {fed.data(), 1}, 1, {kept.data(), 1});
+  // Only what is fed is penalised, and so much that another is the best.
+  const SamplingParameters penalised = {.repetition_penalty = 100};
+  const TokenSet seen(4);
+  for (int i = 0; i < 3; ++i) {
+    requests[i].draw.parameters = &penalised;
+    requests[i].draw.seen = &seen;
+    requests[i].draw.follower = i;
+  }
+  backend().Outcomes({later.data(), 4}, 4, requests, absl::MakeSpan(after));
+  EXPECT_EQ(emulation::counts().waits, waits);
+  EXPECT_EQ(emulation::counts().kernels, kernels) << "nothing has run";
+
+  ASSERT_TRUE((*told)->Wait().ok());
+  EXPECT_EQ(emulation::counts().kernels, kernels + 1) << "nor does it now";
+  EXPECT_THAT(drawn,
+              ElementsAre(Field(&Outcome::token, 2), Field(&Outcome::token, 1),
+                          Field(&Outcome::token, 3)));
+  EXPECT_THAT(drawn, ElementsAre(Field(&Outcome::stops, false),
+                                 Field(&Outcome::stops, true),
+                                 Field(&Outcome::stops, false)));
+  ASSERT_TRUE(backend().Synchronize().ok());
+  EXPECT_THAT(fed.ToHost(), ElementsAre(13, _, 12));
+  EXPECT_THAT(kept.ToHost(), ElementsAre(13, 21, 12, 21, 24));
+  EXPECT_THAT(after,
+              ElementsAre(Field(&Outcome::token, 2), Field(&Outcome::token, -1),
+                          Field(&Outcome::token, 3)));
+  EXPECT_TRUE(after[1].stops) << "who followed it would feed nothing either";
+}
+
+TEST_F(CudaBackendTest, OutcomesAreToldByTheEventsBehindThem) {
+  ENGRAM_CHECK_OK(backend().ReserveOutcomes(1, 3));
+  DeviceFloats logits(backend(), {0, 1, 0, 0, 0, 1, 1, 0, 0});
+  const std::vector<OutcomeRequest> request = {{.draw = Greedy({})}};
+  ENGRAM_CHECK_OK(backend().Synchronize());
+  const int64_t waits = emulation::counts().waits;
+  std::vector<Outcome> outcomes(3);
+  std::vector<std::unique_ptr<DeviceEvent>> told;
+  for (int i = 0; i < 2; ++i) {
+    backend().Outcomes({logits.data() + 3 * i, 3}, 3, request,
+                       absl::MakeSpan(outcomes).subspan(i, 1));
+    told.push_back(*backend().RecordEvent());
+  }
+  EXPECT_EQ(emulation::counts().waits, waits);
+  ASSERT_TRUE(told[0]->Wait().ok());
+  EXPECT_EQ(outcomes[0].token, 1);
+  EXPECT_EQ(outcomes[1].token, -1);
+  EXPECT_EQ(emulation::counts().waits, waits + 1);
+  // There is room for two steps: this one needs none of the first's.
+  backend().Outcomes({logits.data() + 6, 3}, 3, request,
+                     absl::MakeSpan(outcomes).subspan(2, 1));
+  EXPECT_EQ(emulation::counts().waits, waits + 1);
+  EXPECT_EQ(outcomes[1].token, -1);
+  ASSERT_TRUE(told[1]->Wait().ok());
+  EXPECT_EQ(outcomes[1].token, 2);
+  EXPECT_EQ(outcomes[2].token, -1);
+  ASSERT_TRUE(backend().Synchronize().ok());
+  EXPECT_EQ(outcomes[2].token, 0);
+}
+
+TEST_F(CudaBackendTest, OutcomesOfMoreStepsThanThereIsRoomForAreToldAll) {
+  ENGRAM_CHECK_OK(backend().ReserveOutcomes(1, 3));
+  DeviceFloats logits(backend(), {0, 1, 0, 0, 0, 1, 1, 0, 0});
+  const std::vector<OutcomeRequest> request = {{.draw = Greedy({})}};
+  std::vector<Outcome> outcomes(9);
+  for (int i = 0; i < 9; ++i) {
+    backend().Outcomes({logits.data() + i % 3 * 3, 3}, 3, request,
+                       absl::MakeSpan(outcomes).subspan(i, 1));
+  }
+  ASSERT_TRUE(backend().Synchronize().ok());
+  for (int i = 0; i < 9; ++i) EXPECT_EQ(outcomes[i].token, (i + 1) % 3) << i;
 }
 
 // A device that has done something twice for a key does it again without being

@@ -15,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/device_queue.h"
 #include "kernels/status.h"
 #include "tests/kernels/sampling_test_case.h"
 #include "tests/support/plain_sampler.h"
@@ -47,8 +48,11 @@ class OutcomeKernelsTest : public ::testing::Test {
                                : static_cast<int64_t>(logits.size()) /
                                      static_cast<int64_t>(requests.size());
     outcomes->resize(requests.size());
-    return kernels_.Run(nullptr, {(*memory)->data(), stride}, ids, requests,
-                        absl::MakeSpan(*outcomes));
+    auto queue = DeviceQueue::Make(0);
+    ENGRAM_CHECK_OK(queue.status());
+    kernels_.Begin(queue->get(), {}, {(*memory)->data(), stride}, ids, requests,
+                   absl::MakeSpan(*outcomes));
+    return (*queue)->Synchronize();
   }
 
   // Of rows one after another.
