@@ -50,6 +50,13 @@ cudaError_t Float32Product(cudaStream_t stream, const WeightView& weight,
 cudaError_t TileProduct(cudaStream_t stream, const WeightView& weight,
                         int64_t tokens, ConstMatrix x,
                         const MatMulOptions& options, Matrix y);
+// By tiles of so many rows, which are tokens or their terms, or by large ones:
+// a choice that is seen in the time alone.
+enum class TileSize { k16, k32, k64, kLarge };
+TileSize TileSizeOf(const WeightView& weight, int64_t tokens);
+cudaError_t TileProduct(cudaStream_t stream, TileSize size,
+                        const WeightView& weight, int64_t tokens, ConstMatrix x,
+                        const MatMulOptions& options, Matrix y);
 cudaError_t NarrowProduct(cudaStream_t stream, const WeightView& weight,
                           int64_t tokens, ConstMatrix x,
                           const MatMulOptions& options, Matrix y);

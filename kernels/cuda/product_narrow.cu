@@ -163,8 +163,8 @@ __global__ void __launch_bounds__(256) NarrowKernel(ProductArguments product) {
   } else {
     const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
     if constexpr (TermsOf(kOrder) == 2) AddSecondTerms(sums);
-    Finish(product, group, share.first_output + quad * 2, sums[0]);
-    Finish(product, group, share.first_output + quad * 2 + 1, sums[1]);
+    FinishPair(product, group, share.first_output + quad * 2,
+               {sums[0], sums[1]});
   }
 }
 

@@ -21,6 +21,8 @@ struct ProductArguments {
   // Whether four values at a multiple of four of a row of x can be loaded at
   // once.
   bool x_aligned;
+  // Whether two at a multiple of two of a row of y can be stored at once.
+  bool y_aligned;
   MatMulOptions options;
   Matrix y;
 };
@@ -30,7 +32,9 @@ inline ProductArguments ArgumentsOf(const WeightView& weight, int64_t tokens,
                                     Matrix y) {
   const bool x_aligned =
       x.stride % 4 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
-  return {weight, tokens, x, x_aligned, options, y};
+  const bool y_aligned =
+      y.stride % 2 == 0 && reinterpret_cast<uintptr_t>(y.data) % 8 == 0;
+  return {weight, tokens, x, x_aligned, y_aligned, options, y};
 }
 
 // x[token, k .. k + 3]; zeros behind the last token or input. REQUIRES: k is a
@@ -61,6 +65,31 @@ __device__ inline void Finish(const ProductArguments& product, int64_t token,
   float* const y = At(product.y, token, output);
   Store(y,
         options.accumulate ? Load(y) + sum : Activate(options.activation, sum));
+}
+
+// The same of two outputs beside each other, the first of an even number. Lanes
+// that have them together fill a sector of memory.
+__device__ inline void FinishPair(const ProductArguments& product,
+                                  int64_t token, int64_t output, float2 sums) {
+  const MatMulOptions& options = product.options;
+  if (!product.y_aligned || output + 1 >= product.weight.outputs) {
+    Finish(product, token, output, sums.x);
+    Finish(product, token, output + 1, sums.y);
+    return;
+  }
+  if (token >= product.tokens) return;
+  if (options.bias != nullptr) {
+    sums.x = sums.x + LoadConstant(options.bias + output);
+    sums.y = sums.y + LoadConstant(options.bias + output + 1);
+  }
+  float2* const y = reinterpret_cast<float2*>(At(product.y, token, output));
+  if (options.accumulate) {
+    const float2 before = Load(y);
+    Store(y, {before.x + sums.x, before.y + sums.y});
+  } else {
+    Store(y, {Activate(options.activation, sums.x),
+              Activate(options.activation, sums.y)});
+  }
 }
 
 // Values of 16 bits. Fragments hold the inputs 4 q, ..., 4 q + 3 of a step of

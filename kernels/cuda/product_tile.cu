@@ -1,10 +1,14 @@
 // Products of any number of tokens with weights of 16 bits.
 //
-// A block of 4 warps computes 16 or 64 tokens of 64 outputs. Units of 64 inputs
-// pass through shared memory: weights by copies that are begun some units
-// ahead, tokens by registers, where they are rounded to the weight's format
-// while the unit before is multiplied. Each block reads 64 outputs' weights and
-// its tokens once. With second terms it has half as many tokens.
+// A block computes a tile, of 16 tokens and 64 outputs or up to 128 of both.
+// Units of 64 inputs pass through shared memory: weights by copies that are
+// begun some units ahead, tokens by registers, where they are rounded to the
+// weight's format while the unit before is multiplied. Each block reads its
+// outputs' weights and its tokens once; blocks of the same outputs begin
+// together, so that the weights come from memory once. With second terms a tile
+// has half as many tokens.
+#include <type_traits>
+
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/product.h"
@@ -13,23 +17,22 @@
 namespace engram::cuda {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kWarps = kThreads / 32;
-constexpr int kOutputs = 64;
-constexpr int kStages = 4;  // of weights
-constexpr int kWeightStageBytes = kOutputs * kRowBytes;
-
 // How a block's warps share its tile: `kRowWarps` side by side over the tokens,
-// each with `kRowTiles` times 16 rows of the tensor cores.
-template <int kRowTilesOf, int kRowWarpsOf, ProductOrder kOrderOf>
+// each with `kRowTiles` times 16 rows of the tensor cores, and `kColumnWarps`
+// over the outputs.
+template <int kRowTilesOf, int kRowWarpsOf, int kColumnWarpsOf, int kOutputsOf,
+          int kStagesOf, ProductOrder kOrderOf>
 struct Tile {
   static constexpr ProductOrder kOrder = kOrderOf;
+  static constexpr int kOutputs = kOutputsOf;
+  static constexpr int kStages = kStagesOf;  // of weights
+  static constexpr int kThreads = 32 * kRowWarpsOf * kColumnWarpsOf;
   static constexpr int kRowTiles = kRowTilesOf;
   static constexpr int kRowWarps = kRowWarpsOf;
   static constexpr int kRows = 16 * kRowTiles * kRowWarps;
   static constexpr int kTokens = kRows / TermsOf(kOrder);
-  static constexpr int kColumnWarps = kWarps / kRowWarps;
-  static constexpr int kColumnTiles = kOutputs / 8 / kColumnWarps;
+  static constexpr int kColumnTiles = kOutputs / 8 / kColumnWarpsOf;
+  static constexpr int kWeightStageBytes = kOutputs * kRowBytes;
   static constexpr int kTokenStageBytes = kRows * kRowBytes;
   // Four inputs each, that a thread has of a unit.
   static constexpr int kFours = kTokens * (kUnitInputs / 4) / kThreads;
@@ -39,18 +42,26 @@ struct Tile {
   float sums[kRowTiles][kColumnTiles][4];
 };
 template <ProductOrder kOrder>
-using SmallTile = Tile<1, 1, kOrder>;
+using Tile16 = Tile<1, 1, 4, 64, 4, kOrder>;
 template <ProductOrder kOrder>
-using LargeTile = Tile<2, 2, kOrder>;
+using Tile32 = Tile<2, 1, 4, 64, 4, kOrder>;
+template <ProductOrder kOrder>
+using Tile64 = Tile<2, 2, 2, 64, 4, kOrder>;
+// Sums of segments and their total take twice the registers.
+template <ProductOrder kOrder>
+using LargeTile = std::conditional_t<kOrder == ProductOrder::kSplit8,
+                                     Tile<2, 2, 4, 128, 3, kOrder>,
+                                     Tile<4, 2, 4, 128, 3, kOrder>>;
 
 // Begins to copy a unit of the block's outputs and closes the group.
+template <class T>
 __device__ void CopyUnit(const WeightView& weight, int64_t first_output,
                          int64_t unit, unsigned char* stage) {
   constexpr int kParts = kUnitBytes / 16;
   if (unit < Units(weight)) {
 #pragma unroll
-    for (int i = 0; i < kOutputs * kParts / kThreads; ++i) {
-      const int part = i * kThreads + threadIdx.x;
+    for (int i = 0; i < T::kOutputs * kParts / T::kThreads; ++i) {
+      const int part = i * T::kThreads + threadIdx.x;
       const int row = part / kParts;
       // What is computed of outputs behind the last is dropped.
       const int64_t output = first_output + row < weight.outputs
@@ -68,7 +79,7 @@ __device__ void LoadUnit(const ProductArguments& product, int64_t first_token,
   constexpr int kRowFours = kUnitInputs / 4;
 #pragma unroll
   for (int i = 0; i < T::kFours; ++i) {
-    const int four = i * kThreads + threadIdx.x;
+    const int four = i * T::kThreads + threadIdx.x;
     fours[i] = LoadFour(product, first_token + four / kRowFours,
                         unit * kUnitInputs + four % kRowFours * 4);
   }
@@ -80,7 +91,7 @@ __device__ void StoreUnit(const float4 (&fours)[T::kFours],
   constexpr int kRowFours = kUnitInputs / 4;
 #pragma unroll
   for (int i = 0; i < T::kFours; ++i) {
-    const int four = i * kThreads + threadIdx.x;
+    const int four = i * T::kThreads + threadIdx.x;
     const int token = four / kRowFours;
     constexpr bool kTwo = TermsOf(T::kOrder) == 2;
     const int row = kTwo ? token / 8 * 16 + token % 8 : token;
@@ -158,27 +169,25 @@ __device__ void FinishTile(const ProductArguments& product, int64_t first_token,
           quad * 2;
       float(&sums)[4] = tile.sums[row][column];
       if constexpr (kTwo) AddSecondTerms(sums);
-      Finish(product, token, output, sums[0]);
-      Finish(product, token, output + 1, sums[1]);
+      FinishPair(product, token, output, {sums[0], sums[1]});
       if constexpr (kTwo) continue;
-      Finish(product, token + 8, output, sums[2]);
-      Finish(product, token + 8, output + 1, sums[3]);
+      FinishPair(product, token + 8, output, {sums[2], sums[3]});
     }
   }
 }
 
 template <class T, class Step>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(T::kThreads, 1)
     TileKernel(ProductArguments product) {
   unsigned char* const weights = DynamicShared<unsigned char>();
-  unsigned char* const tokens = weights + kStages * kWeightStageBytes;
-  const int64_t first_output = int64_t{blockIdx.x} * kOutputs;
-  const int64_t first_token = int64_t{blockIdx.y} * T::kTokens;
+  unsigned char* const tokens = weights + T::kStages * T::kWeightStageBytes;
+  const int64_t first_token = int64_t{blockIdx.x} * T::kTokens;
+  const int64_t first_output = int64_t{blockIdx.y} * T::kOutputs;
   const int64_t units = Units(product.weight);
 #pragma unroll
-  for (int stage = 0; stage < kStages - 1; ++stage) {
-    CopyUnit(product.weight, first_output, stage,
-             weights + stage * kWeightStageBytes);
+  for (int stage = 0; stage < T::kStages - 1; ++stage) {
+    CopyUnit<T>(product.weight, first_output, stage,
+                weights + stage * T::kWeightStageBytes);
   }
   GridWait();
   GridTrigger();
@@ -188,15 +197,15 @@ __global__ void __launch_bounds__(kThreads)
   T tile = {}, total = {};
   int64_t segment = 1;
   for (int64_t unit = 0; unit < units; ++unit) {
-    AsyncWait<kStages - 2>();
+    AsyncWait<T::kStages - 2>();
     BlockBarrier();
     // Into the place of the unit before, which all warps are through with.
-    const int64_t ahead = unit + kStages - 1;
-    CopyUnit(product.weight, first_output, ahead,
-             weights + ahead % kStages * kWeightStageBytes);
+    const int64_t ahead = unit + T::kStages - 1;
+    CopyUnit<T>(product.weight, first_output, ahead,
+                weights + ahead % T::kStages * T::kWeightStageBytes);
     if (unit + 1 < units) LoadUnit<T>(product, first_token, unit + 1, fours);
     AddUnit<T, Step>(product.weight, unit,
-                     weights + unit % kStages * kWeightStageBytes,
+                     weights + unit % T::kStages * T::kWeightStageBytes,
                      tokens + unit % 2 * T::kTokenStageBytes, tile);
     if (unit + 1 < units) {
       StoreUnit<T, Step>(fours, tokens + (unit + 1) % 2 * T::kTokenStageBytes);
@@ -212,48 +221,75 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T, class Step>
 cudaError_t LaunchTile(cudaStream_t stream, const ProductArguments& product) {
-  const WeightView& weight = product.weight;
+  const auto tiles = [](int64_t count, int64_t size) {
+    return static_cast<unsigned>((count + size - 1) / size);
+  };
   LaunchShape shape;
-  shape.grid = dim3(
-      static_cast<unsigned>((weight.outputs + kOutputs - 1) / kOutputs),
-      static_cast<unsigned>((product.tokens + T::kTokens - 1) / T::kTokens));
-  shape.block = dim3(kThreads);
+  shape.grid = dim3(tiles(product.tokens, T::kTokens),
+                    tiles(product.weight.outputs, T::kOutputs));
+  shape.block = dim3(T::kThreads);
   shape.shared_bytes = T::kSharedBytes;
   return Launch(shape, stream, TileKernel<T, Step>, product);
 }
 
 template <class Step, ProductOrder kOrder>
-cudaError_t LaunchInOrder(cudaStream_t stream,
+cudaError_t LaunchInOrder(cudaStream_t stream, TileSize size,
                           const ProductArguments& product) {
-  // Up to so many tokens small tiles leave less of the device idle.
-  constexpr int64_t kFewTokens = 32;
-  return product.tokens <= kFewTokens
-             ? LaunchTile<SmallTile<kOrder>, Step>(stream, product)
-             : LaunchTile<LargeTile<kOrder>, Step>(stream, product);
+  switch (size) {
+    case TileSize::k16:
+      return LaunchTile<Tile16<kOrder>, Step>(stream, product);
+    case TileSize::k32:
+      return LaunchTile<Tile32<kOrder>, Step>(stream, product);
+    case TileSize::k64:
+      return LaunchTile<Tile64<kOrder>, Step>(stream, product);
+    case TileSize::kLarge:
+      return LaunchTile<LargeTile<kOrder>, Step>(stream, product);
+  }
+  return cudaErrorInvalidValue;
 }
 
 template <class Step>
-cudaError_t LaunchFor(cudaStream_t stream, const ProductArguments& product) {
+cudaError_t LaunchFor(cudaStream_t stream, TileSize size,
+                      const ProductArguments& product) {
   switch (OrderOf(product.weight.outputs, product.weight.inputs)) {
     case ProductOrder::kTwoTerms:
-      return LaunchInOrder<Step, ProductOrder::kTwoTerms>(stream, product);
+      return LaunchInOrder<Step, ProductOrder::kTwoTerms>(stream, size,
+                                                          product);
     case ProductOrder::kPlain:
-      return LaunchInOrder<Step, ProductOrder::kPlain>(stream, product);
+      return LaunchInOrder<Step, ProductOrder::kPlain>(stream, size, product);
     case ProductOrder::kSplit8:
-      return LaunchInOrder<Step, ProductOrder::kSplit8>(stream, product);
+      return LaunchInOrder<Step, ProductOrder::kSplit8>(stream, size, product);
   }
   return cudaErrorInvalidValue;
 }
 
 }  // namespace
 
+TileSize TileSizeOf(const WeightView& weight, int64_t tokens) {
+  // Large tiles read least, where there are enough of them for all
+  // multiprocessors of a device.
+  constexpr int64_t kManyTiles = 128;
+  const int64_t rows = tokens * TermsOf(OrderOf(weight.outputs, weight.inputs));
+  if (rows <= 16) return TileSize::k16;
+  if (rows <= 32) return TileSize::k32;
+  const int64_t large = (rows + 127) / 128 * ((weight.outputs + 127) / 128);
+  return rows > 64 && large >= kManyTiles ? TileSize::kLarge : TileSize::k64;
+}
+
 cudaError_t TileProduct(cudaStream_t stream, const WeightView& weight,
                         int64_t tokens, ConstMatrix x,
                         const MatMulOptions& options, Matrix y) {
+  return TileProduct(stream, TileSizeOf(weight, tokens), weight, tokens, x,
+                     options, y);
+}
+
+cudaError_t TileProduct(cudaStream_t stream, TileSize size,
+                        const WeightView& weight, int64_t tokens, ConstMatrix x,
+                        const MatMulOptions& options, Matrix y) {
   const ProductArguments product = ArgumentsOf(weight, tokens, x, options, y);
   return weight.format == WeightFormat::kBFloat16
-             ? LaunchFor<BFloat16Step>(stream, product)
-             : LaunchFor<Float16Step>(stream, product);
+             ? LaunchFor<BFloat16Step>(stream, size, product)
+             : LaunchFor<Float16Step>(stream, size, product);
 }
 
 }  // namespace engram::cuda

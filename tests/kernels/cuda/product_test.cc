@@ -114,7 +114,7 @@ class CudaProductTest : public ::testing::Test {
 
   Backend& backend() { return *backend_; }
 
-  using Kernel = decltype(&cuda::TileProduct);
+  using Kernel = decltype(&cuda::Product);
   // x [tokens, inputs] by `kernel`.
   Floats Run(Kernel kernel, const PackedWeight& weight, const Floats& x) {
     const int64_t tokens = static_cast<int64_t>(x.size()) / weight.inputs();
@@ -205,6 +205,53 @@ TEST_F(CudaProductTest, TheNarrowKernelAndTheTilesGiveTheSameBits) {
       }
     }
   }
+}
+
+template <cuda::TileSize kSize>
+cudaError_t ProductByTiles(cudaStream_t stream, const cuda::WeightView& weight,
+                           int64_t tokens, ConstMatrix x,
+                           const MatMulOptions& options, Matrix y) {
+  return cuda::TileProduct(stream, kSize, weight, tokens, x, options, y);
+}
+
+TEST_F(CudaProductTest, TilesOfEverySizeGiveTheSameBits) {
+  constexpr int64_t kTokens = 130;
+  for (const Shape& shape : {Shape{67, 100}, Shape{130, 590}}) {
+    for (const WeightFormat format : kNarrowFormats) {
+      SCOPED_TRACE(testing::Message()
+                   << WeightFormatName(format) << " " << shape.outputs << " x "
+                   << shape.inputs);
+      const auto packed =
+          PackFloats(backend(), RandomFloats(1, shape.outputs * shape.inputs),
+                     shape.outputs, shape.inputs, format);
+      const Floats x = RandomFloats(2, kTokens * shape.inputs);
+      const Floats expected =
+          Run(&ProductByTiles<cuda::TileSize::k16>, *packed, x);
+      for (const Kernel kernel : {&ProductByTiles<cuda::TileSize::k32>,
+                                  &ProductByTiles<cuda::TileSize::k64>,
+                                  &ProductByTiles<cuda::TileSize::kLarge>}) {
+        ExpectSameBits(Run(kernel, *packed, x), expected);
+      }
+    }
+  }
+}
+
+TEST_F(CudaProductTest, TilesAreLargeWhereThereAreEnoughOfThem) {
+  const auto size = [](int64_t outputs, int64_t inputs, int64_t tokens) {
+    cuda::WeightView weight = {};
+    weight.outputs = outputs;
+    weight.inputs = inputs;
+    return cuda::TileSizeOf(weight, tokens);
+  };
+  using cuda::TileSize;
+  EXPECT_EQ(size(10240, 2560, 9), TileSize::k16);
+  EXPECT_EQ(size(10240, 2560, 17), TileSize::k32);
+  EXPECT_EQ(size(10240, 2560, 33), TileSize::k64);
+  EXPECT_EQ(size(10240, 2560, 65), TileSize::k64);
+  EXPECT_EQ(size(10240, 2560, 256), TileSize::kLarge);
+  EXPECT_EQ(size(192, 5120, 2048), TileSize::k64);
+  // A token is two rows.
+  EXPECT_EQ(size(5120, 160, 9), TileSize::k32);
 }
 
 TEST_F(CudaProductTest, ATokenHasTheSameBitsAmongAnyNumberOfOthers) {
