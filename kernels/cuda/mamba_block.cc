@@ -1,20 +1,20 @@
 #include "kernels/cuda/mamba_block.h"
 
 #include "kernels/cuda/block_operations.h"
-#include "kernels/cuda/selective_scan.h"
+#include "kernels/cuda/mamba_update.h"
+#include "kernels/cuda/packed_matrix.h"
 
 namespace engram::cuda {
 namespace {
 
-// x | z in `projected`, dt | b | c in `scan_inputs`.
+// x | z in `projected`, delta | b | c in `scan_inputs`.
 SelectiveScanArguments ScanOf(const MambaBlockArguments& block,
                               Matrix convolved, Matrix projected,
-                              Matrix scan_inputs, Matrix dt) {
+                              Matrix scan_inputs) {
   SelectiveScanArguments scan;
   scan.d_inner = block.d_inner;
   scan.d_state = block.d_state;
   scan.x = convolved;
-  scan.dt = dt;
   scan.b = ColumnsFrom(scan_inputs, block.dt_rank);
   scan.c = ColumnsFrom(scan_inputs, block.dt_rank + block.d_state);
   scan.z = ColumnsFrom(projected, block.d_inner);
@@ -43,9 +43,13 @@ cudaError_t MambaBlock(cudaStream_t stream, const StepTable& step,
   operations.Convolution(block.convolution, block.d_inner, Activation::kSilu,
                          block.conv_state, projected, convolved);
   operations.Product(block.x_proj, convolved, scan_inputs);
-  operations.Product(block.dt_proj, scan_inputs, dt);
-  operations.Note(SelectiveScan(
-      stream, step, ScanOf(block, convolved, projected, scan_inputs, dt)));
+  MambaUpdateArguments update;
+  update.dt_proj = ViewOf(*block.dt_proj.weight);
+  update.dt_proj_bias = block.dt_proj.bias;
+  update.delta = scan_inputs;
+  update.scan = ScanOf(block, convolved, projected, scan_inputs);
+  update.dt = dt;
+  operations.Note(MambaUpdate(stream, step, update));
   operations.AddProduct(block.out_proj, convolved);
   return operations.error();
 }

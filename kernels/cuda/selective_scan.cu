@@ -20,33 +20,13 @@
 #include "kernels/cuda/row_data.h"
 #include "kernels/cuda/scan_lanes.h"
 #include "kernels/cuda/selective_scan.h"
+#include "kernels/cuda/selective_step.h"
 #include "kernels/cuda/token_tile.h"
 
 namespace engram::cuda {
 namespace {
 
 constexpr int kLongTileTokens = 16;
-
-// What is the same for all states of a channel at a token.
-struct Inputs {
-  float x, delta, gate;
-};
-
-__device__ float Delta(const SelectiveScanArguments& arguments, float dt,
-                       int64_t channel) {
-  return Softplus(dt + LoadConstant(arguments.dt_bias + channel));
-}
-
-// One token of one state; `sum` gets what the state adds to y.
-__device__ void Advance(const Inputs& inputs, float a, float b, float c,
-                        float& h, float& sum) {
-  h = fmaf(Exp(inputs.delta * a), h, b * (inputs.delta * inputs.x));
-  sum = fmaf(c, h, sum);
-}
-
-__device__ float Output(const Inputs& inputs, float d, float sum) {
-  return fmaf(d, inputs.x, sum) * inputs.gate;
-}
 
 // A lane's states in registers.
 template <int kStates>
@@ -115,7 +95,8 @@ class FetchedTile {
     dt_.Each([&](float dt, int t, int column) {
       const int64_t channel = first_channel + column;
       shared.delta[t * kScanBlockChannels + column] =
-          channel < arguments.d_inner ? Delta(arguments, dt, channel) : 0.0f;
+          channel < arguments.d_inner ? SelectiveDelta(arguments, dt, channel)
+                                      : 0.0f;
     });
     z_.Each([&](float z, int t, int column) {
       shared.gate[t * kScanBlockChannels + column] = Silu(z);
@@ -141,17 +122,18 @@ __device__ void ScanTile(const SelectiveScanArguments& arguments,
                          LaneStates<kStates>& states) {
   for (int t = 0; t < kTileTokens && t < tokens; ++t) {
     const int place = t * kScanBlockChannels + lane.block_channel;
-    const Inputs inputs = {tile.x[place], tile.delta[place], tile.gate[place]};
+    const SelectiveInputs inputs = {tile.x[place], tile.delta[place]};
     const int line = t * tile.kLines + lane.quarter * kStates;
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < kStates; ++i) {
-      Advance(inputs, states.a[i], tile.b[line + i], tile.c[line + i],
-              states.h[i], sum);
+      AdvanceSelective(inputs, states.a[i], tile.b[line + i], tile.c[line + i],
+                       states.h[i], sum);
     }
     sum = SumOfQuarters(sum);
     if (lane.quarter == 0 && channel < arguments.d_inner) {
-      Store(At(arguments.y, token + t, channel), Output(inputs, d, sum));
+      Store(At(arguments.y, token + t, channel),
+            SelectiveOutput(inputs.x, d, sum, tile.gate[place]));
     }
   }
 }
@@ -216,26 +198,26 @@ __global__ void __launch_bounds__(kScanThreads)
   const float* in = ShareAt(arguments.ssm_state, row.slot_in) + channel;
   float* const out = ShareAt(arguments.ssm_state, row.slot_out) + channel;
   for (int64_t token = row.offset; token < row.offset + row.tokens; ++token) {
-    Inputs inputs = {};
+    SelectiveInputs inputs = {};
     float sum = 0.0f;
     if (exists) {
       inputs.x = Load(At(arguments.x, token, channel));
-      inputs.delta =
-          Delta(arguments, Load(At(arguments.dt, token, channel)), channel);
-      inputs.gate = Silu(Load(At(arguments.z, token, channel)));
+      inputs.delta = SelectiveDelta(
+          arguments, Load(At(arguments.dt, token, channel)), channel);
       for (int64_t n = begin; n < end; ++n) {
         const int64_t place = n * arguments.d_inner;
         float h = Load(in + place);
-        Advance(inputs, LoadConstant(arguments.a + place + channel),
-                Load(At(arguments.b, token, n)),
-                Load(At(arguments.c, token, n)), h, sum);
+        AdvanceSelective(inputs, LoadConstant(arguments.a + place + channel),
+                         Load(At(arguments.b, token, n)),
+                         Load(At(arguments.c, token, n)), h, sum);
         Store(out + place, h);
       }
     }
     sum = SumOfQuarters(sum);
     if (exists && lane.quarter == 0) {
       Store(At(arguments.y, token, channel),
-            Output(inputs, LoadConstant(arguments.d + channel), sum));
+            SelectiveOutput(inputs.x, LoadConstant(arguments.d + channel), sum,
+                            Silu(Load(At(arguments.z, token, channel)))));
     }
     in = out;
   }

@@ -1,0 +1,242 @@
+// Updates of states that take one kernel give bit for bit what their operations
+// give one after the other, whatever the number of rows is, where rows have no
+// token, and where a state goes to another slot than it came from.
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/mamba_update.h"
+#include "kernels/cuda/packed_matrix.h"
+#include "kernels/cuda/product.h"
+#include "kernels/cuda/selective_scan.h"
+#include "kernels/cuda/step_tables.h"
+#include "kernels/status.h"
+#include "tests/kernels/kernel_test_case.h"
+
+namespace engram {
+namespace {
+
+// Of a block with one row, and around those with a few.
+constexpr int kRowCounts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 33};
+
+// Rows with a token in place or elsewhere, and in between rows without one that
+// leave their state or copy it. No slot is of two rows.
+std::vector<SlotRow> DecodeRows(int count) {
+  std::vector<SlotRow> rows;
+  int offset = 0;
+  for (int i = 0; i < count; ++i) {
+    const int tokens = i % 5 == 3 || i % 5 == 4 ? 0 : 1;
+    rows.push_back({2 * i, offset, tokens,
+                    i % 5 == 1 || i % 5 == 4 ? 2 * i + 1 : -1, 3 + 7 * i});
+    offset += tokens;
+  }
+  return rows;
+}
+
+// Rows without a token may have a place of one, whose values mean nothing.
+int64_t Places(const std::vector<SlotRow>& rows) {
+  return std::max<int64_t>(rows.back().offset + rows.back().tokens,
+                           rows.size());
+}
+
+class CudaUpdateTest : public ::testing::Test {
+ protected:
+  CudaUpdateTest() {
+    auto made = MakeCudaBackend();
+    ENGRAM_CHECK_OK(made.status());
+    backend_ = *std::move(made);
+    EXPECT_EQ(cudaStreamCreate(&stream_), cudaSuccess);
+    ENGRAM_CHECK_OK(tables_.Reserve());
+  }
+  ~CudaUpdateTest() override { (void)cudaStreamDestroy(stream_); }
+
+  Backend& backend() { return *backend_; }
+  cudaStream_t stream() const { return stream_; }
+
+  const cuda::StepTable& Table(const std::vector<SlotRow>& rows) {
+    bool moved = false;
+    ENGRAM_CHECK_OK(tables_.Upload(Prepare(backend(), rows), stream_, &moved));
+    return tables_.table();
+  }
+  // [tokens, width], as columns of a wider matrix whose rows begin anywhere, or
+  // by themselves.
+  Matrix Wide(const Floats& values, int64_t width) {
+    return {Keep(ToWide(values, width)) + kMargin, WideStride(width)};
+  }
+  Matrix Dense(const Floats& values, int64_t width) {
+    return {Keep(values), width};
+  }
+  float* Keep(const Floats& values) {
+    floats_.push_back(std::make_unique<DeviceFloats>(backend(), values));
+    return floats_.back()->data();
+  }
+  const cuda::WeightView& Pack(const Floats& values, int64_t outputs,
+                               int64_t inputs, WeightFormat format) {
+    packed_.push_back(PackFloats(backend(), values, outputs, inputs, format));
+    return static_cast<const cuda::PackedMatrix&>(*packed_.back()).view();
+  }
+
+  // What a way leaves of y [tokens, width] and of the shares of all slots.
+  struct Result {
+    Floats y;
+    std::vector<Floats> states;
+  };
+  using Way =
+      std::function<cudaError_t(const cuda::StepTable& step, Matrix y,
+                                const std::vector<LayerShares>& states)>;
+  Result Run(const std::vector<SlotRow>& rows, int64_t width,
+             const std::vector<int64_t>& state_floats, const Way& way) {
+    const cuda::StepTable& step = Table(rows);
+    const int64_t slots = 2 * static_cast<int64_t>(rows.size());
+    DeviceFloats y(backend(), ToWide(Floats(Places(rows) * width), width));
+    std::vector<std::unique_ptr<DeviceShares>> states;
+    std::vector<LayerShares> shares;
+    for (const int64_t floats : state_floats) {
+      states.push_back(std::make_unique<DeviceShares>(
+          backend(), RandomFloats(90 + states.size(), slots * floats), floats));
+      shares.push_back(states.back()->shares());
+    }
+    EXPECT_TRUE(backend().Synchronize().ok());
+    EXPECT_EQ(way(step, {y.data() + kMargin, WideStride(width)}, shares),
+              cudaSuccess);
+    EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
+    Result result = {FromWide(y.ToHost(), width), {}};
+    for (const auto& state : states) result.states.push_back(state->ToHost());
+    return result;
+  }
+  void ExpectSame(const std::vector<SlotRow>& rows, int64_t width,
+                  const std::vector<int64_t>& state_floats, const Way& update,
+                  const Way& operations) {
+    SCOPED_TRACE(testing::Message() << rows.size() << " rows");
+    const Result actual = Run(rows, width, state_floats, update);
+    const Result expected = Run(rows, width, state_floats, operations);
+    ExpectSameBits(actual.y, expected.y);
+    for (size_t i = 0; i < state_floats.size(); ++i) {
+      SCOPED_TRACE(testing::Message() << "state " << i);
+      ExpectSameBits(actual.states[i], expected.states[i]);
+    }
+  }
+
+ private:
+  std::unique_ptr<Backend> backend_;
+  cudaStream_t stream_ = nullptr;
+  cuda::StepTables tables_;
+  std::vector<std::unique_ptr<DeviceFloats>> floats_;
+  std::vector<std::unique_ptr<PackedWeight>> packed_;
+};
+
+struct MambaShape {
+  int64_t d_inner, d_state, dt_rank;
+  WeightFormat format;
+  bool is_dense;  // delta, b and c lie side by side, at aligned addresses
+  bool has_bias;
+};
+
+class CudaMambaUpdateTest : public CudaUpdateTest {
+ protected:
+  // With the inputs of `tokens` tokens.
+  cuda::MambaUpdateArguments Arguments(const MambaShape& shape,
+                                       int64_t tokens) {
+    const auto& [d_inner, d_state, dt_rank, format, is_dense, has_bias] = shape;
+    const auto values = [&](uint32_t seed, int64_t width) {
+      const Floats floats = RandomFloats(seed, tokens * width, -2.0f, 2.0f);
+      return is_dense ? Dense(floats, width) : Wide(floats, width);
+    };
+    cuda::MambaUpdateArguments arguments;
+    arguments.dt_proj =
+        Pack(RandomFloats(1, d_inner * dt_rank), d_inner, dt_rank, format);
+    if (has_bias) arguments.dt_proj_bias = Keep(RandomFloats(2, d_inner));
+    arguments.delta = values(3, dt_rank);
+    arguments.dt = values(4, d_inner);
+    SelectiveScanArguments& scan = arguments.scan;
+    scan.d_inner = d_inner;
+    scan.d_state = d_state;
+    scan.x = values(5, d_inner);
+    scan.b = values(6, d_state);
+    scan.c = values(7, d_state);
+    scan.z = values(8, d_inner);
+    scan.dt_bias = Keep(RandomFloats(9, d_inner));
+    scan.a = Keep(RandomFloats(10, d_state * d_inner, -8.0f, -0.01f));
+    scan.d = Keep(RandomFloats(11, d_inner));
+    return arguments;
+  }
+
+  void ExpectIsItsOperations(const MambaShape& shape,
+                             const std::vector<SlotRow>& rows) {
+    const int64_t tokens = Places(rows);
+    cuda::MambaUpdateArguments arguments = Arguments(shape, tokens);
+    ExpectSame(
+        rows, shape.d_inner, {shape.d_inner * shape.d_state},
+        [&](const cuda::StepTable& step, Matrix y,
+            const std::vector<LayerShares>& states) {
+          arguments.scan.ssm_state = states[0];
+          arguments.scan.y = y;
+          return cuda::MambaUpdate(stream(), step, arguments);
+        },
+        [&](const cuda::StepTable& step, Matrix y,
+            const std::vector<LayerShares>& states) {
+          const Matrix dt =
+              Dense(Floats(tokens * shape.d_inner), shape.d_inner);
+          MatMulOptions options;
+          options.bias = arguments.dt_proj_bias;
+          EXPECT_EQ(cuda::Product(stream(), arguments.dt_proj, tokens,
+                                  arguments.delta, options, dt),
+                    cudaSuccess);
+          SelectiveScanArguments scan = arguments.scan;
+          scan.dt = dt;
+          scan.ssm_state = states[0];
+          scan.y = y;
+          return cuda::SelectiveScan(stream(), step, scan);
+        });
+  }
+};
+
+constexpr WeightFormat kFormats[] = {
+    WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kFloat16};
+
+TEST_F(CudaMambaUpdateTest, GivesWhatItsOperationsGiveForAnyNumberOfRows) {
+  for (const WeightFormat format : kFormats) {
+    SCOPED_TRACE(WeightFormatName(format));
+    for (const int count : kRowCounts) {
+      ExpectIsItsOperations({70, 16, 48, format, true, false},
+                            DecodeRows(count));
+    }
+  }
+}
+
+TEST_F(CudaMambaUpdateTest, GivesWhatItsOperationsGiveForAnyShape) {
+  for (const WeightFormat format : kFormats) {
+    for (const auto& [d_inner, d_state, dt_rank] :
+         {std::tuple{1, 1, 1}, std::tuple{31, 5, 3}, std::tuple{32, 16, 64},
+          std::tuple{33, 13, 65}, std::tuple{40, 16, 300},
+          // In more than one kernel.
+          std::tuple{9, 17, 3}, std::tuple{9, 3, 1600}}) {
+      for (const bool is_dense : {false, true}) {
+        SCOPED_TRACE(testing::Message()
+                     << WeightFormatName(format) << " " << d_inner << " x "
+                     << d_state << ", " << dt_rank);
+        for (const int count : {3, 10}) {
+          ExpectIsItsOperations(
+              {d_inner, d_state, dt_rank, format, is_dense, !is_dense},
+              DecodeRows(count));
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaMambaUpdateTest, GivesWhatItsOperationsGiveForLongRows) {
+  ExpectIsItsOperations({35, 16, 5, WeightFormat::kBFloat16, true, true},
+                        {{0, 0, 3}, {2, 3, 1, 3}, {4, 4, 0}, {6, 4, 2, 5}});
+}
+
+}  // namespace
+}  // namespace engram
