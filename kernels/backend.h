@@ -405,6 +405,10 @@ enum class BackendKind { kAuto, kCpu, kCuda };
 // Of a device of CUDA's; a CPU has none of them.
 struct DeviceOptions {
   int index = 0;  // among those that the process sees
+  // What all back ends on it together may take of its memory; 0: what it has
+  // free when the first of them is made, but a reserve of 1.5 GiB. That first
+  // one's holds as long as one of them lives.
+  int64_t memory = 0;
 };
 
 struct BackendOptions {

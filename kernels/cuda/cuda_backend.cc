@@ -37,12 +37,31 @@ namespace {
 
 using cuda::DeviceQueue;
 
+// Memory that goes once the device is done with it.
+class AwaitedBuffer final : public Buffer {
+ public:
+  AwaitedBuffer(std::shared_ptr<DeviceQueue> queue,
+                std::unique_ptr<Buffer> buffer)
+      : queue_(std::move(queue)), buffer_(std::move(buffer)) {}
+  ~AwaitedBuffer() override { queue_->WaitForWork(); }
+
+  void* data() override { return buffer_->data(); }
+  const void* data() const override { return buffer_->data(); }
+  size_t bytes() const override { return buffer_->bytes(); }
+
+ private:
+  const std::shared_ptr<DeviceQueue> queue_;
+  const std::unique_ptr<Buffer> buffer_;
+};
+
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(std::unique_ptr<DeviceQueue> queue)
-      : owned_queue_(std::move(queue)), queue_(*owned_queue_) {}
-  // Who wanted to be told something may be gone.
-  ~CudaBackend() override { queue_.Finish(); }
+  CudaBackend(std::shared_ptr<DeviceQueue> queue,
+              std::shared_ptr<cuda::MemoryArena> arena)
+      : owned_queue_(std::move(queue)),
+        queue_(*owned_queue_),
+        arena_(std::move(arena)) {}
+  ~CudaBackend() override { queue_.WaitForWork(); }
 
   absl::Status Reserve() {
     ENGRAM_RETURN_IF_ERROR(tables_.Reserve());
@@ -59,7 +78,7 @@ class CudaBackend final : public Backend {
     ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
                             cuda::AllocateDeviceMemory(bytes));
     ENGRAM_RETURN_IF_ERROR(Zero(buffer->data(), bytes));
-    return buffer;
+    return std::make_unique<AwaitedBuffer>(owned_queue_, std::move(buffer));
   }
   absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) override {
     queue_.BeCurrent();
@@ -257,8 +276,9 @@ class CudaBackend final : public Backend {
     return {Scratch(step, block.ScratchFloats()), step.tokens()};
   }
 
-  const std::unique_ptr<DeviceQueue> owned_queue_;
-  DeviceQueue& queue_;  // *owned_queue_
+  const std::shared_ptr<DeviceQueue> owned_queue_;  // and of Allocate's buffers
+  DeviceQueue& queue_;                              // *owned_queue_
+  const std::shared_ptr<cuda::MemoryArena> arena_;
   cuda::StepTables tables_;
   cuda::FiniteRows finite_rows_;
   cuda::OutcomeKernels outcomes_;
@@ -285,7 +305,13 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(
   }
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<DeviceQueue> queue,
                           DeviceQueue::Make(options.index));
-  auto backend = std::make_unique<CudaBackend>(std::move(queue));
+  // It answers: what a process may have lost before, it has again.
+  cuda::SetDeviceIsLost(false);
+  ENGRAM_ASSIGN_OR_RETURN(
+      std::shared_ptr<cuda::MemoryArena> arena,
+      cuda::DeviceArena(options.index, static_cast<size_t>(options.memory)));
+  auto backend =
+      std::make_unique<CudaBackend>(std::move(queue), std::move(arena));
   ENGRAM_RETURN_IF_ERROR(backend->Reserve());
   return backend;
 }

@@ -3,68 +3,128 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <limits>
+#include <map>
+#include <utility>
 
+#include "absl/base/attributes.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "kernels/cuda/current_device.h"
 #include "kernels/cuda/device_status.h"
+#include "kernels/status.h"
 
 namespace engram::cuda {
 namespace {
 
-// `free_memory` is cudaFree or cudaFreeHost; its answer is that of earlier work
-// and told where that is waited for. Any thread may end it, with the device
-// current on which it was made: no other one's context is made for that.
-class CudaBuffer final : public Buffer {
+constexpr int kHost = -1;
+// A page, so that pieces' ends are told apart on an emulated device.
+constexpr size_t kDeviceAlignment = 4096;
+constexpr size_t kPinnedAlignment = 256;
+// Where nothing was reserved, models grow by pieces.
+constexpr size_t kDeviceSlab = size_t{2} << 20;
+// To lock pages takes milliseconds: many states at once.
+constexpr size_t kPinnedSlab = size_t{32} << 20;
+
+class Piece final : public Buffer {
  public:
-  CudaBuffer(void* data, size_t bytes, cudaError_t (*free_memory)(void*))
-      : data_(data), bytes_(bytes), free_memory_(free_memory) {
-    (void)cudaGetDevice(&device_);
-  }
-  ~CudaBuffer() override {
-    (void)MakeCurrent(device_);
-    (void)free_memory_(data_);
-  }
+  Piece(std::shared_ptr<MemoryArena> arena, void* data, size_t bytes)
+      : arena_(std::move(arena)), data_(data), bytes_(bytes) {}
+  ~Piece() override { arena_->GiveBack(data_); }
 
   void* data() override { return data_; }
   const void* data() const override { return data_; }
   size_t bytes() const override { return bytes_; }
 
  private:
+  const std::shared_ptr<MemoryArena> arena_;
   void* const data_;
   const size_t bytes_;
-  cudaError_t (*const free_memory_)(void*);
-  int device_ = 0;
 };
 
-absl::Status Refused(cudaError_t error, size_t bytes, const char* where) {
-  // A refusal is no failure of the device: later calls shall not find it.
-  (void)cudaGetLastError();
-  size_t free_bytes = 0, total_bytes = 0;
-  (void)cudaMemGetInfo(&free_bytes, &total_bytes);
-  const absl::Status status =
-      DeviceStatus(error, absl::StrCat("cannot allocate ", bytes, " bytes of ",
-                                       where, "; the device has ", free_bytes,
-                                       " free of ", total_bytes));
-  return error == cudaErrorInvalidValue
-             ? absl::ResourceExhaustedError(status.message())
-             : status;
+absl::StatusOr<std::unique_ptr<Buffer>> TakePiece(
+    std::shared_ptr<MemoryArena> arena, size_t bytes) {
+  ENGRAM_ASSIGN_OR_RETURN(void* const data, arena->Take(bytes));
+  return std::make_unique<Piece>(std::move(arena), data, bytes);
+}
+
+absl::StatusOr<std::shared_ptr<MemoryArena>> MakeDeviceArena(int device,
+                                                             size_t limit) {
+  MemoryArena::Kind kind = {
+      .take = [](void** slab, size_t bytes) { return cudaMalloc(slab, bytes); },
+      .give_back = &cudaFree,
+      .slab_bytes = kDeviceSlab,
+      .alignment = kDeviceAlignment,
+      .device = device,
+      .name = "device memory",
+      .limit = " that --device-memory allows"};
+  if (limit == 0) {
+    size_t free_bytes = 0, total_bytes = 0;
+    ENGRAM_RETURN_IF_ERROR(
+        DeviceStatus(cudaMemGetInfo(&free_bytes, &total_bytes),
+                     "asking for the device's memory"));
+    limit = free_bytes - std::min(free_bytes, kDeviceMemoryReserve);
+    kind.limit = absl::StrCat(", which is what the device had free but ",
+                              kDeviceMemoryReserve,
+                              "; --device-memory sets another limit");
+  }
+  return std::make_shared<MemoryArena>(std::move(kind), limit);
+}
+
+std::shared_ptr<MemoryArena> MakePinnedArena() {
+  return std::make_shared<MemoryArena>(
+      MemoryArena::Kind{
+          .take = [](void** slab,
+                     size_t bytes) { return cudaMallocHost(slab, bytes); },
+          .give_back = &cudaFreeHost,
+          .slab_bytes = kPinnedSlab,
+          .alignment = kPinnedAlignment,
+          .device = kHost,
+          .name = "page-locked memory",
+          .limit = ""},
+      std::numeric_limits<size_t>::max());
+}
+
+ABSL_CONST_INIT absl::Mutex arenas_mutex(absl::kConstInit);
+
+// Those that are alive, by device; with the mutex held.
+std::weak_ptr<MemoryArena>& ArenaOf(int device) {
+  static auto* const arenas = new std::map<int, std::weak_ptr<MemoryArena>>;
+  return (*arenas)[device];
 }
 
 }  // namespace
 
+absl::StatusOr<std::shared_ptr<MemoryArena>> DeviceArena(int device,
+                                                         size_t limit) {
+  absl::MutexLock lock(&arenas_mutex);
+  std::weak_ptr<MemoryArena>& known = ArenaOf(device);
+  std::shared_ptr<MemoryArena> arena = known.lock();
+  if (arena == nullptr) {
+    ENGRAM_ASSIGN_OR_RETURN(arena, MakeDeviceArena(device, limit));
+    known = arena;
+  }
+  return arena;
+}
+
 absl::StatusOr<std::unique_ptr<Buffer>> AllocateDeviceMemory(size_t bytes) {
-  void* data = nullptr;
-  // Buffers that differ have addresses that differ, also those of 0 bytes.
-  const cudaError_t error = cudaMalloc(&data, std::max<size_t>(bytes, 1));
-  if (error != cudaSuccess) return Refused(error, bytes, "device memory");
-  return std::make_unique<CudaBuffer>(data, bytes, cudaFree);
+  int device = 0;
+  ENGRAM_RETURN_IF_ERROR(
+      DeviceStatus(cudaGetDevice(&device), "asking for the current device"));
+  ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<MemoryArena> arena,
+                          DeviceArena(device));
+  return TakePiece(std::move(arena), bytes);
 }
 
 absl::StatusOr<std::unique_ptr<Buffer>> AllocatePinnedMemory(size_t bytes) {
-  void* data = nullptr;
-  const cudaError_t error = cudaMallocHost(&data, std::max<size_t>(bytes, 1));
-  if (error != cudaSuccess) return Refused(error, bytes, "pinned memory");
-  return std::make_unique<CudaBuffer>(data, bytes, cudaFreeHost);
+  std::shared_ptr<MemoryArena> arena;
+  {
+    absl::MutexLock lock(&arenas_mutex);
+    std::weak_ptr<MemoryArena>& known = ArenaOf(kHost);
+    arena = known.lock();
+    if (arena == nullptr) known = arena = MakePinnedArena();
+  }
+  return TakePiece(std::move(arena), bytes);
 }
 
 }  // namespace engram::cuda

@@ -10,7 +10,9 @@ class DeviceQueue::Event final : public DeviceEvent {
   // so with it.
   Event(DeviceQueue* queue, cudaEvent_t event, uint64_t deliveries)
       : queue_(*queue), event_(event), deliveries_(deliveries) {}
-  ~Event() override { (void)cudaEventDestroy(event_); }
+  ~Event() override {
+    if (!DeviceIsLost()) (void)cudaEventDestroy(event_);
+  }
 
   bool Reached() override {
     const cudaError_t error = cudaEventQuery(event_);
@@ -53,11 +55,11 @@ absl::Status DeviceQueue::MakeStreams() {
 }
 
 DeviceQueue::~DeviceQueue() {
+  if (DeviceIsLost()) return;
   BeCurrent();
+  WaitForWork();
   for (const cudaStream_t stream : {operations_, copies_}) {
-    if (stream == nullptr) continue;
-    (void)cudaStreamSynchronize(stream);
-    (void)cudaStreamDestroy(stream);
+    if (stream != nullptr) (void)cudaStreamDestroy(stream);
   }
   if (before_copy_ != nullptr) (void)cudaEventDestroy(before_copy_);
 }
@@ -94,9 +96,12 @@ absl::Status DeviceQueue::Synchronize() {
   return failure();
 }
 
-void DeviceQueue::Finish() {
-  deliveries_.clear();
-  (void)Synchronize();
+void DeviceQueue::WaitForWork() const {
+  for (const cudaStream_t stream : {operations_, copies_}) {
+    if (stream == nullptr || DeviceIsLost()) continue;
+    // What failed is told by whoever asks the device for something.
+    (void)cudaStreamSynchronize(stream);
+  }
 }
 
 void DeviceQueue::DeliverUpTo(uint64_t number) {

@@ -55,8 +55,10 @@ class DeviceQueue {
   absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordEvent();
   // Waits for both streams, and delivers.
   absl::Status Synchronize();
-  // The same, and what is not delivered yet never is.
-  void Finish();
+
+  // Waits for both streams and delivers nothing; does nothing if a device is
+  // lost. For the ends of what they work on.
+  void WaitForWork() const;
 
   // Calls `deliver` when an event behind all operations begun so far is reached
   // or waited for, or at Synchronize().

@@ -1,5 +1,6 @@
 #include "kernels/cuda/device_status.h"
 
+#include <atomic>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -34,7 +35,12 @@ constexpr Reason kReasons[] = {
      "nvidia-smi, and whether this process may open /dev/nvidia*"},
 };
 
+std::atomic<bool> device_is_lost = false;
+
 }  // namespace
+
+bool DeviceIsLost() { return device_is_lost; }
+void SetDeviceIsLost(bool lost) { device_is_lost = lost; }
 
 absl::Status DeviceStatus(cudaError_t error, absl::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();

@@ -17,6 +17,13 @@ absl::Status DeviceStatus(cudaError_t error, absl::string_view what);
 // one on what to do.
 absl::Status NoDevice(cudaError_t error);
 
+// Whether a device that this process uses has failed. It is of no use any more
+// and the process has to end: what is destroyed from then on leaves the runtime
+// alone, which would answer with the same error at best, and gives nothing
+// back. Ends when a back end is made, on a device that answers. Thread-safe.
+bool DeviceIsLost();
+void SetDeviceIsLost(bool lost);
+
 // The first failure of a device, which is its end: after most of them the
 // process can compute nothing more on it. Engine thread only.
 class DeviceFailure {
@@ -26,7 +33,9 @@ class DeviceFailure {
     if (error != cudaSuccess) Keep(DeviceStatus(error, what));
   }
   void Keep(const absl::Status& status) {
-    if (status_.ok()) status_ = status;
+    if (!status_.ok()) return;
+    status_ = status;
+    SetDeviceIsLost(true);
   }
   const absl::Status& status() const { return status_; }
 

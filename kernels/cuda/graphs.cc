@@ -34,7 +34,8 @@ void Graphs::Run(DeviceQueue* queue, uint64_t key,
 
 void Graphs::Forget() {
   for (const auto& [key, graph] : graphs_) {
-    if (graph != nullptr) (void)cudaGraphExecDestroy(graph);
+    if (graph == nullptr || DeviceIsLost()) continue;
+    (void)cudaGraphExecDestroy(graph);
   }
   graphs_.clear();
 }

@@ -49,6 +49,10 @@ absl::StatusOr<std::vector<std::byte>> Rows(const Tensor& weight,
 
 }  // namespace
 
+PackedMatrix::~PackedMatrix() {
+  if (!DeviceIsLost()) (void)cudaStreamSynchronize(stream_);
+}
+
 absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(
     const Tensor& weight, WeightFormat format, cudaStream_t stream) {
   WeightView view;
@@ -80,7 +84,7 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(
         DeviceStatus(cudaStreamSynchronize(stream), "copying a weight"));
   }
   return std::unique_ptr<PackedMatrix>(
-      new PackedMatrix(view, std::move(buffer)));
+      new PackedMatrix(view, stream, std::move(buffer)));
 }
 
 }  // namespace engram::cuda

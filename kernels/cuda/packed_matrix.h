@@ -16,10 +16,13 @@ namespace engram::cuda {
 
 class PackedMatrix : public PackedWeight {
  public:
-  // Lays `weight` out as `format` and copies it by `stream`; returns when that
-  // is done. Errors: those of Backend::Pack.
+  // Lays `weight` out as `format` and copies it by `stream`, which must outlive
+  // it; returns when that is done. Errors: those of Backend::Pack.
   static absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(
       const Tensor& weight, WeightFormat format, cudaStream_t stream);
+
+  // Waits for the stream, which may still read it.
+  ~PackedMatrix() override;
 
   int64_t outputs() const override { return view_.outputs; }
   int64_t inputs() const override { return view_.inputs; }
@@ -29,10 +32,12 @@ class PackedMatrix : public PackedWeight {
   const WeightView& view() const { return view_; }
 
  private:
-  PackedMatrix(const WeightView& view, std::unique_ptr<Buffer> values)
-      : view_(view), values_(std::move(values)) {}
+  PackedMatrix(const WeightView& view, cudaStream_t stream,
+               std::unique_ptr<Buffer> values)
+      : view_(view), stream_(stream), values_(std::move(values)) {}
 
   const WeightView view_;
+  const cudaStream_t stream_;
   const std::unique_ptr<Buffer> values_;
 };
 

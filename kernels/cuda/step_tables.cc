@@ -20,7 +20,8 @@ size_t Aligned(size_t bytes) {
 
 StepTables::~StepTables() {
   for (const Staging& staging : stagings_) {
-    if (staging.copied != nullptr) (void)cudaEventDestroy(staging.copied);
+    if (staging.copied == nullptr || DeviceIsLost()) continue;
+    (void)cudaEventDestroy(staging.copied);
   }
 }
 

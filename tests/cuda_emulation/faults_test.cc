@@ -111,6 +111,24 @@ TEST_F(FaultsDeathTest, AnAccessToMemoryThatWasGivenBack) {
       "which are in no allocation");
 }
 
+TEST_F(FaultsDeathTest, AnAccessBehindAPieceOfAnAllocation) {
+  constexpr size_t kBytes = cuda::kFaultyFloats * sizeof(float);
+  float* whole = nullptr;
+  ASSERT_EQ(cudaMalloc(&whole, size_t{1} << 20), cudaSuccess);
+  DivideAllocation(whole);
+  BeginPiece(whole, kBytes);
+  BeginPiece(whole + 1024, kBytes);
+  const auto run = [&](cuda::Fault fault) {
+    cuda::Reverse(stream_, fault, whole, others_);
+    cudaStreamSynchronize(stream_);
+  };
+  run(cuda::Fault::kNone);
+  EXPECT_DEATH(run(cuda::Fault::kLoadBeyond), "which are in no allocation");
+  EndPiece(whole);
+  EXPECT_DEATH(run(cuda::Fault::kNone), "which are in no allocation");
+  EXPECT_EQ(cudaFree(whole), cudaSuccess);
+}
+
 TEST_F(FaultsDeathTest, APointerOfTheHostOnTheDevice) {
   EXPECT_DEATH(
       {

@@ -180,16 +180,9 @@ void* DeviceMemory::Allocate(size_t bytes) {
   if (left > 0) free_granules_[first + (granules + 1) * kGranule] = left;
 
   const uintptr_t begin = first + granules * kGranule - kept;
-  uint32_t range = static_cast<uint32_t>(ranges_.size());
-  if (free_ranges_.empty()) {
-    if (ranges_.size() == ranges_.capacity()) return nullptr;
-    ranges_.push_back({});
-  } else {
-    range = free_ranges_.back();
-    free_ranges_.pop_back();
-  }
-  ranges_[range] = {begin, begin + bytes};
-  std::fill_n(granules_ + (first - table_.base) / kGranule, granules, range);
+  const uint32_t range = AddRange({begin, begin + bytes});
+  if (range == 0) return nullptr;
+  SetRange(first, granules, range);
   const uintptr_t page = begin / kPage * kPage;
   MakeAccessible(reinterpret_cast<char*>(page + table_.to_data),
                  first + granules * kGranule - page);
@@ -206,11 +199,10 @@ bool DeviceMemory::Free(void* address) {
   const size_t kept = RoundUp(range.end - range.begin, kAlignment);
   const size_t granules = RoundUp(kept, kGranule) / kGranule;
   const uintptr_t first = begin / kGranule * kGranule;
-  std::fill_n(granules_ + (first - table_.base) / kGranule, granules, 0);
+  SetRange(first, granules, 0);
   MakeInaccessible(reinterpret_cast<char*>(first + table_.to_data),
                    granules * kGranule);
-  ranges_[found->second] = {1, 0};
-  free_ranges_.push_back(found->second);
+  DropRange(found->second);
   allocations_.erase(found);
   used_ -= kept;
 
@@ -230,6 +222,54 @@ bool DeviceMemory::Free(void* address) {
     }
   }
   return true;
+}
+
+uint32_t DeviceMemory::AddRange(const Range& range) {
+  uint32_t number = static_cast<uint32_t>(ranges_.size());
+  if (free_ranges_.empty()) {
+    // Kernels read them where they lie.
+    if (ranges_.size() == ranges_.capacity()) return 0;
+    ranges_.push_back({});
+  } else {
+    number = free_ranges_.back();
+    free_ranges_.pop_back();
+  }
+  ranges_[number] = range;
+  return number;
+}
+
+void DeviceMemory::DropRange(uint32_t number) {
+  ranges_[number] = {1, 0};
+  free_ranges_.push_back(number);
+}
+
+void DeviceMemory::SetRange(uintptr_t begin, size_t granules, uint32_t number) {
+  std::fill_n(granules_ + (begin - table_.base) / kGranule, granules, number);
+}
+
+void DeviceMemory::Divide(void* allocation) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(allocation);
+  const Range range = ranges_[allocations_.at(begin)];
+  const uintptr_t first = begin / kGranule * kGranule;
+  SetRange(first, RoundUp(range.end - first, kGranule) / kGranule, 0);
+}
+
+void DeviceMemory::BeginPiece(void* piece, size_t bytes) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(piece);
+  const uint32_t range = AddRange({begin, begin + bytes});
+  if (range == 0 || begin % kGranule != 0) {
+    Refuse(Site::current(), "a piece that is not aligned, or one too many");
+  }
+  SetRange(begin, RoundUp(bytes, kGranule) / kGranule, range);
+  MakeAccessible(Data(piece), RoundUp(bytes, kPage));
+}
+
+void DeviceMemory::EndPiece(void* piece) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(piece);
+  const uint32_t number = granules_[(begin - table_.base) / kGranule];
+  const Range range = ranges_[number];
+  SetRange(begin, RoundUp(range.end - begin, kGranule) / kGranule, 0);
+  DropRange(number);
 }
 
 size_t DeviceMemory::free_bytes() const { return kDeviceBytes - used_; }

@@ -34,6 +34,10 @@ class DeviceMemory {
   // Filled with bytes that are no number in any floating-point format. Null if
   // the device has not so many left. REQUIRES: at least one, here and below.
   void* Allocate(size_t bytes);
+  // emulation::DivideAllocation and those behind it (cuda_runtime.h).
+  void Divide(void* allocation);
+  void BeginPiece(void* piece, size_t bytes);
+  void EndPiece(void* piece);
   // False if it is no allocation's first byte.
   bool Free(void* address);
   size_t free_bytes() const;
@@ -47,6 +51,11 @@ class DeviceMemory {
 
  private:
   explicit DeviceMemory(int device);
+  // Of a new range; 0 if there are too many.
+  uint32_t AddRange(const Range& range);
+  void DropRange(uint32_t number);
+  // Whose the granules from `begin` on are from now on.
+  void SetRange(uintptr_t begin, size_t granules, uint32_t number);
 
   const int device_;
   AddressTable table_ = {};

@@ -37,6 +37,11 @@ struct Counts {
   int64_t pageable_copies = 0;
   // Calls in which the host waited for work of a stream that was not done.
   int64_t waits = 0;
+  // Calls of cudaMalloc and of cudaMallocHost.
+  int64_t device_allocations = 0;
+  int64_t host_allocations = 0;
+  // All of the runtime's functions that answer with an error of the device.
+  int64_t calls = 0;
 };
 Counts counts();
 

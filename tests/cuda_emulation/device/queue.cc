@@ -91,6 +91,7 @@ cudaError_t StickyError() { return All().sticky; }
 void SetStickyError(cudaError_t error) { All().sticky = error; }
 
 cudaError_t Tell(cudaError_t error) {
+  ++counting().calls;
   if (error != cudaSuccess && error != cudaErrorNotReady) last_error = error;
   return error;
 }

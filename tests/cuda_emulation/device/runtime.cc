@@ -77,6 +77,25 @@ cudaError_t EnqueueKernel(const cudaLaunchConfig_t& config, const void* kernel,
 
 }  // namespace engram::emulation
 
+namespace engram::emulation {
+
+void DivideAllocation(void* allocation) {
+  Lock lock(RuntimeMutex());
+  DeviceMemory::OwnerOf(allocation)->Divide(allocation);
+}
+
+void BeginPiece(void* piece, size_t bytes) {
+  Lock lock(RuntimeMutex());
+  DeviceMemory::OwnerOf(piece)->BeginPiece(piece, bytes);
+}
+
+void EndPiece(void* piece) {
+  Lock lock(RuntimeMutex());
+  DeviceMemory::OwnerOf(piece)->EndPiece(piece);
+}
+
+}  // namespace engram::emulation
+
 // NOLINTBEGIN: the names are CUDA's.
 
 using engram::emulation::AllowedBytes;
@@ -191,8 +210,10 @@ namespace {
 
 // Memory of the current device, or pinned memory of the host.
 template <class Memory>
-cudaError_t Allocate(Memory& (*memory)(), void** pointer, size_t bytes) {
+cudaError_t Allocate(Memory& (*memory)(), int64_t* calls, void** pointer,
+                     size_t bytes) {
   Lock lock(RuntimeMutex());
+  ++*calls;
   if (StickyError() != cudaSuccess) return Tell(StickyError());
   if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);
   *pointer = nullptr;
@@ -208,7 +229,8 @@ DeviceMemory& MemoryOfCurrentDevice() {
 }  // namespace
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
-  return Allocate(&MemoryOfCurrentDevice, pointer, bytes);
+  return Allocate(&MemoryOfCurrentDevice, &counting().device_allocations,
+                  pointer, bytes);
 }
 
 cudaError_t cudaFree(void* pointer) {
@@ -224,7 +246,8 @@ cudaError_t cudaFree(void* pointer) {
 }
 
 cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
-  return Allocate(&PinnedMemory::Get, pointer, bytes);
+  return Allocate(&PinnedMemory::Get, &counting().host_allocations, pointer,
+                  bytes);
 }
 
 cudaError_t cudaFreeHost(void* pointer) {

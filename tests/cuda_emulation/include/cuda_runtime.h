@@ -196,6 +196,14 @@ cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute attribute,
 
 namespace engram::emulation {
 
+// For those who hand out pieces of an allocation: what is in none of them is
+// nobody's, as if each were an allocation of its own. `piece` begins at a
+// multiple of 4096 bytes and is filled with no numbers; `allocation` has none
+// at first. REQUIRES: memory of a device.
+void DivideAllocation(void* allocation);
+void BeginPiece(void* piece, size_t bytes);
+void EndPiece(void* piece);
+
 // Puts `thread`, which is one thread's run of `kernel` with its arguments, into
 // the stream.
 cudaError_t EnqueueKernel(const cudaLaunchConfig_t& config, const void* kernel,

@@ -22,7 +22,7 @@ struct Range {
   uintptr_t end;
 };
 struct AddressTable {
-  static constexpr int kGranuleBits = 16;
+  static constexpr int kGranuleBits = 12;
   uintptr_t base;
   uintptr_t bytes;
   uintptr_t to_data;

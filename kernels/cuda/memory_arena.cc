@@ -1,0 +1,102 @@
+#include "kernels/cuda/memory_arena.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/current_device.h"
+#include "kernels/cuda/device_status.h"
+#include "kernels/cuda/piece_marks.h"
+#include "kernels/status.h"
+
+namespace engram::cuda {
+namespace {
+
+// What a device gives memory in.
+constexpr size_t kGrain = size_t{2} << 20;
+
+size_t RoundUp(size_t bytes, size_t to) {
+  return bytes > std::numeric_limits<size_t>::max() - to
+             ? std::numeric_limits<size_t>::max() / to * to
+             : (bytes + to - 1) / to * to;
+}
+
+}  // namespace
+
+MemoryArena::MemoryArena(Kind kind, size_t limit)
+    : kind_(std::move(kind)), limit_(limit), pieces_(kind_.alignment) {}
+
+MemoryArena::~MemoryArena() {
+  if (DeviceIsLost()) return;
+  absl::MutexLock lock(&mutex_);
+  ENGRAM_CHECK(pieces_.used() == 0);
+  // The answer is that of earlier work, and told where that is waited for.
+  if (kind_.device >= 0) (void)MakeCurrent(kind_.device);
+  for (const auto& [slab, bytes] : slabs_) {
+    UnmarkSlab(is_on_device(), slab, bytes);
+    (void)kind_.give_back(slab);
+  }
+}
+
+absl::Status MemoryArena::Reserve(size_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  return AddSlab(bytes, bytes);
+}
+
+absl::StatusOr<void*> MemoryArena::Take(size_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  // Buffers that differ have addresses that differ, also those of 0 bytes.
+  const size_t some = std::max<size_t>(bytes, 1);
+  void* piece = pieces_.TryTake(some);
+  if (piece == nullptr) {
+    ENGRAM_RETURN_IF_ERROR(AddSlab(some, std::max(some, kind_.slab_bytes)));
+    piece = pieces_.TryTake(some);
+    ENGRAM_CHECK(piece != nullptr);
+  }
+  MarkPiece(is_on_device(), piece, some);
+  return piece;
+}
+
+void MemoryArena::GiveBack(void* piece) {
+  if (DeviceIsLost()) return;
+  absl::MutexLock lock(&mutex_);
+  UnmarkPiece(is_on_device(), piece, pieces_.GiveBack(piece));
+}
+
+MemoryArena::Use MemoryArena::use() const {
+  absl::MutexLock lock(&mutex_);
+  return {.limit = limit_, .taken = taken_, .used = pieces_.used()};
+}
+
+absl::Status MemoryArena::AddSlab(size_t least, size_t wanted) {
+  const size_t left = limit_ - taken_;
+  const size_t bytes = std::min(RoundUp(wanted, kGrain), left);
+  if (RoundUp(least, kind_.alignment) > bytes) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("CUDA: no room for ", least, " bytes of ", kind_.name,
+                     ": ", left, " are left of ", limit_, kind_.limit));
+  }
+  void* slab = nullptr;
+  const cudaError_t error = kind_.take(&slab, bytes);
+  if (error != cudaSuccess) {
+    // A refusal is no failure of the device: later calls shall not find it.
+    (void)cudaGetLastError();
+    size_t free_bytes = 0, total_bytes = 0;
+    (void)cudaMemGetInfo(&free_bytes, &total_bytes);
+    const absl::Status status = DeviceStatus(
+        error, absl::StrCat("no ", bytes, " bytes of ", kind_.name,
+                            "; the device has ", free_bytes, " free of ",
+                            total_bytes, kind_.limit));
+    return error == cudaErrorInvalidValue
+               ? absl::ResourceExhaustedError(status.message())
+               : status;
+  }
+  MarkSlab(is_on_device(), slab, bytes);
+  pieces_.Add(slab, bytes);
+  slabs_.emplace_back(slab, bytes);
+  taken_ += bytes;
+  return absl::OkStatus();
+}
+
+}  // namespace engram::cuda
