@@ -28,8 +28,9 @@
 // CUDA's orders are in kernels/cuda/README.md; these are the CPU's
 // (tests/kernels/summation_test.cc):
 //   MatMul       one accumulator from zero, over k in ascending order, each
-//                step one fused multiply-add with the widened weight; then the
-//                bias is added, then the activation applied, or the sum added
+//                step one fused multiply-add with the weight as float32 (of
+//                kInt8 the integer times its scale, rounded); then the bias is
+//                added, then the activation applied, or the sum added
 //                to y
 //   Norm         sums of 16 partial sums, element i in sum i mod 16 in
 //                ascending order, which are then added as a tree: the upper

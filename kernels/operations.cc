@@ -1,5 +1,7 @@
 #include "kernels/operations.h"
 
+#include "kernels/status.h"
+
 namespace engram {
 
 const char* WeightFormatName(WeightFormat format) {
@@ -10,11 +12,14 @@ const char* WeightFormatName(WeightFormat format) {
       return "bf16";
     case WeightFormat::kFloat16:
       return "f16";
+    case WeightFormat::kInt8:
+      return "int8";
   }
   return "unknown";
 }
 
 DataType StoredType(WeightFormat format) {
+  ENGRAM_CHECK(format != WeightFormat::kInt8);
   switch (format) {
     case WeightFormat::kFloat32:
       return DataType::kFloat32;
@@ -22,6 +27,8 @@ DataType StoredType(WeightFormat format) {
       return DataType::kBFloat16;
     case WeightFormat::kFloat16:
       return DataType::kFloat16;
+    case WeightFormat::kInt8:
+      break;
   }
   return DataType::kFloat32;
 }
@@ -36,6 +43,15 @@ WeightFormat FormatOf(DataType type) {
       return WeightFormat::kFloat16;
   }
   return WeightFormat::kFloat32;
+}
+
+int64_t WeightBytes(WeightFormat format, int64_t outputs, int64_t inputs) {
+  if (format == WeightFormat::kInt8) {
+    return outputs *
+           (inputs + Int8Units(inputs) * static_cast<int64_t>(sizeof(float)));
+  }
+  return outputs * inputs *
+         static_cast<int64_t>(DataTypeBytes(StoredType(format)));
 }
 
 }  // namespace engram

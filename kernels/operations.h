@@ -15,13 +15,24 @@ namespace engram {
 
 // How the values of a weight are stored. A product takes them as they are and
 // sums in float32 whatever the format.
-enum class WeightFormat { kFloat32, kBFloat16, kFloat16 };
+//
+// kInt8: the inputs of an output in units of 64, the last one shorter, each
+// with a float32 scale; a value is an integer from -127 to 127, times the
+// scale, rounded to float32.
+enum class WeightFormat { kFloat32, kBFloat16, kFloat16, kInt8 };
+inline constexpr int64_t kInt8UnitInputs = 64;
+constexpr int64_t Int8Units(int64_t inputs) {
+  return (inputs + kInt8UnitInputs - 1) / kInt8UnitInputs;
+}
 
-// "f32", "bf16", "f16".
+// "f32", "bf16", "f16", "int8".
 const char* WeightFormatName(WeightFormat format);
 // The type that holds values of the format, and the format of values of a type.
+// REQUIRES: not kInt8, which no type holds alone.
 DataType StoredType(WeightFormat format);
 WeightFormat FormatOf(DataType type);
+// What a weight of this shape takes, with its scales and without padding.
+int64_t WeightBytes(WeightFormat format, int64_t outputs, int64_t inputs);
 
 // A matrix [outputs, inputs] laid out for MatMul as the back end likes it;
 // opaque to models.

@@ -1,9 +1,13 @@
 #include "kernels/weight_values.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "kernels/status.h"
 
 namespace engram {
 namespace {
@@ -11,6 +15,29 @@ namespace {
 uint16_t NarrowValue(WeightFormat format, float value) {
   return format == WeightFormat::kBFloat16 ? NarrowToBFloat16(value)
                                            : NarrowToFloat16(value);
+}
+
+// One unit; its scale.
+absl::StatusOr<float> Quantise(absl::Span<const float> unit, int8_t* values) {
+  constexpr float kLargest = 127.0f;
+  float largest = 0;
+  for (const float value : unit) {
+    if (!std::isfinite(value)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the weight ", value, " has no number in int8"));
+    }
+    largest = std::max(largest, std::fabs(value));
+  }
+  const float scale = largest / kLargest;
+  if (scale < std::numeric_limits<float>::min()) {
+    std::fill_n(values, unit.size(), int8_t{0});
+    return 0.0f;
+  }
+  for (size_t i = 0; i < unit.size(); ++i) {
+    values[i] = static_cast<int8_t>(
+        std::nearbyint(std::clamp(unit[i] / scale, -kLargest, kLargest)));
+  }
+  return scale;
 }
 
 }  // namespace
@@ -43,6 +70,25 @@ absl::StatusOr<std::vector<uint16_t>> NarrowValues(const Tensor& weight,
     }
   }
   return bits;
+}
+
+absl::StatusOr<Int8Rows> QuantiseRows(const Tensor& weight, int64_t first,
+                                      int64_t rows) {
+  const int64_t inputs = weight.shape[1];
+  Int8Rows quantised;
+  quantised.values.resize(rows * inputs);
+  std::vector<float> row(inputs);
+  for (int64_t i = 0; i < rows; ++i) {
+    WidenToFloat32(weight, (first + i) * inputs, absl::MakeSpan(row));
+    for (int64_t k = 0; k < inputs; k += kInt8UnitInputs) {
+      ENGRAM_ASSIGN_OR_RETURN(
+          const float scale,
+          Quantise(absl::MakeConstSpan(row).subspan(k, kInt8UnitInputs),
+                   quantised.values.data() + i * inputs + k));
+      quantised.scales.push_back(scale);
+    }
+  }
+  return quantised;
 }
 
 }  // namespace engram

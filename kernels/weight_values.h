@@ -1,4 +1,5 @@
-// The values of a weight in a format of 16 bits, for back ends that pack one.
+// The values of a weight in a format of 16 or 8 bits, for back ends that pack
+// one.
 #pragma once
 
 #include <cstdint>
@@ -20,5 +21,17 @@ absl::StatusOr<std::vector<uint16_t>> NarrowValues(const Tensor& weight,
 
 // What such bits stand for.
 float WidenValue(WeightFormat format, uint16_t bits);
+
+// Outputs of a weight in kInt8.
+struct Int8Rows {
+  std::vector<int8_t> values;  // [rows, inputs]
+  std::vector<float> scales;   // [rows, Int8Units(inputs)]
+};
+
+// Rows [first, first + rows) of `weight` [outputs, inputs]. A unit's scale is a
+// 127th of its largest magnitude, 0 where that is no normal number; its values
+// are the nearest, ties to even. INVALID_ARGUMENT if a value is not finite.
+absl::StatusOr<Int8Rows> QuantiseRows(const Tensor& weight, int64_t first,
+                                      int64_t rows);
 
 }  // namespace engram

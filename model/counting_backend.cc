@@ -32,7 +32,7 @@ class CountedWeight final : public PackedWeight {
   int64_t inputs() const override { return inputs_; }
   WeightFormat format() const override { return format_; }
   size_t bytes() const override {
-    return outputs_ * inputs_ * DataTypeBytes(StoredType(format_));
+    return WeightBytes(format_, outputs_, inputs_);
   }
 
  private:

@@ -73,9 +73,9 @@ absl::StatusOr<Layer> LoadLayer(const std::string& mixer,
                           LoadLinear(mixer + "x_proj", dimensions.scan_inputs(),
                                      d_inner, /*has_bias=*/false, loader));
   // Its bias is the scan's affair.
-  ENGRAM_ASSIGN_OR_RETURN(layer.dt_proj,
-                          LoadLinear(mixer + "dt_proj", d_inner, dt_rank,
-                                     /*has_bias=*/false, loader));
+  ENGRAM_ASSIGN_OR_RETURN(
+      layer.dt_proj.weight,
+      loader->SmallMatrix(mixer + "dt_proj.weight", d_inner, dt_rank));
   ENGRAM_ASSIGN_OR_RETURN(layer.dt_bias,
                           loader->Vector(mixer + "dt_proj.bias", {d_inner}));
   ENGRAM_ASSIGN_OR_RETURN(std::vector<float> a,

@@ -113,13 +113,20 @@ absl::StatusOr<Tensor> WeightLoader::Use(const std::string& name,
 absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::Matrix(
     const std::string& name, int64_t outputs, int64_t inputs) {
   ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, Use(name, {outputs, inputs}));
-  return Pack(name, tensor);
+  return Pack(name, tensor, /*is_small=*/false);
+}
+
+absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::SmallMatrix(
+    const std::string& name, int64_t outputs, int64_t inputs) {
+  ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, Use(name, {outputs, inputs}));
+  return Pack(name, tensor, /*is_small=*/true);
 }
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::Pack(
-    const std::string& name, const Tensor& tensor) {
+    const std::string& name, const Tensor& tensor, bool is_small) {
   const WeightFormat stored = FormatOf(tensor.type);
-  const WeightFormat format = format_.value_or(stored);
+  WeightFormat format = format_.value_or(stored);
+  if (is_small && format == WeightFormat::kInt8) format = stored;
   absl::StatusOr<std::unique_ptr<PackedWeight>> packed =
       backend_->Pack(tensor, format);
   if (!packed.ok()) {

@@ -46,10 +46,14 @@ class WeightLoader {
   // are fewer than 2 or more than 256.
   absl::StatusOr<int64_t> ConvolutionTaps(const std::string& name) const;
 
-  // A matrix [outputs, inputs] for MatMul.
+  // A matrix [outputs, inputs] for MatMul, in the format that is asked for.
   absl::StatusOr<std::unique_ptr<PackedWeight>> Matrix(const std::string& name,
                                                        int64_t outputs,
                                                        int64_t inputs);
+  // One of a small share of a model's bytes, which is kept as it is stored
+  // rather than in int8.
+  absl::StatusOr<std::unique_ptr<PackedWeight>> SmallMatrix(
+      const std::string& name, int64_t outputs, int64_t inputs);
   // Its elements as float32 in host memory.
   absl::StatusOr<std::vector<float>> Values(const std::string& name,
                                             const std::vector<int64_t>& shape);
@@ -113,7 +117,8 @@ class WeightLoader {
   absl::StatusOr<Tensor> Use(const std::string& name,
                              const std::vector<int64_t>& shape);
   absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(const std::string& name,
-                                                     const Tensor& tensor);
+                                                     const Tensor& tensor,
+                                                     bool is_small);
 
   const std::string folder_;
   const Checkpoint* const checkpoint_;

@@ -90,14 +90,14 @@ absl::Status SetBackend(absl::string_view text, BackendKind* target) {
 absl::Status SetWeights(absl::string_view text,
                         std::optional<WeightFormat>* target) {
   for (const WeightFormat format :
-       {WeightFormat::kFloat32, WeightFormat::kBFloat16,
-        WeightFormat::kFloat16}) {
+       {WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kFloat16,
+        WeightFormat::kInt8}) {
     if (text != WeightFormatName(format)) continue;
     *target = format;
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("'", text, "' is not f32, bf16 or f16"));
+      absl::StrCat("'", text, "' is not f32, bf16, f16 or int8"));
 }
 
 // "1,8,32", each from 1 to `most`.
@@ -125,7 +125,7 @@ void AddFlags(Options* options, FlagSet* flags) {
                   &options->threads);
   flags->Add(
       "weights", "FORMAT",
-      "f32, bf16 or f16 (default: a folder's as stored, bf16 of a shape)",
+      "f32, bf16, f16 or int8 (default: a folder's as stored, bf16 of a shape)",
       [options](absl::string_view text) {
         return SetWeights(text, &options->weights);
       });
@@ -219,8 +219,11 @@ class EngineBench {
 absl::StatusOr<std::unique_ptr<ModelFolder>> EngineBench::Open(
     const std::string& model) const {
   if (std::filesystem::is_directory(model)) return ModelFolder::Open(model);
-  return RandomModel(
-      model, StoredType(options_.weights.value_or(WeightFormat::kBFloat16)));
+  // No type holds int8 weights: they are made of others.
+  const WeightFormat format =
+      options_.weights.value_or(WeightFormat::kBFloat16);
+  return RandomModel(model, format == WeightFormat::kInt8 ? DataType::kBFloat16
+                                                          : StoredType(format));
 }
 
 ModelLimits EngineBench::Limits(int rows) const {

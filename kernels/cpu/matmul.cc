@@ -1,10 +1,10 @@
 // An item is two panels of outputs for up to kItemTokens tokens. Inside it, a
 // tile of a few tokens by a few vectors of outputs stays in registers while k
 // runs over all inputs: one accumulator per output element, k ascending,
-// whatever the tile. Weights are read once per tile (4 or 2 bytes per element,
-// from memory for the first tile, then from the second-level cache) and widened
-// as they are loaded, x once per panel pair; y is written once, and read once
-// if it is accumulated to.
+// whatever the tile. Weights are read once per tile (4, 2 or 1 bytes per
+// element, from memory for the first tile, then from the second-level cache)
+// and widened as they are loaded, x once per panel pair; y is written once, and
+// read once if it is accumulated to.
 #include "kernels/cpu/matmul.h"
 
 #include <algorithm>
@@ -67,6 +67,12 @@ inline int64_t PositionInPanel(WeightFormat format, int64_t column) {
   return column < kHalf ? 2 * column : 2 * (column - kHalf) + 1;
 }
 
+// The scales of a kInt8 panel, kPanelWidth for each unit of inputs.
+inline const float* Int8Scales(const void* panel, int64_t inputs) {
+  return reinterpret_cast<const float*>(static_cast<const std::byte*>(panel) +
+                                        PackedMatrix::kPanelWidth * inputs);
+}
+
 }  // namespace engram::cpu
 #endif  // ENGRAM_KERNELS_CPU_MATMUL_ONCE_
 
@@ -86,41 +92,81 @@ constexpr int64_t kTileTokens =
     std::max<int64_t>(1, kAccumulators / (kTilePanels * kPanelVectors));
 static_assert(kItemTokens % kTileTokens == 0);
 
-// How each format is read: kPerInput values hold the weights of one input and
-// all outputs of a panel, and Load gives vector v of these outputs as float32.
-struct Float32Values {
-  using Value = float;
-  static constexpr int64_t kPerInput = PackedMatrix::kPanelWidth;
-  static HWY_INLINE FloatVector Load(const float* values, int64_t v) {
-    return hn::Load(FloatTag(), values + v * kLanes);
+// How each format is read: Load gives the weights of input k and vector v of a
+// panel's outputs as float32.
+class Float32Values {
+ public:
+  explicit Float32Values(const void* panel, int64_t)
+      : values_(static_cast<const float*>(panel)) {}
+  HWY_INLINE FloatVector Load(int64_t k, int64_t v) const {
+    return hn::Load(FloatTag(),
+                    values_ + k * PackedMatrix::kPanelWidth + v * kLanes);
   }
+
+ private:
+  const float* HWY_RESTRICT values_;
 };
 
-struct Float16Values {
-  using Value = hwy::float16_t;
-  static constexpr int64_t kPerInput = PackedMatrix::kPanelWidth;
-  static HWY_INLINE FloatVector Load(const hwy::float16_t* values, int64_t v) {
+class Float16Values {
+ public:
+  explicit Float16Values(const void* panel, int64_t)
+      : values_(static_cast<const hwy::float16_t*>(panel)) {}
+  HWY_INLINE FloatVector Load(int64_t k, int64_t v) const {
     const hn::Rebind<hwy::float16_t, FloatTag> half_tag;
-    return hn::PromoteTo(FloatTag(), hn::Load(half_tag, values + v * kLanes));
+    return hn::PromoteTo(
+        FloatTag(), hn::Load(half_tag, values_ + k * PackedMatrix::kPanelWidth +
+                                           v * kLanes));
   }
+
+ private:
+  const hwy::float16_t* HWY_RESTRICT values_;
 };
 
 // Two outputs share a word, see PackedMatrix: the lower half of the outputs is
 // in the words' lower halves.
-struct BFloat16Values {
-  using Value = uint32_t;
-  static constexpr int64_t kPerInput = PackedMatrix::kPanelWidth / 2;
-  static HWY_INLINE FloatVector Load(const uint32_t* words, int64_t v) {
+class BFloat16Values {
+ public:
+  explicit BFloat16Values(const void* panel, int64_t)
+      : words_(static_cast<const uint32_t*>(panel)) {}
+  HWY_INLINE FloatVector Load(int64_t k, int64_t v) const {
     constexpr int64_t kWordVectors = kPanelVectors / 2;
     const hn::RebindToUnsigned<FloatTag> word_tag;
-    const auto pair = hn::Load(word_tag, words + v % kWordVectors * kLanes);
+    const auto pair =
+        hn::Load(word_tag, words_ + k * (PackedMatrix::kPanelWidth / 2) +
+                               v % kWordVectors * kLanes);
     return hn::BitCast(FloatTag(),
                        v < kWordVectors
                            ? hn::ShiftLeft<16>(pair)
                            : hn::And(pair, hn::Set(word_tag, 0xffff0000u)));
   }
+
+ private:
+  const uint32_t* HWY_RESTRICT words_;
 };
 static_assert(kPanelVectors % 2 == 0);
+
+class Int8Values {
+ public:
+  explicit Int8Values(const void* panel, int64_t inputs)
+      : values_(static_cast<const int8_t*>(panel)),
+        scales_(Int8Scales(panel, inputs)) {}
+  HWY_INLINE FloatVector Load(int64_t k, int64_t v) const {
+    const FloatTag tag;
+    const hn::RebindToSigned<FloatTag> integer_tag;
+    const hn::Rebind<int8_t, FloatTag> value_tag;
+    constexpr int64_t kWidth = PackedMatrix::kPanelWidth;
+    const auto values = hn::Load(value_tag, values_ + k * kWidth + v * kLanes);
+    // A panel's values end at a multiple of 32 bytes only.
+    const FloatVector scale =
+        hn::LoadU(tag, scales_ + k / kInt8UnitInputs * kWidth + v * kLanes);
+    return hn::Mul(hn::ConvertTo(tag, hn::PromoteTo(integer_tag, values)),
+                   scale);
+  }
+
+ private:
+  const int8_t* HWY_RESTRICT values_;
+  const float* HWY_RESTRICT scales_;
+};
 
 // Adds bias, activation and the old y to `sum` and stores `count` outputs from
 // `output` on.
@@ -140,13 +186,11 @@ HWY_INLINE void Finish(const Product& product, FloatVector sum, int64_t token,
 // Tokens [token, token + kTokens) by panels [panel, panel + kPanels).
 template <class Values, int64_t kTokens, int64_t kPanels>
 HWY_NOINLINE void Tile(const Product& product, int64_t token, int64_t panel) {
-  using Value = typename Values::Value;
   constexpr int64_t kVectors = kPanels * kPanelVectors;
   const FloatTag tag;
   const int64_t inputs = product.weight.inputs();
-  const auto* HWY_RESTRICT weight =
-      reinterpret_cast<const Value*>(product.weight.panel(panel));
-  const int64_t panel_values = inputs * Values::kPerInput;
+  const Values first(product.weight.panel(panel), inputs);
+  const Values last(product.weight.panel(panel + kPanels - 1), inputs);
   const int64_t x_stride = product.x.stride;
   const float* HWY_RESTRICT x = product.x.floats() + token * x_stride;
 
@@ -160,9 +204,8 @@ HWY_NOINLINE void Tile(const Product& product, int64_t token, int64_t panel) {
       broadcast[i] = hn::Set(tag, x[i * x_stride + k]);
     }
     for (int64_t v = 0; v < kVectors; ++v) {
-      const FloatVector w = Values::Load(
-          weight + (v / kPanelVectors) * panel_values + k * Values::kPerInput,
-          v % kPanelVectors);
+      const FloatVector w = v < kPanelVectors ? first.Load(k, v)
+                                              : last.Load(k, v - kPanelVectors);
       for (int64_t i = 0; i < kTokens; ++i) {
         sums[i][v] = hn::MulAdd(broadcast[i], w, sums[i][v]);
       }
@@ -231,6 +274,8 @@ void MatMulItem(const Product& product, int64_t item) {
       return Item<BFloat16Values>(product, item);
     case WeightFormat::kFloat16:
       return Item<Float16Values>(product, item);
+    case WeightFormat::kInt8:
+      return Item<Int8Values>(product, item);
   }
 }
 
@@ -286,6 +331,12 @@ absl::Status PackedMatrix::FillPanel(const Tensor& weight, int64_t index) {
     std::vector<float> rows(columns * inputs_);
     WidenToFloat32(weight, first * inputs_, absl::MakeSpan(rows));
     Interleave(format_, rows, columns, inputs_, target);
+  } else if (format_ == WeightFormat::kInt8) {
+    ENGRAM_ASSIGN_OR_RETURN(const Int8Rows rows,
+                            QuantiseRows(weight, first, columns));
+    Interleave(format_, rows.values, columns, inputs_, target);
+    Interleave(format_, rows.scales, columns, Int8Units(inputs_),
+               target + kPanelWidth * inputs_);
   } else {
     ENGRAM_ASSIGN_OR_RETURN(
         const std::vector<uint16_t> rows,
@@ -302,6 +353,15 @@ void PackedMatrix::CopyRow(int64_t row, float* output) const {
     const auto* const values = reinterpret_cast<const float*>(source);
     for (int64_t k = 0; k < inputs_; ++k) {
       output[k] = values[k * kPanelWidth + position];
+    }
+    return;
+  }
+  if (format_ == WeightFormat::kInt8) {
+    const auto* const values = reinterpret_cast<const int8_t*>(source);
+    const float* const scales = Int8Scales(source, inputs_);
+    for (int64_t k = 0; k < inputs_; ++k) {
+      output[k] = static_cast<float>(values[k * kPanelWidth + position]) *
+                  scales[k / kInt8UnitInputs * kPanelWidth + position];
     }
     return;
   }

@@ -18,7 +18,8 @@ namespace engram::cpu {
 // The values are in their format, and a product widens them in registers, which
 // is exact: it gives the bits that the same values in float32 give. bfloat16
 // values of outputs i and i + kPanelWidth / 2 lie side by side, so that one
-// loaded vector becomes two by a shift and a mask.
+// loaded vector becomes two by a shift and a mask. Of kInt8 the scales of the
+// panel's outputs, one per unit, lie behind its values.
 class PackedMatrix : public PackedWeight {
  public:
   static constexpr int64_t kPanelWidth = 32;
@@ -36,8 +37,7 @@ class PackedMatrix : public PackedWeight {
     return (outputs + kPanelWidth - 1) / kPanelWidth;
   }
   static int64_t PanelBytes(int64_t inputs, WeightFormat format) {
-    return kPanelWidth * inputs *
-           static_cast<int64_t>(DataTypeBytes(StoredType(format)));
+    return WeightBytes(format, kPanelWidth, inputs);
   }
 
   const std::byte* panel(int64_t index) const {
@@ -46,7 +46,8 @@ class PackedMatrix : public PackedWeight {
   }
 
   // Lays out panel `index` of `weight`, a tensor [outputs, inputs].
-  // INVALID_ARGUMENT if a value has no number in this format.
+  // INVALID_ARGUMENT if a value has no number in this format. A last panel's
+  // missing outputs stay as they are.
   absl::Status FillPanel(const Tensor& weight, int64_t index);
 
   // output [inputs] = the weight's row `row`, for embedding tables.

@@ -25,6 +25,8 @@ __device__ float WeightAt(const WeightView& table, int64_t index) {
     case WeightFormat::kFloat16:
       return WidenF16(
           LoadConstant(static_cast<const uint16_t*>(table.values) + index));
+    case WeightFormat::kInt8:
+      break;
   }
   return 0.0f;
 }

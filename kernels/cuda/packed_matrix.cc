@@ -55,6 +55,9 @@ PackedMatrix::~PackedMatrix() {
 
 absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(
     const Tensor& weight, WeightFormat format, cudaStream_t stream) {
+  if (format == WeightFormat::kInt8) {
+    return absl::UnimplementedError("int8 weights on CUDA");
+  }
   WeightView view;
   view.outputs = weight.shape[0];
   view.inputs = weight.shape[1];

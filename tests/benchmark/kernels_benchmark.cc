@@ -69,9 +69,7 @@ void MatMul(benchmark::State& state, int64_t outputs, int64_t inputs) {
   const auto backend = MakeCpu(state.range(1));
   const auto format = static_cast<WeightFormat>(state.range(2));
   state.SetLabel(WeightFormatName(format));
-  const int64_t weight_bytes =
-      outputs * inputs *
-      static_cast<int64_t>(DataTypeBytes(StoredType(format)));
+  const int64_t weight_bytes = WeightBytes(format, outputs, inputs);
   const std::vector<float> values(outputs * inputs, 0.01f);
   const Tensor tensor{DataType::kFloat32, {outputs, inputs}, values.data()};
   std::vector<std::unique_ptr<PackedWeight>> weights;
@@ -401,7 +399,7 @@ void TokensByThreads(benchmark::internal::Benchmark* benchmark) {
       ->UseRealTime();
 }
 // Of WeightFormat; the label tells which.
-const std::vector<int64_t> kFormats = {0, 1, 2};
+const std::vector<int64_t> kFormats = {0, 1, 2, 3};
 void ProductsByFormat(benchmark::internal::Benchmark* benchmark) {
   benchmark->ArgNames({"tokens", "threads", "format"})
       ->ArgsProduct({{1, 2, 8, 32, 512}, {1, 2}, kFormats})

@@ -127,8 +127,27 @@ TEST_P(BackendTest, PacksBFloat16AndFloat16Exactly) {
   }
 }
 
+// What 64 inputs of an output become, or fewer, in int8.
+void RoundUnitToInt8(absl::Span<float> unit) {
+  float largest = 0;
+  for (const float value : unit) largest = std::max(largest, std::abs(value));
+  const float scale = largest / 127.0f;
+  for (float& value : unit) {
+    value = scale == 0 ? 0 : (std::nearbyint(value / scale) + 0.0f) * scale;
+  }
+}
+
 // The weights as a format keeps them.
-Floats Rounded(Floats values, WeightFormat format) {
+Floats Rounded(Floats values, int64_t inputs, WeightFormat format) {
+  if (format == WeightFormat::kInt8) {
+    for (size_t row = 0; row < values.size(); row += inputs) {
+      for (int64_t k = 0; k < inputs; k += 64) {
+        RoundUnitToInt8(absl::MakeSpan(values).subspan(
+            row + k, std::min<int64_t>(64, inputs - k)));
+      }
+    }
+    return values;
+  }
   for (float& value : values) {
     if (format == WeightFormat::kBFloat16) {
       value = WidenBFloat16(NarrowToBFloat16(value));
@@ -139,7 +158,8 @@ Floats Rounded(Floats values, WeightFormat format) {
   return values;
 }
 constexpr WeightFormat kFormats[] = {
-    WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kFloat16};
+    WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kFloat16,
+    WeightFormat::kInt8};
 
 // Packs weights in each format, and what they are then in float32; of outputs
 // and inputs around the edges of panels, steps and units.
@@ -155,7 +175,7 @@ void ForEveryFormat(Backend& backend,
       const Floats weight = RandomFloats(1, outputs * inputs);
       const auto narrow = PackFloats(backend, weight, outputs, inputs, format);
       const auto wide =
-          PackFloats(backend, Rounded(weight, format), outputs, inputs);
+          PackFloats(backend, Rounded(weight, inputs, format), outputs, inputs);
       EXPECT_EQ(narrow->format(), format);
       check(*narrow, *wide);
     }
@@ -165,7 +185,10 @@ void ForEveryFormat(Backend& backend,
 TEST_P(BackendTest, EveryFormatEmbedsAsItsValuesInFloat32) {
   ForEveryFormat(
       backend(), [&](const PackedWeight& narrow, const PackedWeight& wide) {
-        if (narrow.format() != WeightFormat::kFloat32) {
+        if (narrow.format() == WeightFormat::kInt8) {
+          // A scale for one input is more than that.
+          EXPECT_TRUE(narrow.bytes() * 2 <= wide.bytes() || wide.inputs() == 1);
+        } else if (narrow.format() != WeightFormat::kFloat32) {
           EXPECT_EQ(narrow.bytes() * 2, wide.bytes());
         }
         const auto outputs = static_cast<int32_t>(wide.outputs());
@@ -213,6 +236,27 @@ TEST_P(BackendTest, KeepsValuesOf16BitsAsTheyAre) {
   }
 }
 
+TEST_P(BackendTest, Int8HasAScaleForEach64InputsOfAnOutput) {
+  Floats weight(2 * 130, 1e-39f);
+  weight[0] = 127;
+  weight[1] = 0.6f;
+  weight[2] = 2.5f;  // ties to even
+  weight[3] = -1000;
+  weight[64] = -1.27f;
+  weight[65] = 0.012f;
+  const auto packed =
+      PackFloats(backend(), weight, 2, 130, WeightFormat::kInt8);
+  DeviceFloats rows(backend(), Floats(2 * 130));
+  backend().Embed(PrepareIds(backend(), {0, 1}), *packed, rows.data());
+  const float coarse = 1000 / 127.0f, fine = 1.27f / 127.0f;
+  Floats expected(2 * 130);
+  expected[0] = 16 * coarse;
+  expected[3] = -127 * coarse;
+  expected[64] = -127 * fine;
+  expected[65] = fine;
+  ExpectSameBits(rows.ToHost(), expected);
+}
+
 TEST_P(BackendTest, RefusesAWeightThatTheFormatHasNoNumberFor) {
   const Floats weight = {1, 70000};
   const Tensor tensor{DataType::kFloat32, {2, 1}, weight.data()};
@@ -221,6 +265,13 @@ TEST_P(BackendTest, RefusesAWeightThatTheFormatHasNoNumberFor) {
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()),
               testing::HasSubstr("70000 is too large for f16"));
+  const Floats infinite = {1, std::numeric_limits<float>::infinity()};
+  EXPECT_EQ(backend()
+                .Pack({DataType::kFloat32, {2, 1}, infinite.data()},
+                      WeightFormat::kInt8)
+                .status()
+                .code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST_P(BackendTest, AddsPositionsToTokensOfAWiderMatrix) {

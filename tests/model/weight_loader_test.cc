@@ -78,11 +78,21 @@ TEST_F(WeightLoaderTest, RoundsToTheFormatThatIsAskedFor) {
   }
 }
 
+TEST_F(WeightLoaderTest, Int8IsOfAllMatricesButSmallOnes) {
+  EXPECT_EQ(InfoWith(WeightFormat::kInt8).weight_format, "f32 and int8");
+  EXPECT_NE(LogitsWith(WeightFormat::kInt8), LogitsWith(std::nullopt));
+  const std::string name = Mixer("dt_proj.weight");
+  tensors_[name] = Narrowed(tensors_[name], "F16");
+  EXPECT_EQ(InfoWith(WeightFormat::kInt8).weight_format,
+            "f16 and f32 and int8");
+}
+
 TEST_F(WeightLoaderTest, OnlyRoundingMakesAnotherModel) {
   const std::string stored = InfoWith(std::nullopt).weight_hash;
   const std::string rounded = InfoWith(WeightFormat::kBFloat16).weight_hash;
   EXPECT_NE(rounded, stored);
   EXPECT_NE(rounded, InfoWith(WeightFormat::kFloat16).weight_hash);
+  EXPECT_NE(InfoWith(WeightFormat::kInt8).weight_hash, stored);
   EXPECT_EQ(rounded.size(), stored.size());
   StoreAs("BF16");
   EXPECT_EQ(InfoWith(std::nullopt).weight_hash,
