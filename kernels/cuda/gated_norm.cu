@@ -2,8 +2,8 @@
 // i + 256, ... in ascending order, and then the threads' sums are added as
 // BlockSum does.
 //
-// Memory per element: reads 8 bytes (y, z; the second time from a cache) and
-// writes 4.
+// Memory per element: reads 8 bytes (y, z, if it is not gated yet; the second
+// time from a cache) and writes 4.
 #include <cmath>
 
 #include "kernels/cuda/activations.h"
@@ -25,8 +25,10 @@ __global__ void __launch_bounds__(kSumThreads)
   const int64_t first = blockIdx.y * width;
   const int64_t begin = threadIdx.x;
   const auto gated = [&](int64_t i) {
-    return Load(At(arguments.y, token, first + i)) *
-           Silu(Load(At(arguments.z, token, first + i)));
+    const float y = Load(At(arguments.y, token, first + i));
+    return arguments.z.data == nullptr
+               ? y
+               : y * Silu(Load(At(arguments.z, token, first + i)));
   };
   if (arguments.weight == nullptr) {
     for (int64_t i = begin; i < width; i += kSumThreads) {

@@ -2,12 +2,12 @@
 
 #include "kernels/cuda/block_operations.h"
 #include "kernels/cuda/gated_norm.h"
-#include "kernels/cuda/ssd_scan.h"
+#include "kernels/cuda/ssd_update.h"
 
 namespace engram::cuda {
 namespace {
 
-// x | b | c in `convolved`, whose x y takes the place of.
+// x | b | c in `convolved`, where y takes the place of x.
 SsdScanArguments ScanOf(const Mamba2BlockArguments& block, Matrix convolved,
                         Matrix dt) {
   SsdScanArguments scan;
@@ -29,18 +29,18 @@ SsdScanArguments ScanOf(const Mamba2BlockArguments& block, Matrix convolved,
   return scan;
 }
 
-GatedNormArguments GateOf(const Mamba2BlockArguments& block, int64_t tokens,
-                          Matrix y, Matrix z) {
-  GatedNormArguments gate;
-  gate.tokens = tokens;
-  gate.d_inner = block.d_inner();
-  gate.groups = block.groups;
-  gate.y = y;
-  gate.z = z;
-  gate.weight = block.gated_norm;
-  gate.epsilon = block.gated_norm_epsilon;
-  gate.normed = y;
-  return gate;
+// Of what has been gated.
+GatedNormArguments NormOf(const Mamba2BlockArguments& block, int64_t tokens,
+                          Matrix gated) {
+  GatedNormArguments norm;
+  norm.tokens = tokens;
+  norm.d_inner = block.d_inner();
+  norm.groups = block.groups;
+  norm.y = gated;
+  norm.weight = block.gated_norm;
+  norm.epsilon = block.gated_norm_epsilon;
+  norm.normed = gated;
+  return norm;
 }
 
 }  // namespace
@@ -59,12 +59,15 @@ cudaError_t Mamba2Block(cudaStream_t stream, const StepTable& step,
   operations.Convolution(block.convolution, block.convolved(),
                          Activation::kSilu, block.conv_state,
                          ColumnsFrom(projected, d_inner), convolved);
-  operations.Note(
-      SsdScan(stream, step,
-              ScanOf(block, convolved,
-                     ColumnsFrom(projected, d_inner + block.convolved()))));
-  operations.Note(
-      GatedNorm(stream, GateOf(block, step.token_count, convolved, projected)));
+  SsdUpdateArguments update;
+  update.scan = ScanOf(block, convolved,
+                       ColumnsFrom(projected, d_inner + block.convolved()));
+  update.z = projected;
+  operations.Note(SsdUpdate(stream, step, update));
+  if (block.gated_norm != nullptr) {
+    operations.Note(
+        GatedNorm(stream, NormOf(block, step.token_count, convolved)));
+  }
   operations.AddProduct(block.out_proj, convolved);
   return operations.error();
 }

@@ -22,6 +22,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/row_data.h"
 #include "kernels/cuda/ssd_scan.h"
+#include "kernels/cuda/ssd_step.h"
 #include "kernels/cuda/token_tile.h"
 
 namespace engram::cuda {
@@ -30,10 +31,9 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kLongTileTokens = 8;
 constexpr int kLaneChannels = 2;
-constexpr int kEighths = 8;
 constexpr int kLaneStates = 16;
-constexpr int kBlockChannels = kThreads / kEighths * kLaneChannels;
-constexpr int kLines = kEighths * kLaneStates;
+constexpr int kBlockChannels = kThreads / kSsdEighths * kLaneChannels;
+constexpr int kLines = kSsdEighths * kLaneStates;
 
 // Which part of a row a thread has.
 struct Part {
@@ -47,10 +47,6 @@ struct Part {
   int states;
 };
 
-__device__ int64_t Share(const SsdScanArguments& arguments) {
-  return (arguments.d_state + kEighths - 1) / kEighths;
-}
-
 // `count` of what is left, but none below zero and at most `most`.
 __device__ int Clamped(int64_t count, int64_t most) {
   return static_cast<int>(count < 0 ? 0 : count < most ? count : most);
@@ -63,15 +59,15 @@ __device__ Part ThisPart(const SsdScanArguments& arguments) {
   Part part;
   part.head = blockIdx.x / blocks;
   part.first_channel = blockIdx.x % blocks * kBlockChannels;
-  part.block_channel = thread / kEighths * kLaneChannels;
+  part.block_channel = thread / kSsdEighths * kLaneChannels;
   part.channel = part.first_channel + part.block_channel;
   part.channels = Clamped(arguments.head_dim - part.channel, kLaneChannels);
-  part.eighth = thread % kEighths;
-  part.first_state = part.eighth * Share(arguments);
-  part.states =
-      part.channels == 0
-          ? 0
-          : Clamped(arguments.d_state - part.first_state, Share(arguments));
+  part.eighth = thread % kSsdEighths;
+  part.first_state = part.eighth * StatesOfAnEighth(arguments);
+  part.states = part.channels == 0
+                    ? 0
+                    : Clamped(arguments.d_state - part.first_state,
+                              StatesOfAnEighth(arguments));
   return part;
 }
 
@@ -94,38 +90,11 @@ __device__ void StoreTwo(float* target, int count, float2 values) {
   if (count > 1) Store(target + 1, values.y);
 }
 
-__device__ float2 Scaled(float2 values, float factor) {
-  return {values.x * factor, values.y * factor};
-}
-__device__ float2 MultiplyAdd(float factor, float2 values, float2 sum) {
-  return {fmaf(factor, values.x, sum.x), fmaf(factor, values.y, sum.y)};
-}
-
-// What a head does to its states at a token.
-struct HeadStep {
-  float delta, decay;
-};
-
-__device__ HeadStep HeadStepOf(const SsdScanArguments& arguments, float dt,
-                               int64_t head) {
-  float delta = Softplus(dt + LoadConstant(arguments.dt_bias + head));
-  // Comparisons rather than fminf and fmaxf: NaN stays NaN.
-  delta = delta < arguments.dt_min ? arguments.dt_min : delta;
-  delta = delta > arguments.dt_max ? arguments.dt_max : delta;
-  return {delta, Exp(delta * LoadConstant(arguments.a + head))};
-}
-
-// One token of one state.
+// One token of one state of both channels.
 __device__ void Advance(float decay, float2 delta_x, float b, float c,
                         float2& h, float2& sum) {
-  h = MultiplyAdd(decay, h, Scaled(delta_x, b));
-  sum = MultiplyAdd(c, h, sum);
-}
-
-__device__ float SumOfEighths(float eighth) {
-  const float quarter = eighth + ShuffleXor(eighth, 1);
-  const float half = quarter + ShuffleXor(quarter, 2);
-  return half + ShuffleXor(half, 4);
+  AdvanceSsd(decay, delta_x.x, b, c, h.x, sum.x);
+  AdvanceSsd(decay, delta_x.y, b, c, h.y, sum.y);
 }
 
 // Adds the eighths up; the first of them stores d x + sum.
@@ -133,10 +102,10 @@ __device__ void StoreOutput(const SsdScanArguments& arguments, const Part& part,
                             int64_t token, float2 x, float2 sum) {
   sum = {SumOfEighths(sum.x), SumOfEighths(sum.y)};
   if (part.eighth != 0 || part.channels == 0) return;
+  const float d = LoadConstant(arguments.d + part.head);
   StoreTwo<false>(
       At(arguments.y, token, part.head * arguments.head_dim + part.channel),
-      part.channels,
-      MultiplyAdd(LoadConstant(arguments.d + part.head), x, sum));
+      part.channels, {SsdOutput(x.x, d, sum.x), SsdOutput(x.y, d, sum.y)});
 }
 
 // Where a row's states of the thread's channels begin in a slot.
@@ -146,10 +115,6 @@ __device__ float* StatesOf(const SsdScanArguments& arguments, const Part& part,
          (part.head * arguments.d_state + part.first_state) *
              arguments.head_dim +
          part.channel;
-}
-
-__device__ int64_t GroupOf(const SsdScanArguments& arguments, int64_t head) {
-  return head / (arguments.heads / arguments.groups);
 }
 
 // The tensors of a tile of tokens, in shared memory.
@@ -176,7 +141,7 @@ class FetchedTile {
                  : -1;
     });
     const int64_t first = GroupOf(arguments, part.head) * arguments.d_state;
-    const int64_t share = Share(arguments);
+    const int64_t share = StatesOfAnEighth(arguments);
     const auto states = [&](int column) {
       const int64_t state = column / kLaneStates * share + column % kLaneStates;
       return column % kLaneStates < share && state < arguments.d_state
@@ -219,7 +184,7 @@ __device__ void ScanTile(const SsdScanArguments& arguments, const Part& part,
   for (int t = 0; t < kTileTokens && t < tokens; ++t) {
     const HeadStep head = tile.steps[t];
     const float2 x = TwoOf(tile.x + t * kBlockChannels + part.block_channel);
-    const float2 delta_x = Scaled(x, head.delta);
+    const float2 delta_x = {x.x * head.delta, x.y * head.delta};
     const int line = t * kLines + part.eighth * kLaneStates;
     float2 sum = {0.0f, 0.0f};
 #pragma unroll
@@ -290,7 +255,7 @@ __global__ void __launch_bounds__(kThreads)
     const float2 x = LoadTwo<false>(
         At(arguments.x, token, part.head * head_dim + part.channel),
         part.channels);
-    const float2 delta_x = Scaled(x, head.delta);
+    const float2 delta_x = {x.x * head.delta, x.y * head.delta};
     float2 sum = {0.0f, 0.0f};
     for (int i = 0; i < part.states; ++i) {
       float2 h = LoadTwo<false>(in + i * head_dim, part.channels);

@@ -13,10 +13,13 @@
 
 #include "gtest/gtest.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/gated_norm.h"
 #include "kernels/cuda/mamba_update.h"
 #include "kernels/cuda/packed_matrix.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/selective_scan.h"
+#include "kernels/cuda/ssd_scan.h"
+#include "kernels/cuda/ssd_update.h"
 #include "kernels/cuda/step_tables.h"
 #include "kernels/status.h"
 #include "tests/kernels/kernel_test_case.h"
@@ -84,7 +87,8 @@ class CudaUpdateTest : public ::testing::Test {
     return static_cast<const cuda::PackedMatrix&>(*packed_.back()).view();
   }
 
-  // What a way leaves of y [tokens, width] and of the shares of all slots.
+  // What a way leaves of the rows' y [tokens, width] and of the shares of all
+  // slots.
   struct Result {
     Floats y;
     std::vector<Floats> states;
@@ -97,19 +101,30 @@ class CudaUpdateTest : public ::testing::Test {
     const cuda::StepTable& step = Table(rows);
     const int64_t slots = 2 * static_cast<int64_t>(rows.size());
     DeviceFloats y(backend(), ToWide(Floats(Places(rows) * width), width));
-    std::vector<std::unique_ptr<DeviceShares>> states;
+    std::vector<std::unique_ptr<DeviceShares>> apart;
+    std::vector<std::unique_ptr<DeviceFloats>> dense;
     std::vector<LayerShares> shares;
     for (const int64_t floats : state_floats) {
-      states.push_back(std::make_unique<DeviceShares>(
-          backend(), RandomFloats(90 + states.size(), slots * floats), floats));
-      shares.push_back(states.back()->shares());
+      const Floats values = RandomFloats(90 + shares.size(), slots * floats);
+      if (is_dense_) {
+        dense.push_back(std::make_unique<DeviceFloats>(backend(), values));
+        shares.push_back({dense.back()->data(), floats});
+      } else {
+        apart.push_back(
+            std::make_unique<DeviceShares>(backend(), values, floats));
+        shares.push_back(apart.back()->shares());
+      }
     }
     EXPECT_TRUE(backend().Synchronize().ok());
     EXPECT_EQ(way(step, {y.data() + kMargin, WideStride(width)}, shares),
               cudaSuccess);
     EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
-    Result result = {FromWide(y.ToHost(), width), {}};
-    for (const auto& state : states) result.states.push_back(state->ToHost());
+    // Places of no row's token are written or not.
+    Result result = {Slice(FromWide(y.ToHost(), width), 0,
+                           rows.back().offset + rows.back().tokens, width),
+                     {}};
+    for (const auto& state : apart) result.states.push_back(state->ToHost());
+    for (const auto& state : dense) result.states.push_back(state->ToHost());
     return result;
   }
   void ExpectSame(const std::vector<SlotRow>& rows, int64_t width,
@@ -124,6 +139,9 @@ class CudaUpdateTest : public ::testing::Test {
       ExpectSameBits(actual.states[i], expected.states[i]);
     }
   }
+
+  // Whether states begin at aligned addresses, or anywhere.
+  bool is_dense_ = false;
 
  private:
   std::unique_ptr<Backend> backend_;
@@ -172,6 +190,7 @@ class CudaMambaUpdateTest : public CudaUpdateTest {
   void ExpectIsItsOperations(const MambaShape& shape,
                              const std::vector<SlotRow>& rows) {
     const int64_t tokens = Places(rows);
+    is_dense_ = shape.is_dense;
     cuda::MambaUpdateArguments arguments = Arguments(shape, tokens);
     ExpectSame(
         rows, shape.d_inner, {shape.d_inner * shape.d_state},
@@ -235,6 +254,95 @@ TEST_F(CudaMambaUpdateTest, GivesWhatItsOperationsGiveForAnyShape) {
 
 TEST_F(CudaMambaUpdateTest, GivesWhatItsOperationsGiveForLongRows) {
   ExpectIsItsOperations({35, 16, 5, WeightFormat::kBFloat16, true, true},
+                        {{0, 0, 3}, {2, 3, 1, 3}, {4, 4, 0}, {6, 4, 2, 5}});
+}
+
+struct SsdShape {
+  int64_t heads, groups, head_dim, d_state;
+  bool is_dense;
+};
+
+class CudaSsdUpdateTest : public CudaUpdateTest {
+ protected:
+  cuda::SsdUpdateArguments Arguments(const SsdShape& shape, int64_t tokens) {
+    const auto& [heads, groups, head_dim, d_state, is_dense] = shape;
+    const auto values = [&](uint32_t seed, int64_t width) {
+      const Floats floats = RandomFloats(seed, tokens * width, -2.0f, 2.0f);
+      return is_dense ? Dense(floats, width) : Wide(floats, width);
+    };
+    cuda::SsdUpdateArguments arguments;
+    SsdScanArguments& scan = arguments.scan;
+    scan.heads = heads;
+    scan.groups = groups;
+    scan.head_dim = head_dim;
+    scan.d_state = d_state;
+    scan.x = values(1, heads * head_dim);
+    scan.dt = values(2, heads);
+    scan.b = values(3, groups * d_state);
+    scan.c = values(4, groups * d_state);
+    scan.dt_bias = Keep(RandomFloats(5, heads));
+    scan.a = Keep(RandomFloats(6, heads, -8.0f, -0.01f));
+    scan.d = Keep(RandomFloats(7, heads));
+    scan.dt_min = 0.2f;
+    scan.dt_max = 1.5f;
+    arguments.z = values(8, heads * head_dim);
+    return arguments;
+  }
+
+  void ExpectIsItsOperations(const SsdShape& shape,
+                             const std::vector<SlotRow>& rows) {
+    is_dense_ = shape.is_dense;
+    cuda::SsdUpdateArguments arguments = Arguments(shape, Places(rows));
+    const int64_t width = shape.heads * shape.head_dim;
+    ExpectSame(
+        rows, width, {width * shape.d_state},
+        [&](const cuda::StepTable& step, Matrix y,
+            const std::vector<LayerShares>& states) {
+          arguments.scan.ssm_state = states[0];
+          arguments.scan.y = y;
+          return cuda::SsdUpdate(stream(), step, arguments);
+        },
+        [&](const cuda::StepTable& step, Matrix y,
+            const std::vector<LayerShares>& states) {
+          SsdScanArguments scan = arguments.scan;
+          scan.ssm_state = states[0];
+          scan.y = y;
+          EXPECT_EQ(cuda::SsdScan(stream(), step, scan), cudaSuccess);
+          GatedNormArguments gate;
+          gate.tokens = Places(rows);
+          gate.d_inner = width;
+          gate.y = y;
+          gate.z = arguments.z;
+          gate.normed = y;
+          return cuda::GatedNorm(stream(), gate);
+        });
+  }
+};
+
+TEST_F(CudaSsdUpdateTest, GivesWhatItsOperationsGiveForAnyNumberOfRows) {
+  for (const int count : kRowCounts) {
+    ExpectIsItsOperations({2, 1, 64, 20, true}, DecodeRows(count));
+  }
+}
+
+TEST_F(CudaSsdUpdateTest, GivesWhatItsOperationsGiveForAnyShape) {
+  for (const auto& [heads, groups, head_dim, d_state] :
+       {std::tuple{1, 1, 1, 1}, std::tuple{6, 2, 3, 9},
+        std::tuple{3, 3, 66, 16}, std::tuple{2, 1, 68, 128},
+        std::tuple{2, 1, 4, 7},
+        // In more than one kernel.
+        std::tuple{2, 1, 4, 129}}) {
+    for (const bool is_dense : {false, true}) {
+      SCOPED_TRACE(testing::Message()
+                   << heads << " heads of " << head_dim << " x " << d_state);
+      ExpectIsItsOperations({heads, groups, head_dim, d_state, is_dense},
+                            DecodeRows(6));
+    }
+  }
+}
+
+TEST_F(CudaSsdUpdateTest, GivesWhatItsOperationsGiveForLongRows) {
+  ExpectIsItsOperations({2, 1, 8, 16, true},
                         {{0, 0, 3}, {2, 3, 1, 3}, {4, 4, 0}, {6, 4, 2, 5}});
 }
 
