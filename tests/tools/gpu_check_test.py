@@ -1,0 +1,120 @@
+"""scripts/gpu-check, and the run of a bundle: what fails or hangs is told and survived.
+
+The bundle is one of programs that do nothing, since a GPU is not at hand.
+"""
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / "scripts"
+OPERATIONS = ["backend_test", "blocks_test", "ssd_scan_test", "diagonal_scan_test", "attention_test", "outcomes_test",
+              "slots_test"]
+TESTS = OPERATIONS + ["cuda_product_test", "cuda_outcomes_test", "cuda_golden_test", "cuda_model_equivalence_test",
+                      "cuda_equivalence_integration_test", "faulty_device_integration_test"]
+PASSES = "echo '[  PASSED  ] 3 tests.'"
+FAILS = "echo '[  PASSED  ] 2 tests.'; echo '[  FAILED  ] 1 test, listed below:'; echo '[  FAILED  ] Suite.Breaks'; exit 1"
+SKIPS = "echo 'this machine has no device: CUDA: no driver; or use --backend=cpu'; echo '[  PASSED  ] 0 tests.'"
+HANGS = "echo begun; exec sleep 100"
+SERVES = "echo 'listening grpc=127.0.0.1:1 metrics=127.0.0.1:2'; exec sleep 100"
+MEASURES = """cat <<'END'
+engram-bench engine: copies
+{
+  "backend": "cuda",
+  "copy_bytes_per_second": 2000000000000.0,
+  "results": [
+    { "x": 0,
+      "model": "shape",
+      "rows": 8,
+      "tokens": 1,
+      "step_seconds": {
+        "median": 0.002,
+        "fastest": 1 },
+      "bytes": 2000000000.0
+    }]
+}
+END"""
+
+
+class GpuCheck(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.bundle = pathlib.Path(folder.name, "bundle")
+        self.out = pathlib.Path(folder.name, "out")
+        for test in TESTS:
+            self.program(f"tests/{test}", PASSES)
+        self.program("tests/device-facts", "echo a fact")
+        self.program("bin/engram-server", SERVES)
+        self.program("bin/engram", "echo said; echo more")
+        self.program("bin/engram-bench", MEASURES)
+        shutil.copy(SCRIPTS / "gpu-run", self.bundle / "run")
+
+    def program(self, name, body):
+        path = self.bundle / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/bash\n{body}\n")
+        path.chmod(0o755)
+
+    def check(self, *arguments):
+        done = subprocess.run([str(SCRIPTS / "gpu-check"), "--bundle", str(self.bundle), *arguments],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
+                              env={**os.environ, "OUT": str(self.out)})
+        steps = json.loads((self.out / "gpu-check.json").read_text())["steps"]
+        return done.returncode, done.stdout, {step["step"]: step for step in steps}
+
+    def test_tells_what_passed_and_what_was_measured(self):
+        code, text, steps = self.check()
+        self.assertEqual(code, 0, text)
+        self.assertEqual({step["result"] for step in steps.values()} - {"absent"}, {"ok"}, text)
+        self.assertIn("21 tests passed, 0 failed", steps["operations"]["detail"])
+        self.assertIn("32 of 32 streams", steps["streams"]["detail"])
+        # 2 GB in 2 ms, where copies move 2 GB in 1 ms.
+        self.assertRegex(text.rsplit("\n\n", 1)[1], r"shape +8 rows +2\.000 ms +50\.0 % of copies")
+        self.assertEqual(json.loads((self.out / "engine-mamba-2.8b.json").read_text())["backend"], "cuda")
+        self.assertIn("a fact", (self.out / "gpu-check.log").read_text())
+
+    def test_survives_what_fails_and_what_hangs(self):
+        self.program("tests/blocks_test", FAILS)
+        self.program("tests/cuda_golden_test", HANGS)
+        code, text, steps = self.check("--limit", "1", "--only", "operations,golden,models,failure")
+        self.assertEqual(code, 1, text)
+        self.assertEqual(steps["operations"]["result"], "failed")
+        self.assertIn("20 tests passed, 1 failed; blocks_test failed: Suite.Breaks", steps["operations"]["detail"])
+        self.assertEqual(steps["golden"]["result"], "hung")
+        self.assertEqual(steps["models"]["result"], "ok")
+        self.assertEqual(steps["failure"]["result"], "ok")
+
+    def test_other_answers_than_the_cpus_are_a_failure(self):
+        self.program("bin/engram-server", f'echo "$2" >{self.out}/backend; {SERVES}')
+        self.program("bin/engram", f"cat {self.out}/backend")
+        code, text, steps = self.check("--only", "streams")
+        self.assertEqual(code, 1, text)
+        self.assertIn("only 0 of 32 streams", steps["streams"]["detail"])
+
+    def test_without_a_device_nothing_counts_as_passed(self):
+        for test in TESTS:
+            self.program(f"tests/{test}", SKIPS)
+        self.program("bin/engram-bench", "echo 'CUDA: no driver; or use --backend=cpu'; exit 1")
+        code, text, steps = self.check("--only", "operations,models,benchmarks")
+        self.assertEqual(code, 77, text)
+        self.assertEqual({step["result"] for step in steps.values()}, {"no device"}, text)
+        self.assertIn("CUDA: no driver", steps["mamba-2.8b"]["detail"])
+
+    def test_what_there_is_no_time_for_is_told(self):
+        code, text, steps = self.check("--total", "0", "--only", "operations")
+        self.assertEqual(code, 1, text)
+        self.assertEqual(steps["operations"]["result"], "no time")
+
+    def test_refuses_what_is_not_there(self):
+        (self.bundle / "run").unlink()
+        done = subprocess.run([str(SCRIPTS / "gpu-check"), "--bundle", str(self.bundle)], stderr=subprocess.PIPE, text=True)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("scripts/gpu-bundle", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
