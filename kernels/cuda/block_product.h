@@ -23,10 +23,10 @@
 
 namespace engram::cuda {
 
-// Whether a weight has the order and few enough inputs.
+// Whether a weight has the format, the order and few enough inputs.
 inline bool HasBlockProduct(const WeightView& weight) {
   constexpr int64_t kMostInputs = 256;
-  return weight.inputs <= kMostInputs &&
+  return weight.format != WeightFormat::kInt8 && weight.inputs <= kMostInputs &&
          OrderOf(weight.outputs, weight.inputs) == ProductOrder::kTwoTerms;
 }
 

@@ -253,6 +253,8 @@ cudaError_t MambaUpdate(cudaStream_t stream, const StepTable& step,
       return LaunchFor<BFloat16Step>(stream, step, one);
     case WeightFormat::kFloat16:
       return LaunchFor<Float16Step>(stream, step, one);
+    case WeightFormat::kInt8:
+      break;  // has no block's product
   }
   return cudaErrorInvalidValue;
 }

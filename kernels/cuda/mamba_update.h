@@ -21,8 +21,8 @@ struct MambaUpdateArguments {
 
 // Begins on `stream` what gives, bit for bit, dt = dt_proj delta + bias and
 // then SelectiveScan. That is one kernel if every row has a token or none,
-// d_state is at most 16 and dt_rank at most 256; else the two. An error is one
-// of the launches.
+// d_state is at most 16, dt_rank at most 256 and dt_proj not in int8; else the
+// two. An error is one of the launches.
 //
 // Bytes that the one moves, of each row and channel: 8 d_state of the state,
 // read and written once, and 12 of x, z and y; the second-level cache gives
