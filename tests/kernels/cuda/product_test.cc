@@ -52,6 +52,8 @@ float RoundedTo(WeightFormat format, float value) {
       return WidenBFloat16(NarrowToBFloat16(value));
     case WeightFormat::kFloat16:
       return WidenFloat16(NarrowToFloat16(value));
+    case WeightFormat::kInt8:
+      break;
   }
   return value;
 }
