@@ -16,6 +16,7 @@
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/diagonal_scan.h"
+#include "kernels/cuda/diagonal_step.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/row_data.h"
 #include "kernels/cuda/scan_lanes.h"
@@ -26,41 +27,6 @@ namespace {
 
 constexpr int kLongTileTokens = 16;
 constexpr int kLanePairs = 8;
-
-// A complex number.
-struct Complex {
-  float real, imaginary;
-};
-
-// One token of one pair; `sum` gets what the pair adds to y.
-__device__ void Advance(float p, Complex decay, Complex read, Complex& h,
-                        float& sum) {
-  const float real =
-      fmaf(decay.real, h.real, fmaf(-decay.imaginary, h.imaginary, p));
-  const float imaginary =
-      fmaf(decay.imaginary, h.real, decay.real * h.imaginary);
-  sum = fmaf(read.real, real, sum);
-  sum = fmaf(-read.imaginary, imaginary, sum);
-  h = {real, imaginary};
-}
-
-// y before the gate.
-__device__ float Output(const DiagonalScanArguments& arguments, float p,
-                        float d, float sum) {
-  return Activate(arguments.activation, fmaf(d, p, sum));
-}
-
-// Of tensors [pairs, 2, channels], from a channel of a pair on.
-__device__ Complex LoadWeight(const float* source, int64_t channels) {
-  return {LoadConstant(source), LoadConstant(source + channels)};
-}
-__device__ Complex LoadState(const float* source, int64_t channels) {
-  return {LoadStream(source), LoadStream(source + channels)};
-}
-__device__ void StoreState(float* target, int64_t channels, Complex h) {
-  StoreStream(target, h.real);
-  StoreStream(target + channels, h.imaginary);
-}
 
 // The tensors of a tile of tokens, in shared memory.
 template <int kTileTokens>
@@ -114,11 +80,11 @@ __device__ void ScanTile(const DiagonalScanArguments& arguments,
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < kLanePairs; ++i) {
-      Advance(p, pairs.decay[i], pairs.read[i], pairs.h[i], sum);
+      AdvanceDiagonal(p, pairs.decay[i], pairs.read[i], pairs.h[i], sum);
     }
     sum = SumOfQuarters(sum);
     if (lane.quarter == 0 && channel < arguments.channels) {
-      const float y = Output(arguments, p, d, sum);
+      const float y = DiagonalOutput(arguments, p, d, sum);
       Store(At(arguments.y, token + t, channel),
             arguments.gate.data == nullptr ? y : y * tile.gate[place]);
     }
@@ -140,8 +106,8 @@ __global__ void __launch_bounds__(kScanThreads)
   for (int i = 0; i < kLanePairs; ++i) {
     const int64_t place = first_place + i * 2 * channels;
     if (i < part.count) {
-      pairs.decay[i] = LoadWeight(arguments.decay + place, channels);
-      pairs.read[i] = LoadWeight(arguments.read + place, channels);
+      pairs.decay[i] = LoadPairWeight(arguments.decay + place, channels);
+      pairs.read[i] = LoadPairWeight(arguments.read + place, channels);
     }
   }
   const float d =
@@ -155,7 +121,7 @@ __global__ void __launch_bounds__(kScanThreads)
 #pragma unroll
   for (int i = 0; i < kLanePairs; ++i) {
     if (i < part.count) {
-      pairs.h[i] = LoadState(in + i * 2 * channels, channels);
+      pairs.h[i] = LoadPairState(in + i * 2 * channels, channels);
     }
   }
   auto& tile = *DynamicShared<SharedTile<kTileTokens>>();
@@ -175,7 +141,7 @@ __global__ void __launch_bounds__(kScanThreads)
 #pragma unroll
   for (int i = 0; i < kLanePairs; ++i) {
     if (i < part.count)
-      StoreState(out + i * 2 * channels, channels, pairs.h[i]);
+      StorePairState(out + i * 2 * channels, channels, pairs.h[i]);
   }
 }
 
@@ -203,14 +169,15 @@ __global__ void __launch_bounds__(kScanThreads)
     float sum = 0.0f;
     for (int i = 0; i < part.count; ++i) {
       const int64_t place = first_place + int64_t{i} * 2 * channels;
-      Complex h = LoadState(in + int64_t{i} * 2 * channels, channels);
-      Advance(p, LoadWeight(arguments.decay + place, channels),
-              LoadWeight(arguments.read + place, channels), h, sum);
-      StoreState(out + int64_t{i} * 2 * channels, channels, h);
+      Complex h = LoadPairState(in + int64_t{i} * 2 * channels, channels);
+      AdvanceDiagonal(p, LoadPairWeight(arguments.decay + place, channels),
+                      LoadPairWeight(arguments.read + place, channels), h, sum);
+      StorePairState(out + int64_t{i} * 2 * channels, channels, h);
     }
     sum = SumOfQuarters(sum);
     if (lane.quarter == 0 && channel < channels) {
-      float y = Output(arguments, p, LoadConstant(arguments.d + channel), sum);
+      float y = DiagonalOutput(arguments, p,
+                               LoadConstant(arguments.d + channel), sum);
       if (arguments.gate.data != nullptr) {
         y *= Load(At(arguments.gate, token, channel));
       }
@@ -221,7 +188,7 @@ __global__ void __launch_bounds__(kScanThreads)
   if (row.tokens > 0 || row.slot_in == row.slot_out) return;
   for (int i = 0; i < part.count; ++i) {
     const int64_t place = int64_t{i} * 2 * channels;
-    StoreState(out + place, channels, LoadState(in + place, channels));
+    StorePairState(out + place, channels, LoadPairState(in + place, channels));
   }
 }
 

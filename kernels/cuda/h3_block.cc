@@ -1,8 +1,7 @@
 #include "kernels/cuda/h3_block.h"
 
 #include "kernels/cuda/block_operations.h"
-#include "kernels/cuda/diagonal_scan.h"
-#include "kernels/cuda/shift_multiply.h"
+#include "kernels/cuda/h3_update.h"
 
 namespace engram::cuda {
 namespace {
@@ -51,8 +50,8 @@ cudaError_t H3Block(cudaStream_t stream, const StepTable& step,
   operations.Product(block.q_proj, normed, q);
   operations.Product(block.k_proj, normed, k);
   operations.Product(block.v_proj, normed, v);
-  operations.Note(ShiftMultiply(stream, step, ShiftOf(block, k, v)));
-  operations.Note(DiagonalScan(stream, step, ScanOf(block, v, q)));
+  operations.Note(
+      H3Update(stream, step, {ShiftOf(block, k, v), ScanOf(block, v, q)}));
   operations.AddProduct(block.output, v);
   return operations.error();
 }

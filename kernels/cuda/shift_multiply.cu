@@ -12,6 +12,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/row_data.h"
 #include "kernels/cuda/shift_multiply.h"
+#include "kernels/cuda/shift_step.h"
 
 namespace engram::cuda {
 namespace {
@@ -70,7 +71,7 @@ __device__ void Multiply(const ShiftMultiplyArguments& arguments,
         LoadConstant(arguments.filter + tap * arguments.channels + channel);
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
-      sums[i] = fmaf(weight, window[i], sums[i]);
+      sums[i] = AddTap(weight, window[i], sums[i]);
     }
 #pragma unroll
     for (int i = 0; i + 1 < kTokens; ++i) window[i] = window[i + 1];
@@ -82,7 +83,7 @@ __device__ void Multiply(const ShiftMultiplyArguments& arguments,
     if (time + i >= row.tokens) continue;
     const int64_t token = row.offset + time + i;
     Store(At(arguments.p, token, channel),
-          sums[i] * Load(At(arguments.v, token, channel)));
+          ShiftOutput(sums[i], Load(At(arguments.v, token, channel))));
   }
 }
 

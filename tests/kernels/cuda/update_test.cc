@@ -13,11 +13,14 @@
 
 #include "gtest/gtest.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/diagonal_scan.h"
 #include "kernels/cuda/gated_norm.h"
+#include "kernels/cuda/h3_update.h"
 #include "kernels/cuda/mamba_update.h"
 #include "kernels/cuda/packed_matrix.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/selective_scan.h"
+#include "kernels/cuda/shift_multiply.h"
 #include "kernels/cuda/ssd_scan.h"
 #include "kernels/cuda/ssd_update.h"
 #include "kernels/cuda/step_tables.h"
@@ -343,6 +346,95 @@ TEST_F(CudaSsdUpdateTest, GivesWhatItsOperationsGiveForAnyShape) {
 
 TEST_F(CudaSsdUpdateTest, GivesWhatItsOperationsGiveForLongRows) {
   ExpectIsItsOperations({2, 1, 8, 16, true},
+                        {{0, 0, 3}, {2, 3, 1, 3}, {4, 4, 0}, {6, 4, 2, 5}});
+}
+
+struct H3Shape {
+  int64_t channels, taps, pairs;
+  bool is_dense;
+  bool has_gate;
+};
+
+class CudaH3UpdateTest : public CudaUpdateTest {
+ protected:
+  cuda::H3UpdateArguments Arguments(const H3Shape& shape, int64_t tokens) {
+    const auto& [channels, taps, pairs, is_dense, has_gate] = shape;
+    const auto values = [&](uint32_t seed) {
+      const Floats floats = RandomFloats(seed, tokens * channels);
+      return is_dense ? Dense(floats, channels) : Wide(floats, channels);
+    };
+    cuda::H3UpdateArguments arguments;
+    ShiftMultiplyArguments& shift = arguments.shift;
+    shift.channels = channels;
+    shift.taps = taps;
+    shift.k = values(1);
+    shift.v = values(2);
+    shift.filter = Keep(RandomFloats(3, taps * channels));
+    shift.p = values(4);
+    DiagonalScanArguments& scan = arguments.scan;
+    scan.channels = channels;
+    scan.pairs = pairs;
+    if (has_gate) scan.gate = values(5);
+    scan.decay = Keep(RandomFloats(6, 2 * pairs * channels, -0.7f, 0.7f));
+    scan.read = Keep(RandomFloats(7, 2 * pairs * channels));
+    scan.d = Keep(RandomFloats(8, channels));
+    scan.activation = has_gate ? Activation::kNone : Activation::kGelu;
+    return arguments;
+  }
+
+  void ExpectIsItsOperations(const H3Shape& shape,
+                             const std::vector<SlotRow>& rows) {
+    is_dense_ = shape.is_dense;
+    cuda::H3UpdateArguments arguments = Arguments(shape, Places(rows));
+    ExpectSame(
+        rows, shape.channels,
+        {(shape.taps - 1) * shape.channels, 2 * shape.pairs * shape.channels},
+        [&](const cuda::StepTable& step, Matrix y,
+            const std::vector<LayerShares>& states) {
+          arguments.shift.shift_state = states[0];
+          arguments.scan.diagonal_state = states[1];
+          arguments.scan.y = y;
+          return cuda::H3Update(stream(), step, arguments);
+        },
+        [&](const cuda::StepTable& step, Matrix y,
+            const std::vector<LayerShares>& states) {
+          ShiftMultiplyArguments shift = arguments.shift;
+          shift.shift_state = states[0];
+          EXPECT_EQ(cuda::ShiftMultiply(stream(), step, shift), cudaSuccess);
+          DiagonalScanArguments scan = arguments.scan;
+          scan.p = shift.p;
+          scan.diagonal_state = states[1];
+          scan.y = y;
+          return cuda::DiagonalScan(stream(), step, scan);
+        });
+  }
+};
+
+TEST_F(CudaH3UpdateTest, GivesWhatItsOperationsGiveForAnyNumberOfRows) {
+  for (const int count : kRowCounts) {
+    ExpectIsItsOperations({36, 64, 32, true, true}, DecodeRows(count));
+  }
+}
+
+TEST_F(CudaH3UpdateTest, GivesWhatItsOperationsGiveForAnyShape) {
+  for (const auto& [channels, taps, pairs] :
+       {std::tuple{1, 1, 1}, std::tuple{31, 2, 3}, std::tuple{32, 4, 31},
+        std::tuple{68, 5, 6}, std::tuple{4, 128, 2},
+        // In more than one kernel.
+        std::tuple{4, 129, 2}, std::tuple{4, 3, 33}}) {
+    for (const bool is_dense : {false, true}) {
+      SCOPED_TRACE(testing::Message() << channels << " channels, " << taps
+                                      << " taps, " << pairs << " pairs");
+      for (const int count : {5, 12}) {
+        ExpectIsItsOperations({channels, taps, pairs, is_dense, is_dense},
+                              DecodeRows(count));
+      }
+    }
+  }
+}
+
+TEST_F(CudaH3UpdateTest, GivesWhatItsOperationsGiveForLongRows) {
+  ExpectIsItsOperations({8, 4, 3, true, true},
                         {{0, 0, 3}, {2, 3, 1, 3}, {4, 4, 0}, {6, 4, 2, 5}});
 }
 
