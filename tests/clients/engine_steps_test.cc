@@ -32,7 +32,7 @@ Loaded Load(std::unique_ptr<Backend> backend, const std::string& folder,
   limits.max_batch_tokens = 16;
   limits.max_logits_rows = slots;
   limits.kv_bytes = kv_bytes;
-  auto model = LoadModel(absl::StrCat(ENGRAM_SOURCE_DIR, "/model/zoo/", folder),
+  auto model = LoadModel(SourceFile(absl::StrCat("model/zoo/", folder)),
                          loaded.backend.get(), limits, 0);
   ENGRAM_CHECK_OK(model.status());
   loaded.model = *std::move(model);
