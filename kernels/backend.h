@@ -19,7 +19,8 @@
 // Batch invariance. Every output element of every operation depends only on
 // its own row's inputs and is computed in one fixed order of operations,
 // whatever the other rows are, however a row is cut into steps and however
-// many threads run.
+// many threads run. SsdScan alone may ask for cuts in certain places, see
+// ssd_chunk_tokens().
 //
 // Rounding and order of summation belong to an operation of a back end and its
 // weights, never to the number of rows or to what runs it, so that a test can
@@ -98,6 +99,11 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual std::string name() const = 0;  // "cpu", "cuda"
+
+  // SsdScan's cuts between rows that change no bit are those at multiples of so
+  // many tokens from the sequence's begin; at others the same is so within
+  // rounding. 1: all of them.
+  virtual int64_t ssd_chunk_tokens() const { return 1; }
 
   // --- Memory. All pointers below are of this back end unless "host" is said.
 
@@ -410,6 +416,9 @@ struct DeviceOptions {
   // free when the first of them is made, but a reserve of 1.5 GiB. That first
   // one's holds as long as one of them lives.
   int64_t memory = 0;
+  // Any cut of a sequence into rows gives the same bits: SsdScan steps through
+  // long rows, where else it scans whole chunks (Backend::ssd_chunk_tokens).
+  bool deterministic = false;
 };
 
 struct BackendOptions {

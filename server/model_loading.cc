@@ -40,6 +40,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Load(
   backend.kind = options.backend;
   backend.threads = static_cast<int>(options.threads);
   backend.pool = std::move(pool);
+  backend.device.deterministic = options.deterministic;
   std::string no_device;
   backend.on_no_device = [&no_device](const absl::Status& reason) {
     no_device = absl::StrCat("on the CPU: ", reason.message());

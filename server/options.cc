@@ -218,6 +218,15 @@ void AddServing(FlagList* list, ServerOptions* options) {
             [=](const std::string& value) {
               return SetBackend(value, &options->backend);
             });
+  list->Add("deterministic", "on|off", "off",
+            "Every way to cut a text into calls gives the same bits on CUDA, "
+            "as all models do on a CPU and all but Mamba-2 anywhere. Else "
+            "Mamba-2 reads prompts by chunks of 64 tokens, which change no bit "
+            "where calls are cut between chunks; on, it reads them token by "
+            "token, slower.",
+            [=](const std::string& value) {
+              return SetSwitch(value, &options->deterministic);
+            });
   list->Integer("threads", 0, 1024, &options->threads,
                 "CPU threads that compute, shared by all models; 0: as many as "
                 "the affinity mask and the control group's quota allow.");

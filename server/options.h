@@ -25,6 +25,7 @@ struct ServerOptions {
   std::string zoo;
 
   BackendKind backend = BackendKind::kAuto;
+  bool deterministic = false;
   int64_t threads = 0;  // all models together; MakeThreadPool
   int64_t delivery_threads = 1;
   std::string grpc_address = "127.0.0.1:8001";

@@ -26,9 +26,12 @@
 #include "kernels/cuda/outcomes.h"
 #include "kernels/cuda/packed_matrix.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/row_chunks.h"
 #include "kernels/cuda/selective_scan.h"
 #include "kernels/cuda/shift_multiply.h"
+#include "kernels/cuda/ssd_chunks.h"
 #include "kernels/cuda/ssd_scan.h"
+#include "kernels/cuda/step_parts.h"
 #include "kernels/cuda/step_tables.h"
 #include "kernels/status.h"
 
@@ -56,9 +59,10 @@ class AwaitedBuffer final : public Buffer {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(std::shared_ptr<DeviceQueue> queue,
+  CudaBackend(const DeviceOptions& options, std::shared_ptr<DeviceQueue> queue,
               std::shared_ptr<cuda::MemoryArena> arena)
-      : owned_queue_(std::move(queue)),
+      : deterministic_(options.deterministic),
+        owned_queue_(std::move(queue)),
         queue_(*owned_queue_),
         arena_(std::move(arena)) {}
   ~CudaBackend() override { queue_.WaitForWork(); }
@@ -69,6 +73,9 @@ class CudaBackend final : public Backend {
   }
 
   std::string name() const override { return "cuda"; }
+  int64_t ssd_chunk_tokens() const override {
+    return deterministic_ ? 1 : cuda::kChunkTokens;
+  }
 
   // --- Memory.
 
@@ -186,8 +193,19 @@ class CudaBackend final : public Backend {
          "SelectiveScan");
   }
 
-  void DoSsdScan(const StepRows&, const SsdScanArguments& arguments) override {
-    Note(cuda::SsdScan(stream(), tables_.table(), arguments), "SsdScan");
+  void DoSsdScan(const StepRows& step,
+                 const SsdScanArguments& arguments) override {
+    const auto scan = [&](cuda::RowPart part) {
+      Note(cuda::SsdScan(stream(), tables_.table(), arguments, part),
+           "SsdScan");
+    };
+    const cuda::StepParts parts = cuda::PartsOf(step.rows());
+    if (deterministic_ || !parts.chunks || !cuda::CanScanChunks(arguments)) {
+      return scan(cuda::RowPart::kAll);
+    }
+    if (parts.heads) scan(cuda::RowPart::kHead);
+    Note(cuda::SsdChunks(stream(), tables_.table(), arguments), "SsdScan");
+    if (parts.tails) scan(cuda::RowPart::kTail);
   }
 
   void DoGatedNorm(const GatedNormArguments& arguments) override {
@@ -276,6 +294,7 @@ class CudaBackend final : public Backend {
     return {Scratch(step, block.ScratchFloats()), step.tokens()};
   }
 
+  const bool deterministic_;
   const std::shared_ptr<DeviceQueue> owned_queue_;  // and of Allocate's buffers
   DeviceQueue& queue_;                              // *owned_queue_
   const std::shared_ptr<cuda::MemoryArena> arena_;
@@ -310,8 +329,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(
   ENGRAM_ASSIGN_OR_RETURN(
       std::shared_ptr<cuda::MemoryArena> arena,
       cuda::DeviceArena(options.index, static_cast<size_t>(options.memory)));
-  auto backend =
-      std::make_unique<CudaBackend>(std::move(queue), std::move(arena));
+  auto backend = std::make_unique<CudaBackend>(options, std::move(queue),
+                                               std::move(arena));
   ENGRAM_RETURN_IF_ERROR(backend->Reserve());
   return backend;
 }

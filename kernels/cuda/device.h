@@ -160,6 +160,19 @@ __device__ __forceinline__ void MmaF16(float (&acc)[4], const uint32_t (&a)[4],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// Four matrices of 8 x 8 values of 16 bits in shared memory, turned: lane l
+// says where row l % 8 of matrix l / 8 is, 16 bytes at a multiple of 16, and
+// gets of matrix m the elements [2q, g] and [2q+1, g] as out[m].
+// Source: PTX ISA, ldmatrix.
+__device__ __forceinline__ void LoadTurned(uint32_t (&out)[4],
+                                           const void* row) {
+  asm volatile(
+      "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+      : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+      : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
+      : "memory");
+}
+
 // --- Numbers. Exp2 and Reciprocal are within a few units in the last place.
 
 __device__ __forceinline__ float Exp2(float x) {

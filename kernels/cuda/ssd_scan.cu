@@ -20,6 +20,7 @@
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/row_chunks.h"
 #include "kernels/cuda/row_data.h"
 #include "kernels/cuda/ssd_scan.h"
 #include "kernels/cuda/ssd_step.h"
@@ -202,10 +203,11 @@ __device__ void ScanTile(const SsdScanArguments& arguments, const Part& part,
 
 template <int kTileTokens, bool kAligned>
 __global__ void __launch_bounds__(kThreads)
-    ScanInRegisters(StepTable step, SsdScanArguments arguments) {
+    ScanInRegisters(StepTable step, SsdScanArguments arguments,
+                    RowPart row_part) {
   GridWait();
   GridTrigger();
-  const StepRow row = RowAt(step, blockIdx.y);
+  const StepRow row = PartOf(RowAt(step, blockIdx.y), row_part);
   if (row.tokens == 0 && row.slot_in == row.slot_out) return;
   const Part part = ThisPart(arguments);
   const int64_t head_dim = arguments.head_dim;
@@ -239,10 +241,10 @@ __global__ void __launch_bounds__(kThreads)
 // Any number of states. The first token finds them in slot_in, the others in
 // slot_out.
 __global__ void __launch_bounds__(kThreads)
-    ScanInMemory(StepTable step, SsdScanArguments arguments) {
+    ScanInMemory(StepTable step, SsdScanArguments arguments, RowPart row_part) {
   GridWait();
   GridTrigger();
-  const StepRow row = RowAt(step, blockIdx.y);
+  const StepRow row = PartOf(RowAt(step, blockIdx.y), row_part);
   const Part part = ThisPart(arguments);
   const int64_t head_dim = arguments.head_dim;
   const float* in = StatesOf(arguments, part, row.slot_in);
@@ -281,20 +283,21 @@ bool AreStatesAligned(const SsdScanArguments& arguments) {
 
 template <int kTileTokens>
 cudaError_t Scan(const LaunchShape& shape, cudaStream_t stream,
-                 const StepTable& step, const SsdScanArguments& arguments) {
+                 const StepTable& step, const SsdScanArguments& arguments,
+                 RowPart row_part) {
   LaunchShape with_tile = shape;
   with_tile.shared_bytes = sizeof(SharedTile<kTileTokens>);
   return AreStatesAligned(arguments)
              ? Launch(with_tile, stream, ScanInRegisters<kTileTokens, true>,
-                      step, arguments)
+                      step, arguments, row_part)
              : Launch(with_tile, stream, ScanInRegisters<kTileTokens, false>,
-                      step, arguments);
+                      step, arguments, row_part);
 }
 
 }  // namespace
 
 cudaError_t SsdScan(cudaStream_t stream, const StepTable& step,
-                    const SsdScanArguments& arguments) {
+                    const SsdScanArguments& arguments, RowPart row_part) {
   if (step.row_count == 0) return cudaSuccess;
   const int64_t blocks =
       (arguments.head_dim + kBlockChannels - 1) / kBlockChannels;
@@ -303,11 +306,11 @@ cudaError_t SsdScan(cudaStream_t stream, const StepTable& step,
            static_cast<unsigned>(step.row_count)),
       dim3(kThreads), 0};
   if (arguments.d_state > kLines) {
-    return Launch(shape, stream, ScanInMemory, step, arguments);
+    return Launch(shape, stream, ScanInMemory, step, arguments, row_part);
   }
   return step.longest_row <= 1
-             ? Scan<1>(shape, stream, step, arguments)
-             : Scan<kLongTileTokens>(shape, stream, step, arguments);
+             ? Scan<1>(shape, stream, step, arguments, row_part)
+             : Scan<kLongTileTokens>(shape, stream, step, arguments, row_part);
 }
 
 }  // namespace engram::cuda

@@ -78,6 +78,22 @@ TEST_F(EmulationTest, AtomicsCountInGlobalAndInSharedMemory) {
       got, ElementsAre(5 * cuda::kFaultyThreads, 5 * cuda::kFaultyThreads - 1));
 }
 
+TEST_F(EmulationTest, TurnedRowsAreDealtOutByColumns) {
+  ASSERT_EQ(cuda::Turn(stream_, reinterpret_cast<uint32_t*>(values_)),
+            cudaSuccess);
+  Download(values_);
+  uint16_t got[32][4][2];
+  std::memcpy(got, host_, sizeof(got));
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int m = 0; m < 4; ++m) {
+      for (int i = 0; i < 2; ++i) {
+        const int row = lane % 4 * 2 + i, column = lane / 4;
+        EXPECT_EQ(got[lane][m][i], 64 * m + 8 * row + column);
+      }
+    }
+  }
+}
+
 TEST_F(EmulationTest, AGraphDoesAgainWhatWasCaptured) {
   Upload(values_, 1);
   ASSERT_EQ(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),

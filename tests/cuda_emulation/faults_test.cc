@@ -167,6 +167,10 @@ TEST_F(FaultsDeathTest, AnAsynchronousCopyBehindSharedMemory) {
   EXPECT_DEATH(Run(cuda::Fault::kCopyBeyondShared), "not in shared memory");
 }
 
+TEST_F(FaultsDeathTest, ATurnedRowThatIsNotAligned) {
+  EXPECT_DEATH(Run(cuda::Fault::kMisalignedTurn), "LoadTurned of a row at");
+}
+
 TEST_F(FaultsTest, MemoryIsNoNumberUntilItIsWritten) {
   EXPECT_EQ(NoNumbers(Download(others_)), kFloats);
 }

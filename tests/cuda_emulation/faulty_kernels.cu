@@ -47,6 +47,11 @@ __device__ void MisbehaveBefore(Fault fault, const float* in, float* shared) {
     case Fault::kCopyBeyondShared:
       AsyncCopy16(shared + kFaultyFloats, in);
       break;
+    case Fault::kMisalignedTurn: {
+      uint32_t turned[4];
+      LoadTurned(turned, shared + 1);
+      break;
+    }
     default:
       break;
   }

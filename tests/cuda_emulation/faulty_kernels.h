@@ -21,6 +21,7 @@ enum class Fault {
   kSharedBeyond,
   kMisalignedCopy,
   kCopyBeyondShared,
+  kMisalignedTurn,
   kTriggerBeforeWait,
   kNoWait,
   kNoTrigger,

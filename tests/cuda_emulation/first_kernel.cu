@@ -27,7 +27,28 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+__global__ void __launch_bounds__(32) TurnKernel(uint32_t* turned) {
+  GridWait();
+  GridTrigger();
+  auto* const matrices = DynamicShared<uint16_t>();
+  const int lane = threadIdx.x;
+  for (int i = 0; i < 8; ++i) {
+    matrices[8 * lane + i] = static_cast<uint16_t>(8 * lane + i);
+  }
+  WarpBarrier();
+  uint32_t own[4];
+  LoadTurned(own, matrices + 8 * lane);
+  for (int m = 0; m < 4; ++m) Store(turned + 4 * lane + m, own[m]);
+}
+
 }  // namespace
+
+cudaError_t Turn(cudaStream_t stream, uint32_t* turned) {
+  return Launch({.grid = dim3(1),
+                 .block = dim3(32),
+                 .shared_bytes = 4 * 64 * sizeof(uint16_t)},
+                stream, TurnKernel, turned);
+}
 
 cudaError_t SumAndDouble(cudaStream_t stream, int blocks, float* values,
                          float* sums) {

@@ -47,9 +47,11 @@ constexpr Family kFamilies[] = {
 void PrintTo(const Family& family, std::ostream* out) { *out << family.name; }
 
 ServerOptions Serve(const Family& family) {
-  return family.golden == nullptr
-             ? ZooOptions({family.name})
-             : GoldenOptions({{family.name, family.golden}});
+  ServerOptions options = family.golden == nullptr
+                              ? ZooOptions({family.name})
+                              : GoldenOptions({{family.name, family.golden}});
+  options.deterministic = true;
+  return options;
 }
 
 class Equivalence : public ::testing::TestWithParam<Family> {
@@ -60,6 +62,7 @@ class Equivalence : public ::testing::TestWithParam<Family> {
     for (const Family& family : kFamilies) {
       options.models.push_back(Serve(family).models[0]);
     }
+    options.deterministic = true;
     options.slots = 2;
     options.threads = 2;
     options.max_batch_tokens = 24;  // the prompt does not fit into one step

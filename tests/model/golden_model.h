@@ -24,8 +24,10 @@
 
 namespace engram {
 
-inline std::unique_ptr<Backend> TwoThreadBackend() {
+inline std::unique_ptr<Backend> TwoThreadBackend(
+    const DeviceOptions& device = {}) {
   BackendOptions options;
+  options.device = device;
   options.kind = BackendKind::kCpu;
   options.threads = 2;
   auto backend = MakeBackend(options);

@@ -122,11 +122,14 @@ class ModelEquivalence : public testing::TestWithParam<Family> {
   }
 
   std::unique_ptr<Model> Load(int64_t known_ids) {
+    return Load(known_ids, backend_.get());
+  }
+  std::unique_ptr<Model> Load(int64_t known_ids, Backend* backend) {
     ModelLimits limits;
     limits.slots = kSequences + 1;
     limits.max_batch_tokens = kSequences * kLength;
     limits.max_logits_rows = kSequences * kLength;
-    auto model = LoadModel(folder_.path(), backend_.get(), limits, known_ids);
+    auto model = LoadModel(folder_.path(), backend, limits, known_ids);
     ENGRAM_CHECK_OK(model.status());
     return std::move(*model);
   }
@@ -173,7 +176,8 @@ class ModelEquivalence : public testing::TestWithParam<Family> {
 
   const Family& family_ = GetParam();
   TemporaryFolder folder_;
-  const std::unique_ptr<Backend> backend_ = TwoThreadBackend();
+  const std::unique_ptr<Backend> backend_ =
+      TwoThreadBackend({.deterministic = true});
   std::unique_ptr<Model> model_;
   Tokens sequences_[kSequences];
 };
@@ -193,6 +197,29 @@ TEST_P(ModelEquivalence, HoldsForEveryCutIntoPiecesOfOneSize) {
     EXPECT_TRUE(SameBits(logits, whole)) << "pieces of " << size;
     states().Free(slot);
   }
+}
+
+// Where the back end is free to scan chunks.
+TEST_P(ModelEquivalence, HoldsForCutsBetweenChunksAndNearlyForOthers) {
+  const std::unique_ptr<Backend> backend = TwoThreadBackend();
+  model_ = Load(0, backend.get());
+  const auto all = absl::MakeConstSpan(sequences_[0]);
+  const Logits whole = Whole(sequences_[0]);
+  for (size_t cut : {1, 33, 63, 64, 65}) {
+    const int slot = states().Take();
+    Logits logits = Feed(slot, all.first(cut), LogitsWanted::kAll);
+    const Logits rest = Feed(slot, all.subspan(cut), LogitsWanted::kAll);
+    logits.insert(logits.end(), rest.begin(), rest.end());
+    states().Free(slot);
+    if (cut % backend->ssd_chunk_tokens() == 0) {
+      EXPECT_TRUE(SameBits(logits, whole)) << "cut at " << cut;
+      continue;
+    }
+    for (size_t i = 0; i < whole.size(); ++i) {
+      ASSERT_NEAR(logits[i], whole[i], 5e-4) << "cut at " << cut;
+    }
+  }
+  model_.reset();  // before its back end
 }
 
 TEST_P(ModelEquivalence, HoldsForEveryCutInTwoWithASaveBetween) {

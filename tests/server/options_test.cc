@@ -130,6 +130,13 @@ std::vector<FlagCase> FlagsOfTheProgram() {
        "on",
        {{"off", "off"}, {"on", "on"}},
        {"", "yes", "true"}},
+      {"deterministic",
+       [](const ServerOptions& options) {
+         return options.deterministic ? "on" : "off";
+       },
+       "off",
+       {{"on", "on"}, {"off", "off"}},
+       {"", "yes", "1"}},
       {"log-memory",
        Number(&ServerOptions::log_memory),
        "8388608",

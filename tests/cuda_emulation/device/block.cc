@@ -55,6 +55,8 @@ const char* NameOf(WarpOperation operation) {
       return "MmaBf16";
     case WarpOperation::kMmaF16:
       return "MmaF16";
+    case WarpOperation::kLoadTurned:
+      return "LoadTurned";
   }
   return "?";
 }
@@ -345,6 +347,54 @@ void Block::Multiply(WarpOperation operation, float* acc, const uint32_t* a,
   std::memcpy(acc, own.acc, sizeof(own.acc));
 }
 
+void Block::TurnRows(Warp& warp) {
+  constexpr int kSide = 8;
+  uint16_t rows[kWarp][kSide];
+  for (int row = 0; row < kWarp; ++row) {
+    const void* source = nullptr;
+    {
+      const Unseen unseen;
+      source = reinterpret_cast<const void*>(warp.values[row]);
+    }
+    // By the lane that comes last: the memory is the kernel's.
+    std::memcpy(rows[row], source, sizeof(rows[row]));
+  }
+  const Unseen unseen;
+  for (int lane = 0; lane < kWarp; ++lane) {
+    const int column = lane / 4, first = lane % 4 * 2;
+    for (int matrix = 0; matrix < kWarp / kSide; ++matrix) {
+      const auto* const of_matrix = rows + matrix * kSide;
+      warp.operands[lane].a[matrix] =
+          of_matrix[first][column] |
+          static_cast<uint32_t>(of_matrix[first + 1][column]) << 16;
+    }
+  }
+}
+
+void Block::LoadTurned(uint32_t* out, const void* row, const Site& site) {
+  constexpr size_t kRowBytes = 16;
+  Warp& warp = warps_[current_ / kWarp];
+  const uint32_t lane = current_ % kWarp;
+  bool last = false;
+  {
+    const Unseen unseen;
+    const auto address = reinterpret_cast<uintptr_t>(row);
+    if (address % kRowBytes != 0 || !memory_.Contains(row, kRowBytes)) {
+      Refuse(site, "LoadTurned of a row at %p", row);
+    }
+    warp.values[lane] = address;
+    last = Arrive(warp, WarpOperation::kLoadTurned, site);
+  }
+  if (last) TurnRows(warp);
+  const Unseen unseen;
+  if (last) {
+    ReleaseWarp();
+  } else {
+    Park(State::kInWarp, site);
+  }
+  std::memcpy(out, warp.operands[lane].a, sizeof(warp.operands[lane].a));
+}
+
 void Block::GridWait(const Site& site) {
   {
     const Unseen unseen;
@@ -432,6 +482,9 @@ uint64_t MeetInWarp(WarpOperation operation, uint64_t value, int argument,
 void MultiplyInWarp(WarpOperation operation, float* acc, const uint32_t* a,
                     const uint32_t* b, const Site& site) {
   running_block->Multiply(operation, acc, a, b, site);
+}
+void LoadTurnedInWarp(uint32_t* out, const void* row, const Site& site) {
+  running_block->LoadTurned(out, row, site);
 }
 void WaitForGrid(const Site& site) { running_block->GridWait(site); }
 void TriggerGrid(const Site& site) { running_block->GridTrigger(site); }

@@ -40,6 +40,7 @@ class Block {
                 const Site& site);
   void Multiply(WarpOperation operation, float* acc, const uint32_t* a,
                 const uint32_t* b, const Site& site);
+  void LoadTurned(uint32_t* out, const void* row, const Site& site);
   void GridWait(const Site& site);
   void GridTrigger(const Site& site);
   void BeginCopy(void* shared, const void* global, const Site& site);
@@ -95,6 +96,8 @@ class Block {
   bool Arrive(Warp& warp, WarpOperation operation, const Site& site);
   void ReleaseWarp();
   static void Exchange(Warp& warp);
+  // What all lanes of a warp get whose rows' addresses are its values.
+  static void TurnRows(Warp& warp);
   [[noreturn]] void RefuseStandstill();
 
   const KernelLaunch& kernel_;

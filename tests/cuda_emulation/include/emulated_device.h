@@ -77,6 +77,7 @@ enum class WarpOperation {
   kBallot,
   kMmaBf16,
   kMmaF16,
+  kLoadTurned,
 };
 
 void* SharedMemory();
@@ -86,6 +87,7 @@ uint64_t MeetInWarp(WarpOperation operation, uint64_t value, int argument,
                     const Site& site);
 void MultiplyInWarp(WarpOperation operation, float* acc, const uint32_t* a,
                     const uint32_t* b, const Site& site);
+void LoadTurnedInWarp(uint32_t* out, const void* row, const Site& site);
 void BeginCopy16(void* shared, const void* global, const Site& site);
 void CommitCopies();
 void FinishCopies(int groups_left);
@@ -193,6 +195,11 @@ inline void MmaBf16(float (&acc)[4], const uint32_t (&a)[4],
 inline void MmaF16(float (&acc)[4], const uint32_t (&a)[4],
                    const uint32_t (&b)[2], const Site& site = Site::current()) {
   emulation::MultiplyInWarp(WarpOperation::kMmaF16, acc, a, b, site);
+}
+
+inline void LoadTurned(uint32_t (&out)[4], const void* row,
+                       const Site& site = Site::current()) {
+  emulation::LoadTurnedInWarp(out, row, site);
 }
 
 inline float Exp2(float x) { return std::exp2(x); }
