@@ -59,8 +59,8 @@ struct BlockProductOf {
          i += 32) {
       const int row = warp * kBlockProductWarpOutputs + i / parts;
       if (first_output + row >= weight.outputs) continue;
-      CopyPart(weight, first_output + row, 0, i % parts,
-               shared + (2 * tokens + row) * RowBytes(weight));
+      CopyPart<Step>(weight, first_output + row, 0, i % parts,
+                     shared + (2 * tokens + row) * RowBytes(weight));
     }
     AsyncCommit();
   }

@@ -207,6 +207,18 @@ __device__ __forceinline__ uint16_t NarrowF16Saturated(float x) {
   return y;
 }
 
+// Four float16 of four signed bytes, lowest first: exact. With 128 added a byte
+// becomes the low bits of 1024 and more.
+__device__ __forceinline__ uint2 WidenInt8(uint32_t bytes) {
+  const unsigned raised = bytes ^ 0x80808080u;
+  const auto pair = [raised](unsigned selector) {
+    unsigned halves = __byte_perm(raised, 0x64646464u, selector);
+    asm("sub.f16x2 %0, %0, %1;" : "+r"(halves) : "r"(0x64806480u));
+    return halves;
+  };
+  return {pair(0x4140), pair(0x4342)};
+}
+
 // --- Integers in global or shared memory that several threads change. They
 // return what was there before.
 

@@ -15,7 +15,9 @@ namespace {
 
 constexpr int kThreads = 128;
 
-__device__ float WeightAt(const WeightView& table, int64_t index) {
+__device__ float WeightAt(const WeightView& table, int64_t output,
+                          int64_t input) {
+  const int64_t index = output * table.stride + input;
   switch (table.format) {
     case WeightFormat::kFloat32:
       return LoadConstant(static_cast<const float*>(table.values) + index);
@@ -25,8 +27,19 @@ __device__ float WeightAt(const WeightView& table, int64_t index) {
     case WeightFormat::kFloat16:
       return WidenF16(
           LoadConstant(static_cast<const uint16_t*>(table.values) + index));
-    case WeightFormat::kInt8:
-      break;
+    case WeightFormat::kInt8: {
+      const int64_t units =
+          (table.inputs + kInt8UnitInputs - 1) / kInt8UnitInputs;
+      const float scale =
+          LoadConstant(table.scales +
+                       (output / WeightView::kOutputsMultiple * units +
+                        input / kInt8UnitInputs) *
+                           WeightView::kOutputsMultiple +
+                       output % WeightView::kOutputsMultiple);
+      const int8_t value =
+          LoadConstant(static_cast<const int8_t*>(table.values) + index);
+      return static_cast<float>(value) * scale;
+    }
   }
   return 0.0f;
 }
@@ -37,8 +50,7 @@ __global__ void EmbedKernel(StepTable step, WeightView table, float* residual) {
   const int64_t token = blockIdx.x;
   const int64_t row = Load(step.ids + token);
   for (int64_t i = threadIdx.x; i < table.inputs; i += blockDim.x) {
-    Store(residual + token * table.inputs + i,
-          WeightAt(table, row * table.stride + i));
+    Store(residual + token * table.inputs + i, WeightAt(table, row, i));
   }
 }
 

@@ -19,13 +19,37 @@ int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// Rows [first, first + count) of `weight`, in the format, `stride` values
-// apart.
-absl::StatusOr<std::vector<std::byte>> Rows(const Tensor& weight,
-                                            const WeightView& view,
-                                            int64_t first, int64_t count) {
-  const size_t value_bytes = DataTypeBytes(StoredType(view.format));
-  std::vector<std::byte> rows(count * view.stride * value_bytes);
+size_t ValueBytes(WeightFormat format) {
+  return format == WeightFormat::kInt8 ? 1 : DataTypeBytes(StoredType(format));
+}
+
+// Outputs of a weight, as they lie in the device's memory.
+struct PackedRows {
+  std::vector<std::byte> values;  // `stride` apart
+  std::vector<float> scales;      // of kInt8
+};
+
+// `scales` [count, units] as WeightView has them.
+std::vector<float> Interleaved(const std::vector<float>& scales, int64_t count,
+                               int64_t units) {
+  constexpr int64_t kTogether = WeightView::kOutputsMultiple;
+  std::vector<float> interleaved(RoundUp(count, kTogether) * units);
+  for (int64_t row = 0; row < count; ++row) {
+    for (int64_t unit = 0; unit < units; ++unit) {
+      interleaved[(row / kTogether * units + unit) * kTogether +
+                  row % kTogether] = scales[row * units + unit];
+    }
+  }
+  return interleaved;
+}
+
+// Rows [first, first + count) of `weight`, in the format.
+absl::StatusOr<PackedRows> Rows(const Tensor& weight, const WeightView& view,
+                                int64_t first, int64_t count) {
+  const size_t value_bytes = ValueBytes(view.format);
+  PackedRows packed;
+  std::vector<std::byte>& rows = packed.values;
+  rows.resize(count * view.stride * value_bytes);
   const auto place = [&](const void* values) {
     for (int64_t row = 0; row < count; ++row) {
       std::memcpy(rows.data() + row * view.stride * value_bytes,
@@ -39,12 +63,18 @@ absl::StatusOr<std::vector<std::byte>> Rows(const Tensor& weight,
     std::vector<float> floats(values);
     WidenToFloat32(weight, begin, absl::MakeSpan(floats));
     place(floats.data());
+  } else if (view.format == WeightFormat::kInt8) {
+    ENGRAM_ASSIGN_OR_RETURN(const Int8Rows quantised,
+                            QuantiseRows(weight, first, count));
+    place(quantised.values.data());
+    packed.scales =
+        Interleaved(quantised.scales, count, Int8Units(view.inputs));
   } else {
     ENGRAM_ASSIGN_OR_RETURN(const std::vector<uint16_t> bits,
                             NarrowValues(weight, begin, values, view.format));
     place(bits.data());
   }
-  return rows;
+  return packed;
 }
 
 }  // namespace
@@ -55,33 +85,48 @@ PackedMatrix::~PackedMatrix() {
 
 absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(
     const Tensor& weight, WeightFormat format, cudaStream_t stream) {
-  if (format == WeightFormat::kInt8) {
-    return absl::UnimplementedError("int8 weights on CUDA");
-  }
   WeightView view;
   view.outputs = weight.shape[0];
   view.inputs = weight.shape[1];
   view.stride = RoundUp(view.inputs, WeightView::kInputsMultiple);
   view.format = format;
   const int64_t row_bytes =
-      view.stride * static_cast<int64_t>(DataTypeBytes(StoredType(format)));
-  const size_t bytes =
-      RoundUp(view.outputs, WeightView::kOutputsMultiple) * row_bytes;
+      view.stride * static_cast<int64_t>(ValueBytes(format));
+  const int64_t rows_padded =
+      RoundUp(view.outputs, WeightView::kOutputsMultiple);
+  // Behind all values, whose rows are multiples of 16 bytes.
+  const int64_t scale_row_bytes =
+      format == WeightFormat::kInt8
+          ? Int8Units(view.inputs) * static_cast<int64_t>(sizeof(float))
+          : 0;
+  const size_t bytes = rows_padded * (row_bytes + scale_row_bytes);
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
                           AllocateDeviceMemory(bytes));
   view.values = buffer->data();
   auto* const target = static_cast<std::byte*>(buffer->data());
+  std::byte* const scales = target + rows_padded * row_bytes;
+  if (scale_row_bytes > 0) view.scales = reinterpret_cast<float*>(scales);
   ENGRAM_RETURN_IF_ERROR(DeviceStatus(cudaMemsetAsync(target, 0, bytes, stream),
                                       "clearing a weight"));
-  const int64_t chunk_rows = std::max<int64_t>(1, kChunkBytes / row_bytes);
+  const int64_t chunk_rows =
+      RoundUp(std::max<int64_t>(1, kChunkBytes / row_bytes),
+              WeightView::kOutputsMultiple);
   for (int64_t row = 0; row < view.outputs; row += chunk_rows) {
     const int64_t count = std::min(chunk_rows, view.outputs - row);
-    ENGRAM_ASSIGN_OR_RETURN(const std::vector<std::byte> rows,
+    ENGRAM_ASSIGN_OR_RETURN(const PackedRows rows,
                             Rows(weight, view, row, count));
-    ENGRAM_RETURN_IF_ERROR(DeviceStatus(
-        cudaMemcpyAsync(target + row * row_bytes, rows.data(), rows.size(),
-                        cudaMemcpyHostToDevice, stream),
-        "copying a weight"));
+    const auto copy = [stream](void* to, const void* from, size_t size) {
+      return DeviceStatus(
+          cudaMemcpyAsync(to, from, size, cudaMemcpyHostToDevice, stream),
+          "copying a weight");
+    };
+    ENGRAM_RETURN_IF_ERROR(
+        copy(target + row * row_bytes, rows.values.data(), rows.values.size()));
+    if (!rows.scales.empty()) {
+      ENGRAM_RETURN_IF_ERROR(copy(scales + row * scale_row_bytes,
+                                  rows.scales.data(),
+                                  rows.scales.size() * sizeof(float)));
+    }
     // `rows` goes away.
     ENGRAM_RETURN_IF_ERROR(
         DeviceStatus(cudaStreamSynchronize(stream), "copying a weight"));

@@ -1,5 +1,5 @@
-// Products of up to 8 tokens with weights of 16 bits, which are read once and
-// are all there is to read: outputs inputs 2 bytes.
+// Products of up to 8 tokens with weights of 16 or 8 bits, which are read once
+// and are all there is to read: outputs inputs 2 bytes, or 1 and the scales.
 //
 // A warp has 8 outputs and streams their inputs, unit after unit of 64, through
 // a ring in shared memory of its own, which is filled ahead before the kernels
@@ -16,7 +16,8 @@ namespace {
 
 constexpr int kTokens = 8;
 constexpr int kWarpOutputs = 8;
-constexpr int kStageBytes = kWarpOutputs * kRowBytes;
+template <class Step>
+constexpr int kStageBytes = StageBytes<Step>(kWarpOutputs);
 // Of shared memory, which a block of these devices may have.
 constexpr int64_t kMaxSharedBytes = 220 * 1024;
 
@@ -41,15 +42,24 @@ __device__ Share ShareOf(const WeightView& weight, int warp, int warps) {
 
 // Begins to copy a unit of the warp's outputs and closes the group, which is
 // empty behind the last unit.
+template <class Step>
 __device__ void CopyUnit(const WeightView& weight, const Share& share,
                          int64_t unit, unsigned char* stage) {
-  constexpr int kParts = kUnitBytes / 16;
+  constexpr int kParts = kWeightUnitBytes<Step> / 16;
+  const int lane = threadIdx.x % 32;
   if (unit < share.end_unit) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int part = half * 32 + threadIdx.x % 32;
-      CopyPart(weight, share.first_output + part / kParts, unit, part % kParts,
-               stage + part / kParts * kRowBytes);
+    for (int i = 0; i < kWarpOutputs * kParts / 32; ++i) {
+      const int part = i * 32 + lane;
+      CopyPart<Step>(weight, share.first_output + part / kParts, unit,
+                     part % kParts,
+                     stage + part / kParts * kWeightRowBytes<Step>);
+    }
+    if constexpr (Step::kHasScales) {
+      if (lane < kWarpOutputs / 4) {
+        CopyScales(weight, share.first_output, unit, lane,
+                   stage + ScalesOffset<Step>(kWarpOutputs));
+      }
     }
   }
   AsyncCommit();
@@ -89,10 +99,12 @@ __device__ void AddUnit(const ProductArguments& product, int64_t unit,
   const bool has_token = group < product.tokens;
   const unsigned char* const token =
       tokens + group * TokenBytes(product.weight) + unit * kUnitBytes;
+  float unit_sums[4] = {};
 #pragma unroll
   for (int step = 0; step < kUnitSteps; ++step) {
     if (step >= steps) continue;
-    const uint2 w = FourOf(stage + group * kRowBytes, step, quad);
+    const uint2 w =
+        FourWeights<Step>(stage + group * kWeightRowBytes<Step>, step, quad);
     uint2 x = {0, 0}, rest = {0, 0};
     if (has_token) {
       x = FourOf(token, step, quad);
@@ -101,7 +113,11 @@ __device__ void AddUnit(const ProductArguments& product, int64_t unit,
                       quad);
       }
     }
-    Step::Add(sums, {x.x, rest.x, x.y, rest.y}, {w.x, w.y});
+    Step::Add(Step::kHasScales ? unit_sums : sums, {x.x, rest.x, x.y, rest.y},
+              {w.x, w.y});
+  }
+  if constexpr (Step::kHasScales) {
+    AddScaled(stage + ScalesOffset<Step>(kWarpOutputs), unit_sums, sums);
   }
 }
 
@@ -130,14 +146,14 @@ template <class Step, ProductOrder kOrder, int kStages>
 __global__ void __launch_bounds__(256) NarrowKernel(ProductArguments product) {
   const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
   unsigned char* const ring =
-      DynamicShared<unsigned char>() + warp * kStages * kStageBytes;
+      DynamicShared<unsigned char>() + warp * kStages * kStageBytes<Step>;
   unsigned char* const tokens =
-      DynamicShared<unsigned char>() + warps * kStages * kStageBytes;
+      DynamicShared<unsigned char>() + warps * kStages * kStageBytes<Step>;
   const Share share = ShareOf<kOrder>(product.weight, warp, warps);
 #pragma unroll
   for (int stage = 0; stage < kStages - 1; ++stage) {
-    CopyUnit(product.weight, share, share.first_unit + stage,
-             ring + stage * kStageBytes);
+    CopyUnit<Step>(product.weight, share, share.first_unit + stage,
+                   ring + stage * kStageBytes<Step>);
   }
   GridWait();
   GridTrigger();
@@ -150,10 +166,10 @@ __global__ void __launch_bounds__(256) NarrowKernel(ProductArguments product) {
     WarpBarrier();
     // Its place is that of the unit before, which all lanes are through with.
     const int free_stage = stage == 0 ? kStages - 1 : stage - 1;
-    CopyUnit(product.weight, share, unit + kStages - 1,
-             ring + free_stage * kStageBytes);
-    AddUnit<Step, kOrder>(product, unit, ring + stage * kStageBytes, tokens,
-                          sums);
+    CopyUnit<Step>(product.weight, share, unit + kStages - 1,
+                   ring + free_stage * kStageBytes<Step>);
+    AddUnit<Step, kOrder>(product, unit, ring + stage * kStageBytes<Step>,
+                          tokens, sums);
     stage = stage == kStages - 1 ? 0 : stage + 1;
   }
   if constexpr (kOrder == ProductOrder::kSplit8) {
@@ -179,7 +195,10 @@ struct NarrowShape {
         order == ProductOrder::kSplit8
             ? kSegments * kTokens * kWarpOutputs * sizeof(float)
             : 0;
-    return int64_t{warps} * stages * kStageBytes +
+    const int stage_bytes = weight.format == WeightFormat::kInt8
+                                ? kStageBytes<Int8Step>
+                                : kStageBytes<Float16Step>;
+    return int64_t{warps} * stages * stage_bytes +
            TermsOf(order) * tokens * TokenBytes(weight) + partials;
   }
 };
@@ -238,9 +257,17 @@ cudaError_t NarrowProduct(cudaStream_t stream, const WeightView& weight,
                           int64_t tokens, ConstMatrix x,
                           const MatMulOptions& options, Matrix y) {
   const ProductArguments product = ArgumentsOf(weight, tokens, x, options, y);
-  return weight.format == WeightFormat::kBFloat16
-             ? LaunchFor<BFloat16Step>(stream, product)
-             : LaunchFor<Float16Step>(stream, product);
+  switch (weight.format) {
+    case WeightFormat::kFloat32:
+      break;
+    case WeightFormat::kBFloat16:
+      return LaunchFor<BFloat16Step>(stream, product);
+    case WeightFormat::kFloat16:
+      return LaunchFor<Float16Step>(stream, product);
+    case WeightFormat::kInt8:
+      return LaunchFor<Int8Step>(stream, product);
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace engram::cuda

@@ -96,6 +96,8 @@ __device__ inline void FinishPair(const ProductArguments& product,
 // 16 in lane q of each four, of x and weight alike: a step adds its products in
 // no order of ours, and so eight bytes are loaded at once.
 struct BFloat16Step {
+  static constexpr int kWeightBytes = 2;  // of a value
+  static constexpr bool kHasScales = false;
   __device__ static uint16_t Narrow(float value) { return NarrowBf16(value); }
   __device__ static float Widen(uint16_t bits) { return WidenBf16(bits); }
   __device__ static void Add(float (&sums)[4], const uint32_t (&x)[4],
@@ -104,6 +106,8 @@ struct BFloat16Step {
   }
 };
 struct Float16Step {
+  static constexpr int kWeightBytes = 2;
+  static constexpr bool kHasScales = false;
   // Infinity is a fault that shall be seen, not a large number.
   __device__ static uint16_t Narrow(float value) {
     if (fabsf(value) == INFINITY) return value < 0.0f ? 0xfc00u : 0x7c00u;
@@ -114,6 +118,12 @@ struct Float16Step {
                              const uint32_t (&weight)[2]) {
     MmaF16(sums, x, weight);
   }
+};
+
+// Values of 8 bits with x in float16. A unit of 64 inputs has a sum of its own.
+struct Int8Step : Float16Step {
+  static constexpr int kWeightBytes = 1;
+  static constexpr bool kHasScales = true;
 };
 
 // Four values as eight bytes.
@@ -162,6 +172,48 @@ __device__ inline uint2 FourOf(const unsigned char* row, int step, int quad) {
                                          quad * 8);
 }
 
+// The same of a unit of weights in shared memory, whose bytes from one row to
+// the next do the same for loads of four bytes; FourWeights gives values of 16
+// bits of either.
+template <class Step>
+constexpr int kWeightUnitBytes = kUnitInputs* Step::kWeightBytes;
+template <class Step>
+constexpr int kWeightRowBytes =
+    kWeightUnitBytes<Step> + 16 * Step::kWeightBytes;
+template <class Step>
+__device__ uint2 FourWeights(const unsigned char* row, int step, int quad) {
+  if constexpr (Step::kWeightBytes == 2) {
+    return FourOf(row, step, quad);
+  } else {
+    return WidenInt8(*reinterpret_cast<const uint32_t*>(
+        row + step * kStepInputs + quad * 4));
+  }
+}
+
+// Of `outputs` rows of a unit, with the scales behind them, which begin at
+// ScalesOffset.
+template <class Step>
+__host__ __device__ constexpr int StageBytes(int outputs) {
+  return outputs * (kWeightRowBytes<Step> +
+                    (Step::kHasScales ? static_cast<int>(sizeof(float)) : 0));
+}
+template <class Step>
+__device__ int ScalesOffset(int outputs) {
+  return outputs * kWeightRowBytes<Step>;
+}
+
+// totals += scale sums, of outputs 2 q and 2 q + 1 of eight.
+__device__ inline void AddScaled(const unsigned char* scales_at,
+                                 const float (&sums)[4], float (&totals)[4]) {
+  const float* const scales = reinterpret_cast<const float*>(scales_at);
+  const float even = scales[threadIdx.x % 4 * 2];
+  const float odd = scales[threadIdx.x % 4 * 2 + 1];
+  totals[0] = fmaf(even, sums[0], totals[0]);
+  totals[1] = fmaf(odd, sums[1], totals[1]);
+  totals[2] = fmaf(even, sums[2], totals[2]);
+  totals[3] = fmaf(odd, sums[3], totals[3]);
+}
+
 // Units of a weight's padded inputs, and steps of one of them.
 __device__ inline int64_t Units(const WeightView& weight) {
   return (weight.stride + kUnitInputs - 1) / kUnitInputs;
@@ -177,12 +229,27 @@ __device__ inline int64_t FirstUnit(int64_t segment, int64_t units) {
 
 // Begins to copy 16 bytes of a unit of one output, if the padded weight has
 // them.
-__device__ inline void CopyPart(const WeightView& weight, int64_t output,
-                                int64_t unit, int part, unsigned char* row) {
-  const int64_t k = unit * kUnitInputs + part * 8;
+template <class Step>
+__device__ void CopyPart(const WeightView& weight, int64_t output, int64_t unit,
+                         int part, unsigned char* row) {
+  const int64_t k = unit * kUnitInputs + part * (16 / Step::kWeightBytes);
   if (k >= weight.stride) return;
-  AsyncCopy16(row + part * 16, static_cast<const uint16_t*>(weight.values) +
-                                   output * weight.stride + k);
+  AsyncCopy16(row + part * 16,
+              static_cast<const unsigned char*>(weight.values) +
+                  (output * weight.stride + k) * Step::kWeightBytes);
+}
+// Likewise a part of the scales of a unit of `first_output`, a multiple of
+// eight, and those behind it: four of them each.
+__device__ inline void CopyScales(const WeightView& weight,
+                                  int64_t first_output, int64_t unit, int part,
+                                  unsigned char* scales) {
+  constexpr int kTogether = WeightView::kOutputsMultiple;
+  const int64_t output = first_output + part * 4;
+  if (output >= weight.outputs) return;
+  AsyncCopy16(scales + part * 16,
+              weight.scales +
+                  (output / kTogether * Units(weight) + unit) * kTogether +
+                  output % kTogether);
 }
 
 }  // namespace engram::cuda

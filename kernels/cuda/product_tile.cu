@@ -1,4 +1,4 @@
-// Products of any number of tokens with weights of 16 bits.
+// Products of any number of tokens with weights of 16 or 8 bits.
 //
 // A block computes a tile, of 16 tokens and 64 outputs or up to 128 of both.
 // Units of 64 inputs pass through shared memory: weights by copies that are
@@ -32,13 +32,9 @@ struct Tile {
   static constexpr int kRows = 16 * kRowTiles * kRowWarps;
   static constexpr int kTokens = kRows / TermsOf(kOrder);
   static constexpr int kColumnTiles = kOutputs / 8 / kColumnWarpsOf;
-  static constexpr int kWeightStageBytes = kOutputs * kRowBytes;
   static constexpr int kTokenStageBytes = kRows * kRowBytes;
   // Four inputs each, that a thread has of a unit.
   static constexpr int kFours = kTokens * (kUnitInputs / 4) / kThreads;
-  static constexpr int64_t kSharedBytes =
-      kStages * kWeightStageBytes + 2 * kTokenStageBytes;
-
   float sums[kRowTiles][kColumnTiles][4];
 };
 template <ProductOrder kOrder>
@@ -54,10 +50,10 @@ using LargeTile = std::conditional_t<kOrder == ProductOrder::kSplit8,
                                      Tile<4, 2, 4, 128, 3, kOrder>>;
 
 // Begins to copy a unit of the block's outputs and closes the group.
-template <class T>
+template <class T, class Step>
 __device__ void CopyUnit(const WeightView& weight, int64_t first_output,
                          int64_t unit, unsigned char* stage) {
-  constexpr int kParts = kUnitBytes / 16;
+  constexpr int kParts = kWeightUnitBytes<Step> / 16;
   if (unit < Units(weight)) {
 #pragma unroll
     for (int i = 0; i < T::kOutputs * kParts / T::kThreads; ++i) {
@@ -67,7 +63,14 @@ __device__ void CopyUnit(const WeightView& weight, int64_t first_output,
       const int64_t output = first_output + row < weight.outputs
                                  ? first_output + row
                                  : weight.outputs - 1;
-      CopyPart(weight, output, unit, part % kParts, stage + row * kRowBytes);
+      CopyPart<Step>(weight, output, unit, part % kParts,
+                     stage + row * kWeightRowBytes<Step>);
+    }
+    if constexpr (Step::kHasScales) {
+      if (threadIdx.x < T::kOutputs / 4) {
+        CopyScales(weight, first_output, unit, threadIdx.x,
+                   stage + ScalesOffset<Step>(T::kOutputs));
+      }
     }
   }
   AsyncCommit();
@@ -104,22 +107,29 @@ __device__ void StoreUnit(const float4 (&fours)[T::kFours],
   }
 }
 
+// The first of this warp's outputs in the block's.
+template <class T>
+__device__ int FirstColumn() {
+  return threadIdx.x / 32 / T::kRowWarps * T::kColumnTiles * 8;
+}
+
 template <class T, class Step>
-__device__ void AddUnit(const WeightView& weight, int64_t unit,
-                        const unsigned char* weights,
-                        const unsigned char* tokens, T& tile) {
+__device__ void AddSteps(const WeightView& weight, int64_t unit,
+                         const unsigned char* weights,
+                         const unsigned char* tokens, T& tile) {
   const int warp = threadIdx.x / 32;
   const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
   const unsigned char* const rows =
       tokens + (warp % T::kRowWarps * T::kRowTiles * 16 + group) * kRowBytes;
   const unsigned char* const columns =
-      weights + (warp / T::kRowWarps * T::kColumnTiles * 8 + group) * kRowBytes;
+      weights + (FirstColumn<T>() + group) * kWeightRowBytes<Step>;
   const int steps = StepsOf(weight, unit);
   for (int step = 0; step < steps; ++step) {
     uint2 w[T::kColumnTiles];
 #pragma unroll
     for (int column = 0; column < T::kColumnTiles; ++column) {
-      w[column] = FourOf(columns + column * 8 * kRowBytes, step, quad);
+      w[column] = FourWeights<Step>(
+          columns + column * 8 * kWeightRowBytes<Step>, step, quad);
     }
 #pragma unroll
     for (int row = 0; row < T::kRowTiles; ++row) {
@@ -129,6 +139,28 @@ __device__ void AddUnit(const WeightView& weight, int64_t unit,
       for (int column = 0; column < T::kColumnTiles; ++column) {
         Step::Add(tile.sums[row][column], {upper.x, lower.x, upper.y, lower.y},
                   {w[column].x, w[column].y});
+      }
+    }
+  }
+}
+
+template <class T, class Step>
+__device__ void AddUnit(const WeightView& weight, int64_t unit,
+                        const unsigned char* weights,
+                        const unsigned char* tokens, T& tile) {
+  if constexpr (!Step::kHasScales) {
+    AddSteps<T, Step>(weight, unit, weights, tokens, tile);
+  } else {
+    T sums = {};
+    AddSteps<T, Step>(weight, unit, weights, tokens, sums);
+    const unsigned char* const scales =
+        weights + ScalesOffset<Step>(T::kOutputs) + FirstColumn<T>() * 4;
+#pragma unroll
+    for (int row = 0; row < T::kRowTiles; ++row) {
+#pragma unroll
+      for (int column = 0; column < T::kColumnTiles; ++column) {
+        AddScaled(scales + column * 32, sums.sums[row][column],
+                  tile.sums[row][column]);
       }
     }
   }
@@ -180,14 +212,15 @@ template <class T, class Step>
 __global__ void __launch_bounds__(T::kThreads, 1)
     TileKernel(ProductArguments product) {
   unsigned char* const weights = DynamicShared<unsigned char>();
-  unsigned char* const tokens = weights + T::kStages * T::kWeightStageBytes;
+  constexpr int kStageBytes = StageBytes<Step>(T::kOutputs);
+  unsigned char* const tokens = weights + T::kStages * kStageBytes;
   const int64_t first_token = int64_t{blockIdx.x} * T::kTokens;
   const int64_t first_output = int64_t{blockIdx.y} * T::kOutputs;
   const int64_t units = Units(product.weight);
 #pragma unroll
   for (int stage = 0; stage < T::kStages - 1; ++stage) {
-    CopyUnit<T>(product.weight, first_output, stage,
-                weights + stage * T::kWeightStageBytes);
+    CopyUnit<T, Step>(product.weight, first_output, stage,
+                      weights + stage * kStageBytes);
   }
   GridWait();
   GridTrigger();
@@ -201,11 +234,11 @@ __global__ void __launch_bounds__(T::kThreads, 1)
     BlockBarrier();
     // Into the place of the unit before, which all warps are through with.
     const int64_t ahead = unit + T::kStages - 1;
-    CopyUnit<T>(product.weight, first_output, ahead,
-                weights + ahead % T::kStages * T::kWeightStageBytes);
+    CopyUnit<T, Step>(product.weight, first_output, ahead,
+                      weights + ahead % T::kStages * kStageBytes);
     if (unit + 1 < units) LoadUnit<T>(product, first_token, unit + 1, fours);
     AddUnit<T, Step>(product.weight, unit,
-                     weights + unit % T::kStages * T::kWeightStageBytes,
+                     weights + unit % T::kStages * kStageBytes,
                      tokens + unit % 2 * T::kTokenStageBytes, tile);
     if (unit + 1 < units) {
       StoreUnit<T, Step>(fours, tokens + (unit + 1) % 2 * T::kTokenStageBytes);
@@ -228,7 +261,8 @@ cudaError_t LaunchTile(cudaStream_t stream, const ProductArguments& product) {
   shape.grid = dim3(tiles(product.tokens, T::kTokens),
                     tiles(product.weight.outputs, T::kOutputs));
   shape.block = dim3(T::kThreads);
-  shape.shared_bytes = T::kSharedBytes;
+  shape.shared_bytes =
+      T::kStages * StageBytes<Step>(T::kOutputs) + 2 * T::kTokenStageBytes;
   return Launch(shape, stream, TileKernel<T, Step>, product);
 }
 
@@ -287,9 +321,17 @@ cudaError_t TileProduct(cudaStream_t stream, TileSize size,
                         const WeightView& weight, int64_t tokens, ConstMatrix x,
                         const MatMulOptions& options, Matrix y) {
   const ProductArguments product = ArgumentsOf(weight, tokens, x, options, y);
-  return weight.format == WeightFormat::kBFloat16
-             ? LaunchFor<BFloat16Step>(stream, size, product)
-             : LaunchFor<Float16Step>(stream, size, product);
+  switch (weight.format) {
+    case WeightFormat::kFloat32:
+      break;
+    case WeightFormat::kBFloat16:
+      return LaunchFor<BFloat16Step>(stream, size, product);
+    case WeightFormat::kFloat16:
+      return LaunchFor<Float16Step>(stream, size, product);
+    case WeightFormat::kInt8:
+      return LaunchFor<Int8Step>(stream, size, product);
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace engram::cuda

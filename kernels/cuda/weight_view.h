@@ -20,6 +20,9 @@ struct WeightView {
   int64_t inputs = 0;
   int64_t stride = 0;  // a multiple of kInputsMultiple
   WeightFormat format = WeightFormat::kFloat32;
+  // Of kInt8, whose values are bytes: [outputs / 8, units, 8], so that those of
+  // eight outputs and a unit of 64 inputs are copied as one.
+  const float* scales = nullptr;  // 16-byte aligned
 };
 
 }  // namespace engram::cuda

@@ -46,6 +46,20 @@ TEST(NumbersTest, Float16IsTheNearestWithTiesToEven) {
   EXPECT_EQ(cuda::NarrowF16Saturated(1e9f), 0x7bff);
 }
 
+TEST(NumbersTest, EverySignedByteIsAFloat16) {
+  for (uint32_t byte = 0; byte < 256; ++byte) {
+    const uint32_t others = 0x7f0180ff;
+    for (int place = 0; place < 4; ++place) {
+      const uint32_t bytes =
+          (others & ~(0xffu << 8 * place)) | byte << 8 * place;
+      const uint2 halves = cuda::WidenInt8(bytes);
+      const uint32_t pair = place < 2 ? halves.x : halves.y;
+      EXPECT_EQ(cuda::WidenF16(static_cast<uint16_t>(pair >> 16 * (place % 2))),
+                static_cast<int8_t>(byte));
+    }
+  }
+}
+
 TEST(NumbersTest, Bfloat16IsTheNearestWithTiesToEven) {
   for (uint32_t bits = 0; bits < 0x7f80; ++bits) {
     const auto low = static_cast<uint16_t>(bits);

@@ -168,7 +168,6 @@ void ForEveryFormat(Backend& backend,
                                            const PackedWeight& wide)>
                         check) {
   for (const WeightFormat format : kFormats) {
-    if (format == WeightFormat::kInt8 && backend.name() == "cuda") continue;
     for (const auto& [outputs, inputs] : std::vector<std::pair<int, int>>{
              {1, 1}, {31, 7}, {33, 40}, {64, 65}, {130, 300}}) {
       SCOPED_TRACE(testing::Message() << WeightFormatName(format) << " "
@@ -237,7 +236,7 @@ TEST_P(BackendTest, KeepsValuesOf16BitsAsTheyAre) {
   }
 }
 
-TEST_P(CpuBackendTest, Int8HasAScaleForEach64InputsOfAnOutput) {
+TEST_P(BackendTest, Int8HasAScaleForEach64InputsOfAnOutput) {
   Floats weight(2 * 130, 1e-39f);
   weight[0] = 127;
   weight[1] = 0.6f;
@@ -266,7 +265,6 @@ TEST_P(BackendTest, RefusesAWeightThatTheFormatHasNoNumberFor) {
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()),
               testing::HasSubstr("70000 is too large for f16"));
-  if (backend().name() == "cuda") return;
   const Floats infinite = {1, std::numeric_limits<float>::infinity()};
   EXPECT_EQ(backend()
                 .Pack({DataType::kFloat32, {2, 1}, infinite.data()},

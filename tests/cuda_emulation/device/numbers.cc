@@ -26,4 +26,11 @@ uint16_t NarrowF16Saturated(float x) {
                        : NarrowToFloat16(std::clamp(x, -kLargest, kLargest));
 }
 
+uint2 WidenInt8(uint32_t bytes) {
+  const auto half = [bytes](int index) -> uint32_t {
+    return NarrowToFloat16(static_cast<int8_t>(bytes >> 8 * index));
+  };
+  return {half(0) | half(1) << 16, half(2) | half(3) << 16};
+}
+
 }  // namespace engram::cuda

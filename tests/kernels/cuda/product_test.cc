@@ -18,6 +18,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/packed_matrix.h"
 #include "kernels/status.h"
+#include "kernels/weight_values.h"
 #include "tests/kernels/kernel_test_case.h"
 
 namespace engram {
@@ -36,14 +37,16 @@ constexpr Shape kShapes[] = {{1, 1},    {7, 15},   {8, 16},   {9, 17},
                              {33, 511}, {24, 576}, {5, 1100}};
 #if defined(ENGRAM_CUDA_EMULATION)
 constexpr WeightFormat kKnownOrders[] = {
-    WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kFloat16};
+    WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kFloat16,
+    WeightFormat::kInt8};
 #else
 // In which order it adds a step of 16 inputs is a device's own.
 constexpr WeightFormat kKnownOrders[] = {WeightFormat::kFloat32};
 #endif
-constexpr WeightFormat kNarrowFormats[] = {WeightFormat::kBFloat16,
-                                           WeightFormat::kFloat16};
+constexpr WeightFormat kNarrowFormats[] = {
+    WeightFormat::kBFloat16, WeightFormat::kFloat16, WeightFormat::kInt8};
 
+// x as a product with weights of this format takes it.
 float RoundedTo(WeightFormat format, float value) {
   switch (format) {
     case WeightFormat::kFloat32:
@@ -51,11 +54,33 @@ float RoundedTo(WeightFormat format, float value) {
     case WeightFormat::kBFloat16:
       return WidenBFloat16(NarrowToBFloat16(value));
     case WeightFormat::kFloat16:
-      return WidenFloat16(NarrowToFloat16(value));
     case WeightFormat::kInt8:
-      break;
+      return WidenFloat16(NarrowToFloat16(value));
   }
   return value;
+}
+
+// A weight as its format keeps it, of kInt8 the integers.
+struct Kept {
+  Floats values;
+  Floats scales;  // of kInt8, [outputs, units]
+};
+
+Kept KeptAs(WeightFormat format, const Floats& weight, const Shape& shape) {
+  Kept kept;
+  if (format == WeightFormat::kInt8) {
+    const auto rows = QuantiseRows(
+        {DataType::kFloat32, {shape.outputs, shape.inputs}, weight.data()}, 0,
+        shape.outputs);
+    ENGRAM_CHECK_OK(rows.status());
+    kept.values.assign(rows->values.begin(), rows->values.end());
+    kept.scales = rows->scales;
+    return kept;
+  }
+  for (const float value : weight) {
+    kept.values.push_back(RoundedTo(format, value));
+  }
+  return kept;
 }
 
 // One output of one token, with `at(k)` the factors of input k, which are 0
@@ -75,16 +100,29 @@ float SumOfSteps(const Factors& at, int64_t first, int64_t end) {
   return sum;
 }
 
+// Each unit with a scale, if there are `scales`, has a sum of its own.
+float Chain(const Factors& at, const float* scales, int64_t first,
+            int64_t end) {
+  if (scales == nullptr) return SumOfSteps(at, first, end);
+  float total = 0;
+  for (int64_t k = first; k < end; k += 64) {
+    total = std::fmaf(scales[k / 64], SumOfSteps(at, k, std::min(k + 64, end)),
+                      total);
+  }
+  return total;
+}
+
 // x of one term.
-float NarrowSum(ProductOrder order, const Factors& at, int64_t inputs) {
+float NarrowSum(ProductOrder order, const Factors& at, const float* scales,
+                int64_t inputs) {
   const int64_t padded = (inputs + 15) / 16 * 16;
-  if (order != ProductOrder::kSplit8) return SumOfSteps(at, 0, padded);
+  if (order != ProductOrder::kSplit8) return Chain(at, scales, 0, padded);
   const int64_t units = (padded + 63) / 64;
   float sum = 0;
   for (int64_t segment = 0; segment < 8; ++segment) {
     const int64_t first = segment * units / 8 * 64;
     const int64_t end = std::min((segment + 1) * units / 8 * 64, padded);
-    sum = sum + SumOfSteps(at, first, end);
+    sum = sum + Chain(at, scales, first, end);
   }
   return sum;
 }
@@ -141,6 +179,7 @@ Floats Expected(const Shape& shape, WeightFormat format, const Floats& weight,
   const auto [outputs, inputs] = shape;
   const int64_t tokens = static_cast<int64_t>(x.size()) / inputs;
   const ProductOrder order = cuda::OrderOf(outputs, inputs);
+  const Kept kept = KeptAs(format, weight, shape);
   Floats y;
   for (int64_t token = 0; token < tokens; ++token) {
     for (int64_t output = 0; output < outputs; ++output) {
@@ -150,16 +189,19 @@ Floats Expected(const Shape& shape, WeightFormat format, const Floats& weight,
           const float value = x[token * inputs + k];
           const float nearest = RoundedTo(format, value);
           return std::pair(rest ? RoundedTo(format, value - nearest) : nearest,
-                           RoundedTo(format, weight[output * inputs + k]));
+                           kept.values[output * inputs + k]);
         };
       };
       if (format == WeightFormat::kFloat32) {
         y.push_back(Float32Sum(factors(false), inputs));
         continue;
       }
-      y.push_back(NarrowSum(order, factors(false), inputs));
+      const float* const scales =
+          kept.scales.empty() ? nullptr
+                              : kept.scales.data() + output * Int8Units(inputs);
+      y.push_back(NarrowSum(order, factors(false), scales, inputs));
       if (order == ProductOrder::kTwoTerms) {
-        y.back() = y.back() + NarrowSum(order, factors(true), inputs);
+        y.back() = y.back() + NarrowSum(order, factors(true), scales, inputs);
       }
     }
   }
@@ -261,7 +303,7 @@ TEST_F(CudaProductTest, ATokenHasTheSameBitsAmongAnyNumberOfOthers) {
   for (const Shape& shape : {Shape{19, 100}, Shape{72, 330}}) {
     for (const WeightFormat format :
          {WeightFormat::kFloat32, WeightFormat::kBFloat16,
-          WeightFormat::kFloat16}) {
+          WeightFormat::kInt8}) {
       const auto packed =
           PackFloats(backend(), RandomFloats(1, shape.outputs * shape.inputs),
                      shape.outputs, shape.inputs, format);
