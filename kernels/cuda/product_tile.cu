@@ -43,11 +43,12 @@ template <ProductOrder kOrder>
 using Tile32 = Tile<2, 1, 4, 64, 4, kOrder>;
 template <ProductOrder kOrder>
 using Tile64 = Tile<2, 2, 2, 64, 4, kOrder>;
-// Sums of segments and their total take twice the registers.
-template <ProductOrder kOrder>
-using LargeTile = std::conditional_t<kOrder == ProductOrder::kSplit8,
-                                     Tile<2, 2, 4, 128, 3, kOrder>,
-                                     Tile<4, 2, 4, 128, 3, kOrder>>;
+// Sums of segments or units and their total take twice the registers.
+template <ProductOrder kOrder, class Step>
+using LargeTile =
+    std::conditional_t<kOrder == ProductOrder::kSplit8 || Step::kHasScales,
+                       Tile<2, 2, 4, 128, 3, kOrder>,
+                       Tile<4, 2, 4, 128, 3, kOrder>>;
 
 // Begins to copy a unit of the block's outputs and closes the group.
 template <class T, class Step>
@@ -277,7 +278,7 @@ cudaError_t LaunchInOrder(cudaStream_t stream, TileSize size,
     case TileSize::k64:
       return LaunchTile<Tile64<kOrder>, Step>(stream, product);
     case TileSize::kLarge:
-      return LaunchTile<LargeTile<kOrder>, Step>(stream, product);
+      return LaunchTile<LargeTile<kOrder, Step>, Step>(stream, product);
   }
   return cudaErrorInvalidValue;
 }
