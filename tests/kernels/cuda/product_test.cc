@@ -310,6 +310,8 @@ TEST_F(CudaProductTest, ATokenHasTheSameBitsAmongAnyNumberOfOthers) {
       const Floats x = RandomFloats(2, kTokens * shape.inputs);
       const Floats all = Run(&cuda::Product, *packed, x);
       for (int64_t tokens = 1; tokens < kTokens; ++tokens) {
+        // Few, and around tiles.
+        if (tokens > 34 && tokens % 64 > 2 && tokens % 64 < 63) continue;
         // The last ones, so that a token's place in a tile changes too.
         const int64_t first = kTokens - tokens;
         ExpectSameBits(
