@@ -10,8 +10,8 @@
 #     --build-arg BUILD_BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04 \
 #     --build-arg RUNTIME_BASE=nvidia/cuda:13.0.1-runtime-ubuntu24.04 .
 #
-# scripts/check-image builds the stage runtime and tries it. Nothing builds
-# runtime-cuda yet, so it is unproven (docs/gpu.md).
+# scripts/check-image builds the stage runtime and tries it; with --cuda it builds
+# runtime-cuda on Debian with the machine's own CUDA toolkit, without a GPU.
 #
 # Both bases must be the same release of Debian or Ubuntu, since the program
 # built on one runs with the libraries of the other.
@@ -26,11 +26,15 @@ RUN scripts/setup build && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 
 FROM dev AS build
 ARG PRESET=release
+# Compute capabilities that the preset cuda makes code for.
+ARG CUDA_ARCHITECTURES="80;86;89;90;100;120"
 # How many compilers at once; empty: one per core.
 ARG JOBS
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/ccache \
-    cmake --preset "${PRESET}" -DENGRAM_TESTS=OFF && \
+    export PATH="${PATH}:/usr/local/cuda/bin" && \
+    cmake --preset "${PRESET}" -DENGRAM_TESTS=OFF \
+      -DENGRAM_CUDA_ARCHITECTURES="${CUDA_ARCHITECTURES}" && \
     cmake --build --preset "${PRESET}" --parallel ${JOBS} \
       --target engram-server engram && \
     mkdir -p /image/bin && \
