@@ -441,6 +441,9 @@ absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
   info.weight_format = loader->WeightFormats();
   info.backend = backend->name();
   info.runs_ahead = backend->is_asynchronous();
+  if (!config.LayersWith(MixerKind::kMamba2).empty()) {
+    info.chunk_tokens = backend->ssd_chunk_tokens();
+  }
   info.weight_hash = loader->WeightHash();
   info.warnings = config.warnings;
   info.warnings.insert(info.warnings.end(), loader->warnings().begin(),

@@ -36,6 +36,10 @@ struct ModelInfo {
   // Whether a step goes on when Begin() has returned, so that time is gained by
   // beginning the next one before it is finished.
   bool runs_ahead = false;
+  // A sequence may be cut into steps at multiples of so many tokens from its
+  // beginning, or else its logits are the same within rounding only. 1: any cut
+  // gives the same bits.
+  int64_t chunk_tokens = 1;
   std::string weight_hash;  // 32 hexadecimal digits, over all tensors
   // What is odd about the folder and was passed over, one sentence each.
   std::vector<std::string> warnings;

@@ -24,8 +24,10 @@ Budget Less(const Budget& budget, int tokens, int logits_rows) {
           std::max(0, budget.logits_rows - logits_rows)};
 }
 
-// The tokens of `candidate` that fit, at most `most`.
-int Fit(const Candidate& candidate, int64_t most, const Budget& budget) {
+// The tokens of `candidate` that fit, at most `most`: all, or up to the end of
+// a chunk.
+int Fit(const Candidate& candidate, int64_t most, const Budget& budget,
+        int chunk_tokens) {
   int64_t tokens = std::min<int64_t>({candidate.tokens, most, budget.tokens});
   const int rows = budget.logits_rows - (candidate.logits_before ? 1 : 0);
   if (candidate.logits_for_every_token) {
@@ -33,6 +35,9 @@ int Fit(const Candidate& candidate, int64_t most, const Budget& budget) {
   } else if (rows < 1 && tokens == candidate.tokens) {
     // The last token needs a row; all but that one may go on.
     --tokens;
+  }
+  if (tokens < candidate.tokens) {
+    tokens -= (candidate.position + tokens) % chunk_tokens;
   }
   return static_cast<int>(std::max<int64_t>(tokens, 0));
 }
@@ -56,9 +61,9 @@ class StepPlan {
         left_{limits.max_batch_tokens, limits.max_logits_rows},
         tokens_(candidates.size(), 0) {}
 
-  // `more` tokens for the candidate, but so many as leave `reserve` free.
-  // Returns how many they are.
-  int Feed(int index, int64_t more, const Budget& reserve) {
+  // `more` tokens for the candidate, but so many as leave `reserve` free, in
+  // whole chunks. Returns how many they are.
+  int Feed(int index, int64_t more, const Budget& reserve, int chunk_tokens) {
     const Candidate& candidate = candidates_[index];
     const int before = tokens_[index];
     const Budget had = Cost(candidate, before);
@@ -66,7 +71,8 @@ class StepPlan {
     left_.logits_rows += had.logits_rows;
     tokens_[index] =
         std::max(before, Fit(candidate, before + more,
-                             Less(left_, reserve.tokens, reserve.logits_rows)));
+                             Less(left_, reserve.tokens, reserve.logits_rows),
+                             chunk_tokens));
     const Budget has = Cost(candidate, tokens_[index]);
     left_.tokens -= has.tokens;
     left_.logits_rows -= has.logits_rows;
@@ -120,6 +126,13 @@ int LongestWaiting(const std::vector<Candidate>& candidates,
   return longest;
 }
 
+// Where prompts are cut: anywhere if a step may have no room for a chunk.
+int ChunkTokens(const StepLimits& limits) {
+  const bool fits = limits.max_batch_tokens >= limits.chunk_tokens &&
+                    limits.max_logits_rows > limits.chunk_tokens;
+  return fits ? limits.chunk_tokens : 1;
+}
+
 }  // namespace
 
 std::vector<int> PlanStep(const std::vector<Candidate>& candidates,
@@ -131,6 +144,7 @@ std::vector<int> PlanStep(const std::vector<Candidate>& candidates,
     (candidates[i].decoding ? decodes : prompts).push_back(static_cast<int>(i));
   }
   StepPlan plan(candidates, limits);
+  const int chunk = ChunkTokens(limits);
   int oldest = -1;
   bool starving = false;
   if (!prompts.empty()) {
@@ -140,23 +154,27 @@ std::vector<int> PlanStep(const std::vector<Candidate>& candidates,
   OrderDecodes(candidates, &decodes);
   Budget reserve;
   if (starving) {
-    reserve = {std::max(1, limits.max_batch_tokens / kShareOfLongestWait),
+    reserve = {std::max(chunk, limits.max_batch_tokens / kShareOfLongestWait),
                kRowsOfAPrompt};
   }
-  for (int index : decodes) plan.Feed(index, 1, reserve);
+  for (int index : decodes) plan.Feed(index, 1, reserve, 1);
 
   if (!prompts.empty()) {
     OrderPrompts(candidates, &prompts);
-    int left = std::min(limits.max_prompt_tokens, limits.max_batch_tokens);
+    int left = std::min(std::max(limits.max_prompt_tokens, chunk),
+                        limits.max_batch_tokens);
     int share = left / kShareOfLongestWait;
-    if (share == 0 && starving) share = 1;
-    left -= plan.Feed(oldest, share, Budget());
-    for (int index : prompts) left -= plan.Feed(index, left, Budget());
+    if (starving) share = std::max(share, chunk);
+    int fed = plan.Feed(oldest, share, Budget(), chunk);
+    // Rows of logits may be too few for a chunk as long as others decode.
+    if (starving && fed == 0) fed = plan.Feed(oldest, share, Budget(), 1);
+    left -= fed;
+    for (int index : prompts) left -= plan.Feed(index, left, Budget(), chunk);
   }
   // What was set apart for prompts and did not serve them.
   if (starving) {
     for (int index : decodes)
-      plan.Feed(index, 1 - plan.tokens(index), Budget());
+      plan.Feed(index, 1 - plan.tokens(index), Budget(), 1);
   }
   return plan.Take();
 }

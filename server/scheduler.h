@@ -17,14 +17,22 @@ namespace engram {
 struct StepLimits {
   int max_batch_tokens = 512;
   int max_logits_rows = 128;
-  // Of max_batch_tokens, for prompts: what the time of a step allows.
+  // Of max_batch_tokens, for prompts: what the time of a step allows; at least
+  // a chunk.
   int max_prompt_tokens = std::numeric_limits<int>::max();
+  // Prompts are cut at multiples of so many tokens from their sequence's
+  // beginning (ModelInfo::chunk_tokens), so that who else is in the step does
+  // not say where. Elsewhere only where steps are less than a chunk, or the
+  // step of a prompt that was kept out too long has no room for one.
+  int chunk_tokens = 1;
 };
 
 // One running sequence, as the scheduler sees it.
 struct Candidate {
   // All that it could feed now; 0: it is paused.
   int64_t tokens = 0;
+  // Tokens that its sequence has before them.
+  int64_t position = 0;
   // Rows of logits: one per token (kScore), or one after its last token.
   bool logits_for_every_token = false;
   // One more row, before its first token.

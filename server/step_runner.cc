@@ -20,6 +20,7 @@ Candidate MakeCandidate(const Sequence& sequence) {
   Candidate candidate;
   if (!sequence.stream->HasRoom()) return candidate;
   candidate.tokens = static_cast<int64_t>(sequence.remaining());
+  candidate.position = sequence.start.position + sequence.position;
   candidate.logits_for_every_token =
       sequence.request.kind == RequestKind::kScore;
   candidate.logits_before = IsScoredBefore(sequence);
@@ -82,6 +83,7 @@ std::vector<int> StepRunner::Plan(const RunningSequences& running) const {
   limits.max_logits_rows = model_.limits().max_logits_rows;
   limits.max_prompt_tokens =
       step_time_.PromptTokens(streams, limits.max_batch_tokens);
+  limits.chunk_tokens = static_cast<int>(model_.info().chunk_tokens);
   std::vector<int> plan = PlanStep(candidates, limits);
   for (size_t i = 0; i < plan.size(); ++i) {
     Sequence& sequence = *running.all()[i];

@@ -210,5 +210,54 @@ TEST(Scheduler, PassesNoLimitAndLeavesNoStepIdle) {
   }
 }
 
+// --- Chunks.
+
+Candidate PromptAt(int64_t position, int64_t tokens, int64_t waited = 0) {
+  return {.tokens = tokens, .position = position, .waited = waited};
+}
+StepLimits Chunked(int max_batch_tokens) {
+  return {.max_batch_tokens = max_batch_tokens,
+          .max_logits_rows = 128,
+          .chunk_tokens = 64};
+}
+
+TEST(Scheduler, CutsPromptsBetweenChunksOfTheirSequence) {
+  EXPECT_THAT(PlanStep({PromptAt(0, 1000)}, Chunked(200)), ElementsAre(192));
+  EXPECT_THAT(PlanStep({PromptAt(10, 1000)}, Chunked(200)), ElementsAre(182));
+  EXPECT_THAT(PlanStep({PromptAt(10, 190)}, Chunked(200)), ElementsAre(190));
+  // What is left beside them is not a chunk.
+  EXPECT_THAT(PlanStep({PromptAt(0, 1000), PromptAt(0, 150)}, Chunked(200)),
+              ElementsAre(0, 150));
+  EXPECT_THAT(PlanStep({PromptAt(20, 1000), PromptAt(0, 150)}, Chunked(200)),
+              ElementsAre(44, 150));
+}
+
+TEST(Scheduler, FeedsAChunkHoweverShortAStepShallBe) {
+  StepLimits limits = Chunked(512);
+  limits.max_prompt_tokens = 5;
+  EXPECT_THAT(PlanStep({Decode(), PromptAt(64, 1000)}, limits),
+              ElementsAre(1, 64));
+}
+
+TEST(Scheduler, CutsAnywhereWhereStepsAreLessThanAChunk) {
+  EXPECT_THAT(PlanStep({PromptAt(0, 1000)}, Chunked(24)), ElementsAre(24));
+}
+
+TEST(Scheduler, MakesRoomForAChunkOfWhoWasKeptOutTooLong) {
+  std::vector<Candidate> candidates(100, Decode());
+  candidates.push_back(PromptAt(0, 1000));
+  EXPECT_EQ(PlanStep(candidates, Chunked(128)).back(), 0);
+  candidates.back().waited = kSchedulerPatience;
+  EXPECT_EQ(PlanStep(candidates, Chunked(128)).back(), 64);
+}
+
+TEST(Scheduler, CutsAnywhereForScoresThatHaveNoRowsForAChunk) {
+  std::vector<Candidate> candidates(100, Decode());
+  candidates.push_back(Scored(1000));
+  EXPECT_EQ(PlanStep(candidates, Chunked(512)).back(), 0);
+  candidates.back().waited = kSchedulerPatience;
+  EXPECT_EQ(PlanStep(candidates, Chunked(512)).back(), 28);
+}
+
 }  // namespace
 }  // namespace engram
