@@ -84,7 +84,7 @@ class GpuCheck(unittest.TestCase):
         self.assertEqual(code, 1, text)
         self.assertEqual(steps["operations"]["result"], "failed")
         self.assertIn("20 tests passed, 1 failed; blocks_test failed: Suite.Breaks", steps["operations"]["detail"])
-        self.assertEqual(steps["golden"]["result"], "hung")
+        self.assertEqual(steps["golden"]["result"], "timed out")
         self.assertEqual(steps["models"]["result"], "ok")
         self.assertEqual(steps["failure"]["result"], "ok")
 
