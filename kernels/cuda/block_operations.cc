@@ -1,47 +1,121 @@
 #include "kernels/cuda/block_operations.h"
 
-#include "kernels/cuda/causal_conv1d.h"
+#include <algorithm>
+
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/packed_matrix.h"
-#include "kernels/cuda/product.h"
 
 namespace engram::cuda {
+namespace {
 
-void BlockOperations::Norm(const NormWeights& norm, Matrix normed) {
-  Note(cuda::Norm(stream_, norm, step_.token_count, d_model_, residual_,
-                  normed));
+bool HaveOneShape(absl::Span<const BlockOperations::Projection> projections) {
+  const WeightView& first = ViewOf(*projections[0].linear.weight);
+  return std::all_of(
+      projections.begin(), projections.end(),
+      [&](const BlockOperations::Projection& projection) {
+        const WeightView& view = ViewOf(*projection.linear.weight);
+        return view.outputs == first.outputs && view.inputs == first.inputs &&
+               view.format == first.format;
+      });
+}
+
+// One kernel's. REQUIRES: HaveOneShape.
+ProductArguments Together(
+    absl::Span<const BlockOperations::Projection> projections, int64_t tokens,
+    ConstMatrix x, Activation activation) {
+  MatMulOptions options;
+  options.bias = projections[0].linear.bias;
+  options.activation = activation;
+  ProductArguments product = ArgumentsOf(ViewOf(*projections[0].linear.weight),
+                                         tokens, x, options, projections[0].y);
+  product.parts = static_cast<int>(projections.size());
+  for (size_t i = 1; i < projections.size(); ++i) {
+    const BlockOperations::Projection& other = projections[i];
+    product.others[i - 1] = {ViewOf(*other.linear.weight), other.linear.bias,
+                             other.y};
+    product.y_aligned = product.y_aligned && CanStorePairs(other.y);
+  }
+  return product;
+}
+
+}  // namespace
+
+void BlockOperations::NormedProducts(const NormWeights& norm, Matrix normed,
+                                     absl::Span<const Projection> projections,
+                                     Activation activation,
+                                     const ProductConvolution& convolution) {
+  const int64_t tokens = step_.token_count;
+  const RowNorm row_norm = RowNormOf(norm, d_model_, residual_);
+  const bool can_norm =
+      CanNorm(ViewOf(*projections[0].linear.weight), tokens, row_norm);
+  const bool are_together = HaveOneShape(projections);
+  if (!can_norm || !are_together) {
+    Note(Norm(stream_, norm, tokens, d_model_, residual_, normed));
+  }
+  if (!are_together) {
+    for (const Projection& projection : projections) {
+      ProductArguments product =
+          Together({&projection, 1}, tokens, normed, activation);
+      Begin(product);
+    }
+    return;
+  }
+  ProductArguments product = Together(projections, tokens, normed, activation);
+  if (can_norm) product.norm = row_norm;
+  product.convolution = convolution;
+  Begin(product);
 }
 
 void BlockOperations::Product(const LinearWeights& linear, ConstMatrix x,
-                              Matrix y, Activation activation) {
+                              Matrix y) {
   MatMulOptions options;
   options.bias = linear.bias;
-  options.activation = activation;
-  Note(cuda::Product(stream_, ViewOf(*linear.weight), step_.token_count, x,
-                     options, y));
+  Begin(ArgumentsOf(ViewOf(*linear.weight), step_.token_count, x, options, y));
 }
 
 void BlockOperations::AddProduct(const LinearWeights& linear, ConstMatrix x) {
+  Begin(AdditionOf(linear, x));
+}
+
+void BlockOperations::AddGatedProduct(const LinearWeights& linear,
+                                      const GatedNormArguments& gate) {
+  ProductArguments product = AdditionOf(linear, gate.normed);
+  const RowNorm row_norm = RowNormOf(gate);
+  if (CanNorm(product.weight, product.tokens, row_norm)) {
+    product.norm = row_norm;
+  } else {
+    Note(GatedNorm(stream_, gate));
+  }
+  Begin(product);
+}
+
+ProductArguments BlockOperations::AdditionOf(const LinearWeights& linear,
+                                             ConstMatrix x) const {
   MatMulOptions options;
   options.bias = linear.bias;
   options.accumulate = true;
-  Note(cuda::Product(stream_, ViewOf(*linear.weight), step_.token_count, x,
-                     options, {residual_, d_model_}));
+  return ArgumentsOf(ViewOf(*linear.weight), step_.token_count, x, options,
+                     {residual_, d_model_});
 }
 
-void BlockOperations::Convolution(const ConvolutionWeights& convolution,
-                                  int64_t channels, Activation activation,
-                                  LayerShares state, ConstMatrix x, Matrix y) {
-  CausalConv1dArguments arguments;
-  arguments.channels = channels;
-  arguments.d_conv = convolution.taps;
-  arguments.x = x;
-  arguments.weight = convolution.weight;
-  arguments.bias = convolution.bias;
-  arguments.activation = activation;
-  arguments.conv_state = state;
-  arguments.y = y;
-  Note(CausalConv1d(stream_, step_, arguments));
+void BlockOperations::Begin(const ProductArguments& product) {
+  Note(cuda::Product(stream_, product));
+}
+
+ProductConvolution ConvolutionOf(const StepTable& step,
+                                 const ConvolutionWeights& weights,
+                                 int64_t first, int64_t channels,
+                                 Activation activation, LayerShares state) {
+  ProductConvolution convolution;
+  convolution.step = step;
+  convolution.first = first;
+  convolution.channels = channels;
+  convolution.taps = weights.taps;
+  convolution.weight = weights.weight;
+  convolution.bias = weights.bias;
+  convolution.activation = activation;
+  convolution.state = state;
+  return convolution;
 }
 
 }  // namespace engram::cuda

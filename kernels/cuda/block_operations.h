@@ -6,7 +6,10 @@
 
 #include <cstdint>
 
+#include "absl/types/span.h"
 #include "kernels/blocks.h"
+#include "kernels/cuda/product.h"
+#include "kernels/cuda/product_fusions.h"
 #include "kernels/cuda/step_table.h"
 #include "kernels/operations.h"
 
@@ -19,15 +22,25 @@ class BlockOperations {
                   float* residual)
       : stream_(stream), step_(step), d_model_(d_model), residual_(residual) {}
 
-  // normed = Norm(residual)
-  void Norm(const NormWeights& norm, Matrix normed);
-  void Product(const LinearWeights& linear, ConstMatrix x, Matrix y,
-               Activation activation = Activation::kNone);
+  // Matrices that are projected from the same inputs, which have weights of the
+  // same shape.
+  struct Projection {
+    LinearWeights linear;
+    Matrix y;
+  };
+  // y of each = activation(linear Norm(residual)); then the convolution, of
+  // the last, of columns of its y in their place. `normed` is room for the norm
+  // where a kernel of its own computes that.
+  void NormedProducts(const NormWeights& norm, Matrix normed,
+                      absl::Span<const Projection> projections,
+                      Activation activation = Activation::kNone,
+                      const ProductConvolution& convolution = {});
+  void Product(const LinearWeights& linear, ConstMatrix x, Matrix y);
   // residual += linear x
   void AddProduct(const LinearWeights& linear, ConstMatrix x);
-  void Convolution(const ConvolutionWeights& convolution, int64_t channels,
-                   Activation activation, LayerShares state, ConstMatrix x,
-                   Matrix y);
+  // residual += linear GatedNorm; its `normed` as above.
+  void AddGatedProduct(const LinearWeights& linear,
+                       const GatedNormArguments& gate);
 
   // Any other launch's.
   void Note(cudaError_t error) {
@@ -37,11 +50,21 @@ class BlockOperations {
   cudaError_t error() const { return error_; }
 
  private:
+  ProductArguments AdditionOf(const LinearWeights& linear, ConstMatrix x) const;
+  // Of one that knows its x.
+  void Begin(const ProductArguments& product);
+
   const cudaStream_t stream_;
   const StepTable& step_;
   const int64_t d_model_;
   float* const residual_;
   cudaError_t error_ = cudaSuccess;
 };
+
+// Of the `channels` columns from `first` on.
+ProductConvolution ConvolutionOf(const StepTable& step,
+                                 const ConvolutionWeights& weights,
+                                 int64_t first, int64_t channels,
+                                 Activation activation, LayerShares state);
 
 }  // namespace engram::cuda

@@ -10,6 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "kernels/block_scratch.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_block.h"
 #include "kernels/cuda/causal_conv1d.h"
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/device_queue.h"
@@ -17,11 +18,11 @@
 #include "kernels/cuda/diagonal_scan.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/finite_rows.h"
-#include "kernels/cuda/gated_norm.h"
 #include "kernels/cuda/graphs.h"
 #include "kernels/cuda/h3_block.h"
 #include "kernels/cuda/mamba2_block.h"
 #include "kernels/cuda/mamba_block.h"
+#include "kernels/cuda/mlp_block.h"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/outcomes.h"
 #include "kernels/cuda/packed_matrix.h"
@@ -260,6 +261,27 @@ class CudaBackend final : public Backend {
     Note(cuda::H3Block(stream(), tables_.table(), block, ScratchOf(step, block),
                        residual),
          "H3Block");
+  }
+
+  void DoAttentionBlock(const StepRows& step,
+                        const AttentionBlockArguments& block,
+                        float* residual) override {
+    if (!tables_.table().HasOneTokenARow()) {
+      return Backend::DoAttentionBlock(step, block, residual);
+    }
+    Note(cuda::AttentionBlock(stream(), tables_.table(), block,
+                              ScratchOf(step, block), residual),
+         "AttentionBlock");
+  }
+
+  void DoMlpBlock(const StepRows& step, const MlpBlockArguments& block,
+                  float* residual) override {
+    if (!tables_.table().HasOneTokenARow()) {
+      return Backend::DoMlpBlock(step, block, residual);
+    }
+    Note(cuda::MlpBlock(stream(), tables_.table(), block,
+                        ScratchOf(step, block), residual),
+         "MlpBlock");
   }
 
   // --- Rows and their outcomes.

@@ -46,10 +46,9 @@ cudaError_t H3Block(cudaStream_t stream, const StepTable& step,
   const Matrix v = scratch.Take(d_model);
 
   BlockOperations operations(stream, step, d_model, residual);
-  operations.Norm(block.norm, normed);
-  operations.Product(block.q_proj, normed, q);
-  operations.Product(block.k_proj, normed, k);
-  operations.Product(block.v_proj, normed, v);
+  operations.NormedProducts(
+      block.norm, normed,
+      {{block.q_proj, q}, {block.k_proj, k}, {block.v_proj, v}});
   operations.Note(
       H3Update(stream, step, {ShiftOf(block, k, v), ScanOf(block, v, q)}));
   operations.AddProduct(block.output, v);

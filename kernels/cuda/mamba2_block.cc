@@ -1,22 +1,21 @@
 #include "kernels/cuda/mamba2_block.h"
 
 #include "kernels/cuda/block_operations.h"
-#include "kernels/cuda/gated_norm.h"
 #include "kernels/cuda/ssd_update.h"
 
 namespace engram::cuda {
 namespace {
 
-// x | b | c in `convolved`, where y takes the place of x.
-SsdScanArguments ScanOf(const Mamba2BlockArguments& block, Matrix convolved,
-                        Matrix dt) {
+// z | x | b | c | dt in `projected`, where y takes the place of x.
+SsdScanArguments ScanOf(const Mamba2BlockArguments& block, Matrix projected) {
+  const Matrix convolved = ColumnsFrom(projected, block.d_inner());
   SsdScanArguments scan;
   scan.heads = block.heads;
   scan.groups = block.groups;
   scan.head_dim = block.head_dim;
   scan.d_state = block.d_state;
   scan.x = convolved;
-  scan.dt = dt;
+  scan.dt = ColumnsFrom(convolved, block.convolved());
   scan.b = ColumnsFrom(convolved, block.d_inner());
   scan.c = ColumnsFrom(convolved, block.d_inner() + block.group_states());
   scan.dt_bias = block.dt_bias;
@@ -51,24 +50,23 @@ cudaError_t Mamba2Block(cudaStream_t stream, const StepTable& step,
   const int64_t d_inner = block.d_inner();
   const Matrix normed = scratch.Take(block.d_model());
   const Matrix projected = scratch.Take(block.projected());
-  const Matrix convolved = scratch.Take(block.convolved());
 
   BlockOperations operations(stream, step, block.d_model(), residual);
-  operations.Norm(block.norm, normed);
-  operations.Product(block.in_proj, normed, projected);
-  operations.Convolution(block.convolution, block.convolved(),
-                         Activation::kSilu, block.conv_state,
-                         ColumnsFrom(projected, d_inner), convolved);
+  operations.NormedProducts(
+      block.norm, normed, {{block.in_proj, projected}}, Activation::kNone,
+      ConvolutionOf(step, block.convolution, d_inner, block.convolved(),
+                    Activation::kSilu, block.conv_state));
   SsdUpdateArguments update;
-  update.scan = ScanOf(block, convolved,
-                       ColumnsFrom(projected, d_inner + block.convolved()));
+  update.scan = ScanOf(block, projected);
   update.z = projected;
   operations.Note(SsdUpdate(stream, step, update));
+  const Matrix gated = ColumnsFrom(projected, d_inner);
   if (block.gated_norm != nullptr) {
-    operations.Note(
-        GatedNorm(stream, NormOf(block, step.token_count, convolved)));
+    operations.AddGatedProduct(block.out_proj,
+                               NormOf(block, step.token_count, gated));
+  } else {
+    operations.AddProduct(block.out_proj, gated);
   }
-  operations.AddProduct(block.out_proj, convolved);
   return operations.error();
 }
 

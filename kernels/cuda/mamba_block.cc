@@ -9,12 +9,11 @@ namespace {
 
 // x | z in `projected`, delta | b | c in `scan_inputs`.
 SelectiveScanArguments ScanOf(const MambaBlockArguments& block,
-                              Matrix convolved, Matrix projected,
-                              Matrix scan_inputs) {
+                              Matrix projected, Matrix scan_inputs) {
   SelectiveScanArguments scan;
   scan.d_inner = block.d_inner;
   scan.d_state = block.d_state;
-  scan.x = convolved;
+  scan.x = projected;
   scan.b = ColumnsFrom(scan_inputs, block.dt_rank);
   scan.c = ColumnsFrom(scan_inputs, block.dt_rank + block.d_state);
   scan.z = ColumnsFrom(projected, block.d_inner);
@@ -22,7 +21,7 @@ SelectiveScanArguments ScanOf(const MambaBlockArguments& block,
   scan.a = block.a;
   scan.d = block.d;
   scan.ssm_state = block.ssm_state;
-  scan.y = convolved;
+  scan.y = projected;
   return scan;
 }
 
@@ -33,24 +32,23 @@ cudaError_t MambaBlock(cudaStream_t stream, const StepTable& step,
                        float* residual) {
   const Matrix normed = scratch.Take(block.d_model());
   const Matrix projected = scratch.Take(2 * block.d_inner);
-  const Matrix convolved = scratch.Take(block.d_inner);
   const Matrix scan_inputs = scratch.Take(block.scan_inputs());
   const Matrix dt = scratch.Take(block.d_inner);
 
   BlockOperations operations(stream, step, block.d_model(), residual);
-  operations.Norm(block.norm, normed);
-  operations.Product(block.in_proj, normed, projected);
-  operations.Convolution(block.convolution, block.d_inner, Activation::kSilu,
-                         block.conv_state, projected, convolved);
-  operations.Product(block.x_proj, convolved, scan_inputs);
+  operations.NormedProducts(
+      block.norm, normed, {{block.in_proj, projected}}, Activation::kNone,
+      ConvolutionOf(step, block.convolution, 0, block.d_inner,
+                    Activation::kSilu, block.conv_state));
+  operations.Product(block.x_proj, projected, scan_inputs);
   MambaUpdateArguments update;
   update.dt_proj = ViewOf(*block.dt_proj.weight);
   update.dt_proj_bias = block.dt_proj.bias;
   update.delta = scan_inputs;
-  update.scan = ScanOf(block, convolved, projected, scan_inputs);
+  update.scan = ScanOf(block, projected, scan_inputs);
   update.dt = dt;
   operations.Note(MambaUpdate(stream, step, update));
-  operations.AddProduct(block.out_proj, convolved);
+  operations.AddProduct(block.out_proj, projected);
   return operations.error();
 }
 

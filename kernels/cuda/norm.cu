@@ -1,86 +1,92 @@
-// A block computes a token. Reads 4 bytes per element from memory (the second
-// and third pass find the token in the caches) and writes 4.
-//
-// Thread t sums the elements 4 i, ..., 4 i + 3 of all i = t modulo 256 in
-// ascending order, squares by fused multiply-add; then BlockSum's order.
-#include <cmath>
-
-#include "kernels/cuda/block_sum.h"
+// A block computes a group of a token (row_norm.h). Reads 4 bytes per element
+// from memory, with a gate 8 (the later passes find them in the caches), and
+// writes 4.
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm.h"
-#include "kernels/cuda/row_data.h"
+#include "kernels/cuda/row_norm.h"
 
 namespace engram::cuda {
 namespace {
 
-constexpr int64_t kGroup = 4;
-
-// Calls `visit(i, value)` for the elements of this thread.
-template <class Visit>
-__device__ void ForEachOwn(const float* values, int64_t count, bool aligned,
-                           const Visit& visit) {
-  constexpr int64_t kStep = kGroup * kSumThreads;
-  for (int64_t i = kGroup * threadIdx.x; i < count; i += kStep) {
-    if (aligned) {
-      const float4 group = Load(reinterpret_cast<const float4*>(values + i));
-      visit(i, group.x);
-      visit(i + 1, group.y);
-      visit(i + 2, group.z);
-      visit(i + 3, group.w);
-      continue;
-    }
-    for (int64_t j = i; j < i + kGroup && j < count; ++j) {
-      visit(j, Load(values + j));
-    }
-  }
-}
-
-__global__ void NormKernel(NormWeights norm, int64_t d_model,
-                           const float* residual, Matrix normed, bool aligned) {
+__global__ void __launch_bounds__(kNormThreads)
+    NormKernel(RowNorm norm, Matrix normed, bool y_aligned) {
   GridWait();
   GridTrigger();
-  float* const partials = DynamicShared<float>();
-  const int64_t token = blockIdx.x;
-  const float* const x = residual + token * d_model;
-  const auto count = static_cast<float>(d_model);
-  float mean = 0.0f;
-  if (norm.kind == NormKind::kLayer) {
-    float sum = 0.0f;
-    ForEachOwn(x, d_model, aligned,
-               [&](int64_t, float value) { sum = sum + value; });
-    mean = BlockSum(sum, partials) / count;
-  }
-  float squares = 0.0f;
-  ForEachOwn(x, d_model, aligned, [&](int64_t, float value) {
-    const float centred = value - mean;
-    squares = fmaf(centred, centred, squares);
-  });
-  const float variance = BlockSum(squares, partials) / count;
-  const float scale = 1.0f / sqrtf(variance + norm.epsilon);
-  float* const y = At(normed, token, 0);
-  ForEachOwn(x, d_model, aligned, [&](int64_t i, float value) {
-    const float scaled = (value - mean) * scale;
-    const float weighted = scaled * LoadConstant(norm.weight + i);
-    Store(y + i, norm.kind == NormKind::kLayer
-                     ? weighted + LoadConstant(norm.bias + i)
-                     : weighted);
-  });
+  const NormRange range = {int64_t{blockIdx.x}, 1, int64_t{blockIdx.y}, 1};
+  NormRows(norm, range, DynamicShared<float>(),
+           [&](int, int64_t column, const FewValues& few) {
+             float* const y = At(normed, range.first_token, column);
+             if (y_aligned) {
+               Store(reinterpret_cast<float4*>(y),
+                     float4{few.values[0], few.values[1], few.values[2],
+                            few.values[3]});
+               return;
+             }
+             for (int j = 0; j < few.count; ++j) Store(y + j, few.values[j]);
+           });
+}
+
+bool IsAligned(const void* data) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0;
+}
+bool IsAligned(const ConstMatrix& matrix) {
+  return matrix.stride % 4 == 0 && IsAligned(matrix.data);
+}
+
+bool CanLoadFours(const RowNorm& norm) {
+  return norm.width % 4 == 0 && IsAligned(norm.x) &&
+         (norm.z.data == nullptr || IsAligned(norm.z)) &&
+         IsAligned(norm.weight) && IsAligned(norm.bias);
+}
+
+cudaError_t LaunchNorm(cudaStream_t stream, const RowNorm& norm, int64_t tokens,
+                       Matrix normed) {
+  if (tokens == 0) return cudaSuccess;
+  return Launch(
+      {dim3(static_cast<unsigned>(tokens), static_cast<unsigned>(norm.groups)),
+       dim3(kNormThreads), NormSumFloats(1) * sizeof(float)},
+      stream, NormKernel, norm, normed,
+      norm.width % 4 == 0 && IsAligned(normed));
 }
 
 }  // namespace
 
+RowNorm RowNormOf(const NormWeights& norm, int64_t d_model,
+                  const float* residual) {
+  RowNorm row;
+  row.x = {residual, d_model};
+  row.width = d_model;
+  row.kind = norm.kind;
+  row.weight = norm.weight;
+  row.bias = norm.kind == NormKind::kLayer ? norm.bias : nullptr;
+  row.epsilon = norm.epsilon;
+  row.aligned = CanLoadFours(row);
+  return row;
+}
+
+RowNorm RowNormOf(const GatedNormArguments& arguments) {
+  RowNorm row;
+  row.x = arguments.y;
+  row.z = arguments.z;
+  // Without a norm there are no groups.
+  row.groups = arguments.weight == nullptr ? 1 : arguments.groups;
+  row.width = arguments.d_inner / row.groups;
+  row.weight = arguments.weight;
+  row.epsilon = arguments.epsilon;
+  row.aligned = CanLoadFours(row);
+  return row;
+}
+
 cudaError_t Norm(cudaStream_t stream, const NormWeights& norm, int64_t tokens,
                  int64_t d_model, const float* residual, Matrix normed) {
-  if (tokens == 0) return cudaSuccess;
-  const bool aligned =
-      d_model % kGroup == 0 && reinterpret_cast<uintptr_t>(residual) % 16 == 0;
-  LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>(tokens));
-  shape.block = dim3(kSumThreads);
-  shape.shared_bytes = kSumWarps * sizeof(float);
-  return Launch(shape, stream, NormKernel, norm, d_model, residual, normed,
-                aligned);
+  return LaunchNorm(stream, RowNormOf(norm, d_model, residual), tokens, normed);
+}
+
+cudaError_t GatedNorm(cudaStream_t stream,
+                      const GatedNormArguments& arguments) {
+  return LaunchNorm(stream, RowNormOf(arguments), arguments.tokens,
+                    arguments.normed);
 }
 
 }  // namespace engram::cuda

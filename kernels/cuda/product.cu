@@ -10,17 +10,40 @@ ProductOrder OrderOf(int64_t outputs, int64_t inputs) {
                                             : ProductOrder::kSplit8;
 }
 
+bool CanStorePairs(const Matrix& y) {
+  return y.stride % 2 == 0 && reinterpret_cast<uintptr_t>(y.data) % 8 == 0;
+}
+
+ProductArguments ArgumentsOf(const WeightView& weight, int64_t tokens,
+                             ConstMatrix x, const MatMulOptions& options,
+                             Matrix y) {
+  ProductArguments product;
+  product.weight = weight;
+  product.tokens = tokens;
+  product.x = x;
+  product.x_aligned =
+      x.stride % 4 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
+  product.y_aligned = CanStorePairs(y);
+  product.options = options;
+  product.y = y;
+  return product;
+}
+
+cudaError_t Product(cudaStream_t stream, const ProductArguments& product) {
+  if (product.tokens == 0) return cudaSuccess;
+  if (product.weight.format == WeightFormat::kFloat32) {
+    return Float32Product(stream, product);
+  }
+  if (product.tokens <= NarrowTokens(product.weight)) {
+    return NarrowProduct(stream, product);
+  }
+  return TileProduct(stream, product);
+}
+
 cudaError_t Product(cudaStream_t stream, const WeightView& weight,
                     int64_t tokens, ConstMatrix x, const MatMulOptions& options,
                     Matrix y) {
-  if (tokens == 0) return cudaSuccess;
-  if (weight.format == WeightFormat::kFloat32) {
-    return Float32Product(stream, weight, tokens, x, options, y);
-  }
-  if (tokens <= NarrowTokens(weight)) {
-    return NarrowProduct(stream, weight, tokens, x, options, y);
-  }
-  return TileProduct(stream, weight, tokens, x, options, y);
+  return Product(stream, ArgumentsOf(weight, tokens, x, options, y));
 }
 
 }  // namespace engram::cuda

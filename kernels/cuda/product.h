@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/product_fusions.h"
 #include "kernels/cuda/weight_view.h"
 #include "kernels/operations.h"
 
@@ -33,33 +34,68 @@ ProductOrder OrderOf(int64_t outputs, int64_t inputs);
 constexpr int64_t kUnitInputs = 64;
 constexpr int64_t kSegments = 8;
 
+// A weight that is multiplied with the same x: of the same shape and format as
+// the first.
+struct ProductPart {
+  WeightView weight;
+  const float* bias = nullptr;
+  Matrix y;
+};
+
+// What a product's kernels are given.
+struct ProductArguments {
+  static constexpr int kPartsMax = 3;
+
+  WeightView weight;
+  int64_t tokens = 0;
+  ConstMatrix x;
+  // Whether four values at a multiple of four of a row of x can be loaded at
+  // once.
+  bool x_aligned = false;
+  // Whether two at a multiple of two of a row of y can be stored at once.
+  bool y_aligned = false;
+  MatMulOptions options;
+  Matrix y;
+  int parts = 1;  // with the one above
+  ProductPart others[kPartsMax - 1];
+  // x is what this gives, where its own x has places; REQUIRES: CanNorm.
+  RowNorm norm;
+  ProductConvolution convolution;
+};
+
+// y = x Wᵀ with what `options` say.
+ProductArguments ArgumentsOf(const WeightView& weight, int64_t tokens,
+                             ConstMatrix x, const MatMulOptions& options,
+                             Matrix y);
+
+// Of y: see y_aligned.
+bool CanStorePairs(const Matrix& y);
+
 // Each begins a product on `stream`; an error is one of the launch. What is
 // rounded: x to the weight's format where that has 16 bits, once or to two
 // terms, with finite values too large for float16 as the largest there is; the
 // sum once, in float32.
+cudaError_t Product(cudaStream_t stream, const ProductArguments& product);
 cudaError_t Product(cudaStream_t stream, const WeightView& weight,
                     int64_t tokens, ConstMatrix x, const MatMulOptions& options,
                     Matrix y);
+// Whether Product can norm its inputs by itself: few tokens, which each of its
+// blocks has to norm, and a weight of 16 bits.
+bool CanNorm(const WeightView& weight, int64_t tokens, const RowNorm& norm);
 
 // Float32 weights, any number of tokens.
-cudaError_t Float32Product(cudaStream_t stream, const WeightView& weight,
-                           int64_t tokens, ConstMatrix x,
-                           const MatMulOptions& options, Matrix y);
+cudaError_t Float32Product(cudaStream_t stream,
+                           const ProductArguments& product);
 // Weights of 16 bits: any number of tokens, and the few that `NarrowTokens`
 // says.
-cudaError_t TileProduct(cudaStream_t stream, const WeightView& weight,
-                        int64_t tokens, ConstMatrix x,
-                        const MatMulOptions& options, Matrix y);
+cudaError_t TileProduct(cudaStream_t stream, const ProductArguments& product);
 // By tiles of so many rows, which are tokens or their terms, or by large ones:
 // a choice that is seen in the time alone.
 enum class TileSize { k16, k32, k64, kLarge };
 TileSize TileSizeOf(const WeightView& weight, int64_t tokens);
 cudaError_t TileProduct(cudaStream_t stream, TileSize size,
-                        const WeightView& weight, int64_t tokens, ConstMatrix x,
-                        const MatMulOptions& options, Matrix y);
-cudaError_t NarrowProduct(cudaStream_t stream, const WeightView& weight,
-                          int64_t tokens, ConstMatrix x,
-                          const MatMulOptions& options, Matrix y);
+                        const ProductArguments& product);
+cudaError_t NarrowProduct(cudaStream_t stream, const ProductArguments& product);
 int64_t NarrowTokens(const WeightView& weight);
 
 }  // namespace engram::cuda

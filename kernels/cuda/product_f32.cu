@@ -40,7 +40,8 @@ __device__ void SumTokens(const ProductArguments& product, int64_t output,
 }
 
 __global__ void __launch_bounds__(kThreads)
-    Float32Kernel(ProductArguments product) {
+    Float32Kernel(ProductArguments all) {
+  const ProductArguments product = ThisPart(all);
   GridWait();
   GridTrigger();
   const int64_t output = int64_t{blockIdx.x} * kBlockOutputs + threadIdx.x / 32;
@@ -62,16 +63,16 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-cudaError_t Float32Product(cudaStream_t stream, const WeightView& weight,
-                           int64_t tokens, ConstMatrix x,
-                           const MatMulOptions& options, Matrix y) {
+cudaError_t Float32Product(cudaStream_t stream,
+                           const ProductArguments& product) {
+  const int64_t outputs = product.weight.outputs;
   LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>((weight.outputs + kBlockOutputs - 1) /
-                                          kBlockOutputs),
-                    static_cast<unsigned>((tokens + kTokens - 1) / kTokens));
+  shape.grid =
+      dim3(static_cast<unsigned>((outputs + kBlockOutputs - 1) / kBlockOutputs),
+           static_cast<unsigned>((product.tokens + kTokens - 1) / kTokens),
+           static_cast<unsigned>(product.parts));
   shape.block = dim3(kThreads);
-  return Launch(shape, stream, Float32Kernel,
-                ArgumentsOf(weight, tokens, x, options, y));
+  return Launch(shape, stream, Float32Kernel, product);
 }
 
 }  // namespace engram::cuda

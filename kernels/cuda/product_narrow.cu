@@ -6,14 +6,22 @@
 // in front are done. A warp runs through all inputs; kSplit8: the 8 warps of a
 // block run through the 8 segments of the same outputs. The tensor cores' 16
 // rows are the tokens, and 8 of zeros or the tokens' second terms.
+//
+// Every block brings all tokens to its shared memory, in the weight's format;
+// if they are to be normed, it does that too. Where less than 8 warps have
+// outputs, so that enough blocks share them, the others help with that alone.
+#include <algorithm>
+
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/product_parts.h"
+#include "kernels/cuda/row_norm.h"
 
 namespace engram::cuda {
 namespace {
 
+constexpr int kThreads = 256;
 constexpr int kTokens = 8;
 constexpr int kWarpOutputs = 8;
 template <class Step>
@@ -36,7 +44,7 @@ __device__ Share ShareOf(const WeightView& weight, int warp, int warps) {
             FirstUnit(warp + 1, units)};
   } else {
     const int64_t first = (int64_t{blockIdx.x} * warps + warp) * kWarpOutputs;
-    return {first, 0, first < weight.outputs ? units : 0};
+    return {first, 0, warp < warps && first < weight.outputs ? units : 0};
   }
 }
 
@@ -73,20 +81,81 @@ __host__ __device__ int64_t TokenBytes(const WeightView& weight) {
 // All tokens' inputs in the format of the weight; behind them, if wanted, all
 // second terms.
 template <class Step, ProductOrder kOrder>
-__device__ void NarrowTokensTo(const ProductArguments& product,
-                               unsigned char* tokens) {
-  for (int64_t token = 0; token < product.tokens; ++token) {
-    unsigned char* const row = tokens + token * TokenBytes(product.weight);
-    for (int64_t k = threadIdx.x * 4; k < product.weight.stride;
-         k += blockDim.x * 4) {
-      const float4 four = LoadFour(product, token, k);
-      *reinterpret_cast<uint2*>(row + k * 2) = NarrowFour<Step>(four);
-      if constexpr (TermsOf(kOrder) == 2) {
-        *reinterpret_cast<uint2*>(
-            row + product.tokens * TokenBytes(product.weight) + k * 2) =
-            NarrowRests<Step>(four);
+class NarrowTokenRows {
+ public:
+  __device__ NarrowTokenRows(const ProductArguments& product,
+                             unsigned char* rows)
+      : rows_(rows),
+        row_bytes_(TokenBytes(product.weight)),
+        to_rests_(product.tokens * row_bytes_) {}
+
+  // REQUIRES: k is a multiple of four.
+  __device__ void PutFour(int64_t token, int64_t k, float4 four) const {
+    unsigned char* const place = rows_ + token * row_bytes_ + k * 2;
+    *reinterpret_cast<uint2*>(place) = NarrowFour<Step>(four);
+    if constexpr (TermsOf(kOrder) == 2) {
+      *reinterpret_cast<uint2*>(place + to_rests_) = NarrowRests<Step>(four);
+    }
+  }
+  __device__ void PutFew(int64_t token, int64_t k, const FewValues& few) const {
+    const float(&values)[4] = few.values;
+    if (few.count == 4 && k % 4 == 0) {
+      return PutFour(token, k, {values[0], values[1], values[2], values[3]});
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (j < few.count) PutOne(token, k + j, values[j]);
+    }
+  }
+  __device__ void PutOne(int64_t token, int64_t k, float value) const {
+    const float4 four = {value, 0.0f, 0.0f, 0.0f};
+    unsigned char* const place = rows_ + token * row_bytes_ + k * 2;
+    *reinterpret_cast<uint16_t*>(place) =
+        static_cast<uint16_t>(NarrowFour<Step>(four).x);
+    if constexpr (TermsOf(kOrder) == 2) {
+      *reinterpret_cast<uint16_t*>(place + to_rests_) =
+          static_cast<uint16_t>(NarrowRests<Step>(four).x);
+    }
+  }
+
+ private:
+  unsigned char* const rows_;
+  const int64_t row_bytes_;
+  const int64_t to_rests_;
+};
+
+// Bytes of the inputs, a multiple of 16.
+__host__ __device__ int64_t TokensBytes(ProductOrder order,
+                                        const WeightView& weight,
+                                        int64_t tokens) {
+  return TermsOf(order) * tokens * TokenBytes(weight);
+}
+
+// The sums of norms lie behind the tokens.
+template <class Step, ProductOrder kOrder>
+__device__ void PutTokens(const ProductArguments& product,
+                          unsigned char* tokens) {
+  const NarrowTokenRows<Step, kOrder> rows(product, tokens);
+  const WeightView& weight = product.weight;
+  if (product.norm.x.data == nullptr) {
+    for (int64_t token = 0; token < product.tokens; ++token) {
+      for (int64_t k = threadIdx.x * 4; k < weight.stride; k += kThreads * 4) {
+        rows.PutFour(token, k, LoadFour(product, token, k));
       }
     }
+    return;
+  }
+  const NormRange range = {0, static_cast<int>(product.tokens), 0,
+                           static_cast<int>(product.norm.groups)};
+  NormRows(product.norm, range,
+           reinterpret_cast<float*>(
+               tokens + TokensBytes(kOrder, weight, product.tokens)),
+           [&](int token, int64_t column, const FewValues& few) {
+             rows.PutFew(token, column, few);
+           });
+  const int64_t padding = weight.stride - weight.inputs;
+  for (int64_t i = threadIdx.x; i < product.tokens * padding; i += kThreads) {
+    rows.PutOne(i / padding, weight.inputs + i % padding, 0.0f);
   }
 }
 
@@ -143,23 +212,9 @@ __device__ void AddSegments(const ProductArguments& product,
 }
 
 template <class Step, ProductOrder kOrder, int kStages>
-__global__ void __launch_bounds__(256) NarrowKernel(ProductArguments product) {
-  const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  unsigned char* const ring =
-      DynamicShared<unsigned char>() + warp * kStages * kStageBytes<Step>;
-  unsigned char* const tokens =
-      DynamicShared<unsigned char>() + warps * kStages * kStageBytes<Step>;
-  const Share share = ShareOf<kOrder>(product.weight, warp, warps);
-#pragma unroll
-  for (int stage = 0; stage < kStages - 1; ++stage) {
-    CopyUnit<Step>(product.weight, share, share.first_unit + stage,
-                   ring + stage * kStageBytes<Step>);
-  }
-  GridWait();
-  GridTrigger();
-  NarrowTokensTo<Step, kOrder>(product, tokens);
-  BlockBarrier();
-  float sums[4] = {};
+__device__ void AddUnits(const ProductArguments& product, const Share& share,
+                         unsigned char* ring, const unsigned char* tokens,
+                         float (&sums)[4]) {
   int stage = 0;
   for (int64_t unit = share.first_unit; unit < share.end_unit; ++unit) {
     AsyncWait<kStages - 2>();
@@ -172,11 +227,35 @@ __global__ void __launch_bounds__(256) NarrowKernel(ProductArguments product) {
                           tokens, sums);
     stage = stage == kStages - 1 ? 0 : stage + 1;
   }
+}
+
+// The first `warps` warps have outputs.
+template <class Step, ProductOrder kOrder, int kStages>
+__global__ void __launch_bounds__(kThreads, 2)
+    NarrowKernel(ProductArguments all, int warps) {
+  const ProductArguments product = ThisPart(all);
+  const int warp = threadIdx.x / 32;
+  unsigned char* const ring =
+      DynamicShared<unsigned char>() + warp * kStages * kStageBytes<Step>;
+  unsigned char* const tokens =
+      DynamicShared<unsigned char>() + warps * kStages * kStageBytes<Step>;
+  const Share share = ShareOf<kOrder>(product.weight, warp, warps);
+#pragma unroll
+  for (int stage = 0; stage < kStages - 1; ++stage) {
+    CopyUnit<Step>(product.weight, share, share.first_unit + stage,
+                   ring + stage * kStageBytes<Step>);
+  }
+  GridWait();
+  GridTrigger();
+  PutTokens<Step, kOrder>(product, tokens);
+  BlockBarrier();
+  float sums[4] = {};
+  AddUnits<Step, kOrder, kStages>(product, share, ring, tokens, sums);
   if constexpr (kOrder == ProductOrder::kSplit8) {
     float* const partials = reinterpret_cast<float*>(
-        tokens + product.tokens * TokenBytes(product.weight));
+        tokens + TokensBytes(kOrder, product.weight, product.tokens));
     AddSegments(product, share.first_output, sums, partials);
-  } else {
+  } else if (warp < warps) {
     const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
     if constexpr (TermsOf(kOrder) == 2) AddSecondTerms(sums);
     FinishPair(product, group, share.first_output + quad * 2,
@@ -186,78 +265,108 @@ __global__ void __launch_bounds__(256) NarrowKernel(ProductArguments product) {
 
 // Of what one kernel is launched with.
 struct NarrowShape {
-  int warps;
+  int warps;  // that have outputs
   int stages;
   ProductOrder order;
 
-  int64_t SharedBytes(const WeightView& weight, int64_t tokens) const {
+  int64_t SharedBytes(const WeightView& weight, int64_t tokens,
+                      int64_t groups) const {
     const int64_t partials =
-        order == ProductOrder::kSplit8
-            ? kSegments * kTokens * kWarpOutputs * sizeof(float)
-            : 0;
+        order == ProductOrder::kSplit8 ? kSegments * kTokens * kWarpOutputs : 0;
+    // A norm's sums are gone when the segments' begin.
+    const int64_t floats = std::max(partials, NormSumFloats(tokens * groups));
     const int stage_bytes = weight.format == WeightFormat::kInt8
                                 ? kStageBytes<Int8Step>
                                 : kStageBytes<Float16Step>;
     return int64_t{warps} * stages * stage_bytes +
-           TermsOf(order) * tokens * TokenBytes(weight) + partials;
+           TokensBytes(order, weight, tokens) + floats * sizeof(float);
   }
 };
 
-NarrowShape ShapeOf(const WeightView& weight) {
-  // From so many outputs on blocks of 8 warps fill a device.
+// `groups` of a norm, or none. Stages as many as let two blocks have a
+// multiprocessor, if any do.
+NarrowShape ShapeOf(const WeightView& weight, int64_t tokens, int64_t groups) {
+  constexpr int64_t kHalfOfShared = 112 * 1024;
+  // From so many outputs on blocks whose warps all have some fill a device.
   constexpr int64_t kManyOutputs = 8448;
   const ProductOrder order = OrderOf(weight.outputs, weight.inputs);
-  if (order == ProductOrder::kSplit8) return {kSegments, 8, order};
-  return weight.outputs >= kManyOutputs ? NarrowShape{8, 8, order}
-                                        : NarrowShape{2, 16, order};
+  const bool all_warps =
+      order == ProductOrder::kSplit8 || weight.outputs >= kManyOutputs;
+  NarrowShape shape = {all_warps ? 8 : 2, all_warps ? 8 : 16, order};
+  while (shape.stages > 4 &&
+         shape.SharedBytes(weight, tokens, groups) > kHalfOfShared) {
+    shape.stages /= 2;
+  }
+  return shape;
 }
 
 template <class Step, ProductOrder kOrder>
 cudaError_t LaunchNarrow(cudaStream_t stream, const NarrowShape& narrow,
+                         int64_t shared_bytes,
                          const ProductArguments& product) {
   constexpr bool kSplit = kOrder == ProductOrder::kSplit8;
   const int64_t block_outputs =
       kSplit ? kWarpOutputs : narrow.warps * kWarpOutputs;
   LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>(
-      (product.weight.outputs + block_outputs - 1) / block_outputs));
-  shape.block = dim3(narrow.warps * 32);
-  shape.shared_bytes = narrow.SharedBytes(product.weight, product.tokens);
+  shape.grid =
+      dim3(static_cast<unsigned>((product.weight.outputs + block_outputs - 1) /
+                                 block_outputs),
+           1, static_cast<unsigned>(product.parts));
+  shape.block = dim3(kThreads);
+  shape.shared_bytes = shared_bytes;
   if constexpr (!kSplit) {
     if (narrow.stages == 16) {
-      return Launch(shape, stream, NarrowKernel<Step, kOrder, 16>, product);
+      return Launch(shape, stream, NarrowKernel<Step, kOrder, 16>, product,
+                    narrow.warps);
     }
   }
-  return Launch(shape, stream, NarrowKernel<Step, kOrder, 8>, product);
+  return narrow.stages == 8
+             ? Launch(shape, stream, NarrowKernel<Step, kOrder, 8>, product,
+                      narrow.warps)
+             : Launch(shape, stream, NarrowKernel<Step, kOrder, 4>, product,
+                      narrow.warps);
 }
 
 template <class Step>
 cudaError_t LaunchFor(cudaStream_t stream, const ProductArguments& product) {
-  const NarrowShape narrow = ShapeOf(product.weight);
+  const int64_t groups =
+      product.norm.x.data == nullptr ? 0 : product.norm.groups;
+  const NarrowShape narrow = ShapeOf(product.weight, product.tokens, groups);
+  const int64_t bytes =
+      narrow.SharedBytes(product.weight, product.tokens, groups);
   switch (narrow.order) {
     case ProductOrder::kTwoTerms:
-      return LaunchNarrow<Step, ProductOrder::kTwoTerms>(stream, narrow,
+      return LaunchNarrow<Step, ProductOrder::kTwoTerms>(stream, narrow, bytes,
                                                          product);
     case ProductOrder::kPlain:
-      return LaunchNarrow<Step, ProductOrder::kPlain>(stream, narrow, product);
+      return LaunchNarrow<Step, ProductOrder::kPlain>(stream, narrow, bytes,
+                                                      product);
     case ProductOrder::kSplit8:
-      return LaunchNarrow<Step, ProductOrder::kSplit8>(stream, narrow, product);
+      return LaunchNarrow<Step, ProductOrder::kSplit8>(stream, narrow, bytes,
+                                                       product);
   }
   return cudaErrorInvalidValue;
+}
+
+bool Fits(const WeightView& weight, int64_t tokens, int64_t groups) {
+  return ShapeOf(weight, tokens, groups).SharedBytes(weight, tokens, groups) <=
+         kMaxSharedBytes;
 }
 
 }  // namespace
 
 int64_t NarrowTokens(const WeightView& weight) {
-  const NarrowShape narrow = ShapeOf(weight);
-  return narrow.SharedBytes(weight, kTokens) <= kMaxSharedBytes ? kTokens : 0;
+  return Fits(weight, kTokens, 0) ? kTokens : 0;
 }
 
-cudaError_t NarrowProduct(cudaStream_t stream, const WeightView& weight,
-                          int64_t tokens, ConstMatrix x,
-                          const MatMulOptions& options, Matrix y) {
-  const ProductArguments product = ArgumentsOf(weight, tokens, x, options, y);
-  switch (weight.format) {
+bool CanNorm(const WeightView& weight, int64_t tokens, const RowNorm& norm) {
+  return weight.format != WeightFormat::kFloat32 &&
+         tokens <= NarrowTokens(weight) && Fits(weight, tokens, norm.groups);
+}
+
+cudaError_t NarrowProduct(cudaStream_t stream,
+                          const ProductArguments& product) {
+  switch (product.weight.format) {
     case WeightFormat::kFloat32:
       break;
     case WeightFormat::kBFloat16:

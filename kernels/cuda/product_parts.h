@@ -8,33 +8,24 @@
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/product_convolution.h"
 #include "kernels/cuda/row_data.h"
 #include "kernels/cuda/weight_view.h"
 #include "kernels/operations.h"
 
 namespace engram::cuda {
 
-struct ProductArguments {
-  WeightView weight;
-  int64_t tokens;
-  ConstMatrix x;
-  // Whether four values at a multiple of four of a row of x can be loaded at
-  // once.
-  bool x_aligned;
-  // Whether two at a multiple of two of a row of y can be stored at once.
-  bool y_aligned;
-  MatMulOptions options;
-  Matrix y;
-};
-
-inline ProductArguments ArgumentsOf(const WeightView& weight, int64_t tokens,
-                                    ConstMatrix x, const MatMulOptions& options,
-                                    Matrix y) {
-  const bool x_aligned =
-      x.stride % 4 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
-  const bool y_aligned =
-      y.stride % 2 == 0 && reinterpret_cast<uintptr_t>(y.data) % 8 == 0;
-  return {weight, tokens, x, x_aligned, y_aligned, options, y};
+// The product of part blockIdx.z alone.
+__device__ inline ProductArguments ThisPart(const ProductArguments& product) {
+  ProductArguments part = product;
+#pragma unroll
+  for (int i = 0; i + 1 < ProductArguments::kPartsMax; ++i) {
+    if (static_cast<int>(blockIdx.z) != i + 1) continue;
+    part.weight = product.others[i].weight;
+    part.options.bias = product.others[i].bias;
+    part.y = product.others[i].y;
+  }
+  return part;
 }
 
 // x[token, k .. k + 3]; zeros behind the last token or input. REQUIRES: k is a
@@ -63,6 +54,10 @@ __device__ inline void Finish(const ProductArguments& product, int64_t token,
   const MatMulOptions& options = product.options;
   if (options.bias != nullptr) sum = sum + LoadConstant(options.bias + output);
   float* const y = At(product.y, token, output);
+  const int64_t channel = output - product.convolution.first;
+  if (channel >= 0 && channel < product.convolution.channels) {
+    return ConvolveOne(product.convolution, token, channel, sum, y);
+  }
   Store(y,
         options.accumulate ? Load(y) + sum : Activate(options.activation, sum));
 }
@@ -72,7 +67,11 @@ __device__ inline void Finish(const ProductArguments& product, int64_t token,
 __device__ inline void FinishPair(const ProductArguments& product,
                                   int64_t token, int64_t output, float2 sums) {
   const MatMulOptions& options = product.options;
-  if (!product.y_aligned || output + 1 >= product.weight.outputs) {
+  const ProductConvolution& convolution = product.convolution;
+  const bool is_convolved = output + 1 >= convolution.first &&
+                            output < convolution.first + convolution.channels;
+  if (!product.y_aligned || output + 1 >= product.weight.outputs ||
+      is_convolved) {
     Finish(product, token, output, sums.x);
     Finish(product, token, output + 1, sums.y);
     return;

@@ -211,7 +211,8 @@ __device__ void FinishTile(const ProductArguments& product, int64_t first_token,
 
 template <class T, class Step>
 __global__ void __launch_bounds__(T::kThreads, 1)
-    TileKernel(ProductArguments product) {
+    TileKernel(ProductArguments all) {
+  const ProductArguments product = ThisPart(all);
   unsigned char* const weights = DynamicShared<unsigned char>();
   constexpr int kStageBytes = StageBytes<Step>(T::kOutputs);
   unsigned char* const tokens = weights + T::kStages * kStageBytes;
@@ -260,7 +261,8 @@ cudaError_t LaunchTile(cudaStream_t stream, const ProductArguments& product) {
   };
   LaunchShape shape;
   shape.grid = dim3(tiles(product.tokens, T::kTokens),
-                    tiles(product.weight.outputs, T::kOutputs));
+                    tiles(product.weight.outputs, T::kOutputs),
+                    static_cast<unsigned>(product.parts));
   shape.block = dim3(T::kThreads);
   shape.shared_bytes =
       T::kStages * StageBytes<Step>(T::kOutputs) + 2 * T::kTokenStageBytes;
@@ -311,18 +313,14 @@ TileSize TileSizeOf(const WeightView& weight, int64_t tokens) {
   return rows > 64 && large >= kManyTiles ? TileSize::kLarge : TileSize::k64;
 }
 
-cudaError_t TileProduct(cudaStream_t stream, const WeightView& weight,
-                        int64_t tokens, ConstMatrix x,
-                        const MatMulOptions& options, Matrix y) {
-  return TileProduct(stream, TileSizeOf(weight, tokens), weight, tokens, x,
-                     options, y);
+cudaError_t TileProduct(cudaStream_t stream, const ProductArguments& product) {
+  return TileProduct(stream, TileSizeOf(product.weight, product.tokens),
+                     product);
 }
 
 cudaError_t TileProduct(cudaStream_t stream, TileSize size,
-                        const WeightView& weight, int64_t tokens, ConstMatrix x,
-                        const MatMulOptions& options, Matrix y) {
-  const ProductArguments product = ArgumentsOf(weight, tokens, x, options, y);
-  switch (weight.format) {
+                        const ProductArguments& product) {
+  switch (product.weight.format) {
     case WeightFormat::kFloat32:
       break;
     case WeightFormat::kBFloat16:

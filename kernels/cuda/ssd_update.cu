@@ -6,8 +6,8 @@
 
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/device.h"
-#include "kernels/cuda/gated_norm.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/norm.h"
 #include "kernels/cuda/row_data.h"
 #include "kernels/cuda/ssd_scan.h"
 #include "kernels/cuda/ssd_step.h"

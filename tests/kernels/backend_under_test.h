@@ -28,6 +28,8 @@ struct BackendUnderTest {
   std::string name;
   BackendKind kind;
   int64_t cpu_targets;
+  // Of the weights, in tests that take several.
+  WeightFormat format = WeightFormat::kFloat32;
 };
 inline void PrintTo(const BackendUnderTest& backend, std::ostream* out) {
   *out << backend.name;

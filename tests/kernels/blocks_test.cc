@@ -17,71 +17,46 @@
 #include "kernels/backend.h"
 #include "kernels/status.h"
 #include "tests/kernels/backend_under_test.h"
+#include "tests/kernels/block_test_case.h"
 #include "tests/kernels/kernel_test_case.h"
 
 namespace engram {
 namespace {
 
-// Ragged; slots and tokens of the rows of a step. Slots written elsewhere, rows
-// without tokens that leave their state or copy it.
+// Rows of one token each, as in decode; two of them leave their state in
+// another slot.
+std::vector<SlotRow> Decoding(int count) {
+  constexpr int kOtherSlots = 32;
+  std::vector<SlotRow> rows;
+  for (int i = 0; i < count; ++i) {
+    rows.push_back({i, i, 1, i == 1 || i == 4 ? kOtherSlots + i : -1,
+                    int64_t{7} * i % 60});
+  }
+  return rows;
+}
+
+// Slots and tokens of the rows of a step. Ragged, with slots written elsewhere,
+// rows without tokens that leave their state or copy it; and in between rows
+// that decode, as many as take one kernel or another.
 const std::vector<std::vector<SlotRow>> kSteps = {
     {{0, 0, 5}, {1, 5, 2, 3}, {2, 7, 0}, {4, 7, 0, 5}, {6, 7, 1}},
     {{3, 0, 1, -1, 2}, {0, 1, 1, 7, 5}},
+    Decoding(1),
+    Decoding(9),
     {{7, 0, 40, -1, 6}, {5, 40, 0, 1}},
-    {{2, 0, 0}, {6, 0, 0, 4, 1}}};
-constexpr int64_t kBlocksOfSlot = 2;            // of keys and values: 64 tokens
-constexpr int64_t kShares = 8 * kBlocksOfSlot;  // of slots or blocks
+    Decoding(8),
+    {{2, 0, 0}, {6, 0, 0, 4, 1}},
+    Decoding(32),
+    {{4, 0, 1}, {5, 1, 3}}};
+constexpr int64_t kBlocksOfSlot = 2;  // of keys and values: 64 tokens
+constexpr int64_t kShares = 37 * kBlocksOfSlot;  // of slots or blocks
 constexpr int64_t kTokensMax = 40;
-
-// What a block is made of and what it changes. Memory lives as long as this.
-class Memory {
- public:
-  explicit Memory(Backend* backend) : backend_(*backend) {}
-
-  const float* Values(int64_t count, float low = -1.0f, float high = 1.0f) {
-    return Keep(RandomFloats(++seed_, count, low, high));
-  }
-  float* Zeros(int64_t count) { return Keep(Floats(count)); }
-  Matrix NewMatrix(int64_t tokens, int64_t width) {
-    // Those without tokens have places of their own, too.
-    return {Zeros(std::max<int64_t>(tokens, 1) * width), width};
-  }
-  NormWeights Norm(NormKind kind, int64_t d_model) {
-    return {kind, Values(d_model),
-            kind == NormKind::kLayer ? Values(d_model) : nullptr, 1e-3f};
-  }
-  LinearWeights Linear(int64_t outputs, int64_t inputs, bool has_bias) {
-    packed_.push_back(PackFloats(
-        backend_, RandomFloats(++seed_, outputs * inputs), outputs, inputs));
-    return {packed_.back().get(), has_bias ? Values(outputs) : nullptr};
-  }
-  ConvolutionWeights Convolution(int64_t taps, int64_t channels,
-                                 bool has_bias) {
-    return {taps, Values(taps * channels),
-            has_bias ? Values(channels) : nullptr};
-  }
-  DiagonalSsmWeights DiagonalSsm(int64_t pairs, int64_t channels) {
-    return {pairs, Values(2 * pairs * channels, -0.7f, 0.7f),
-            Values(2 * pairs * channels), Values(channels)};
-  }
-
- private:
-  float* Keep(const Floats& values) {
-    floats_.push_back(std::make_unique<DeviceFloats>(backend_, values));
-    return floats_.back()->data();
-  }
-
-  Backend& backend_;
-  uint32_t seed_ = 100;
-  std::vector<std::unique_ptr<DeviceFloats>> floats_;
-  std::vector<std::unique_ptr<PackedWeight>> packed_;
-};
 
 // The operations, called by a test.
 struct Calls {
   Backend& backend;
   const StepRows& step;
-  Memory memory{&backend};
+  BlockMemory memory{&backend};
 
   Matrix NewMatrix(int64_t width) {
     return memory.NewMatrix(step.tokens(), width);
@@ -144,14 +119,14 @@ class BlocksTest : public BackendUnderTestSuite {
   void SetUp() override {
     BackendUnderTestSuite::SetUp();
     if (IsSkipped()) return;
-    memory_ = std::make_unique<Memory>(&backend());
+    memory_ = std::make_unique<BlockMemory>(&backend(), GetParam().format);
   }
   void TearDown() override {
     memory_.reset();
     BackendUnderTestSuite::TearDown();
   }
 
-  Memory& memory() { return *memory_; }
+  BlockMemory& memory() { return *memory_; }
 
   // Takes both through all steps, each from what the one before left, and looks
   // at the residuals and at the states of all slots. `states`: floats of each
@@ -211,7 +186,7 @@ class BlocksTest : public BackendUnderTestSuite {
     return residual.ToHost();
   }
 
-  std::unique_ptr<Memory> memory_;
+  std::unique_ptr<BlockMemory> memory_;
 };
 
 TEST_P(BlocksTest, OfMambaAreTheirOperations) {
@@ -452,7 +427,8 @@ TEST_P(BlocksTest, OfMlpsAreTheirOperations) {
        {std::tuple{19, 20, false, true, NormKind::kLayer},
         std::tuple{32, 48, true, false, NormKind::kRms},
         std::tuple{5, 7, true, true, NormKind::kLayer},
-        std::tuple{16, 16, false, false, NormKind::kRms}}) {
+        std::tuple{16, 16, false, false, NormKind::kRms},
+        std::tuple{301, 264, true, true, NormKind::kLayer}}) {
     SCOPED_TRACE(testing::Message() << "d_model " << d_model);
     MlpBlockArguments block;
     block.gated = gated;
@@ -510,8 +486,18 @@ TEST_P(BlocksTest, ScratchThatCannotBeHadIsRefusedWithItsBytes) {
       << status;
 }
 
+// Products of weights of 16 bits are others on a device.
+std::vector<BackendUnderTest> BackendsAndFormats() {
+  std::vector<BackendUnderTest> backends = BackendsUnderTest();
+  backends.push_back(
+      {"CudaBFloat16", BackendKind::kCuda, 0, WeightFormat::kBFloat16});
+  backends.push_back(
+      {"CudaFloat16", BackendKind::kCuda, 0, WeightFormat::kFloat16});
+  return backends;
+}
+
 INSTANTIATE_TEST_SUITE_P(All, BlocksTest,
-                         ::testing::ValuesIn(BackendsUnderTest()),
+                         ::testing::ValuesIn(BackendsAndFormats()),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

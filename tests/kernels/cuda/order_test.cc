@@ -186,7 +186,7 @@ TEST_F(CudaOrderTest, OfTheGatesNormIsByThreadsThenWarps) {
       std::array<std::array<float, 32>, 8> threads = {};
       for (int64_t i = 0; i < width; ++i) {
         expected[first + i] = norm.y[first + i] * cuda::Silu(norm.z[first + i]);
-        float& sum = threads[i % 256 / 32][i % 32];
+        float& sum = threads[i / 4 % 256 / 32][i / 4 % 32];
         sum = std::fmaf(expected[first + i], expected[first + i], sum);
       }
       float sum = WarpSum(threads[0]);

@@ -154,17 +154,18 @@ class CudaProductTest : public ::testing::Test {
 
   Backend& backend() { return *backend_; }
 
-  using Kernel = decltype(&cuda::Product);
+  using Kernel = cudaError_t (*)(cudaStream_t, const cuda::ProductArguments&);
   // x [tokens, inputs] by `kernel`.
   Floats Run(Kernel kernel, const PackedWeight& weight, const Floats& x) {
     const int64_t tokens = static_cast<int64_t>(x.size()) / weight.inputs();
     DeviceFloats device_x(backend(), x);
     DeviceFloats y(backend(), Floats(tokens * weight.outputs(), -1.0f));
     EXPECT_TRUE(backend().Synchronize().ok());
-    EXPECT_EQ(kernel(stream_, static_cast<const PackedMatrix&>(weight).view(),
-                     tokens, {device_x.data(), weight.inputs()}, {},
-                     {y.data(), weight.outputs()}),
-              cudaSuccess);
+    EXPECT_EQ(
+        kernel(stream_, cuda::ArgumentsOf(cuda::ViewOf(weight), tokens,
+                                          {device_x.data(), weight.inputs()},
+                                          {}, {y.data(), weight.outputs()})),
+        cudaSuccess);
     EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
     return y.ToHost();
   }
@@ -252,10 +253,9 @@ TEST_F(CudaProductTest, TheNarrowKernelAndTheTilesGiveTheSameBits) {
 }
 
 template <cuda::TileSize kSize>
-cudaError_t ProductByTiles(cudaStream_t stream, const cuda::WeightView& weight,
-                           int64_t tokens, ConstMatrix x,
-                           const MatMulOptions& options, Matrix y) {
-  return cuda::TileProduct(stream, kSize, weight, tokens, x, options, y);
+cudaError_t ProductByTiles(cudaStream_t stream,
+                           const cuda::ProductArguments& product) {
+  return cuda::TileProduct(stream, kSize, product);
 }
 
 TEST_F(CudaProductTest, TilesOfEverySizeGiveTheSameBits) {

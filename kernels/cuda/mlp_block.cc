@@ -1,0 +1,31 @@
+#include "kernels/cuda/mlp_block.h"
+
+#include "kernels/cuda/block_operations.h"
+
+namespace engram::cuda {
+
+cudaError_t MlpBlock(cudaStream_t stream, const StepTable& step,
+                     const MlpBlockArguments& block, BlockScratch scratch,
+                     float* residual) {
+  const Matrix normed = scratch.Take(block.d_model());
+  const Matrix hidden = scratch.Take(block.fc1.weight->outputs());
+
+  BlockOperations operations(stream, step, block.d_model(), residual);
+  operations.NormedProducts(
+      block.norm, normed, {{block.fc1, hidden}},
+      block.gated ? Activation::kNone : Activation::kGeluTanh);
+  if (block.gated) {
+    GatedNormArguments gate;
+    gate.tokens = step.token_count;
+    gate.d_inner = block.width();
+    gate.y = hidden;
+    gate.z = ColumnsFrom(hidden, block.width());
+    gate.normed = hidden;
+    operations.AddGatedProduct(block.fc2, gate);
+  } else {
+    operations.AddProduct(block.fc2, hidden);
+  }
+  return operations.error();
+}
+
+}  // namespace engram::cuda

@@ -1,0 +1,18 @@
+// Backend::MlpBlock on a device, for steps whose rows have one token each.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kernels/block_scratch.h"
+#include "kernels/blocks.h"
+#include "kernels/cuda/step_table.h"
+
+namespace engram::cuda {
+
+// Begins it on `stream`; an error is one of the launches. `scratch` has what
+// ScratchFloats() tells. REQUIRES: step.HasOneTokenARow().
+cudaError_t MlpBlock(cudaStream_t stream, const StepTable& step,
+                     const MlpBlockArguments& block, BlockScratch scratch,
+                     float* residual);
+
+}  // namespace engram::cuda
