@@ -13,8 +13,8 @@
 // product's sums into the next one's factors.
 //
 // Order. Every factor is a float32 as two bfloat16, the nearest and the nearest
-// of what is left, 16 bits together; a product is high low + low high + high
-// high, in this order, per step of 16 of what is summed over, steps ascending.
+// of what is left, 16 bits together; a product is low low + high low + low high
+// + high high, in this order, per step of 16 of what is summed over, ascending.
 // C Sᵀ is scaled in float32 before the sum over u goes on in it, S before its
 // sum. L is summed in float64, pairs of tokens as a tree over lanes, and kept
 // as the nearest float32 and what is left, so that differences are exact
@@ -25,7 +25,7 @@
 //
 // Memory: as ssd_scan.cu, the state once per row, and once more C Bᵀ for each
 // 32 channels. Tensor-core steps of a chunk of 32 channels and 128 states:
-// 1,368, against 512 K fused multiply-adds of the recurrence.
+// 1,824, against 512 K fused multiply-adds of the recurrence.
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
@@ -105,6 +105,7 @@ struct RightFactor {
 
 __device__ void AddProduct(float (&sums)[4], const LeftFactor& left,
                            const RightFactor& right) {
+  MmaBf16(sums, left.low, right.low);
   MmaBf16(sums, left.high, right.low);
   MmaBf16(sums, left.low, right.high);
   MmaBf16(sums, left.high, right.high);
