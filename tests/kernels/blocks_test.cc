@@ -486,13 +486,14 @@ TEST_P(BlocksTest, ScratchThatCannotBeHadIsRefusedWithItsBytes) {
       << status;
 }
 
-// Products of weights of 16 bits are others on a device.
+// Products of narrow weights are others on a device.
 std::vector<BackendUnderTest> BackendsAndFormats() {
   std::vector<BackendUnderTest> backends = BackendsUnderTest();
   backends.push_back(
       {"CudaBFloat16", BackendKind::kCuda, 0, WeightFormat::kBFloat16});
   backends.push_back(
       {"CudaFloat16", BackendKind::kCuda, 0, WeightFormat::kFloat16});
+  backends.push_back({"CudaInt8", BackendKind::kCuda, 0, WeightFormat::kInt8});
   return backends;
 }
 
