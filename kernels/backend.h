@@ -58,6 +58,7 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/functional/function_ref.h"
@@ -82,6 +83,14 @@ class Buffer {
 
   float* floats() { return static_cast<float*>(data()); }
   const float* floats() const { return static_cast<const float*>(data()); }
+};
+
+// What this process has of a device's memory, for all back ends on it. Bytes.
+struct DeviceMemoryUse {
+  int device = 0;    // DeviceOptions::index
+  size_t limit = 0;  // the most that it may take
+  size_t taken = 0;  // from the device
+  size_t used = 0;   // of that, by buffers and packed weights
 };
 
 // A point in a back end's queue of work.
@@ -113,6 +122,13 @@ class Backend {
   // other work. Not zeroed, nor touched. RESOURCE_EXHAUSTED likewise.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(
       size_t bytes) = 0;
+
+  // Takes so much of its device's memory at once, from which Allocate() and
+  // Pack() are served later; without a device nothing. RESOURCE_EXHAUSTED with
+  // the bytes asked for and those left.
+  virtual absl::Status ReserveMemory(size_t) { return absl::OkStatus(); }
+  // Nothing: its memory is the host's. Thread-safe.
+  virtual std::optional<DeviceMemoryUse> device_memory() const { return {}; }
 
   // Begin a copy, which is done when the event is reached; so are then all that
   // were begun before it. Until then neither side may change, nor what is

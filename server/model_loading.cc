@@ -23,6 +23,21 @@ ModelLimits LimitsOf(const ServerOptions& options) {
   return limits;
 }
 
+// Of a device all that the model needs, at once: what is not to be had is known
+// before weights are read. Little of it is ever on the host, which has files in
+// its cache and page-locked memory for requests and answers.
+absl::Status TakeRoom(const MemoryPlan& plan, const ModelLimits& limits,
+                      Backend* backend) {
+  if (!backend->device_memory().has_value()) {
+    return CheckRoom(plan, limits, FindMemoryRoom());
+  }
+  const absl::Status status = backend->ReserveMemory(plan.total());
+  if (!absl::IsResourceExhausted(status)) return status;
+  return absl::ResourceExhaustedError(absl::StrCat("the model takes ",
+                                                   DescribeMemory(plan, limits),
+                                                   "; ", status.message()));
+}
+
 absl::StatusOr<std::unique_ptr<ServedModel>> Load(
     const std::string& name, const std::string& folder,
     const ServerOptions& options, std::shared_ptr<cpu::ThreadPool> pool,
@@ -34,25 +49,24 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Load(
   ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<ModelFolder> opened,
                           ModelFolder::Open(folder));
   ENGRAM_ASSIGN_OR_RETURN(*plan, opened->Plan(limits));
-  ENGRAM_RETURN_IF_ERROR(CheckRoom(*plan, limits, FindMemoryRoom()));
   served->memory = *plan;
   BackendOptions backend;
   backend.kind = options.backend;
   backend.threads = static_cast<int>(options.threads);
   backend.pool = std::move(pool);
   backend.device.deterministic = options.deterministic;
-  std::string no_device;
-  backend.on_no_device = [&no_device](const absl::Status& reason) {
-    no_device = absl::StrCat("on the CPU: ", reason.message());
+  backend.device.memory = options.device_memory;
+  backend.on_no_device = [&served](const absl::Status& reason) {
+    served->no_device = std::string(reason.message());
   };
   ENGRAM_ASSIGN_OR_RETURN(served->backend, MakeBackend(backend));
+  ENGRAM_RETURN_IF_ERROR(TakeRoom(*plan, limits, served->backend.get()));
   ENGRAM_ASSIGN_OR_RETURN(LoadedModel loaded,
                           opened->Load(served->backend.get(), limits));
   served->model = std::move(loaded.model);
   served->tokenizer = std::move(loaded.tokenizer);
   served->eos_token_ids = std::move(loaded.eos_token_ids);
   served->warnings = std::move(loaded.warnings);
-  if (!no_device.empty()) served->warnings.push_back(std::move(no_device));
   return served;
 }
 

@@ -295,6 +295,15 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
   list->Bytes("kv-memory", int64_t{1} << 50, &options->kv_memory,
               "Device memory for keys and values, per model that has attention "
               "layers.");
+  list->Add(
+      "device-memory", "BYTES", "what is free at start but 1536MiB",
+      "What all models together may take of a device's memory: weights, "
+      "states, buffers, keys and values. They take what they need and no more, "
+      "all at start; what they need is set by --slots, --weights, "
+      "--max-batch-tokens and --kv-memory. 0: the default.",
+      [=](const std::string& value) {
+        return SetBytes(value, int64_t{1} << 50, &options->device_memory);
+      });
   list->Life("session-ttl", /*may_be_infinite=*/true, &options->session_ttl,
              "Idle time after which a session is forgotten.");
   list->Life("max-session-ttl", /*may_be_infinite=*/false,

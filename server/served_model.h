@@ -28,6 +28,8 @@ struct ServedModel {
   std::unique_ptr<Tokenizer> tokenizer;  // nullptr: token ids only
   // What is odd about its folder and was passed over, one sentence each.
   std::vector<std::string> warnings;
+  // Why it is on the CPU where a device was looked for; else empty.
+  std::string no_device;
   MemoryPlan memory;
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Model> model;

@@ -14,6 +14,7 @@
 #include "server/clock.h"
 #include "server/connections.h"
 #include "server/delivery.h"
+#include "server/device_metrics.h"
 #include "server/grpc_port.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -119,6 +120,7 @@ absl::Status Server::StartPartsOrThrow() {
   metrics_ = Metrics::Create();
   ENGRAM_RETURN_IF_ERROR(OpenHttpPort());
   ENGRAM_RETURN_IF_ERROR(LoadModels());
+  WatchDeviceMemory(*models_, metrics_.get());
   metrics_->WatchSessions(sessions_.get(), options_.session_memory);
   metrics_->WatchCounter(
       "log_lines_dropped_total",
@@ -181,6 +183,12 @@ absl::Status Server::LoadOne(const std::string& name, const std::string& folder,
   ENGRAM_ASSIGN_OR_RETURN(
       std::unique_ptr<ServedModel> served,
       LoadServedModel(name, folder, options_, std::move(pool)));
+  // Once: it is so for all models.
+  if (!served->no_device.empty() && !std::exchange(told_no_device_, true)) {
+    Log(LogLevel::kWarning, "warning",
+        {{"message",
+          absl::StrCat("models run on the CPU: ", served->no_device)}});
+  }
   for (const std::string& warning : served->warnings) {
     Log(LogLevel::kWarning, "warning",
         {{"model", name}, {"folder", folder}, {"message", warning}});

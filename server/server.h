@@ -82,6 +82,7 @@ class Server {
   std::atomic<bool> failed_ = false;
   std::atomic<ServingPhase> phase_ = ServingPhase::kLoading;
   bool drained_ = false;
+  bool told_no_device_ = false;
 
   // Destroyed in the reverse order: the HTTP port, whose pages ask all the
   // rest, goes first; then the gRPC server, whose calls point at the rest; then

@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -91,6 +92,18 @@ class CudaBackend final : public Backend {
   absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) override {
     queue_.BeCurrent();
     return cuda::AllocatePinnedMemory(bytes);
+  }
+
+  absl::Status ReserveMemory(size_t bytes) override {
+    queue_.BeCurrent();
+    return arena_->Reserve(bytes);
+  }
+  std::optional<DeviceMemoryUse> device_memory() const override {
+    const cuda::MemoryArena::Use use = arena_->use();
+    return DeviceMemoryUse{.device = queue_.device(),
+                           .limit = use.limit,
+                           .taken = use.taken,
+                           .used = use.used};
   }
 
   absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyToHost(

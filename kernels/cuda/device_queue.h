@@ -31,6 +31,7 @@ class DeviceQueue {
   DeviceQueue(const DeviceQueue&) = delete;
   DeviceQueue& operator=(const DeviceQueue&) = delete;
 
+  int device() const { return device_; }
   // The runtime's calls of this thread are about the queue's device from now
   // on.
   void BeCurrent() { Note(MakeCurrent(device_), "making a device current"); }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,12 @@ class ForwardingBackend : public Backend {
   }
   absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) override {
     return inner_.AllocateHost(bytes);
+  }
+  absl::Status ReserveMemory(size_t bytes) override {
+    return inner_.ReserveMemory(bytes);
+  }
+  std::optional<DeviceMemoryUse> device_memory() const override {
+    return inner_.device_memory();
   }
   absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyToHost(
       void* host, const void* source, size_t bytes) override {

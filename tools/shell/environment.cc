@@ -15,6 +15,7 @@ namespace {
 
 constexpr absl::string_view kPrefix = "ENGRAM_";
 constexpr absl::string_view kTestPrefix = "ENGRAM_TEST_";
+constexpr absl::string_view kEmulationPrefix = "ENGRAM_EMULATION_";
 
 // Known to programs and scripts beside the server.
 constexpr const char* kOtherVariables[] = {
@@ -77,6 +78,7 @@ absl::Status CheckEnvironment(absl::Span<const std::string> environment,
     const absl::string_view name = entry.substr(0, equals);
     if (std::find(known.begin(), known.end(), name) != known.end() ||
         absl::StartsWith(name, kTestPrefix) ||
+        absl::StartsWith(name, kEmulationPrefix) ||
         // ENGRAM_1, ENGRAM_2_GRPC: servers behind the proxy of deploy/haproxy.
         absl::ascii_isdigit(absl::StripPrefix(entry, kPrefix)[0]) ||
         IsServiceAddress(name, entry.substr(equals + 1))) {

@@ -21,11 +21,15 @@ struct Options {
   // Matrix products are summed as Hopper does, in 25 bits behind the point,
   // instead of one float32 after the other.
   bool fused_mma = false;
+  // The number of the first kernel, copy or fill that fails, as by
+  // PlantError(); 0: none.
+  int64_t fails_at = 0;
 };
 
 // Options are those of the environment until they are set:
 // ENGRAM_EMULATION_DEVICES, ENGRAM_EMULATION_SEED,
-// ENGRAM_EMULATION_EARLY_THREADS, ENGRAM_EMULATION_FUSED_MMA.
+// ENGRAM_EMULATION_EARLY_THREADS, ENGRAM_EMULATION_FUSED_MMA,
+// ENGRAM_EMULATION_FAILS_AT.
 Options& options();
 
 // What was done since the process began.

@@ -21,6 +21,8 @@ Options& options() {
       .early_threads = static_cast<int64_t>(
           FromEnvironment("ENGRAM_EMULATION_EARLY_THREADS", 0)),
       .fused_mma = FromEnvironment("ENGRAM_EMULATION_FUSED_MMA", 0) != 0,
+      .fails_at =
+          static_cast<int64_t>(FromEnvironment("ENGRAM_EMULATION_FAILS_AT", 0)),
   };
   return options;
 }

@@ -9,9 +9,22 @@ namespace {
 int64_t left = 0;  // 0: none is planted
 cudaError_t planted = cudaSuccess;
 
+// That of the environment, when the device is first used.
+void PlantWhatOptionsSay() {
+  static const bool done = [] {
+    if (left == 0 && options().fails_at > 0) {
+      left = options().fails_at;
+      planted = cudaErrorIllegalAddress;
+    }
+    return true;
+  }();
+  (void)done;
+}
+
 }  // namespace
 
 bool FailsNow() {
+  PlantWhatOptionsSay();
   if (left == 0 || --left > 0) return false;
   SetStickyError(planted);
   return true;

@@ -1,0 +1,138 @@
+// The whole server with a device that is not there, has too little memory or
+// fails by itself while it computes: who waits is told, and the process ends.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "tests/integration/child_process.h"
+#include "tests/integration/generic_call.h"
+#include "tests/integration/standard_services.pb.h"
+#include "tests/support/folders.h"
+#include "tests/support/test_server.h"
+
+namespace engram {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using testing::HealthRequest;
+using testing::HealthResponse;
+
+class EmulatedDevice : public ::testing::Test {
+ protected:
+  ~EmulatedDevice() override {
+    unsetenv("ENGRAM_EMULATION_DEVICES");
+    unsetenv("ENGRAM_EMULATION_FAILS_AT");
+  }
+
+  ServerProcess Serve(std::vector<std::string> more) {
+    std::vector<std::string> arguments = {
+        "--model", ZooModel(kInduction), "--slots",
+        "2",       "--drain-timeout",    "500ms"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return ServerProcess(arguments, StandardError::kKept, RLIM_INFINITY,
+                         ProgramFile("tests/emulated-server"));
+  }
+};
+
+int Occurrences(const std::string& text, const std::string& words) {
+  int count = 0;
+  for (size_t at = text.find(words); at != std::string::npos;
+       at = text.find(words, at + 1)) {
+    ++count;
+  }
+  return count;
+}
+
+TEST_F(EmulatedDevice, IsRefusedWithReasonAndHintWhereThereIsNone) {
+  setenv("ENGRAM_EMULATION_DEVICES", "0", /*overwrite=*/1);
+  ServerProcess server = Serve({"--backend", "cuda"});
+  EXPECT_EQ(server.grpc_address(), "");
+  EXPECT_EQ(server.process().Wait(), 1);
+  EXPECT_THAT(
+      server.process().ErrorOutput(),
+      AllOf(HasSubstr("the driver sees no device"),
+            HasSubstr("CUDA_VISIBLE_DEVICES"), HasSubstr("--backend=cpu")));
+}
+
+TEST_F(EmulatedDevice, IsDoneWithoutWhereThereIsNoneAndThatIsSaidOnce) {
+  setenv("ENGRAM_EMULATION_DEVICES", "0", /*overwrite=*/1);
+  ServerProcess server =
+      Serve({"--model",
+             absl::StrCat("again=",
+                          SourceFile(absl::StrCat("model/zoo/", kInduction)))});
+  ASSERT_NE(server.grpc_address(), "");
+  const TestClient client(server.grpc_address());
+  EXPECT_TRUE(client.Generate(TokenTurn(kInduction, {1, 2}, 3)).status.ok());
+  server.process().Signal(SIGTERM);
+  EXPECT_EQ(server.process().Wait(), 0);
+  EXPECT_EQ(
+      Occurrences(server.process().ErrorOutput(), "the driver sees no device"),
+      1);
+}
+
+TEST_F(EmulatedDevice, ThatHasTooLittleMemoryIsToldByArithmetic) {
+  ServerProcess server =
+      Serve({"--backend", "cuda", "--device-memory", "3MiB"});
+  EXPECT_EQ(server.process().Wait(), 1);
+  EXPECT_THAT(server.process().ErrorOutput(),
+              AllOf(HasSubstr("of weights (--weights)"),
+                    HasSubstr("of states in 2 slots (--slots)"),
+                    HasSubstr("are left of 3145728 that --device-memory "
+                              "allows")));
+}
+
+TEST_F(EmulatedDevice, TellsWhatModelsHaveOfItsMemory) {
+  ServerProcess server =
+      Serve({"--backend", "cuda", "--device-memory", "64MiB"});
+  ASSERT_NE(server.grpc_address(), "") << server.process().ErrorOutput();
+  const TestClient client(server.grpc_address());
+  EXPECT_TRUE(client.Generate(TokenTurn(kInduction, {1, 2}, 3)).status.ok());
+  const auto fetched = FetchMetrics(server.metrics_address());
+  ASSERT_TRUE(fetched.ok()) << fetched.status();
+  const MetricsPage& page = *fetched;
+  const std::string device = "device=\"0\"";
+  EXPECT_EQ(page.Sum("device_memory_limit_bytes", {device}), 64 << 20);
+  double sum = 0;
+  for (const char* kind : {"weights", "states", "buffers", "other"}) {
+    const double bytes = page.Sum(
+        "device_memory_bytes", {device, absl::StrCat("kind=\"", kind, "\"")});
+    EXPECT_GT(bytes, 0) << kind;
+    sum += bytes;
+  }
+  EXPECT_GT(page.Sum("device_memory_bytes", {device}), sum);
+  EXPECT_EQ(page.Sum("device_memory_bytes", {"kind=\"key_values\""}), 0);
+}
+
+TEST_F(EmulatedDevice, ThatFailsEndsStreamsHealthAndProcess) {
+  // Loading is some dozens of copies, a step some dozens of kernels.
+  setenv("ENGRAM_EMULATION_FAILS_AT", "1500", /*overwrite=*/1);
+  ServerProcess server = Serve({"--backend", "cuda"});
+  ASSERT_NE(server.grpc_address(), "") << server.process().ErrorOutput();
+  GenericCall watch(server.grpc_address(), "/grpc.health.v1.Health/Watch");
+  HealthResponse health;
+  ASSERT_TRUE(watch.Write(HealthRequest()));
+  ASSERT_TRUE(watch.Read(&health));
+  EXPECT_EQ(health.status(), HealthResponse::SERVING);
+  const TestClient client(server.grpc_address());
+  const Answer answer = client.Generate(TokenTurn(kInduction, {1, 2, 3}, 5000));
+  EXPECT_TRUE(answer.in_order);
+  EXPECT_FALSE(answer.completed.has_value());
+  EXPECT_EQ(answer.status.code(), absl::StatusCode::kInternal) << answer.status;
+  EXPECT_THAT(std::string(answer.status.message()),
+              HasSubstr("cudaErrorIllegalAddress (700)"));
+  EXPECT_TRUE(watch.Read(&health));
+  EXPECT_EQ(health.status(), HealthResponse::NOT_SERVING);
+  EXPECT_EQ(server.process().Wait(), 1);
+  EXPECT_THAT(server.process().ErrorOutput(),
+              AllOf(HasSubstr("engine_failed"),
+                    HasSubstr("cudaErrorIllegalAddress (700)")));
+}
+
+}  // namespace
+}  // namespace engram
