@@ -19,10 +19,11 @@ std::vector<std::string> CurrentEnvironment();
 
 // Whether every variable in `environment` whose name begins with ENGRAM_ is
 // known to one of the programs: `flag_variables` (those of the server's flags),
-// ENGRAM_SERVER, those of the build scripts, ENGRAM_TEST_..., ENGRAM_EMULATION_..., or what
-// Kubernetes sets for a service whose name begins with "engram". All programs
-// take all of them, since they may share one environment. Errors:
-// INVALID_ARGUMENT with the name and the one that may have been meant.
+// ENGRAM_SERVER, those of the build scripts, ENGRAM_TEST_...,
+// ENGRAM_EMULATION_..., or what Kubernetes sets for a service whose name begins
+// with "engram". All programs take all of them, since they may share one
+// environment. Errors: INVALID_ARGUMENT with the name and the one that may have
+// been meant.
 absl::Status CheckEnvironment(absl::Span<const std::string> environment,
                               absl::Span<const std::string> flag_variables);
 
