@@ -453,6 +453,7 @@ struct BackendOptions {
 absl::StatusOr<int> CountDevices(BackendKind kind);
 
 // kAuto takes CUDA if this build has it and there is a device, else the CPU.
+// INVALID_ARGUMENT if there are devices, but not that one.
 // FAILED_PRECONDITION if kCuda is asked for and cannot be had, with the reason
 // and what to do; errors of a device that fails.
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(

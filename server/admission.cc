@@ -42,17 +42,36 @@ Admission::Admission(const AdmissionLimits& limits, AdmissionModel model,
       model_(std::move(model)),
       sessions_(sessions),
       clock_(clock),
-      memory_(limits.request_bytes),
-      inbox_(limits.max_queue, limits.max_queue_time, clock) {}
+      memory_(limits.request_bytes) {
+  for (int device = 0; device < model_.devices; ++device) {
+    inboxes_.push_back(std::make_unique<EngineInbox>(
+        limits.max_queue, limits.max_queue_time, clock));
+  }
+}
+
+void Admission::Close(const std::string& reason) {
+  for (const auto& inbox : inboxes_) inbox->Close(reason);
+}
+
+EngineInbox& Admission::ChooseInbox(const Request& request) const {
+  if (inboxes_.size() == 1) return *inboxes_.front();
+  std::vector<DeviceRoom> rooms;
+  for (const auto& inbox : inboxes_) rooms.push_back(inbox->Room());
+  const std::optional<int> holder =
+      request.session_id.empty() ? std::nullopt
+                                 : sessions_->DeviceOf(request.session_id);
+  return *inboxes_[ChooseDevice(rooms, holder)];
+}
 
 absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
   ENGRAM_RETURN_IF_ERROR(CheckLimits(request));
   if (IsTurn(request)) request.identity = IdentityOf(request);
+  EngineInbox& inbox = ChooseInbox(request);
   auto stream = std::make_shared<TokenStream>(
-      limits_.stream_tokens, [this] { inbox_.Wake(); }, model_.tokenizer);
+      limits_.stream_tokens, [&inbox] { inbox.Wake(); }, model_.tokenizer);
   auto sequence =
       std::make_unique<Sequence>(std::move(request), model_.tokenizer, stream);
-  absl::StatusOr<EngineInbox::Place> place = Reserve(sequence.get());
+  absl::StatusOr<EngineInbox::Place> place = Reserve(sequence.get(), &inbox);
   ENGRAM_RETURN_IF_ERROR(ReadReceived(sequence.get()));
   if (sequence->request.stopping.stop.empty()) {
     stream->SetText(std::move(sequence->text));
@@ -66,13 +85,15 @@ absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
   }
   ENGRAM_ASSIGN_OR_RETURN(auto record, Begin(sequence.get()));
   if (record != nullptr) return Admitted(std::move(record));
-  inbox_.Enqueue(*std::move(place), std::move(sequence));
+  inbox.Enqueue(*std::move(place), std::move(sequence));
   return Admitted(std::move(stream));
 }
 
-absl::StatusOr<EngineInbox::Place> Admission::Reserve(Sequence* sequence) {
-  ENGRAM_ASSIGN_OR_RETURN(sequence->memory, TakeMemory(sequence->request));
-  return inbox_.Reserve(sequence->request);
+absl::StatusOr<EngineInbox::Place> Admission::Reserve(Sequence* sequence,
+                                                      EngineInbox* inbox) {
+  ENGRAM_ASSIGN_OR_RETURN(sequence->memory,
+                          TakeMemory(sequence->request, *inbox));
+  return inbox->Reserve(sequence->request);
 }
 
 absl::StatusOr<std::shared_ptr<const TurnRecord>> Admission::FindRecord(
@@ -118,7 +139,7 @@ absl::StatusOr<SessionHandle> Admission::FindSession(
 }
 
 absl::StatusOr<ByteBudget::Share> Admission::TakeMemory(
-    const Request& request) {
+    const Request& request, const EngineInbox& inbox) {
   const size_t bytes = SequenceBytes(request);
   std::optional<ByteBudget::Share> share = memory_.Take(bytes);
   if (share.has_value()) return *std::move(share);
@@ -132,7 +153,7 @@ absl::StatusOr<ByteBudget::Share> Admission::TakeMemory(
           "the queue is full: requests that wait or run take ", memory_.taken(),
           " bytes, this one ", bytes, ", limit ", memory_.limit(),
           " (--request-memory); try again later")),
-      inbox_.RetryTime(request));
+      inbox.RetryTime(request));
 }
 
 absl::Status Admission::CheckLimits(const Request& request) const {

@@ -1,5 +1,6 @@
 // Admission: accepts a request or refuses it at once, and hands what it accepts
-// to the engine through an EngineInbox.
+// to an engine through its EngineInbox: where several devices run the model, to
+// the one that has the session's state, or room (server/device_choice.h).
 //
 // Submit never blocks and never computes: it checks limits, reserves memory and
 // a place in the queue, begins the turn on the session (server/session_store.h
@@ -12,6 +13,7 @@
 #include <memory>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -26,7 +28,7 @@
 namespace engram {
 
 struct AdmissionLimits {
-  int max_queue = 1024;
+  int max_queue = 1024;  // of each engine
   // Of those that wait or run: SequenceBytes.
   size_t request_bytes = size_t{512} << 20;
   // That a request may wait for a slot (server/queue_time.h).
@@ -43,6 +45,7 @@ struct AdmissionModel {
   int64_t vocabulary_size = 0;
   ModelCapacity capacity;
   const Tokenizer* tokenizer = nullptr;  // may be nullptr
+  int devices = 1;                       // that run it
 };
 
 class Admission {
@@ -66,13 +69,21 @@ class Admission {
     return sessions_->MakeRequestId(session_id);
   }
 
-  EngineInbox& inbox() { return inbox_; }
+  // Of the engine of one of the model's devices.
+  EngineInbox& inbox(int device = 0) { return *inboxes_[device]; }
+  // As EngineInbox::Close, of all of them.
+  void Close(const std::string& reason);
 
  private:
-  // A place in the queue, and the sequence's memory.
-  absl::StatusOr<EngineInbox::Place> Reserve(Sequence* sequence);
-  // UNAVAILABLE if those that wait and run leave no room for it.
-  absl::StatusOr<ByteBudget::Share> TakeMemory(const Request& request);
+  // Where the request is to run.
+  EngineInbox& ChooseInbox(const Request& request) const;
+  // A place in that queue, and the sequence's memory.
+  absl::StatusOr<EngineInbox::Place> Reserve(Sequence* sequence,
+                                             EngineInbox* inbox);
+  // UNAVAILABLE if those that wait and run leave no room for it; `inbox` says
+  // when to come again.
+  absl::StatusOr<ByteBudget::Share> TakeMemory(const Request& request,
+                                               const EngineInbox& inbox);
   // Whether the request could run; the record, if it is answered from one.
   absl::StatusOr<std::shared_ptr<const TurnRecord>> FindRecord(
       const Request& request) const;
@@ -88,7 +99,7 @@ class Admission {
   SessionStore* const sessions_;
   Clock* const clock_;
   ByteBudget memory_;
-  EngineInbox inbox_;
+  std::vector<std::unique_ptr<EngineInbox>> inboxes_;  // of the devices
 };
 
 }  // namespace engram

@@ -25,15 +25,18 @@ struct DeviceModels {
 std::map<int, DeviceModels> ByDevice(const ServedModels& models) {
   std::map<int, DeviceModels> devices;
   for (const auto& model : models.all()) {
-    const std::optional<DeviceMemoryUse> use = model->backend->device_memory();
-    if (!use.has_value()) continue;
-    DeviceModels& device = devices[use->device];
-    device.backend = model->backend.get();
-    device.planned.weights += model->memory.weights;
-    device.planned.states += model->memory.states;
-    device.planned.key_values += model->memory.key_values;
-    device.planned.buffers += model->memory.buffers;
-    device.planned.logits += model->memory.logits;
+    for (const ServedDevice& served : model->devices) {
+      const std::optional<DeviceMemoryUse> use =
+          served.backend->device_memory();
+      if (!use.has_value()) continue;
+      DeviceModels& device = devices[use->device];
+      device.backend = served.backend.get();
+      device.planned.weights += model->memory.weights;
+      device.planned.states += model->memory.states;
+      device.planned.key_values += model->memory.key_values;
+      device.planned.buffers += model->memory.buffers;
+      device.planned.logits += model->memory.logits;
+    }
   }
   return devices;
 }

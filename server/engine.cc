@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
+#include "server/slot_number.h"
 
 namespace engram {
 namespace {
@@ -31,8 +32,8 @@ Engine::Engine(EngineModel model, const EngineOptions& options,
       metrics_(metrics),
       states_(model_.model->states()),
       keeper_(&model_.model->states(), CapacityOf(model_.model->info()),
-              model_.number, sessions),
-      snapshots_(&states_, sessions, options.max_queue),
+              model_.number, sessions, model_.device),
+      snapshots_(&states_, sessions, options.max_queue, model_.device),
       outbox_(delivery),
       ends_(model_.name, &keeper_, sessions, &outbox_, clock,
             std::move(on_end)),
@@ -60,9 +61,9 @@ void Engine::ReadDrainDeadline() {
 absl::Status Engine::Run() {
   while (failure_.ok()) {
     const bool worked = RunOnce();
-    if (drain_deadline_ && idle() && inbox_->empty()) break;
+    if (drain_deadline_ && idle() && NobodyWaits()) break;
     if (!worked) {
-      inbox_->WaitForWork(idle() ? kIdleWait : kPausedWait);
+      inbox_->WaitForWork(idle() && !drain_deadline_ ? kIdleWait : kPausedWait);
     }
   }
   // Whoever waits for a task is answered.
@@ -70,6 +71,12 @@ absl::Status Engine::Run() {
   RunTasks();
   snapshots_.Finish();
   return failure_;
+}
+
+bool Engine::NobodyWaits() const {
+  return std::all_of(
+      engines_.begin(), engines_.end(),
+      [](const Engine* engine) { return engine->inbox_->empty(); });
 }
 
 bool Engine::RunOnce() {
@@ -138,6 +145,7 @@ void Engine::TellLoad() {
   std::vector<PromptAhead> prompts;
   int streams = 0;
   load.free_slots = states_.slots();
+  load.empty_slots = states_.free_slots();
   for (const SequencePointer& sequence : running_.all()) {
     // It would yield its slot.
     if (sequence->paused_since != absl::InfiniteFuture()) continue;
@@ -156,6 +164,11 @@ void Engine::TellLoad() {
 // --- Copies.
 
 void Engine::Snapshot(SessionHandle session, StateSnapshots::Done done) {
+  CopyState(std::move(session), /*for_request=*/false, std::move(done));
+}
+
+void Engine::CopyState(SessionHandle session, bool for_request,
+                       StateSnapshots::Done done) {
   absl::StatusOr<SessionStore::Location> location = sessions_->Locate(session);
   if (!location.ok()) return done(location.status());
   if (location->slot < 0 || location->block != nullptr) {
@@ -163,8 +176,20 @@ void Engine::Snapshot(SessionHandle session, StateSnapshots::Done done) {
     return done(StateSnapshots::Snapshot{std::move(location->turns),
                                          std::move(location->block)});
   }
+  Engine* const holder = engines_[DeviceOfSlot(location->slot)];
+  const auto tell = [=,
+                     this](absl::StatusOr<StateSnapshots::Snapshot> snapshot) {
+    // It has gone on on another device.
+    if (absl::IsAborted(snapshot.status())) {
+      return CopyState(session, for_request, done);
+    }
+    done(std::move(snapshot));
+  };
   const absl::Status posted =
-      inbox_->Post([this, session, done] { TakeSnapshot(session, done); });
+      for_request
+          ? holder->inbox_->PostForRequest(
+                [=] { holder->snapshots_.AddForRequest(session, tell); })
+          : holder->inbox_->Post([=] { holder->TakeSnapshot(session, tell); });
   if (!posted.ok()) done(posted);
 }
 
@@ -287,7 +312,17 @@ void Engine::StartWaiting(absl::Time now) {
 bool Engine::StartNext(absl::Time now) {
   SequencePointer sequence = inbox_->TakeNext();
   if (sequence == nullptr) return false;
+  if (sequence->fetch != nullptr && !sequence->fetch->answer().ok()) {
+    // Whatever became of the other device, this one has not failed.
+    inbox_->NotStarted();
+    ends_.End(sequence.get(), sequence->fetch->answer().status());
+    return true;
+  }
   const absl::StatusOr<bool> loaded = keeper_.TryLoad(sequence.get());
+  if (absl::IsAborted(loaded.status())) {
+    Fetch(std::move(sequence));
+    return true;
+  }
   if (!loaded.ok()) {
     inbox_->NotStarted();
     EndUnmoved(sequence.get(), loaded.status());
@@ -307,6 +342,19 @@ bool Engine::StartNext(absl::Time now) {
   // Nobody overtakes it, or it could wait for ever.
   inbox_->PutBack(std::move(sequence));
   return Park(running_.LongestPaused());
+}
+
+void Engine::Fetch(SequencePointer sequence) {
+  const auto fetch = std::make_shared<StateFetch>();
+  sequence->fetch = fetch;
+  const SessionHandle session = sequence->session;
+  inbox_->PutBack(std::move(sequence));
+  CopyState(session, /*for_request=*/true,
+            [fetch, inbox = inbox_](
+                absl::StatusOr<StateSnapshots::Snapshot> snapshot) {
+              fetch->End(std::move(snapshot));
+              inbox->Wake();
+            });
 }
 
 bool Engine::ResumeNext() {

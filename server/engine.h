@@ -1,9 +1,13 @@
-// Engine: the one thread that owns a model, its StatePool and its device. It
+// Engine: the one thread that owns a model on a device, and its StatePool. It
 // takes requests from its inbox, gives them slots, has them run step by step
 // (server/step_runner.h), parks what must wait and ends what is over.
 //
 // One iteration is RunOnce(), which never waits and reads time only from the
 // Clock: tests turn it by hand. Run() is that in a loop.
+//
+// Where several devices run the model, each has an engine. Admission says which
+// one runs a request; what that one goes on from it may have to fetch from a
+// slot of another's, whose engine copies it into RAM.
 //
 // Every sequence that was admitted ends exactly once, by SequenceEnds.
 #pragma once
@@ -59,6 +63,7 @@ struct EngineModel {
   std::string name;
   Model* model = nullptr;
   int number = 0;  // SessionStore::AddModel
+  int device = 0;  // of those that run the model
 };
 
 class Engine {
@@ -70,6 +75,13 @@ class Engine {
          ModelMetrics* metrics,
          std::function<void(const RequestSummary&)> on_end);
   ~Engine();
+
+  // The engines of all devices that run the model, by device, this one among
+  // them. Before any of them runs; they must not be asked for anything after
+  // one of them is gone.
+  void SetEngines(std::vector<Engine*> engines) {
+    engines_ = std::move(engines);
+  }
 
   // Thread-safe. The engine finishes what it has; what runs or waits at
   // `deadline` ends with UNAVAILABLE. The inbox must be closed before.
@@ -108,6 +120,8 @@ class Engine {
 
   void ReadDrainDeadline();
   void RunTasks();
+  // For this engine, or for another that may want a state of it.
+  bool NobodyWaits() const;
   void EndWaiting(absl::Time now);
   void EndRunning(absl::Time now);
   bool DrainIsOver(absl::Time now) const;
@@ -122,6 +136,12 @@ class Engine {
   // False: it must wait on, and so must whatever comes after it.
   bool StartNext(absl::Time now);
   bool ResumeNext();
+  // Thread-safe. As Snapshot, from whichever device has the state; a request
+  // that has been admitted is not refused.
+  void CopyState(SessionHandle session, bool for_request,
+                 StateSnapshots::Done done);
+  // Asks for the state that the sequence goes on from; it waits on meanwhile.
+  void Fetch(std::unique_ptr<Sequence> sequence);
   // The sequence yields its slot. False: there is none, or RAM has no room.
   bool Park(Sequence* sequence);
   void TellLoad();
@@ -151,6 +171,7 @@ class Engine {
   Clock* const clock_;
   ModelMetrics* const metrics_;
   const StatePool& states_;
+  std::vector<Engine*> engines_ = {this};
 
   // Engine thread.
   StateKeeper keeper_;

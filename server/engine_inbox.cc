@@ -115,6 +115,16 @@ absl::Duration EngineInbox::RetryTime(const Request& request) const {
   return TimeToRetry(ExpectedWait(request, now));
 }
 
+DeviceRoom EngineInbox::Room() const {
+  absl::MutexLock lock(&mutex_);
+  const QueueLoad& load = queue_time_.load();
+  const int ahead =
+      static_cast<int>(queue_.size() + reserved_.size()) + started_;
+  return {.is_open = closed_.empty(),
+          .empty_slots = load.empty_slots - ahead,
+          .slots = load.free_slots - ahead};
+}
+
 void EngineInbox::Close(std::string reason) {
   absl::MutexLock lock(&mutex_);
   if (closed_.empty()) closed_ = std::move(reason);
@@ -133,6 +143,7 @@ void EngineInbox::SetLoad(const QueueLoad& load,
   const absl::Time now = clock_->Now();
   absl::MutexLock lock(&mutex_);
   queue_time_.SetLoad(load);
+  started_ = 0;
   if (queue_.empty() && prompts.empty() && load.free_slots > 0) {
     queue_time_.NobodyWaits(now);
   }
@@ -140,10 +151,16 @@ void EngineInbox::SetLoad(const QueueLoad& load,
 }
 
 EngineInbox::Queue::const_iterator EngineInbox::FindNext() const {
-  return std::max_element(queue_.begin(), queue_.end(),
-                          [](const auto& a, const auto& b) {
-                            return a->request.priority < b->request.priority;
-                          });
+  auto next = queue_.end();
+  for (auto waiting = queue_.begin(); waiting != queue_.end(); ++waiting) {
+    const Sequence& sequence = **waiting;
+    if (sequence.fetch != nullptr && !sequence.fetch->is_over()) continue;
+    if (next == queue_.end() ||
+        (*next)->request.priority < sequence.request.priority) {
+      next = waiting;
+    }
+  }
+  return next;
 }
 
 std::optional<WaitingRequest> EngineInbox::Next() const {
@@ -167,6 +184,7 @@ void EngineInbox::Started() {
   const absl::Time now = clock_->Now();
   absl::MutexLock lock(&mutex_);
   queue_time_.Started(now, static_cast<int>(queue_.size()));
+  ++started_;
 }
 
 void EngineInbox::NotStarted() {
@@ -249,12 +267,21 @@ int EngineInbox::waiting() const {
 
 absl::Status EngineInbox::Post(std::function<void()> task) {
   absl::MutexLock lock(&mutex_);
-  if (tasks_closed_) return absl::UnavailableError("the server is stopping");
-  if (static_cast<int>(tasks_.size()) >= max_queue_) {
+  if (static_cast<int>(tasks_.size()) >= max_queue_ && !tasks_closed_) {
     return absl::UnavailableError(absl::StrCat(
         "the queue is full: ", tasks_.size(), " operations wait, limit ",
         max_queue_, " (--max-queue); try again later"));
   }
+  return AddTask(std::move(task));
+}
+
+absl::Status EngineInbox::PostForRequest(std::function<void()> task) {
+  absl::MutexLock lock(&mutex_);
+  return AddTask(std::move(task));
+}
+
+absl::Status EngineInbox::AddTask(std::function<void()> task) {
+  if (tasks_closed_) return absl::UnavailableError("the server is stopping");
   tasks_.push_back(std::move(task));
   awake_ = true;
   return absl::OkStatus();

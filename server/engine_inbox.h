@@ -23,6 +23,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/clock.h"
+#include "server/device_choice.h"
 #include "server/queue_time.h"
 #include "server/sequence.h"
 
@@ -69,9 +70,15 @@ class EngineInbox {
   // When it may be of use to come again with such a request.
   absl::Duration RetryTime(const Request& request) const;
 
+  // What a newcomer would find.
+  DeviceRoom Room() const;
+
   // `task` runs on the engine thread, between steps. UNAVAILABLE if as many
   // tasks wait as the queue may hold, or if no engine will run it any more.
   absl::Status Post(std::function<void()> task);
+  // The same for what a request wants that has been admitted: however many
+  // tasks wait.
+  absl::Status PostForRequest(std::function<void()> task);
 
   // From now on Reserve answers UNAVAILABLE with this reason.
   void Close(std::string reason);
@@ -84,7 +91,8 @@ class EngineInbox {
   // --- Engine.
   // What runs, after each step: for how long newcomers would wait.
   void SetLoad(const QueueLoad& load, std::vector<PromptAhead> prompts);
-  // The one that TakeNext would take now.
+  // The one that TakeNext would take now: none whose state is still on its way
+  // here (server/state_fetch.h).
   std::optional<WaitingRequest> Next() const;
   // Of highest priority, then the earliest; nullptr if none waits.
   std::unique_ptr<Sequence> TakeNext();
@@ -118,6 +126,8 @@ class EngineInbox {
   using Queue = std::list<std::unique_ptr<Sequence>>;
 
   void GiveBack(Place::Reserved reserved) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status AddTask(std::function<void()> task)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckRoom(const Request& request)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Duration ExpectedWait(const Request& request, absl::Time now) const
@@ -138,6 +148,7 @@ class EngineInbox {
   std::list<PromptAhead> reserved_ ABSL_GUARDED_BY(mutex_);
   QueueTime queue_time_ ABSL_GUARDED_BY(mutex_);
   std::vector<PromptAhead> prompts_ ABSL_GUARDED_BY(mutex_);  // that run
+  int started_ ABSL_GUARDED_BY(mutex_) = 0;  // since the load was told
   std::vector<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
   std::string closed_ ABSL_GUARDED_BY(mutex_);  // the reason, if it is
   bool tasks_closed_ ABSL_GUARDED_BY(mutex_) = false;

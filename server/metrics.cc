@@ -7,6 +7,7 @@
 #include <functional>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "server/metric_family.h"
 #include "server/model_metrics.h"
 #include "server/process_metrics.h"
@@ -22,8 +23,9 @@ class PrometheusMetrics final : public Metrics {
  public:
   PrometheusMetrics() : without_model_(&registry_, "", EndsWithoutModel()) {}
 
-  ModelMetrics* AddModel(const std::string& name, const ModelInfo& info,
-                         int slots) override {
+  std::vector<ModelMetrics*> AddModel(const std::string& name,
+                                      const ModelInfo& info, int slots,
+                                      absl::Span<const int> devices) override {
     prometheus::BuildGauge()
         .Name(MetricName("build_info"))
         .Help("What is served; always 1.")
@@ -36,9 +38,14 @@ class PrometheusMetrics final : public Metrics {
               {"weight_hash", info.weight_hash}})
         .Set(1);
     sessions_.AddModel(name);
-    models_.push_back(
-        MakeModelMetrics(&registry_, name, slots, info.kv_blocks));
-    return models_.back().get();
+    std::vector<ModelMetrics*> handles;
+    for (const int device : devices) {
+      models_.push_back(MakeModelMetrics(
+          &registry_, name, devices.size() == 1 ? "" : absl::StrCat(device),
+          slots, info.kv_blocks));
+      handles.push_back(models_.back().get());
+    }
+    return handles;
   }
 
   void WatchSessions(const SessionStore* sessions,

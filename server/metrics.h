@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "model/model.h"
 #include "server/request.h"
 #include "server/session_store.h"
@@ -62,10 +63,12 @@ class Metrics {
 
   virtual ~Metrics() = default;
 
-  // Models in the order of SessionStore::AddModel. The handle lives as long as
-  // this.
-  virtual ModelMetrics* AddModel(const std::string& name, const ModelInfo& info,
-                                 int slots) = 0;
+  // Models in the order of SessionStore::AddModel, on devices of these indexes.
+  // A handle of each, which live as long as this; what they tell of their
+  // engine has a label `device` if there are several.
+  virtual std::vector<ModelMetrics*> AddModel(
+      const std::string& name, const ModelInfo& info, int slots,
+      absl::Span<const int> devices) = 0;
   // `sessions` is asked for its numbers at every Text().
   virtual void WatchSessions(const SessionStore* sessions,
                              size_t memory_bytes) = 0;

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <new>
+#include <numeric>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
@@ -38,6 +40,45 @@ absl::Status TakeRoom(const MemoryPlan& plan, const ModelLimits& limits,
                                                    "; ", status.message()));
 }
 
+std::vector<int> DevicesFor(const ServerOptions& options) {
+  if (!options.devices.empty()) return options.devices;
+  // Where there is none, MakeBackend says why.
+  std::vector<int> all(CountDevices(options.backend).value_or(1));
+  std::iota(all.begin(), all.end(), 0);
+  return all;
+}
+
+// Loads the model on one device more.
+absl::Status AddDevice(int index, const ServerOptions& options,
+                       std::shared_ptr<cpu::ThreadPool> pool,
+                       ModelFolder* folder, ServedModel* served) {
+  BackendOptions backend;
+  backend.kind = options.backend;
+  backend.threads = static_cast<int>(options.threads);
+  backend.pool = std::move(pool);
+  backend.device.index = index;
+  backend.device.deterministic = options.deterministic;
+  backend.device.memory = options.device_memory;
+  backend.on_no_device = [served](const absl::Status& reason) {
+    served->no_device = std::string(reason.message());
+  };
+  ServedDevice device;
+  device.index = index;
+  ENGRAM_ASSIGN_OR_RETURN(device.backend, MakeBackend(backend));
+  const ModelLimits limits = LimitsOf(options);
+  ENGRAM_RETURN_IF_ERROR(
+      TakeRoom(served->memory, limits, device.backend.get()));
+  ENGRAM_ASSIGN_OR_RETURN(LoadedModel loaded,
+                          folder->Load(device.backend.get(), limits));
+  device.model = std::move(loaded.model);
+  // Alike for all.
+  served->tokenizer = std::move(loaded.tokenizer);
+  served->eos_token_ids = std::move(loaded.eos_token_ids);
+  served->warnings = std::move(loaded.warnings);
+  served->devices.push_back(std::move(device));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<ServedModel>> Load(
     const std::string& name, const std::string& folder,
     const ServerOptions& options, std::shared_ptr<cpu::ThreadPool> pool,
@@ -50,23 +91,12 @@ absl::StatusOr<std::unique_ptr<ServedModel>> Load(
                           ModelFolder::Open(folder));
   ENGRAM_ASSIGN_OR_RETURN(*plan, opened->Plan(limits));
   served->memory = *plan;
-  BackendOptions backend;
-  backend.kind = options.backend;
-  backend.threads = static_cast<int>(options.threads);
-  backend.pool = std::move(pool);
-  backend.device.deterministic = options.deterministic;
-  backend.device.memory = options.device_memory;
-  backend.on_no_device = [&served](const absl::Status& reason) {
-    served->no_device = std::string(reason.message());
-  };
-  ENGRAM_ASSIGN_OR_RETURN(served->backend, MakeBackend(backend));
-  ENGRAM_RETURN_IF_ERROR(TakeRoom(*plan, limits, served->backend.get()));
-  ENGRAM_ASSIGN_OR_RETURN(LoadedModel loaded,
-                          opened->Load(served->backend.get(), limits));
-  served->model = std::move(loaded.model);
-  served->tokenizer = std::move(loaded.tokenizer);
-  served->eos_token_ids = std::move(loaded.eos_token_ids);
-  served->warnings = std::move(loaded.warnings);
+  for (const int index : DevicesFor(options)) {
+    ENGRAM_RETURN_IF_ERROR(
+        AddDevice(index, options, pool, opened.get(), served.get()));
+    // A CPU is one device, whatever it was taken for.
+    if (served->devices.back().backend->name() == "cpu") break;
+  }
   return served;
 }
 

@@ -79,7 +79,8 @@ class StepHistogram {
 class PrometheusModelMetrics final : public ModelMetrics {
  public:
   PrometheusModelMetrics(prometheus::Registry* registry,
-                         const MetricLabelMap& labels, int slots,
+                         const MetricLabelMap& labels,
+                         const MetricLabelMap& of_engine, int slots,
                          int64_t kv_blocks)
       : time_to_first_token_(registry, "time_to_first_token_seconds",
                              "From arrival to the first token.", labels,
@@ -98,10 +99,10 @@ class PrometheusModelMetrics final : public ModelMetrics {
         request_decode_time_(registry, "request_decode_time_seconds",
                              "Sampling the answer.", labels, SecondsBuckets()),
         step_duration_(registry, "step_duration_seconds",
-                       "One step of the engine.", labels, SecondsBuckets()),
-        step_rows_(registry, "step_rows", "Sequences in a step.", labels,
+                       "One step of the engine.", of_engine, SecondsBuckets()),
+        step_rows_(registry, "step_rows", "Sequences in a step.", of_engine,
                    CountBuckets(12)),
-        step_tokens_(registry, "step_tokens", "Tokens in a step.", labels,
+        step_tokens_(registry, "step_tokens", "Tokens in a step.", of_engine,
                      CountBuckets(16)),
         request_prompt_tokens_(registry, "request_prompt_tokens",
                                "Prompt tokens of a request.", labels,
@@ -117,23 +118,23 @@ class PrometheusModelMetrics final : public ModelMetrics {
             registry, "tokens_saved_total",
             "Tokens of kept states that needed no feeding again.", labels)),
         running_(Gauge(registry, "num_requests_running",
-                       "Requests that hold a slot.", labels)),
+                       "Requests that hold a slot.", of_engine)),
         waiting_(Gauge(registry, "num_requests_waiting",
-                       "Requests in the queue.", labels)),
+                       "Requests in the queue.", of_engine)),
         slots_used_(Gauge(registry, "slots_used",
-                          "Slots with a running or a kept state.", labels)),
+                          "Slots with a running or a kept state.", of_engine)),
         requests_(registry, labels.at("model"), EndsOfModelCalls()) {
-    Gauge(registry, "slots", "Places for states on the device.", labels)
+    Gauge(registry, "slots", "Places for states on the device.", of_engine)
         .Set(slots);
     if (kv_blocks == 0) return;
     Gauge(registry, "kv_blocks",
-          "Blocks for keys and values of attention layers.", labels)
+          "Blocks for keys and values of attention layers.", of_engine)
         .Set(static_cast<double>(kv_blocks));
     kv_blocks_used_ = &Gauge(registry, "kv_blocks_used",
-                             "Of them, those that hold tokens.", labels);
+                             "Of them, those that hold tokens.", of_engine);
     kv_blocks_reserved_ =
         &Gauge(registry, "kv_blocks_reserved",
-               "Of them, those set apart for tokens to come.", labels);
+               "Of them, those set apart for tokens to come.", of_engine);
   }
 
   void ObserveStep(const StepObservation& step) override {
@@ -215,9 +216,13 @@ class PrometheusModelMetrics final : public ModelMetrics {
 
 std::unique_ptr<ModelMetrics> MakeModelMetrics(prometheus::Registry* registry,
                                                const std::string& model,
+                                               const std::string& device,
                                                int slots, int64_t kv_blocks) {
-  return std::make_unique<PrometheusModelMetrics>(
-      registry, MetricLabelMap{{"model", model}}, slots, kv_blocks);
+  const MetricLabelMap labels = {{"model", model}};
+  MetricLabelMap of_engine = labels;
+  if (!device.empty()) of_engine["device"] = device;
+  return std::make_unique<PrometheusModelMetrics>(registry, labels, of_engine,
+                                                  slots, kv_blocks);
 }
 
 }  // namespace engram

@@ -10,6 +10,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "kernels/status.h"
+#include "server/slot_number.h"
 #include "tools/shell/closest_word.h"
 #include "tools/shell/duration.h"
 #include "tools/shell/environment.h"
@@ -105,6 +106,22 @@ absl::Status SetBackend(const std::string& value, BackendKind* target) {
     *target = BackendKind::kCuda;
   } else {
     return Expected("auto, cpu or cuda", value);
+  }
+  return absl::OkStatus();
+}
+
+// "all", or "0,2".
+absl::Status SetDevices(const std::string& value, std::vector<int>* target) {
+  constexpr int kMostDevices = 1024;
+  target->clear();
+  if (value == "all") return absl::OkStatus();
+  for (const absl::string_view text : absl::StrSplit(value, ',')) {
+    int index = 0;
+    if (!absl::SimpleAtoi(text, &index) || index < 0 || index >= kMostDevices ||
+        std::count(target->begin(), target->end(), index) > 0) {
+      return Expected("all, or numbers of devices such as 0,1", value);
+    }
+    target->push_back(index);
   }
   return absl::OkStatus();
 }
@@ -218,6 +235,14 @@ void AddServing(FlagList* list, ServerOptions* options) {
             [=](const std::string& value) {
               return SetBackend(value, &options->backend);
             });
+  list->Add("devices", "all|N,N,...", "all",
+            "Which of CUDA's devices run every model, by number; each has its "
+            "weights, slots and steps, and sessions go to the one with most "
+            "free slots. Only those that CUDA_VISIBLE_DEVICES leaves are "
+            "there.",
+            [=](const std::string& value) {
+              return SetDevices(value, &options->devices);
+            });
   list->Add("deterministic", "on|off", "off",
             "Every way to cut a text into calls gives the same bits on CUDA, "
             "as all models do on a CPU and all but Mamba-2 anywhere. Else "
@@ -252,8 +277,9 @@ void AddServing(FlagList* list, ServerOptions* options) {
 
 void AddCapacity(FlagList* list, ServerOptions* options) {
   constexpr int64_t kMany = std::numeric_limits<int32_t>::max();
-  list->Integer("slots", 1, 65536, &options->slots,
-                "States on the device, per model: requests that run at once.");
+  list->Integer("slots", 1, kMostSlots, &options->slots,
+                "States on a device, per model: requests that run there at "
+                "once.");
   list->Add(
       "weights", "stored|f32|bf16|f16|int8", "stored",
       "How matrices are kept: as the file stores them, or in this format. "
@@ -264,13 +290,13 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
         return SetWeights(value, &options->weights);
       });
   list->Integer("max-batch-tokens", 1, 1 << 20, &options->max_batch_tokens,
-                "Tokens of one step at most, per model.");
+                "Tokens of one step at most, per model and device.");
   list->Duration("target-step-time", &options->target_step_time,
                  "How long a step that reads prompts may take while streams "
                  "run, as measured: each stream gets a token in it. inf: "
                  "always --max-batch-tokens.");
   list->Integer("max-queue", 1, 1 << 20, &options->max_queue,
-                "Requests that wait for a slot, per model.");
+                "Requests that wait for a slot, per model and device.");
   list->Bytes("request-memory", int64_t{1} << 50, &options->request_memory,
               "What requests that wait or run may take, per model: their "
               "prompts above all, 8 bytes a token.");
@@ -293,14 +319,15 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
                 "Turns of a session whose request_ids are remembered, 8 bytes "
                 "each.");
   list->Bytes("kv-memory", int64_t{1} << 50, &options->kv_memory,
-              "Device memory for keys and values, per model that has attention "
-              "layers.");
+              "Memory of each device for keys and values, per model that has "
+              "attention layers.");
   list->Add(
-      "device-memory", "BYTES", "what is free at start but 1536MiB",
+      "device-memory", "BYTES", "0",
       "What all models together may take of a device's memory: weights, "
       "states, buffers, keys and values. They take what they need and no more, "
       "all at start; what they need is set by --slots, --weights, "
-      "--max-batch-tokens and --kv-memory. 0: the default.",
+      "--max-batch-tokens and --kv-memory. 0: what is free at start but "
+      "1536MiB.",
       [=](const std::string& value) {
         return SetBytes(value, int64_t{1} << 50, &options->device_memory);
       });

@@ -25,6 +25,7 @@ struct ServerOptions {
   std::string zoo;
 
   BackendKind backend = BackendKind::kAuto;
+  std::vector<int> devices;  // DeviceOptions; empty: all that there are
   bool deterministic = false;
   int64_t threads = 0;  // all models together; MakeThreadPool
   int64_t delivery_threads = 1;

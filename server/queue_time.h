@@ -22,7 +22,8 @@ namespace engram {
 
 // What the engine knows when it has filled its slots.
 struct QueueLoad {
-  int free_slots = 0;  // those that a newcomer would find, or be given
+  int free_slots = 0;   // those that a newcomer would find, or be given
+  int empty_slots = 0;  // of them, those that hold no state
   absl::Duration time_per_prompt_token;
 };
 

@@ -17,6 +17,7 @@
 #include "server/byte_budget.h"
 #include "server/request.h"
 #include "server/session_store.h"
+#include "server/state_fetch.h"
 #include "server/token_stream.h"
 #include "server/turn_text.h"
 
@@ -35,6 +36,9 @@ struct Sequence {
   // The turn's session, or the one that a score looks at; nullptr without.
   SessionHandle session;
   CommittedTurns start;  // what the session was before
+
+  // Of what `start` tells, if another device had it in a slot; else nullptr.
+  std::shared_ptr<StateFetch> fetch;
 
   int slot = -1;  // its own, while it runs (server/state_keeper.h)
   // Tokens to be fed: first the pending one, prompt and received; then each

@@ -1,5 +1,5 @@
-// ServedModel: one model under its name, with all that runs it; and the list of
-// them, by which a request finds its own.
+// ServedModel: one model under its name, with all that runs it, on one device
+// or several; and the list of them, by which a request finds its own.
 //
 // Thread-safe: constant once the server has started.
 #pragma once
@@ -21,6 +21,16 @@
 
 namespace engram {
 
+// A model on one device. A request runs on one of them, a session's state may
+// go from one to another.
+struct ServedDevice {
+  int index = 0;  // DeviceOptions
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Model> model;
+  ModelMetrics* metrics = nullptr;
+  std::unique_ptr<Engine> engine;
+};
+
 struct ServedModel {
   std::string name;
   int number = 0;  // SessionStore::AddModel
@@ -30,14 +40,15 @@ struct ServedModel {
   std::vector<std::string> warnings;
   // Why it is on the CPU where a device was looked for; else empty.
   std::string no_device;
-  MemoryPlan memory;
-  std::unique_ptr<Backend> backend;
-  std::unique_ptr<Model> model;
+  MemoryPlan memory;  // on each device
   std::unique_ptr<Admission> admission;
-  std::unique_ptr<Engine> engine;
-  ModelMetrics* metrics = nullptr;
+  std::vector<ServedDevice> devices;  // one at least, once it is loaded
   // Told of each request once, when it has ended: log and metrics.
   std::function<void(const RequestSummary&)> on_end;
+
+  // The same on all devices.
+  const ModelInfo& info() const { return devices.front().model->info(); }
+  const ModelLimits& limits() const { return devices.front().model->limits(); }
 };
 
 class ServedModels {

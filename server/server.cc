@@ -106,7 +106,7 @@ absl::Status Server::StartParts() {
     for (const auto& model : models_->all()) {
       absl::StrAppend(&needed, needed.empty() ? "" : "; ", "model \"",
                       model->name, "\" takes ",
-                      DescribeMemory(model->memory, model->model->limits()));
+                      DescribeMemory(model->memory, model->limits()));
     }
     return absl::ResourceExhaustedError(
         absl::StrCat("no memory left to start: ", needed));
@@ -193,16 +193,14 @@ absl::Status Server::LoadOne(const std::string& name, const std::string& folder,
     Log(LogLevel::kWarning, "warning",
         {{"model", name}, {"folder", folder}, {"message", warning}});
   }
-  const ModelInfo& info = served->model->info();
+  const ModelInfo& info = served->info();
   const size_t session_bytes = CapacityOf(info).StateBytes(1);
   if (session_bytes > static_cast<size_t>(options_.session_memory)) {
     return absl::InvalidArgumentError(
         absl::StrCat("--session-memory is ", options_.session_memory,
                      " bytes, one session takes ", session_bytes));
   }
-  served->number = sessions_->AddModel(name, CapacityOf(info));
-  served->metrics =
-      metrics_->AddModel(name, info, served->model->limits().slots);
+  AddToParts(served.get());
   Log("model_loaded",
       {{"model", name},
        {"folder", folder},
@@ -211,12 +209,56 @@ absl::Status Server::LoadOne(const std::string& name, const std::string& folder,
        {"state_bytes", static_cast<int64_t>(info.state_bytes)},
        {"memory_bytes", static_cast<int64_t>(served->memory.total())},
        {"backend", info.backend},
+       {"devices", static_cast<int64_t>(served->devices.size())},
        {"seconds", absl::ToDoubleSeconds(RealClock()->Now() - begin)}});
   models_->Add(std::move(served));
   return absl::OkStatus();
 }
 
+void Server::AddToParts(ServedModel* model) {
+  std::vector<int> indexes;
+  for (const ServedDevice& device : model->devices) {
+    indexes.push_back(device.index);
+  }
+  model->number = sessions_->AddModel(model->name, CapacityOf(model->info()),
+                                      static_cast<int>(indexes.size()));
+  const std::vector<ModelMetrics*> metrics = metrics_->AddModel(
+      model->name, model->info(), model->limits().slots, indexes);
+  for (size_t i = 0; i < metrics.size(); ++i) {
+    model->devices[i].metrics = metrics[i];
+  }
+}
+
 void Server::StartEngines() {
+  models_->SetOnEndWithoutModel(
+      [metrics = metrics_.get(),
+       log = options_.request_log](const RequestSummary& request) {
+        metrics->ObserveRequest(request);
+        if (log) LogRequest(request);
+      });
+  delivery_ =
+      std::make_unique<Delivery>(static_cast<int>(options_.delivery_threads));
+  for (const auto& model : models_->all()) MakeEngines(model.get());
+  size_t engines = 0;
+  for (const auto& model : models_->all()) engines += model->devices.size();
+  engine_ends_.resize(engines);
+  for (const auto& model : models_->all()) {
+    for (const ServedDevice& device : model->devices) {
+      engines_.emplace_back([this, end = &engine_ends_[engines_.size()],
+                             model = model.get(), &device] {
+        *end = device.engine->Run();
+        if (end->ok()) return;
+        Log(LogLevel::kError, "engine_failed",
+            {{"model", model->name},
+             {"device", static_cast<int64_t>(device.index)},
+             {"message", end->ToString()}});
+        failed_ = true;
+      });
+    }
+  }
+}
+
+void Server::MakeEngines(ServedModel* model) {
   AdmissionLimits limits;
   limits.max_queue = static_cast<int>(options_.max_queue);
   limits.request_bytes = options_.request_memory;
@@ -229,47 +271,35 @@ void Server::StartEngines() {
   engine_options.target_step_time = options_.target_step_time;
   engine_options.slow_reader_timeout = options_.slow_reader_timeout;
   engine_options.max_queue = static_cast<int>(options_.max_queue);
-  models_->SetOnEndWithoutModel(
-      [metrics = metrics_.get(),
-       log = options_.request_log](const RequestSummary& request) {
-        metrics->ObserveRequest(request);
-        if (log) LogRequest(request);
-      });
-  delivery_ =
-      std::make_unique<Delivery>(static_cast<int>(options_.delivery_threads));
-  engine_ends_.resize(models_->all().size());
-  for (const auto& model : models_->all()) {
-    AdmissionModel queued;
-    queued.number = model->number;
-    queued.vocabulary_size = model->model->info().vocabulary_size;
-    queued.capacity = CapacityOf(model->model->info());
-    queued.tokenizer = model->tokenizer.get();
-    model->admission = std::make_unique<Admission>(
-        limits, std::move(queued), sessions_.get(), RealClock());
-    model->on_end = [metrics = model->metrics, log = options_.request_log](
-                        const RequestSummary& request) {
-      metrics->ObserveRequest(request);
-      if (log) LogRequest(request);
-    };
+  AdmissionModel queued;
+  queued.number = model->number;
+  queued.vocabulary_size = model->info().vocabulary_size;
+  queued.capacity = CapacityOf(model->info());
+  queued.tokenizer = model->tokenizer.get();
+  queued.devices = static_cast<int>(model->devices.size());
+  model->admission = std::make_unique<Admission>(limits, std::move(queued),
+                                                 sessions_.get(), RealClock());
+  // What is told of a request is told of all devices together.
+  model->on_end = [metrics = model->devices.front().metrics,
+                   log = options_.request_log](const RequestSummary& request) {
+    metrics->ObserveRequest(request);
+    if (log) LogRequest(request);
+  };
+  std::vector<Engine*> engines;
+  for (ServedDevice& device : model->devices) {
     EngineModel run;
     run.name = model->name;
-    run.model = model->model.get();
+    run.model = device.model.get();
     run.number = model->number;
-    model->engine = std::make_unique<Engine>(
-        std::move(run), engine_options, &model->admission->inbox(),
-        sessions_.get(), delivery_.get(), RealClock(), model->metrics,
+    run.device = static_cast<int>(engines.size());
+    device.engine = std::make_unique<Engine>(
+        std::move(run), engine_options,
+        &model->admission->inbox(static_cast<int>(engines.size())),
+        sessions_.get(), delivery_.get(), RealClock(), device.metrics,
         model->on_end);
+    engines.push_back(device.engine.get());
   }
-  for (size_t i = 0; i < models_->all().size(); ++i) {
-    engines_.emplace_back([this, i] {
-      engine_ends_[i] = models_->all()[i]->engine->Run();
-      if (engine_ends_[i].ok()) return;
-      Log(LogLevel::kError, "engine_failed",
-          {{"model", models_->all()[i]->name},
-           {"message", engine_ends_[i].ToString()}});
-      failed_ = true;
-    });
-  }
+  for (Engine* const engine : engines) engine->SetEngines(engines);
 }
 
 absl::Status Server::OpenPorts() {
@@ -330,7 +360,7 @@ void Server::SetHealth(bool serving) {
 void Server::Refuse(const std::string& reason) {
   if (request_threads_ != nullptr) request_threads_->Close(reason);
   for (const auto& model : models_->all()) {
-    if (model->engine != nullptr) model->admission->inbox().Close(reason);
+    if (model->admission != nullptr) model->admission->Close(reason);
   }
 }
 
@@ -348,8 +378,10 @@ absl::Status Server::Drain() {
   }
   probe_ = nullptr;
   for (const auto& model : models_->all()) {
-    if (model->engine == nullptr) continue;
-    model->engine->Drain(deadline - DeliveryTime(options_.drain_timeout));
+    for (const ServedDevice& device : model->devices) {
+      if (device.engine == nullptr) continue;
+      device.engine->Drain(deadline - DeliveryTime(options_.drain_timeout));
+    }
   }
   if (stop_ != nullptr) stop_->Stop();
   for (std::thread& engine : engines_) engine.join();

@@ -1,9 +1,10 @@
 // Server: builds and owns all parts, in one place: models, sessions, admission,
 // engines, services, metrics, health.
 //
-// Threads, all of them: one engine per model, gRPC's own, the metrics port's
-// one, two that read long requests, the kernels' pool of each model, the one
-// that accepts connections, the probe of the gRPC port, and the log's.
+// Threads, all of them: one engine per model and device, gRPC's own, the
+// metrics port's one, two that read long requests, the kernels' pool of each
+// model, the one that accepts connections, the probe of the gRPC port, and the
+// log's.
 #pragma once
 
 #include <atomic>
@@ -27,6 +28,7 @@ class GrpcPort;
 class Metrics;
 class SelfProbe;
 class ServedModels;
+struct ServedModel;
 class SessionStore;
 class ReplyBudget;
 class RequestThreads;
@@ -67,7 +69,10 @@ class Server {
   absl::Status LoadOne(const std::string& name, const std::string& folder,
                        std::shared_ptr<cpu::ThreadPool> pool);
   absl::Status OpenPorts();
+  // Of sessions and metrics.
+  void AddToParts(ServedModel* model);
   void StartEngines();
+  void MakeEngines(ServedModel* model);
   void WatchConnections();
   // What comes from now on is refused with this reason.
   void Refuse(const std::string& reason);

@@ -2,6 +2,7 @@
 
 #include "kernels/status.h"
 #include "server/session.h"
+#include "server/slot_number.h"
 
 namespace engram {
 namespace {
@@ -27,17 +28,19 @@ std::pair<absl::Time, int64_t> ExpiryOf(const Session& session) {
 
 }  // namespace
 
-void SessionLists::AddModel() {
+void SessionLists::AddModel(int devices) {
   // Lists must not move once sessions point at them.
-  for (const InSlots& model : in_slots_) {
-    ENGRAM_CHECK(model.idle.empty() && model.running.empty());
+  for (const std::vector<InSlots>& model : in_slots_) {
+    for (const InSlots& device : model) {
+      ENGRAM_CHECK(device.idle.empty() && device.running.empty());
+    }
   }
-  in_slots_.emplace_back();
+  in_slots_.emplace_back(devices);
 }
 
 void SessionLists::Enlist(Session* session) {
-  InSlots& in_slots = in_slots_[session->model];
   if (session->slot >= 0) {
+    InSlots& in_slots = in_slots_[session->model][DeviceOfSlot(session->slot)];
     session->residence = session->running ? &in_slots.running : &in_slots.idle;
   } else if (!session->running) {
     session->residence = &idle_in_ram_;
@@ -64,10 +67,12 @@ Session* SessionLists::IdleInRam(const Session* keep) const {
 
 Session* SessionLists::IdleInSlot(const Session* keep) const {
   Session* least = nullptr;
-  for (const InSlots& model : in_slots_) {
-    Session* const first = FirstBut(model.idle, keep);
-    if (first != nullptr && (least == nullptr || first->use < least->use)) {
-      least = first;
+  for (const std::vector<InSlots>& model : in_slots_) {
+    for (const InSlots& device : model) {
+      Session* const first = FirstBut(device.idle, keep);
+      if (first != nullptr && (least == nullptr || first->use < least->use)) {
+        least = first;
+      }
     }
   }
   return least;
@@ -90,9 +95,10 @@ Session* SessionLists::WithSlotCopy(const Session* keep) const {
   return FirstBut(slot_copies_, keep);
 }
 
-Session* SessionLists::InSlot(int model) const {
-  Session* const idle = FirstBut(in_slots_[model].idle, nullptr);
-  return idle != nullptr ? idle : FirstBut(in_slots_[model].running, nullptr);
+Session* SessionLists::InSlot(int model, int device) const {
+  const InSlots& in_slots = in_slots_[model][device];
+  Session* const idle = FirstBut(in_slots.idle, nullptr);
+  return idle != nullptr ? idle : FirstBut(in_slots.running, nullptr);
 }
 
 std::pair<Session*, absl::Time> SessionLists::Expired(absl::Time now) const {

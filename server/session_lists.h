@@ -16,8 +16,9 @@ namespace engram {
 
 class SessionLists {
  public:
-  // Models are numbered from 0. REQUIRES: no session is listed.
-  void AddModel();
+  // Models are numbered from 0, and the devices of each. REQUIRES: no session
+  // is listed.
+  void AddModel(int devices = 1);
 
   // Where a session is listed follows from its fields, which must not change
   // between the two.
@@ -32,8 +33,8 @@ class SessionLists {
   // Running or not:
   Session* WithLongAnswer(const Session* keep) const;
   Session* WithSlotCopy(const Session* keep) const;
-  // One of `model` that has a slot, idle ones first.
-  Session* InSlot(int model) const;
+  // One of `model` that has a slot of `device`, idle ones first.
+  Session* InSlot(int model, int device = 0) const;
   // One that is to expire at `now` or before, and when it was.
   std::pair<Session*, absl::Time> Expired(absl::Time now) const;
 
@@ -43,7 +44,7 @@ class SessionLists {
     SessionsByUse running;
   };
 
-  std::vector<InSlots> in_slots_;  // per model
+  std::vector<std::vector<InSlots>> in_slots_;  // per model and device
   SessionsByUse idle_in_ram_;
   SessionsByUse long_answers_;
   SessionsByUse slot_copies_;

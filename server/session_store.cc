@@ -13,6 +13,7 @@
 #include "server/session_pages.h"
 #include "server/session_room.h"
 #include "server/session_table.h"
+#include "server/slot_number.h"
 #include "server/turn_checks.h"
 
 namespace engram {
@@ -41,9 +42,9 @@ SessionStore::SessionStore(const SessionLimits& limits, Clock* clock)
 SessionStore::~SessionStore() = default;
 
 int SessionStore::AddModel(const std::string& name,
-                           const ModelCapacity& capacity) {
+                           const ModelCapacity& capacity, int devices) {
   absl::MutexLock lock(&mutex_);
-  return table_->AddModel(name, capacity);
+  return table_->AddModel(name, capacity, devices);
 }
 
 // --- Turns.
@@ -192,9 +193,9 @@ absl::StatusOr<SessionStore::Location> SessionStore::Locate(
 }
 
 std::optional<SessionStore::Resident> SessionStore::EvictionCandidate(
-    int model) const {
+    int model, int device) const {
   absl::MutexLock lock(&mutex_);
-  const Session* const session = table_->lists().InSlot(model);
+  const Session* const session = table_->lists().InSlot(model, device);
   if (session == nullptr) return std::nullopt;
   return Resident{table_->Find(session->id), session->slot, session->block};
 }
@@ -243,9 +244,9 @@ void SessionStore::ReleaseParked(size_t bytes) {
   table_->ledger().ReleaseParked(bytes);
 }
 
-std::vector<int> SessionStore::ReleasedSlots(int model) {
+std::vector<int> SessionStore::ReleasedSlots(int model, int device) {
   absl::MutexLock lock(&mutex_);
-  return table_->TakeReleasedSlots(model);
+  return table_->TakeReleasedSlots(model, device);
 }
 
 // --- Sessions as users see them.
@@ -357,6 +358,13 @@ absl::StatusOr<SessionHandle> SessionStore::FindOfModel(
                           table_->GetCommitted(session_id));
   ENGRAM_RETURN_IF_ERROR(CheckModel(*session, model));
   return session;
+}
+
+std::optional<int> SessionStore::DeviceOf(const std::string& session_id) const {
+  absl::MutexLock lock(&mutex_);
+  const SessionHandle session = table_->Find(session_id);
+  if (session == nullptr || session->slot < 0) return std::nullopt;
+  return DeviceOfSlot(session->slot);
 }
 
 absl::StatusOr<int> SessionStore::ModelOf(const std::string& session_id) const {

@@ -17,10 +17,14 @@
 //
 // A block of state never changes, so that forks share it; it is counted once.
 //
+// Where several devices run a model, each has a StatePool and an engine of its
+// own, and slots are numbered through all of them (server/slot_number.h). A
+// state in RAM is nobody's: any of them can go on with it.
+//
 // Thread-safe. Functions marked "engine thread" are for the one thread that
-// owns the model's StatePool; copies between slot and RAM are its work, never
-// done under the lock here. The lock is held for no longer than it takes to
-// find and change some dozens of sessions: longer work (a page of a listing,
+// owns the StatePool in question; copies between slot and RAM are its work,
+// never done under the lock here. The lock is held for no longer than it takes
+// to find and change some dozens of sessions: longer work (a page of a listing,
 // many that leave) is done in parts, and memory is freed when the lock is free.
 #pragma once
 
@@ -133,7 +137,8 @@ class SessionStore {
   const SessionLimits& limits() const { return limits_; }
 
   // Before any other call. Returns the model's number.
-  int AddModel(const std::string& name, const ModelCapacity& capacity);
+  int AddModel(const std::string& name, const ModelCapacity& capacity,
+               int devices = 1);
 
   // --- Turns.
   struct Turn {
@@ -186,9 +191,9 @@ class SessionStore {
     int slot = -1;
     std::shared_ptr<const StateBlock> copy;  // nullptr: there is none yet
   };
-  // The state of `model` whose slot is to be given up first: idle before
-  // running, least recently used first.
-  std::optional<Resident> EvictionCandidate(int model) const;
+  // The state of `model` on a device whose slot is to be given up first: idle
+  // before running, least recently used first.
+  std::optional<Resident> EvictionCandidate(int model, int device = 0) const;
   // `block` is a copy of the state in `slot`. True: the slot is the caller's
   // now. False: the session was deleted, and ReleasedSlots() tells the slot.
   bool MoveToRam(const SessionHandle& session, int slot,
@@ -204,8 +209,8 @@ class SessionStore {
   // many.
   bool HoldForParked(size_t bytes);
   void ReleaseParked(size_t bytes);
-  // Slots whose sessions are gone; the caller's now.
-  std::vector<int> ReleasedSlots(int model);
+  // Slots of a device whose sessions are gone; the caller's now.
+  std::vector<int> ReleasedSlots(int model, int device = 0);
 
   // --- Sessions as users see them.
   absl::StatusOr<SessionInfo> Create(NewSession session);
@@ -223,6 +228,9 @@ class SessionStore {
   // The same, and INVALID_ARGUMENT if it belongs to another model.
   absl::StatusOr<SessionHandle> FindOfModel(const std::string& session_id,
                                             int model) const;
+  // The device that has the session's state in a slot; nothing if none has, or
+  // if there is no such session. Any thread: it may be another one soon.
+  std::optional<int> DeviceOf(const std::string& session_id) const;
   // The session's model by number. NOT_FOUND likewise.
   absl::StatusOr<int> ModelOf(const std::string& session_id) const;
 

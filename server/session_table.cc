@@ -7,15 +7,18 @@
 #include "kernels/status.h"
 #include "model/quoted.h"
 #include "server/session.h"
+#include "server/slot_number.h"
 
 namespace engram {
 
 int SessionTable::AddModel(const std::string& name,
-                           const ModelCapacity& capacity) {
+                           const ModelCapacity& capacity, int devices) {
   ENGRAM_CHECK(sessions_.empty());
-  lists_.AddModel();
+  lists_.AddModel(devices);
   ledger_.AddModel(capacity);
-  models_.push_back({.name = name, .by_id = {}, .released = {}});
+  models_.push_back({.name = name,
+                     .by_id = {},
+                     .released = std::vector<std::vector<int>>(devices)});
   return static_cast<int>(models_.size()) - 1;
 }
 
@@ -97,11 +100,12 @@ bool SessionTable::HasDeparted(const std::string& session_id) const {
 
 void SessionTable::ReleaseSlot(const Session& session) {
   if (session.slot < 0) return;
-  models_[session.model].released.push_back(session.slot);
+  models_[session.model].released[DeviceOfSlot(session.slot)].push_back(
+      session.slot);
 }
 
-std::vector<int> SessionTable::TakeReleasedSlots(int model) {
-  return std::exchange(models_[model].released, {});
+std::vector<int> SessionTable::TakeReleasedSlots(int model, int device) {
+  return std::exchange(models_[model].released[device], {});
 }
 
 void SessionTable::Discard(std::shared_ptr<const void> memory) {

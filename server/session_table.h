@@ -34,7 +34,8 @@ class SessionTable {
       : ledger_(limits.memory_bytes), departed_(limits.departed) {}
 
   // Returns the model's number. REQUIRES: there is no session.
-  int AddModel(const std::string& name, const ModelCapacity& capacity);
+  int AddModel(const std::string& name, const ModelCapacity& capacity,
+               int devices = 1);
   const std::string& model_name(int model) const { return models_[model].name; }
 
   // In order of id, keys are the sessions' own.
@@ -66,7 +67,7 @@ class SessionTable {
 
   // Nobody's any more, until they are taken.
   void ReleaseSlot(const Session& session);
-  std::vector<int> TakeReleasedSlots(int model);
+  std::vector<int> TakeReleasedSlots(int model, int device = 0);
   void Discard(std::shared_ptr<const void> memory);
   Discarded TakeDiscarded();
 
@@ -79,7 +80,7 @@ class SessionTable {
   struct ModelSessions {
     std::string name;
     ModelById by_id;
-    std::vector<int> released;
+    std::vector<std::vector<int>> released;  // of each device
   };
 
   // To change a listed session's fields is what Relisting is for.

@@ -194,7 +194,8 @@ class SessionsService final : public Methods {
                             sessions().Find(request.session_id()));
     ENGRAM_ASSIGN_OR_RETURN(const int number,
                             sessions().ModelOf(request.session_id()));
-    models_.all()[number]->engine->Fork(
+    // Any of its engines finds the state.
+    models_.all()[number]->devices.front().engine->Fork(
         source, new_session_id, [call](absl::StatusOr<SessionInfo> fork) {
           Answer(call.get(), std::move(fork));
         });

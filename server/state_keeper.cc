@@ -7,10 +7,12 @@
 namespace engram {
 
 StateKeeper::StateKeeper(StatePool* states, const ModelCapacity& capacity,
-                         int number, SessionStore* sessions)
+                         int number, SessionStore* sessions, int device)
     : states_(*states),
       capacity_(capacity),
       number_(number),
+      device_(device),
+      first_slot_(FirstSlotOf(device)),
       sessions_(*sessions),
       slots_(states->slots()) {}
 
@@ -26,6 +28,7 @@ absl::StatusOr<bool> StateKeeper::TryLoad(Sequence* sequence) {
         CheckLength(capacity_, sequence->start.tokens(), sequence->request));
     if (TryTakeSlot(sequence, location.slot)) {
       const absl::Status set = SetState(sequence->slot, location);
+      sequence->fetch = nullptr;
       if (set.ok()) return true;
       FreeSlot(sequence);
       return set;
@@ -45,6 +48,19 @@ absl::StatusOr<SessionStore::Location> StateKeeper::Locate(
   if (!location.ok() && sequence.is_turn()) {
     // Deleted since the engine looked for what is cancelled.
     return absl::CancelledError(location.status().message());
+  }
+  if (!location.ok() || location->slot < 0) return location;
+  if (IsMine(location->slot)) {
+    location->slot -= first_slot_;
+  } else if (location->block != nullptr) {
+    location->slot = -1;
+  } else if (sequence.fetch != nullptr) {
+    // A turn's session is still as it was then; what only looks at it may see
+    // it before its last turn.
+    const StateSnapshots::Snapshot& fetched = *sequence.fetch->answer();
+    return SessionStore::Location{fetched.turns, -1, fetched.block};
+  } else {
+    return absl::AbortedError("the state is in a slot of another device");
   }
   return location;
 }
@@ -78,8 +94,9 @@ bool StateKeeper::Keep(Sequence* sequence, CommittedTurns turns,
   ForgetParked(sequence);
   const int slot = sequence->slot;
   ENGRAM_CHECK(slot < 0 || slots_[slot].source < 0);
-  if (!sessions_.Commit(sequence->session, std::move(turns), slot,
-                        std::move(record), parked_state)) {
+  if (!sessions_.Commit(sequence->session, std::move(turns),
+                        slot < 0 ? -1 : first_slot_ + slot, std::move(record),
+                        parked_state)) {
     return false;
   }
   if (slot >= 0) {
@@ -180,16 +197,17 @@ absl::StatusOr<bool> StateKeeper::MakeRoom(const Sequence& sequence,
 // --- Committed states.
 
 absl::StatusOr<bool> StateKeeper::EvictOne() {
-  const auto resident = sessions_.EvictionCandidate(number_);
+  const auto resident = sessions_.EvictionCandidate(number_, device_);
   if (!resident.has_value()) return false;
+  const int slot = resident->slot - first_slot_;
   std::shared_ptr<const StateBlock> block = resident->copy;
   if (block == nullptr) {
-    ENGRAM_ASSIGN_OR_RETURN(block, SaveBlock(resident->slot));
+    ENGRAM_ASSIGN_OR_RETURN(block, SaveBlock(slot));
     moved_bytes_ += block->size();
   }
   if (sessions_.MoveToRam(resident->session, resident->slot, block)) {
     // Whoever reads it still keeps it until MakeRoom comes by again.
-    Abandon(resident->slot);
+    Abandon(slot);
   } else {
     // Its session was deleted meanwhile, and left the slot behind.
     ReclaimSlots();
@@ -207,7 +225,9 @@ absl::StatusOr<std::shared_ptr<const StateBlock>> StateKeeper::SaveBlock(
 }
 
 void StateKeeper::ReclaimSlots() {
-  for (int slot : sessions_.ReleasedSlots(number_)) Abandon(slot);
+  for (int slot : sessions_.ReleasedSlots(number_, device_)) {
+    Abandon(slot - first_slot_);
+  }
 }
 
 // --- Committed states that first rows are to read.

@@ -1,5 +1,5 @@
-// StateKeeper: the slots of one model, who has them, and all that moves states
-// between them and RAM.
+// StateKeeper: the slots of one model on one device, who has them, and all that
+// moves states between them and RAM.
 //
 // A sequence that runs has a slot of its own: TryLoad gives it one, Keep makes
 // what it has come to its session's, and TryPark takes the slot away until
@@ -27,6 +27,7 @@
 #include "server/model_capacity.h"
 #include "server/sequence.h"
 #include "server/session_store.h"
+#include "server/slot_number.h"
 #include "server/state_block.h"
 #include "server/turn_record.h"
 
@@ -34,19 +35,20 @@ namespace engram {
 
 class StateKeeper {
  public:
-  // `states` are of the model that `sessions` knows by `number`. Both must
-  // outlive this.
+  // `states` are of the model that `sessions` knows by `number`, on its device
+  // of that index. Both must outlive this.
   StateKeeper(StatePool* states, const ModelCapacity& capacity, int number,
-              SessionStore* sessions);
-
+              SessionStore* sessions, int device = 0);
   // The sequence has a slot from now on, and SlotToRead holds what `start` says
   // was before it.
   // False, with nothing changed: there is no room for it before others end.
   // CANCELLED or NOT_FOUND: its session was deleted. INVALID_ARGUMENT: one that
   // it only looks at has grown too long for it. RESOURCE_EXHAUSTED: there was
   // no memory of the host's for a state that had to make way. INTERNAL: the
-  // device failed, and nothing is to be asked of this any more.
-  // REQUIRES: fewer sequences than there are slots have one.
+  // device failed, and nothing is to be asked of this any more. ABORTED: the
+  // state lies in a slot of another device, and nobody has fetched it.
+  // REQUIRES: fewer sequences than there are slots have one; sequence->fetch is
+  // null, or over and well.
   absl::StatusOr<bool> TryLoad(Sequence* sequence);
   // Where a row of the sequence finds its state, to leave it in the sequence's
   // own slot: another one only before its first row.
@@ -83,7 +85,10 @@ class StateKeeper {
     bool abandoned = false;  // its session has left it to its readers
   };
 
+  // Slots are this device's from here on; what another one has in a slot is in
+  // RAM.
   absl::StatusOr<SessionStore::Location> Locate(const Sequence& sequence) const;
+  bool IsMine(int slot) const { return DeviceOfSlot(slot) == device_; }
   // A slot for the sequence, that begins as a copy of slot `source` or, if that
   // is -1, otherwise. False: there is none yet.
   bool TryTakeSlot(Sequence* sequence, int source);
@@ -111,6 +116,8 @@ class StateKeeper {
   StatePool& states_;
   const ModelCapacity capacity_;
   const int number_;
+  const int device_;
+  const int first_slot_;  // in the store's numbers
   SessionStore& sessions_;
   std::vector<Slot> slots_;
   size_t moved_bytes_ = 0;

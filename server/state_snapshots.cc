@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/status.h"
+#include "server/slot_number.h"
 
 namespace engram {
 namespace {
@@ -25,6 +27,10 @@ void StateSnapshots::Add(SessionHandle session, Done done) {
         "the queue is full: ", jobs_.size(), " copies wait, limit ", most_,
         " (--max-queue); try again later")));
   }
+  AddForRequest(std::move(session), std::move(done));
+}
+
+void StateSnapshots::AddForRequest(SessionHandle session, Done done) {
   Job job;
   job.session = std::move(session);
   job.done = std::move(done);
@@ -55,6 +61,19 @@ void StateSnapshots::Finish() {
   while (!jobs_.empty()) (void)Advance();
 }
 
+absl::Status StateSnapshots::BeginCopy(Job* job,
+                                       const SessionStore::Location& location) {
+  job->slot = location.slot;
+  job->version = location.turns.version;
+  ENGRAM_ASSIGN_OR_RETURN(
+      std::unique_ptr<Buffer> memory,
+      states_.AllocateHost(states_.bytes(job->slot - FirstSlotOf(device_))));
+  job->block = std::make_shared<StateBlock>(std::move(memory));
+  job->copied = 0;
+  ++job->beginnings;
+  return absl::OkStatus();
+}
+
 bool StateSnapshots::Work(Job* job, size_t* budget,
                           absl::StatusOr<Snapshot>* result) {
   const absl::StatusOr<SessionStore::Location> location =
@@ -67,25 +86,24 @@ bool StateSnapshots::Work(Job* job, size_t* budget,
     *result = Snapshot{location->turns, location->block};
     return true;
   }
+  if (DeviceOfSlot(location->slot) != device_) {
+    *result = absl::AbortedError("the state has gone to another device");
+    return true;
+  }
   if (job->block == nullptr || job->slot != location->slot ||
       job->version != location->turns.version) {
-    job->slot = location->slot;
-    job->version = location->turns.version;
-    absl::StatusOr<std::unique_ptr<Buffer>> memory =
-        states_.AllocateHost(states_.bytes(job->slot));
-    if (!memory.ok()) {
-      *result = memory.status();
+    const absl::Status begun = BeginCopy(job, *location);
+    if (!begun.ok()) {
+      *result = begun;
       return true;
     }
-    job->block = std::make_shared<StateBlock>(*std::move(memory));
-    job->copied = 0;
-    ++job->beginnings;
   }
   const size_t left = job->block->size() - job->copied;
   const size_t bytes =
       job->beginnings >= kBeginningsMax ? left : std::min(left, *budget);
-  const absl::Status saved = states_.SavePart(job->slot, job->copied, bytes,
-                                              job->block->data() + job->copied);
+  const absl::Status saved =
+      states_.SavePart(job->slot - FirstSlotOf(device_), job->copied, bytes,
+                       job->block->data() + job->copied);
   if (!saved.ok()) {
     *result = saved;
     return true;

@@ -26,15 +26,20 @@ class StateSnapshots {
     CommittedTurns turns;
     std::shared_ptr<const StateBlock> block;
   };
-  // NOT_FOUND if the session was deleted.
+  // NOT_FOUND if the session was deleted; ABORTED if its state has got into a
+  // slot of another device meanwhile.
   using Done = std::function<void(absl::StatusOr<Snapshot>)>;
 
-  // Both must outlive this. At most `most` wait at a time.
-  StateSnapshots(const StatePool* states, SessionStore* sessions, int most)
-      : states_(*states), sessions_(*sessions), most_(most) {}
+  // Both must outlive this. At most `most` wait at a time. `states` are those
+  // of the model's device of that index.
+  StateSnapshots(const StatePool* states, SessionStore* sessions, int most,
+                 int device = 0)
+      : states_(*states), sessions_(*sessions), most_(most), device_(device) {}
 
   // `done` is called by Advance; at once with UNAVAILABLE if too many wait.
   void Add(SessionHandle session, Done done);
+  // The same for a request that has been admitted: however many wait.
+  void AddForRequest(SessionHandle session, Done done);
 
   bool empty() const { return jobs_.empty(); }
   // Copies for about a millisecond at most. False if nothing is left to do.
@@ -47,19 +52,22 @@ class StateSnapshots {
     SessionHandle session;
     Done done;
     // The copy that has begun: of which state, and how much of it.
-    int slot = -1;
+    int slot = -1;  // in the store's numbers
     int64_t version = -1;
     std::shared_ptr<StateBlock> block;
     size_t copied = 0;
     int beginnings = 0;
   };
 
+  // Begins the copy of that state.
+  absl::Status BeginCopy(Job* job, const SessionStore::Location& location);
   // Takes what it copies from `budget`. False if that was not enough.
   bool Work(Job* job, size_t* budget, absl::StatusOr<Snapshot>* result);
 
   const StatePool& states_;
   SessionStore& sessions_;
   const int most_;
+  const int device_;
   std::deque<Job> jobs_;
 };
 

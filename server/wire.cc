@@ -383,7 +383,7 @@ v1::Session ToMessage(const SessionInfo& session) {
 }
 
 v1::ModelInfo ToMessage(const ServedModel& model) {
-  const ModelInfo& info = model.model->info();
+  const ModelInfo& info = model.info();
   v1::ModelInfo message;
   message.set_name(model.name);
   message.set_family(info.family);

@@ -353,7 +353,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(
     const DeviceOptions& options) {
   ENGRAM_ASSIGN_OR_RETURN(const int devices, CountCudaDevices());
   if (options.index < 0 || options.index >= devices) {
-    return absl::FailedPreconditionError(absl::StrCat(
+    return absl::InvalidArgumentError(absl::StrCat(
         "CUDA: there is no device ", options.index, ", devices are 0 to ",
         devices - 1, "; look at nvidia-smi and CUDA_VISIBLE_DEVICES"));
   }

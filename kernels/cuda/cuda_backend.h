@@ -17,7 +17,8 @@ namespace engram {
 absl::StatusOr<int> CountCudaDevices();
 
 // Works on its own device whichever thread calls it. FAILED_PRECONDITION with
-// the reason and what to do if there is no such device, RESOURCE_EXHAUSTED if
+// the reason and what to do if there is no device, INVALID_ARGUMENT if there
+// are others but not this one, RESOURCE_EXHAUSTED if
 // it has no room for the tables of steps.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(
     const DeviceOptions& options = {});

@@ -42,7 +42,8 @@ class ConversationTest : public ::testing::Test {
       absl::MutexLock lock(&mutex_);
       reported_.push_back(request);
     };
-    model_.engine = std::make_unique<Engine>(
+    model_.devices.emplace_back();
+    model_.devices.front().engine = std::make_unique<Engine>(
         EngineModel{.name = "scripted",
                     .model = &parts_.model,
                     .number = parts_.number},
@@ -60,8 +61,9 @@ class ConversationTest : public ::testing::Test {
     return absl::StrCat("r", ++next);
   }
 
+  Engine& engine() { return *model_.devices.front().engine; }
   void RunUntilIdle() {
-    while (model_.engine->RunOnce()) {
+    while (engine().RunOnce()) {
     }
   }
 
@@ -308,7 +310,7 @@ TEST_F(ConversationByHand, ACancelledTurnThatWaitsTellsTheSessionAsItIs) {
 
 TEST_F(ConversationByHand, ACancelledTurnThatHasBegunIsCompletedOnce) {
   stream_.Send(Turn("s", {1, 2}, 100));
-  model_.engine->RunOnce();
+  engine().RunOnce();
   stream_.Send(Stream::Cancel());
   RunUntilIdle();
   EXPECT_EQ(stream_.Events<StartedEvent>().size(), 1);
@@ -333,7 +335,7 @@ TEST_F(ConversationByHand, AFragmentThatWasKeptIsCompletedOnce) {
   Request turn = Turn("s", {1, 2}, 100);
   turn.keep_partial = true;
   stream_.Send(turn);
-  model_.engine->RunOnce();
+  engine().RunOnce();
   stream_.Send(Stream::Cancel());
   RunUntilIdle();
   ASSERT_EQ(stream_.Events<CompletedEvent>().size(), 1);
@@ -426,7 +428,7 @@ TEST_F(ConversationByHand, AClientThatGoesAwayTakesItsTurnsWithIt) {
   stream_.holds_writes = true;
   stream_.Send(Turn("s", {1}, 100));
   stream_.Send(Turn("s", {2}, 1));
-  model_.engine->RunOnce();
+  engine().RunOnce();
   stream_.conversation.Abandon(absl::CancelledError("gone"));
   stream_.conversation.EndWrite();
   stream_.Pump();
@@ -435,7 +437,7 @@ TEST_F(ConversationByHand, AClientThatGoesAwayTakesItsTurnsWithIt) {
   EXPECT_TRUE(stream_.end().has_value());
   EXPECT_TRUE(stream_.Events<TokenEvent>().empty());
   EXPECT_EQ(stream_.starts(), 1);
-  EXPECT_EQ(model_.engine->running(), 0);
+  EXPECT_EQ(engine().running(), 0);
 }
 
 TEST_F(ConversationByHand, ATurnWhoseClientWentWhileItWasStartedIsCancelled) {
@@ -462,7 +464,7 @@ TEST_F(ConversationByHand, AnEventThatCannotBeWrittenEndsTheStream) {
   stream_.Send(Turn("s", {1}, 100));
   RunUntilIdle();
   EXPECT_EQ(stream_.end(), absl::InternalError("too long"));
-  EXPECT_EQ(model_.engine->running(), 0);
+  EXPECT_EQ(engine().running(), 0);
 }
 
 // Its engine and delivery run on threads of their own.
@@ -474,7 +476,7 @@ class ConversationThreads : public ConversationTest {
 TEST_F(ConversationThreads, EveryTurnIsCompletedWhateverIsCancelled) {
   constexpr int kStreams = 4;
   constexpr int kTurns = 25;
-  std::thread engine([this] { EXPECT_TRUE(model_.engine->Run().ok()); });
+  std::thread thread([this] { EXPECT_TRUE(engine().Run().ok()); });
   std::deque<Stream> streams;
   for (int i = 0; i < kStreams; ++i) {
     streams.emplace_back(&parts_.sessions, &threads_, &model_);
@@ -494,8 +496,8 @@ TEST_F(ConversationThreads, EveryTurnIsCompletedWhateverIsCancelled) {
     EXPECT_EQ(stream.Events<CompletedEvent>().size(), kTurns);
   }
   model_.admission->inbox().Close("the test is over");
-  model_.engine->Drain(RealClock()->Now() + absl::Seconds(60));
-  engine.join();
+  engine().Drain(RealClock()->Now() + absl::Seconds(60));
+  thread.join();
   delivery_.Finish();
 }
 

@@ -154,7 +154,56 @@ TEST_F(EngineInboxTest, TakesOutWhatHasWaitedTooLong) {
   EXPECT_EQ(inbox_.waiting(), 1);
 }
 
+// --- Several engines.
+
+TEST_F(EngineInboxTest, TellsTheRoomThatIsLeftByThoseOnTheirWay) {
+  QueueLoad load;
+  load.free_slots = 4;
+  load.empty_slots = 3;
+  inbox_.SetLoad(load, {});
+  ASSERT_TRUE(Add(Named("a")).ok());
+  const auto place = inbox_.Reserve(Named("b"));
+  EXPECT_EQ(inbox_.Room().slots, 2);
+  EXPECT_EQ(inbox_.Room().empty_slots, 1);
+  // It has its slot, of which the engine will tell.
+  EXPECT_EQ(TakeNext(), "a");
+  inbox_.Started();
+  EXPECT_EQ(inbox_.Room().slots, 2);
+  load.free_slots = 3;
+  load.empty_slots = 2;
+  inbox_.SetLoad(load, {});
+  EXPECT_EQ(inbox_.Room().slots, 2);
+  EXPECT_EQ(inbox_.Room().empty_slots, 1);
+  EXPECT_TRUE(inbox_.Room().is_open);
+  inbox_.Close("over");
+  EXPECT_FALSE(inbox_.Room().is_open);
+}
+
+TEST_F(EngineInboxTest, WhoseStateIsOnItsWayIsOvertaken) {
+  ASSERT_TRUE(Add(Named("a", /*priority=*/2)).ok());
+  ASSERT_TRUE(Add(Named("b", /*priority=*/1)).ok());
+  std::unique_ptr<Sequence> first = inbox_.TakeNext();
+  const auto fetch = std::make_shared<StateFetch>();
+  first->fetch = fetch;
+  inbox_.PutBack(std::move(first));
+  EXPECT_EQ(inbox_.Next()->priority, 1);
+  EXPECT_EQ(TakeNext(), "b");
+  EXPECT_FALSE(inbox_.Next().has_value());
+  EXPECT_EQ(TakeNext(), "");
+  EXPECT_EQ(inbox_.waiting(), 1);
+  fetch->End(StateSnapshots::Snapshot());
+  EXPECT_EQ(TakeNext(), "a");
+}
+
 // --- Tasks.
+
+TEST_F(EngineInboxTest, TakesATaskForARequestHoweverManyWait) {
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(inbox_.Post([] {}).ok());
+  EXPECT_TRUE(inbox_.PostForRequest([] {}).ok());
+  EXPECT_EQ(inbox_.TakeTasks().size(), 4);
+  inbox_.CloseTasks();
+  EXPECT_EQ(inbox_.PostForRequest([] {}).code(), Code::kUnavailable);
+}
 
 TEST_F(EngineInboxTest, RefusesATaskWhenAsManyWaitAsTheQueueMayHold) {
   for (int i = 0; i < 3; ++i) EXPECT_TRUE(inbox_.Post([] {}).ok());

@@ -17,7 +17,8 @@ using ::testing::Not;
 class ModelMetricsTest : public ::testing::Test {
  protected:
   void Make(int64_t kv_blocks) {
-    metrics_ = MakeModelMetrics(&registry_, "m", /*slots=*/4, kv_blocks);
+    metrics_ = MakeModelMetrics(&registry_, "m", /*device=*/"", /*slots=*/4,
+                                kv_blocks);
   }
   std::string Text() const {
     return prometheus::TextSerializer().Serialize(registry_.Collect());
@@ -83,13 +84,39 @@ TEST_F(ModelMetricsTest, TellBlocksOnlyOfAModelThatHasThem) {
   EXPECT_THAT(Text(), HasSubstr("engram_num_requests_running{model=\"m\"} 1"));
   EXPECT_THAT(Text(), Not(HasSubstr("kv_blocks")));
   prometheus::Registry other;
-  const auto with_blocks = MakeModelMetrics(&other, "m", 4, /*kv_blocks=*/9);
+  const auto with_blocks =
+      MakeModelMetrics(&other, "m", "", 4, /*kv_blocks=*/9);
   with_blocks->SetLoad({.kv_blocks_used = 3, .kv_blocks_reserved = 2});
   const std::string text =
       prometheus::TextSerializer().Serialize(other.Collect());
   EXPECT_THAT(text, HasSubstr("engram_kv_blocks{model=\"m\"} 9\n"));
   EXPECT_THAT(text, HasSubstr("engram_kv_blocks_used{model=\"m\"} 3\n"));
   EXPECT_THAT(text, HasSubstr("engram_kv_blocks_reserved{model=\"m\"} 2\n"));
+}
+
+TEST_F(ModelMetricsTest, TellEachDevicesEngineApartAndRequestsTogether) {
+  const auto first = MakeModelMetrics(&registry_, "m", "0", 4, 9);
+  const auto second = MakeModelMetrics(&registry_, "m", "1", 4, 9);
+  StepObservation step;
+  step.rows = 2;
+  step.generated_tokens = 2;
+  step.inter_token_latency_seconds = {0.002};
+  first->ObserveStep(step);
+  second->ObserveStep(step);
+  first->SetLoad({.running = 3});
+  second->SetLoad({.running = 5});
+  const std::string text = Text();
+  for (const char* const line : {
+           "engram_slots{device=\"0\",model=\"m\"} 4\n",
+           "engram_kv_blocks{device=\"1\",model=\"m\"} 9\n",
+           "engram_num_requests_running{device=\"0\",model=\"m\"} 3\n",
+           "engram_num_requests_running{device=\"1\",model=\"m\"} 5\n",
+           "engram_step_rows_count{device=\"1\",model=\"m\"} 1\n",
+           "engram_generation_tokens_total{model=\"m\"} 4\n",
+           "engram_inter_token_latency_seconds_count{model=\"m\"} 2\n",
+       }) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
 }
 
 }  // namespace

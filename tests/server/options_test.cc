@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -104,6 +105,13 @@ std::vector<FlagCase> FlagsOfTheProgram() {
        "auto",
        {{"cpu", "cpu"}, {"cuda", "cuda"}, {"auto", "auto"}},
        {"", "gpu", "CPU"}},
+      {"devices",
+       [](const ServerOptions& options) {
+         return absl::StrJoin(options.devices, ";");
+       },
+       "",
+       {{"all", ""}, {"0", "0"}, {"3,1", "3;1"}},
+       {"", "-1", "1024", "0,0", "0,", "0;1", "first"}},
       CountCase("threads", &ServerOptions::threads, "0", "0", "1024", "-1",
                 "1025"),
       CountCase("delivery-threads", &ServerOptions::delivery_threads, "1", "0",
@@ -208,6 +216,11 @@ std::vector<FlagCase> FlagsOfSessions() {
         {"64KiB", "65536"},
         {"2MiB", "2097152"},
         {"1024TiB", "1125899906842624"}},
+       NoBytes()},
+      {"device-memory",
+       Number(&ServerOptions::device_memory),
+       "0",
+       {{"0", "0"}, {"4096", "4096"}, {"64GiB", "68719476736"}},
        NoBytes()},
       {"kv-memory",
        Number(&ServerOptions::kv_memory),

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/slot_number.h"
 #include "tests/server/test_engine.h"
 
 namespace engram {
@@ -888,6 +889,39 @@ TEST_F(SessionStoreTest, CountsNothingOnceAllAreGone) {
   EXPECT_EQ(counts.models[0].sessions_in_slots, 0);
   EXPECT_EQ(counts.models[0].sessions_in_ram, 0);
   EXPECT_EQ(counts.models[0].sessions_empty, 0);
+}
+
+// --- Several devices.
+
+TEST_F(SessionStoreTest, KnowsWhichDeviceHasASessionsState) {
+  store_ = std::make_unique<SessionStore>(limits_, &clock_);
+  store_->AddModel("m", {.state_bytes = kStateBytes}, /*devices=*/2);
+  const int far = FirstSlotOf(1);
+  for (const auto& [id, slot] : {std::pair("a", 0), std::pair("b", far)}) {
+    const Request request = Turn(id, "r1");
+    ASSERT_TRUE(CommitAs(BeginGood(request), request, slot));
+  }
+  EXPECT_EQ(store().DeviceOf("a"), 0);
+  EXPECT_EQ(store().DeviceOf("b"), 1);
+  EXPECT_EQ(store().DeviceOf("c"), std::nullopt);
+  // Each device gives up its own.
+  EXPECT_EQ(store().EvictionCandidate(0, 0)->slot, 0);
+  EXPECT_EQ(store().EvictionCandidate(0, 1)->slot, far);
+  const SessionHandle b = *store().Find("b");
+  EXPECT_FALSE(store().MoveToRam(b, 0, MakeBlock(kStateBytes)))
+      << "a slot of the other device";
+  ASSERT_TRUE(store().MoveToRam(b, far, MakeBlock(kStateBytes)));
+  EXPECT_EQ(store().DeviceOf("b"), std::nullopt);
+  EXPECT_FALSE(store().EvictionCandidate(0, 1).has_value());
+  // Its next turn is on the first one, and then on the other again.
+  for (const int slot : {1, far + 1}) {
+    const Request request = Turn("b", absl::StrCat("r", 2 + slot));
+    ASSERT_TRUE(CommitAs(BeginGood(request), request, slot));
+  }
+  EXPECT_THAT(store().ReleasedSlots(0, 0), ElementsAre(1));
+  ASSERT_TRUE(store().Delete("b").ok());
+  EXPECT_THAT(store().ReleasedSlots(0, 0), IsEmpty());
+  EXPECT_THAT(store().ReleasedSlots(0, 1), ElementsAre(far + 1));
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "kernels/status.h"
 #include "model/unicode.h"
+#include "server/slot_number.h"
 
 namespace engram {
 namespace {
@@ -27,12 +28,13 @@ AdmissionModel QueuedModel(const TestEngineOptions& options, const Model& model,
   return {.number = number,
           .vocabulary_size = options.vocabulary_size,
           .capacity = CapacityOf(model.info()),
-          .tokenizer = options.tokenizer};
+          .tokenizer = options.tokenizer,
+          .devices = options.devices};
 }
 
-EngineModel RunModel(const TestEngineOptions& options, Model* model,
-                     int number) {
-  return {.name = "scripted", .model = model, .number = number};
+EngineModel RunModel(Model* model, int number, int device) {
+  return {
+      .name = "scripted", .model = model, .number = number, .device = device};
 }
 
 }  // namespace
@@ -169,18 +171,36 @@ TestEngine::TestEngine(TestEngineOptions taken)
       script(options.vocabulary_size),
       model(&script, options.model, options.has_attention, options.backend),
       sessions(options.sessions, &clock),
-      number(sessions.AddModel("scripted", CapacityOf(model.info()))),
+      number(sessions.AddModel("scripted", CapacityOf(model.info()),
+                               options.devices)),
       admission(options.admission, QueuedModel(options, model, number),
                 &sessions, &clock),
       delivery(options.delivers_by_hand ? Delivery(Delivery::ByHand())
                                         : Delivery(/*threads=*/0)),
-      engine(RunModel(options, &model, number), options.engine,
-             &admission.inbox(), &sessions, &delivery, &clock,
-             /*metrics=*/nullptr, [this](const RequestSummary& summary) {
-               ended.push_back(summary);
-               if (on_end) on_end(summary);
-             }) {
-  if (options.runs_ahead) model.RunAhead();
+      engine(RunModel(&model, number, 0), options.engine, &admission.inbox(),
+             &sessions, &delivery, &clock, /*metrics=*/nullptr, WhenEnded()) {
+  for (int i = 1; i < options.devices; ++i) {
+    others.push_back(std::make_unique<Device>(this, i));
+  }
+  std::vector<Engine*> engines;
+  for (int i = 0; i < options.devices; ++i) engines.push_back(&engine_of(i));
+  for (Engine* const each : engines) each->SetEngines(engines);
+  if (!options.runs_ahead) return;
+  for (int i = 0; i < options.devices; ++i) model_of(i).RunAhead();
+}
+
+TestEngine::Device::Device(TestEngine* all, int index)
+    : model(&all->script, all->options.model, all->options.has_attention,
+            all->options.backend),
+      engine(RunModel(&model, all->number, index), all->options.engine,
+             &all->admission.inbox(index), &all->sessions, &all->delivery,
+             &all->clock, /*metrics=*/nullptr, all->WhenEnded()) {}
+
+std::function<void(const RequestSummary&)> TestEngine::WhenEnded() {
+  return [this](const RequestSummary& summary) {
+    ended.push_back(summary);
+    if (on_end) on_end(summary);
+  };
 }
 
 Request TestEngine::Generate(Tokens prompt, int64_t max_tokens) {
@@ -242,8 +262,14 @@ std::shared_ptr<const TurnRecord> TestEngine::Recorded(Request request) {
   return record == nullptr ? nullptr : *record;
 }
 
+bool TestEngine::RunOnce() {
+  bool worked = engine.RunOnce();
+  for (const auto& device : others) worked |= device->engine.RunOnce();
+  return worked;
+}
+
 void TestEngine::RunUntilIdle() {
-  while (engine.RunOnce()) {
+  while (RunOnce()) {
   }
 }
 
@@ -251,7 +277,7 @@ Reader TestEngine::Run(Request request) {
   Reader reader = Submit(std::move(request));
   do {
     reader.Read();
-  } while (engine.RunOnce());
+  } while (RunOnce());
   reader.Read();
   return reader;
 }
@@ -263,7 +289,7 @@ absl::Status TestEngine::Fork(const std::string& source,
   engine.Fork(session, target, [&](absl::StatusOr<SessionInfo> fork) {
     forked = fork.status();
   });
-  while (!forked.has_value()) engine.RunOnce();
+  while (!forked.has_value()) RunOnce();
   return *forked;
 }
 
@@ -273,8 +299,11 @@ absl::StatusOr<StateSnapshots::Snapshot> TestEngine::StateOf(
                           sessions.Locate(session));
   StateSnapshots::Snapshot snapshot{location.turns, location.block};
   if (location.slot >= 0) {
-    auto block = MakeBlock(model.states().bytes(location.slot));
-    ENGRAM_RETURN_IF_ERROR(model.states().Save(location.slot, block->data()));
+    const int device = DeviceOfSlot(location.slot);
+    const int slot = location.slot - FirstSlotOf(device);
+    StatePool& states = model_of(device).states();
+    auto block = MakeBlock(states.bytes(slot));
+    ENGRAM_RETURN_IF_ERROR(states.Save(slot, block->data()));
     if (location.block != nullptr) {
       EXPECT_EQ(
           std::memcmp(block->data(), location.block->data(), block->size()), 0)
@@ -287,13 +316,19 @@ absl::StatusOr<StateSnapshots::Snapshot> TestEngine::StateOf(
 
 void TestEngine::ExpectNoSlotLost() {
   // Slots of deleted sessions are free again from the next iteration on.
-  for (int slot : sessions.ReleasedSlots(number)) model.states().Free(slot);
   const auto in_sessions = sessions.Counts().models[number].sessions_in_slots;
-  EXPECT_EQ(model.states().free_slots() + engine.running() + in_sessions,
-            model.states().slots());
-  if (engine.running() > 0 || in_sessions > 0) return;
-  const KeyValueUse use = model.states().key_values();
-  EXPECT_EQ(use.available(), use.blocks);
+  int taken = 0;
+  for (int i = 0; i < options.devices; ++i) {
+    StatePool& states = model_of(i).states();
+    for (int slot : sessions.ReleasedSlots(number, i)) {
+      states.Free(slot - FirstSlotOf(i));
+    }
+    taken += states.slots() - states.free_slots() - engine_of(i).running();
+    if (engine_of(i).running() > 0 || in_sessions > 0) continue;
+    const KeyValueUse use = states.key_values();
+    EXPECT_EQ(use.available(), use.blocks);
+  }
+  EXPECT_EQ(taken, in_sessions);
 }
 
 }  // namespace engram

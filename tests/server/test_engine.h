@@ -86,6 +86,7 @@ struct TestEngineOptions {
   EngineOptions engine;
   const Tokenizer* tokenizer = nullptr;
   Tokens eos_token_ids;
+  int devices = 1;  // each with such a model and an engine
   // Readers that set SetReady are told by delivery.TellNext() alone; else at
   // once.
   bool delivers_by_hand = false;
@@ -117,6 +118,8 @@ class TestEngine {
   // if it is not.
   std::shared_ptr<const TurnRecord> Recorded(Request request);
 
+  // One iteration of every engine. False if none had anything to run.
+  bool RunOnce();
   // Until there is nothing to run.
   void RunUntilIdle();
   // Submits, runs and reads until there is nothing to run.
@@ -146,6 +149,23 @@ class TestEngine {
   // Called for each end, after it is added to `ended`.
   std::function<void(const RequestSummary&)> on_end;
   Engine engine;
+
+  // Those of the other devices.
+  struct Device {
+    Device(TestEngine* all, int index);
+    ScriptedModel model;
+    Engine engine;
+  };
+  std::vector<std::unique_ptr<Device>> others;
+  ScriptedModel& model_of(int device) {
+    return device == 0 ? model : others[device - 1]->model;
+  }
+  Engine& engine_of(int device) {
+    return device == 0 ? engine : others[device - 1]->engine;
+  }
+
+ private:
+  std::function<void(const RequestSummary&)> WhenEnded();
 };
 
 }  // namespace engram

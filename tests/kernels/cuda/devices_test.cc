@@ -132,7 +132,7 @@ TEST_F(CudaDevicesTest, ABackEndOfADeviceThatIsNotThereIsRefused) {
   EXPECT_EQ(*CountCudaDevices(), 2);
   for (const int index : {-1, 2}) {
     const absl::Status status = MakeCudaBackend({.index = index}).status();
-    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_THAT(std::string(status.message()),
                 HasSubstr(absl::StrCat("no device ", index)));
   }
