@@ -60,7 +60,7 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> Backend::Pack(
 const StepRows& Backend::PrepareStep(
     absl::Span<const Row> rows,
     absl::Span<const absl::Span<const int32_t>> blocks,
-    absl::Span<const int32_t> ids) {
+    absl::Span<const int32_t> ids, int64_t most_rows) {
   bool any_follows = false;
   for (const Row& row : rows) {
     if (row.follows < 0) continue;
@@ -73,6 +73,25 @@ const StepRows& Backend::PrepareStep(
   } else {
     step_.Assign(rows, blocks, ids);
   }
+  step_.Pad(PaddingFor(step_, most_rows));
+  DoPrepareStep(step_);
+  return step_;
+}
+
+int64_t Backend::PaddingFor(const StepRows& step, int64_t most_rows) const {
+  const auto rows = static_cast<int64_t>(step.rows().size());
+  if (rows == 0 || rows >= most_rows) return 0;
+  const bool one_each =
+      std::all_of(step.rows().begin(), step.rows().end(),
+                  [](const Row& row) { return row.tokens == 1; });
+  const absl::Span<const int64_t> padded = PaddedRows();
+  const auto next = std::lower_bound(padded.begin(), padded.end(), rows);
+  if (!one_each || next == padded.end()) return 0;
+  return std::min(*next, most_rows) - rows;
+}
+
+const StepRows& Backend::PreparePadding(int64_t rows, bool has_blocks) {
+  step_.AssignPadding(rows, has_blocks);
   DoPrepareStep(step_);
   return step_;
 }

@@ -168,16 +168,31 @@ class Backend {
   // tokens there that they came to have, unless the back end is asynchronous:
   // then its operations find out. REQUIRES of these: the outcomes of the last
   // call of Outcomes() are still where they were put.
+  // `most_rows` is what the caller has room for: a step whose rows have a token
+  // each may be padded up to that (StepRows::padding), if it is not more.
   const StepRows& PrepareStep(
       absl::Span<const Row> rows,
       absl::Span<const absl::Span<const int32_t>> blocks = {},
-      absl::Span<const int32_t> ids = {});
+      absl::Span<const int32_t> ids = {}, int64_t most_rows = 0);
+  // Numbers of rows, ascending: steps of a token a row are padded to the next
+  // of them, or to `most_rows` if that is less. Above the last one, or with
+  // none, steps stay as they are.
+  virtual absl::Span<const int64_t> PaddedRows() const { return {}; }
+  // A step of nothing but padding, for what is to be done once for each number
+  // of rows. `has_blocks`: it is of a model with attention.
+  const StepRows& PreparePadding(int64_t rows, bool has_blocks);
 
   // Runs `record`, which may call operations of this back end and nothing else,
   // with arguments that depend on `key` alone (StepRows are at one address). A
   // device may remember what it was made to do and do that again for the same
   // key without calling `record`.
   void Replay(uint64_t key, absl::FunctionRef<void()> record);
+  // What is remembered.
+  struct Recordings {
+    int64_t count = 0;
+    size_t bytes = 0;  // of the device, as far as it tells
+  };
+  virtual Recordings recordings() const { return {}; }
 
   // --- Operations.
 
@@ -397,6 +412,8 @@ class Backend {
                           absl::Span<Outcome> outcomes) = 0;
 
   bool ComputesAll(std::initializer_list<ConstMatrix> matrices) const;
+  // Rows that a step is padded with.
+  int64_t PaddingFor(const StepRows& step, int64_t most_rows) const;
   // Lays out rows that follow with what the last outcomes say.
   void AssignFollowing(absl::Span<const Row> rows,
                        absl::Span<const absl::Span<const int32_t>> blocks,

@@ -32,6 +32,7 @@ void StepRows::Assign(absl::Span<const Row> rows,
   ENGRAM_CHECK(blocks.empty() || blocks.size() == rows.size());
   rows_.assign(rows.begin(), rows.end());
   CheckSlots();
+  padding_ = 0;
   tokens_ = 0;
   has_blocks_ = !blocks.empty();
   blocks_.clear();
@@ -50,6 +51,25 @@ void StepRows::Assign(absl::Span<const Row> rows,
   }
   ENGRAM_CHECK(ids.empty() || static_cast<int64_t>(ids.size()) == tokens_);
   ids_.assign(ids.begin(), ids.end());
+}
+
+void StepRows::Pad(int64_t rows) {
+  const bool has_ids = static_cast<int64_t>(ids_.size()) == tokens_;
+  for (int64_t i = 0; i < rows; ++i) {
+    Row row;
+    row.offset = static_cast<int>(tokens_);
+    rows_.push_back(row);
+    ++tokens_;
+    if (has_ids) ids_.push_back(0);
+    if (has_blocks_) first_blocks_.push_back(blocks_.size());
+  }
+  padding_ += rows;
+}
+
+void StepRows::AssignPadding(int64_t rows, bool has_blocks) {
+  Assign({}, {}, {});
+  has_blocks_ = has_blocks;
+  Pad(rows);
 }
 
 }  // namespace engram

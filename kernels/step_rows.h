@@ -1,5 +1,6 @@
 // StepRows: the ragged batch of one step, as a back end keeps it for its
-// operations. The tokens of all rows are concatenated without padding.
+// operations. The tokens of all rows are concatenated; a device may have rows
+// of padding behind them, so that steps of nearly as many rows are alike to it.
 #pragma once
 
 #include <cstddef>
@@ -30,9 +31,14 @@ struct Row {
 
 class StepRows {
  public:
+  // The last padding() of them are no sequence's: they have no tokens, but a
+  // place for one, and of what an operation leaves there nothing is read. They
+  // leave slot 0 as it is.
   absl::Span<const Row> rows() const { return rows_; }
-  int64_t tokens() const { return tokens_; }  // of all rows
-  // One per token, or none.
+  int64_t padding() const { return padding_; }
+  // Places for tokens, of all rows: their tokens, and one of each padding row.
+  int64_t tokens() const { return tokens_; }
+  // One per place, or none.
   absl::Span<const int32_t> ids() const { return ids_; }
   // Whether it is known where the rows' keys and values lie.
   bool has_blocks() const { return has_blocks_; }
@@ -47,6 +53,10 @@ class StepRows {
   void Assign(absl::Span<const Row> rows,
               absl::Span<const absl::Span<const int32_t>> blocks,
               absl::Span<const int32_t> ids);
+  // Adds so many rows of padding.
+  void Pad(int64_t rows);
+  // Nothing but padding, which has ids, and lists of no blocks if it has any.
+  void AssignPadding(int64_t rows, bool has_blocks);
 
  private:
   struct SlotUse {
@@ -58,6 +68,7 @@ class StepRows {
   void CheckSlots();
 
   std::vector<Row> rows_;
+  int64_t padding_ = 0;
   int64_t tokens_ = 0;
   std::vector<int32_t> ids_;
   bool has_blocks_ = false;

@@ -19,8 +19,8 @@ struct BegunStep {
   // Of each row, and how many there are in all.
   std::vector<int> first_outcomes;
   // On a device, both are there when the step is done.
-  std::vector<Outcome> outcomes;  // of each logits row; the rest is unused
-  std::vector<uint8_t> finite_rows;
+  std::vector<Outcome> outcomes;      // of each logits row; the rest is unused
+  std::vector<uint8_t> finite_rows;   // of the rows, and of their padding
   std::unique_ptr<DeviceEvent> done;  // nullptr: there was nothing to do
 
   // Which of the outcomes is drawn for what is left in `slot`: at once if that

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <limits>
 #include <utility>
 
@@ -58,6 +59,21 @@ size_t KeyValueBytes(const ModelConfig& config, const ModelLimits& limits,
   return std::min(limits.kv_bytes, all);
 }
 
+// Whether all rows are a token that draws the next one.
+bool WantsTokens(const Batch& batch) {
+  return std::all_of(batch.rows.begin(), batch.rows.end(),
+                     [](const BatchRow& row) {
+                       return row.wanted == Wanted::kToken &&
+                              (row.follows || row.tokens.size() == 1);
+                     });
+}
+
+// Models of one back end are replayed apart.
+uint64_t NextModel() {
+  static std::atomic<uint64_t> next = 0;
+  return next++;
+}
+
 // What a model has in the back end's memory.
 struct Parts {
   std::unique_ptr<BlockStack> layers;
@@ -82,6 +98,7 @@ class LanguageModel final : public Model {
   StatePool& states() override { return *states_; }
   absl::Status Begin(const Batch& batch) override;
   absl::StatusOr<StepResult> Finish() override;
+  absl::Status WarmUp() override;
   std::vector<float> LogitsForTest() const override;
 
  private:
@@ -91,8 +108,17 @@ class LanguageModel final : public Model {
   absl::Status AppendRow(const BatchRow& row);
   // All of a step but its layout.
   absl::Status Run(const Batch& batch);
-  void Embed();
-  void RunLayers();
+  // What all steps begin with: from ids to normed hidden vectors.
+  void RunTokens();
+  // All that is done alike in every step of a token a row, each of which wants
+  // one: up to the logits, and the states.
+  void RunDecode();
+  bool IsDecode(const Batch& batch) const;
+  // Of a step that may be padded.
+  int64_t MostRows() const;
+  uint64_t ReplayKey(int64_t rows) const {
+    return model_ << 32 | static_cast<uint64_t>(rows);
+  }
   // What the rows want of each row of logits.
   void LayOutRequests(const Batch& batch);
   // Of a row that wants a token, in its place.
@@ -101,7 +127,7 @@ class LanguageModel final : public Model {
   // each row's last one in its slot: the order is what makes scored_before see
   // the one of before.
   void GatherHeadInput(const Batch& batch);
-  void FindOutcomes(const Batch& batch);
+  void FindLogits(const Batch& batch);
   void SaveLastHidden();
   // Of all slots.
   LayerShares LastHidden() const;
@@ -109,6 +135,7 @@ class LanguageModel final : public Model {
   void FindFiniteRows();
 
   Backend* const backend_;
+  const uint64_t model_ = NextModel();
   const ModelInfo info_;
   const ModelLimits limits_;
   const int64_t d_model_;
@@ -169,7 +196,8 @@ absl::Status LanguageModel::LayOut(const Batch& batch) {
       blocks.push_back(states_->blocks_of(row.slot_out));
     }
   }
-  step_ = &backend_->PrepareStep(newest().rows, blocks, ids_);
+  step_ = &backend_->PrepareStep(newest().rows, blocks, ids_,
+                                 WantsTokens(batch) ? MostRows() : 0);
   LayOutRequests(batch);
   return absl::OkStatus();
 }
@@ -241,27 +269,50 @@ absl::Status LanguageModel::AppendRow(const BatchRow& row) {
   return absl::OkStatus();
 }
 
-void LanguageModel::Embed() {
-  backend_->Embed(*step_, *embedding_.tokens, work_.residual->floats());
-  if (embedding_.positions == nullptr) return;
-  backend_->AddPositions(*step_, embedding_.positions->floats(), d_model_,
-                         {work_.residual->floats(), d_model_});
+void LanguageModel::RunTokens() {
+  float* const residual = work_.residual->floats();
+  backend_->Embed(*step_, *embedding_.tokens, residual);
+  if (embedding_.positions != nullptr) {
+    backend_->AddPositions(*step_, embedding_.positions->floats(), d_model_,
+                           {residual, d_model_});
+  }
+  layers_->Run(*step_, states_.get(), residual);
+  backend_->Norm(final_norm_.weights(), step_->tokens(), d_model_, residual,
+                 {work_.normed->floats(), d_model_});
 }
 
-// The layers of a decode step do the same whatever the rows are, so that a
-// device may repeat what it did for as many of them.
-void LanguageModel::RunLayers() {
-  const auto run = [this] {
-    layers_->Run(*step_, states_.get(), work_.residual->floats());
-  };
-  const std::vector<Row>& rows = newest().rows;
-  const bool decode = std::all_of(
-      rows.begin(), rows.end(), [](const Row& row) { return row.tokens == 1; });
-  if (decode) {
-    backend_->Replay(rows.size(), run);
-  } else {
-    run();
+// Row i of the logits is that of row i of the step.
+void LanguageModel::RunDecode() {
+  RunTokens();
+  SaveLastHidden();
+  backend_->MatMul(embedding_.head(), step_->tokens(),
+                   {work_.normed->floats(), d_model_}, {},
+                   {work_.logits->floats(), info_.vocabulary_size});
+}
+
+// False where a row that follows was found to have nothing to feed.
+bool LanguageModel::IsDecode(const Batch& batch) const {
+  const int64_t rows = static_cast<int64_t>(step_->rows().size());
+  return WantsTokens(batch) && step_->tokens() == rows;
+}
+
+int64_t LanguageModel::MostRows() const {
+  return std::min(limits_.max_batch_tokens, limits_.max_logits_rows);
+}
+
+absl::Status LanguageModel::WarmUp() {
+  const int64_t most = std::min<int64_t>(limits_.slots, MostRows());
+  int64_t done = 0;
+  for (const int64_t padded : backend_->PaddedRows()) {
+    if (done >= most) break;
+    done = std::min(padded, MostRows());
+    step_ = &backend_->PreparePadding(done, states_->key_values().blocks > 0);
+    // Once as it is, and once recorded.
+    for (int i = 0; i < 2; ++i) {
+      backend_->Replay(ReplayKey(done), [this] { RunDecode(); });
+    }
   }
+  return backend_->Synchronize();
 }
 
 // Behind the components of the layers.
@@ -302,14 +353,12 @@ void LanguageModel::GatherHeadInput(const Batch& batch) {
                      d_model_, head_input, slot_places);
 }
 
-void LanguageModel::FindOutcomes(const Batch& batch) {
+void LanguageModel::FindLogits(const Batch& batch) {
   if (requests_.empty()) return;
   GatherHeadInput(batch);
-  const Matrix logits = {work_.logits->floats(), info_.vocabulary_size};
   backend_->MatMul(embedding_.head(), static_cast<int64_t>(requests_.size()),
-                   {work_.head_input->floats(), d_model_}, {}, logits);
-  backend_->Outcomes(logits, known_ids_, requests_,
-                     absl::MakeSpan(newest().outcomes).first(requests_.size()));
+                   {work_.head_input->floats(), d_model_}, {},
+                   {work_.logits->floats(), info_.vocabulary_size});
 }
 
 void LanguageModel::SaveLastHidden() {
@@ -323,7 +372,7 @@ void LanguageModel::SaveLastHidden() {
 // that a slot held as last_hidden and that did not go through this step; and a
 // product of finite numbers may still be too large: that an outcome tells.
 void LanguageModel::FindFiniteRows() {
-  newest().finite_rows.resize(newest().rows.size());
+  newest().finite_rows.resize(step_->rows().size());
   backend_->FiniteRows(*step_, {work_.normed->floats(), d_model_}, d_model_,
                        absl::MakeSpan(newest().finite_rows));
 }
@@ -341,13 +390,22 @@ absl::Status LanguageModel::Begin(const Batch& batch) {
   return absl::OkStatus();
 }
 
+// The same kernels with the same arguments for as many rows, whose graph a
+// device need not be told again.
 absl::Status LanguageModel::Run(const Batch& batch) {
-  Embed();
-  RunLayers();
-  backend_->Norm(final_norm_.weights(), step_->tokens(), d_model_,
-                 work_.residual->floats(), {work_.normed->floats(), d_model_});
-  FindOutcomes(batch);
-  SaveLastHidden();
+  if (IsDecode(batch)) {
+    const auto rows = static_cast<int64_t>(step_->rows().size());
+    backend_->Replay(ReplayKey(rows), [this] { RunDecode(); });
+  } else {
+    RunTokens();
+    FindLogits(batch);
+    SaveLastHidden();
+  }
+  if (!requests_.empty()) {
+    backend_->Outcomes(
+        {work_.logits->floats(), info_.vocabulary_size}, known_ids_, requests_,
+        absl::MakeSpan(newest().outcomes).first(requests_.size()));
+  }
   FindFiniteRows();
   ENGRAM_ASSIGN_OR_RETURN(newest().done, backend_->RecordEvent());
   return absl::OkStatus();

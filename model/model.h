@@ -87,6 +87,11 @@ class Model {
   // for its tokens.
   virtual absl::StatusOr<StepResult> Finish() = 0;
 
+  // Has a device do and record all sizes of steps of a token a row, so that
+  // none of them waits for that later. States stay as they are. INTERNAL if the
+  // device failed. REQUIRES: no step is begun.
+  virtual absl::Status WarmUp() { return absl::OkStatus(); }
+
   // The logits that the last step's outcomes were made of, [outcomes,
   // vocabulary_size], as they are drawn from: -infinity at ids that are not
   // known. What no one but a test may look at.

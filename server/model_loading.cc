@@ -71,6 +71,7 @@ absl::Status AddDevice(int index, const ServerOptions& options,
   ENGRAM_ASSIGN_OR_RETURN(LoadedModel loaded,
                           folder->Load(device.backend.get(), limits));
   device.model = std::move(loaded.model);
+  ENGRAM_RETURN_IF_ERROR(device.model->WarmUp());
   // Alike for all.
   served->tokenizer = std::move(loaded.tokenizer);
   served->eos_token_ids = std::move(loaded.eos_token_ids);

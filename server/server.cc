@@ -201,6 +201,12 @@ absl::Status Server::LoadOne(const std::string& name, const std::string& folder,
                      " bytes, one session takes ", session_bytes));
   }
   AddToParts(served.get());
+  Backend::Recordings recorded;
+  for (const ServedDevice& device : served->devices) {
+    const Backend::Recordings more = device.backend->recordings();
+    recorded.count += more.count;
+    recorded.bytes += more.bytes;
+  }
   Log("model_loaded",
       {{"model", name},
        {"folder", folder},
@@ -210,6 +216,8 @@ absl::Status Server::LoadOne(const std::string& name, const std::string& folder,
        {"memory_bytes", static_cast<int64_t>(served->memory.total())},
        {"backend", info.backend},
        {"devices", static_cast<int64_t>(served->devices.size())},
+       {"recorded_steps", recorded.count},
+       {"recorded_bytes", static_cast<int64_t>(recorded.bytes)},
        {"seconds", absl::ToDoubleSeconds(RealClock()->Now() - begin)}});
   models_->Add(std::move(served));
   return absl::OkStatus();

@@ -28,6 +28,7 @@
 #include "kernels/cuda/outcomes.h"
 #include "kernels/cuda/packed_matrix.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/row_buckets.h"
 #include "kernels/cuda/row_chunks.h"
 #include "kernels/cuda/selective_scan.h"
 #include "kernels/cuda/shift_multiply.h"
@@ -134,6 +135,12 @@ class CudaBackend final : public Backend {
   }
 
   bool is_asynchronous() const override { return true; }
+  absl::Span<const int64_t> PaddedRows() const override {
+    return cuda::kRowBuckets;
+  }
+  Recordings recordings() const override {
+    return {graphs_.count(), graphs_.bytes()};
+  }
 
   absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
     queue_.BeCurrent();
@@ -165,7 +172,9 @@ class CudaBackend final : public Backend {
          "taking the tokens that were drawn");
   }
 
+  // The tables of larger steps are elsewhere each time.
   void DoReplay(uint64_t key, absl::FunctionRef<void()> record) override {
+    if (!tables_.is_in_place()) return record();
     graphs_.Run(&queue_, key, record);
   }
 

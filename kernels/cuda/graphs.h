@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <unordered_map>
 
@@ -24,13 +25,23 @@ class Graphs {
   // kernels; the second time it is recorded, and from then on launched.
   void Run(DeviceQueue* queue, uint64_t key, absl::FunctionRef<void()> record);
 
+  // Of the graphs that there are, and the device's memory that was less when
+  // they were made.
+  int64_t count() const { return count_; }
+  size_t bytes() const { return bytes_; }
+
   // Drops all graphs: addresses in them are no longer right. REQUIRES: the
   // queue's operations are done.
   void Forget();
 
  private:
+  // nullptr after an error, which is noted.
+  cudaGraphExec_t Make(DeviceQueue* queue, absl::FunctionRef<void()> record);
+
   // nullptr: `record` has run once.
   std::unordered_map<uint64_t, cudaGraphExec_t> graphs_;
+  int64_t count_ = 0;
+  size_t bytes_ = 0;
 };
 
 }  // namespace engram::cuda

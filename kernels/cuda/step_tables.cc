@@ -1,10 +1,10 @@
 #include "kernels/cuda/step_tables.h"
 
 #include <algorithm>
-#include <utility>
 
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/device_status.h"
+#include "kernels/cuda/row_buckets.h"
 #include "kernels/status.h"
 
 namespace engram::cuda {
@@ -51,28 +51,30 @@ absl::Status StepTables::Reserve() {
         cudaEventCreateWithFlags(&staging.copied, cudaEventDisableTiming),
         "making an event"));
   }
-  return Take({.rows = 1024, .tokens = 16384, .blocks = 65536});
+  return Take(PlacesOf({.rows = 1024, .tokens = 16384, .blocks = 65536}).end);
 }
 
-absl::Status StepTables::Take(const Room& room) {
-  const Places places = PlacesOf(room);
-  ENGRAM_ASSIGN_OR_RETURN(device_, AllocateDeviceMemory(places.end));
+absl::Status StepTables::Take(size_t bytes) {
+  ENGRAM_ASSIGN_OR_RETURN(device_, AllocateDeviceMemory(bytes));
   for (Staging& staging : stagings_) {
-    ENGRAM_ASSIGN_OR_RETURN(staging.memory, AllocatePinnedMemory(places.end));
+    ENGRAM_ASSIGN_OR_RETURN(staging.memory, AllocatePinnedMemory(bytes));
   }
-  room_ = room;
-  places_ = places;
+  return absl::OkStatus();
+}
+
+void StepTables::Place(const Room& room, const Places& places) {
   const auto* const base = static_cast<const std::byte*>(device_->data());
+  places_ = places;
   table_.rows = reinterpret_cast<const StepRow*>(base + places.rows);
   table_.row_of_token =
       reinterpret_cast<const int32_t*>(base + places.row_of_token);
   table_.ids = reinterpret_cast<const int32_t*>(base + places.ids);
   table_.block_ids = reinterpret_cast<const int32_t*>(base + places.block_ids);
-  return absl::OkStatus();
+  table_.row_count = room.rows;
+  table_.token_count = room.tokens;
 }
 
-void StepTables::Fill(const StepRows& step, std::byte* memory,
-                      Places* used) const {
+size_t StepTables::Fill(const StepRows& step, std::byte* memory) const {
   auto* const rows = reinterpret_cast<StepRow*>(memory + places_.rows);
   auto* const row_of_token =
       reinterpret_cast<int32_t*>(memory + places_.row_of_token);
@@ -83,7 +85,9 @@ void StepTables::Fill(const StepRows& step, std::byte* memory,
     const Row& row = step.rows()[i];
     rows[i] = {row.slot_in,  row.slot_out, row.tokens, row.offset,
                row.position, blocks,       row.follows};
-    std::fill_n(row_of_token + row.offset, row.tokens, static_cast<int32_t>(i));
+    const bool is_padding = i + step.padding() >= step.rows().size();
+    std::fill_n(row_of_token + row.offset, is_padding ? 1 : row.tokens,
+                static_cast<int32_t>(i));
     if (!step.has_blocks()) continue;
     const absl::Span<const int32_t> own = step.blocks(i);
     std::copy(own.begin(), own.end(), block_ids + blocks);
@@ -97,10 +101,7 @@ void StepTables::Fill(const StepRows& step, std::byte* memory,
             static_cast<int32_t>(step.rows().size()) - 1);
   std::copy(step.ids().begin(), step.ids().end(),
             reinterpret_cast<int32_t*>(memory + places_.ids));
-  used->rows = step.rows().size() * sizeof(StepRow);
-  used->row_of_token = rows_and_tokens * sizeof(int32_t);
-  used->ids = step.ids().size() * sizeof(int32_t);
-  used->block_ids = blocks * sizeof(int32_t);
+  return places_.block_ids + blocks * sizeof(int32_t);
 }
 
 FollowingRows StepTables::following_rows() const {
@@ -113,39 +114,30 @@ FollowingRows StepTables::following_rows() const {
 absl::Status StepTables::Upload(const StepRows& step, cudaStream_t stream,
                                 bool* moved) {
   const Room needed = RoomFor(step);
-  if (needed.rows > room_.rows || needed.tokens > room_.tokens ||
-      needed.blocks > room_.blocks) {
+  in_place_ = needed.rows <= kLargestBucket && needed.tokens <= kLargestBucket;
+  const Places places = PlacesOf(in_place_ ? Room{.rows = kLargestBucket,
+                                                  .tokens = kLargestBucket,
+                                                  .blocks = needed.blocks}
+                                           : needed);
+  if (places.end > device_->bytes()) {
     // Kernels of earlier steps may still read what is about to be freed.
     ENGRAM_RETURN_IF_ERROR(
         DeviceStatus(cudaStreamSynchronize(stream), "waiting for a step"));
-    ENGRAM_RETURN_IF_ERROR(
-        Take({.rows = std::max(room_.rows, 2 * needed.rows),
-              .tokens = std::max(room_.tokens, 2 * needed.tokens),
-              .blocks = std::max(room_.blocks, 2 * needed.blocks)}));
+    ENGRAM_RETURN_IF_ERROR(Take(2 * places.end));
     *moved = true;
   }
+  Place(needed, places);
   Staging& staging = stagings_[next_];
   next_ = 1 - next_;
   ENGRAM_RETURN_IF_ERROR(DeviceStatus(cudaEventSynchronize(staging.copied),
                                       "waiting for a table of rows"));
-  auto* const source = static_cast<std::byte*>(staging.memory->data());
-  auto* const target = static_cast<std::byte*>(device_->data());
-  Places used = {};
-  Fill(step, source, &used);
-  for (const auto& [place, bytes] :
-       {std::pair(places_.rows, used.rows),
-        std::pair(places_.row_of_token, used.row_of_token),
-        std::pair(places_.ids, used.ids),
-        std::pair(places_.block_ids, used.block_ids)}) {
-    if (bytes == 0) continue;
-    ENGRAM_RETURN_IF_ERROR(
-        DeviceStatus(cudaMemcpyAsync(target + place, source + place, bytes,
-                                     cudaMemcpyHostToDevice, stream),
-                     "copying a table of rows"));
-  }
-  table_.row_count = needed.rows;
-  table_.token_count = needed.tokens;
-  table_.longest_row = 0;
+  const size_t bytes =
+      Fill(step, static_cast<std::byte*>(staging.memory->data()));
+  ENGRAM_RETURN_IF_ERROR(
+      DeviceStatus(cudaMemcpyAsync(device_->data(), staging.memory->data(),
+                                   bytes, cudaMemcpyHostToDevice, stream),
+                   "copying a table of rows"));
+  table_.longest_row = step.padding() > 0 ? 1 : 0;
   for (const Row& row : step.rows()) {
     table_.longest_row = std::max<int64_t>(table_.longest_row, row.tokens);
   }

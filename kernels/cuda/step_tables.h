@@ -27,13 +27,16 @@ class StepTables {
   // Takes room for steps as large as are usual. Errors: the device's.
   absl::Status Reserve();
 
-  // Lets `stream` copy the rows to the table, whose pointers stay as they are
-  // unless the step is larger than any before it: then `stream` is waited for,
-  // room taken anew and *moved set. Errors: the device's.
+  // Lets `stream` copy the rows to the table, in one copy. A step that is
+  // larger than there is room for waits for `stream`, takes room anew and sets
+  // *moved. Errors: the device's.
   absl::Status Upload(const StepRows& step, cudaStream_t stream, bool* moved);
 
   const StepTable& table() const { return table_; }
   FollowingRows following_rows() const;
+  // Whether the pointers are those of every other step of no more rows and
+  // tokens than the largest bucket, unless one moves them.
+  bool is_in_place() const { return in_place_; }
 
  private:
   // Of the host, page-locked; free again when the event is reached.
@@ -54,12 +57,14 @@ class StepTables {
 
   static Places PlacesOf(const Room& room);
   static Room RoomFor(const StepRows& step);
-  absl::Status Take(const Room& room);
-  // Fills `memory`; the bytes used behind each place go to `used`.
-  void Fill(const StepRows& step, std::byte* memory, Places* used) const;
+  absl::Status Take(size_t bytes);
+  // Where this step's table is.
+  void Place(const Room& room, const Places& places);
+  // Fills `memory`. How many bytes of it are used.
+  size_t Fill(const StepRows& step, std::byte* memory) const;
 
-  Room room_;
-  Places places_ = {};
+  Places places_ = {};  // of the last step
+  bool in_place_ = false;
   std::unique_ptr<Buffer> device_;
   Staging stagings_[2];
   int next_ = 0;  // of the stagings

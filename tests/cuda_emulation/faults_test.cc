@@ -270,6 +270,41 @@ TEST_F(FaultsTest, AResultIsNoNumberBeforeItsEvent) {
   EXPECT_EQ(host_[0], 1);
 }
 
+// A device may be done before the host clears what it told the device to fill.
+TEST_F(FaultsTest, AResultThatIsClearedTooLateIsLostOnAFastDevice) {
+  Upload(values_, 3);
+  for (const bool at_once : {false, true}) {
+    options().at_once = at_once;
+    ASSERT_EQ(BeginDownload(values_), cudaSuccess);
+    std::fill_n(host_, kFloats, 0.0f);
+    ASSERT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
+    EXPECT_EQ(host_[0], at_once ? 0 : 3);
+  }
+}
+
+// A graph of which a kernel is missing looks right if what it should write is
+// still there from the last time.
+TEST_F(FaultsTest, WhatAGraphDoesNotWriteIsNotThereFromBefore) {
+  Upload(values_, 1);
+  cuda::Reverse(stream_, cuda::Fault::kNone, values_, others_);
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t exec = nullptr;
+  ASSERT_EQ(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
+            cudaSuccess);
+  cuda::Reverse(stream_, cuda::Fault::kNone, others_, values_);
+  ASSERT_EQ(cudaStreamEndCapture(stream_, &graph), cudaSuccess);
+  ASSERT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
+  ASSERT_EQ(cudaGraphLaunch(exec, stream_), cudaSuccess);
+  EXPECT_THAT(Download(values_, cuda::kFaultyFloats), Each(1.0f));
+  poisoned_at_replay() = {{others_, kFloats * sizeof(float)}};
+  ASSERT_EQ(cudaGraphLaunch(exec, stream_), cudaSuccess);
+  EXPECT_EQ(NoNumbers(Download(values_, cuda::kFaultyFloats)),
+            cuda::kFaultyFloats);
+  poisoned_at_replay().clear();
+  EXPECT_EQ(cudaGraphExecDestroy(exec), cudaSuccess);
+  EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+}
+
 TEST_F(FaultsDeathTest, MemoryThatChangesWhileItIsCopied) {
   ASSERT_EQ(BeginUpload(values_), cudaSuccess);
   EXPECT_DEATH(

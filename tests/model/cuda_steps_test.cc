@@ -1,8 +1,12 @@
 // What the host of a device does in the steps of a model: when it waits, and
 // for what. The device is emulated, and runs nothing before it is waited for.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <memory>
+#include <ostream>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -59,11 +63,14 @@ class CudaStepsTest : public ::testing::Test {
   }
 
   std::unique_ptr<Model> Load(Backend* backend) {
+    return Load(backend, folder_.path());
+  }
+  std::unique_ptr<Model> Load(Backend* backend, const std::string& folder) {
     ModelLimits limits;
     limits.slots = 4;
     limits.max_batch_tokens = 32;
     limits.max_logits_rows = 8;
-    auto model = LoadModel(folder_.path(), backend, limits, 0);
+    auto model = LoadModel(folder, backend, limits, 0);
     ENGRAM_CHECK_OK(model.status());
     return *std::move(model);
   }
@@ -127,6 +134,218 @@ TEST_F(CudaStepsTest, AModelThatGoesWaitsForWhatItHasBegun) {
   const int waits = backend.waits();
   model_ = nullptr;
   EXPECT_EQ(backend.waits(), waits + 1) << "for the last of both";
+}
+
+TEST_F(CudaStepsTest, ADecodeStepIsFourCopies) {
+  Batch batch = Prompts(3);
+  ENGRAM_CHECK_OK(model_->Begin(batch));
+  batch = Ahead(batch);
+  for (int step = 0; step < 4; ++step) {
+    ENGRAM_CHECK_OK(model_->Begin(batch));
+    ASSERT_TRUE(model_->Finish().ok());
+    ENGRAM_CHECK_OK(backend_->Synchronize());
+    const int64_t before = emulation::counts().copies;
+    ENGRAM_CHECK_OK(model_->Begin(batch));
+    ENGRAM_CHECK_OK(backend_->Synchronize());
+    // Rows and requests there, outcomes and flags back.
+    EXPECT_EQ(emulation::counts().copies, before + 4);
+    ASSERT_TRUE(model_->Finish().ok());
+  }
+}
+
+// --- Buckets.
+
+TEST_F(CudaStepsTest, EveryBucketThatTheLimitsAllowIsRecordedAtStart) {
+  EXPECT_EQ(backend_->recordings().count, 0);
+  ENGRAM_CHECK_OK(model_->WarmUp());
+  // Of 1, 2 and 4 rows: there are no more slots.
+  EXPECT_EQ(backend_->recordings().count, 3);
+  const Batch batch = Prompts(3);
+  ENGRAM_CHECK_OK(model_->Begin(batch));
+  ASSERT_TRUE(model_->Finish().ok());
+  EXPECT_EQ(backend_->recordings().count, 3);
+}
+
+TEST_F(CudaStepsTest, ModelsOfOneDeviceAreReplayedApart) {
+  const std::vector<int32_t> token = {5};
+  const auto logits = [&](Model* model) {
+    const int slot = model->states().Take();
+    const auto step =
+        RunStep(model, Batch{{RowWith(LogitsWanted::kLast, slot, token)}});
+    model->states().Free(slot);
+    return step->logits;
+  };
+  ENGRAM_CHECK_OK(model_->WarmUp());
+  const std::vector<float> expected = logits(model_.get());
+  RandomMambaShape shape;
+  shape.layers = 3;
+  TemporaryFolder other_folder;
+  WriteRandomMamba(other_folder, shape);
+  const auto other = Load(backend_.get(), other_folder.path());
+  const auto own_device = MakeCudaBackend().value();
+  const auto alone = Load(own_device.get(), other_folder.path());
+  EXPECT_EQ(logits(other.get()), logits(alone.get()));
+  EXPECT_EQ(logits(model_.get()), expected);
+}
+
+// Knows which memory holds what a step leaves for itself: neither weights nor
+// states.
+class WorkMemoryBackend final : public ForwardingBackend {
+ public:
+  using ForwardingBackend::ForwardingBackend;
+
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override {
+    ENGRAM_ASSIGN_OR_RETURN(auto buffer, ForwardingBackend::Allocate(bytes));
+    memory_.push_back({buffer->data(), bytes});
+    return buffer;
+  }
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyFromHost(
+      void* target, const void* host, size_t bytes) override {
+    Forget(target);
+    return ForwardingBackend::BeginCopyFromHost(target, host, bytes);
+  }
+
+  void Forget(const void* place) {
+    std::erase_if(memory_, [place](const auto& one) {
+      const char* const begin = static_cast<const char*>(one.first);
+      return place >= begin && place < begin + one.second;
+    });
+  }
+  const std::vector<std::pair<void*, size_t>>& memory() const {
+    return memory_;
+  }
+
+ private:
+  void DoReplay(uint64_t key, absl::FunctionRef<void()> record) override {
+    inner().Replay(key, record);
+  }
+
+  std::vector<std::pair<void*, size_t>> memory_;
+};
+
+struct BucketFamily {
+  const char* name;
+  void (*write)(const TemporaryFolder& folder);
+  int64_t most_rows;
+};
+void PrintTo(const BucketFamily& family, std::ostream* out) {
+  *out << family.name;
+}
+
+class CudaBuckets : public ::testing::TestWithParam<BucketFamily> {
+ protected:
+  void TearDown() override { emulation::poisoned_at_replay().clear(); }
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    Families, CudaBuckets,
+    ::testing::Values(BucketFamily{"Mamba",
+                                   [](const TemporaryFolder& folder) {
+                                     WriteRandomMamba(folder, {});
+                                   },
+                                   257},
+                      BucketFamily{"Mamba2",
+                                   [](const TemporaryFolder& folder) {
+                                     WriteRandomMamba2(folder, {});
+                                   },
+                                   33},
+                      BucketFamily{"HybridH3",
+                                   [](const TemporaryFolder& folder) {
+                                     RandomH3Shape shape;
+                                     shape.attention_layers = {1};
+                                     shape.rotary_dim = 2;
+                                     WriteRandomH3(folder, shape);
+                                   },
+                                   33}),
+    ::testing::PrintToStringParamName());
+
+// Rows that all go on from one state: in the first and the last place, in the
+// fullest and the emptiest step of each bucket.
+TEST_P(CudaBuckets, GiveARowTheSameBits) {
+  TemporaryFolder folder;
+  GetParam().write(folder);
+  const auto device = MakeCudaBackend().value();
+  WorkMemoryBackend backend(device.get());
+  ModelLimits limits;
+  limits.slots = static_cast<int>(GetParam().most_rows) + 1;
+  limits.max_batch_tokens = limits.max_logits_rows = 300;
+  const auto model = LoadModel(folder.path(), &backend, limits, 0).value();
+  StatePool& states = model->states();
+  backend.Forget(states.Layer(0, 0).data);
+  if (states.key_values().blocks > 0) {
+    backend.Forget(states.KeyValueLayer(0).data);
+  }
+  emulation::poisoned_at_replay() = backend.memory();
+
+  const std::vector<int32_t> prompt = {3, 1, 4, 1, 5}, token = {9};
+  const int source = states.TryTake(40);
+  ENGRAM_CHECK_OK(states.Clear(source));
+  ENGRAM_CHECK_OK(RunStep(model.get(),
+                          Batch{{RowWith(LogitsWanted::kNone, source, prompt)}})
+                      .status());
+  std::vector<float> expected;
+  std::string expected_state;
+  std::vector<int> slots;
+  for (const int64_t rows :
+       {1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 97, 129, 193, 257}) {
+    if (rows > GetParam().most_rows) break;
+    SCOPED_TRACE(rows);
+    while (static_cast<int64_t>(slots.size()) < rows) {
+      slots.push_back(states.TryTake(40, source));
+    }
+    Batch batch;
+    for (int64_t i = 0; i < rows; ++i) {
+      batch.rows.push_back(RowWith(LogitsWanted::kLast, source, token));
+      batch.rows.back().slot_out = slots[i];
+    }
+    // As it is, recorded, and for other rows than those it was recorded for.
+    for (int run = 0; run < (rows <= 33 ? 2 : 1); ++run) {
+      const auto step = RunStep(model.get(), batch);
+      ENGRAM_CHECK_OK(step.status());
+      const size_t width = step->logits.size() / rows;
+      if (expected.empty()) expected = step->logits;
+      for (const int64_t row : {int64_t{0}, rows - 1}) {
+        const std::vector<float> own(step->logits.begin() + row * width,
+                                     step->logits.begin() + (row + 1) * width);
+        EXPECT_EQ(own, expected) << "row " << row;
+        std::string state(states.bytes(slots[row]), '?');
+        ENGRAM_CHECK_OK(states.Save(slots[row], state.data()));
+        if (expected_state.empty()) expected_state = state;
+        EXPECT_TRUE(state == expected_state) << "row " << row;
+      }
+      EXPECT_THAT(step->finite, ::testing::Each(true));
+    }
+  }
+  EXPECT_GE(backend.recordings().count, 6) << "of 1 to 32 rows";
+}
+
+// What two sequences draw if they run ahead, one of them to a stop.
+TEST_F(CudaStepsTest, AFastDeviceDrawsWhatASlowOneDraws) {
+  std::vector<std::vector<int32_t>> drawn[2];
+  const emulation::Options before = emulation::options();
+  for (const bool at_once : {false, true}) {
+    emulation::options().at_once = at_once;
+    Batch batch = Prompts(3);
+    SamplingParameters parameters = {.temperature = 0.8f, .seed = 3};
+    for (BatchRow& row : batch.rows) row.draw.parameters = &parameters;
+    ENGRAM_CHECK_OK(model_->Begin(batch));
+    batch = Ahead(batch);
+    for (int step = 0; step < 12; ++step) {
+      for (BatchRow& row : batch.rows) ++row.draw.index;
+      ENGRAM_CHECK_OK(model_->Begin(batch));
+      const auto result = model_->Finish();
+      ENGRAM_CHECK_OK(result.status());
+      std::vector<int32_t> tokens;
+      for (const RowOutcome& row : result->rows) {
+        tokens.push_back(row.outcomes[0].token);
+      }
+      drawn[at_once].push_back(tokens);
+    }
+    ENGRAM_CHECK_OK(model_->Finish().status());
+    for (const BatchRow& row : batch.rows) model_->states().Free(row.slot);
+  }
+  emulation::options() = before;
+  EXPECT_EQ(drawn[0], drawn[1]);
 }
 
 }  // namespace

@@ -435,7 +435,7 @@ TEST_P(ModelEquivalence, HoldsForSequencesThatPartInOneStep) {
 class RecordingBackend final : public ForwardingBackend {
  public:
   using ForwardingBackend::ForwardingBackend;
-  size_t recordings() const { return recordings_.size(); }
+  size_t keys() const { return recordings_.size(); }
 
  private:
   using Recording = std::vector<std::function<void()>>;
@@ -476,7 +476,7 @@ TEST_P(ModelEquivalence, HoldsForDecodingThatIsReplayed) {
     Feed(slots[i], absl::MakeConstSpan(sequences_[i]).subspan(0, fed[i]),
          LogitsWanted::kNone);
   }
-  const size_t prompts = recording.recordings();
+  const size_t prompts = recording.keys();
   for (int step = 0; step < 40; ++step) {
     Batch batch;
     std::vector<int> in_step;
@@ -496,8 +496,8 @@ TEST_P(ModelEquivalence, HoldsForDecodingThatIsReplayed) {
       ++fed[i];
     }
   }
-  EXPECT_GE(recording.recordings(), 2u);
-  EXPECT_LE(recording.recordings(), prompts + 4);
+  EXPECT_GE(recording.keys(), 2u);
+  EXPECT_LE(recording.keys(), prompts + 4);
 }
 
 // --- Steps that are begun before the one before them is finished.

@@ -49,6 +49,10 @@ class ForwardingBackend : public Backend {
   absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordEvent() override {
     return inner_.RecordEvent();
   }
+  absl::Span<const int64_t> PaddedRows() const override {
+    return inner_.PaddedRows();
+  }
+  Recordings recordings() const override { return inner_.recordings(); }
   bool is_asynchronous() const override { return inner_.is_asynchronous(); }
   absl::Status ReserveBlocks(int64_t tokens, int64_t floats) override {
     return inner_.ReserveBlocks(tokens, floats);
@@ -68,11 +72,21 @@ class ForwardingBackend : public Backend {
     return inner_.Pack(weight, format);
   }
   void DoPrepareStep(const StepRows& step) override {
+    const auto all = static_cast<int64_t>(step.rows().size());
+    const int64_t rows = all - step.padding();
+    if (rows == 0 && all > 0) {
+      inner_step_ = &inner_.PreparePadding(all, step.has_blocks());
+      return;
+    }
     std::vector<absl::Span<const int32_t>> blocks;
-    for (size_t i = 0; step.has_blocks() && i < step.rows().size(); ++i) {
+    for (int64_t i = 0; step.has_blocks() && i < rows; ++i) {
       blocks.push_back(step.blocks(i));
     }
-    inner_step_ = &inner_.PrepareStep(step.rows(), blocks, step.ids());
+    inner_step_ = &inner_.PrepareStep(
+        step.rows().first(rows), blocks,
+        step.ids().first(step.ids().empty() ? 0
+                                            : step.tokens() - step.padding()),
+        step.padding() > 0 ? all : 0);
   }
 
   void DoEmbed(const StepRows&, const PackedWeight& table,
@@ -150,7 +164,7 @@ class ForwardingBackend : public Backend {
   }
   void DoKeepLastTokens(const StepRows&, ConstMatrix x, int64_t width,
                         LayerShares kept) override {
-    inner_.KeepLastTokens(*inner_step_, x, width, kept);
+    Issue([=, this] { inner_.KeepLastTokens(*inner_step_, x, width, kept); });
   }
   void DoFiniteRows(const StepRows&, ConstMatrix x, int64_t width,
                     absl::Span<uint8_t> finite) override {

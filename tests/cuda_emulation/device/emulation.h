@@ -5,6 +5,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 namespace engram::emulation {
 
@@ -24,13 +26,20 @@ struct Options {
   // The number of the first kernel, copy or fill that fails, as by
   // PlantError(); 0: none.
   int64_t fails_at = 0;
+  // Work is done when it is put into a stream, as by a device that is as fast
+  // as can be, and not when it is waited for.
+  bool at_once = false;
 };
 
 // Options are those of the environment until they are set:
 // ENGRAM_EMULATION_DEVICES, ENGRAM_EMULATION_SEED,
 // ENGRAM_EMULATION_EARLY_THREADS, ENGRAM_EMULATION_FUSED_MMA,
-// ENGRAM_EMULATION_FAILS_AT.
+// ENGRAM_EMULATION_FAILS_AT, ENGRAM_EMULATION_AT_ONCE.
 Options& options();
+
+// Memory of the device, and its bytes, that holds nothing when a graph begins:
+// what a graph should have written and did not is not what it wrote before.
+std::vector<std::pair<void*, size_t>>& poisoned_at_replay();
 
 // What was done since the process began.
 struct Counts {

@@ -23,8 +23,14 @@ Options& options() {
       .fused_mma = FromEnvironment("ENGRAM_EMULATION_FUSED_MMA", 0) != 0,
       .fails_at =
           static_cast<int64_t>(FromEnvironment("ENGRAM_EMULATION_FAILS_AT", 0)),
+      .at_once = FromEnvironment("ENGRAM_EMULATION_AT_ONCE", 0) != 0,
   };
   return options;
+}
+
+std::vector<std::pair<void*, size_t>>& poisoned_at_replay() {
+  static auto* memory = new std::vector<std::pair<void*, size_t>>;
+  return *memory;
 }
 
 Counts& counting() {

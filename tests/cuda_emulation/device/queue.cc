@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <set>
 #include <utility>
 
@@ -105,7 +106,17 @@ cudaError_t Enqueue(cudaStream_t stream, WorkMaker work) {
   }
   queue.work.push_back(work());
   ++queue.enqueued;
+  if (options().at_once) RunUntil(queue, queue.enqueued);
   return cudaSuccess;
+}
+
+Work PoisonAtReplay() {
+  return {nullptr, [] {
+            for (const auto& [memory, bytes] : poisoned_at_replay()) {
+              std::memset(DeviceMemory::OwnerOf(memory)->Data(memory),
+                          kNoNumber, bytes);
+            }
+          }};
 }
 
 bool BreaksCapture(const Queue* waited_for) {
@@ -180,6 +191,7 @@ using engram::emulation::Exists;
 using engram::emulation::IsCapturing;
 using engram::emulation::last_error;
 using engram::emulation::Lock;
+using engram::emulation::PoisonAtReplay;
 using engram::emulation::QueueOf;
 using engram::emulation::RunAll;
 using engram::emulation::RuntimeMutex;
@@ -361,12 +373,23 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
   return cudaSuccess;
 }
 
+cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream) {
+  Lock lock(RuntimeMutex());
+  if (StickyError() != cudaSuccess) return Tell(StickyError());
+  if (!Exists(stream) || exec->device != DeviceOf(stream)) {
+    return Tell(cudaErrorInvalidResourceHandle);
+  }
+  return cudaSuccess;
+}
+
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   Lock lock(RuntimeMutex());
   if (StickyError() != cudaSuccess) return Tell(StickyError());
   if (!Exists(stream) || exec->device != DeviceOf(stream)) {
     return Tell(cudaErrorInvalidResourceHandle);
   }
+  const cudaError_t poisoned = Enqueue(stream, PoisonAtReplay);
+  if (poisoned != cudaSuccess) return Tell(poisoned);
   for (const WorkMaker& node : exec->nodes) {
     const cudaError_t error = Enqueue(stream, node);
     if (error != cudaSuccess) return Tell(error);

@@ -48,6 +48,8 @@ void SetStickyError(cudaError_t error);
 // Remembers an error for cudaGetLastError and returns it.
 cudaError_t Tell(cudaError_t error);
 
+// What the launch of a graph begins with.
+Work PoisonAtReplay();
 // Begins work and adds it to a stream; or adds the maker to what captures it.
 cudaError_t Enqueue(cudaStream_t stream, WorkMaker work);
 // Whether a capture of this thread's, or of `waited_for`, is under way that

@@ -260,6 +260,67 @@ TEST_F(CudaBackendTest, WhatIsReplayedIsRecordedOnceAndSeesTheStepsRows) {
   EXPECT_EQ(runs, 2);
 }
 
+TEST_F(CudaBackendTest, StepsOfATokenARowArePaddedWhereThereIsRoom) {
+  const auto padded = [&](int rows, int64_t most, int tokens_of_first = 1) {
+    std::vector<Row> all(rows);
+    for (int i = 0; i < rows; ++i) {
+      all[i] = {.slot_in = i, .slot_out = i, .tokens = 1};
+    }
+    all[0].tokens = tokens_of_first;
+    const StepRows& step = backend().PrepareStep(all, {}, {}, most);
+    EXPECT_EQ(step.rows().size(), rows + step.padding());
+    return step.padding();
+  };
+  EXPECT_EQ(padded(5, 100), 3);
+  EXPECT_EQ(padded(8, 100), 0);
+  EXPECT_EQ(padded(9, 12), 3) << "there is room for 12";
+  EXPECT_EQ(padded(9, 9), 0);
+  EXPECT_EQ(padded(9, 0), 0);
+  EXPECT_EQ(padded(5, 100, 2), 0) << "a prompt";
+  EXPECT_EQ(padded(200, 1000), 56);
+  EXPECT_EQ(padded(257, 1000), 0) << "there is no larger bucket";
+}
+
+TEST_F(CudaBackendTest, PaddingIsNeutralInEveryTable) {
+  const auto table = PackFloats(backend(), {10, 11, 12, 13, 14}, 5, 1);
+  DeviceFloats residual(backend(), Floats(4, -1.0f));
+  DeviceFloats positions(backend(), {100, 200, 300, 400});
+  DeviceFloats kept(backend(), {20, 21, 22, 23});
+  // What steps before have left is in both copies of the table: a fifth row
+  // whose last token is in the place of the padding.
+  std::vector<Row> rows(5);
+  for (int i = 0; i < 5; ++i) {
+    rows[i] = {.slot_in = i, .slot_out = i, .tokens = i < 4 ? 0 : 4};
+  }
+  for (int i = 0; i < 2; ++i) backend().PrepareStep(rows, {}, {4, 3, 2, 1});
+  rows.resize(4);
+  for (int i = 0; i < 4; ++i) {
+    rows[i] = {.slot_in = i, .slot_out = i, .tokens = 1, .position = 1};
+  }
+  rows.resize(3);
+  const StepRows& step = backend().PrepareStep(rows, {}, {1, 2, 3}, 4);
+  ASSERT_EQ(step.padding(), 1);
+  backend().Embed(step, *table, residual.data());
+  backend().AddPositions(step, positions.data(), 1, {residual.data(), 1});
+  backend().KeepLastTokens(step, {residual.data(), 1}, 1, {kept.data(), 1});
+  std::vector<uint8_t> finite(4, 7);
+  backend().FiniteRows(step, {residual.data(), 1}, 1, absl::MakeSpan(finite));
+  EXPECT_THAT(residual.ToHost(), ElementsAre(211, 212, 213, 10));
+  EXPECT_THAT(kept.ToHost(), ElementsAre(211, 212, 213, 23));
+  EXPECT_THAT(finite, Each(1));
+}
+
+TEST_F(CudaBackendTest, StepsAboveTheLargestBucketAreNotRecorded) {
+  const auto table = PackFloats(backend(), {10, 11, 12, 13, 14}, 5, 1);
+  DeviceFloats y(backend(), Floats(300));
+  for (int i = 0; i < 3; ++i) {
+    const StepRows& step = PrepareIds(backend(), std::vector<int32_t>(300, i));
+    backend().Replay(300, [&] { backend().Embed(step, *table, y.data()); });
+    EXPECT_THAT(y.ToHost(), Each(10.0f + i));
+  }
+  EXPECT_EQ(backend().recordings().count, 0);
+}
+
 TEST_F(CudaBackendTest, KeysAreReplayedApart) {
   const auto table = PackFloats(backend(), {10, 11}, 2, 1);
   DeviceFloats y(backend(), Floats(2));
@@ -276,7 +337,7 @@ TEST_F(CudaBackendTest, KeysAreReplayedApart) {
 
 TEST_F(CudaBackendTest, AStepLargerThanAllBeforeItMovesWhatIsReplayed) {
   const auto table = PackFloats(backend(), {10, 11, 12}, 3, 1);
-  const std::vector<int32_t> many(20000, 2);
+  const std::vector<int32_t> many(60000, 2);
   DeviceFloats y(backend(), Floats(many.size()));
   int runs = 0;
   const auto replay = [&](int32_t id) {
