@@ -27,6 +27,7 @@ bool FailsNow() {
   PlantWhatOptionsSay();
   if (left == 0 || --left > 0) return false;
   SetStickyError(planted);
+  LeaveEvents();
   return true;
 }
 

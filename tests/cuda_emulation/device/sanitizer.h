@@ -22,6 +22,7 @@
 #ifdef ENGRAM_ADDRESS_SANITIZER
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
+#include <sanitizer/lsan_interface.h>
 #endif
 #ifdef ENGRAM_THREAD_SANITIZER
 #include <sanitizer/tsan_interface.h>
@@ -56,6 +57,13 @@ inline void Release([[maybe_unused]] const void* order) {
 inline void Acquire([[maybe_unused]] const void* order) {
 #ifdef ENGRAM_THREAD_SANITIZER
   __tsan_acquire(const_cast<void*>(order));
+#endif
+}
+
+// Nobody gives it back, and that is right.
+inline void IgnoreLeak([[maybe_unused]] const void* object) {
+#ifdef ENGRAM_ADDRESS_SANITIZER
+  __lsan_ignore_object(object);
 #endif
 }
 
