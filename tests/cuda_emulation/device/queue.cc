@@ -304,7 +304,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   if (StickyError() != cudaSuccess) return Tell(StickyError());
   *event = new CUevent_st;
   LiveEvents().insert(Hidden(*event));
-  if (events_are_left) IgnoreLeak(*event);
+  if (events_are_left) engram::emulation::IgnoreLeak(*event);
   (*event)->device = CurrentDevice();
   return cudaSuccess;
 }
