@@ -24,8 +24,9 @@ absl::Status NoDevice(cudaError_t error);
 bool DeviceIsLost();
 void SetDeviceIsLost(bool lost);
 
-// The first failure of a device, which is its end: after most of them the
-// process can compute nothing more on it. Engine thread only.
+// The first failure of a back end, which is its end. If it is the runtime's,
+// and not that memory is short, the process can compute nothing more on the
+// device. Engine thread only.
 class DeviceFailure {
  public:
   // Keeps `error` if it is one and the first.
@@ -35,7 +36,7 @@ class DeviceFailure {
   void Keep(const absl::Status& status) {
     if (!status_.ok()) return;
     status_ = status;
-    SetDeviceIsLost(true);
+    if (absl::IsInternal(status)) SetDeviceIsLost(true);
   }
   const absl::Status& status() const { return status_; }
 

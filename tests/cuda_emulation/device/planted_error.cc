@@ -27,7 +27,6 @@ bool FailsNow() {
   PlantWhatOptionsSay();
   if (left == 0 || --left > 0) return false;
   SetStickyError(planted);
-  LeaveEvents();
   return true;
 }
 

@@ -45,6 +45,7 @@ struct Queues {
   }
   std::array<CUstream_st, kMostDevices> default_streams;
   std::set<cudaStream_t> streams;
+  std::unordered_set<uintptr_t> events;  // Hidden
   // Of the process: it cannot go on with any device.
   cudaError_t sticky = cudaSuccess;
 };
@@ -52,6 +53,11 @@ struct Queues {
 Queues& All() {
   static Queues* queues = new Queues;
   return *queues;
+}
+
+// Its address in a form that leaves an event a leak if it is forgotten.
+uintptr_t Hidden(cudaEvent_t event) {
+  return ~reinterpret_cast<uintptr_t>(event);
 }
 
 thread_local cudaError_t last_error = cudaSuccess;
@@ -91,7 +97,14 @@ std::mutex& RuntimeMutex() {
 }
 
 cudaError_t StickyError() { return All().sticky; }
-void SetStickyError(cudaError_t error) { All().sticky = error; }
+void SetStickyError(cudaError_t error) {
+  All().sticky = error;
+  if (error == cudaSuccess) return;
+  // Nobody gives back what is of a device that failed.
+  for (const uintptr_t event : All().events) {
+    IgnoreLeak(reinterpret_cast<const void*>(~event));
+  }
+}
 
 cudaError_t Tell(cudaError_t error) {
   ++counting().calls;
@@ -190,6 +203,7 @@ using engram::emulation::CurrentDevice;
 using engram::emulation::DeviceOf;
 using engram::emulation::Enqueue;
 using engram::emulation::Exists;
+using engram::emulation::Hidden;
 using engram::emulation::IsCapturing;
 using engram::emulation::last_error;
 using engram::emulation::Lock;
@@ -280,31 +294,11 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event,
   return Tell(Enqueue(stream, [wait] { return Work{nullptr, wait}; }));
 }
 
-// Addresses that leave a forgotten event a leak.
-static uintptr_t Hidden(cudaEvent_t event) {
-  return ~reinterpret_cast<uintptr_t>(event);
-}
-static std::unordered_set<uintptr_t>& LiveEvents() {
-  static auto* const events = new std::unordered_set<uintptr_t>;
-  return *events;
-}
-
-// Events of a device that failed are given back by nobody, nor are those that
-// come after: the back end takes the whole process for lost.
-static bool events_are_left = false;
-void engram::emulation::LeaveEvents() {
-  events_are_left = true;
-  for (const uintptr_t event : LiveEvents()) {
-    IgnoreLeak(reinterpret_cast<const void*>(~event));
-  }
-}
-
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   Lock lock(RuntimeMutex());
   if (StickyError() != cudaSuccess) return Tell(StickyError());
   *event = new CUevent_st;
-  LiveEvents().insert(Hidden(*event));
-  if (events_are_left) engram::emulation::IgnoreLeak(*event);
+  All().events.insert(Hidden(*event));
   (*event)->device = CurrentDevice();
   return cudaSuccess;
 }
@@ -312,7 +306,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   Lock lock(RuntimeMutex());
   if (event == nullptr) return Tell(cudaErrorInvalidResourceHandle);
-  LiveEvents().erase(Hidden(event));
+  All().events.erase(Hidden(event));
   delete event;
   return Tell(StickyError());
 }

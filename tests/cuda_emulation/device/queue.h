@@ -66,7 +66,4 @@ void RunAll(cudaStream_t stream);
 // stream waits for.
 void RunAllStreams(int device, bool blocking_only);
 
-// The device has failed: its events are left as they are.
-void LeaveEvents();
-
 }  // namespace engram::emulation

@@ -16,6 +16,7 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/device_queue.h"
+#include "kernels/cuda/device_status.h"
 #include "kernels/status.h"
 #include "tests/kernels/sampling_test_case.h"
 #include "tests/support/plain_sampler.h"
@@ -241,6 +242,7 @@ TEST_F(OutcomeKernelsTest, RefusesStopIdsThatHaveNoRoom) {
   const absl::Status status = TryRun({0, 1}, 2, {request}, &outcomes);
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(status.message(), ::testing::HasSubstr("100000 stop ids"));
+  EXPECT_FALSE(cuda::DeviceIsLost());
 }
 
 TEST_F(OutcomeKernelsTest, StopsAtAnyOfManyIds) {
