@@ -8,19 +8,20 @@ namespace engram::cuda {
 
 void MemoryPieces::Add(void* stretch, size_t bytes) {
   const auto begin = reinterpret_cast<uintptr_t>(stretch);
-  stretches_[begin] = bytes;
+  stretches_.insert(begin);
   holes_[begin] = bytes / alignment_ * alignment_;
 }
 
 void* MemoryPieces::TryTake(size_t bytes) {
-  const size_t taken = (bytes + alignment_ - 1) / alignment_ * alignment_;
   auto best = holes_.end();
   for (auto hole = holes_.begin(); hole != holes_.end(); ++hole) {
-    if (hole->second < taken) continue;
+    // Holes are multiples of the alignment: room for the bytes is room for it.
+    if (hole->second < bytes) continue;
     if (best == holes_.end() || hole->second < best->second) best = hole;
   }
   if (best == holes_.end()) return nullptr;
   const uintptr_t begin = best->first;
+  const size_t taken = (bytes + alignment_ - 1) / alignment_ * alignment_;
   const size_t left = best->second - taken;
   holes_.erase(best);
   if (left > 0) holes_[begin + taken] = left;

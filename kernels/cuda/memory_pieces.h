@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <set>
 
 namespace engram::cuda {
 
@@ -32,7 +33,7 @@ class MemoryPieces {
   void Join(Holes::iterator hole);
 
   const size_t alignment_;
-  std::map<uintptr_t, size_t> stretches_;
+  std::set<uintptr_t> stretches_;  // their first bytes
   std::map<uintptr_t, size_t> pieces_;
   Holes holes_;
   size_t used_ = 0;

@@ -88,6 +88,17 @@ TEST(MemoryPieces, NoPieceReachesFromOneStretchIntoTheNext) {
   EXPECT_EQ(pieces.TryTake(64), nullptr);
 }
 
+TEST(MemoryPieces, AreNeverMoreThanTheirHole) {
+  cuda::MemoryPieces pieces(16);
+  std::vector<std::byte> stretch(64);
+  pieces.Add(stretch.data(), stretch.size());
+  for (const size_t bytes :
+       {size_t{65}, ~size_t{15}, ~size_t{14}, ~size_t{0}}) {
+    EXPECT_EQ(pieces.TryTake(bytes), nullptr) << bytes;
+  }
+  EXPECT_EQ(pieces.used(), 0u);
+}
+
 // --- The device's.
 
 TEST(DeviceArena, AllBackEndsOfADeviceShareOne) {
