@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -32,7 +33,7 @@ MemoryArena::~MemoryArena() {
   absl::MutexLock lock(&mutex_);
   ENGRAM_CHECK(pieces_.used() == 0);
   // The answer is that of earlier work, and told where that is waited for.
-  if (kind_.device >= 0) (void)MakeCurrent(kind_.device);
+  if (is_on_device()) (void)MakeCurrent(kind_.device);
   for (const auto& [slab, bytes] : slabs_) {
     UnmarkSlab(is_on_device(), slab, bytes);
     (void)kind_.give_back(slab);
@@ -82,12 +83,16 @@ absl::Status MemoryArena::AddSlab(size_t least, size_t wanted) {
   if (error != cudaSuccess) {
     // A refusal is no failure of the device: later calls shall not find it.
     (void)cudaGetLastError();
-    size_t free_bytes = 0, total_bytes = 0;
-    (void)cudaMemGetInfo(&free_bytes, &total_bytes);
-    const absl::Status status = DeviceStatus(
-        error, absl::StrCat("no ", bytes, " bytes of ", kind_.name,
-                            "; the device has ", free_bytes, " free of ",
-                            total_bytes, kind_.limit));
+    std::string free;
+    if (is_on_device()) {
+      size_t free_bytes = 0, total_bytes = 0;
+      (void)cudaMemGetInfo(&free_bytes, &total_bytes);
+      free = absl::StrCat("; the device has ", free_bytes, " free of ",
+                          total_bytes);
+    }
+    const absl::Status status =
+        DeviceStatus(error, absl::StrCat("no ", bytes, " bytes of ", kind_.name,
+                                         free, kind_.limit));
     return error == cudaErrorInvalidValue
                ? absl::ResourceExhaustedError(status.message())
                : status;

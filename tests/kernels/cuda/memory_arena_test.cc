@@ -24,6 +24,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr size_t kMiB = size_t{1} << 20;
 
@@ -207,6 +208,23 @@ TEST(PinnedArena, StatesThatComeAndGoCostOneCallOfTheRuntime) {
   }
   EXPECT_EQ(HostAllocations(), before);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(states[3]->data()) % 64, 0u);
+}
+
+TEST(PinnedArena, ARefusalSaysNothingOfADevicesMemory) {
+  cuda::MemoryArena arena(
+      {.take = [](void**, size_t) { return cudaErrorMemoryAllocation; },
+       .give_back = &cudaFreeHost,
+       .slab_bytes = 4 * kMiB,
+       .alignment = 256,
+       .device = -1,
+       .name = "page-locked memory",
+       .limit = ""},
+      64 * kMiB);
+  const absl::Status status = arena.Take(10).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("no 4194304 bytes of page-locked memory"),
+                    Not(HasSubstr("device"))));
 }
 
 // --- A device that is lost.
