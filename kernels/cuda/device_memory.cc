@@ -71,7 +71,7 @@ absl::StatusOr<std::shared_ptr<MemoryArena>> MakeDeviceArena(int device,
   return std::make_shared<MemoryArena>(std::move(kind), limit);
 }
 
-std::shared_ptr<MemoryArena> MakePinnedArena() {
+absl::StatusOr<std::shared_ptr<MemoryArena>> MakePinnedArena() {
   return std::make_shared<MemoryArena>(
       MemoryArena::Kind{
           .take = [](void** slab,
@@ -85,26 +85,27 @@ std::shared_ptr<MemoryArena> MakePinnedArena() {
       std::numeric_limits<size_t>::max());
 }
 
-ABSL_CONST_INIT absl::Mutex arenas_mutex(absl::kConstInit);
-
-// Those that are alive, by device; with the mutex held.
-std::weak_ptr<MemoryArena>& ArenaOf(int device) {
+// That of a device, or of kHost.
+absl::StatusOr<std::shared_ptr<MemoryArena>> ArenaOf(int device, size_t limit) {
+  ABSL_CONST_INIT static absl::Mutex mutex(absl::kConstInit);
   static auto* const arenas = new std::map<int, std::weak_ptr<MemoryArena>>;
-  return (*arenas)[device];
+  absl::MutexLock lock(&mutex);
+  std::weak_ptr<MemoryArena>& known = (*arenas)[device];
+  std::shared_ptr<MemoryArena> arena = known.lock();
+  if (arena == nullptr) {
+    ENGRAM_ASSIGN_OR_RETURN(arena, device == kHost
+                                       ? MakePinnedArena()
+                                       : MakeDeviceArena(device, limit));
+    known = arena;
+  }
+  return arena;
 }
 
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<MemoryArena>> DeviceArena(int device,
                                                          size_t limit) {
-  absl::MutexLock lock(&arenas_mutex);
-  std::weak_ptr<MemoryArena>& known = ArenaOf(device);
-  std::shared_ptr<MemoryArena> arena = known.lock();
-  if (arena == nullptr) {
-    ENGRAM_ASSIGN_OR_RETURN(arena, MakeDeviceArena(device, limit));
-    known = arena;
-  }
-  return arena;
+  return ArenaOf(device, limit);
 }
 
 absl::StatusOr<std::unique_ptr<Buffer>> AllocateDeviceMemory(size_t bytes) {
@@ -117,13 +118,8 @@ absl::StatusOr<std::unique_ptr<Buffer>> AllocateDeviceMemory(size_t bytes) {
 }
 
 absl::StatusOr<std::unique_ptr<Buffer>> AllocatePinnedMemory(size_t bytes) {
-  std::shared_ptr<MemoryArena> arena;
-  {
-    absl::MutexLock lock(&arenas_mutex);
-    std::weak_ptr<MemoryArena>& known = ArenaOf(kHost);
-    arena = known.lock();
-    if (arena == nullptr) known = arena = MakePinnedArena();
-  }
+  ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<MemoryArena> arena,
+                          ArenaOf(kHost, /*limit=*/0));
   return TakePiece(std::move(arena), bytes);
 }
 
