@@ -62,7 +62,7 @@ absl::Status StepTables::Take(size_t bytes) {
   return absl::OkStatus();
 }
 
-void StepTables::Place(const Room& room, const Places& places) {
+void StepTables::Place(const StepRows& step, const Places& places) {
   const auto* const base = static_cast<const std::byte*>(device_->data());
   places_ = places;
   table_.rows = reinterpret_cast<const StepRow*>(base + places.rows);
@@ -70,8 +70,8 @@ void StepTables::Place(const Room& room, const Places& places) {
       reinterpret_cast<const int32_t*>(base + places.row_of_token);
   table_.ids = reinterpret_cast<const int32_t*>(base + places.ids);
   table_.block_ids = reinterpret_cast<const int32_t*>(base + places.block_ids);
-  table_.row_count = room.rows;
-  table_.token_count = room.tokens;
+  table_.row_count = static_cast<int64_t>(step.rows().size());
+  table_.token_count = step.tokens();
 }
 
 size_t StepTables::Fill(const StepRows& step, std::byte* memory) const {
@@ -126,7 +126,7 @@ absl::Status StepTables::Upload(const StepRows& step, cudaStream_t stream,
     ENGRAM_RETURN_IF_ERROR(Take(2 * places.end));
     *moved = true;
   }
-  Place(needed, places);
+  Place(step, places);
   Staging& staging = stagings_[next_];
   next_ = 1 - next_;
   ENGRAM_RETURN_IF_ERROR(DeviceStatus(cudaEventSynchronize(staging.copied),

@@ -59,7 +59,7 @@ class StepTables {
   static Room RoomFor(const StepRows& step);
   absl::Status Take(size_t bytes);
   // Where this step's table is.
-  void Place(const Room& room, const Places& places);
+  void Place(const StepRows& step, const Places& places);
   // Fills `memory`. How many bytes of it are used.
   size_t Fill(const StepRows& step, std::byte* memory) const;
 

@@ -46,6 +46,7 @@ const std::vector<std::vector<SlotRow>> kSteps = {
     {{7, 0, 40, -1, 6}, {5, 40, 0, 1}},
     Decoding(8),
     {{2, 0, 0}, {6, 0, 0, 4, 1}},
+    {{5, 0, 1, -1, 3}, {1, 1, 0, 8, 2}, {3, 1, 1, 0, 9}, {4, 2, 0}, {6, 2, 0}},
     Decoding(32),
     {{4, 0, 1}, {5, 1, 3}}};
 constexpr int64_t kBlocksOfSlot = 2;  // of keys and values: 64 tokens
