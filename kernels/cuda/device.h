@@ -173,18 +173,7 @@ __device__ __forceinline__ void LoadTurned(uint32_t (&out)[4],
       : "memory");
 }
 
-// --- Numbers. Exp2 and Reciprocal are within a few units in the last place.
-
-__device__ __forceinline__ float Exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-__device__ __forceinline__ float Reciprocal(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
+// --- Numbers.
 
 __device__ __forceinline__ float WidenBf16(uint16_t x) {
   return __uint_as_float(static_cast<unsigned>(x) << 16);

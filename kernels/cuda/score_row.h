@@ -2,6 +2,7 @@
 // block, and the order of its ids: by descending score, then by ascending id.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 

@@ -6,7 +6,6 @@
 #include <cuda_runtime.h>
 #include <emulated_site.h>
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -201,9 +200,6 @@ inline void LoadTurned(uint32_t (&out)[4], const void* row,
                        const Site& site = Site::current()) {
   emulation::LoadTurnedInWarp(out, row, site);
 }
-
-inline float Exp2(float x) { return std::exp2(x); }
-inline float Reciprocal(float x) { return 1.0f / x; }
 
 inline float WidenBf16(uint16_t x) {
   const uint32_t bits = uint32_t{x} << 16;
