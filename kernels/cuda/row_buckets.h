@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <iterator>
 
 namespace engram::cuda {
 
@@ -11,6 +12,6 @@ namespace engram::cuda {
 // its kernels one by one costs it nothing.
 inline constexpr int64_t kRowBuckets[] = {1,  2,  4,   8,   16, 32,
                                           64, 96, 128, 192, 256};
-inline constexpr int64_t kLargestBucket = 256;
+inline constexpr int64_t kLargestBucket = *std::rbegin(kRowBuckets);
 
 }  // namespace engram::cuda
