@@ -75,10 +75,6 @@ cudaError_t EnqueueKernel(const cudaLaunchConfig_t& config, const void* kernel,
   }));
 }
 
-}  // namespace engram::emulation
-
-namespace engram::emulation {
-
 void DivideAllocation(void* allocation) {
   Lock lock(RuntimeMutex());
   DeviceMemory::OwnerOf(allocation)->Divide(allocation);

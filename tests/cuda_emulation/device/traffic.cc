@@ -1,9 +1,7 @@
 #include "tests/cuda_emulation/device/traffic.h"
 
 #include <algorithm>
-#include <compare>
 #include <cstddef>
-#include <functional>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
