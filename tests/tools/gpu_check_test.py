@@ -13,8 +13,9 @@ import unittest
 SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / "scripts"
 OPERATIONS = ["backend_test", "blocks_test", "ssd_scan_test", "diagonal_scan_test", "attention_test", "outcomes_test",
               "slots_test"]
-TESTS = OPERATIONS + ["cuda_product_test", "cuda_outcomes_test", "cuda_golden_test", "cuda_model_equivalence_test",
-                      "cuda_equivalence_integration_test", "faulty_device_integration_test"]
+TESTS = OPERATIONS + ["cuda_product_test", "cuda_outcomes_test", "cuda_ssd_chunks_test", "cuda_update_test",
+                      "cuda_golden_test", "cuda_int8_divergence_test", "cuda_model_equivalence_test", "engine_steps_test",
+                      "cuda_equivalence_integration_test", "devices_integration_test", "faulty_device_integration_test"]
 PASSES = "echo '[  PASSED  ] 3 tests.'"
 FAILS = "echo '[  PASSED  ] 2 tests.'; echo '[  FAILED  ] 1 test, listed below:'; echo '[  FAILED  ] Suite.Breaks'; exit 1"
 SKIPS = "echo 'this machine has no device: CUDA: no driver; or use --backend=cpu'; echo '[  PASSED  ] 0 tests.'"
@@ -103,6 +104,27 @@ class GpuCheck(unittest.TestCase):
         self.assertEqual(code, 77, text)
         self.assertEqual({step["result"] for step in steps.values()}, {"no device"}, text)
         self.assertIn("CUDA: no driver", steps["mamba-2.8b"]["detail"])
+
+    def test_a_failure_beside_what_found_no_device_is_one(self):
+        self.program("tests/engine_steps_test", f"{SKIPS}; {FAILS}")
+        code, text, steps = self.check("--only", "models")
+        self.assertEqual(code, 1, text)
+        self.assertEqual(steps["models"]["result"], "failed")
+        self.assertIn("engine_steps_test failed: Suite.Breaks", steps["models"]["detail"])
+
+    def test_a_server_that_fails_on_its_device_has_failed(self):
+        refuses = "CUDA: the driver sees no device; or use --backend=cpu"
+        fails = "CUDA: running a step: cudaErrorIllegalAddress (700), an illegal memory access was encountered"
+        for said, rc, result in ((refuses, 77, "no device"), (fails, 1, "failed")):
+            self.program("bin/engram-server", f'[ "$2" = cpu ] || {{ echo "{said}" >&2; exit 1; }}; {SERVES}')
+            code, text, steps = self.check("--only", "streams")
+            self.assertEqual((code, steps["streams"]["result"]), (rc, result), text)
+
+    def test_runs_what_no_step_names(self):
+        self.program("tests/new_test", FAILS)
+        code, text, steps = self.check("--only", "others")
+        self.assertEqual(code, 1, text)
+        self.assertIn("2 tests passed, 1 failed; new_test failed: Suite.Breaks", steps["others"]["detail"])
 
     def test_what_there_is_no_time_for_is_told(self):
         code, text, steps = self.check("--total", "0", "--only", "operations")
