@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "kernels/backend.h"
+#include "kernels/block_arguments.h"
 #include "kernels/block_scratch.h"
 #include "kernels/status.h"
 
@@ -52,23 +53,6 @@ class Composition {
     arguments.conv_state = state;
     arguments.y = y;
     backend_.CausalConv1d(step_, arguments);
-  }
-  // By a gate or none, to `y` from `p`.
-  void DiagonalScan(const DiagonalSsmWeights& ssm, ConstMatrix gate,
-                    Activation activation, LayerShares state, ConstMatrix p,
-                    Matrix y) {
-    DiagonalScanArguments arguments;
-    arguments.channels = d_model_;
-    arguments.pairs = ssm.pairs;
-    arguments.p = p;
-    arguments.gate = gate;
-    arguments.decay = ssm.decay;
-    arguments.read = ssm.read;
-    arguments.d = ssm.d;
-    arguments.activation = activation;
-    arguments.diagonal_state = state;
-    arguments.y = y;
-    backend_.DiagonalScan(step_, arguments);
   }
 
  private:
@@ -158,22 +142,7 @@ void Backend::DoMambaBlock(const StepRows& step,
                           block.conv_state, projected, convolved);
   composition.Product(block.x_proj, convolved, scan_inputs);
   composition.Product(block.dt_proj, scan_inputs, dt);
-
-  SelectiveScanArguments scan;
-  scan.d_inner = block.d_inner;
-  scan.d_state = block.d_state;
-  scan.x = convolved;
-  scan.dt = dt;
-  scan.b = ColumnsFrom(scan_inputs, block.dt_rank);
-  scan.c = ColumnsFrom(scan_inputs, block.dt_rank + block.d_state);
-  scan.z = ColumnsFrom(projected, block.d_inner);
-  scan.dt_bias = block.dt_bias;
-  scan.a = block.a;
-  scan.d = block.d;
-  scan.ssm_state = block.ssm_state;
-  scan.y = convolved;
-  SelectiveScan(step, scan);
-
+  SelectiveScan(step, ScanOf(block, projected, convolved, scan_inputs, dt));
   composition.AddProduct(block.out_proj, convolved);
 }
 
@@ -200,7 +169,6 @@ void Backend::Mamba2Block(const StepRows& step,
 void Backend::DoMamba2Block(const StepRows& step,
                             const Mamba2BlockArguments& block,
                             float* residual) {
-  const int64_t d_inner = block.d_inner();
   BlockScratch parts(Scratch(step, block.ScratchFloats()), step.tokens());
   const Matrix normed = parts.Take(block.d_model());
   const Matrix projected = parts.Take(block.projected());
@@ -211,37 +179,9 @@ void Backend::DoMamba2Block(const StepRows& step,
   composition.Product(block.in_proj, normed, projected);
   composition.Convolution(block.convolution, block.convolved(),
                           Activation::kSilu, block.conv_state,
-                          ColumnsFrom(projected, d_inner), convolved);
-
-  SsdScanArguments scan;
-  scan.heads = block.heads;
-  scan.groups = block.groups;
-  scan.head_dim = block.head_dim;
-  scan.d_state = block.d_state;
-  scan.x = convolved;
-  scan.dt = ColumnsFrom(projected, d_inner + block.convolved());
-  scan.b = ColumnsFrom(convolved, d_inner);
-  scan.c = ColumnsFrom(convolved, d_inner + block.group_states());
-  scan.dt_bias = block.dt_bias;
-  scan.a = block.a;
-  scan.d = block.d;
-  scan.dt_min = block.dt_min;
-  scan.dt_max = block.dt_max;
-  scan.ssm_state = block.ssm_state;
-  scan.y = convolved;
-  SsdScan(step, scan);
-
-  GatedNormArguments gate;
-  gate.tokens = step.tokens();
-  gate.d_inner = d_inner;
-  gate.groups = block.groups;
-  gate.y = convolved;
-  gate.z = projected;
-  gate.weight = block.gated_norm;
-  gate.epsilon = block.gated_norm_epsilon;
-  gate.normed = convolved;
-  GatedNorm(gate);
-
+                          ColumnsFrom(projected, block.d_inner()), convolved);
+  SsdScan(step, ScanOf(block, projected, convolved));
+  GatedNorm(GatedNormOf(block, step.tokens(), convolved, projected));
   composition.AddProduct(block.out_proj, convolved);
 }
 
@@ -279,19 +219,8 @@ void Backend::DoH3Block(const StepRows& step, const H3BlockArguments& block,
   composition.Product(block.q_proj, normed, q);
   composition.Product(block.k_proj, normed, k);
   composition.Product(block.v_proj, normed, v);
-
-  ShiftMultiplyArguments shift;
-  shift.channels = d_model;
-  shift.taps = block.taps;
-  shift.k = k;
-  shift.v = v;
-  shift.filter = block.filter;
-  shift.shift_state = block.shift_state;
-  shift.p = v;
-  ShiftMultiply(step, shift);
-
-  composition.DiagonalScan(block.ssm, q, Activation::kNone,
-                           block.diagonal_state, v, v);
+  ShiftMultiply(step, ShiftOf(block, k, v));
+  DiagonalScan(step, ScanOf(block, q, v));
   composition.AddProduct(block.output, v);
 }
 
@@ -315,8 +244,7 @@ void Backend::DoS4dBlock(const StepRows& step, const S4dBlockArguments& block,
 
   Composition composition(this, step, block.d_model(), residual);
   composition.Norm(block.norm, normed);
-  composition.DiagonalScan(block.ssm, {}, Activation::kGelu,
-                           block.diagonal_state, normed, scanned);
+  DiagonalScan(step, ScanOf(block, normed, scanned));
   composition.AddProduct(block.output, scanned);
 }
 
@@ -362,21 +290,7 @@ void Backend::DoAttentionBlock(const StepRows& step,
                             convolved);
     qkv = convolved;
   }
-
-  AttentionArguments attention;
-  attention.heads = block.heads;
-  attention.kv_heads = block.kv_heads;
-  attention.head_dim = block.head_dim;
-  attention.scale = block.scale;
-  attention.rotary_dim = block.rotary_dim;
-  attention.frequencies = block.frequencies;
-  attention.q = qkv;
-  attention.k = ColumnsFrom(qkv, block.q_width());
-  attention.v = ColumnsFrom(qkv, block.q_width() + block.kv_width());
-  attention.blocks = block.blocks;
-  attention.y = qkv;
-  Attention(step, attention);
-
+  Attention(step, AttentionOf(block, qkv));
   composition.AddProduct(block.output, qkv);
 }
 
@@ -405,13 +319,7 @@ void Backend::DoMlpBlock(const StepRows& step, const MlpBlockArguments& block,
   composition.Norm(block.norm, normed);
   if (block.gated) {
     composition.Product(block.fc1, normed, hidden);
-    GatedNormArguments gate;
-    gate.tokens = step.tokens();
-    gate.d_inner = block.width();
-    gate.y = hidden;
-    gate.z = ColumnsFrom(hidden, block.width());
-    gate.normed = hidden;
-    GatedNorm(gate);
+    GatedNorm(GateOf(block, step.tokens(), hidden));
   } else {
     composition.Product(block.fc1, normed, hidden, Activation::kGeluTanh);
   }

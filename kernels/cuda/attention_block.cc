@@ -1,30 +1,10 @@
 #include "kernels/cuda/attention_block.h"
 
+#include "kernels/block_arguments.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/block_operations.h"
 
 namespace engram::cuda {
-namespace {
-
-// q | k | v in `qkv`, where y takes the place of q.
-AttentionArguments AttentionOf(const AttentionBlockArguments& block,
-                               Matrix qkv) {
-  AttentionArguments attention;
-  attention.heads = block.heads;
-  attention.kv_heads = block.kv_heads;
-  attention.head_dim = block.head_dim;
-  attention.scale = block.scale;
-  attention.rotary_dim = block.rotary_dim;
-  attention.frequencies = block.frequencies;
-  attention.q = qkv;
-  attention.k = ColumnsFrom(qkv, block.q_width());
-  attention.v = ColumnsFrom(qkv, block.q_width() + block.kv_width());
-  attention.blocks = block.blocks;
-  attention.y = qkv;
-  return attention;
-}
-
-}  // namespace
 
 cudaError_t AttentionBlock(cudaStream_t stream, const StepTable& step,
                            const AttentionBlockArguments& block,

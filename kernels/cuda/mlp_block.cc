@@ -1,5 +1,6 @@
 #include "kernels/cuda/mlp_block.h"
 
+#include "kernels/block_arguments.h"
 #include "kernels/cuda/block_operations.h"
 
 namespace engram::cuda {
@@ -15,13 +16,8 @@ cudaError_t MlpBlock(cudaStream_t stream, const StepTable& step,
       block.norm, normed, {{block.fc1, hidden}},
       block.gated ? Activation::kNone : Activation::kGeluTanh);
   if (block.gated) {
-    GatedNormArguments gate;
-    gate.tokens = step.token_count;
-    gate.d_inner = block.width();
-    gate.y = hidden;
-    gate.z = ColumnsFrom(hidden, block.width());
-    gate.normed = hidden;
-    operations.AddGatedProduct(block.fc2, gate);
+    operations.AddGatedProduct(block.fc2,
+                               GateOf(block, step.token_count, hidden));
   } else {
     operations.AddProduct(block.fc2, hidden);
   }
