@@ -11,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/sanitizers.h"
 #include "tools/status/retry_after.h"
 
 namespace engram {
@@ -140,9 +141,7 @@ TEST_F(AdmissionTest, TakesNoMoreThanItsMemoryHolds) {
 
 // Sizes after which a vector that only doubles has much to spare.
 TEST_F(AdmissionTest, CountsWhatARequestTakesOfTheHeap) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "a sanitizer has a heap of its own";
-#endif
+  if (kSanitized) GTEST_SKIP() << "a sanitizer has a heap of its own";
   Request stops = Good();
   for (char first = 'a'; first < 'h'; ++first) {
     stops.stopping.stop.push_back(std::string(300, first));

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/model/model_folder.h"
+#include "tests/support/sanitizers.h"
 
 namespace engram {
 namespace {
@@ -131,9 +132,9 @@ TEST_F(ModelLoadingTest, RefusesALargeVocabularyWithinALimitOfAddressSpace) {
   folder_.Write("config.json", RandomMambaConfig(shape));
   folder_.Write("model.safetensors", SafetensorsFile(tensors));
   tensors.clear();
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "a sanitizer has more address space than this leaves";
-#endif
+  if (kSanitized) {
+    GTEST_SKIP() << "a sanitizer has more address space than this leaves";
+  }
   const auto load_within_a_gibibyte = [this] {
     rlimit limit;
     limit.rlim_cur = limit.rlim_max = size_t{1} << 30;

@@ -16,20 +16,15 @@
 #include "server/session.h"
 #include "server/session_store.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/sanitizers.h"
 
 namespace engram {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kOwnHeap = true;
-#else
-constexpr bool kOwnHeap = false;
-#endif
-
 class SessionLedgerTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (kOwnHeap) GTEST_SKIP() << "a sanitizer has a heap of its own";
+    if (kSanitized) GTEST_SKIP() << "a sanitizer has a heap of its own";
     limits_.memory_bytes = size_t{1} << 40;
     limits_.time_to_live = absl::Hours(1);
     store_ = std::make_unique<SessionStore>(limits_, &clock_);

@@ -16,14 +16,7 @@
 #include "absl/strings/strip.h"
 #include "gtest/gtest.h"
 #include "tests/simulation/simulation.h"
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define ENGRAM_SANITIZED 1
-#endif
-#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define ENGRAM_SANITIZED 1
-#endif
+#include "tests/support/sanitizers.h"
 
 namespace engram {
 namespace {
@@ -31,11 +24,6 @@ namespace {
 std::optional<uint64_t> only_seed;
 
 // Sanitizers make a run many times as slow: they get fewer seeds.
-#ifdef ENGRAM_SANITIZED
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
 constexpr uint64_t kSeeds = kSanitized ? 20 : 200;
 
 uint64_t Number(absl::string_view name, absl::string_view text) {

@@ -24,14 +24,9 @@
 #include "engram/v1/sessions.pb.h"
 #include "server/options.h"
 #include "server/server.h"
+#include "tests/support/sanitizers.h"
 
 namespace engram {
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr bool kSanitized = true;
-#else
-inline constexpr bool kSanitized = false;
-#endif
 
 // Sizes of tests that only need to be large where the code is quick.
 constexpr int Scaled(int full, int sanitized) {

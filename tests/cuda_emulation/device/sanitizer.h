@@ -4,20 +4,7 @@
 
 #include <cstddef>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define ENGRAM_ADDRESS_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define ENGRAM_ADDRESS_SANITIZER 1
-#endif
-#endif
-#if defined(__SANITIZE_THREAD__)
-#define ENGRAM_THREAD_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define ENGRAM_THREAD_SANITIZER 1
-#endif
-#endif
+#include "tests/support/sanitizers.h"
 
 #ifdef ENGRAM_ADDRESS_SANITIZER
 #include <sanitizer/asan_interface.h>
@@ -35,17 +22,6 @@ void AnnotateIgnoreWritesEnd(const char* file, int line);
 #endif
 
 namespace engram::emulation {
-
-#ifdef ENGRAM_THREAD_SANITIZER
-inline constexpr bool kThreadSanitizer = true;
-#else
-inline constexpr bool kThreadSanitizer = false;
-#endif
-#ifdef ENGRAM_ADDRESS_SANITIZER
-inline constexpr bool kAddressSanitizer = true;
-#else
-inline constexpr bool kAddressSanitizer = false;
-#endif
 
 // What happened before Release(x) in one thread has happened for those that
 // come to Acquire(x) later.
