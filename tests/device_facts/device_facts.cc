@@ -18,6 +18,7 @@
 #include "tests/device_facts/empty_kernel.h"
 #include "tests/device_facts/kernels_of_a_program.h"
 #include "tests/device_facts/matrix_rate.h"
+#include "tests/device_facts/milliseconds.h"
 
 namespace engram {
 namespace {
@@ -81,33 +82,6 @@ int TellKernels(const std::string& program) {
   std::printf("%s; %zu kernels, at most %d registers, %d with local memory\n",
               device.c_str(), kernels.size(), registers, with_local);
   return with_local > 0 || kernels.empty() ? kFailed : 0;
-}
-
-// Median of five times of `count` repeats, in milliseconds each; negative if
-// one fails.
-template <class Work>
-float Milliseconds(int count, const Work& work) {
-  cudaEvent_t begin, end;
-  if (cudaEventCreate(&begin) != cudaSuccess ||
-      cudaEventCreate(&end) != cudaSuccess) {
-    return -1;
-  }
-  std::vector<float> times;
-  for (int round = 0; round < 6; ++round) {
-    cudaEventRecord(begin, cudaStreamPerThread);
-    for (int i = 0; i < count; ++i) {
-      if (work() != cudaSuccess) return -1;
-    }
-    cudaEventRecord(end, cudaStreamPerThread);
-    float milliseconds = 0;
-    if (cudaEventSynchronize(end) != cudaSuccess ||
-        cudaEventElapsedTime(&milliseconds, begin, end) != cudaSuccess) {
-      return -1;
-    }
-    if (round > 0) times.push_back(milliseconds / count);
-  }
-  std::nth_element(times.begin(), times.begin() + 2, times.end());
-  return times[2];
 }
 
 // TB/s, read and written, of copies of 4 GB or what there is room for.

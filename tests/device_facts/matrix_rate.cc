@@ -9,6 +9,8 @@
 #include <random>
 #include <vector>
 
+#include "tests/device_facts/milliseconds.h"
+
 namespace engram {
 namespace {
 
@@ -71,32 +73,6 @@ void* RandomMatrix(int64_t values) {
   return device;
 }
 
-// Median of five times of ten products each, after two.
-template <class Product>
-float MillisecondsOf(const Product& product) {
-  cudaEvent_t begin, end;
-  if (cudaEventCreate(&begin) != cudaSuccess ||
-      cudaEventCreate(&end) != cudaSuccess) {
-    return 0;
-  }
-  std::vector<float> times;
-  for (int round = 0; round < 6; ++round) {
-    cudaEventRecord(begin, nullptr);
-    for (int i = 0; i < 10; ++i) {
-      if (!product()) return 0;
-    }
-    cudaEventRecord(end, nullptr);
-    float milliseconds = 0;
-    if (cudaEventSynchronize(end) != cudaSuccess ||
-        cudaEventElapsedTime(&milliseconds, begin, end) != cudaSuccess) {
-      return 0;
-    }
-    if (round > 0) times.push_back(milliseconds / 10);
-  }
-  std::nth_element(times.begin(), times.begin() + 2, times.end());
-  return times[2];
-}
-
 }  // namespace
 
 double MatrixRate(int size, std::string* reason) {
@@ -138,12 +114,14 @@ double MatrixRate(int size, std::string* reason) {
     return 0;
   }
   const float one = 1, zero = 0;
-  const float milliseconds = MillisecondsOf([&] {
+  const float milliseconds = Milliseconds(10, [&] {
     return lt.matmul(handle, product, &one, a, layout, b, layout, &zero, c,
                      layout, c, layout, &found.algo, workspace, kWorkspaceBytes,
-                     nullptr) == CUBLAS_STATUS_SUCCESS;
+                     cudaStreamPerThread) == CUBLAS_STATUS_SUCCESS
+               ? cudaSuccess
+               : cudaErrorUnknown;
   });
-  if (milliseconds == 0) return 0;
+  if (milliseconds <= 0) return 0;
   reason->clear();
   return 2.0 * size * size * size / milliseconds / 1e9;
 }
