@@ -27,10 +27,10 @@ void FiniteRows::Begin(DeviceQueue* queue, const StepTable& step, ConstMatrix x,
   const auto rows = static_cast<int64_t>(finite.size());
   if (rows > rows_ || counts_[next_].awaited) {
     if (!queue->Synchronize().ok()) return;
-    if (rows > rows_ && !Take(2 * rows).ok()) {
-      queue->Note(cudaErrorMemoryAllocation, "taking room for rows' flags");
-      return;
-    }
+  }
+  if (rows > rows_) {
+    const absl::Status status = Take(2 * rows);
+    if (!status.ok()) return queue->Fail(status);
   }
   Counts& counts = counts_[next_];
   next_ = (next_ + 1) % kSteps;

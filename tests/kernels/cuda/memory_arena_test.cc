@@ -171,6 +171,20 @@ TEST(DeviceArena, ADeviceThatHasLessThanTheLimitIsToldInBytes) {
   EXPECT_TRUE(backend->Synchronize().ok());
 }
 
+TEST(DeviceArena, AStepThatHasNoRoomForItsFlagsSaysWhichLimitIsInItsWay) {
+  const auto backend = MakeCuda(/*memory=*/2 * kMiB);
+  DeviceFloats x(*backend, Floats(1));
+  const auto use = cuda::DeviceArena(0).value()->use();
+  const auto rest = Take(*backend, use.limit - use.used);
+  const std::vector<Row> rows(1025);  // of no tokens
+  std::vector<uint8_t> finite(rows.size());
+  backend->FiniteRows(backend->PrepareStep(rows), {x.data(), 1}, 1,
+                      absl::MakeSpan(finite));
+  const absl::Status status = backend->Synchronize();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("--device-memory"));
+}
+
 // What a step has begun with memory that goes is done before it goes.
 TEST(DeviceArena, MemoryGoesOnceTheDeviceIsDoneWithIt) {
   const auto backend = MakeCuda();
