@@ -129,6 +129,7 @@ class ModelEquivalence : public testing::TestWithParam<Family> {
     limits.slots = kSequences + 1;
     limits.max_batch_tokens = kSequences * kLength;
     limits.max_logits_rows = kSequences * kLength;
+    limits.kv_bytes = size_t{4} << 20;
     auto model = LoadModel(folder_.path(), backend, limits, known_ids);
     ENGRAM_CHECK_OK(model.status());
     return std::move(*model);
