@@ -24,11 +24,11 @@
 
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/attention.h"
-#include "kernels/cuda/block_sum.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rotation.h"
 #include "kernels/cuda/row_data.h"
+#include "kernels/cuda/warp_sum.h"
 
 namespace engram::cuda {
 namespace {

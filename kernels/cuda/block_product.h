@@ -15,10 +15,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/cuda/block_sum.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/product_parts.h"
+#include "kernels/cuda/warp_sum.h"
 #include "kernels/cuda/weight_view.h"
 
 namespace engram::cuda {

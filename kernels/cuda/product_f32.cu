@@ -6,11 +6,11 @@
 // 8, 4, 2 and 1 away.
 #include <cmath>
 
-#include "kernels/cuda/block_sum.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/product_parts.h"
+#include "kernels/cuda/warp_sum.h"
 
 namespace engram::cuda {
 namespace {

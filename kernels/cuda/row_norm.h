@@ -11,10 +11,10 @@
 #include <cstdint>
 
 #include "kernels/cuda/activations.h"
-#include "kernels/cuda/block_sum.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/product_fusions.h"
 #include "kernels/cuda/row_data.h"
+#include "kernels/cuda/warp_sum.h"
 
 namespace engram::cuda {
 
