@@ -32,6 +32,7 @@
 #include "kernels/cuda/row_chunks.h"
 #include "kernels/cuda/row_data.h"
 #include "kernels/cuda/ssd_chunks.h"
+#include "kernels/cuda/ssd_step.h"
 
 namespace engram::cuda {
 namespace {
@@ -132,8 +133,7 @@ __device__ Part ThisPart(const SsdScanArguments& arguments) {
   part.first_channel = blockIdx.x % blocks * kChannels;
   const int64_t left = arguments.head_dim - part.first_channel;
   part.channels = left < kChannels ? static_cast<int>(left) : kChannels;
-  part.first_state =
-      part.head / (arguments.heads / arguments.groups) * arguments.d_state;
+  part.first_state = GroupOf(arguments, part.head) * arguments.d_state;
   part.states = static_cast<int>(arguments.d_state);
   part.state_steps = (part.states + kStep - 1) / kStep;
   part.warp = thread / 32;
@@ -172,14 +172,6 @@ __device__ float2 LoadSteps(const SsdScanArguments& arguments, const Part& part,
           Load(At(arguments.dt, own + 1, part.head))};
 }
 
-__device__ float DeltaOf(const SsdScanArguments& arguments, const Part& part,
-                         float dt) {
-  float delta = Softplus(dt + LoadConstant(arguments.dt_bias + part.head));
-  // Comparisons rather than fminf and fmaxf: NaN stays NaN.
-  delta = delta < arguments.dt_min ? arguments.dt_min : delta;
-  return delta > arguments.dt_max ? arguments.dt_max : delta;
-}
-
 __device__ TokenStep StepOf(float delta, double log_decay) {
   const float nearest = static_cast<float>(log_decay);
   return {delta, nearest, static_cast<float>(log_decay - nearest)};
@@ -189,8 +181,8 @@ __device__ TokenStep StepOf(float delta, double log_decay) {
 __device__ void PutSteps(const SsdScanArguments& arguments, const Part& part,
                          float2 dt, SharedChunk& chunk) {
   const int lane = static_cast<int>(threadIdx.x % 32);
-  const float first = DeltaOf(arguments, part, dt.x);
-  const float second = DeltaOf(arguments, part, dt.y);
+  const float first = SsdDelta(arguments, dt.x, part.head);
+  const float second = SsdDelta(arguments, dt.y, part.head);
   const double a = LoadConstant(arguments.a + part.head);
   const double of_second = a * static_cast<double>(second);
   double sum = a * static_cast<double>(first) + of_second;
@@ -447,7 +439,7 @@ __device__ void StoreOutputs(const SsdScanArguments& arguments,
         // y may be x, of which this is the last use.
         const float x = Load(At(arguments.x, own, first + channel));
         Store(At(arguments.y, own, first + channel),
-              fmaf(d, x, outputs.y[tile][half * 2 + i]));
+              SsdOutput(x, d, outputs.y[tile][half * 2 + i]));
       }
     }
   }

@@ -1,5 +1,6 @@
 // One token of Mamba-2's scan, for all kernels that go through tokens: whoever
-// does it, the bits are the same.
+// does it, the bits are the same. Delta and what x adds to y are those of
+// chunks too.
 #pragma once
 
 #include <cmath>
@@ -36,12 +37,17 @@ struct HeadStep {
   float delta, decay;
 };
 
+__device__ inline float SsdDelta(const SsdScanArguments& arguments, float dt,
+                                 int64_t head) {
+  const float delta = Softplus(dt + LoadConstant(arguments.dt_bias + head));
+  // Comparisons rather than fminf and fmaxf: NaN stays NaN.
+  const float at_least = delta < arguments.dt_min ? arguments.dt_min : delta;
+  return at_least > arguments.dt_max ? arguments.dt_max : at_least;
+}
+
 __device__ inline HeadStep HeadStepOf(const SsdScanArguments& arguments,
                                       float dt, int64_t head) {
-  float delta = Softplus(dt + LoadConstant(arguments.dt_bias + head));
-  // Comparisons rather than fminf and fmaxf: NaN stays NaN.
-  delta = delta < arguments.dt_min ? arguments.dt_min : delta;
-  delta = delta > arguments.dt_max ? arguments.dt_max : delta;
+  const float delta = SsdDelta(arguments, dt, head);
   return {delta, Exp(delta * LoadConstant(arguments.a + head))};
 }
 
