@@ -6,28 +6,27 @@
 //   S    <- exp(L(63)) S + Σ_u exp(L(63) - L(u)) Δ(u) x(u) B(u)ᵀ
 // Source: Mamba-2, arXiv 2405.21060, section 6.
 //
-// Four warps: each has 16 tokens of y, and an eighth of 128 states twice, all
+// Four warps: each has 16 tokens of y, and a quarter of 128 states, all
 // channels, of S, which stays in registers from chunk to chunk. B, x and S lie
 // in shared memory; C goes from global memory into the registers of the one
 // warp that multiplies its tokens; the masked products of C and B go from one
 // product's sums into the next one's factors.
 //
-// Order. Every factor is a float32 as two bfloat16, the nearest and the nearest
-// of what is left, 16 bits together; a product is low low + high low + low high
-// + high high, in this order, per step of 16 of what is summed over, ascending.
-// C Sᵀ is scaled in float32 before the sum over u goes on in it, S before its
-// sum. L is summed in float64, pairs of tokens as a tree over lanes, and kept
-// as the nearest float32 and what is left, so that differences are exact
-// however far a head decays; a weight is exp of a difference, 0 below -87.
-// Products above the diagonal are not computed by steps of 16, and are 0 within
-// them: what is not finite in a token reaches those before it in its chunk,
-// whose row is broken anyway.
+// Order. Products are those of halves_product.h, by steps of 16 of what is
+// summed over, ascending. C Sᵀ is scaled in float32 before the sum over u goes
+// on in it, S before its sum. L is summed in float64, pairs of tokens as a tree
+// over lanes, and kept as the nearest float32 and what is left, so that
+// differences are exact however far a head decays; a weight is exp of a
+// difference, 0 below -87. Products above the diagonal are not computed by
+// steps of 16, and are 0 within them: what is not finite in a token reaches
+// those before it in its chunk, whose row is broken anyway.
 //
 // Memory: as ssd_scan.cu, the state once per row, and once more C Bᵀ for each
 // 32 channels. Tensor-core steps of a chunk of 32 channels and 128 states:
 // 1,824, against 512 K fused multiply-adds of the recurrence.
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/halves_product.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/row_chunks.h"
 #include "kernels/cuda/row_data.h"
@@ -51,35 +50,6 @@ constexpr int kChannelStride = kChannels + 8;
 
 static_assert(kWarpTokens == kStep);
 
-// Two neighbouring float32 as bfloat16, the first in the lower half, and what
-// that leaves of them.
-struct Pair {
-  uint32_t high;
-  uint32_t low;
-};
-
-__device__ Pair PairOf(float first, float second) {
-  const uint16_t first_high = NarrowBf16(first);
-  const uint16_t second_high = NarrowBf16(second);
-  const uint16_t first_low = NarrowBf16(first - WidenBf16(first_high));
-  const uint16_t second_low = NarrowBf16(second - WidenBf16(second_high));
-  return {first_high | static_cast<uint32_t>(second_high) << 16,
-          first_low | static_cast<uint32_t>(second_low) << 16};
-}
-
-// Values [rows, stride] in shared memory, both halves apart.
-template <int kRows, int kStride>
-struct Halves {
-  uint16_t high[kRows * kStride];
-  uint16_t low[kRows * kStride];
-
-  // At an even column.
-  __device__ void Put(int row, int column, Pair pair) {
-    *reinterpret_cast<uint32_t*>(high + row * kStride + column) = pair.high;
-    *reinterpret_cast<uint32_t*>(low + row * kStride + column) = pair.low;
-  }
-};
-
 struct TokenStep {
   float delta;
   float log_decay;       // of the chunk's tokens up to this one
@@ -93,24 +63,6 @@ struct SharedChunk {
   Halves<kChunkTokens, kChannelStride> added;  // x as the states take it
   TokenStep steps[kChunkTokens];
 };
-
-// Factors of a product of a warp, laid out as device.h says.
-struct LeftFactor {
-  uint32_t high[4];
-  uint32_t low[4];
-};
-struct RightFactor {
-  uint32_t high[2];
-  uint32_t low[2];
-};
-
-__device__ void AddProduct(float (&sums)[4], const LeftFactor& left,
-                           const RightFactor& right) {
-  MmaBf16(sums, left.low, right.low);
-  MmaBf16(sums, left.high, right.low);
-  MmaBf16(sums, left.low, right.high);
-  MmaBf16(sums, left.high, right.high);
-}
 
 // Which part of a row a thread has.
 struct Part {
@@ -208,8 +160,8 @@ __device__ void PutStates(const SsdScanArguments& arguments, const Part& part,
     const float4 b =
         LoadFour(arguments.b, token + row, part.first_state + column,
                  part.states - column, aligned);
-    chunk.b.Put(row, column, PairOf(b.x, b.y));
-    chunk.b.Put(row, column + 2, PairOf(b.z, b.w));
+    chunk.b.Put(row, column, HalvesOf(b.x, b.y));
+    chunk.b.Put(row, column + 2, HalvesOf(b.z, b.w));
   }
 }
 
@@ -225,12 +177,12 @@ __device__ void PutChannels(const SsdScanArguments& arguments, const Part& part,
         LoadFour(arguments.x, token + row,
                  part.head * arguments.head_dim + part.first_channel + column,
                  part.channels - column, aligned);
-    chunk.x.Put(row, column, PairOf(x.x, x.y));
-    chunk.x.Put(row, column + 2, PairOf(x.z, x.w));
+    chunk.x.Put(row, column, HalvesOf(x.x, x.y));
+    chunk.x.Put(row, column + 2, HalvesOf(x.z, x.w));
     const TokenStep step = chunk.steps[row];
     const float weight = DecayBetween(step, last) * step.delta;
-    chunk.added.Put(row, column, PairOf(weight * x.x, weight * x.y));
-    chunk.added.Put(row, column + 2, PairOf(weight * x.z, weight * x.w));
+    chunk.added.Put(row, column, HalvesOf(weight * x.x, weight * x.y));
+    chunk.added.Put(row, column + 2, HalvesOf(weight * x.z, weight * x.w));
   }
 }
 
@@ -273,8 +225,8 @@ __device__ void PutWarpStates(const Part& part, const WarpStates& states,
       const float(&sums)[4] = states.sums[m][n];
       const int channel = m * 16 + part.group;
       const int state = part.warp * kWarpStates + n * 8 + part.quad * 2;
-      chunk.states.Put(channel, state, PairOf(sums[0], sums[1]));
-      chunk.states.Put(channel + 8, state, PairOf(sums[2], sums[3]));
+      chunk.states.Put(channel, state, HalvesOf(sums[0], sums[1]));
+      chunk.states.Put(channel + 8, state, HalvesOf(sums[2], sums[3]));
     }
   }
 }
@@ -290,7 +242,8 @@ __device__ LeftFactor LoadC(const SsdScanArguments& arguments, const Part& part,
     const float4 four = LoadFour(
         arguments.c, token + part.warp * kWarpTokens + part.group + half * 8,
         part.first_state + column, part.states - column, aligned);
-    const Pair first = PairOf(four.x, four.y), second = PairOf(four.z, four.w);
+    const PairHalves first = HalvesOf(four.x, four.y),
+                     second = HalvesOf(four.z, four.w);
     c.high[half] = first.high;
     c.low[half] = first.low;
     c.high[half + 2] = second.high;
@@ -308,31 +261,6 @@ __device__ RightFactor StatesOf(const Halves<kRows, kStateStride>& rows,
   const uint2 high = *reinterpret_cast<const uint2*>(rows.high + at);
   const uint2 low = *reinterpret_cast<const uint2*>(rows.low + at);
   return {{high.x, high.y}, {low.x, low.y}};
-}
-
-// Rows [row, row + 16) by columns [column, column + 16) in shared memory, as
-// two right factors of 8 columns that are summed over rows, or as a left one.
-template <int kRows, int kStride>
-__device__ void LoadRight(const Halves<kRows, kStride>& values, int row,
-                          int column, RightFactor (&factors)[2]) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const int at = (row + lane % 16) * kStride + column + lane / 16 * 8;
-  uint32_t high[4], low[4];
-  LoadTurned(high, values.high + at);
-  LoadTurned(low, values.low + at);
-  factors[0] = {{high[0], high[1]}, {low[0], low[1]}};
-  factors[1] = {{high[2], high[3]}, {low[2], low[3]}};
-}
-template <int kRows, int kStride>
-__device__ LeftFactor LoadLeft(const Halves<kRows, kStride>& values, int row,
-                               int column) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const int at =
-      (row + lane % 8 + lane / 16 * 8) * kStride + column + lane / 8 % 2 * 8;
-  LeftFactor factor;
-  LoadTurned(factor.high, values.high + at);
-  LoadTurned(factor.low, values.low + at);
-  return factor;
 }
 
 // y of a warp's 16 tokens, and their products with b of the chunk's.
@@ -408,7 +336,7 @@ __device__ void AddTokens(const Part& part, const SharedChunk& chunk,
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float(&sums)[4] = outputs.products[step * 2 + i / 2];
-      const Pair pair = PairOf(sums[i % 2 * 2], sums[i % 2 * 2 + 1]);
+      const PairHalves pair = HalvesOf(sums[i % 2 * 2], sums[i % 2 * 2 + 1]);
       products.high[i] = pair.high;
       products.low[i] = pair.low;
     }
