@@ -28,14 +28,8 @@ __device__ float WeightAt(const WeightView& table, int64_t output,
       return WidenF16(
           LoadConstant(static_cast<const uint16_t*>(table.values) + index));
     case WeightFormat::kInt8: {
-      const int64_t units =
-          (table.inputs + kInt8UnitInputs - 1) / kInt8UnitInputs;
-      const float scale =
-          LoadConstant(table.scales +
-                       (output / WeightView::kOutputsMultiple * units +
-                        input / kInt8UnitInputs) *
-                           WeightView::kOutputsMultiple +
-                       output % WeightView::kOutputsMultiple);
+      const float scale = LoadConstant(
+          table.scales + table.ScalePlace(output, input / kInt8UnitInputs));
       const int8_t value =
           LoadConstant(static_cast<const int8_t*>(table.values) + index);
       return static_cast<float>(value) * scale;

@@ -31,13 +31,13 @@ struct PackedRows {
 
 // `scales` [count, units] as WeightView has them.
 std::vector<float> Interleaved(const std::vector<float>& scales, int64_t count,
-                               int64_t units) {
-  constexpr int64_t kTogether = WeightView::kOutputsMultiple;
-  std::vector<float> interleaved(RoundUp(count, kTogether) * units);
+                               const WeightView& view) {
+  const int64_t units = Int8Units(view.inputs);
+  std::vector<float> interleaved(RoundUp(count, WeightView::kOutputsMultiple) *
+                                 units);
   for (int64_t row = 0; row < count; ++row) {
     for (int64_t unit = 0; unit < units; ++unit) {
-      interleaved[(row / kTogether * units + unit) * kTogether +
-                  row % kTogether] = scales[row * units + unit];
+      interleaved[view.ScalePlace(row, unit)] = scales[row * units + unit];
     }
   }
   return interleaved;
@@ -67,8 +67,7 @@ absl::StatusOr<PackedRows> Rows(const Tensor& weight, const WeightView& view,
     ENGRAM_ASSIGN_OR_RETURN(const Int8Rows quantised,
                             QuantiseRows(weight, first, count));
     place(quantised.values.data());
-    packed.scales =
-        Interleaved(quantised.scales, count, Int8Units(view.inputs));
+    packed.scales = Interleaved(quantised.scales, count, view);
   } else {
     ENGRAM_ASSIGN_OR_RETURN(const std::vector<uint16_t> bits,
                             NarrowValues(weight, begin, values, view.format));

@@ -32,6 +32,7 @@ ProductOrder OrderOf(int64_t outputs, int64_t inputs);
 // First unit of 64 inputs of `segment` (8: behind the last) of a kSplit8
 // product.
 constexpr int64_t kUnitInputs = 64;
+static_assert(kUnitInputs == kInt8UnitInputs, "a unit has a scale");
 constexpr int64_t kSegments = 8;
 
 // A weight that is multiplied with the same x: of the same shape and format as

@@ -242,13 +242,10 @@ __device__ void CopyPart(const WeightView& weight, int64_t output, int64_t unit,
 __device__ inline void CopyScales(const WeightView& weight,
                                   int64_t first_output, int64_t unit, int part,
                                   unsigned char* scales) {
-  constexpr int kTogether = WeightView::kOutputsMultiple;
   const int64_t output = first_output + part * 4;
   if (output >= weight.outputs) return;
   AsyncCopy16(scales + part * 16,
-              weight.scales +
-                  (output / kTogether * Units(weight) + unit) * kTogether +
-                  output % kTogether);
+              weight.scales + weight.ScalePlace(output, unit));
 }
 
 }  // namespace engram::cuda

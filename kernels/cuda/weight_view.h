@@ -1,6 +1,8 @@
 // WeightView: a packed weight as kernels see it.
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include <cstdint>
 
 #include "kernels/operations.h"
@@ -23,6 +25,13 @@ struct WeightView {
   // Of kInt8, whose values are bytes: [outputs / 8, units, 8], so that those of
   // eight outputs and a unit of 64 inputs are copied as one.
   const float* scales = nullptr;  // 16-byte aligned
+
+  // Of the scale of an output's unit among them.
+  __host__ __device__ int64_t ScalePlace(int64_t output, int64_t unit) const {
+    const int64_t units = (inputs + kInt8UnitInputs - 1) / kInt8UnitInputs;
+    return (output / kOutputsMultiple * units + unit) * kOutputsMultiple +
+           output % kOutputsMultiple;
+  }
 };
 
 }  // namespace engram::cuda
