@@ -298,10 +298,8 @@ cudaError_t LaunchFor(cudaStream_t stream, const StepTable& step,
 // Whether four channels of the filter and of every slot lie at multiples of 16
 // bytes.
 bool AreLinesAligned(const ShiftMultiplyArguments& shift) {
-  return shift.channels % 4 == 0 &&
-         reinterpret_cast<uintptr_t>(shift.filter) % 16 == 0 &&
-         reinterpret_cast<uintptr_t>(shift.shift_state.data) % 16 == 0 &&
-         shift.shift_state.stride % 4 == 0;
+  return shift.channels % 4 == 0 && AreFoursAligned(shift.filter) &&
+         AreFoursAligned(shift.shift_state);
 }
 
 }  // namespace

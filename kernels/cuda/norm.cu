@@ -4,6 +4,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm.h"
+#include "kernels/cuda/row_data.h"
 #include "kernels/cuda/row_norm.h"
 
 namespace engram::cuda {
@@ -27,17 +28,10 @@ __global__ void __launch_bounds__(kNormThreads)
            });
 }
 
-bool IsAligned(const void* data) {
-  return reinterpret_cast<uintptr_t>(data) % 16 == 0;
-}
-bool IsAligned(const ConstMatrix& matrix) {
-  return matrix.stride % 4 == 0 && IsAligned(matrix.data);
-}
-
 bool CanLoadFours(const RowNorm& norm) {
-  return norm.width % 4 == 0 && IsAligned(norm.x) &&
-         (norm.z.data == nullptr || IsAligned(norm.z)) &&
-         IsAligned(norm.weight) && IsAligned(norm.bias);
+  return norm.width % 4 == 0 && AreFoursAligned(norm.x) &&
+         (norm.z.data == nullptr || AreFoursAligned(norm.z)) &&
+         AreFoursAligned(norm.weight) && AreFoursAligned(norm.bias);
 }
 
 cudaError_t LaunchNorm(cudaStream_t stream, const RowNorm& norm, int64_t tokens,
@@ -47,7 +41,7 @@ cudaError_t LaunchNorm(cudaStream_t stream, const RowNorm& norm, int64_t tokens,
       {dim3(static_cast<unsigned>(tokens), static_cast<unsigned>(norm.groups)),
        dim3(kNormThreads), NormSumFloats(1) * sizeof(float)},
       stream, NormKernel, norm, normed,
-      norm.width % 4 == 0 && IsAligned(normed));
+      norm.width % 4 == 0 && AreFoursAligned(normed));
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/row_data.h"
 
 namespace engram::cuda {
 
@@ -21,8 +22,7 @@ ProductArguments ArgumentsOf(const WeightView& weight, int64_t tokens,
   product.weight = weight;
   product.tokens = tokens;
   product.x = x;
-  product.x_aligned =
-      x.stride % 4 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
+  product.x_aligned = AreFoursAligned(x);
   product.y_aligned = CanStorePairs(y);
   product.options = options;
   product.y = y;

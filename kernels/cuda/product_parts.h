@@ -32,18 +32,9 @@ __device__ inline ProductArguments ThisPart(const ProductArguments& product) {
 // multiple of 4.
 __device__ inline float4 LoadFour(const ProductArguments& product,
                                   int64_t token, int64_t k) {
-  float4 four = {0.0f, 0.0f, 0.0f, 0.0f};
-  if (token >= product.tokens) return four;
-  const float* const x = At(product.x, token, k);
-  const int64_t left = product.weight.inputs - k;
-  if (product.x_aligned && left >= 4) {
-    return Load(reinterpret_cast<const float4*>(x));
-  }
-  if (left > 0) four.x = Load(x);
-  if (left > 1) four.y = Load(x + 1);
-  if (left > 2) four.z = Load(x + 2);
-  if (left > 3) four.w = Load(x + 3);
-  return four;
+  if (token >= product.tokens) return {0.0f, 0.0f, 0.0f, 0.0f};
+  return LoadFour(At(product.x, token, k), product.weight.inputs - k,
+                  product.x_aligned);
 }
 
 // What becomes of the sum of one token and output; nothing of those behind the

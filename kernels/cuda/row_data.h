@@ -33,6 +33,33 @@ __device__ inline float* At(const Matrix& matrix, int64_t token,
   return static_cast<float*>(matrix.data) + token * matrix.stride + column;
 }
 
+// Four neighbouring values, of which `left` exist; zeros behind them.
+// `aligned`: they begin at a multiple of 16 bytes.
+__device__ inline float4 LoadFour(const float* source, int64_t left,
+                                  bool aligned) {
+  if (aligned && left >= 4) {
+    return Load(reinterpret_cast<const float4*>(source));
+  }
+  float4 four = {0.0f, 0.0f, 0.0f, 0.0f};
+  if (left > 0) four.x = Load(source);
+  if (left > 1) four.y = Load(source + 1);
+  if (left > 2) four.z = Load(source + 2);
+  if (left > 3) four.w = Load(source + 3);
+  return four;
+}
+
+// Whether data begins at a multiple of 16 bytes; and so four values at a
+// multiple of four of every row, or of every share.
+inline bool AreFoursAligned(const void* data) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0;
+}
+inline bool AreFoursAligned(const ConstMatrix& matrix) {
+  return matrix.stride % 4 == 0 && AreFoursAligned(matrix.data);
+}
+inline bool AreFoursAligned(const LayerShares& shares) {
+  return shares.stride % 4 == 0 && AreFoursAligned(shares.data);
+}
+
 // The share of a slot or of a block of keys and values.
 __device__ inline float* ShareAt(const LayerShares& shares, int64_t index) {
   return shares.data + index * shares.stride;

@@ -47,18 +47,11 @@ __device__ inline FewValues LoadFew(const float* source, int64_t count,
                                     bool aligned) {
   FewValues few = {};
   few.count = count < 4 ? static_cast<int>(count) : 4;
-  if (aligned) {
-    const float4 four = Load(reinterpret_cast<const float4*>(source));
-    few.values[0] = four.x;
-    few.values[1] = four.y;
-    few.values[2] = four.z;
-    few.values[3] = four.w;
-    return few;
-  }
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    if (j < few.count) few.values[j] = Load(source + j);
-  }
+  const float4 four = LoadFour(source, count, aligned);
+  few.values[0] = four.x;
+  few.values[1] = four.y;
+  few.values[2] = four.z;
+  few.values[3] = four.w;
   return few;
 }
 

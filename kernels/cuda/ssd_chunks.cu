@@ -101,22 +101,6 @@ struct Alignment {
   bool channels;
 };
 
-// Four values of a token from `column` on, of which `left` exist; zeros behind
-// them.
-__device__ float4 LoadFour(const ConstMatrix& matrix, int64_t token,
-                           int64_t column, int left, bool aligned) {
-  const float* const source = At(matrix, token, column);
-  if (aligned && left >= 4) {
-    return Load(reinterpret_cast<const float4*>(source));
-  }
-  float4 four = {0.0f, 0.0f, 0.0f, 0.0f};
-  if (left > 0) four.x = Load(source);
-  if (left > 1) four.y = Load(source + 1);
-  if (left > 2) four.z = Load(source + 2);
-  if (left > 3) four.w = Load(source + 3);
-  return four;
-}
-
 __device__ float2 LoadSteps(const SsdScanArguments& arguments, const Part& part,
                             int64_t token) {
   const int64_t own = token + threadIdx.x % 32 * 2;
@@ -158,7 +142,7 @@ __device__ void PutStates(const SsdScanArguments& arguments, const Part& part,
   for (int i = threadIdx.x; i < kChunkTokens * fours; i += kThreads) {
     const int row = i / fours, column = i % fours * 4;
     const float4 b =
-        LoadFour(arguments.b, token + row, part.first_state + column,
+        LoadFour(At(arguments.b, token + row, part.first_state + column),
                  part.states - column, aligned);
     chunk.b.Put(row, column, HalvesOf(b.x, b.y));
     chunk.b.Put(row, column + 2, HalvesOf(b.z, b.w));
@@ -173,10 +157,10 @@ __device__ void PutChannels(const SsdScanArguments& arguments, const Part& part,
   for (int i = 0; i < kChunkTokens * kFours / kThreads; ++i) {
     const int four = i * kThreads + static_cast<int>(threadIdx.x);
     const int row = four / kFours, column = four % kFours * 4;
-    const float4 x =
-        LoadFour(arguments.x, token + row,
-                 part.head * arguments.head_dim + part.first_channel + column,
-                 part.channels - column, aligned);
+    const float4 x = LoadFour(
+        At(arguments.x, token + row,
+           part.head * arguments.head_dim + part.first_channel + column),
+        part.channels - column, aligned);
     chunk.x.Put(row, column, HalvesOf(x.x, x.y));
     chunk.x.Put(row, column + 2, HalvesOf(x.z, x.w));
     const TokenStep step = chunk.steps[row];
@@ -240,8 +224,9 @@ __device__ LeftFactor LoadC(const SsdScanArguments& arguments, const Part& part,
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const float4 four = LoadFour(
-        arguments.c, token + part.warp * kWarpTokens + part.group + half * 8,
-        part.first_state + column, part.states - column, aligned);
+        At(arguments.c, token + part.warp * kWarpTokens + part.group + half * 8,
+           part.first_state + column),
+        part.states - column, aligned);
     const PairHalves first = HalvesOf(four.x, four.y),
                      second = HalvesOf(four.z, four.w);
     c.high[half] = first.high;
@@ -452,11 +437,6 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-bool AreFoursAligned(const ConstMatrix& matrix, int64_t width) {
-  return reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 &&
-         matrix.stride % 4 == 0 && width % 4 == 0;
-}
-
 }  // namespace
 
 bool CanScanChunks(const SsdScanArguments& arguments) {
@@ -471,9 +451,9 @@ cudaError_t SsdChunks(cudaStream_t stream, const StepTable& step,
            static_cast<unsigned>(step.row_count)),
       dim3(kThreads), sizeof(SharedChunk)};
   const Alignment aligned = {
-      AreFoursAligned(arguments.b, arguments.d_state) &&
-          AreFoursAligned(arguments.c, arguments.d_state),
-      AreFoursAligned(arguments.x, arguments.head_dim)};
+      arguments.d_state % 4 == 0 && AreFoursAligned(arguments.b) &&
+          AreFoursAligned(arguments.c),
+      arguments.head_dim % 4 == 0 && AreFoursAligned(arguments.x)};
   return Launch(shape, stream, ScanChunks, step, arguments, aligned);
 }
 

@@ -192,8 +192,7 @@ __global__ void __launch_bounds__(kThreads, 5)
 
 // Whether every thread's states of every slot begin at multiples of 16 bytes.
 bool AreStatesAligned(const SsdScanArguments& scan) {
-  return reinterpret_cast<uintptr_t>(scan.ssm_state.data) % 16 == 0 &&
-         scan.ssm_state.stride % 4 == 0 && scan.head_dim % 4 == 0;
+  return scan.head_dim % 4 == 0 && AreFoursAligned(scan.ssm_state);
 }
 
 }  // namespace
