@@ -19,6 +19,9 @@ class ForwardingBackend : public Backend {
   explicit ForwardingBackend(Backend* inner) : inner_(*inner) {}
 
   std::string name() const override { return inner_.name(); }
+  int64_t ssd_chunk_tokens() const override {
+    return inner_.ssd_chunk_tokens();
+  }
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override {
     return inner_.Allocate(bytes);
   }

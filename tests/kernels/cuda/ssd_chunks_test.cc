@@ -15,6 +15,7 @@
 #include "kernels/cuda/row_chunks.h"
 #include "kernels/status.h"
 #include "tests/kernels/kernel_test_case.h"
+#include "tests/support/forwarding_backend.h"
 
 namespace engram {
 namespace {
@@ -245,6 +246,7 @@ TEST_F(SsdChunksTest, AreSteppedWhereEveryCutIsToBeTheSame) {
   }
   EXPECT_EQ(backend().ssd_chunk_tokens(), kChunkTokens);
   EXPECT_EQ(deterministic().ssd_chunk_tokens(), 1);
+  EXPECT_EQ(ForwardingBackend(&backend()).ssd_chunk_tokens(), kChunkTokens);
 }
 
 }  // namespace
