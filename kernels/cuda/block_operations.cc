@@ -68,9 +68,14 @@ void BlockOperations::NormedProducts(const NormWeights& norm, Matrix normed,
 
 void BlockOperations::Product(const LinearWeights& linear, ConstMatrix x,
                               Matrix y) {
+  Begin(ProductOf(linear, x, y));
+}
+
+ProductArguments BlockOperations::ProductOf(const LinearWeights& linear,
+                                            ConstMatrix x, Matrix y) const {
   MatMulOptions options;
   options.bias = linear.bias;
-  Begin(ArgumentsOf(ViewOf(*linear.weight), step_.token_count, x, options, y));
+  return ArgumentsOf(ViewOf(*linear.weight), step_.token_count, x, options, y);
 }
 
 void BlockOperations::AddProduct(const LinearWeights& linear, ConstMatrix x) {

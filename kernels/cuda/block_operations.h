@@ -36,6 +36,9 @@ class BlockOperations {
                       Activation activation = Activation::kNone,
                       const ProductConvolution& convolution = {});
   void Product(const LinearWeights& linear, ConstMatrix x, Matrix y);
+  // The same for another kernel.
+  ProductArguments ProductOf(const LinearWeights& linear, ConstMatrix x,
+                             Matrix y) const;
   // residual += linear x
   void AddProduct(const LinearWeights& linear, ConstMatrix x);
   // residual += linear GatedNorm; its `normed` as above.

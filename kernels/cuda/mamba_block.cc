@@ -3,7 +3,6 @@
 #include "kernels/block_arguments.h"
 #include "kernels/cuda/block_operations.h"
 #include "kernels/cuda/mamba_update.h"
-#include "kernels/cuda/packed_matrix.h"
 
 namespace engram::cuda {
 
@@ -21,13 +20,10 @@ cudaError_t MambaBlock(cudaStream_t stream, const StepTable& step,
       ConvolutionOf(step, block.convolution, 0, block.d_inner,
                     Activation::kSilu, block.conv_state));
   operations.Product(block.x_proj, projected, scan_inputs);
-  MambaUpdateArguments update;
-  update.dt_proj = ViewOf(*block.dt_proj.weight);
-  update.dt_proj_bias = block.dt_proj.bias;
-  update.delta = scan_inputs;
-  update.scan = ScanOf(block, projected, projected, scan_inputs, dt);
-  update.dt = dt;
-  operations.Note(MambaUpdate(stream, step, update));
+  operations.Note(
+      MambaUpdate(stream, step,
+                  {operations.ProductOf(block.dt_proj, scan_inputs, dt),
+                   ScanOf(block, projected, projected, scan_inputs, dt)}));
   operations.AddProduct(block.out_proj, projected);
   return operations.error();
 }

@@ -25,11 +25,6 @@ constexpr int kLines = kScanQuarters * kLaneStates;
 static_assert(kUpdateChannels == kBlockProductOutputs &&
               kUpdateThreads == kBlockProductThreads);
 
-struct KernelArguments {
-  ProductArguments dt_proj;
-  SelectiveScanArguments scan;
-};
-
 // The rest of the shared memory is the product's.
 template <int kRows>
 struct Shared {
@@ -142,7 +137,7 @@ constexpr int kBlocks<Float16Step> = 7;
 
 template <class Step, int kRows>
 __global__ void __launch_bounds__(kUpdateThreads, kBlocks<Step>)
-    UpdateKernel(StepTable step, KernelArguments arguments) {
+    UpdateKernel(StepTable step, MambaUpdateArguments arguments) {
   using Product = BlockProductOf<Step>;
   const SelectiveScanArguments& scan = arguments.scan;
   auto& shared = *DynamicShared<Shared<kRows>>();
@@ -201,7 +196,7 @@ __global__ void __launch_bounds__(kUpdateThreads, kBlocks<Step>)
 
 template <class Step, int kRows>
 cudaError_t LaunchUpdate(cudaStream_t stream, const StepTable& step,
-                         const KernelArguments& arguments) {
+                         const MambaUpdateArguments& arguments) {
   return Launch({UpdateGrid(arguments.scan.d_inner, step.row_count, kRows),
                  dim3(kUpdateThreads),
                  static_cast<size_t>(sizeof(Shared<kRows>) +
@@ -212,7 +207,7 @@ cudaError_t LaunchUpdate(cudaStream_t stream, const StepTable& step,
 
 template <class Step>
 cudaError_t LaunchFor(cudaStream_t stream, const StepTable& step,
-                      const KernelArguments& arguments) {
+                      const MambaUpdateArguments& arguments) {
   constexpr int kFewRows = 8;
   return step.row_count <= kFewRows
              ? LaunchUpdate<Step, 1>(stream, step, arguments)
@@ -223,7 +218,7 @@ bool IsForOneKernel(const StepTable& step,
                     const MambaUpdateArguments& arguments) {
   return step.longest_row <= 1 &&
          arguments.scan.d_state <= kLaneStates * kScanQuarters &&
-         HasBlockProduct(arguments.dt_proj);
+         HasBlockProduct(arguments.dt_proj.weight);
 }
 
 }  // namespace
@@ -231,28 +226,18 @@ bool IsForOneKernel(const StepTable& step,
 cudaError_t MambaUpdate(cudaStream_t stream, const StepTable& step,
                         const MambaUpdateArguments& arguments) {
   if (step.row_count == 0) return cudaSuccess;
-  MatMulOptions options;
-  options.bias = arguments.dt_proj_bias;
   if (!IsForOneKernel(step, arguments)) {
-    const cudaError_t error =
-        Product(stream, arguments.dt_proj, step.token_count, arguments.delta,
-                options, arguments.dt);
+    const cudaError_t error = Product(stream, arguments.dt_proj);
     if (error != cudaSuccess) return error;
-    SelectiveScanArguments scan = arguments.scan;
-    scan.dt = arguments.dt;
-    return SelectiveScan(stream, step, scan);
+    return SelectiveScan(stream, step, arguments.scan);
   }
-  const KernelArguments one = {
-      ArgumentsOf(arguments.dt_proj, step.token_count, arguments.delta, options,
-                  arguments.dt),
-      arguments.scan};
-  switch (arguments.dt_proj.format) {
+  switch (arguments.dt_proj.weight.format) {
     case WeightFormat::kFloat32:
-      return LaunchFor<Float32Step>(stream, step, one);
+      return LaunchFor<Float32Step>(stream, step, arguments);
     case WeightFormat::kBFloat16:
-      return LaunchFor<BFloat16Step>(stream, step, one);
+      return LaunchFor<BFloat16Step>(stream, step, arguments);
     case WeightFormat::kFloat16:
-      return LaunchFor<Float16Step>(stream, step, one);
+      return LaunchFor<Float16Step>(stream, step, arguments);
     case WeightFormat::kInt8:
       break;  // has no block's product
   }

@@ -202,8 +202,8 @@ TEST_P(BlocksTest, OfMambaAreTheirOperations) {
     block.norm = memory().Norm(NormKind::kRms, d_model);
     block.in_proj = memory().Linear(2 * d_inner, d_model, has_bias);
     block.convolution = memory().Convolution(taps, d_inner, has_bias);
-    block.x_proj = memory().Linear(dt_rank + 2 * d_state, d_inner, false);
-    block.dt_proj = memory().Linear(d_inner, dt_rank, false);
+    block.x_proj = memory().Linear(dt_rank + 2 * d_state, d_inner, has_bias);
+    block.dt_proj = memory().Linear(d_inner, dt_rank, has_bias);
     block.dt_bias = memory().Values(d_inner);
     block.a = memory().Values(d_state * d_inner, -8.0f, -0.01f);
     block.d = memory().Values(d_inner);

@@ -172,15 +172,16 @@ class CudaMambaUpdateTest : public CudaUpdateTest {
       return is_dense ? Dense(floats, width) : Wide(floats, width);
     };
     cuda::MambaUpdateArguments arguments;
-    arguments.dt_proj =
-        Pack(RandomFloats(1, d_inner * dt_rank), d_inner, dt_rank, format);
-    if (has_bias) arguments.dt_proj_bias = Keep(RandomFloats(2, d_inner));
-    arguments.delta = values(3, dt_rank);
-    arguments.dt = values(4, d_inner);
+    MatMulOptions options;
+    if (has_bias) options.bias = Keep(RandomFloats(2, d_inner));
+    arguments.dt_proj = cuda::ArgumentsOf(
+        Pack(RandomFloats(1, d_inner * dt_rank), d_inner, dt_rank, format),
+        tokens, values(3, dt_rank), options, values(4, d_inner));
     SelectiveScanArguments& scan = arguments.scan;
     scan.d_inner = d_inner;
     scan.d_state = d_state;
     scan.x = values(5, d_inner);
+    scan.dt = arguments.dt_proj.y;
     scan.b = values(6, d_state);
     scan.c = values(7, d_state);
     scan.z = values(8, d_inner);
@@ -207,11 +208,10 @@ class CudaMambaUpdateTest : public CudaUpdateTest {
             const std::vector<LayerShares>& states) {
           const Matrix dt =
               Dense(Floats(tokens * shape.d_inner), shape.d_inner);
-          MatMulOptions options;
-          options.bias = arguments.dt_proj_bias;
-          EXPECT_EQ(cuda::Product(stream(), arguments.dt_proj, tokens,
-                                  arguments.delta, options, dt),
-                    cudaSuccess);
+          EXPECT_EQ(
+              cuda::Product(stream(), arguments.dt_proj.weight, tokens,
+                            arguments.dt_proj.x, arguments.dt_proj.options, dt),
+              cudaSuccess);
           SelectiveScanArguments scan = arguments.scan;
           scan.dt = dt;
           scan.ssm_state = states[0];
