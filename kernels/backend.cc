@@ -381,6 +381,13 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackendIfBuilt(
 
 }  // namespace
 
+std::optional<BackendKind> FindBackendKind(absl::string_view name) {
+  if (name == "auto") return BackendKind::kAuto;
+  if (name == "cpu") return BackendKind::kCpu;
+  if (name == "cuda") return BackendKind::kCuda;
+  return std::nullopt;
+}
+
 absl::StatusOr<int> CountDevices(BackendKind kind) {
   if (kind == BackendKind::kCpu) return 1;
   const absl::StatusOr<int> count = CountDevicesIfBuilt();

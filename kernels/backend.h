@@ -64,6 +64,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "kernels/blocks.h"
 #include "kernels/operations.h"
@@ -441,6 +442,9 @@ class ThreadPool;
 absl::StatusOr<std::shared_ptr<cpu::ThreadPool>> MakeThreadPool(int threads);
 
 enum class BackendKind { kAuto, kCpu, kCuda };
+inline constexpr char kBackendKindNames[] = "auto, cpu or cuda";
+// Nothing if no kind is called so.
+std::optional<BackendKind> FindBackendKind(absl::string_view name);
 
 // Of a device of CUDA's; a CPU has none of them.
 struct DeviceOptions {

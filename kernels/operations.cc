@@ -18,6 +18,15 @@ const char* WeightFormatName(WeightFormat format) {
   return "unknown";
 }
 
+std::optional<WeightFormat> FindWeightFormat(absl::string_view name) {
+  for (const WeightFormat format :
+       {WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kFloat16,
+        WeightFormat::kInt8}) {
+    if (name == WeightFormatName(format)) return format;
+  }
+  return std::nullopt;
+}
+
 DataType StoredType(WeightFormat format) {
   ENGRAM_CHECK(format != WeightFormat::kInt8);
   switch (format) {

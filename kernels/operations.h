@@ -8,7 +8,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 
+#include "absl/strings/string_view.h"
 #include "kernels/tensor.h"
 
 namespace engram {
@@ -27,6 +29,9 @@ constexpr int64_t Int8Units(int64_t inputs) {
 
 // "f32", "bf16", "f16", "int8".
 const char* WeightFormatName(WeightFormat format);
+inline constexpr char kWeightFormatNames[] = "f32, bf16, f16 or int8";
+// Nothing if no format is called so.
+std::optional<WeightFormat> FindWeightFormat(absl::string_view name);
 // The type that holds values of the format, and the format of values of a type.
 // REQUIRES: not kInt8, which no type holds alone.
 DataType StoredType(WeightFormat format);

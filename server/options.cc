@@ -98,15 +98,9 @@ absl::Status SetAddress(const std::string& value, std::string* target) {
 }
 
 absl::Status SetBackend(const std::string& value, BackendKind* target) {
-  if (value == "auto") {
-    *target = BackendKind::kAuto;
-  } else if (value == "cpu") {
-    *target = BackendKind::kCpu;
-  } else if (value == "cuda") {
-    *target = BackendKind::kCuda;
-  } else {
-    return Expected("auto, cpu or cuda", value);
-  }
+  const std::optional<BackendKind> kind = FindBackendKind(value);
+  if (!kind.has_value()) return Expected(kBackendKindNames, value);
+  *target = *kind;
   return absl::OkStatus();
 }
 
@@ -128,18 +122,9 @@ absl::Status SetDevices(const std::string& value, std::vector<int>* target) {
 
 absl::Status SetWeights(const std::string& value,
                         std::optional<WeightFormat>* target) {
-  if (value == "stored") {
-    *target = std::nullopt;
-    return absl::OkStatus();
-  }
-  for (const WeightFormat format :
-       {WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kFloat16,
-        WeightFormat::kInt8}) {
-    if (value != WeightFormatName(format)) continue;
-    *target = format;
-    return absl::OkStatus();
-  }
-  return Expected("stored, f32, bf16, f16 or int8", value);
+  *target = FindWeightFormat(value);
+  if (target->has_value() || value == "stored") return absl::OkStatus();
+  return Expected(absl::StrCat("stored, ", kWeightFormatNames), value);
 }
 
 absl::Status SetSwitch(const std::string& value, bool* target) {

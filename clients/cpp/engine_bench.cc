@@ -76,28 +76,21 @@ absl::Status CheckModels(const std::vector<std::string>& models) {
 }
 
 absl::Status SetBackend(absl::string_view text, BackendKind* target) {
-  for (const auto& [name, kind] : {std::pair("auto", BackendKind::kAuto),
-                                   {"cpu", BackendKind::kCpu},
-                                   {"cuda", BackendKind::kCuda}}) {
-    if (text != name) continue;
-    *target = kind;
-    return absl::OkStatus();
+  const std::optional<BackendKind> kind = FindBackendKind(text);
+  if (!kind.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", text, "' is not ", kBackendKindNames));
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("'", text, "' is not auto, cpu or cuda"));
+  *target = *kind;
+  return absl::OkStatus();
 }
 
 absl::Status SetWeights(absl::string_view text,
                         std::optional<WeightFormat>* target) {
-  for (const WeightFormat format :
-       {WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kFloat16,
-        WeightFormat::kInt8}) {
-    if (text != WeightFormatName(format)) continue;
-    *target = format;
-    return absl::OkStatus();
-  }
+  *target = FindWeightFormat(text);
+  if (target->has_value()) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("'", text, "' is not f32, bf16, f16 or int8"));
+      absl::StrCat("'", text, "' is not ", kWeightFormatNames));
 }
 
 // "1,8,32", each from 1 to `most`.
@@ -117,18 +110,19 @@ FlagSet::Setter ListSetter(int32_t most, std::vector<int32_t>* target) {
 }
 
 void AddFlags(Options* options, FlagSet* flags) {
-  flags->Add("backend", "NAME", "auto, cpu or cuda (default: auto)",
+  flags->Add("backend", "NAME",
+             absl::StrCat(kBackendKindNames, " (default: auto)"),
              [options](absl::string_view text) {
                return SetBackend(text, &options->backend.kind);
              });
   flags->AddCount("threads", "of a CPU (default: as many as it has)", 1, 1024,
                   &options->threads);
-  flags->Add(
-      "weights", "FORMAT",
-      "f32, bf16, f16 or int8 (default: a folder's as stored, bf16 of a shape)",
-      [options](absl::string_view text) {
-        return SetWeights(text, &options->weights);
-      });
+  flags->Add("weights", "FORMAT",
+             absl::StrCat(kWeightFormatNames,
+                          " (default: a folder's as stored, bf16 of a shape)"),
+             [options](absl::string_view text) {
+               return SetWeights(text, &options->weights);
+             });
   flags->Add("rows", "LIST",
              "sequences that decode together (default: 1,8,32, and 128,256 on "
              "a GPU)",
