@@ -151,6 +151,7 @@ absl::Status AddModel(const std::string& value, ServerOptions* options) {
 }
 
 std::string BytesText(int64_t bytes) {
+  if (bytes == 0) return "0";
   if (bytes % (int64_t{1} << 30) == 0) return absl::StrCat(bytes >> 30, "GiB");
   if (bytes % (int64_t{1} << 20) == 0) return absl::StrCat(bytes >> 20, "MiB");
   return absl::StrCat(bytes);
@@ -179,6 +180,10 @@ class FlagList {
         [=](const std::string& value) {
           return SetBytes(value, most, target);
         });
+  }
+  void Switch(std::string name, bool* target, std::string help) {
+    Add(std::move(name), "on|off", *target ? "on" : "off", std::move(help),
+        [=](const std::string& value) { return SetSwitch(value, target); });
   }
   void Duration(std::string name, absl::Duration* target, std::string help) {
     Add(std::move(name), "DURATION", absl::FormatDuration(*target),
@@ -228,15 +233,12 @@ void AddServing(FlagList* list, ServerOptions* options) {
             [=](const std::string& value) {
               return SetDevices(value, &options->devices);
             });
-  list->Add("deterministic", "on|off", "off",
-            "Every way to cut a text into calls gives the same bits on CUDA, "
-            "as all models do on a CPU and all but Mamba-2 anywhere. Else "
-            "Mamba-2 reads prompts by chunks of 64 tokens, which change no bit "
-            "where calls are cut between chunks; on, it reads them token by "
-            "token, slower.",
-            [=](const std::string& value) {
-              return SetSwitch(value, &options->deterministic);
-            });
+  list->Switch(
+      "deterministic", &options->deterministic,
+      "Every way to cut a text into calls gives the same bits on CUDA, as all "
+      "models do on a CPU and all but Mamba-2 anywhere. Else Mamba-2 reads "
+      "prompts by chunks of 64 tokens, which change no bit where calls are cut "
+      "between chunks; on, it reads them token by token, slower.");
   list->Integer("threads", 0, 1024, &options->threads,
                 "CPU threads that compute, shared by all models; 0: as many as "
                 "the affinity mask and the control group's quota allow.");
@@ -250,11 +252,8 @@ void AddServing(FlagList* list, ServerOptions* options) {
   list->Duration("drain-timeout", &options->drain_timeout,
                  "After SIGTERM, how long requests may run and their answers "
                  "be read; the last quarter (5 s at most) is for reading.");
-  list->Add("request-log", "on|off", "on",
-            "One line of JSON per request on standard error.",
-            [=](const std::string& value) {
-              return SetSwitch(value, &options->request_log);
-            });
+  list->Switch("request-log", &options->request_log,
+               "One line of JSON per request on standard error.");
   list->Bytes("log-memory", int64_t{1} << 50, &options->log_memory,
               "Log lines that wait for a slow reader of standard error; what "
               "does not fit is dropped and counted.");
@@ -306,16 +305,13 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
   list->Bytes("kv-memory", int64_t{1} << 50, &options->kv_memory,
               "Memory of each device for keys and values, per model that has "
               "attention layers.");
-  list->Add(
-      "device-memory", "BYTES", "0",
+  list->Bytes(
+      "device-memory", int64_t{1} << 50, &options->device_memory,
       "What all models together may take of a device's memory: weights, "
       "states, buffers, keys and values. They take what they need and no more, "
       "all at start; what they need is set by --slots, --weights, "
       "--max-batch-tokens and --kv-memory. 0: what is free at start but "
-      "1536MiB.",
-      [=](const std::string& value) {
-        return SetBytes(value, int64_t{1} << 50, &options->device_memory);
-      });
+      "1536MiB.");
   list->Life("session-ttl", /*may_be_infinite=*/true, &options->session_ttl,
              "Idle time after which a session is forgotten.");
   list->Life("max-session-ttl", /*may_be_infinite=*/false,
