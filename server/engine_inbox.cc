@@ -177,23 +177,27 @@ std::unique_ptr<Sequence> EngineInbox::TakeNext() {
   // Erasing nothing makes an iterator that may change what it points to.
   std::unique_ptr<Sequence> taken = std::move(*queue_.erase(next, next));
   queue_.erase(next);
+  one_is_taken_ = true;
   return taken;
 }
 
 void EngineInbox::Started() {
   const absl::Time now = clock_->Now();
   absl::MutexLock lock(&mutex_);
+  one_is_taken_ = false;
   queue_time_.Started(now, static_cast<int>(queue_.size()));
   ++started_;
 }
 
 void EngineInbox::NotStarted() {
   absl::MutexLock lock(&mutex_);
+  one_is_taken_ = false;
   if (queue_.empty()) queue_time_.Emptied();
 }
 
 void EngineInbox::PutBack(std::unique_ptr<Sequence> sequence) {
   absl::MutexLock lock(&mutex_);
+  one_is_taken_ = false;
   queue_.push_front(std::move(sequence));
 }
 
@@ -257,7 +261,7 @@ std::vector<std::unique_ptr<Sequence>> EngineInbox::TakeLast() {
 
 bool EngineInbox::empty() const {
   absl::MutexLock lock(&mutex_);
-  return queue_.empty() && reserved_.empty();
+  return queue_.empty() && reserved_.empty() && !one_is_taken_;
 }
 
 int EngineInbox::waiting() const {

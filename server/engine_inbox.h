@@ -112,7 +112,7 @@ class EngineInbox {
   // The same, and those whose places are reserved now: waits until they have
   // come. REQUIRES: closed.
   std::vector<std::unique_ptr<Sequence>> TakeLast();
-  // Nobody waits, nor has a place.
+  // Nobody waits, nor has a place, nor was taken and may wait on.
   bool empty() const;
   bool HasTasks() const;
   std::vector<std::function<void()>> TakeTasks();
@@ -144,6 +144,8 @@ class EngineInbox {
 
   mutable absl::Mutex mutex_;
   Queue queue_ ABSL_GUARDED_BY(mutex_);
+  // What becomes of the one that TakeNext took is not told yet.
+  bool one_is_taken_ ABSL_GUARDED_BY(mutex_) = false;
   // Of those that have a place and are not in the queue yet.
   std::list<PromptAhead> reserved_ ABSL_GUARDED_BY(mutex_);
   QueueTime queue_time_ ABSL_GUARDED_BY(mutex_);

@@ -3,10 +3,12 @@
 // the tokens alone.
 #include <map>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/engine.h"
@@ -175,6 +177,31 @@ TEST_F(EngineDevicesTest, AStateOfADeviceThatHasEndedIsMissedAloud) {
   EXPECT_EQ(reader.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_FALSE(engine_.admission.inbox(1).closed()) << "its own is sound";
   engine_.RunUntilIdle();
+}
+
+TEST_F(EngineDevicesTest, AnEngineThatDrainsStaysForWhoMayWantItsStates) {
+  const std::vector<Reader> waiting = LeaveNoRoomAt0();
+  const Request request = NextTurn("a");
+  Reader reader = engine_.Submit(request);
+  engine_.admission.Close("the server is stopping");
+  for (int i = 0; i < 2; ++i) {
+    engine_.engine_of(i).Drain(absl::InfiniteFuture());
+  }
+  int ends = 0;
+  absl::Notification is_idle, has_left;
+  engine_.on_end = [&](const RequestSummary&) {
+    if (++ends == 2) is_idle.Notify();
+  };
+  std::thread first([&] {
+    EXPECT_TRUE(engine_.engine.Run().ok());
+    has_left.Notify();
+  });
+  is_idle.WaitForNotification();
+  EXPECT_FALSE(has_left.WaitForNotificationWithTimeout(absl::Milliseconds(50)));
+  EXPECT_TRUE(engine_.engine_of(1).Run().ok());
+  first.join();
+  reader.Read();
+  Check(request, reader);
 }
 
 TEST_F(EngineDevicesTest, ASessionIsForkedWhicheverEngineIsAsked) {

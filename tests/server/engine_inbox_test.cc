@@ -77,6 +77,7 @@ TEST_F(EngineInboxTest, FillsAPlaceEvenIfItIsClosedMeanwhile) {
             absl::UnavailableError("the server is stopping"));
   inbox_.Enqueue(*std::move(place), MakeSequence(Named("a")));
   EXPECT_EQ(TakeNext(), "a");
+  inbox_.Started();
   EXPECT_TRUE(inbox_.empty());
 }
 
@@ -193,6 +194,26 @@ TEST_F(EngineInboxTest, WhoseStateIsOnItsWayIsOvertaken) {
   EXPECT_EQ(inbox_.waiting(), 1);
   fetch->End(StateSnapshots::Snapshot());
   EXPECT_EQ(TakeNext(), "a");
+}
+
+// Other engines that drain would not wait for it.
+TEST_F(EngineInboxTest, IsNotEmptyAsLongAsWhoWasTakenMayWaitOn) {
+  ASSERT_TRUE(Add(Named("a")).ok());
+  ASSERT_TRUE(Add(Named("b")).ok());
+  inbox_.PutBack(inbox_.TakeNext());
+  EXPECT_EQ(TakeNext(), "a");
+  inbox_.NotStarted();
+  std::unique_ptr<Sequence> taken = inbox_.TakeNext();
+  EXPECT_FALSE(inbox_.empty());
+  inbox_.PutBack(std::move(taken));
+  EXPECT_FALSE(inbox_.empty());
+  EXPECT_EQ(TakeNext(), "b");
+  inbox_.Started();
+  EXPECT_TRUE(inbox_.empty());
+  ASSERT_TRUE(Add(Named("c")).ok());
+  EXPECT_EQ(TakeNext(), "c");
+  inbox_.NotStarted();
+  EXPECT_TRUE(inbox_.empty());
 }
 
 // --- Tasks.
