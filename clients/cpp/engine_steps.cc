@@ -87,9 +87,7 @@ class Sequences {
 // How many tokens each of `rows` sequences can have.
 int64_t TokensEach(int rows, const ModelInfo& info) {
   if (info.kv_blocks == 0) return kMostSteps + kWarmUpSteps;
-  const int64_t block_tokens =
-      static_cast<int64_t>(info.kv_block_bytes / info.kv_bytes_per_token);
-  const int64_t room = info.kv_blocks / rows * block_tokens;
+  const int64_t room = info.kv_blocks / rows * kKeyValueBlockTokens;
   return info.max_positions == 0 ? room : std::min(room, info.max_positions);
 }
 
@@ -112,6 +110,7 @@ class Decoding {
   absl::Status Start() {
     if (!model_.info().runs_ahead) return absl::OkStatus();
     ENGRAM_RETURN_IF_ERROR(model_.Begin(batch_));
+    is_ahead_ = true;
     for (BatchRow& row : batch_.rows) {
       row.tokens = {};
       row.follows = true;
@@ -120,7 +119,10 @@ class Decoding {
   }
   absl::Status Step() {
     for (BatchRow& row : batch_.rows) ++row.draw.index;
-    ENGRAM_RETURN_IF_ERROR(model_.Begin(batch_));
+    const absl::Status begun = model_.Begin(batch_);
+    // Then the device has failed, with all that is begun.
+    is_ahead_ = is_ahead_ && begun.ok();
+    ENGRAM_RETURN_IF_ERROR(begun);
     ENGRAM_ASSIGN_OR_RETURN(const StepResult result, model_.Finish());
     ENGRAM_RETURN_IF_ERROR(CheckOutcomes(result));
     for (size_t row = 0; row < tokens_.size(); ++row) {
@@ -128,9 +130,9 @@ class Decoding {
     }
     return absl::OkStatus();
   }
+  // Also after a step that failed, or the model could not go on with others.
   absl::Status End() {
-    return model_.info().runs_ahead ? model_.Finish().status()
-                                    : absl::OkStatus();
+    return is_ahead_ ? model_.Finish().status() : absl::OkStatus();
   }
 
  private:
@@ -138,6 +140,7 @@ class Decoding {
   const SamplingParameters greedy_;
   std::vector<int32_t> tokens_;
   Batch batch_;
+  bool is_ahead_ = false;
 };
 
 }  // namespace
@@ -155,8 +158,9 @@ absl::StatusOr<StepTimes> MeasureDecode(int rows, absl::Duration at_least,
   const absl::StatusOr<StepTimes> times =
       Repeat(at_least, std::min(most, kMostSteps),
              [&decoding] { return decoding.Step(); });
+  const absl::Status ended = decoding.End();
   ENGRAM_RETURN_IF_ERROR(times.status());
-  ENGRAM_RETURN_IF_ERROR(decoding.End());
+  ENGRAM_RETURN_IF_ERROR(ended);
   return times;
 }
 

@@ -10,6 +10,7 @@
 #include "kernels/status.h"
 #include "model/load_model.h"
 #include "tests/support/folders.h"
+#include "tests/support/scripted_model.h"
 
 namespace engram::client {
 namespace {
@@ -69,6 +70,21 @@ TEST(EngineSteps, DecodesOnADevice) {
   ENGRAM_CHECK_OK(decode.status());
   EXPECT_EQ(decode->steps, 5);
   EXPECT_EQ(loaded.model->states().free_slots(), 2);
+}
+
+// Else a model that runs ahead could not begin the next one's.
+TEST(EngineSteps, FinishesWhatItHasBegunBesideAStepThatFails) {
+  const Script script(50);
+  ModelLimits limits;
+  limits.slots = limits.max_logits_rows = 2;
+  limits.max_batch_tokens = 16;
+  ScriptedModel model(&script, limits);
+  model.RunAhead();
+  model.FailStep(3);
+  EXPECT_EQ(MeasureDecode(2, kNoTime, &model).status().code(),
+            absl::StatusCode::kInternal);
+  EXPECT_TRUE(MeasurePrefill(16, kNoTime, &model).ok());
+  EXPECT_EQ(model.states().free_slots(), 2);
 }
 
 TEST(EngineSteps, EndsWhereKeysAndValuesDo) {
