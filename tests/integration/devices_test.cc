@@ -1,8 +1,7 @@
 // The server with one model on two devices: sessions are on both, go on, move,
-// are forked, scored and told, and say what the same turns say on a CPU's one.
+// are forked, scored and told, and say what the same turns say on one.
 #include <gtest/gtest.h>
 
-#include <set>
 #include <string>
 #include <vector>
 

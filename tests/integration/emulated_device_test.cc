@@ -19,6 +19,7 @@ namespace engram {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using testing::HealthRequest;
 using testing::HealthResponse;
@@ -132,6 +133,29 @@ TEST_F(EmulatedDevice, ThatFailsEndsStreamsHealthAndProcess) {
   EXPECT_THAT(server.process().ErrorOutput(),
               AllOf(HasSubstr("engine_failed"),
                     HasSubstr("cudaErrorIllegalAddress (700)")));
+}
+
+TEST_F(EmulatedDevice, ThatFailsBesideAnotherEndsStreamsAndProcess) {
+  constexpr int kStreams = 4;  // as many as both have slots
+  setenv("ENGRAM_EMULATION_DEVICES", "2", /*overwrite=*/1);
+  setenv("ENGRAM_EMULATION_FAILS_AT", "3000", /*overwrite=*/1);
+  ServerProcess server = Serve({"--backend", "cuda", "--devices", "0,1"});
+  ASSERT_NE(server.grpc_address(), "") << server.process().ErrorOutput();
+  const TestClient client(server.grpc_address());
+  RunAtOnce(kStreams, [&client](int stream) {
+    const Answer answer =
+        client.Generate(TokenTurn(kInduction, {1, 2, stream}, 5000));
+    EXPECT_TRUE(answer.in_order);
+    EXPECT_FALSE(answer.completed.has_value());
+    EXPECT_EQ(answer.status.code(), absl::StatusCode::kInternal)
+        << answer.status;
+  });
+  EXPECT_EQ(server.process().Wait(), 1);
+  // None of them can be used any more.
+  EXPECT_THAT(server.process().ErrorOutput(),
+              AllOf(HasSubstr("\"devices\":2"),
+                    ContainsRegex("engine_failed.*\"device\":0"),
+                    ContainsRegex("engine_failed.*\"device\":1")));
 }
 
 }  // namespace
