@@ -51,23 +51,22 @@ void WatchDeviceMemory(const ServedModels& models, Metrics* metrics) {
       metrics->WatchGauge(kName, kHelp, std::move(value),
                           {{"device", label}, {"kind", kind}});
     };
-    for (const auto& [kind, bytes] : std::map<const char*, size_t>{
-             {"weights", planned.weights},
-             {"states", planned.states},
-             {"key_values", planned.key_values},
-             {"buffers", planned.buffers + planned.logits}}) {
+    for (const auto& [kind, bytes] :
+         {std::pair("weights", planned.weights),
+          std::pair("states", planned.states),
+          std::pair("key_values", planned.key_values),
+          std::pair("buffers", planned.buffers + planned.logits)}) {
       watch(kind, [bytes] { return static_cast<double>(bytes); });
     }
     // Less than planned is used where a model is smaller than it was thought.
-    const auto used_beyond = [backend = device.backend,
-                              total = planned.total()] {
-      return std::max(backend->device_memory()->used, total) - total;
-    };
-    watch("other", [=] { return static_cast<double>(used_beyond()); });
-    watch("unused", [=, backend = device.backend, total = planned.total()] {
-      const size_t taken = backend->device_memory()->taken;
-      const size_t used = total + used_beyond();
-      return static_cast<double>(std::max(taken, used) - used);
+    watch("other", [backend = device.backend, total = planned.total()] {
+      const size_t used = backend->device_memory()->used;
+      return static_cast<double>(std::max(used, total) - total);
+    });
+    watch("unused", [backend = device.backend, total = planned.total()] {
+      const DeviceMemoryUse use = *backend->device_memory();
+      const size_t used = std::max(use.used, total);
+      return static_cast<double>(std::max(use.taken, used) - used);
     });
     metrics->WatchGauge(
         "device_memory_limit_bytes",

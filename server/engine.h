@@ -90,7 +90,7 @@ class Engine {
   // Thread-safe. The committed state of `session`, for whoever asks. `done` is
   // called once: at once if the state lies in RAM or it is refused
   // (UNAVAILABLE: EngineInbox::Post; NOT_FOUND: the session was deleted), else
-  // on the engine thread between the next steps.
+  // between the next steps, on the thread of the engine whose device has it.
   void Snapshot(SessionHandle session, StateSnapshots::Done done);
   // Thread-safe. A new session with the committed state of `source`; `done` is
   // called like Snapshot's. Errors: also SessionStore::InstallFork.

@@ -2,9 +2,9 @@
 // engines, services, metrics, health.
 //
 // Threads, all of them: one engine per model and device, gRPC's own, the
-// metrics port's one, two that read long requests, the kernels' pool of each
-// model, the one that accepts connections, the probe of the gRPC port, and the
-// log's.
+// metrics port's one, two that read long requests, those that deliver, the
+// kernels' pool of all models, the one that accepts connections, the probe of
+// the gRPC port, and the log's.
 #pragma once
 
 #include <atomic>

@@ -39,6 +39,7 @@ class StateKeeper {
   // of that index. Both must outlive this.
   StateKeeper(StatePool* states, const ModelCapacity& capacity, int number,
               SessionStore* sessions, int device = 0);
+
   // The sequence has a slot from now on, and SlotToRead holds what `start` says
   // was before it.
   // False, with nothing changed: there is no room for it before others end.
