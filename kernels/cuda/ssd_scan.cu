@@ -22,6 +22,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/row_chunks.h"
 #include "kernels/cuda/row_data.h"
+#include "kernels/cuda/ssd_lanes.h"
 #include "kernels/cuda/ssd_scan.h"
 #include "kernels/cuda/ssd_step.h"
 #include "kernels/cuda/token_tile.h"
@@ -29,48 +30,12 @@
 namespace engram::cuda {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = kSsdThreads;
 constexpr int kLongTileTokens = 8;
 constexpr int kLaneChannels = 2;
-constexpr int kLaneStates = 16;
-constexpr int kBlockChannels = kThreads / kSsdEighths * kLaneChannels;
+constexpr int kLaneStates = kSsdLaneStates;
+constexpr int kBlockChannels = kSsdBlockChannels<kLaneChannels>;
 constexpr int kLines = kSsdEighths * kLaneStates;
-
-// Which part of a row a thread has.
-struct Part {
-  int64_t head;
-  int64_t first_channel;  // of the block, in the head
-  int64_t channel;        // the first of the thread, in the head
-  int block_channel;      // and in the block
-  int channels;           // of the thread, less than 2 at the head's end
-  int eighth;
-  int64_t first_state;
-  int states;
-};
-
-// `count` of what is left, but none below zero and at most `most`.
-__device__ int Clamped(int64_t count, int64_t most) {
-  return static_cast<int>(count < 0 ? 0 : count < most ? count : most);
-}
-
-__device__ Part ThisPart(const SsdScanArguments& arguments) {
-  const int64_t blocks =
-      (arguments.head_dim + kBlockChannels - 1) / kBlockChannels;
-  const int thread = static_cast<int>(threadIdx.x);
-  Part part;
-  part.head = blockIdx.x / blocks;
-  part.first_channel = blockIdx.x % blocks * kBlockChannels;
-  part.block_channel = thread / kSsdEighths * kLaneChannels;
-  part.channel = part.first_channel + part.block_channel;
-  part.channels = Clamped(arguments.head_dim - part.channel, kLaneChannels);
-  part.eighth = thread % kSsdEighths;
-  part.first_state = part.eighth * StatesOfAnEighth(arguments);
-  part.states = part.channels == 0
-                    ? 0
-                    : Clamped(arguments.d_state - part.first_state,
-                              StatesOfAnEighth(arguments));
-  return part;
-}
 
 // Two neighbouring floats of which `count` exist. kAligned: both or none, at a
 // multiple of 8 bytes.
@@ -99,23 +64,15 @@ __device__ void Advance(float decay, float2 delta_x, float b, float c,
 }
 
 // Adds the eighths up; the first of them stores d x + sum.
-__device__ void StoreOutput(const SsdScanArguments& arguments, const Part& part,
-                            int64_t token, float2 x, float2 sum) {
+__device__ void StoreOutput(const SsdScanArguments& arguments,
+                            const SsdPart& part, int64_t token, float2 x,
+                            float2 sum) {
   sum = {SumOfEighths(sum.x), SumOfEighths(sum.y)};
   if (part.eighth != 0 || part.channels == 0) return;
   const float d = LoadConstant(arguments.d + part.head);
   StoreTwo<false>(
       At(arguments.y, token, part.head * arguments.head_dim + part.channel),
       part.channels, {SsdOutput(x.x, d, sum.x), SsdOutput(x.y, d, sum.y)});
-}
-
-// Where a row's states of the thread's channels begin in a slot.
-__device__ float* StatesOf(const SsdScanArguments& arguments, const Part& part,
-                           int32_t slot) {
-  return ShareAt(arguments.ssm_state, slot) +
-         (part.head * arguments.d_state + part.first_state) *
-             arguments.head_dim +
-         part.channel;
 }
 
 // The tensors of a tile of tokens, in shared memory.
@@ -133,7 +90,7 @@ template <int kTileTokens>
 class FetchedTile {
  public:
   // Of the `tokens` tokens from `token` on, as many as there are.
-  __device__ void Fetch(const SsdScanArguments& arguments, const Part& part,
+  __device__ void Fetch(const SsdScanArguments& arguments, const SsdPart& part,
                         int64_t token, int64_t tokens) {
     x_.Fetch(arguments.x, token, tokens, [&](int column) {
       const int64_t channel = part.first_channel + column;
@@ -154,7 +111,7 @@ class FetchedTile {
     dt_.Fetch(arguments.dt, token, tokens, [&](int) { return part.head; });
   }
 
-  __device__ void Put(const SsdScanArguments& arguments, const Part& part,
+  __device__ void Put(const SsdScanArguments& arguments, const SsdPart& part,
                       SharedTile<kTileTokens>& shared) const {
     x_.Put(shared.x);
     b_.Put(shared.b);
@@ -179,7 +136,7 @@ __device__ float4 FourOf(const float* shared) {
 
 // The tokens of a tile.
 template <int kTileTokens>
-__device__ void ScanTile(const SsdScanArguments& arguments, const Part& part,
+__device__ void ScanTile(const SsdScanArguments& arguments, const SsdPart& part,
                          const SharedTile<kTileTokens>& tile, int64_t token,
                          int64_t tokens, float2 (&h)[kLaneStates]) {
   for (int t = 0; t < kTileTokens && t < tokens; ++t) {
@@ -209,7 +166,7 @@ __global__ void __launch_bounds__(kThreads)
   GridTrigger();
   const StepRow row = PartOf(RowAt(step, blockIdx.y), row_part);
   if (row.tokens == 0 && row.slot_in == row.slot_out) return;
-  const Part part = ThisPart(arguments);
+  const SsdPart part = ThisSsdPart<kLaneChannels>(arguments);
   const int64_t head_dim = arguments.head_dim;
   const float* const in = StatesOf(arguments, part, row.slot_in);
   float2 h[kLaneStates];
@@ -245,7 +202,7 @@ __global__ void __launch_bounds__(kThreads)
   GridWait();
   GridTrigger();
   const StepRow row = PartOf(RowAt(step, blockIdx.y), row_part);
-  const Part part = ThisPart(arguments);
+  const SsdPart part = ThisSsdPart<kLaneChannels>(arguments);
   const int64_t head_dim = arguments.head_dim;
   const float* in = StatesOf(arguments, part, row.slot_in);
   float* const out = StatesOf(arguments, part, row.slot_out);
@@ -299,12 +256,8 @@ cudaError_t Scan(const LaunchShape& shape, cudaStream_t stream,
 cudaError_t SsdScan(cudaStream_t stream, const StepTable& step,
                     const SsdScanArguments& arguments, RowPart row_part) {
   if (step.row_count == 0) return cudaSuccess;
-  const int64_t blocks =
-      (arguments.head_dim + kBlockChannels - 1) / kBlockChannels;
-  const LaunchShape shape = {
-      dim3(static_cast<unsigned>(arguments.heads * blocks),
-           static_cast<unsigned>(step.row_count)),
-      dim3(kThreads), 0};
+  const LaunchShape shape = {SsdGrid<kLaneChannels>(arguments, step.row_count),
+                             dim3(kThreads), 0};
   if (arguments.d_state > kLines) {
     return Launch(shape, stream, ScanInMemory, step, arguments, row_part);
   }

@@ -9,6 +9,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/row_data.h"
+#include "kernels/cuda/ssd_lanes.h"
 #include "kernels/cuda/ssd_scan.h"
 #include "kernels/cuda/ssd_step.h"
 #include "kernels/cuda/ssd_update.h"
@@ -16,10 +17,9 @@
 namespace engram::cuda {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = kSsdThreads;
 constexpr int kLaneChannels = 4;
-constexpr int kLaneStates = 16;
-constexpr int kBlockChannels = kThreads / kSsdEighths * kLaneChannels;
+constexpr int kLaneStates = kSsdLaneStates;
 // From one eighth to the next in shared memory: so the lanes of eight, which
 // load four floats each, meet all banks.
 constexpr int kEighthFloats = kLaneStates + 4;
@@ -29,36 +29,6 @@ struct Shared {
   float b[kSsdEighths * kEighthFloats];
   float c[kSsdEighths * kEighthFloats];
 };
-
-// Which part of a row a thread has.
-struct Part {
-  int64_t head;
-  int64_t channel;  // the first, in the head
-  int channels;     // fewer than 4 at the head's end, perhaps none
-  int eighth;
-  int64_t first_state;
-  int states;
-};
-
-__device__ int Clamped(int64_t count, int64_t most) {
-  return static_cast<int>(count < 0 ? 0 : count < most ? count : most);
-}
-
-__device__ Part ThisPart(const SsdScanArguments& scan) {
-  const int64_t blocks = (scan.head_dim + kBlockChannels - 1) / kBlockChannels;
-  const int thread = static_cast<int>(threadIdx.x);
-  Part part;
-  part.head = blockIdx.x / blocks;
-  part.channel = blockIdx.x % blocks * kBlockChannels +
-                 thread / kSsdEighths * kLaneChannels;
-  part.channels = Clamped(scan.head_dim - part.channel, kLaneChannels);
-  part.eighth = thread % kSsdEighths;
-  part.first_state = part.eighth * StatesOfAnEighth(scan);
-  part.states = part.channels == 0 ? 0
-                                   : Clamped(scan.d_state - part.first_state,
-                                             StatesOfAnEighth(scan));
-  return part;
-}
 
 // Four neighbouring floats of which `count` exist. kAligned: all or none, at a
 // multiple of 16 bytes.
@@ -84,16 +54,8 @@ __device__ void StoreFour(float* target, int count, float4 values) {
   if (count > 3) StoreStream(target + 3, values.w);
 }
 
-// Where a row's states of the thread's channels begin in a slot.
-__device__ float* StatesOf(const SsdScanArguments& scan, const Part& part,
-                           int32_t slot) {
-  return ShareAt(scan.ssm_state, slot) +
-         (part.head * scan.d_state + part.first_state) * scan.head_dim +
-         part.channel;
-}
-
 // b and c of the head's group, a state to each thread.
-__device__ void PutLines(const SsdScanArguments& scan, const Part& part,
+__device__ void PutLines(const SsdScanArguments& scan, const SsdPart& part,
                          int64_t token, Shared& shared) {
   const int eighth = threadIdx.x / kLaneStates;
   const int i = threadIdx.x % kLaneStates;
@@ -136,7 +98,7 @@ __device__ float4 SumsOver(const HeadStep& head, float4 x, int eighth,
 // A token of the thread's states. The eighth e < 4 has x, gate and y of channel
 // e of the four.
 __device__ void UpdateStates(const SsdUpdateArguments& arguments,
-                             const Part& part, int64_t token,
+                             const SsdPart& part, int64_t token,
                              float4 (&h)[kLaneStates]) {
   const SsdScanArguments& scan = arguments.scan;
   auto& shared = *DynamicShared<Shared>();
@@ -171,7 +133,7 @@ __global__ void __launch_bounds__(kThreads, 5)
   const SsdScanArguments& scan = arguments.scan;
   const StepRow row = RowAt(step, blockIdx.y);
   if (row.tokens == 0 && row.slot_in == row.slot_out) return;
-  const Part part = ThisPart(scan);
+  const SsdPart part = ThisSsdPart<kLaneChannels>(scan);
   const float* const in = StatesOf(scan, part, row.slot_in);
   float4 h[kLaneStates];
 #pragma unroll
@@ -212,9 +174,7 @@ cudaError_t SsdUpdate(cudaStream_t stream, const StepTable& step,
     gate.normed = scan.y;
     return GatedNorm(stream, gate);
   }
-  const int64_t blocks = (scan.head_dim + kBlockChannels - 1) / kBlockChannels;
-  const LaunchShape shape = {dim3(static_cast<unsigned>(scan.heads * blocks),
-                                  static_cast<unsigned>(step.row_count)),
+  const LaunchShape shape = {SsdGrid<kLaneChannels>(scan, step.row_count),
                              dim3(kThreads), sizeof(Shared)};
   return AreStatesAligned(scan)
              ? Launch(shape, stream, UpdateKernel<true>, step, arguments)
