@@ -68,14 +68,22 @@ absl::Status AddDevice(int index, const ServerOptions& options,
   const ModelLimits limits = LimitsOf(options);
   ENGRAM_RETURN_IF_ERROR(
       TakeRoom(served->memory, limits, device.backend.get()));
-  ENGRAM_ASSIGN_OR_RETURN(LoadedModel loaded,
-                          folder->Load(device.backend.get(), limits));
-  device.model = std::move(loaded.model);
+  if (served->devices.empty()) {
+    ENGRAM_ASSIGN_OR_RETURN(LoadedModel loaded,
+                            folder->Load(device.backend.get(), limits));
+    device.model = std::move(loaded.model);
+    // Alike for all.
+    served->tokenizer = std::move(loaded.tokenizer);
+    served->eos_token_ids = std::move(loaded.eos_token_ids);
+    served->warnings = std::move(loaded.warnings);
+  } else {
+    const Tokenizer* const tokenizer = served->tokenizer.get();
+    ENGRAM_ASSIGN_OR_RETURN(
+        device.model,
+        folder->LoadModel(device.backend.get(), limits,
+                          tokenizer == nullptr ? 0 : tokenizer->ids()));
+  }
   ENGRAM_RETURN_IF_ERROR(device.model->WarmUp());
-  // Alike for all.
-  served->tokenizer = std::move(loaded.tokenizer);
-  served->eos_token_ids = std::move(loaded.eos_token_ids);
-  served->warnings = std::move(loaded.warnings);
   served->devices.push_back(std::move(device));
   return absl::OkStatus();
 }
