@@ -1,14 +1,20 @@
-"""scripts/gpu-report: what it tells of kernels, and that ours do not spill."""
+"""scripts/gpu-report: what it tells of kernels; and that those that spill end the build."""
 import os
 import pathlib
-import runpy
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
 
-SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "scripts/gpu-report"
-MODULE = runpy.run_path(str(SCRIPT))
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts/gpu-report"
+sys.path.insert(0, str(ROOT / "tools/gpu"))
+
+import kernel_resources  # noqa: E402
+
+BUILD = (ROOT / "kernels/cuda/CMakeLists.txt").read_text()
 
 SPILLS = """
 __global__ void __launch_bounds__(1024) Spills(const float* in, float* out) {
@@ -28,27 +34,44 @@ def report(*arguments, script=SCRIPT, **environment):
 
 
 class GpuReport(unittest.TestCase):
-    def test_no_kernel_spills(self):
-        code, text = report("--kernels-only")
+    def test_tells_what_the_compiler_says_of_a_kernel(self):
+        code, text = report("--kernels-only", "following_rows")
         self.assertEqual(code, 0, text)
-        self.assertIn("selective_scan", text)
+        self.assertRegex(text, r"following_rows +FollowAnswersKernel +[1-9]\d* +0 +0 +128 +\d+")
 
     def test_compiles_with_flags_of_the_build(self):
-        build = (SCRIPT.parents[1] / "kernels/cuda/CMakeLists.txt").read_text().replace("${architecture}", "90a")
-        for flag in MODULE["FLAGS"]:
-            self.assertIn(flag, build)
+        for flag in kernel_resources.FLAGS:
+            self.assertIn(flag, BUILD.replace("${architecture}", "90a"))
 
-    def test_tells_a_kernel_that_spills(self):
+    def test_a_kernel_that_spills_is_told_and_ends_the_build(self):
         with tempfile.TemporaryDirectory() as folder:
-            (pathlib.Path(folder) / "kernels/cuda").mkdir(parents=True)
-            (pathlib.Path(folder) / "scripts").mkdir()
-            (pathlib.Path(folder) / "kernels/cuda/spills.cu").write_text(SPILLS)
-            script = pathlib.Path(folder) / "scripts/gpu-report"
-            script.write_bytes(SCRIPT.read_bytes())
-            script.chmod(0o755)
-            code, text = report("--kernels-only", script=script)
+            root = pathlib.Path(folder)
+            for part in ("scripts/gpu-report", "tools/gpu/kernel_resources.py"):
+                (root / part).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / part, root / part)
+            source = root / "kernels/cuda/spills.cu"
+            source.parent.mkdir(parents=True)
+            source.write_text(SPILLS)
+            code, text = report("--kernels-only", script=root / "scripts/gpu-report")
             self.assertEqual(code, 1, text)
             self.assertRegex(text, r"spills +Spills +\d+ +[1-9]")
+            # What the compiler said of it once is not told of another.
+            without = root / "kernels/cuda/without.h"
+            without.write_text("#define Spills Empty\n")
+            source.write_text('#include "kernels/cuda/without.h"\n__global__ void Spills() {}\n')
+            self.assertEqual(report("--kernels-only", script=root / "scripts/gpu-report")[0], 0)
+            without.write_text("")
+            self.assertRegex(report("--kernels-only", script=root / "scripts/gpu-report")[1], r"spills +Spills +\d+ +0")
+            source.write_text(SPILLS)
+
+            warnings = re.search(r"set\(local_memory (\S+)\)", BUILD)[1]
+            errors = re.search(r'string\(APPEND local_memory "(\S+)"\)', BUILD)[1]
+            for options, is_error in ((warnings, False), (warnings + errors, True)):
+                built = subprocess.run(
+                    [kernel_resources.nvcc(), *kernel_resources.FLAGS, "-Xptxas", options, "-cubin", "-o",
+                     root / "spills.cubin", source], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                self.assertIn("spilled to local memory", built.stdout)
+                self.assertEqual(built.returncode != 0, is_error, built.stdout)
 
     def test_bounds_are_bytes_by_the_rate(self):
         _, text = report("--terabytes", "1", "following_rows")
@@ -66,9 +89,6 @@ class GpuReport(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    # Asked of the script's own search, and of nothing else that may be wrong with it: what is not a lack of nvcc fails.
-    try:
-        MODULE["nvcc"]()
-    except SystemExit:
+    if not kernel_resources.nvcc():
         sys.exit(77)
     unittest.main()
