@@ -11,11 +11,11 @@ import tempfile
 import unittest
 
 SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / "scripts"
-OPERATIONS = ["backend_test", "blocks_test", "ssd_scan_test", "diagonal_scan_test", "attention_test", "outcomes_test",
-              "slots_test"]
-TESTS = OPERATIONS + ["cuda_product_test", "cuda_outcomes_test", "cuda_ssd_chunks_test", "cuda_update_test",
-                      "cuda_golden_test", "cuda_int8_divergence_test", "cuda_model_equivalence_test", "engine_steps_test",
-                      "cuda_equivalence_integration_test", "devices_integration_test", "faulty_device_integration_test"]
+OPERATIONS = ["backend_test", "blocks_test", "ssd_scan_test", "diagonal_scan_test", "attention_test", "slots_test"]
+TESTS = OPERATIONS + ["cuda_product_test", "device_facts_test", "outcomes_test", "cuda_outcomes_test",
+                      "cuda_ssd_chunks_test", "cuda_update_test", "cuda_golden_test", "cuda_int8_divergence_test",
+                      "cuda_model_equivalence_test", "engine_steps_test", "cuda_equivalence_integration_test",
+                      "devices_integration_test", "faulty_device_integration_test"]
 PASSES = "echo '[  PASSED  ] 3 tests.'"
 FAILS = "echo '[  PASSED  ] 2 tests.'; echo '[  FAILED  ] 1 test, listed below:'; echo '[  FAILED  ] Suite.Breaks'; exit 1"
 SKIPS = "echo 'this machine has no device: CUDA: no driver; or use --backend=cpu'; echo '[  PASSED  ] 0 tests.'"
@@ -38,6 +38,11 @@ engram-bench engine: copies
     }]
 }
 END"""
+
+PEERS = [
+    {"peer": "transformers", "results": [{"model": "shape", "rows": 1, "step_seconds": {"median": 0.006}}]},
+    {"peer": "mamba-ssm", "results": [], "unavailable": "ImportError: no Triton"},
+]
 
 
 class GpuCheck(unittest.TestCase):
@@ -63,7 +68,8 @@ class GpuCheck(unittest.TestCase):
     def check(self, *arguments):
         done = subprocess.run([str(SCRIPTS / "gpu-check"), "--bundle", str(self.bundle), *arguments],
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
-                              env={**os.environ, "OUT": str(self.out)})
+                              env={**os.environ, "OUT": str(self.out),
+                                   "PATH": f"{self.bundle}/path:{os.environ['PATH']}"})
         steps = json.loads((self.out / "gpu-check.json").read_text())["steps"]
         return done.returncode, done.stdout, {step["step"]: step for step in steps}
 
@@ -71,7 +77,7 @@ class GpuCheck(unittest.TestCase):
         code, text, steps = self.check()
         self.assertEqual(code, 0, text)
         self.assertEqual({step["result"] for step in steps.values()} - {"absent"}, {"ok"}, text)
-        self.assertIn("21 tests passed, 0 failed", steps["operations"]["detail"])
+        self.assertIn("18 tests passed, 0 failed", steps["operations"]["detail"])
         self.assertIn("32 of 32 streams", steps["streams"]["detail"])
         # 2 GB in 2 ms, where copies move 2 GB in 1 ms.
         self.assertRegex(text.rsplit("\n\n", 1)[1], r"shape +8 rows +2\.000 ms +50\.0 % of copies")
@@ -84,7 +90,7 @@ class GpuCheck(unittest.TestCase):
         code, text, steps = self.check("--limit", "1", "--only", "operations,golden,models,failure")
         self.assertEqual(code, 1, text)
         self.assertEqual(steps["operations"]["result"], "failed")
-        self.assertIn("20 tests passed, 1 failed; blocks_test failed: Suite.Breaks", steps["operations"]["detail"])
+        self.assertIn("17 tests passed, 1 failed; blocks_test failed: Suite.Breaks", steps["operations"]["detail"])
         self.assertEqual(steps["golden"]["result"], "timed out")
         self.assertEqual(steps["models"]["result"], "ok")
         self.assertEqual(steps["failure"]["result"], "ok")
@@ -119,6 +125,20 @@ class GpuCheck(unittest.TestCase):
             self.program("bin/engram-server", f'[ "$2" = cpu ] || {{ echo "{said}" >&2; exit 1; }}; {SERVES}')
             code, text, steps = self.check("--only", "streams")
             self.assertEqual((code, steps["streams"]["result"]), (rc, result), text)
+
+    def test_others_are_measured_where_python_has_torch(self):
+        self.program("bin/engram-bench", MEASURES.replace('"rows": 8', '"rows": 1'))
+        self.program("peers/measure_peers.py", "")
+        said = f"measure_peers: begins\n{json.dumps(PEERS, indent=2)}"
+        self.program("path/python3", f"[[ $1 == -c ]] || cat <<'END'\n{said}\nEND")
+        code, text, steps = self.check("--only", "benchmarks,peers")
+        self.assertEqual((code, steps["peers"]["result"]), (0, "ok"), text)
+        self.assertRegex(text, r"shape +1 rows +6\.000 ms by transformers, 3\.00 of our steps")
+        self.assertIn("not measured: mamba-ssm of mamba-2.8b: ImportError: no Triton", text)
+        self.assertEqual(json.loads((self.out / "peers-mamba-2.8b.json").read_text()), PEERS)
+        self.program("path/python3", "exit 1")
+        code, text, steps = self.check("--only", "peers")
+        self.assertEqual((code, steps["peers"]["result"]), (0, "absent"), text)
 
     def test_runs_what_no_step_names(self):
         self.program("tests/new_test", FAILS)

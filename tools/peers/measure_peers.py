@@ -51,7 +51,10 @@ class Transformers:
         else:
             config = self.library.MambaConfig(vocab_size=50280, use_bias=False, **common)
             kind = self.library.MambaForCausalLM
-        model = kind(config).to(self.type).to(self.device).eval()
+        # Random numbers for billions of weights take a CPU minutes.
+        with self.torch.device(self.device):
+            model = kind(config)
+        model = model.to(self.type).eval()
         # No token ends a text that is measured.
         model.generation_config.eos_token_id = None
         model.generation_config.pad_token_id = 0

@@ -13,10 +13,8 @@ struct MatrixOperands {
 };
 
 // acc += a b for all 32 lanes, values of float16 or else of bfloat16. Sums are
-// over k in ascending order in float32; `fused` as Hopper's tensor cores: the
-// 16 products and the accumulator aligned to the largest exponent, 25 bits
-// behind the point, what is below cut off, and so again where it becomes
-// float32. Source: MMA-Sim, arXiv 2511.10909.
+// over k in ascending order in float32; `fused` as fused_sum.h says, where all
+// values are finite.
 void MultiplyAdd(bool is_float16, bool fused, MatrixOperands* lanes);
 
 }  // namespace engram::emulation
