@@ -3,7 +3,8 @@
 // number of tokens is.
 //
 // In a step of 16 inputs the order is the device's own; the emulation's is
-// ascending over the places of fragments.
+// ascending over the places of fragments, or with ENGRAM_EMULATION_FUSED_MMA
+// none: then it adds all of them at once.
 #include "kernels/cuda/product.h"
 
 #include <cuda_runtime.h>
@@ -11,6 +12,7 @@
 #include <cmath>
 #include <functional>
 #include <memory>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -20,6 +22,11 @@
 #include "kernels/status.h"
 #include "kernels/weight_values.h"
 #include "tests/kernels/kernel_test_case.h"
+
+#if defined(ENGRAM_CUDA_EMULATION)
+#include "tests/cuda_emulation/device/emulation.h"
+#include "tests/cuda_emulation/device/fused_sum.h"
+#endif
 
 namespace engram {
 namespace {
@@ -84,53 +91,68 @@ Kept KeptAs(WeightFormat format, const Floats& weight, const Shape& shape) {
 }
 
 // One output of one token, with `at(k)` the factors of input k, which are 0
-// behind the last.
-using Factors = std::function<std::pair<float, float>(int64_t k)>;
+// behind the last. They are of float16 or else of bfloat16.
+struct Factors {
+  bool are_float16;
+  std::function<std::pair<float, float>(int64_t k)> at;
+};
 
-float SumOfSteps(const Factors& at, int64_t first, int64_t end) {
+float AddStep(bool are_float16, const float (&x)[16], const float (&weight)[16],
+              float sum) {
+#if defined(ENGRAM_CUDA_EMULATION)
+  if (emulation::options().fused_mma) {
+    return emulation::FusedSum(are_float16, x, weight, sum);
+  }
+#endif
+  for (int i = 0; i < 16; ++i) sum = sum + x[i] * weight[i];
+  return sum;
+}
+
+float SumOfSteps(const Factors& factors, int64_t first, int64_t end) {
   constexpr int kPlaces[16] = {0, 1, 4, 5, 8,  9,  12, 13,
                                2, 3, 6, 7, 10, 11, 14, 15};
   float sum = 0;
   for (int64_t step = first; step < end; step += 16) {
-    for (const int place : kPlaces) {
-      const auto [x, weight] = at(step + place);
-      sum = sum + x * weight;
+    float x[16], weight[16];
+    for (int i = 0; i < 16; ++i) {
+      std::tie(x[i], weight[i]) = factors.at(step + kPlaces[i]);
     }
+    sum = AddStep(factors.are_float16, x, weight, sum);
   }
   return sum;
 }
 
 // Each unit with a scale, if there are `scales`, has a sum of its own.
-float Chain(const Factors& at, const float* scales, int64_t first,
+float Chain(const Factors& factors, const float* scales, int64_t first,
             int64_t end) {
-  if (scales == nullptr) return SumOfSteps(at, first, end);
+  if (scales == nullptr) return SumOfSteps(factors, first, end);
   float total = 0;
   for (int64_t k = first; k < end; k += 64) {
-    total = std::fmaf(scales[k / 64], SumOfSteps(at, k, std::min(k + 64, end)),
-                      total);
+    total = std::fmaf(scales[k / 64],
+                      SumOfSteps(factors, k, std::min(k + 64, end)), total);
   }
   return total;
 }
 
 // x of one term.
-float NarrowSum(ProductOrder order, const Factors& at, const float* scales,
+float NarrowSum(ProductOrder order, const Factors& factors, const float* scales,
                 int64_t inputs) {
   const int64_t padded = (inputs + 15) / 16 * 16;
-  if (order != ProductOrder::kSplit8) return Chain(at, scales, 0, padded);
+  if (order != ProductOrder::kSplit8) return Chain(factors, scales, 0, padded);
   const int64_t units = (padded + 63) / 64;
   float sum = 0;
   for (int64_t segment = 0; segment < 8; ++segment) {
     const int64_t first = segment * units / 8 * 64;
     const int64_t end = std::min((segment + 1) * units / 8 * 64, padded);
-    sum = sum + Chain(at, scales, first, end);
+    sum = sum + Chain(factors, scales, first, end);
   }
   return sum;
 }
 
-float Float32Sum(const Factors& at, int64_t inputs) {
+float Float32Sum(const Factors& factors, int64_t inputs) {
   float lanes[32] = {};
   for (int64_t k = 0; k < inputs; ++k) {
-    const auto [x, weight] = at(k);
+    const auto [x, weight] = factors.at(k);
     float& lane = lanes[k / 4 % 32];
     lane = std::fmaf(x, weight, lane);
   }
@@ -185,13 +207,14 @@ Floats Expected(const Shape& shape, WeightFormat format, const Floats& weight,
   for (int64_t token = 0; token < tokens; ++token) {
     for (int64_t output = 0; output < outputs; ++output) {
       const auto factors = [&, inputs = inputs](bool rest) {
-        return [&, inputs, rest](int64_t k) {
+        const auto at = [&, inputs, rest](int64_t k) {
           if (k >= inputs) return std::pair(0.0f, 0.0f);
           const float value = x[token * inputs + k];
           const float nearest = RoundedTo(format, value);
           return std::pair(rest ? RoundedTo(format, value - nearest) : nearest,
                            kept.values[output * inputs + k]);
         };
+        return Factors{format != WeightFormat::kBFloat16, at};
       };
       if (format == WeightFormat::kFloat32) {
         y.push_back(Float32Sum(factors(false), inputs));
