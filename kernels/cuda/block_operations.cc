@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/packed_matrix.h"
+#include "kernels/status.h"
 
 namespace engram::cuda {
 namespace {
@@ -44,26 +45,23 @@ void BlockOperations::NormedProducts(const NormWeights& norm, Matrix normed,
                                      absl::Span<const Projection> projections,
                                      Activation activation,
                                      const ProductConvolution& convolution) {
-  const int64_t tokens = step_.token_count;
-  const RowNorm row_norm = RowNormOf(norm, d_model_, residual_);
-  const bool can_norm =
-      CanNorm(ViewOf(*projections[0].linear.weight), tokens, row_norm);
+  ENGRAM_CHECK(convolution.channels == 0 || projections.size() == 1);
   const bool are_together = HaveOneShape(projections);
-  if (!can_norm || !are_together) {
-    Note(Norm(stream_, norm, tokens, d_model_, residual_, normed));
+  ProductArguments first =
+      Together(are_together ? projections : projections.first(1),
+               step_.token_count, normed, activation);
+  const RowNorm row_norm = RowNormOf(norm, d_model_, residual_);
+  if (are_together && CanNorm(first, row_norm)) {
+    first.norm = row_norm;
+  } else {
+    Note(Norm(stream_, norm, step_.token_count, d_model_, residual_, normed));
   }
-  if (!are_together) {
-    for (const Projection& projection : projections) {
-      ProductArguments product =
-          Together({&projection, 1}, tokens, normed, activation);
-      Begin(product);
-    }
-    return;
+  first.convolution = convolution;
+  Begin(first);
+  if (are_together) return;
+  for (const Projection& other : projections.subspan(1)) {
+    Begin(Together({&other, 1}, step_.token_count, normed, activation));
   }
-  ProductArguments product = Together(projections, tokens, normed, activation);
-  if (can_norm) product.norm = row_norm;
-  product.convolution = convolution;
-  Begin(product);
 }
 
 void BlockOperations::Product(const LinearWeights& linear, ConstMatrix x,
@@ -86,7 +84,7 @@ void BlockOperations::AddGatedProduct(const LinearWeights& linear,
                                       const GatedNormArguments& gate) {
   ProductArguments product = AdditionOf(linear, gate.normed);
   const RowNorm row_norm = RowNormOf(gate);
-  if (CanNorm(product.weight, product.tokens, row_norm)) {
+  if (CanNorm(product, row_norm)) {
     product.norm = row_norm;
   } else {
     Note(GatedNorm(stream_, gate));

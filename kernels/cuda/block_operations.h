@@ -22,15 +22,16 @@ class BlockOperations {
                   float* residual)
       : stream_(stream), step_(step), d_model_(d_model), residual_(residual) {}
 
-  // Matrices that are projected from the same inputs, which have weights of the
-  // same shape.
+  // A matrix that is projected from inputs which others may be projected from,
+  // too: by one kernel if all weights have the same shape.
   struct Projection {
     LinearWeights linear;
     Matrix y;
   };
-  // y of each = activation(linear Norm(residual)); then the convolution, of
-  // the last, of columns of its y in their place. `normed` is room for the norm
-  // where a kernel of its own computes that.
+  // y of each = activation(linear Norm(residual)); then the convolution of
+  // columns of y in their place. `normed` is room for the norm where a kernel
+  // of its own computes that. REQUIRES: a convolution has a projection of its
+  // own.
   void NormedProducts(const NormWeights& norm, Matrix normed,
                       absl::Span<const Projection> projections,
                       Activation activation = Activation::kNone,

@@ -34,7 +34,7 @@ cudaError_t Product(cudaStream_t stream, const ProductArguments& product) {
   if (product.weight.format == WeightFormat::kFloat32) {
     return Float32Product(stream, product);
   }
-  if (product.tokens <= NarrowTokens(product.weight)) {
+  if (product.tokens <= NarrowTokens(product.weight, product.parts)) {
     return NarrowProduct(stream, product);
   }
   return TileProduct(stream, product);

@@ -82,13 +82,13 @@ cudaError_t Product(cudaStream_t stream, const WeightView& weight,
                     Matrix y);
 // Whether Product can norm its inputs by itself: few tokens, which each of its
 // blocks has to norm, and a weight of 16 bits.
-bool CanNorm(const WeightView& weight, int64_t tokens, const RowNorm& norm);
+bool CanNorm(const ProductArguments& product, const RowNorm& norm);
 
 // Float32 weights, any number of tokens.
 cudaError_t Float32Product(cudaStream_t stream,
                            const ProductArguments& product);
-// Weights of 16 bits: any number of tokens, and the few that `NarrowTokens`
-// says.
+// Weights of 16 bits: any number of tokens, of which narrow products are meant
+// for the few that `NarrowTokens` says.
 cudaError_t TileProduct(cudaStream_t stream, const ProductArguments& product);
 // By tiles of so many rows, which are tokens or their terms, or by large ones:
 // a choice that is seen in the time alone.
@@ -97,6 +97,8 @@ TileSize TileSizeOf(const WeightView& weight, int64_t tokens);
 cudaError_t TileProduct(cudaStream_t stream, TileSize size,
                         const ProductArguments& product);
 cudaError_t NarrowProduct(cudaStream_t stream, const ProductArguments& product);
-int64_t NarrowTokens(const WeightView& weight);
+// Of a product of so many parts. With few outputs there are more of them: tiles
+// would leave most of a device idle.
+int64_t NarrowTokens(const WeightView& weight, int parts = 1);
 
 }  // namespace engram::cuda

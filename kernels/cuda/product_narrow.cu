@@ -1,5 +1,7 @@
-// Products of up to 8 tokens with weights of 16 or 8 bits, which are read once
-// and are all there is to read: outputs inputs 2 bytes, or 1 and the scales.
+// Products of few tokens with weights of 16 or 8 bits. Up to 8 tokens the
+// weights are read once and are all there is to read: outputs inputs 2 bytes,
+// or 1 and the scales. More tokens go by eights, of which each has blocks of
+// its own and reads the weights again, from the second-level cache.
 //
 // A warp has 8 outputs and streams their inputs, unit after unit of 64, through
 // a ring in shared memory of its own, which is filled ahead before the kernels
@@ -7,7 +9,7 @@
 // block run through the 8 segments of the same outputs. The tensor cores' 16
 // rows are the tokens, and 8 of zeros or the tokens' second terms.
 //
-// Every block brings all tokens to its shared memory, in the weight's format;
+// Every block brings its tokens to its shared memory, in the weight's format;
 // if they are to be normed, it does that too. Where less than 8 warps have
 // outputs, so that enough blocks share them, the others help with that alone.
 #include <algorithm>
@@ -22,12 +24,26 @@ namespace engram::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kTokens = 8;
+constexpr int kTokens = 8;  // of a block
 constexpr int kWarpOutputs = 8;
 template <class Step>
 constexpr int kStageBytes = StageBytes<Step>(kWarpOutputs);
 // Of shared memory, which a block of these devices may have.
 constexpr int64_t kMaxSharedBytes = 220 * 1024;
+
+// The tokens of blocks with this blockIdx.y.
+struct TokenRange {
+  int64_t first;
+  int count;
+};
+
+__host__ __device__ int CountOfEight(int64_t tokens, int64_t first) {
+  return static_cast<int>(tokens - first < kTokens ? tokens - first : kTokens);
+}
+__device__ TokenRange ThisTokenRange(int64_t tokens) {
+  const int64_t first = int64_t{blockIdx.y} * kTokens;
+  return {first, CountOfEight(tokens, first)};
+}
 
 // What a warp computes.
 struct Share {
@@ -78,16 +94,16 @@ __host__ __device__ int64_t TokenBytes(const WeightView& weight) {
   return weight.stride * 2 + 32;
 }
 
-// All tokens' inputs in the format of the weight; behind them, if wanted, all
-// second terms.
+// The inputs of a block's tokens in the format of the weight; behind them, if
+// wanted, all second terms.
 template <class Step, ProductOrder kOrder>
 class NarrowTokenRows {
  public:
-  __device__ NarrowTokenRows(const ProductArguments& product,
+  __device__ NarrowTokenRows(const WeightView& weight, int tokens,
                              unsigned char* rows)
       : rows_(rows),
-        row_bytes_(TokenBytes(product.weight)),
-        to_rests_(product.tokens * row_bytes_) {}
+        row_bytes_(TokenBytes(weight)),
+        to_rests_(tokens * row_bytes_) {}
 
   // REQUIRES: k is a multiple of four.
   __device__ void PutFour(int64_t token, int64_t k, float4 four) const {
@@ -124,50 +140,49 @@ class NarrowTokenRows {
   const int64_t to_rests_;
 };
 
-// Bytes of the inputs, a multiple of 16.
+// Bytes of the inputs of so many of a block's tokens, a multiple of 16.
 __host__ __device__ int64_t TokensBytes(ProductOrder order,
-                                        const WeightView& weight,
-                                        int64_t tokens) {
+                                        const WeightView& weight, int tokens) {
   return TermsOf(order) * tokens * TokenBytes(weight);
 }
 
 // The sums of norms lie behind the tokens.
 template <class Step, ProductOrder kOrder>
 __device__ void PutTokens(const ProductArguments& product,
-                          unsigned char* tokens) {
-  const NarrowTokenRows<Step, kOrder> rows(product, tokens);
+                          const TokenRange& range, unsigned char* tokens) {
   const WeightView& weight = product.weight;
+  const NarrowTokenRows<Step, kOrder> rows(weight, range.count, tokens);
   if (product.norm.x.data == nullptr) {
-    for (int64_t token = 0; token < product.tokens; ++token) {
+    for (int token = 0; token < range.count; ++token) {
       for (int64_t k = threadIdx.x * 4; k < weight.stride; k += kThreads * 4) {
-        rows.PutFour(token, k, LoadFour(product, token, k));
+        rows.PutFour(token, k, LoadFour(product, range.first + token, k));
       }
     }
     return;
   }
-  const NormRange range = {0, static_cast<int>(product.tokens), 0,
-                           static_cast<int>(product.norm.groups)};
-  NormRows(product.norm, range,
-           reinterpret_cast<float*>(
-               tokens + TokensBytes(kOrder, weight, product.tokens)),
+  const NormRange norm_range = {range.first, range.count, 0,
+                                static_cast<int>(product.norm.groups)};
+  NormRows(product.norm, norm_range,
+           reinterpret_cast<float*>(tokens +
+                                    TokensBytes(kOrder, weight, range.count)),
            [&](int token, int64_t column, const FewValues& few) {
              rows.PutFew(token, column, few);
            });
   const int64_t padding = weight.stride - weight.inputs;
-  for (int64_t i = threadIdx.x; i < product.tokens * padding; i += kThreads) {
+  for (int64_t i = threadIdx.x; i < range.count * padding; i += kThreads) {
     rows.PutOne(i / padding, weight.inputs + i % padding, 0.0f);
   }
 }
 
 template <class Step, ProductOrder kOrder>
-__device__ void AddUnit(const ProductArguments& product, int64_t unit,
+__device__ void AddUnit(const WeightView& weight, int token_count, int64_t unit,
                         const unsigned char* stage, const unsigned char* tokens,
                         float (&sums)[4]) {
   const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
-  const int steps = StepsOf(product.weight, unit);
-  const bool has_token = group < product.tokens;
+  const int steps = StepsOf(weight, unit);
+  const bool has_token = group < token_count;
   const unsigned char* const token =
-      tokens + group * TokenBytes(product.weight) + unit * kUnitBytes;
+      tokens + group * TokenBytes(weight) + unit * kUnitBytes;
   float unit_sums[4] = {};
 #pragma unroll
   for (int step = 0; step < kUnitSteps; ++step) {
@@ -178,8 +193,7 @@ __device__ void AddUnit(const ProductArguments& product, int64_t unit,
     if (has_token) {
       x = FourOf(token, step, quad);
       if constexpr (TermsOf(kOrder) == 2) {
-        rest = FourOf(token + product.tokens * TokenBytes(product.weight), step,
-                      quad);
+        rest = FourOf(token + token_count * TokenBytes(weight), step, quad);
       }
     }
     Step::Add(Step::kHasScales ? unit_sums : sums, {x.x, rest.x, x.y, rest.y},
@@ -192,8 +206,8 @@ __device__ void AddUnit(const ProductArguments& product, int64_t unit,
 
 // The sums of the block's segments, in `partials` [segment, token, output].
 __device__ void AddSegments(const ProductArguments& product,
-                            int64_t first_output, float (&sums)[4],
-                            float* partials) {
+                            int64_t first_token, int64_t first_output,
+                            float (&sums)[4], float* partials) {
   constexpr int kSums = kTokens * kWarpOutputs;
   const int warp = threadIdx.x / 32;
   const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
@@ -207,24 +221,24 @@ __device__ void AddSegments(const ProductArguments& product,
   for (int segment = 0; segment < kSegments; ++segment) {
     total = total + partials[segment * kSums + threadIdx.x];
   }
-  Finish(product, threadIdx.x / kWarpOutputs,
+  Finish(product, first_token + threadIdx.x / kWarpOutputs,
          first_output + threadIdx.x % kWarpOutputs, total);
 }
 
 template <class Step, ProductOrder kOrder, int kStages>
-__device__ void AddUnits(const ProductArguments& product, const Share& share,
-                         unsigned char* ring, const unsigned char* tokens,
-                         float (&sums)[4]) {
+__device__ void AddUnits(const WeightView& weight, const Share& share,
+                         int token_count, unsigned char* ring,
+                         const unsigned char* tokens, float (&sums)[4]) {
   int stage = 0;
   for (int64_t unit = share.first_unit; unit < share.end_unit; ++unit) {
     AsyncWait<kStages - 2>();
     WarpBarrier();
     // Its place is that of the unit before, which all lanes are through with.
     const int free_stage = stage == 0 ? kStages - 1 : stage - 1;
-    CopyUnit<Step>(product.weight, share, unit + kStages - 1,
+    CopyUnit<Step>(weight, share, unit + kStages - 1,
                    ring + free_stage * kStageBytes<Step>);
-    AddUnit<Step, kOrder>(product, unit, ring + stage * kStageBytes<Step>,
-                          tokens, sums);
+    AddUnit<Step, kOrder>(weight, token_count, unit,
+                          ring + stage * kStageBytes<Step>, tokens, sums);
     stage = stage == kStages - 1 ? 0 : stage + 1;
   }
 }
@@ -247,18 +261,20 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
   GridWait();
   GridTrigger();
-  PutTokens<Step, kOrder>(product, tokens);
+  const TokenRange range = ThisTokenRange(product.tokens);
+  PutTokens<Step, kOrder>(product, range, tokens);
   BlockBarrier();
   float sums[4] = {};
-  AddUnits<Step, kOrder, kStages>(product, share, ring, tokens, sums);
+  AddUnits<Step, kOrder, kStages>(product.weight, share, range.count, ring,
+                                  tokens, sums);
   if constexpr (kOrder == ProductOrder::kSplit8) {
     float* const partials = reinterpret_cast<float*>(
-        tokens + TokensBytes(kOrder, product.weight, product.tokens));
-    AddSegments(product, share.first_output, sums, partials);
+        tokens + TokensBytes(kOrder, product.weight, range.count));
+    AddSegments(product, range.first, share.first_output, sums, partials);
   } else if (warp < warps) {
     const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
     if constexpr (TermsOf(kOrder) == 2) AddSecondTerms(sums);
-    FinishPair(product, group, share.first_output + quad * 2,
+    FinishPair(product, range.first + group, share.first_output + quad * 2,
                {sums[0], sums[1]});
   }
 }
@@ -269,8 +285,13 @@ struct NarrowShape {
   int stages;
   ProductOrder order;
 
-  int64_t SharedBytes(const WeightView& weight, int64_t tokens,
+  int64_t BlockOutputs() const {
+    return order == ProductOrder::kSplit8 ? kWarpOutputs : warps * kWarpOutputs;
+  }
+  // The most that a block has of so many tokens.
+  int64_t SharedBytes(const WeightView& weight, int64_t all_tokens,
                       int64_t groups) const {
+    const int tokens = CountOfEight(all_tokens, 0);
     const int64_t partials =
         order == ProductOrder::kSplit8 ? kSegments * kTokens * kWarpOutputs : 0;
     // A norm's sums are gone when the segments' begin.
@@ -304,17 +325,16 @@ template <class Step, ProductOrder kOrder>
 cudaError_t LaunchNarrow(cudaStream_t stream, const NarrowShape& narrow,
                          int64_t shared_bytes,
                          const ProductArguments& product) {
-  constexpr bool kSplit = kOrder == ProductOrder::kSplit8;
-  const int64_t block_outputs =
-      kSplit ? kWarpOutputs : narrow.warps * kWarpOutputs;
+  const auto pieces = [](int64_t count, int64_t size) {
+    return static_cast<unsigned>((count + size - 1) / size);
+  };
   LaunchShape shape;
-  shape.grid =
-      dim3(static_cast<unsigned>((product.weight.outputs + block_outputs - 1) /
-                                 block_outputs),
-           1, static_cast<unsigned>(product.parts));
+  shape.grid = dim3(pieces(product.weight.outputs, narrow.BlockOutputs()),
+                    pieces(product.tokens, kTokens),
+                    static_cast<unsigned>(product.parts));
   shape.block = dim3(kThreads);
   shape.shared_bytes = shared_bytes;
-  if constexpr (!kSplit) {
+  if constexpr (kOrder != ProductOrder::kSplit8) {
     if (narrow.stages == 16) {
       return Launch(shape, stream, NarrowKernel<Step, kOrder, 16>, product,
                     narrow.warps);
@@ -355,13 +375,23 @@ bool Fits(const WeightView& weight, int64_t tokens, int64_t groups) {
 
 }  // namespace
 
-int64_t NarrowTokens(const WeightView& weight) {
-  return Fits(weight, kTokens, 0) ? kTokens : 0;
+int64_t NarrowTokens(const WeightView& weight, int parts) {
+  // Two for each multiprocessor of an H100. Of so few outputs and tokens there
+  // are a few tiles, and each goes through all inputs in one chain, where these
+  // blocks have a chain for each segment.
+  constexpr int64_t kMostBlocks = 264;
+  if (!Fits(weight, kTokens, 0)) return 0;
+  const NarrowShape shape = ShapeOf(weight, kTokens, 0);
+  if (shape.order != ProductOrder::kSplit8) return kTokens;
+  const int64_t blocks =
+      parts * ((weight.outputs + kWarpOutputs - 1) / kWarpOutputs);
+  return std::max<int64_t>(kMostBlocks / blocks, 1) * kTokens;
 }
 
-bool CanNorm(const WeightView& weight, int64_t tokens, const RowNorm& norm) {
-  return weight.format != WeightFormat::kFloat32 &&
-         tokens <= NarrowTokens(weight) && Fits(weight, tokens, norm.groups);
+bool CanNorm(const ProductArguments& product, const RowNorm& norm) {
+  return product.weight.format != WeightFormat::kFloat32 &&
+         product.tokens <= NarrowTokens(product.weight, product.parts) &&
+         Fits(product.weight, product.tokens, norm.groups);
 }
 
 cudaError_t NarrowProduct(cudaStream_t stream,

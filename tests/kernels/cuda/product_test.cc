@@ -266,7 +266,7 @@ TEST_F(CudaProductTest, TheNarrowKernelAndTheTilesGiveTheSameBits) {
       const auto packed =
           PackFloats(backend(), RandomFloats(1, shape.outputs * shape.inputs),
                      shape.outputs, shape.inputs, format);
-      for (int64_t tokens = 1; tokens <= 8; ++tokens) {
+      for (const int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 18}) {
         const Floats x = RandomFloats(tokens, tokens * shape.inputs);
         ExpectSameBits(Run(&cuda::NarrowProduct, *packed, x),
                        Run(&cuda::TileProduct, *packed, x));
@@ -319,6 +319,24 @@ TEST_F(CudaProductTest, TilesAreLargeWhereThereAreEnoughOfThem) {
   EXPECT_EQ(size(192, 5120, 2048), TileSize::k64);
   // A token is two rows.
   EXPECT_EQ(size(5120, 160, 9), TileSize::k32);
+}
+
+TEST_F(CudaProductTest, MoreTokensAreNarrowWhereTilesOfTheirOutputsAreFew) {
+  const auto most = [](int64_t outputs, int64_t inputs, int parts = 1) {
+    cuda::WeightView weight = {};
+    weight.outputs = outputs;
+    weight.inputs = inputs;
+    weight.stride = inputs;
+    return cuda::NarrowTokens(weight, parts);
+  };
+  // x_proj of small and large models, out_proj of a small one.
+  EXPECT_EQ(most(80, 1536), 208);
+  EXPECT_EQ(most(192, 5120), 88);
+  EXPECT_EQ(most(768, 1536), 16);
+  EXPECT_EQ(most(768, 768, 3), 8);
+  // One chain or few inputs, where tiles have as many chains.
+  EXPECT_EQ(most(2560, 5120), 8);
+  EXPECT_EQ(most(5120, 160), 8);
 }
 
 TEST_F(CudaProductTest, ATokenHasTheSameBitsAmongAnyNumberOfOthers) {
