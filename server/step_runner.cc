@@ -196,9 +196,14 @@ absl::Status StepRunner::Settle() {
 
 void StepRunner::AdvanceAll(Step* step, const StepResult& result) {
   const absl::Time now = clock_.Now();
+  const int planned_tokens = step->observation.tokens;
   for (size_t i = 0; i < step->sequences.size(); ++i) {
     // Of one that has ended in the step before nothing was fed.
-    if (step->sequences[i]->over) continue;
+    if (step->sequences[i]->over) {
+      --step->observation.rows;
+      --step->observation.tokens;
+      continue;
+    }
     states_.HasRun(*step->sequences[i]);
     const BatchRow& row = step->batch.rows[i];
     const int tokens = row.follows ? 1 : static_cast<int>(row.tokens.size());
@@ -209,7 +214,7 @@ void StepRunner::AdvanceAll(Step* step, const StepResult& result) {
   step->observation.duration =
       clock_.Now() - std::max(step->begin, last_finished_);
   last_finished_ = clock_.Now();
-  step_time_.Observe(step->observation.tokens, step->observation.duration);
+  step_time_.Observe(planned_tokens, step->observation.duration);
   if (metrics_ != nullptr) metrics_->ObserveStep(step->observation);
 }
 

@@ -127,6 +127,9 @@ TEST_F(StepRunnerTest, NothingIsAheadWhenASequenceEnds) {
   EXPECT_EQ(stopped->generated.size(), 2);
   EXPECT_EQ(stopped->position, 2) << "the stop itself is never fed";
   EXPECT_EQ(other->generated.size(), 3) << "its step went on";
+  const StepObservation& last = metrics_.steps.back();
+  EXPECT_EQ(last.rows, 1) << "nothing was fed of the one that had stopped";
+  EXPECT_EQ(last.tokens, 1);
 }
 
 TEST_F(StepRunnerTest, RunsAheadOfNobodyWhoMayEndOtherwise) {
