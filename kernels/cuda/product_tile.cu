@@ -2,11 +2,11 @@
 //
 // A block computes a tile, of 16 tokens and 64 outputs or up to 128 of both.
 // Units of 64 inputs pass through shared memory: weights by copies that are
-// begun some units ahead, tokens by registers, where they are rounded to the
-// weight's format while the unit before is multiplied. Each block reads its
-// outputs' weights and its tokens once; blocks of the same outputs begin
-// together, so that the weights come from memory once. With second terms a tile
-// has half as many tokens.
+// begun some units ahead, tokens likewise if the tile is small and else by
+// registers, and rounded to the weight's format while the unit before is
+// multiplied. Each block reads its outputs' weights and its tokens once; blocks
+// of the same outputs begin together, so that the weights come from memory
+// once. With second terms a tile has half as many tokens.
 #include <type_traits>
 
 #include "kernels/cuda/device.h"
@@ -33,14 +33,16 @@ struct Tile {
   static constexpr int kTokens = kRows / TermsOf(kOrder);
   static constexpr int kColumnTiles = kOutputs / 8 / kColumnWarpsOf;
   static constexpr int kTokenStageBytes = kRows * kRowBytes;
+  // Units that tokens are fetched ahead.
+  static constexpr int kTokenUnitsAhead = kRows <= 32 ? kStages - 1 : 1;
   // Four inputs each, that a thread has of a unit.
   static constexpr int kFours = kTokens * (kUnitInputs / 4) / kThreads;
   float sums[kRowTiles][kColumnTiles][4];
 };
 template <ProductOrder kOrder>
-using Tile16 = Tile<1, 1, 4, 64, 4, kOrder>;
+using Tile16 = Tile<1, 1, 4, 64, 6, kOrder>;
 template <ProductOrder kOrder>
-using Tile32 = Tile<2, 1, 4, 64, 4, kOrder>;
+using Tile32 = Tile<2, 1, 4, 64, 5, kOrder>;
 template <ProductOrder kOrder>
 using Tile64 = Tile<2, 2, 2, 64, 4, kOrder>;
 // Sums of segments or units and their total take twice the registers.
@@ -50,7 +52,7 @@ using LargeTile =
                        Tile<2, 2, 4, 128, 3, kOrder>,
                        Tile<4, 2, 4, 128, 3, kOrder>>;
 
-// Begins to copy a unit of the block's outputs and closes the group.
+// Begins to copy a unit of the block's outputs.
 template <class T, class Step>
 __device__ void CopyUnit(const WeightView& weight, int64_t first_output,
                          int64_t unit, unsigned char* stage) {
@@ -74,24 +76,67 @@ __device__ void CopyUnit(const WeightView& weight, int64_t first_output,
       }
     }
   }
-  AsyncCommit();
 }
 
+// This thread's inputs of units on their way from memory: of one in registers,
+// of more in places of shared memory that no other thread touches.
 template <class T>
-__device__ void LoadUnit(const ProductArguments& product, int64_t first_token,
-                         int64_t unit, float4 (&fours)[T::kFours]) {
-  constexpr int kRowFours = kUnitInputs / 4;
+class FetchedTokens {
+ public:
+  static constexpr bool kAreInRegisters = T::kTokenUnitsAhead == 1;
+  static constexpr int kSharedBytes =
+      kAreInRegisters ? 0
+                      : T::kStages * T::kFours * T::kThreads *
+                            static_cast<int>(sizeof(float4));
+
+  __device__ FetchedTokens(const ProductArguments& product, int64_t first_token,
+                           unsigned char* shared)
+      : product_(product),
+        first_token_(first_token),
+        places_(reinterpret_cast<float4*>(shared)) {}
+
+  // Begins to fetch a unit, if there is one, as part of the next group.
+  __device__ void Fetch(int64_t unit, int stage) {
+    if (unit >= Units(product_.weight)) return;
+    constexpr int kRowFours = kUnitInputs / 4;
 #pragma unroll
-  for (int i = 0; i < T::kFours; ++i) {
-    const int four = i * T::kThreads + threadIdx.x;
-    fours[i] = LoadFour(product, first_token + four / kRowFours,
-                        unit * kUnitInputs + four % kRowFours * 4);
+    for (int i = 0; i < T::kFours; ++i) {
+      const int four = i * T::kThreads + threadIdx.x;
+      const int64_t token = first_token_ + four / kRowFours;
+      const int64_t k = unit * kUnitInputs + four % kRowFours * 4;
+      if constexpr (kAreInRegisters) {
+        fours_[i] = LoadFour(product_, token, k);
+      } else if (product_.x_aligned && token < product_.tokens &&
+                 k + 4 <= product_.weight.inputs) {
+        AsyncCopy16(Place(stage, i), At(product_.x, token, k));
+      } else {
+        *Place(stage, i) = LoadFour(product_, token, k);
+      }
+    }
   }
-}
+  // Of the unit that was fetched into this stage, of 0 <= i < kFours.
+  __device__ float4 Four(int stage, int i) const {
+    if constexpr (kAreInRegisters) {
+      return fours_[i];
+    } else {
+      return *Place(stage, i);
+    }
+  }
+
+ private:
+  __device__ float4* Place(int stage, int i) const {
+    return places_ + (stage * T::kFours + i) * T::kThreads + threadIdx.x;
+  }
+
+  const ProductArguments& product_;
+  const int64_t first_token_;
+  float4* const places_;
+  float4 fours_[kAreInRegisters ? T::kFours : 1];
+};
 
 template <class T, class Step>
-__device__ void StoreUnit(const float4 (&fours)[T::kFours],
-                          unsigned char* stage) {
+__device__ void StoreUnit(const FetchedTokens<T>& fetched, int stage,
+                          unsigned char* tokens) {
   constexpr int kRowFours = kUnitInputs / 4;
 #pragma unroll
   for (int i = 0; i < T::kFours; ++i) {
@@ -99,11 +144,13 @@ __device__ void StoreUnit(const float4 (&fours)[T::kFours],
     const int token = four / kRowFours;
     constexpr bool kTwo = TermsOf(T::kOrder) == 2;
     const int row = kTwo ? token / 8 * 16 + token % 8 : token;
-    unsigned char* const place = stage + row * kRowBytes + four % kRowFours * 8;
-    *reinterpret_cast<uint2*>(place) = NarrowFour<Step>(fours[i]);
+    unsigned char* const place =
+        tokens + row * kRowBytes + four % kRowFours * 8;
+    const float4 value = fetched.Four(stage, i);
+    *reinterpret_cast<uint2*>(place) = NarrowFour<Step>(value);
     if constexpr (kTwo) {
       *reinterpret_cast<uint2*>(place + 8 * kRowBytes) =
-          NarrowRests<Step>(fours[i]);
+          NarrowRests<Step>(value);
     }
   }
 }
@@ -223,27 +270,38 @@ __global__ void __launch_bounds__(T::kThreads, 1)
   for (int stage = 0; stage < T::kStages - 1; ++stage) {
     CopyUnit<T, Step>(product.weight, first_output, stage,
                       weights + stage * kStageBytes);
+    AsyncCommit();
   }
   GridWait();
   GridTrigger();
-  float4 fours[T::kFours];
-  LoadUnit<T>(product, first_token, 0, fours);
-  StoreUnit<T, Step>(fours, tokens);
+  FetchedTokens<T> fetched(product, first_token,
+                           tokens + 2 * T::kTokenStageBytes);
+#pragma unroll
+  for (int unit = 0; unit < T::kTokenUnitsAhead; ++unit) {
+    fetched.Fetch(unit, unit);
+    AsyncCommit();
+  }
+  AsyncWait<T::kStages - 2>();
+  StoreUnit<T, Step>(fetched, 0, tokens);
   T tile = {}, total = {};
   int64_t segment = 1;
+  int stage = 0;
   for (int64_t unit = 0; unit < units; ++unit) {
-    AsyncWait<T::kStages - 2>();
     BlockBarrier();
     // Into the place of the unit before, which all warps are through with.
-    const int64_t ahead = unit + T::kStages - 1;
-    CopyUnit<T, Step>(product.weight, first_output, ahead,
-                      weights + ahead % T::kStages * kStageBytes);
-    if (unit + 1 < units) LoadUnit<T>(product, first_token, unit + 1, fours);
-    AddUnit<T, Step>(product.weight, unit,
-                     weights + unit % T::kStages * kStageBytes,
+    const int free_stage = stage == 0 ? T::kStages - 1 : stage - 1;
+    CopyUnit<T, Step>(product.weight, first_output, unit + T::kStages - 1,
+                      weights + free_stage * kStageBytes);
+    fetched.Fetch(unit + T::kTokenUnitsAhead, free_stage);
+    AsyncCommit();
+    AddUnit<T, Step>(product.weight, unit, weights + stage * kStageBytes,
                      tokens + unit % 2 * T::kTokenStageBytes, tile);
+    // For the next unit, which others see behind the barrier.
+    AsyncWait<T::kStages - 2>();
+    stage = stage == T::kStages - 1 ? 0 : stage + 1;
     if (unit + 1 < units) {
-      StoreUnit<T, Step>(fours, tokens + (unit + 1) % 2 * T::kTokenStageBytes);
+      StoreUnit<T, Step>(fetched, stage,
+                         tokens + (unit + 1) % 2 * T::kTokenStageBytes);
     }
     if constexpr (T::kOrder == ProductOrder::kSplit8) {
       while (FirstUnit(segment, units) <= unit) ++segment;
@@ -264,8 +322,8 @@ cudaError_t LaunchTile(cudaStream_t stream, const ProductArguments& product) {
                     tiles(product.weight.outputs, T::kOutputs),
                     static_cast<unsigned>(product.parts));
   shape.block = dim3(T::kThreads);
-  shape.shared_bytes =
-      T::kStages * StageBytes<Step>(T::kOutputs) + 2 * T::kTokenStageBytes;
+  shape.shared_bytes = T::kStages * StageBytes<Step>(T::kOutputs) +
+                       2 * T::kTokenStageBytes + FetchedTokens<T>::kSharedBytes;
   return Launch(shape, stream, TileKernel<T, Step>, product);
 }
 
