@@ -37,9 +37,9 @@ Engine::Engine(EngineModel model, const EngineOptions& options,
       outbox_(delivery),
       ends_(model_.name, &keeper_, sessions, &outbox_, clock,
             std::move(on_end)),
-      progress_(&outbox_, &ends_, sessions->limits().answer_bytes),
+      progress_(&outbox_, sessions->limits().answer_bytes),
       steps_(model_.model, options.target_step_time, &keeper_, &progress_,
-             clock, metrics),
+             &ends_, clock, metrics),
       running_({.steps = options.steps_in_a_slot,
                 .long_prompt_tokens = options.long_prompt_tokens}) {}
 
@@ -145,7 +145,7 @@ void Engine::TellLoad() {
   std::vector<PromptAhead> prompts;
   int streams = 0;
   load.free_slots = states_.slots();
-  load.empty_slots = states_.free_slots();
+  load.empty_slots = states_.free_slots() + keeper_.spare_slots();
   for (const SequencePointer& sequence : running_.all()) {
     // It would yield its slot.
     if (sequence->paused_since != absl::InfiniteFuture()) continue;

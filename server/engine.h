@@ -114,6 +114,8 @@ class Engine {
   // Those with a slot, and those that have yielded it.
   int running() const { return running_.size(); }
   int parked() const { return parked_.size(); }
+  // That running sequences have beside their own.
+  int spare_slots() const { return keeper_.spare_slots(); }
 
  private:
   using SequencePointer = std::unique_ptr<Sequence>;

@@ -111,6 +111,11 @@ void SequenceEnds::End(Sequence* sequence, absl::Status status) {
   TellEnd(sequence, std::move(completed), /*is_told=*/keep, std::move(status));
 }
 
+void SequenceEnds::End(Sequence* sequence, SequenceEnd end) {
+  if (end.status.ok()) return Complete(sequence, end.reason);
+  End(sequence, std::move(end.status));
+}
+
 void SequenceEnds::TellEnd(Sequence* sequence, CompletedEvent completed,
                            bool is_told, absl::Status status) {
   const TurnFigures figures = {completed.usage, completed.timing};

@@ -21,6 +21,13 @@ namespace engram {
 // What a reader is told first of a sequence that has its slot.
 StartedEvent MakeStarted(const Sequence& sequence);
 
+// How a sequence ends.
+struct SequenceEnd {
+  // OK: by itself, for `reason`.
+  absl::Status status = absl::OkStatus();
+  FinishReason reason = FinishReason::kLength;
+};
+
 class SequenceEnds {
  public:
   // `on_end` is called once for each sequence, before its reader is told. All
@@ -34,6 +41,8 @@ class SequenceEnds {
   // From outside, or because it cannot go on. Its turn is taken back, unless
   // the request wants its fragment kept and `status` allows it.
   void End(Sequence* sequence, absl::Status status);
+  // The one or the other.
+  void End(Sequence* sequence, SequenceEnd end);
 
  private:
   // False if the session was deleted.

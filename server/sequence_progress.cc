@@ -23,51 +23,51 @@ void ObserveToken(Sequence* sequence, absl::Time now,
 
 }  // namespace
 
-void SequenceProgress::Advance(Sequence* sequence, int tokens,
-                               const RowOutcome& outcome, absl::Time now,
-                               StepObservation* observation) {
+std::optional<SequenceEnd> SequenceProgress::Advance(
+    Sequence* sequence, int tokens, const RowOutcome& outcome, absl::Time now,
+    StepObservation* observation) {
   if (!outcome.finite) {
-    return ends_.End(
-        sequence,
-        absl::InternalError(absl::StrCat(
-            "the model's hidden state or logits became NaN or infinite near "
-            "position ",
-            sequence->start.position + sequence->position)));
+    return SequenceEnd{absl::InternalError(absl::StrCat(
+        "the model's hidden state or logits became NaN or infinite near "
+        "position ",
+        sequence->start.position + sequence->position))};
   }
   if (sequence->request.kind == RequestKind::kScore) {
     TellScores(sequence, outcome.outcomes);
   }
   sequence->fed += tokens;
   sequence->position += tokens;
-  if (sequence->remaining() > 0) return;
-  if (!sequence->decoding && !BeginDecoding(sequence, now)) return;
-  TellToken(sequence, outcome.outcomes[0], now, observation);
+  if (sequence->remaining() > 0) return {};
+  if (!sequence->decoding) {
+    const std::optional<SequenceEnd> end = BeginDecoding(sequence, now);
+    if (end.has_value()) return end;
+  }
+  return TellToken(sequence, outcome.outcomes[0], now, observation);
 }
 
-bool SequenceProgress::BeginDecoding(Sequence* sequence, absl::Time now) {
+std::optional<SequenceEnd> SequenceProgress::BeginDecoding(Sequence* sequence,
+                                                           absl::Time now) {
   sequence->decoding = true;
   sequence->prefill_end = now;
   if (sequence->request.kind == RequestKind::kScore ||
       sequence->request.stopping.max_tokens == 0) {
-    ends_.Complete(sequence, FinishReason::kLength);
-    return false;
+    return SequenceEnd{.reason = FinishReason::kLength};
   }
   if (sequence->received_end) {
-    ends_.Complete(sequence, *sequence->received_end);
-    return false;
+    return SequenceEnd{.reason = *sequence->received_end};
   }
-  return true;
+  return {};
 }
 
-void SequenceProgress::TellToken(Sequence* sequence, const Outcome& drawn,
-                                 absl::Time now, StepObservation* observation) {
+std::optional<SequenceEnd> SequenceProgress::TellToken(
+    Sequence* sequence, const Outcome& drawn, absl::Time now,
+    StepObservation* observation) {
   const Request& request = sequence->request;
   const int32_t id = drawn.token;
   if (id < 0) {
-    return ends_.End(sequence,
-                     absl::InternalError(absl::StrCat(
-                         "every logit is NaN or masked at position ",
-                         sequence->start.position + sequence->position)));
+    return SequenceEnd{absl::InternalError(
+        absl::StrCat("every logit is NaN or masked at position ",
+                     sequence->start.position + sequence->position))};
   }
   const int32_t index = static_cast<int32_t>(sequence->generated.size());
   sequence->generated.push_back(id);
@@ -88,12 +88,13 @@ void SequenceProgress::TellToken(Sequence* sequence, const Outcome& drawn,
   outbox_.Tell(sequence->stream, std::move(token));
   ObserveToken(sequence, now, observation);
 
-  if (ends_turn) return ends_.Complete(sequence, FinishReason::kStop);
+  if (ends_turn) return SequenceEnd{.reason = FinishReason::kStop};
   if (index + 1 >= request.stopping.max_tokens) {
-    return ends_.Complete(sequence, FinishReason::kLength);
+    return SequenceEnd{.reason = FinishReason::kLength};
   }
   sequence->to_feed.assign(1, id);
   sequence->fed = 0;
+  return {};
 }
 
 void SequenceProgress::KeepForRepeat(Sequence* sequence, float logprob,

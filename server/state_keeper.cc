@@ -88,6 +88,16 @@ int StateKeeper::SlotToRead(const Sequence& sequence) const {
   return source < 0 ? sequence.slot : source;
 }
 
+void StateKeeper::HasRun(Sequence* sequence, int slot) {
+  const int own = sequence->slot;
+  EndReading(own);
+  if (slot == own) return;
+  ENGRAM_CHECK(slot == slots_[own].spare);
+  std::swap(slots_[slot], slots_[own]);
+  slots_[slot].spare = own;
+  sequence->slot = slot;
+}
+
 bool StateKeeper::Keep(Sequence* sequence, CommittedTurns turns,
                        TurnRecord record) {
   const std::shared_ptr<const StateBlock> parked_state = sequence->parked_state;
@@ -100,6 +110,7 @@ bool StateKeeper::Keep(Sequence* sequence, CommittedTurns turns,
     return false;
   }
   if (slot >= 0) {
+    FreeSpare(slot);
     slots_[slot].in_use = false;
     states_.Seal(slot);
   }
@@ -116,9 +127,36 @@ void StateKeeper::Release(Sequence* sequence) {
 void StateKeeper::FreeSlot(Sequence* sequence) {
   if (sequence->slot < 0) return;
   EndReading(sequence->slot);
+  FreeSpare(sequence->slot);
   slots_[sequence->slot].in_use = false;
   states_.Free(sequence->slot);
   sequence->slot = -1;
+}
+
+// --- Spare slots.
+
+absl::StatusOr<bool> StateKeeper::TryTakeSpare(const Sequence& sequence) {
+  int& spare = slots_[sequence.slot].spare;
+  if (spare >= 0) return true;
+  if (states_.free_slots() == 0) {
+    const absl::StatusOr<bool> evicted = EvictOne();
+    if (absl::IsResourceExhausted(evicted.status())) return false;
+    ENGRAM_RETURN_IF_ERROR(evicted.status());
+  }
+  spare =
+      states_.TryTake(TokensInTheEnd(sequence.start.tokens(), sequence.request),
+                      SlotToRead(sequence));
+  if (spare < 0) return false;
+  ++spare_slots_;
+  return true;
+}
+
+bool StateKeeper::FreeSpare(int slot) {
+  const int spare = std::exchange(slots_[slot].spare, -1);
+  if (spare < 0) return false;
+  states_.Free(spare);
+  --spare_slots_;
+  return true;
 }
 
 // --- Parked.
@@ -171,7 +209,10 @@ bool StateKeeper::TryTakeSlot(Sequence* sequence, int source) {
 
 absl::StatusOr<bool> StateKeeper::MakeRoom(const Sequence& sequence,
                                            int source) {
-  // What nobody but readers holds costs less than what is moved to RAM.
+  // What costs nothing, a copy, and a move to RAM, in this order.
+  for (int slot = 0; slot < states_.slots(); ++slot) {
+    if (FreeSpare(slot)) return true;
+  }
   ENGRAM_ASSIGN_OR_RETURN(const bool freed, FreeAbandoned());
   if (freed) return true;
   if (states_.free_slots() == 0) {

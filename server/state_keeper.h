@@ -7,13 +7,17 @@
 // copied for it: its first row reads that slot and writes its own
 // (BatchRow::slot_out). Until it has run, the committed state is neither freed
 // nor changed; where its slot is wanted before, the copy is made after all. The
-// committed
-// states of sessions lie in the other slots and yield them, the least recently
-// used first, whenever a sequence wants one. Of a model with attention layers a
-// sequence with a slot also has every block of keys and values set apart that
-// it can come to need, so that none runs out half way.
+// committed states of sessions lie in the other slots and yield them, the least
+// recently used first, whenever a sequence wants one. Of a model with attention
+// layers a sequence with a slot also has every block of keys and values set
+// apart that it can come to need, so that none runs out half way.
 //
-// Engine thread only.
+// A sequence that may have to go back by a step has a spare slot beside its
+// own: its rows leave their states in the two by turns. Who wants a slot for a
+// sequence of its own takes a spare one first.
+//
+// Engine thread only. While a step is ahead (server/step_runner.h) nothing is
+// asked of this but SpareSlot and HasRun.
 #pragma once
 
 #include <cstddef>
@@ -54,8 +58,18 @@ class StateKeeper {
   // Where a row of the sequence finds its state, to leave it in the sequence's
   // own slot: another one only before its first row.
   int SlotToRead(const Sequence& sequence) const;
-  // A row of the sequence has run: its own slot holds its state.
-  void HasRun(const Sequence& sequence) { EndReading(sequence.slot); }
+  // The sequence has a spare slot until it ends or parks, or somebody takes it
+  // away. False: there is none, though idle states have made way. INTERNAL: as
+  // for TryLoad.
+  absl::StatusOr<bool> TryTakeSpare(const Sequence& sequence);
+  // -1: it has none.
+  int SpareSlot(const Sequence& sequence) const {
+    return slots_[sequence.slot].spare;
+  }
+  int spare_slots() const { return spare_slots_; }  // of all sequences
+  // A row of the sequence has run and left its state in `slot`: its own, or its
+  // spare one, which is its own from now on, and the other one its spare.
+  void HasRun(Sequence* sequence, int slot);
   // Commits the sequence's turn with the state that it has come to, which is
   // its session's from now on. False if the session was deleted meanwhile.
   // REQUIRES: a row of it has run, or nothing was before it.
@@ -82,6 +96,7 @@ class StateKeeper {
     // The committed state's that the first row of that sequence is to read; -1:
     // it has run, or the state lies in this very slot.
     int source = -1;
+    int spare = -1;          // of that sequence; -1: none
     int readers = 0;         // slots whose source this is
     bool abandoned = false;  // its session has left it to its readers
   };
@@ -99,6 +114,8 @@ class StateKeeper {
   // The state there is what the sequence in `slot` begins with.
   absl::Status SetState(int slot, const SessionStore::Location& location);
   void FreeSlot(Sequence* sequence);
+  // Of the sequence in `slot`; false if it has none.
+  bool FreeSpare(int slot);
   // Moves a committed state to RAM; false if there is none in a slot.
   absl::StatusOr<bool> EvictOne();
   absl::StatusOr<std::shared_ptr<const StateBlock>> SaveBlock(int slot) const;
@@ -121,6 +138,7 @@ class StateKeeper {
   const int first_slot_;  // in the store's numbers
   SessionStore& sessions_;
   std::vector<Slot> slots_;
+  int spare_slots_ = 0;
   size_t moved_bytes_ = 0;
 };
 

@@ -31,42 +31,20 @@ Candidate MakeCandidate(const Sequence& sequence) {
   return candidate;
 }
 
-// Whether the sequence goes on after the step of `row`, unless what is drawn is
-// one of its stop ids. Stop strings are found by the host, too late.
-bool GoesOn(const Sequence& sequence, const BatchRow& row) {
-  return row.wanted == Wanted::kToken && !row.draw.is_last &&
-         sequence.request.stopping.stop.empty() &&
-         sequence.stream->HasRoom(/*tokens=*/2);
-}
-
-// The row behind `row`, which is begun. Its draw comes one token later.
-BatchRow MakeRowAhead(const Sequence& sequence, const BatchRow& row) {
-  BatchRow next = row;
-  next.slot = row.out();
-  next.slot_out = -1;
-  next.tokens = {};
-  next.follows = true;
-  next.draw.index = row.draw.index + 1;
-  next.draw.is_last = IsLast(sequence, 1);
-  return next;
-}
-
-// Of rows that all want a token.
-bool AnyStops(const StepResult& result) {
-  return std::any_of(result.rows.begin(), result.rows.end(),
-                     [](const RowOutcome& row) {
-                       return !row.finite || row.outcomes[0].stops;
-                     });
+// Whether only the host can tell that the sequence ends with what was drawn.
+bool HasStopStrings(const Sequence& sequence) {
+  return !sequence.request.stopping.stop.empty();
 }
 
 }  // namespace
 
 StepRunner::StepRunner(Model* model, absl::Duration target, StateKeeper* states,
-                       SequenceProgress* progress, Clock* clock,
-                       ModelMetrics* metrics)
+                       SequenceProgress* progress, SequenceEnds* ends,
+                       Clock* clock, ModelMetrics* metrics)
     : model_(*model),
       states_(*states),
       progress_(*progress),
+      ends_(*ends),
       clock_(*clock),
       metrics_(metrics),
       step_time_(target) {}
@@ -145,38 +123,77 @@ absl::Status StepRunner::Begin(Step* step) {
 
 absl::StatusOr<bool> StepRunner::Run(const RunningSequences& running,
                                      bool may_run_ahead) {
-  Step step;
-  if (ahead_.has_value()) {
-    step = *std::exchange(ahead_, std::nullopt);
-  } else {
-    step = Fill(running);
-    if (step.batch.rows.empty()) return false;
+  const bool is_begun = ahead_.has_value();
+  Step step = is_begun ? *std::exchange(ahead_, std::nullopt) : Fill(running);
+  if (step.batch.rows.empty()) return false;
+  // Asked once: readers make room meanwhile.
+  bool goes_on = may_run_ahead && GoesOn(step, running);
+  if (!is_begun) {
+    // States that make way are moved while nothing is begun.
+    if (goes_on) {
+      ENGRAM_ASSIGN_OR_RETURN(goes_on, TakeSpares(step));
+    }
     ENGRAM_RETURN_IF_ERROR(Begin(&step));
   }
-  if (may_run_ahead) ENGRAM_RETURN_IF_ERROR(BeginAhead(step, running));
+  if (goes_on) ENGRAM_RETURN_IF_ERROR(BeginAhead(step));
   ENGRAM_ASSIGN_OR_RETURN(const StepResult result, model_.Finish());
-  if (!ahead_.has_value() || !AnyStops(result)) {
-    AdvanceAll(&step, result);
+  Ends ends = AdvanceAll(&step, result);
+  if (ends.empty() || !ahead_.has_value()) {
+    EndAll(std::move(ends));
     return true;
   }
-  // Who ends gives its slot away: so nothing may be ahead of that.
+  // Who ends gives its slots away: so nothing may be ahead of that.
   Step last = *std::exchange(ahead_, std::nullopt);
   ENGRAM_ASSIGN_OR_RETURN(const StepResult last_result, model_.Finish());
-  AdvanceAll(&step, result);
-  AdvanceAll(&last, last_result);
+  EndAll(std::move(ends));
+  EndAll(AdvanceAll(&last, last_result));
   return true;
 }
 
-absl::Status StepRunner::BeginAhead(const Step& step,
-                                    const RunningSequences& running) {
-  if (static_cast<int>(step.sequences.size()) != running.size()) {
-    return absl::OkStatus();
-  }
-  Step next;
+bool StepRunner::GoesOn(const Step& step,
+                        const RunningSequences& running) const {
+  if (static_cast<int>(step.sequences.size()) != running.size()) return false;
   for (size_t i = 0; i < step.sequences.size(); ++i) {
     const BatchRow& row = step.batch.rows[i];
-    if (!GoesOn(*step.sequences[i], row)) return absl::OkStatus();
-    next.batch.rows.push_back(MakeRowAhead(*step.sequences[i], row));
+    if (row.wanted != Wanted::kToken || row.draw.is_last ||
+        !step.sequences[i]->stream->HasRoom(/*tokens=*/2)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+absl::StatusOr<bool> StepRunner::TakeSpares(const Step& step) {
+  for (const Sequence* sequence : step.sequences) {
+    if (!HasStopStrings(*sequence)) continue;
+    ENGRAM_ASSIGN_OR_RETURN(const bool taken, states_.TryTakeSpare(*sequence));
+    if (!taken) return false;
+  }
+  return true;
+}
+
+BatchRow StepRunner::MakeRowAhead(const Sequence& sequence,
+                                  const BatchRow& row) const {
+  BatchRow next = row;
+  next.slot = row.out();
+  next.slot_out = next.slot;
+  if (HasStopStrings(sequence)) {
+    const int spare = states_.SpareSlot(sequence);
+    ENGRAM_CHECK(spare >= 0);
+    next.slot_out = next.slot == spare ? sequence.slot : spare;
+  }
+  next.tokens = {};
+  next.follows = true;
+  next.draw.index = row.draw.index + 1;
+  next.draw.is_last = IsLast(sequence, 1);
+  return next;
+}
+
+absl::Status StepRunner::BeginAhead(const Step& step) {
+  Step next;
+  for (size_t i = 0; i < step.sequences.size(); ++i) {
+    next.batch.rows.push_back(
+        MakeRowAhead(*step.sequences[i], step.batch.rows[i]));
   }
   next.sequences = step.sequences;
   next.observation.tokens = static_cast<int>(next.sequences.size());
@@ -190,25 +207,29 @@ absl::Status StepRunner::Settle() {
   if (!ahead_.has_value()) return absl::OkStatus();
   Step step = *std::exchange(ahead_, std::nullopt);
   ENGRAM_ASSIGN_OR_RETURN(const StepResult result, model_.Finish());
-  AdvanceAll(&step, result);
+  EndAll(AdvanceAll(&step, result));
   return absl::OkStatus();
 }
 
-void StepRunner::AdvanceAll(Step* step, const StepResult& result) {
+StepRunner::Ends StepRunner::AdvanceAll(Step* step, const StepResult& result) {
+  Ends ends;
   const absl::Time now = clock_.Now();
   const int planned_tokens = step->observation.tokens;
   for (size_t i = 0; i < step->sequences.size(); ++i) {
-    // Of one that has ended in the step before nothing was fed.
-    if (step->sequences[i]->over) {
+    Sequence* const sequence = step->sequences[i];
+    // One that has ended in the step before was fed nothing, or what it is not
+    // to be fed.
+    if (sequence->over) {
       --step->observation.rows;
       --step->observation.tokens;
       continue;
     }
-    states_.HasRun(*step->sequences[i]);
     const BatchRow& row = step->batch.rows[i];
+    states_.HasRun(sequence, row.out());
     const int tokens = row.follows ? 1 : static_cast<int>(row.tokens.size());
-    progress_.Advance(step->sequences[i], tokens, result.rows[i], now,
-                      &step->observation);
+    std::optional<SequenceEnd> end = progress_.Advance(
+        sequence, tokens, result.rows[i], now, &step->observation);
+    if (end.has_value()) ends.emplace_back(sequence, *std::move(end));
   }
   // What it ran beside the step before is that one's.
   step->observation.duration =
@@ -216,6 +237,11 @@ void StepRunner::AdvanceAll(Step* step, const StepResult& result) {
   last_finished_ = clock_.Now();
   step_time_.Observe(planned_tokens, step->observation.duration);
   if (metrics_ != nullptr) metrics_->ObserveStep(step->observation);
+  return ends;
+}
+
+void StepRunner::EndAll(Ends ends) {
+  for (auto& [sequence, end] : ends) ends_.End(sequence, std::move(end));
 }
 
 }  // namespace engram

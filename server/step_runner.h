@@ -5,11 +5,15 @@
 // A device need not wait for the host to read what it drew: the next step may
 // be begun before (Model::Begin), where that is the same sequences once more.
 // As long as such a step is ahead, the slots of its sequences are the model's.
+// A stop string is seen too late, when what it ends with is being fed: a
+// sequence that has some leaves its state in two slots by turns, and keeps the
+// older one when it ends.
 //
 // Engine thread only.
 #pragma once
 
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -20,6 +24,7 @@
 #include "server/metrics.h"
 #include "server/running_sequences.h"
 #include "server/sequence.h"
+#include "server/sequence_ends.h"
 #include "server/sequence_progress.h"
 #include "server/state_keeper.h"
 #include "server/step_time.h"
@@ -31,14 +36,15 @@ class StepRunner {
   // `target`: of a step beside running streams (server/step_time.h). All
   // pointers must outlive this; `metrics` may be nullptr.
   StepRunner(Model* model, absl::Duration target, StateKeeper* states,
-             SequenceProgress* progress, Clock* clock, ModelMetrics* metrics);
+             SequenceProgress* progress, SequenceEnds* ends, Clock* clock,
+             ModelMetrics* metrics);
 
   // One step of those that have something to feed and room for what is said.
   // False if none has. Some may be over then, and are still there; if so, no
-  // step is ahead. INTERNAL: the device failed, nobody has gone on, and nothing
-  // is to be asked of the model any more.
-  // With `may_run_ahead` the step after it may be begun; and if one is ahead,
-  // this finishes that, and `running` are still the same.
+  // step is ahead. INTERNAL: the device failed, nobody has ended, and nothing
+  // is to be asked of the model any more. With `may_run_ahead` the step after
+  // it may be begun; and if one is ahead, this finishes that, and `running` are
+  // still the same.
   absl::StatusOr<bool> Run(const RunningSequences& running,
                            bool may_run_ahead = false);
   bool is_ahead() const { return ahead_.has_value(); }
@@ -60,19 +66,31 @@ class StepRunner {
     absl::Time begin;
   };
 
+  // Those that have come to their ends and have still their slots.
+  using Ends = std::vector<std::pair<Sequence*, SequenceEnd>>;
+
   // The tokens that each of `running` feeds, 0 for those that wait.
   std::vector<int> Plan(const RunningSequences& running) const;
   BatchRow MakeRow(const Sequence& sequence, int tokens) const;
   Step Fill(const RunningSequences& running) const;
   absl::Status Begin(Step* step);
-  // Begins the step after one that is begun, if that is the same once more and
-  // only what is drawn can end its sequences.
-  absl::Status BeginAhead(const Step& step, const RunningSequences& running);
-  void AdvanceAll(Step* step, const StepResult& result);
+  // Whether the step after this one is the same once more, and only what is
+  // drawn can end its sequences.
+  bool GoesOn(const Step& step, const RunningSequences& running) const;
+  // Whether each sequence of the step that may have to go back by a step has
+  // now a slot for it. Errors: StateKeeper::TryTakeSpare.
+  absl::StatusOr<bool> TakeSpares(const Step& step);
+  // The row behind `row`, which is begun. Its draw comes one token later.
+  BatchRow MakeRowAhead(const Sequence& sequence, const BatchRow& row) const;
+  // Begins the step after one that is begun and goes on.
+  absl::Status BeginAhead(const Step& step);
+  Ends AdvanceAll(Step* step, const StepResult& result);
+  void EndAll(Ends ends);
 
   Model& model_;
   StateKeeper& states_;
   SequenceProgress& progress_;
+  SequenceEnds& ends_;
   Clock& clock_;
   ModelMetrics* const metrics_;
   StepTime step_time_;

@@ -6,8 +6,8 @@
 //
 // Who makes it: whoever reads the answer's TokenStream, while the engine runs
 // its next step. But only text tells whether a stop string is complete, and
-// what follows it must never be sampled; so the text of a turn with stop
-// strings is the engine's, made before its next step. For a token that is a few
+// what follows it must never be kept; so the text of a turn with stop strings
+// is the engine's, made when a step is finished. For a token that is a few
 // bytes and as many moves of an automaton, less than any way to wait for
 // another thread, and it leaves every other turn alone.
 //

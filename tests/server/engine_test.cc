@@ -9,6 +9,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/status.h"
 #include "tests/server/test_engine.h"
 #include "tests/support/plain_sampler.h"
 
@@ -311,6 +312,90 @@ TEST(Engine, CutsTheTextAtAStopStringAndKeepsItsTokens) {
   // Those that made it are part of the session.
   const Request next = TestEngine::Turn("a", "r2", Bytes("!"), 5);
   ExpectAnswered(engine.Run(next), engine.Expect(Bytes("?one. STOP"), next));
+}
+
+// What is left of two turns on a session, the first of which ends at a stop
+// string, beside others.
+struct StoppedSession {
+  Reader first, second;
+  std::string state;  // after the first
+  int64_t steps_ahead = 0;
+};
+
+StoppedSession RunStopped(const std::string& said, const std::string& stop,
+                          bool runs_ahead, bool has_attention) {
+  TestEngineOptions options = WithText();
+  options.runs_ahead = runs_ahead;
+  options.has_attention = has_attention;
+  options.model.kv_bytes = size_t{1} << 16;
+  TestEngine engine(options);
+  Tokens spoken = Bytes(said);
+  // "hello" is one token.
+  spoken.insert(spoken.end(), {kHelloToken, '!'});
+  engine.script.Say(30, spoken);
+  Request first =
+      Sampled(TestEngine::Turn("a", "r1", Tokens(30, '?'), 20), /*seed=*/7);
+  first.stopping.stop = {stop};
+  first.sampling.repetition_penalty = 1.5;
+  first.sampling.frequency_penalty = 1;
+  first.logprobs = 2;
+  EXPECT_TRUE(engine.Run(TestEngine::Turn("z", "r", {'z'}, 2)).status().ok());
+  Reader reader = engine.Submit(first);
+  Reader cancelled = engine.Submit(TestEngine::Generate({'c'}, 60));
+  Reader other = engine.Submit(TestEngine::Generate({'o'}, 8));
+  for (int i = 0; i < 4; ++i) engine.RunOnce();
+  // Both let nothing run ahead for a while.
+  cancelled.Cancel(absl::CancelledError("gone"));
+  ENGRAM_CHECK_OK(engine.Fork("z", "y"));
+  engine.RunUntilIdle();
+  reader.Read();
+  other.Read();
+  EXPECT_TRUE(other.status().ok());
+  engine.ExpectNoSlotLost();
+  const auto snapshot = engine.StateOf(*engine.sessions.Find("a"));
+  EXPECT_TRUE(snapshot.ok());
+  const std::string state(
+      reinterpret_cast<const char*>(snapshot->block->data()),
+      snapshot->block->size());
+  Request second = Sampled(TestEngine::Turn("a", "r2", Bytes("!"), 5), 9);
+  second.sampling.repetition_penalty = 1.5;
+  return {reader, engine.Run(second), state, engine.model.steps_ahead()};
+}
+
+TEST(Engine, GoesBackToWhereAStopStringEndedWhenADeviceRanPastIt) {
+  struct Case {
+    const char* said;
+    const char* stop;
+  };
+  for (const Case& one : {Case{"one. STOP two", "STOP"},  // ends with a token
+                          Case{"one. ", "ell"},           // within a token
+                          Case{"one. ", ". hello"},       // with one of many
+                          Case{"", "hello!"},             // with the last one
+                          Case{"one", "never"}}) {
+    for (const bool has_attention : {false, true}) {
+      SCOPED_TRACE(testing::Message() << one.said << "/" << one.stop);
+      const StoppedSession ahead =
+          RunStopped(one.said, one.stop, true, has_attention);
+      const StoppedSession expected =
+          RunStopped(one.said, one.stop, false, has_attention);
+      EXPECT_GT(ahead.steps_ahead, 0);
+      EXPECT_EQ(expected.steps_ahead, 0);
+      EXPECT_TRUE(ahead.state == expected.state);
+      for (const auto& [got, wanted] :
+           {std::pair(&ahead.first, &expected.first),
+            std::pair(&ahead.second, &expected.second)}) {
+        ASSERT_TRUE(got->ended());
+        ASSERT_TRUE(got->status().ok()) << got->status();
+        EXPECT_EQ(got->ids(), wanted->ids());
+        EXPECT_EQ(got->text(), wanted->text());
+        EXPECT_EQ(got->logprobs(), wanted->logprobs());
+        EXPECT_EQ(got->completed()->version, wanted->completed()->version);
+        EXPECT_EQ(got->completed()->position, wanted->completed()->position);
+        EXPECT_EQ(got->completed()->finish_reason,
+                  wanted->completed()->finish_reason);
+      }
+    }
+  }
 }
 
 // --- Readers that are told late.

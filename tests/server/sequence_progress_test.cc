@@ -34,9 +34,11 @@ class SequenceProgressTest : public StartedSequences {
   void Advance(Sequence* sequence, int tokens,
                const std::vector<Outcome>& outcomes, bool finite = true) {
     clock_.Advance(absl::Seconds(1));
-    progress_.Advance(sequence, tokens,
-                      {.finite = finite, .outcomes = outcomes}, clock_.Now(),
-                      &observation_);
+    const std::optional<SequenceEnd> end = progress_.Advance(
+        sequence, tokens, {.finite = finite, .outcomes = outcomes},
+        clock_.Now(), &observation_);
+    EXPECT_FALSE(sequence->over);
+    if (end.has_value()) ends_.End(sequence, *end);
   }
   static Reader Read(const Sequence& sequence) {
     Reader reader(sequence.stream);

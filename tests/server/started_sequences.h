@@ -38,7 +38,7 @@ class StartedSequences : public ::testing::Test {
   EngineOutbox outbox_{&delivery_};
   SequenceEnds ends_{"m",      &states_, &sessions_,
                      &outbox_, &clock_,  [](const RequestSummary&) {}};
-  SequenceProgress progress_{&outbox_, &ends_, /*answer_bytes=*/1024};
+  SequenceProgress progress_{&outbox_, /*answer_bytes=*/1024};
 };
 
 }  // namespace engram

@@ -72,15 +72,19 @@ class StateKeeperTest : public ::testing::Test {
                char byte) {
     const std::unique_ptr<Sequence> turn = Begin(id, request_id);
     Load(turn.get());
-    RunRow(*turn, byte);
+    RunRow(turn.get(), byte);
     ASSERT_TRUE(Keep(turn.get()));
     EXPECT_EQ(turn->slot, -1);
   }
 
   // A row of the sequence, after which its state is all `byte`.
-  void RunRow(const Sequence& sequence, char byte) {
-    Write(sequence.slot, byte);
-    keeper_->HasRun(sequence);
+  void RunRow(Sequence* sequence, char byte) {
+    RunRow(sequence, sequence->slot, byte);
+  }
+  // Likewise, and it is left in `slot`.
+  void RunRow(Sequence* sequence, int slot, char byte) {
+    Write(slot, byte);
+    keeper_->HasRun(sequence, slot);
   }
   // One that looks at what session `id` is, beside its turns.
   std::unique_ptr<Sequence> Look(const std::string& id) {
@@ -138,7 +142,7 @@ TEST_F(StateKeeperTest, LetsTheFirstRowReadTheCommittedStateWithoutACopy) {
   EXPECT_NE(committed, turn->slot);
   EXPECT_EQ(keeper_->SlotToRead(*turn), committed);
   ExpectState(committed, 'a');
-  RunRow(*turn, 'b');
+  RunRow(turn.get(), 'b');
   EXPECT_EQ(keeper_->SlotToRead(*turn), turn->slot);
   ExpectState(committed, 'a');
   // The state before it gives its slot back.
@@ -177,7 +181,7 @@ TEST_F(StateKeeperTest, KeepsTheSlotOfADeletedSessionForWhoReadsIt) {
   keeper_->ReclaimSlots();
   ExpectState(keeper_->SlotToRead(*look), 'a');
   EXPECT_EQ(states_->free_slots(), 0);
-  RunRow(*look, 'b');
+  RunRow(look.get(), 'b');
   EXPECT_EQ(states_->free_slots(), 1);
   ExpectState(look->slot, 'b');
   keeper_->Release(look.get());
@@ -211,6 +215,67 @@ TEST_F(StateKeeperTest, GivesBackWhatASequenceNeverCameToRead) {
   keeper_->ReclaimSlots();
   keeper_->Release(look.get());
   EXPECT_EQ(states_->free_slots(), kSlots);
+}
+
+// --- Spare slots.
+
+TEST_F(StateKeeperTest, ASequenceLeavesItsStatesInTwoSlotsByTurns) {
+  Start();
+  const std::unique_ptr<Sequence> turn = Begin("a", "r1");
+  Load(turn.get());
+  EXPECT_EQ(keeper_->SpareSlot(*turn), -1);
+  ASSERT_TRUE(*keeper_->TryTakeSpare(*turn));
+  ASSERT_TRUE(*keeper_->TryTakeSpare(*turn)) << "it has one";
+  const int first = turn->slot;
+  const int second = keeper_->SpareSlot(*turn);
+  EXPECT_EQ(keeper_->spare_slots(), 1);
+  RunRow(turn.get(), first, 'a');
+  EXPECT_EQ(turn->slot, first);
+  RunRow(turn.get(), second, 'b');
+  EXPECT_EQ(turn->slot, second);
+  EXPECT_EQ(keeper_->SpareSlot(*turn), first);
+  EXPECT_EQ(keeper_->SlotToRead(*turn), second);
+  EXPECT_TRUE(Keep(turn.get()));
+  EXPECT_EQ(keeper_->spare_slots(), 0);
+  EXPECT_EQ(states_->free_slots(), kSlots - 1);
+  ExpectState(store_->Locate(turn->session)->slot, 'b');
+}
+
+TEST_F(StateKeeperTest, GivesBackBothSlotsOfASequence) {
+  Start();
+  const std::unique_ptr<Sequence> turn = Begin("a", "r1");
+  Load(turn.get());
+  ASSERT_TRUE(*keeper_->TryTakeSpare(*turn));
+  keeper_->Release(turn.get());
+  EXPECT_EQ(keeper_->spare_slots(), 0);
+  EXPECT_EQ(states_->free_slots(), kSlots);
+}
+
+TEST_F(StateKeeperTest, OnlyAnIdleStateMakesWayForASpareSlot) {
+  Start();
+  RunTurn("a", "r1", 'a');
+  const std::unique_ptr<Sequence> turn = Begin("b", "r1");
+  Load(turn.get());
+  ASSERT_TRUE(*keeper_->TryTakeSpare(*turn));
+  EXPECT_EQ(TierOf("a"), "ram");
+  const std::unique_ptr<Sequence> other = Begin("c", "r1");
+  Load(other.get());
+  EXPECT_FALSE(*keeper_->TryTakeSpare(*turn));
+  EXPECT_FALSE(*keeper_->TryTakeSpare(*other));
+}
+
+TEST_F(StateKeeperTest, WhoWantsASlotOfItsOwnTakesASpareOneFirst) {
+  Start();
+  const std::unique_ptr<Sequence> turn = Begin("a", "r1");
+  Load(turn.get());
+  ASSERT_TRUE(*keeper_->TryTakeSpare(*turn));
+  RunRow(turn.get(), keeper_->SpareSlot(*turn), 'a');
+  const std::unique_ptr<Sequence> other = Begin("b", "r1");
+  Load(other.get());
+  EXPECT_EQ(keeper_->SpareSlot(*turn), -1);
+  EXPECT_EQ(keeper_->spare_slots(), 0);
+  EXPECT_NE(other->slot, turn->slot);
+  ExpectState(turn->slot, 'a');
 }
 
 TEST_F(StateKeeperTest, MovesTheLeastRecentlyUsedToRamAndBack) {

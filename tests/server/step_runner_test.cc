@@ -37,7 +37,8 @@ class StepRunnerTest : public StartedSequences {
   RunningSequences running_{{}};
   RecordedMetrics metrics_;
   StepRunner steps_{
-      &model_, absl::Milliseconds(5), &states_, &progress_, &clock_, &metrics_};
+      &model_,  absl::Milliseconds(5), &states_, &progress_, &ends_, &clock_,
+      &metrics_};
 };
 
 TEST_F(StepRunnerTest, RunsNoStepForNobody) {
@@ -133,12 +134,6 @@ TEST_F(StepRunnerTest, NothingIsAheadWhenASequenceEnds) {
 }
 
 TEST_F(StepRunnerTest, RunsAheadOfNobodyWhoMayEndOtherwise) {
-  Request request = TestEngine::Generate({1}, 9);
-  request.stopping.stop = {"stop"};
-  Sequence* const sequence = Run(request);
-  ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
-  EXPECT_FALSE(steps_.is_ahead()) << "a stop string is found too late";
-  running_.Take(sequence);
   Run(TestEngine::Generate({1}, 1));
   ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
   EXPECT_FALSE(steps_.is_ahead()) << "that was all it wanted";
@@ -146,6 +141,40 @@ TEST_F(StepRunnerTest, RunsAheadOfNobodyWhoMayEndOtherwise) {
   Run(TestEngine::Generate({1}, 9), /*room=*/2);
   ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
   EXPECT_FALSE(steps_.is_ahead()) << "there is room for one token only";
+}
+
+TEST_F(StepRunnerTest, KeepsTheStateBeforeAStepAheadThatAStopStringMayUndo) {
+  Request request = TestEngine::Generate({1}, 9);
+  request.stopping.stop = {"stop"};
+  Sequence* const sequence = Run(request, /*room=*/20);
+  Sequence* const other = Run(TestEngine::Generate({2}, 9), /*room=*/20);
+  const int other_slot = other->slot;
+  for (int step = 1; step <= 4; ++step) {
+    SCOPED_TRACE(step);
+    ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
+    ASSERT_TRUE(steps_.is_ahead());
+    EXPECT_EQ(model_.states().tokens(sequence->slot), step);
+    EXPECT_EQ(model_.states().tokens(states_.SpareSlot(*sequence)), step + 1);
+  }
+  EXPECT_EQ(other->slot, other_slot);
+  EXPECT_EQ(states_.SpareSlot(*other), -1) << "it stops at ids alone";
+  EXPECT_EQ(model_.steps_ahead(), 4);
+}
+
+TEST_F(StepRunnerTest, WaitsForStopStringsWhereNoSlotIsLeft) {
+  Request request = TestEngine::Generate({1}, 9);
+  request.stopping.stop = {"stop"};
+  Sequence* const sequence = Run(request, /*room=*/20);
+  std::vector<Sequence*> others;
+  for (int i = 1; i < model_.limits().slots; ++i) {
+    others.push_back(Run(TestEngine::Generate({1}, 9), /*room=*/20));
+  }
+  ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
+  EXPECT_FALSE(steps_.is_ahead());
+  states_.Release(running_.Take(others.back()).get());
+  ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
+  EXPECT_TRUE(steps_.is_ahead());
+  EXPECT_EQ(sequence->generated.size(), 2);
 }
 
 TEST_F(StepRunnerTest, SettlesWhatIsAhead) {

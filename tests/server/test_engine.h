@@ -134,7 +134,8 @@ class TestEngine {
     return ExpectAnswer(script, history, request, options.tokenizer,
                         options.eos_token_ids);
   }
-  // Every slot is free, or runs a sequence, or holds a committed session.
+  // Every slot is free, or a sequence's that runs (one or two of them), or
+  // holds a committed session.
   void ExpectNoSlotLost();
 
   const TestEngineOptions options;

@@ -49,7 +49,8 @@ void Print(const SimulationCounts& counts) {
   std::cout << counts.steps << " steps, " << counts.replays << " replays, "
             << counts.resumed << " resumed, " << counts.forks << " forks, "
             << counts.departed << " departed, " << counts.parked
-            << " steps with parked ones, " << counts.overdue << " overdue, "
+            << " steps with parked ones, " << counts.with_spares
+            << " steps with spare slots, " << counts.overdue << " overdue, "
             << counts.told << " told to read\n";
   for (const auto& [code, count] : counts.ends) {
     std::cout << "  ended " << code << ": " << count << "\n";
@@ -101,6 +102,7 @@ TEST(EngineSimulation, HoldsItsPromisesUnderRandomClients) {
   EXPECT_GT(counts.forks, often);
   EXPECT_GT(counts.departed, often);
   EXPECT_GT(counts.parked, often);
+  EXPECT_GT(counts.with_spares, often);
   EXPECT_GT(counts.overdue, often);
   EXPECT_GT(counts.told, often);
 }

@@ -25,6 +25,7 @@ void SimulationCounts::Add(const SimulationCounts& other) {
   forks += other.forks;
   departed += other.departed;
   parked += other.parked;
+  with_spares += other.with_spares;
   overdue += other.overdue;
   told += other.told;
   steps += other.steps;
@@ -39,6 +40,9 @@ TestEngineOptions Simulation::RandomOptions(std::mt19937_64* random) {
   TestEngineOptions options;
   options.delivers_by_hand = true;
   options.vocabulary_size = kVocabulary;
+  // The ids are bytes.
+  static const Tokenizer* const tokenizer = MakeByteTokenizer().release();
+  options.tokenizer = tokenizer;
   options.eos_token_ids = {0};
   options.model.slots = uniform(1, 5);
   options.model.max_batch_tokens = uniform(1, 12);
@@ -94,6 +98,7 @@ SimulationCounts Simulation::Run() {
     for (int64_t actions = Uniform(0, 3); actions > 0; --actions) Act();
     engine_.engine.RunOnce();
     counts_.parked += engine_.engine.parked() > 0;
+    counts_.with_spares += engine_.engine.spare_slots() > 0;
     posted_ = 0;
     // Some readers are told late, while the engine runs on.
     Deliver(static_cast<int>(Uniform(0, 4)));

@@ -50,9 +50,10 @@ struct SimulationCounts {
   int64_t resumed = 0;
   int64_t forks = 0;
   int64_t departed = 0;
-  int64_t parked = 0;   // steps with such
-  int64_t overdue = 0;  // refused or ended for the queue's time
-  int64_t told = 0;     // readers that waited for it
+  int64_t parked = 0;       // steps with such
+  int64_t with_spares = 0;  // steps with slots for going back by one
+  int64_t overdue = 0;      // refused or ended for the queue's time
+  int64_t told = 0;         // readers that waited for it
   int64_t steps = 0;
 
   void Add(const SimulationCounts& other);

@@ -50,6 +50,10 @@ void Simulation::Generate() {
   request.sampling.seed = next_request_;
   request.stopping.ignore_eos = Chance(50);
   if (Chance(30)) request.stopping.stop_token_ids = RandomTokens(1, 2);
+  if (Chance(30)) {
+    const Tokens stop = RandomTokens(1, 2);
+    request.stopping.stop = {std::string(stop.begin(), stop.end())};
+  }
   request.logprobs = static_cast<int>(Uniform(0, 2));
   request.keep_partial = Chance(30);
   request.priority = static_cast<int>(Uniform(-2, 2));
