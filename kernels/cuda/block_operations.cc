@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/packed_matrix.h"
+#include "kernels/cuda/row_data.h"
 #include "kernels/status.h"
 
 namespace engram::cuda {
@@ -34,7 +35,7 @@ ProductArguments Together(
     const BlockOperations::Projection& other = projections[i];
     product.others[i - 1] = {ViewOf(*other.linear.weight), other.linear.bias,
                              other.y};
-    product.y_aligned = product.y_aligned && CanStorePairs(other.y);
+    product.y_aligned = product.y_aligned && ArePairsAligned(other.y);
   }
   return product;
 }
@@ -118,6 +119,9 @@ ProductConvolution ConvolutionOf(const StepTable& step,
   convolution.bias = weights.bias;
   convolution.activation = activation;
   convolution.state = state;
+  convolution.by_pairs =
+      first % 2 == 0 && channels % 2 == 0 && ArePairsAligned(weights.weight) &&
+      ArePairsAligned(weights.bias) && ArePairsAligned(state);
   return convolution;
 }
 

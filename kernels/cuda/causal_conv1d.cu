@@ -20,26 +20,17 @@ namespace {
 // Taps that are kept in registers; other numbers of them are loaded each time.
 constexpr int kUsualTaps = 4;
 
-// Values of neighbouring channels.
-template <int kChannels>
-struct alignas(kChannels * sizeof(float)) Values {
-  float of[kChannels];
-};
-template <int kChannels>
-__device__ const Values<kChannels>* ValuesAt(const float* values) {
-  return reinterpret_cast<const Values<kChannels>*>(values);
-}
-
 // The input of a row's token `time`; those before the row are in its state.
 template <int kChannels>
 __device__ Values<kChannels> InputAt(const CausalConv1dArguments& arguments,
                                      const StepRow& row, int64_t time,
                                      int64_t channel) {
   const int64_t place = arguments.d_conv - 1 + time;
-  return Load(ValuesAt<kChannels>(
-      time >= 0 ? At(arguments.x, row.offset + time, channel)
-                : ShareAt(arguments.conv_state, row.slot_in) +
-                      place * arguments.channels + channel));
+  const float* const input = time >= 0
+                                 ? At(arguments.x, row.offset + time, channel)
+                                 : ShareAt(arguments.conv_state, row.slot_in) +
+                                       place * arguments.channels + channel;
+  return Load(ValuesAt<kChannels>(input));
 }
 
 // The filters of neighbouring channels. kTaps: d_conv, or 0 for any.
@@ -113,9 +104,7 @@ class Filter {
         sum.of[i] = Silu(sum.of[i]);
       }
     }
-    Store(
-        reinterpret_cast<Values<kChannels>*>(At(arguments_.y, token, channel_)),
-        sum);
+    Store(ValuesAt<kChannels>(At(arguments_.y, token, channel_)), sum);
   }
 
   const CausalConv1dArguments& arguments_;
@@ -188,15 +177,11 @@ __global__ void __launch_bounds__(kChannelThreads)
 
 // Whether two neighbouring channels, the first an even one, can be loaded and
 // stored together.
-bool ArePairsAligned(const CausalConv1dArguments& arguments) {
-  const auto at_pairs = [](const void* data) {
-    return reinterpret_cast<uintptr_t>(data) % (2 * sizeof(float)) == 0;
-  };
-  return arguments.channels % 2 == 0 && arguments.x.stride % 2 == 0 &&
-         arguments.y.stride % 2 == 0 && arguments.conv_state.stride % 2 == 0 &&
-         at_pairs(arguments.x.data) && at_pairs(arguments.y.data) &&
-         at_pairs(arguments.weight) && at_pairs(arguments.bias) &&
-         at_pairs(arguments.conv_state.data);
+bool CanTakePairs(const CausalConv1dArguments& arguments) {
+  return arguments.channels % 2 == 0 && ArePairsAligned(arguments.x) &&
+         ArePairsAligned(arguments.y) && ArePairsAligned(arguments.weight) &&
+         ArePairsAligned(arguments.bias) &&
+         ArePairsAligned(arguments.conv_state);
 }
 
 template <int kTaps>
@@ -204,7 +189,7 @@ cudaError_t Convolve(cudaStream_t stream, const StepTable& step,
                      const CausalConv1dArguments& arguments) {
   ChannelKernels<CausalConv1dArguments> kernels = {
       ConvolveRows<kTaps>, ConvolveTokens<kTaps, 1>, KeepInputsOfRows};
-  if (ArePairsAligned(arguments)) {
+  if (CanTakePairs(arguments)) {
     kernels.tokens = ConvolveTokens<kTaps, 2>;
     kernels.token_channels = 2;
   }

@@ -11,10 +11,6 @@ ProductOrder OrderOf(int64_t outputs, int64_t inputs) {
                                             : ProductOrder::kSplit8;
 }
 
-bool CanStorePairs(const Matrix& y) {
-  return y.stride % 2 == 0 && reinterpret_cast<uintptr_t>(y.data) % 8 == 0;
-}
-
 ProductArguments ArgumentsOf(const WeightView& weight, int64_t tokens,
                              ConstMatrix x, const MatMulOptions& options,
                              Matrix y) {
@@ -23,7 +19,7 @@ ProductArguments ArgumentsOf(const WeightView& weight, int64_t tokens,
   product.tokens = tokens;
   product.x = x;
   product.x_aligned = AreFoursAligned(x);
-  product.y_aligned = CanStorePairs(y);
+  product.y_aligned = ArePairsAligned(y);
   product.options = options;
   product.y = y;
   return product;

@@ -69,9 +69,6 @@ ProductArguments ArgumentsOf(const WeightView& weight, int64_t tokens,
                              ConstMatrix x, const MatMulOptions& options,
                              Matrix y);
 
-// Of y: see y_aligned.
-bool CanStorePairs(const Matrix& y);
-
 // Each begins a product on `stream`; an error is one of the launch. What is
 // rounded: x to the weight's format where that has 16 bits, once or to two
 // terms, with finite values too large for float16 as the largest there is; the

@@ -56,8 +56,9 @@ __global__ void __launch_bounds__(kThreads)
   for (int t = 0; t < kTokens; ++t) {
     if (t >= count) continue;
     const float sum = WarpSum(sums[t]);
-    if (static_cast<int>(threadIdx.x % 32) == t)
-      Finish(product, first + t, output, sum);
+    if (static_cast<int>(threadIdx.x % 32) == t) {
+      Finish<1>(product, first + t, output, {sum});
+    }
   }
 }
 

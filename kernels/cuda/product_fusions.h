@@ -20,6 +20,9 @@ struct ProductConvolution {
   const float* bias = nullptr;    // [channels], or nullptr
   Activation activation = Activation::kNone;
   LayerShares state;  // [taps-1, channels] of each slot
+  // Whether two neighbouring columns, the first an even one, are both convolved
+  // or none is, and what that takes can be loaded at once.
+  bool by_pairs = false;
 };
 
 // A norm of tokens, or a gate, or both: each of `groups` equal parts of

@@ -204,10 +204,28 @@ __device__ void AddUnit(const WeightView& weight, int token_count, int64_t unit,
   }
 }
 
+// Of what this thread has when all is added.
+template <ProductOrder kOrder>
+__device__ auto ThisEnding(const ProductArguments& product,
+                           const TokenRange& range, const Share& share,
+                           bool has_outputs) {
+  if constexpr (kOrder == ProductOrder::kSplit8) {
+    const bool has_sum = threadIdx.x < kTokens * kWarpOutputs;
+    return Ending<1>(
+        product,
+        has_sum ? range.first + threadIdx.x / kWarpOutputs : product.tokens,
+        share.first_output + threadIdx.x % kWarpOutputs);
+  } else {
+    return Ending<2>(
+        product,
+        has_outputs ? range.first + threadIdx.x % 32 / 4 : product.tokens,
+        share.first_output + threadIdx.x % 4 * 2);
+  }
+}
+
 // The sums of the block's segments, in `partials` [segment, token, output].
-__device__ void AddSegments(const ProductArguments& product,
-                            int64_t first_token, int64_t first_output,
-                            float (&sums)[4], float* partials) {
+__device__ void AddSegments(float (&sums)[4], float* partials,
+                            Ending<1>& ending) {
   constexpr int kSums = kTokens * kWarpOutputs;
   const int warp = threadIdx.x / 32;
   const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
@@ -221,8 +239,7 @@ __device__ void AddSegments(const ProductArguments& product,
   for (int segment = 0; segment < kSegments; ++segment) {
     total = total + partials[segment * kSums + threadIdx.x];
   }
-  Finish(product, first_token + threadIdx.x / kWarpOutputs,
-         first_output + threadIdx.x % kWarpOutputs, total);
+  ending.Finish({total});
 }
 
 template <class Step, ProductOrder kOrder, int kStages>
@@ -262,20 +279,20 @@ __global__ void __launch_bounds__(kThreads, 2)
   GridWait();
   GridTrigger();
   const TokenRange range = ThisTokenRange(product.tokens);
+  auto ending = ThisEnding<kOrder>(product, range, share, warp < warps);
   PutTokens<Step, kOrder>(product, range, tokens);
   BlockBarrier();
+  ending.Fetch();
   float sums[4] = {};
   AddUnits<Step, kOrder, kStages>(product.weight, share, range.count, ring,
                                   tokens, sums);
   if constexpr (kOrder == ProductOrder::kSplit8) {
     float* const partials = reinterpret_cast<float*>(
         tokens + TokensBytes(kOrder, product.weight, range.count));
-    AddSegments(product, range.first, share.first_output, sums, partials);
-  } else if (warp < warps) {
-    const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+    AddSegments(sums, partials, ending);
+  } else {
     if constexpr (TermsOf(kOrder) == 2) AddSecondTerms(sums);
-    FinishPair(product, range.first + group, share.first_output + quad * 2,
-               {sums[0], sums[1]});
+    ending.Finish({sums[0], sums[1]});
   }
 }
 

@@ -37,49 +37,97 @@ __device__ inline float4 LoadFour(const ProductArguments& product,
                   product.x_aligned);
 }
 
-// What becomes of the sum of one token and output; nothing of those behind the
-// last.
-__device__ inline void Finish(const ProductArguments& product, int64_t token,
-                              int64_t output, float sum) {
-  if (token >= product.tokens || output >= product.weight.outputs) return;
-  const MatMulOptions& options = product.options;
-  if (options.bias != nullptr) sum = sum + LoadConstant(options.bias + output);
-  float* const y = At(product.y, token, output);
-  const int64_t channel = output - product.convolution.first;
-  if (channel >= 0 && channel < product.convolution.channels) {
-    return ConvolveOne(product.convolution, token, channel, sum, y);
+// What becomes of the sums of one token and of kOutputs outputs beside each
+// other, the first a multiple of kOutputs; nothing of those behind the last.
+// Lanes that have pairs together fill sectors of memory.
+//
+// A kernel can make it and call Fetch before it has the sums: then they don't
+// wait for what the end takes from memory.
+template <int kOutputs>
+class Ending {
+ public:
+  __device__ Ending(const ProductArguments& product, int64_t token,
+                    int64_t output)
+      : product_(product),
+        token_(token),
+        output_(output),
+        exists_(token < product.tokens && output < product.weight.outputs),
+        channel_(output - product.convolution.first),
+        are_together_(AreTogether(product, output)),
+        is_convolved_(exists_ && are_together_ && channel_ >= 0 &&
+                      channel_ < product.convolution.channels) {
+    if (is_convolved_) window_.Find(product.convolution, token);
   }
-  Store(y,
-        options.accumulate ? Load(y) + sum : Activate(options.activation, sum));
-}
 
-// The same of two outputs beside each other, the first of an even number. Lanes
-// that have them together fill a sector of memory.
-__device__ inline void FinishPair(const ProductArguments& product,
-                                  int64_t token, int64_t output, float2 sums) {
-  const MatMulOptions& options = product.options;
-  const ProductConvolution& convolution = product.convolution;
-  const bool is_convolved = output + 1 >= convolution.first &&
-                            output < convolution.first + convolution.channels;
-  if (!product.y_aligned || output + 1 >= product.weight.outputs ||
-      is_convolved) {
-    Finish(product, token, output, sums.x);
-    Finish(product, token, output + 1, sums.y);
-    return;
+  __device__ void Fetch() {
+    if (!exists_ || !are_together_) return;
+    if (is_convolved_) {
+      window_.Fetch(product_.convolution, channel_);
+    } else if (product_.options.accumulate) {
+      before_ = Load(ValuesAt<kOutputs>(Y()));
+    }
   }
-  if (token >= product.tokens) return;
-  if (options.bias != nullptr) {
-    sums.x = sums.x + LoadConstant(options.bias + output);
-    sums.y = sums.y + LoadConstant(options.bias + output + 1);
+
+  // REQUIRES: Fetch was called.
+  __device__ void Finish(Values<kOutputs> sums) {
+    if (!exists_) return;
+    if constexpr (kOutputs > 1) {
+      if (!are_together_) return FinishEach(sums);
+    }
+    const MatMulOptions& options = product_.options;
+#pragma unroll
+    for (int i = 0; i < kOutputs; ++i) {
+      float& sum = sums.of[i];
+      if (options.bias != nullptr) {
+        sum = sum + LoadConstant(options.bias + output_ + i);
+      }
+      if (is_convolved_) continue;
+      sum = options.accumulate ? before_.of[i] + sum
+                               : Activate(options.activation, sum);
+    }
+    if (is_convolved_) {
+      window_.Convolve(product_.convolution, channel_, sums, Y());
+    } else {
+      Store(ValuesAt<kOutputs>(Y()), sums);
+    }
   }
-  float2* const y = reinterpret_cast<float2*>(At(product.y, token, output));
-  if (options.accumulate) {
-    const float2 before = Load(y);
-    Store(y, {before.x + sums.x, before.y + sums.y});
-  } else {
-    Store(y, {Activate(options.activation, sums.x),
-              Activate(options.activation, sums.y)});
+
+ private:
+  __device__ static bool AreTogether(const ProductArguments& product,
+                                     int64_t output) {
+    return kOutputs == 1 ||
+           (product.y_aligned && output + 1 < product.weight.outputs &&
+            (product.convolution.channels == 0 ||
+             product.convolution.by_pairs));
   }
+  __device__ float* Y() const { return At(product_.y, token_, output_); }
+
+  __device__ void FinishEach(const Values<kOutputs>& sums) const {
+#pragma unroll
+    for (int i = 0; i < kOutputs; ++i) {
+      Ending<1> ending(product_, token_, output_ + i);
+      ending.Fetch();
+      ending.Finish({sums.of[i]});
+    }
+  }
+
+  const ProductArguments& product_;
+  const int64_t token_;
+  const int64_t output_;
+  const bool exists_;
+  const int64_t channel_;  // of the convolution
+  const bool are_together_;
+  const bool is_convolved_;
+  TokenWindow<kOutputs> window_;
+  Values<kOutputs> before_ = {};
+};
+
+template <int kOutputs>
+__device__ void Finish(const ProductArguments& product, int64_t token,
+                       int64_t output, const Values<kOutputs>& sums) {
+  Ending<kOutputs> ending(product, token, output);
+  ending.Fetch();
+  ending.Finish(sums);
 }
 
 // Values of 16 bits. Fragments hold the inputs 4 q, ..., 4 q + 3 of a step of

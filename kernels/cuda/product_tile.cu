@@ -249,9 +249,9 @@ __device__ void FinishTile(const ProductArguments& product, int64_t first_token,
           quad * 2;
       float(&sums)[4] = tile.sums[row][column];
       if constexpr (kTwo) AddSecondTerms(sums);
-      FinishPair(product, token, output, {sums[0], sums[1]});
+      Finish<2>(product, token, output, {sums[0], sums[1]});
       if constexpr (kTwo) continue;
-      FinishPair(product, token + 8, output, {sums[2], sums[3]});
+      Finish<2>(product, token + 8, output, {sums[2], sums[3]});
     }
   }
 }

@@ -60,6 +60,31 @@ inline bool AreFoursAligned(const LayerShares& shares) {
   return shares.stride % 4 == 0 && AreFoursAligned(shares.data);
 }
 
+// The same of two values: at a multiple of 8 bytes, at a multiple of two.
+inline bool ArePairsAligned(const void* data) {
+  return reinterpret_cast<uintptr_t>(data) % 8 == 0;
+}
+inline bool ArePairsAligned(const ConstMatrix& matrix) {
+  return matrix.stride % 2 == 0 && ArePairsAligned(matrix.data);
+}
+inline bool ArePairsAligned(const LayerShares& shares) {
+  return shares.stride % 2 == 0 && ArePairsAligned(shares.data);
+}
+
+// Values of neighbouring channels, which are loaded and stored together.
+template <int kChannels>
+struct alignas(kChannels * sizeof(float)) Values {
+  float of[kChannels];
+};
+template <int kChannels>
+__device__ const Values<kChannels>* ValuesAt(const float* values) {
+  return reinterpret_cast<const Values<kChannels>*>(values);
+}
+template <int kChannels>
+__device__ Values<kChannels>* ValuesAt(float* values) {
+  return reinterpret_cast<Values<kChannels>*>(values);
+}
+
 // The share of a slot or of a block of keys and values.
 __device__ inline float* ShareAt(const LayerShares& shares, int64_t index) {
   return shares.data + index * shares.stride;
