@@ -68,26 +68,54 @@ struct Registers {
   Complex h[kLanePairs];
 };
 
-// The tokens of a tile.
+// kCount of a tile's tokens, from its t-th on; the tile begins with `token`. Of
+// several, one's instructions fill the time that another waits for its sums,
+// and each quarter stores what one of them comes to.
+template <int kCount, int kTileTokens>
+__device__ void ScanTokens(const DiagonalScanArguments& arguments,
+                           const SharedTile<kTileTokens>& tile, int t,
+                           int64_t token, int64_t channel, const ScanLane& lane,
+                           float d, Registers& pairs) {
+  static_assert(kCount <= kScanQuarters);
+  const auto place = [&](int i) {
+    return (t + i) * kScanBlockChannels + lane.block_channel;
+  };
+  float own = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int n = 0; n < kLanePairs; ++n) {
+      AdvanceDiagonal(tile.p[place(i)], pairs.decay[n], pairs.read[n],
+                      pairs.h[n], sum);
+    }
+    sum = SumOfQuarters(sum);
+    if (lane.quarter == i) own = sum;
+  }
+  if (lane.quarter < kCount && channel < arguments.channels) {
+    const int own_place = place(lane.quarter);
+    const float y = DiagonalOutput(arguments, tile.p[own_place], d, own);
+    Store(At(arguments.y, token + t + lane.quarter, channel),
+          arguments.gate.data == nullptr ? y : y * tile.gate[own_place]);
+  }
+}
+
+// The tokens of a tile, as many as there are.
 template <int kTileTokens>
 __device__ void ScanTile(const DiagonalScanArguments& arguments,
                          const SharedTile<kTileTokens>& tile, int64_t token,
                          int64_t tokens, int64_t channel, const ScanLane& lane,
                          float d, Registers& pairs) {
-  for (int t = 0; t < kTileTokens && t < tokens; ++t) {
-    const int place = t * kScanBlockChannels + lane.block_channel;
-    const float p = tile.p[place];
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kLanePairs; ++i) {
-      AdvanceDiagonal(p, pairs.decay[i], pairs.read[i], pairs.h[i], sum);
-    }
-    sum = SumOfQuarters(sum);
-    if (lane.quarter == 0 && channel < arguments.channels) {
-      const float y = DiagonalOutput(arguments, p, d, sum);
-      Store(At(arguments.y, token + t, channel),
-            arguments.gate.data == nullptr ? y : y * tile.gate[place]);
-    }
+  constexpr int kAtOnce = kTileTokens > 1 ? 4 : 1;
+  static_assert(kTileTokens % kAtOnce == 0);
+  const int count =
+      tokens < kTileTokens ? static_cast<int>(tokens) : kTileTokens;
+  int t = 0;
+  for (; t + kAtOnce <= count; t += kAtOnce) {
+    ScanTokens<kAtOnce>(arguments, tile, t, token, channel, lane, d, pairs);
+  }
+  for (; t < count; ++t) {
+    ScanTokens<1>(arguments, tile, t, token, channel, lane, d, pairs);
   }
 }
 

@@ -113,33 +113,68 @@ class FetchedTile {
   States b_, c_;
 };
 
-// The tokens of a tile.
+// kCount of a tile's tokens, from its t-th on; the tile begins with `token`. Of
+// several, one's instructions fill the time that another waits for its sums,
+// and each quarter stores what one of them comes to.
+template <int kCount, int kTileTokens, int kStates>
+__device__ void ScanTokens(const SelectiveScanArguments& arguments,
+                           const SharedTile<kTileTokens, kStates>& tile, int t,
+                           int64_t token, int64_t channel, const ScanLane& lane,
+                           float d, LaneStates<kStates>& states) {
+  static_assert(kCount <= kScanQuarters);
+  const auto place = [&](int i) {
+    return (t + i) * kScanBlockChannels + lane.block_channel;
+  };
+  float own = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const SelectiveInputs inputs = {tile.x[place(i)], tile.delta[place(i)]};
+    const int line = (t + i) * tile.kLines + lane.quarter * kStates;
+    float sum = 0.0f;
+#pragma unroll
+    for (int n = 0; n < kStates; ++n) {
+      AdvanceSelective(inputs, states.a[n], tile.b[line + n], tile.c[line + n],
+                       states.h[n], sum);
+    }
+    sum = SumOfQuarters(sum);
+    if (lane.quarter == i) own = sum;
+  }
+  if (lane.quarter < kCount && channel < arguments.d_inner) {
+    Store(At(arguments.y, token + t + lane.quarter, channel),
+          SelectiveOutput(tile.x[place(lane.quarter)], d, own,
+                          tile.gate[place(lane.quarter)]));
+  }
+}
+
+// The tokens of a tile, as many as there are.
 template <int kTileTokens, int kStates>
 __device__ void ScanTile(const SelectiveScanArguments& arguments,
                          const SharedTile<kTileTokens, kStates>& tile,
                          int64_t token, int64_t tokens, int64_t channel,
                          const ScanLane& lane, float d,
                          LaneStates<kStates>& states) {
-  for (int t = 0; t < kTileTokens && t < tokens; ++t) {
-    const int place = t * kScanBlockChannels + lane.block_channel;
-    const SelectiveInputs inputs = {tile.x[place], tile.delta[place]};
-    const int line = t * tile.kLines + lane.quarter * kStates;
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kStates; ++i) {
-      AdvanceSelective(inputs, states.a[i], tile.b[line + i], tile.c[line + i],
-                       states.h[i], sum);
-    }
-    sum = SumOfQuarters(sum);
-    if (lane.quarter == 0 && channel < arguments.d_inner) {
-      Store(At(arguments.y, token + t, channel),
-            SelectiveOutput(inputs.x, d, sum, tile.gate[place]));
-    }
+  // More states have enough to do by themselves.
+  constexpr int kAtOnce = kStates == 4 && kTileTokens > 1 ? 4 : 1;
+  static_assert(kTileTokens % kAtOnce == 0);
+  const int count =
+      tokens < kTileTokens ? static_cast<int>(tokens) : kTileTokens;
+  int t = 0;
+  for (; t + kAtOnce <= count; t += kAtOnce) {
+    ScanTokens<kAtOnce>(arguments, tile, t, token, channel, lane, d, states);
+  }
+  for (; t < count; ++t) {
+    ScanTokens<1>(arguments, tile, t, token, channel, lane, d, states);
   }
 }
 
+// Blocks that a multiprocessor shall have room for.
+constexpr int MinBlocks(int tile_tokens, int states) {
+  if (states > 4) return 6;
+  return tile_tokens == 1 ? 16 : 10;
+}
+
 template <int kTileTokens, int kStates>
-__global__ void __launch_bounds__(kScanThreads, kStates == 4 ? 16 : 6)
+__global__ void __launch_bounds__(kScanThreads, MinBlocks(kTileTokens, kStates))
     ScanInRegisters(StepTable step, SelectiveScanArguments arguments) {
   const ScanLane lane = ThisScanLane();
   const int64_t first_channel = int64_t{blockIdx.x} * kScanBlockChannels;
