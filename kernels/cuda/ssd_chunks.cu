@@ -10,7 +10,8 @@
 // channels, of S, which stays in registers from chunk to chunk. B, x and S lie
 // in shared memory; C goes from global memory into the registers of the one
 // warp that multiplies its tokens; the masked products of C and B go from one
-// product's sums into the next one's factors.
+// product's sums into the next one's factors. dt and x of a chunk are fetched
+// while the one before is multiplied, B by eights of loads when it is through.
 //
 // Order. Products are those of halves_product.h, by steps of 16 of what is
 // summed over, ascending. C Sᵀ is scaled in float32 before the sum over u goes
@@ -138,29 +139,68 @@ __device__ float DecayBetween(const TokenStep& from, const TokenStep& to) {
 
 __device__ void PutStates(const SsdScanArguments& arguments, const Part& part,
                           int64_t token, bool aligned, SharedChunk& chunk) {
-  const int fours = part.state_steps * (kStep / 4);
-  for (int i = threadIdx.x; i < kChunkTokens * fours; i += kThreads) {
-    const int row = i / fours, column = i % fours * 4;
-    const float4 b =
-        LoadFour(At(arguments.b, token + row, part.first_state + column),
-                 part.states - column, aligned);
-    chunk.b.Put(row, column, HalvesOf(b.x, b.y));
-    chunk.b.Put(row, column + 2, HalvesOf(b.z, b.w));
+  constexpr int kRowFours = kMostStates / 4;
+  constexpr int kTogether = 8;
+  const int column = static_cast<int>(threadIdx.x) % kRowFours * 4;
+  if (column >= part.state_steps * kStep) return;
+  for (int first = static_cast<int>(threadIdx.x) / kRowFours;
+       first < kChunkTokens; first += kTogether * kThreads / kRowFours) {
+    const auto row = [first](int i) {
+      return first + i * (kThreads / kRowFours);
+    };
+    float4 b[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      b[i] =
+          LoadFour(At(arguments.b, token + row(i), part.first_state + column),
+                   part.states - column, aligned);
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      chunk.b.Put(row(i), column, HalvesOf(b[i].x, b[i].y));
+      chunk.b.Put(row(i), column + 2, HalvesOf(b[i].z, b[i].w));
+    }
   }
 }
 
-__device__ void PutChannels(const SsdScanArguments& arguments, const Part& part,
-                            int64_t token, bool aligned, SharedChunk& chunk) {
-  constexpr int kFours = kChannels / 4;
-  const TokenStep last = chunk.steps[kChunkTokens - 1];
+// A thread's share of x of a chunk: four channels of each of its places.
+struct FetchedChannels {
+  static constexpr int kRowFours = kChannels / 4;
+  static constexpr int kFours = kChunkTokens * kRowFours / kThreads;
+  float4 x[kFours];
+
+  __device__ static int Row(int i) {
+    return (i * kThreads + static_cast<int>(threadIdx.x)) / kRowFours;
+  }
+  __device__ static int Column() {
+    return static_cast<int>(threadIdx.x) % kRowFours * 4;
+  }
+};
+
+__device__ FetchedChannels LoadChannels(const SsdScanArguments& arguments,
+                                        const Part& part, int64_t token,
+                                        bool aligned) {
+  const int column = FetchedChannels::Column();
+  const int64_t channel =
+      part.head * arguments.head_dim + part.first_channel + column;
+  FetchedChannels fetched;
 #pragma unroll
-  for (int i = 0; i < kChunkTokens * kFours / kThreads; ++i) {
-    const int four = i * kThreads + static_cast<int>(threadIdx.x);
-    const int row = four / kFours, column = four % kFours * 4;
-    const float4 x = LoadFour(
-        At(arguments.x, token + row,
-           part.head * arguments.head_dim + part.first_channel + column),
-        part.channels - column, aligned);
+  for (int i = 0; i < FetchedChannels::kFours; ++i) {
+    fetched.x[i] =
+        LoadFour(At(arguments.x, token + FetchedChannels::Row(i), channel),
+                 part.channels - column, aligned);
+  }
+  return fetched;
+}
+
+__device__ void PutChannels(const FetchedChannels& fetched,
+                            SharedChunk& chunk) {
+  const TokenStep last = chunk.steps[kChunkTokens - 1];
+  const int column = FetchedChannels::Column();
+#pragma unroll
+  for (int i = 0; i < FetchedChannels::kFours; ++i) {
+    const int row = FetchedChannels::Row(i);
+    const float4 x = fetched.x[i];
     chunk.x.Put(row, column, HalvesOf(x.x, x.y));
     chunk.x.Put(row, column + 2, HalvesOf(x.z, x.w));
     const TokenStep step = chunk.steps[row];
@@ -413,14 +453,16 @@ __global__ void __launch_bounds__(kThreads)
   });
   int64_t token = row.offset + cut.head;
   float2 dt = LoadSteps(arguments, part, token);
+  FetchedChannels x = LoadChannels(arguments, part, token, aligned.channels);
   for (int64_t i = 0; i < cut.chunks; ++i, token += kChunkTokens) {
     if (part.warp == 0) PutSteps(arguments, part, dt, chunk);
     PutWarpStates(part, states, chunk);
     PutStates(arguments, part, token, aligned.states, chunk);
     BlockBarrier();
-    PutChannels(arguments, part, token, aligned.channels, chunk);
+    PutChannels(x, chunk);
     if (i + 1 < cut.chunks) {
       dt = LoadSteps(arguments, part, token + kChunkTokens);
+      x = LoadChannels(arguments, part, token + kChunkTokens, aligned.channels);
     }
     BlockBarrier();
     WarpOutputs outputs;
