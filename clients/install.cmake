@@ -19,8 +19,10 @@ set_target_properties(engram_client PROPERTIES EXPORT_NAME client)
 # What it uses inside.
 set_target_properties(engram_shell PROPERTIES EXPORT_NAME shell)
 set_target_properties(engram_status PROPERTIES EXPORT_NAME status)
+set_target_properties(engram_tls PROPERTIES EXPORT_NAME tls)
 install(TARGETS
-  engram_options engram_shell engram_status engram_proto engram_client
+  engram_options engram_shell engram_status engram_tls engram_proto
+  engram_client
   EXPORT engram
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT client
   INCLUDES DESTINATION ${include_folder})
@@ -34,6 +36,7 @@ install(DIRECTORY ${PROJECT_BINARY_DIR}/proto/engram
 install(FILES
   ${PROJECT_SOURCE_DIR}/clients/cpp/cancellation.h
   ${PROJECT_SOURCE_DIR}/clients/cpp/client.h
+  ${PROJECT_SOURCE_DIR}/clients/cpp/tls_options.h
   DESTINATION ${include_folder}/clients/cpp COMPONENT client)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/proto/engram
   DESTINATION ${CMAKE_INSTALL_DATADIR}/engram/proto COMPONENT client

@@ -10,6 +10,7 @@
 #include <limits>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
 #include "server/clock.h"
@@ -36,10 +37,14 @@ constexpr absl::Duration kHandshakeLimit = absl::Seconds(20);
 
 // What gRPC has to say, as events like any other.
 void LogFromGrpc(gpr_log_func_args* arguments) {
-  const LogLevel level = arguments->severity == GPR_LOG_SEVERITY_ERROR
-                             ? LogLevel::kError
-                             : LogLevel::kInfo;
-  Log(level, "grpc",
+  // A client that speaks no TLS, or is not believed, is no error of ours.
+  const bool of_handshake =
+      absl::StrContains(arguments->file, "ssl_transport_security");
+  const LogLevel level =
+      arguments->severity == GPR_LOG_SEVERITY_ERROR && !of_handshake
+          ? LogLevel::kError
+          : LogLevel::kInfo;
+  Log(level, of_handshake ? "tls_handshake_failed" : "grpc",
       {{"message", std::string(arguments->message)},
        {"source", absl::StrCat(arguments->file, ":", arguments->line)}});
 }

@@ -4,6 +4,7 @@
 #include <microhttpd.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
@@ -11,7 +12,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
+#include "server/http_credentials.h"
+#include "server/log.h"
 #include "server/tcp_address.h"
+#include "server/tls_identity.h"
 
 namespace engram {
 namespace {
@@ -45,16 +49,32 @@ class MicroHttpPort final : public HttpPort {
 
   // Takes the descriptor.
   absl::Status Start(int descriptor) {
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD;
+    std::vector<MHD_OptionItem> tls;
+    if (options_.identity != nullptr) {
+      const auto version = options_.identity->current();
+      absl::StatusOr<Credentials> first = HttpCredentials::Make(version->texts);
+      if (!first.ok()) {
+        close(descriptor);
+        return first.status();
+      }
+      credentials_ = *std::move(first);
+      used_version_ = version->number;
+      flags |= MHD_USE_TLS;
+      tls = TlsOptions(version->texts);
+    }
+    tls.push_back({MHD_OPTION_END, 0, nullptr});
     const auto connections = static_cast<unsigned>(options_.connections);
     daemon_ = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD, /*port=*/0, nullptr, nullptr,
-        &MicroHttpPort::OnRequest, this,  //
+        flags, /*port=*/0, nullptr, nullptr, &MicroHttpPort::OnRequest,
+        this,  //
         MHD_OPTION_LISTEN_SOCKET, descriptor,
         // Beyond our own limit the oldest is being closed.
         MHD_OPTION_CONNECTION_LIMIT, 2 * connections,  //
         MHD_OPTION_CONNECTION_TIMEOUT,
         static_cast<unsigned>(absl::ToInt64Seconds(options_.idle_timeout)),
         MHD_OPTION_NOTIFY_CONNECTION, &MicroHttpPort::OnConnection, this,
+        MHD_OPTION_ARRAY, tls.data(),  //
         MHD_OPTION_END);
     if (daemon_ != nullptr) return absl::OkStatus();
     return Unavailable(address_, "its thread cannot be started");
@@ -63,13 +83,53 @@ class MicroHttpPort final : public HttpPort {
   const std::string& address() const override { return address_; }
 
  private:
-  static void OnConnection(void* self, MHD_Connection* connection, void**,
+  using Credentials = std::shared_ptr<const HttpCredentials>;
+
+  // libmicrohttpd starts only with a pair of its own, which it copies; each
+  // connection is then given the one of its time.
+  static std::vector<MHD_OptionItem> TlsOptions(const TlsFiles& texts) {
+    const auto option = [](MHD_OPTION name, const char* value) {
+      return MHD_OptionItem{name, 0, const_cast<char*>(value)};
+    };
+    return {option(MHD_OPTION_HTTPS_MEM_CERT, texts.certificate.c_str()),
+            option(MHD_OPTION_HTTPS_MEM_KEY, texts.key.c_str()),
+            option(MHD_OPTION_HTTPS_PRIORITIES, kHttpSuites)};
+  }
+
+  static void OnConnection(void* self, MHD_Connection* connection, void** own,
                            MHD_ConnectionNotificationCode what) {
     auto* port = static_cast<MicroHttpPort*>(self);
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+      *own = port->Secure(connection);
       port->Add(connection);
     } else {
       port->Remove(connection);
+      delete static_cast<Credentials*>(*own);
+    }
+  }
+
+  // Returns what the connection must keep until its end; null without TLS.
+  Credentials* Secure(MHD_Connection* connection) {
+    if (options_.identity == nullptr) return nullptr;
+    RenewCredentials();
+    const auto* session =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+    ENGRAM_CHECK(session != nullptr);
+    credentials_->GiveTo(static_cast<gnutls_session_t>(session->tls_session));
+    return new Credentials(credentials_);
+  }
+
+  void RenewCredentials() {
+    const auto version = options_.identity->current();
+    if (std::exchange(used_version_, version->number) == version->number) {
+      return;
+    }
+    absl::StatusOr<Credentials> renewed = HttpCredentials::Make(version->texts);
+    if (renewed.ok()) {
+      credentials_ = *std::move(renewed);
+    } else {
+      Log(LogLevel::kError, "tls_reload_failed",
+          {{"message", std::string(renewed.status().message())}});
     }
   }
 
@@ -134,7 +194,10 @@ class MicroHttpPort final : public HttpPort {
   const std::string address_;
   MHD_Daemon* daemon_ = nullptr;
 
-  // The port's thread only. By age, without those that are being closed.
+  // The port's thread only.
+  Credentials credentials_;  // for connections to come; null without TLS
+  int64_t used_version_ = 0;
+  // By age, without those that are being closed.
   std::vector<MHD_Connection*> open_;
 };
 

@@ -1,5 +1,5 @@
-// HttpPort: the plain HTTP port beside gRPC, where Prometheus scrapes and
-// orchestrators probe.
+// HttpPort: the HTTP port beside gRPC, where Prometheus scrapes and
+// orchestrators probe; plain, or by TLS.
 //
 // One thread serves all connections by events, so that a client who says
 // nothing, speaks slowly or does not read costs a descriptor and nobody's time.
@@ -19,6 +19,8 @@
 
 namespace engram {
 
+class TlsIdentity;
+
 // What one path answers.
 struct HttpPage {
   int status = 200;
@@ -32,13 +34,17 @@ class HttpPort {
     int connections = 64;
     // Of a connection on which nothing moves; whole seconds.
     absl::Duration idle_timeout = absl::Seconds(5);
+    // What each new connection is secured with; it outlives the port. Null: by
+    // nothing.
+    const TlsIdentity* identity = nullptr;
   };
   // By path. Asked for at every GET and HEAD, on the one thread of the port:
   // they must not wait for anything.
   using Pages = std::map<std::string, std::function<HttpPage()>>;
 
   // Serves `pages` on `address` (HOST:PORT, port 0 picks a free one); other
-  // paths are 404, other methods 405. UNAVAILABLE if the address cannot be had.
+  // paths are 404, other methods 405. UNAVAILABLE if the address cannot be had;
+  // INVALID_ARGUMENT if the identity is of no use for HTTP.
   static absl::StatusOr<std::unique_ptr<HttpPort>> Open(
       const std::string& address, const Options& options, Pages pages);
 

@@ -197,6 +197,14 @@ class FlagList {
           return SetLife(value, may_be_infinite, target);
         });
   }
+  void File(std::string name, std::string* target, std::string help) {
+    Add(std::move(name), "FILE", "none", std::move(help),
+        [=](const std::string& value) {
+          if (value.empty()) return Expected("the name of a file", value);
+          *target = value;
+          return absl::OkStatus();
+        });
+  }
   void Address(std::string name, std::string* target, std::string help) {
     Add(std::move(name), "HOST:PORT", *target, std::move(help),
         [=](const std::string& value) { return SetAddress(value, target); });
@@ -206,6 +214,20 @@ class FlagList {
  private:
   std::vector<OptionFlag> flags_;
 };
+
+void AddTls(FlagList* list, ServerOptions* options) {
+  list->File("tls-certificate", &options->tls.certificate,
+             "Encrypt both ports by TLS (1.2 or newer) and show this "
+             "certificate to clients: PEM, followed by those that lead to its "
+             "authority. This file and the next two are read again when they "
+             "change; what is damaged or has expired then changes nothing, but "
+             "is logged and counted in tls_reload_failures_total.");
+  list->File("tls-key", &options->tls.key,
+             "The key of that certificate: PEM, without a passphrase.");
+  list->File("tls-client-ca", &options->tls.authorities,
+             "Serve only clients that have a certificate of one of these "
+             "authorities (PEM), on both ports.");
+}
 
 void AddServing(FlagList* list, ServerOptions* options) {
   list->Add(
@@ -249,6 +271,7 @@ void AddServing(FlagList* list, ServerOptions* options) {
                 "Where gRPC is served; port 0 picks a free one.");
   list->Address("metrics-address", &options->metrics_address,
                 "Where Prometheus metrics are served, at /metrics.");
+  AddTls(list, options);
   list->Duration("drain-timeout", &options->drain_timeout,
                  "After SIGTERM, how long requests may run and their answers "
                  "be read; the last quarter (5 s at most) is for reading.");
@@ -484,7 +507,11 @@ std::string HelpText() {
       "engram-server: serves state-space language models over gRPC and keeps "
       "their sessions.\n\n"
       "  engram-server                                 the models of the zoo\n"
-      "  engram-server --model mine=/path/to/folder    a model of your own\n\n"
+      "  engram-server --model mine=/path/to/folder    a model of your own\n"
+      "  engram-server --tls-certificate server.crt --tls-key server.key "
+      "--grpc-address 0.0.0.0:8001\n"
+      "                                                encrypted, for others\n"
+      "\n"
       "Flags, each also an environment variable (--max-queue is "
       "ENGRAM_MAX_QUEUE).\nA DURATION without a unit counts seconds.\n\n";
   for (const OptionFlag& flag : OptionFlags(&options)) {

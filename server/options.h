@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "kernels/backend.h"
+#include "tools/tls/tls_files.h"
 
 namespace engram {
 
@@ -31,6 +32,7 @@ struct ServerOptions {
   int64_t delivery_threads = 1;
   std::string grpc_address = "127.0.0.1:8001";
   std::string metrics_address = "127.0.0.1:8002";
+  TlsFiles tls;  // names; without a certificate nothing is encrypted
 
   int64_t session_memory = int64_t{1} << 30;
   int64_t kv_memory = int64_t{256} << 20;

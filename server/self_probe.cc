@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/tcp_address.h"
+#include "tools/tls/client_hello.h"
 
 namespace engram {
 namespace {
@@ -67,7 +68,7 @@ absl::Status WaitFor(const Socket& socket, short events, int stop,
 }  // namespace
 
 absl::Status ProbeGrpc(const std::string& address, absl::Duration timeout,
-                       int stop) {
+                       const std::string& hello, int stop) {
   const auto resolved = Resolve(Reachable(SplitAddress(address)));
   if (!resolved.ok()) {
     return Failure(absl::StatusCode::kUnavailable, address,
@@ -84,6 +85,11 @@ absl::Status ProbeGrpc(const std::string& address, absl::Duration timeout,
   absl::Status status =
       WaitFor(socket, POLLOUT, stop, address, timeout, "no connection");
   if (!status.ok()) return status;
+  // A fresh connection has room for it.
+  if (send(socket.descriptor(), hello.data(), hello.size(), MSG_NOSIGNAL) !=
+      static_cast<ssize_t>(hello.size())) {
+    return SystemFailure(address, "send");
+  }
   status = WaitFor(socket, POLLIN, stop, address, timeout, "no greeting");
   if (!status.ok()) return status;
   char byte;
@@ -122,7 +128,9 @@ void SelfProbe::Run() {
         return;
       }
     }
-    const absl::Status status = ProbeGrpc(address_, options_.timeout, stop_);
+    const absl::Status status =
+        ProbeGrpc(address_, options_.timeout,
+                  options_.tls ? MakeClientHello() : "", stop_);
     if (absl::IsCancelled(status)) return;
     if (!status.ok() && options_.excuse && options_.excuse()) continue;
     failures = status.ok() ? 0 : failures + 1;

@@ -4,7 +4,8 @@
 // A port that no longer takes connections, while everything that is connected
 // goes on, is what nothing inside the process would notice. A gRPC server
 // greets each new connection with its settings, so a connection that hears
-// nothing tells.
+// nothing tells. With TLS it speaks first, and a server greets whoever says
+// hello: for that a probe needs no certificate.
 #pragma once
 
 #include <functional>
@@ -19,12 +20,12 @@
 namespace engram {
 
 // Connects to `address` (HOST:PORT; a host that stands for all addresses is
-// reached by loopback) and waits for the first bytes. UNAVAILABLE: it could not
-// connect; DEADLINE_EXCEEDED: nothing came in time; RESOURCE_EXHAUSTED: this
-// process has no descriptor left for the probe itself; CANCELLED: `stop` became
-// readable, if it is a descriptor.
+// reached by loopback), says `hello` and waits for the first bytes.
+// UNAVAILABLE: it could not connect; DEADLINE_EXCEEDED: nothing came in time;
+// RESOURCE_EXHAUSTED: this process has no descriptor left for the probe itself;
+// CANCELLED: `stop` became readable, if it is a descriptor.
 absl::Status ProbeGrpc(const std::string& address, absl::Duration timeout,
-                       int stop = -1);
+                       const std::string& hello = "", int stop = -1);
 
 // Owned by Server. Its thread ends with it.
 class SelfProbe {
@@ -33,6 +34,7 @@ class SelfProbe {
     absl::Duration interval = absl::Seconds(10);
     absl::Duration timeout = absl::Seconds(5);
     int failures = 3;  // in a row, before on_failure
+    bool tls = false;  // whether the port speaks it
     // Whether new connections wait for a good reason just now: then a failure
     // says nothing. Asked on the probe's thread; may be empty.
     std::function<bool()> excuse;

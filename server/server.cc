@@ -1,7 +1,6 @@
 #include "server/server.h"
 
 #include <grpcpp/impl/codegen/service_type.h>
-#include <grpcpp/security/server_credentials.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -15,6 +14,7 @@
 #include "server/connections.h"
 #include "server/delivery.h"
 #include "server/device_metrics.h"
+#include "server/grpc_credentials.h"
 #include "server/grpc_port.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -25,6 +25,7 @@
 #include "server/served_model.h"
 #include "server/service.h"
 #include "server/stop_signal.h"
+#include "server/tls_identity.h"
 
 namespace engram {
 namespace {
@@ -53,6 +54,24 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> FindZoo(
       absl::StrCat("there is no model in the zoo ", places.front(),
                    "; give one with --model NAME=FOLDER"));
 }
+
+// The flags that name files of TLS need each other.
+absl::Status CheckTogether(const TlsFiles& names) {
+  if (names.certificate.empty() != names.key.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--tls-certificate and --tls-key belong together: ",
+        names.key.empty() ? "--tls-key" : "--tls-certificate", " is missing"));
+  }
+  if (names.certificate.empty() && !names.authorities.empty()) {
+    return absl::InvalidArgumentError(
+        "--tls-client-ca needs --tls-certificate and --tls-key: only by TLS "
+        "can clients show certificates");
+  }
+  return absl::OkStatus();
+}
+
+// How often the files of certificates are read: some kilobytes.
+constexpr absl::Duration kCertificateInterval = absl::Seconds(1);
 
 // Not a line for each listing or health check that was answered.
 void LogRequest(const RequestSummary& request) {
@@ -118,6 +137,7 @@ absl::Status Server::StartParts() {
 
 absl::Status Server::StartPartsOrThrow() {
   metrics_ = Metrics::Create();
+  ENGRAM_RETURN_IF_ERROR(LoadIdentity());
   ENGRAM_RETURN_IF_ERROR(OpenHttpPort());
   ENGRAM_RETURN_IF_ERROR(LoadModels());
   WatchDeviceMemory(*models_, metrics_.get());
@@ -128,6 +148,27 @@ absl::Status Server::StartPartsOrThrow() {
       [] { return static_cast<double>(LogLinesDropped()); });
   StartEngines();
   ENGRAM_RETURN_IF_ERROR(OpenPorts());
+  return absl::OkStatus();
+}
+
+absl::Status Server::LoadIdentity() {
+  ENGRAM_RETURN_IF_ERROR(CheckTogether(options_.tls));
+  if (options_.tls.certificate.empty()) return absl::OkStatus();
+  ENGRAM_ASSIGN_OR_RETURN(identity_,
+                          TlsIdentity::Load(options_.tls, RealClock()));
+  identity_->Watch(kCertificateInterval);
+  metrics_->WatchGauge(
+      "tls_certificate_expiry_seconds",
+      "When the first of the served certificates ends, in seconds since 1970.",
+      [identity = identity_.get()] {
+        return absl::ToDoubleSeconds(identity->current()->expiry -
+                                     absl::UnixEpoch());
+      });
+  metrics_->WatchCounter("tls_reload_failures_total",
+                         "Changes of the TLS files into what cannot be used.",
+                         [identity = identity_.get()] {
+                           return static_cast<double>(identity->failures());
+                         });
   return absl::OkStatus();
 }
 
@@ -144,13 +185,14 @@ absl::Status Server::OpenHttpPort() {
   };
   pages["/healthz"] = [this] { return HealthPage(phase()); };
   pages["/readyz"] = [this] { return ReadyPage(phase()); };
-  auto port = HttpPort::Open(options_.metrics_address, HttpPort::Options(),
-                             std::move(pages));
-  if (!port.ok()) {
-    return absl::Status(port.status().code(),
-                        absl::StrCat(port.status().message(),
-                                     "; choose another --metrics-address"));
+  HttpPort::Options http;
+  http.identity = identity_.get();
+  auto port = HttpPort::Open(options_.metrics_address, http, std::move(pages));
+  if (absl::IsUnavailable(port.status())) {
+    return absl::UnavailableError(absl::StrCat(
+        port.status().message(), "; choose another --metrics-address"));
   }
+  ENGRAM_RETURN_IF_ERROR(port.status());
   http_port_ = *std::move(port);
   metrics_address_ = http_port_->address();
   return absl::OkStatus();
@@ -332,12 +374,14 @@ absl::Status Server::OpenPorts() {
   services_.push_back(MakeModelsService(*around_));
   ENGRAM_ASSIGN_OR_RETURN(
       grpc_port_,
-      GrpcPort::Open(options_, grpc::InsecureServerCredentials(), services_));
+      GrpcPort::Open(options_, MakeServerCredentials(identity_.get()),
+                     services_));
   grpc_address_ = grpc_port_->address();
   WatchConnections();
   SetHealth(true);
   phase_ = ServingPhase::kServing;
   SelfProbe::Options probe;
+  probe.tls = identity_ != nullptr;
   probe.excuse = [this] { return grpc_port_->connections().full(); };
   probe_ = std::make_unique<
       SelfProbe>(grpc_address_, probe, [this](const absl::Status& status) {

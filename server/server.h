@@ -4,7 +4,7 @@
 // Threads, all of them: one engine per model and device, gRPC's own, the
 // metrics port's one, two that read long requests, those that deliver, the
 // kernels' pool of all models, the one that accepts connections, the probe of
-// the gRPC port, and the log's.
+// the gRPC port, the one that looks after certificates, and the log's.
 #pragma once
 
 #include <atomic>
@@ -33,13 +33,14 @@ class SessionStore;
 class ReplyBudget;
 class RequestThreads;
 class StopSignal;
+class TlsIdentity;
 struct CallSurroundings;
 
 class Server {
  public:
   // Loads the models, opens the ports and serves. Errors: those of LoadModel
-  // and Tokenizer::Load; UNAVAILABLE: an address cannot be had;
-  // INVALID_ARGUMENT: options that do not fit together.
+  // and Tokenizer::Load; INVALID_ARGUMENT: files of TLS that cannot be used, or
+  // options that do not fit together; UNAVAILABLE: an address cannot be had.
   static absl::StatusOr<std::unique_ptr<Server>> Start(
       const ServerOptions& options);
 
@@ -62,6 +63,7 @@ class Server {
  private:
   explicit Server(const ServerOptions& options);
 
+  absl::Status LoadIdentity();
   absl::Status OpenHttpPort();
   absl::Status StartParts();
   absl::Status StartPartsOrThrow();
@@ -92,6 +94,7 @@ class Server {
   // Destroyed in the reverse order: the HTTP port, whose pages ask all the
   // rest, goes first; then the gRPC server, whose calls point at the rest; then
   // the request threads, one of which may still hold a call that is over.
+  std::unique_ptr<TlsIdentity> identity_;  // none: nothing is encrypted
   std::unique_ptr<SessionStore> sessions_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<Delivery> delivery_;

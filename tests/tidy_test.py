@@ -17,14 +17,15 @@ CODE = (".h", ".cc", ".cu")
 MAY_INCLUDE = {
     "tools/shell": {"tools/shell"},
     "tools/status": {"tools/status"},
+    "tools/tls": {"tools/status", "tools/tls"},
     "kernels": {"tools/status", "kernels"},
     "model": {"tools/status", "kernels", "model"},
-    "server": {"tools/shell", "tools/status", "kernels", "model", "server", "engram"},
-    "clients": {"tools/shell", "tools/status", "clients", "engram"},
+    "server": {"tools/shell", "tools/status", "tools/tls", "kernels", "model", "server", "engram"},
+    "clients": {"tools/shell", "tools/status", "tools/tls", "clients", "engram"},
 }
 # `engram-bench engine` measures back ends themselves.
 ENGINE_BENCH_FILES = re.compile(r"clients/cpp/engine_(bench|steps)\.(h|cc)$")
-GRPC_FILES = re.compile(r"server/(\w*service|\w*call|wire\w*|grpc_port|live_calls|server)\.(h|cc)$")
+GRPC_FILES = re.compile(r"server/(\w*service|\w*call|wire\w*|grpc_port|grpc_credentials|live_calls|server)\.(h|cc)$")
 PROMETHEUS_FILES = re.compile(r"server/(\w*metric\w*|request_counter)\.(h|cc)$")
 # Every way to read the time. A deadline that gRPC gives as a time_point is none.
 CLOCKS = re.compile(r"absl::Now\(|gettimeofday|clock_gettime|\btime\((nullptr|NULL|0|&\w+)\)|steady_clock|_clock::now|GetCurrentTime(Nanos)?\(")
@@ -69,7 +70,7 @@ class TidyTest(unittest.TestCase):
                     self.assertIn(name(path), BACKEND_FILES, f"{name(path)} includes {include}")
 
     def test_grpc_and_prometheus_stay_where_they_belong(self):
-        for path in sources("tools/shell", "tools/status", "kernels", "model", "server"):
+        for path in sources("tools/shell", "tools/status", "tools/tls", "kernels", "model", "server"):
             for include in includes(path):
                 if re.match(r"(grpc|google/protobuf|engram/v1)", include):
                     self.assertRegex(name(path), GRPC_FILES, f"{name(path)} includes {include}")
@@ -119,7 +120,7 @@ class TidyTest(unittest.TestCase):
                     self.assertRegex(line, r'<< "(no AVX|this machine has no|a sanitizer has)', f"{name(path)} skips: {line.strip()}")
 
     def test_every_public_header_begins_with_a_comment(self):
-        for path in sources("tools/shell", "tools/status", "kernels", "model", "server", "clients"):
+        for path in sources("tools/shell", "tools/status", "tools/tls", "kernels", "model", "server", "clients"):
             if path.suffix == ".h" and not path.name.endswith("-inl.h"):
                 self.assertTrue(path.read_text().startswith("//"), f"{name(path)} has no comment at its top")
 

@@ -99,8 +99,10 @@ class LoadRun {
  public:
   explicit LoadRun(const BenchLoad& load) : load_(load) {
     for (int64_t i = 0; i < options_.connections; ++i) {
-      stubs_.push_back(v1::Generation::NewStub(
-          OpenChannel(options_.server, /*own_connection=*/true)));
+      // Files that cannot be used any more make its turns fail.
+      const auto channel = OpenChannel(options_.server, options_.tls,
+                                       /*own_connection=*/true);
+      stubs_.push_back(v1::Generation::NewStub(channel.value_or(nullptr)));
     }
   }
 

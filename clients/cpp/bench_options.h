@@ -27,6 +27,7 @@ struct BenchOptions {
   int64_t Conversations() const;
 
   std::string server = DefaultServer();
+  TlsOptions tls = DefaultTls();
   std::string model;
   double rate = 0;          // Conversations a second; 0: closed loop.
   int64_t concurrency = 0;  // Conversations at a time; 0: open loop.

@@ -7,6 +7,9 @@
 #include <algorithm>
 
 #include "absl/strings/ascii.h"
+#include "absl/time/clock.h"
+#include "tools/status/early_return.h"
+#include "tools/tls/tls_files.h"
 
 namespace engram::client {
 namespace {
@@ -15,11 +18,29 @@ namespace {
 // on any network but the slowest.
 constexpr int kUnreadBytes = 256 << 10;
 
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeCredentials(
+    const TlsOptions& tls) {
+  if (!UsesTls(tls)) return grpc::InsecureChannelCredentials();
+  if (tls.certificate.empty() != tls.key.empty()) {
+    return absl::InvalidArgumentError(
+        "--certificate and --key belong together: one of them is missing");
+  }
+  const TlsFiles names = {tls.certificate, tls.key, tls.ca};
+  ENGRAM_ASSIGN_OR_RETURN(const TlsFiles texts, ReadTlsFiles(names));
+  ENGRAM_RETURN_IF_ERROR(CheckTlsFiles(names, texts, absl::Now()).status());
+  return grpc::SslCredentials(
+      {texts.authorities, texts.key, texts.certificate});
+}
+
 }  // namespace
 
-std::shared_ptr<grpc::Channel> OpenChannel(const std::string& server,
-                                           bool own_connection) {
+absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(
+    const std::string& server, const TlsOptions& tls, bool own_connection) {
+  ENGRAM_ASSIGN_OR_RETURN(const auto credentials, MakeCredentials(tls));
   grpc::ChannelArguments arguments;
+  if (!tls.server_name.empty()) {
+    arguments.SetSslTargetNameOverride(tls.server_name);
+  }
   // A score of a long text is larger than gRPC's default of 4 MiB.
   arguments.SetMaxReceiveMessageSize(-1);
   // A server that vanished without closing the connection is noticed although
@@ -38,8 +59,7 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& server,
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kUnreadBytes);
   arguments.SetUserAgentPrefix("engram");
-  return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(),
-                                   arguments);
+  return grpc::CreateCustomChannel(server, credentials, arguments);
 }
 
 void TellSession(const std::string& session_id, grpc::ClientContext* context) {

@@ -7,12 +7,17 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/statusor.h"
+#include "clients/cpp/tls_options.h"
+
 namespace engram::client {
 
 // `server` as ParseServerAddress() gives it. `own_connection`: not shared with
-// other channels of this process.
-std::shared_ptr<grpc::Channel> OpenChannel(const std::string& server,
-                                           bool own_connection = false);
+// other channels of this process. INVALID_ARGUMENT names a file of `tls` and
+// what is wrong with it.
+absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(
+    const std::string& server, const TlsOptions& tls,
+    bool own_connection = false);
 
 // Tells the session that a call is about as the metadata "x-session-id", by
 // which a proxy can choose the server. "" and what is no id, which the server

@@ -12,6 +12,7 @@
 #include "clients/cpp/channel.h"
 #include "clients/cpp/resumable_turn.h"
 #include "clients/cpp/server_address.h"
+#include "clients/cpp/tls_mismatch.h"
 #include "clients/cpp/utf8.h"
 #include "engram/v1/generation.grpc.pb.h"
 #include "engram/v1/models.grpc.pb.h"
@@ -60,13 +61,22 @@ std::string DefaultServer() {
 }
 
 struct Client::Stubs {
-  explicit Stubs(const std::string& server)
-      : channel(OpenChannel(server)),
-        generation(v1::Generation::NewStub(channel)),
-        sessions(v1::Sessions::NewStub(channel)),
-        models(v1::Models::NewStub(channel)) {}
+  Stubs(const absl::StatusOr<std::string>& address, const TlsOptions& tls)
+      : opened(Open(address, tls)) {
+    if (!opened.ok()) return;  // Then nothing is asked.
+    generation = v1::Generation::NewStub(*opened);
+    sessions = v1::Sessions::NewStub(*opened);
+    models = v1::Models::NewStub(*opened);
+  }
 
-  std::shared_ptr<grpc::Channel> channel;
+  static absl::StatusOr<std::shared_ptr<grpc::Channel>> Open(
+      const absl::StatusOr<std::string>& address, const TlsOptions& tls) {
+    if (address.ok()) return OpenChannel(*address, tls);
+    return absl::InvalidArgumentError(
+        absl::StrCat("server ", address.status().message()));
+  }
+
+  const absl::StatusOr<std::shared_ptr<grpc::Channel>> opened;
   std::unique_ptr<v1::Generation::Stub> generation;
   std::unique_ptr<v1::Sessions::Stub> sessions;
   std::unique_ptr<v1::Models::Stub> models;
@@ -136,17 +146,23 @@ class Client::Call {
 Client::Client(ClientOptions options)
     : options_(std::move(options)),
       address_(ParseServerAddress(options_.server)),
-      // Of a wrong address nothing is asked.
-      stubs_(std::make_unique<Stubs>(address_.value_or("localhost"))) {}
+      stubs_(std::make_unique<Stubs>(address_, options_.tls)) {}
 
 Client::~Client() = default;
 
 absl::Status Client::Check(const google::protobuf::Message& request) const {
-  if (!address_.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("server ", address_.status().message()));
-  }
+  ENGRAM_RETURN_IF_ERROR(stubs_->opened.status());
   return CheckStrings(request);
+}
+
+absl::Status Client::Explained(const absl::Status& status, bool first) const {
+  // Who has answered once is not kept away by TLS.
+  if (!first || !IsTransportFailure(status) ||
+      EndOf(status) == CallEnd::kAnswered) {
+    return status;
+  }
+  const absl::Status mismatch = FindTlsMismatch(*address_, options_.tls);
+  return mismatch.ok() ? status : mismatch;
 }
 
 absl::Status Client::Generate(
@@ -154,7 +170,7 @@ absl::Status Client::Generate(
     absl::FunctionRef<void(const v1::GenerateResponse&)> on_response,
     const CallOptions& options) {
   ENGRAM_RETURN_IF_ERROR(Check(request));
-  Call call(options_, stubs_->channel.get(), options);
+  Call call(options_, stubs_->opened->get(), options);
   ResumableTurn turn(request, options_.retries);
   // One stream: returns its end, or what Receive() found wrong with it.
   const auto run_stream = [&]() -> absl::Status {
@@ -174,8 +190,8 @@ absl::Status Client::Generate(
     return status.ok() ? end : status;
   };
 
-  while (true) {
-    switch (turn.StreamEnded(run_stream())) {
+  for (bool first = true;; first = false) {
+    switch (turn.StreamEnded(Explained(run_stream(), first))) {
       case ResumableTurn::Next::kDone:
         return absl::OkStatus();
       case ResumableTurn::Next::kFail:
@@ -193,13 +209,14 @@ absl::StatusOr<Response> Client::Unary(const Request& request,
                                        const CallOptions& options, int retries,
                                        Attempt attempt) {
   ENGRAM_RETURN_IF_ERROR(Check(request));
-  Call call(options_, stubs_->channel.get(), options);
+  Call call(options_, stubs_->opened->get(), options);
   for (int repeats = 0;; ++repeats) {
     Response response;
     CancellableContext context(call.cancellation(), call.deadline(),
                                session_id);
     const grpc::Status end = attempt(context.get(), &response);
-    const absl::Status status = ToStatus(end, *context.get());
+    const absl::Status status =
+        Explained(ToStatus(end, *context.get()), repeats == 0);
     if (status.ok()) return response;
     if (!IsTransportFailure(status) || repeats >= retries) return status;
     ENGRAM_RETURN_IF_ERROR(call.Wait(status, /*made_progress=*/false));

@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "clients/cpp/cancellation.h"
+#include "clients/cpp/tls_options.h"
 #include "engram/v1/generation.pb.h"
 #include "engram/v1/models.pb.h"
 #include "engram/v1/sessions.pb.h"
@@ -40,6 +41,7 @@ CallEnd EndOf(const absl::Status& status);
 struct ClientOptions {
   // "HOST", "HOST:PORT" and what else server_address.h takes.
   std::string server = DefaultServer();
+  TlsOptions tls = DefaultTls();
   // Repeats in a row that may bring nothing new before a call fails. Each waits
   // as long as the server asks for, if it does, and then some.
   int retries = 6;
@@ -58,8 +60,10 @@ struct CallOptions {
 
 // Thread-safe. Errors are the server's own, UNAVAILABLE if it cannot be
 // reached, CANCELLED and DEADLINE_EXCEEDED, and INVALID_ARGUMENT without asking
-// the server if its address is none or a string of the request is not UTF-8
-// (the message names field and byte).
+// the server if its address is none, a file of TLS cannot be used, or a string
+// of the request is not UTF-8 (the message names field and byte).
+// FAILED_PRECONDITION, at once, if TLS keeps client and server apart: one of
+// them does not speak it, or does not take the other's certificate.
 //
 // Calls that name a session tell it as the metadata "x-session-id" as well, by
 // which a proxy can send all calls of one session to one server.
@@ -111,6 +115,10 @@ class Client {
 
   // Whether `request` can be sent at all.
   absl::Status Check(const google::protobuf::Message& request) const;
+
+  // What an attempt ended with, or what is more to the point: why TLS lets none
+  // succeed. `first`: no other attempt of the call was made before.
+  absl::Status Explained(const absl::Status& status, bool first) const;
 
   // Makes a call without a stream about a session ("" for none), and repeats it
   // up to `retries` times when the server cannot be reached.

@@ -63,6 +63,7 @@ void DeleteSessions(const std::vector<std::string>& ids, Client* client) {
 int Run(BenchOptions options, Interrupt* interrupt) {
   ClientOptions client_options;
   client_options.server = options.server;
+  client_options.tls = options.tls;
   client_options.retries = 1;
   Client client(client_options);
   v1::GetModelRequest model_request;

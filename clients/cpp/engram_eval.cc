@@ -105,7 +105,7 @@ absl::StatusOr<EvalResult> EvaluateModel(Evaluation* evaluation, Client* client,
 }
 
 int RunTask(EvalOptions options, Interrupt* interrupt) {
-  Client client({.server = options.server});
+  Client client({.server = options.server, .tls = options.tls});
   Cancellation cancellation;
   InterruptScope scope(interrupt, &cancellation);
   Evaluation& evaluation = options.evaluation;
@@ -155,7 +155,7 @@ absl::StatusOr<std::string> MeasureTable(PaperTable table,
 
 int RunTable(PaperTable table, const TableOptions& options,
              Interrupt* interrupt) {
-  Client client({.server = options.server});
+  Client client({.server = options.server, .tls = options.tls});
   Cancellation cancellation;
   InterruptScope scope(interrupt, &cancellation);
   const absl::StatusOr<std::string> text =

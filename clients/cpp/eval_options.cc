@@ -28,6 +28,7 @@ absl::Status CheckEvaluation(const Evaluation& evaluation) {
 
 void EvalOptions::AddTo(FlagSet* flags) {
   flags->AddServer("Default: $ENGRAM_SERVER, else localhost:8001.", &server);
+  flags->AddTls(&tls);
   flags->Add("model", "NAME", "Default: the only one served.",
              &evaluation.model);
   flags->Add("task", "NAME", "induction-head or associative-recall.", &task);

@@ -35,6 +35,7 @@ struct EvalOptions {
   absl::Status Complete();
 
   std::string server = DefaultServer();
+  TlsOptions tls = DefaultTls();
   Evaluation evaluation;
   std::string task;
   std::optional<int64_t> vocabulary;

@@ -40,6 +40,7 @@ struct TableOptions {
   int64_t CountAt(int64_t length) const;
 
   std::string server = DefaultServer();
+  TlsOptions tls = DefaultTls();
   int64_t count = 1000;
   int64_t least_count = 16;
   int64_t tokens_per_length = int64_t{1} << 21;

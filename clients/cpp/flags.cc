@@ -213,6 +213,36 @@ void FlagSet::AddFile(std::string name, std::string help,
   flags_.back().is_file = true;
 }
 
+void FlagSet::AddFile(std::string name, std::string help, std::string* target) {
+  Add(std::move(name), "FILE", std::move(help), target);
+  flags_.back().is_file = true;
+}
+
+void FlagSet::AddTls(TlsOptions* target) {
+  Add("tls", "",
+      "Speak TLS to the server; the next four imply it. Default: $ENGRAM_TLS.",
+      [target](absl::string_view text) {
+        bool value = false;
+        if (!absl::SimpleAtob(text, &value)) return NotA("true or false", text);
+        target->enabled = value;
+        return absl::OkStatus();
+      });
+  AddFile("ca",
+          "Authorities that the server's certificate may come from (PEM). "
+          "Default: $ENGRAM_CA, else those that this machine knows.",
+          &target->ca);
+  AddFile("certificate",
+          "Shown to a server that asks for one (PEM). Default: "
+          "$ENGRAM_CERTIFICATE.",
+          &target->certificate);
+  AddFile("key", "The key of --certificate (PEM). Default: $ENGRAM_KEY.",
+          &target->key);
+  Add("server-name", "NAME",
+      "The name that the server's certificate must have. Default: "
+      "$ENGRAM_SERVER_NAME, else the host of --server.",
+      &target->server_name);
+}
+
 void FlagSet::AddServer(std::string help, std::string* target) {
   Add("server", "HOST:PORT", std::move(help), [target](absl::string_view text) {
     absl::StatusOr<std::string> address = ParseServerAddress(text);

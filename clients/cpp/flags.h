@@ -16,6 +16,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "clients/cpp/tls_options.h"
 
 namespace engram::client {
 
@@ -72,8 +73,11 @@ class FlagSet {
   // The name of a file. Its value_name is FILE.
   void AddFile(std::string name, std::string help,
                std::optional<std::string>* target);
+  void AddFile(std::string name, std::string help, std::string* target);
   // Where the server is, checked and with its port.
   void AddServer(std::string help, std::string* target);
+  // Whether and how TLS is spoken to it.
+  void AddTls(TlsOptions* target);
   // A whole number from `least` to `most`.
   void AddCount(std::string name, std::string help, int64_t least, int64_t most,
                 int64_t* target);

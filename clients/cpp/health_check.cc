@@ -6,6 +6,7 @@
 #include "clients/cpp/call_end.h"
 #include "clients/cpp/channel.h"
 #include "clients/cpp/server_address.h"
+#include "clients/cpp/tls_mismatch.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "tools/status/early_return.h"
 
@@ -16,10 +17,13 @@ using grpc::health::v1::HealthCheckRequest;
 using grpc::health::v1::HealthCheckResponse;
 
 absl::StatusOr<std::string> CheckHealth(const std::string& server,
+                                        const TlsOptions& tls,
                                         const std::string& service,
                                         absl::Duration deadline) {
   ENGRAM_ASSIGN_OR_RETURN(const std::string address,
                           ParseServerAddress(server));
+  ENGRAM_ASSIGN_OR_RETURN(const auto channel,
+                          OpenChannel(address, tls, /*own_connection=*/true));
   grpc::ClientContext context;
   if (deadline != absl::InfiniteDuration()) {
     context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
@@ -27,10 +31,12 @@ absl::StatusOr<std::string> CheckHealth(const std::string& server,
   HealthCheckRequest request;
   request.set_service(service);
   HealthCheckResponse response;
-  ENGRAM_RETURN_IF_ERROR(
-      ToStatus(Health::NewStub(OpenChannel(address, /*own_connection=*/true))
-                   ->Check(&context, request, &response),
-               context));
+  const absl::Status end = ToStatus(
+      Health::NewStub(channel)->Check(&context, request, &response), context);
+  if (absl::IsUnavailable(end) && EndOf(end) != CallEnd::kAnswered) {
+    ENGRAM_RETURN_IF_ERROR(FindTlsMismatch(address, tls));
+  }
+  ENGRAM_RETURN_IF_ERROR(end);
   const std::string& name =
       HealthCheckResponse::ServingStatus_Name(response.status());
   return name.empty() ? "UNKNOWN" : name;

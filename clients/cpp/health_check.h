@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "clients/cpp/tls_options.h"
 
 namespace engram::client {
 
@@ -13,8 +14,9 @@ namespace engram::client {
 // name, or empty for the whole server. Errors, with EndOf() set:
 // INVALID_ARGUMENT, `server` is no address; NOT_FOUND, there is no such model;
 // UNAVAILABLE, DEADLINE_EXCEEDED, it cannot be reached in time; UNIMPLEMENTED,
-// it is no server of ours.
+// it is no server of ours; and those of OpenChannel() and FindTlsMismatch().
 absl::StatusOr<std::string> CheckHealth(const std::string& server,
+                                        const TlsOptions& tls,
                                         const std::string& service,
                                         absl::Duration deadline);
 

@@ -38,7 +38,7 @@ int RunHealth(Invocation invocation) {
                                       ? kDefaultDeadline
                                       : global.deadline;
   const absl::StatusOr<std::string> health =
-      CheckHealth(global.server, model, deadline);
+      CheckHealth(global.server, global.tls, model, deadline);
   if (!health.ok()) return ReportError(health.status(), global);
   Print(global.json ? absl::StrCat("{\"status\":\"", *health, "\"}\n")
                     : absl::StrCat(*health, "\n"));

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "clients/cpp/advice.h"
@@ -22,6 +23,12 @@ const std::string kFlagVariables[] = {
 absl::Status CheckClientEnvironment() {
   ENGRAM_RETURN_IF_ERROR(
       CheckEnvironment(CurrentEnvironment(), kFlagVariables));
+  bool value = false;
+  const char* tls = std::getenv(kTlsVariable);
+  if (tls != nullptr && *tls != '\0' && !absl::SimpleAtob(tls, &value)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(kTlsVariable, ": '", tls, "' is not true or false"));
+  }
   const char* server = std::getenv(kServerVariable);
   if (server == nullptr || *server == '\0') return absl::OkStatus();
   const absl::Status status = ParseServerAddress(server).status();
@@ -35,6 +42,8 @@ absl::Status CheckClientEnvironment() {
 int RunClientProgram(
     absl::string_view program, int argc, char** argv,
     const std::function<int(const std::vector<std::string>&)>& run) {
+  // What gRPC has to say of broken connections we say ourselves, in words.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   return RunProgram(program, [&] {
     if (argc > 1 && absl::string_view(argv[1]) == "--version") {
       Print(absl::StrCat(program, " " ENGRAM_VERSION "\n"));

@@ -56,9 +56,8 @@ absl::Status StripScheme(absl::string_view whole, absl::string_view* text) {
   if (end == text->npos) return absl::OkStatus();
   const std::string scheme = absl::AsciiStrToLower(text->substr(0, end));
   if (scheme == "https" || scheme == "grpcs") {
-    return Wrong(whole, absl::StrCat("asks for TLS, which this client does not "
-                                     "speak: give HOST:PORT of a plaintext "
-                                     "gRPC port"));
+    return Wrong(whole, absl::StrCat("asks for TLS: give HOST:PORT without "
+                                     "scheme, and --tls"));
   }
   if (scheme != "http" && scheme != "grpc") {
     return Wrong(whole, absl::StrCat("begins with ", scheme,

@@ -16,6 +16,7 @@ void GlobalFlags::AddTo(FlagSet* flags) {
                    "Default: $ENGRAM_SERVER, else localhost:8001; now ",
                    server, "."),
       &server);
+  flags->AddTls(&tls);
   flags->AddLimit("deadline",
                   "Give up after this time, such as 1500ms, 30s or 5 "
                   "(seconds). Default: never.",
@@ -71,6 +72,7 @@ int VerbArguments::Refuse(absl::string_view message) const {
 ClientOptions MakeClientOptions(const GlobalFlags& global) {
   ClientOptions options;
   options.server = global.server;
+  options.tls = global.tls;
   options.retries = static_cast<int>(global.retries);
   // A server that is away fails every repeat in the same way: said once.
   options.on_repeat = [said = absl::Status()](const absl::Status& status,

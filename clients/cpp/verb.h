@@ -28,6 +28,7 @@ struct GlobalFlags {
   // The verb, for what is said about its --help.
   std::string verb;
   std::string server = DefaultServer();
+  TlsOptions tls = DefaultTls();
   absl::Duration deadline = absl::InfiniteDuration();
   int64_t retries = 6;
   bool json = false;

@@ -76,7 +76,7 @@ class ZshTest(unittest.TestCase):
             shell.wait_for("ready")
             for typed, completed in (("engram sess\tfo\t--wi\t", r"sessions\W+fork\W+--wide"),
                                      ("engram gene\t--prompt-\t", r"generate\W+--prompt-file"),
-                                     ("engram --serv\thost cha\t", "chat")):
+                                     ("engram --server host cha\t", "chat")):
                 shell.wait_for(r"\$ ")
                 shell.type(typed)
                 shell.wait_for(completed)

@@ -171,5 +171,22 @@ TEST(FlagSet, TakesTokenIdsAndEscapedTextsOnceOrAgainAndAgain) {
       HasSubstr("flag --text: "));
 }
 
+TEST(TlsFlags, EachOfThemMeansTlsUnlessItIsSaidOtherwise) {
+  const auto uses = [](std::vector<std::string> arguments) {
+    TlsOptions tls;
+    FlagSet flags;
+    flags.AddTls(&tls);
+    EXPECT_TRUE(flags.Parse(arguments).ok());
+    return UsesTls(tls);
+  };
+  EXPECT_FALSE(uses({}));
+  EXPECT_TRUE(uses({"--tls"}));
+  EXPECT_TRUE(uses({"--ca", "file"}));
+  EXPECT_TRUE(uses({"--certificate", "file", "--key", "file"}));
+  EXPECT_TRUE(uses({"--server-name", "name"}));
+  EXPECT_FALSE(uses({"--tls=false"}));
+  EXPECT_FALSE(uses({"--ca", "file", "--tls=false"}));
+}
+
 }  // namespace
 }  // namespace engram::client

@@ -45,6 +45,10 @@ Shown Text(std::string ServerOptions::*field) {
   return [=](const ServerOptions& options) { return options.*field; };
 }
 
+Shown File(std::string TlsFiles::*field) {
+  return [=](const ServerOptions& options) { return options.tls.*field; };
+}
+
 struct FlagCase {
   std::string name;
   Shown shown;
@@ -126,6 +130,9 @@ std::vector<FlagCase> FlagsOfTheProgram() {
        "127.0.0.1:8002",
        {{"host:1", "host:1"}},
        NoAddress()},
+      {"tls-certificate", File(&TlsFiles::certificate), "", {{"a", "a"}}, {""}},
+      {"tls-key", File(&TlsFiles::key), "", {{"/a/b", "/a/b"}}, {""}},
+      {"tls-client-ca", File(&TlsFiles::authorities), "", {{"a", "a"}}, {""}},
       {"drain-timeout",
        Time(&ServerOptions::drain_timeout),
        "30s",

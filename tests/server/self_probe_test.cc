@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <string>
 #include <thread>
@@ -14,6 +15,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "tests/support/loopback.h"
+#include "tools/tls/client_hello.h"
 
 namespace engram {
 namespace {
@@ -36,6 +38,15 @@ class Listener {
     const int connection = accept(descriptor_, nullptr, nullptr);
     EXPECT_EQ(write(connection, "settings", 8), 8);
     close(connection);
+  }
+  // Greets the next connection when it has said something; returns that.
+  std::string AnswerHello() {
+    const int connection = accept(descriptor_, nullptr, nullptr);
+    char hello[4096];
+    const ssize_t count = read(connection, hello, sizeof(hello));
+    EXPECT_EQ(write(connection, "hello", 5), 5);
+    close(connection);
+    return std::string(hello, static_cast<size_t>(std::max<ssize_t>(count, 0)));
   }
   // Closes the next connection without a greeting.
   void Refuse() { close(accept(descriptor_, nullptr, nullptr)); }
@@ -80,6 +91,17 @@ TEST(ProbeGrpc, SaysWhenNothingGreetsIt) {
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ(status.message(), absl::StrCat("probe of ", listener.address(),
                                            ": no greeting within 20ms"));
+}
+
+TEST(ProbeGrpc, SaysHelloFirstWhereThatIsExpected) {
+  Listener listener;
+  std::string heard;
+  std::thread server([&] { heard = listener.AnswerHello(); });
+  EXPECT_TRUE(
+      ProbeGrpc(listener.address(), absl::Seconds(10), MakeClientHello()).ok());
+  server.join();
+  ASSERT_GT(heard.size(), 100);
+  EXPECT_TRUE(BeginsTls(heard[0]));
 }
 
 TEST(ProbeGrpc, SaysWhenNobodyListens) {

@@ -1,0 +1,70 @@
+#include "server/http_credentials.h"
+
+#include <gnutls/x509.h>
+
+#include <string>
+
+#include "absl/strings/str_cat.h"
+
+namespace engram {
+namespace {
+
+gnutls_datum_t View(const std::string& text) {
+  return {reinterpret_cast<unsigned char*>(const_cast<char*>(text.data())),
+          static_cast<unsigned>(text.size())};
+}
+
+// Of a client's certificate: it must come from one of the authorities, be valid
+// and be made for clients. What is not ends the handshake.
+int VerifyClient(gnutls_session_t session) {
+  gnutls_typed_vdata_st purpose = {};
+  purpose.type = GNUTLS_DT_KEY_PURPOSE_OID;
+  purpose.data = reinterpret_cast<unsigned char*>(
+      const_cast<char*>(GNUTLS_KP_TLS_WWW_CLIENT));
+  unsigned problems = 0;
+  const int done =
+      gnutls_certificate_verify_peers(session, &purpose, 1, &problems);
+  return done == GNUTLS_E_SUCCESS && problems == 0 ? 0
+                                                   : GNUTLS_E_CERTIFICATE_ERROR;
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const HttpCredentials>> HttpCredentials::Make(
+    const TlsFiles& texts) {
+  std::shared_ptr<HttpCredentials> made(new HttpCredentials);
+  const auto failure = [](int code) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the HTTP port cannot use certificate, key or authorities: ",
+        gnutls_strerror(code)));
+  };
+  int code = gnutls_certificate_allocate_credentials(&made->credentials_);
+  if (code < 0) return failure(code);
+  const gnutls_datum_t certificate = View(texts.certificate);
+  const gnutls_datum_t key = View(texts.key);
+  code = gnutls_certificate_set_x509_key_mem(made->credentials_, &certificate,
+                                             &key, GNUTLS_X509_FMT_PEM);
+  if (code < 0) return failure(code);
+  if (texts.authorities.empty()) return made;
+  made->asks_clients_ = true;
+  const gnutls_datum_t authorities = View(texts.authorities);
+  code = gnutls_certificate_set_x509_trust_mem(made->credentials_, &authorities,
+                                               GNUTLS_X509_FMT_PEM);
+  if (code < 0) return failure(code);
+  gnutls_certificate_set_verify_function(made->credentials_, VerifyClient);
+  return made;
+}
+
+HttpCredentials::~HttpCredentials() {
+  if (credentials_ != nullptr) {
+    gnutls_certificate_free_credentials(credentials_);
+  }
+}
+
+void HttpCredentials::GiveTo(gnutls_session_t session) const {
+  gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, credentials_);
+  gnutls_certificate_server_set_request(
+      session, asks_clients_ ? GNUTLS_CERT_REQUIRE : GNUTLS_CERT_IGNORE);
+}
+
+}  // namespace engram
