@@ -3,6 +3,9 @@
 //   device-facts count PROGRAM    pieces of device code in the program's file
 //   device-facts kernels PROGRAM  the device, and each kernel as it was loaded
 //   device-facts rates            copies, matrix products, what a kernel costs
+//   device-facts bits             how tensor cores, our products and cuBLASLt
+//   add device-facts workloads        kernels that move 200 MB, as shares of
+//   copies device-facts once             these once each, for a profiler
 //
 // The last line is the result in short. Ends with 0; 1 if something failed, or
 // a kernel has local memory; 2 after wrong use; 77 without a device.
@@ -11,14 +14,16 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "kernels/cuda/device_status.h"
-#include "tests/device_facts/empty_kernel.h"
+#include "tests/device_facts/bits.h"
 #include "tests/device_facts/kernels_of_a_program.h"
-#include "tests/device_facts/matrix_rate.h"
-#include "tests/device_facts/milliseconds.h"
+#include "tests/device_facts/rates.h"
+#include "tests/device_facts/workload_rates.h"
 
 namespace engram {
 namespace {
@@ -84,81 +89,21 @@ int TellKernels(const std::string& program) {
   return with_local > 0 || kernels.empty() ? kFailed : 0;
 }
 
-// TB/s, read and written, of copies of 4 GB or what there is room for.
-double CopyRate() {
-  size_t free = 0, all = 0;
-  if (cudaMemGetInfo(&free, &all) != cudaSuccess) return 0;
-  const size_t bytes = std::min<size_t>(size_t{4} << 30, free / 3);
-  void *from = nullptr, *to = nullptr;
-  if (cudaMalloc(&from, bytes) != cudaSuccess ||
-      cudaMalloc(&to, bytes) != cudaSuccess) {
-    return 0;
-  }
-  const float milliseconds = Milliseconds(5, [&] {
-    return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice,
-                           cudaStreamPerThread);
-  });
-  cudaFree(from);
-  cudaFree(to);
-  return milliseconds > 0 ? 2.0 * bytes / milliseconds / 1e9 : 0;
-}
-
-// Microseconds of one of 1,000 empty kernels in a graph.
-double EmptyKernelTime(bool overlaps) {
-  constexpr int kCount = 1000;
-  cudaStream_t stream = nullptr;
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t ready = nullptr;
-  if (LaunchEmptyKernel(cudaStreamPerThread, overlaps) != cudaSuccess ||
-      cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) !=
-          cudaSuccess ||
-      cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) !=
-          cudaSuccess) {
-    return 0;
-  }
-  for (int i = 0; i < kCount; ++i) {
-    if (LaunchEmptyKernel(stream, overlaps) != cudaSuccess) return 0;
-  }
-  if (cudaStreamEndCapture(stream, &graph) != cudaSuccess ||
-      cudaGraphInstantiate(&ready, graph, 0) != cudaSuccess) {
-    return 0;
-  }
-  const float milliseconds = Milliseconds(
-      3, [&] { return cudaGraphLaunch(ready, cudaStreamPerThread); });
-  return milliseconds > 0 ? 1000.0 * milliseconds / kCount : 0;
-}
-
-int TellRates() {
-  const double copy = CopyRate();
-  std::printf("copy, read and written: %.2f TB/s\n", copy);
-  const double alone = EmptyKernelTime(false);
-  const double overlapping = EmptyKernelTime(true);
-  std::printf("an empty kernel in a graph: %.2f us, %.2f overlapping\n", alone,
-              overlapping);
-  std::string reason;
-  const double matrix = MatrixRate(8192, &reason);
-  if (reason.empty()) {
-    std::printf("products of 8192 in bfloat16 by cuBLASLt: %.0f TFLOP/s\n",
-                matrix);
-  } else {
-    std::printf("no matrix rate: %s\n", reason.c_str());
-  }
-  std::printf(
-      "copies %.2f TB/s, matrices %.0f TFLOP/s, a kernel %.2f us (%.2f)\n",
-      copy, matrix, alone, overlapping);
-  return copy > 0 && alone > 0 && overlapping > 0 ? 0 : kFailed;
-}
-
 int Run(const std::vector<std::string>& arguments) {
   if (arguments.size() == 2 && arguments[0] == "count") {
     std::printf("%zu\n", FatBinaries(arguments[1]).size());
     return 0;
   }
+  const std::map<std::string, std::function<int()>> facts = {
+      {"rates", TellRates},
+      {"bits", TellBits},
+      {"workloads", TellWorkloads},
+      {"once", RunWorkloadsOnce}};
   const bool kernels = arguments.size() == 2 && arguments[0] == "kernels";
-  if (!kernels && !(arguments.size() == 1 && arguments[0] == "rates")) {
+  if (!kernels && !(arguments.size() == 1 && facts.count(arguments[0]) > 0)) {
     std::fprintf(stderr,
                  "usage: device-facts count PROGRAM | kernels PROGRAM | "
-                 "rates\n");
+                 "rates | bits | workloads | once\n");
     return kWrongUse;
   }
   int devices = 0;
@@ -168,7 +113,7 @@ int Run(const std::vector<std::string>& arguments) {
                 std::string(cuda::NoDevice(error).message()).c_str());
     return kNoDevice;
   }
-  return kernels ? TellKernels(arguments[1]) : TellRates();
+  return kernels ? TellKernels(arguments[1]) : facts.at(arguments[0])();
 }
 
 }  // namespace

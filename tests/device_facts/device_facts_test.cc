@@ -47,7 +47,7 @@ class MmaChainTest : public ::testing::TestWithParam<Shape> {
     MmaChainArguments arguments;
     arguments.tokens = kTokens;
     arguments.outputs = outputs();
-    arguments.inputs = inputs();
+    arguments.inputs = arguments.stride = inputs();
     arguments.x = x.data();
     arguments.weight = weight_.data();
     arguments.is_float16 = GetParam().is_float16;

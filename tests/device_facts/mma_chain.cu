@@ -17,7 +17,7 @@ __global__ void Chain(MmaChainArguments arguments) {
   cuda::GridTrigger();
   const int group = threadIdx.x / 4;
   const int quad = threadIdx.x % 4;
-  const int64_t inputs = arguments.inputs;
+  const int64_t inputs = arguments.inputs, stride = arguments.stride;
   const int64_t token = int64_t{blockIdx.x} * 16 + group;
   const int64_t output = int64_t{blockIdx.y} * 8;
   // Of a step's inputs the first two and the last two that a lane has.
@@ -32,11 +32,11 @@ __global__ void Chain(MmaChainArguments arguments) {
     const int64_t end = (segment + 1) * units / segments * cuda::kUnitInputs;
     for (int64_t k = segment * units / segments * cuda::kUnitInputs;
          k < (end < inputs ? end : inputs); k += 16) {
-      const uint16_t* const x = arguments.x + token * inputs + k;
+      const uint16_t* const x = arguments.x + token * stride + k;
       const uint16_t* const weight =
-          arguments.weight + (output + group) * inputs + k;
-      const uint32_t a[4] = {Pair(x + low), Pair(x + 8 * inputs + low),
-                             Pair(x + high), Pair(x + 8 * inputs + high)};
+          arguments.weight + (output + group) * stride + k;
+      const uint32_t a[4] = {Pair(x + low), Pair(x + 8 * stride + low),
+                             Pair(x + high), Pair(x + 8 * stride + high)};
       const uint32_t b[2] = {Pair(weight + low), Pair(weight + high)};
       if (arguments.is_float16) {
         cuda::MmaF16(acc, a, b);

@@ -15,6 +15,7 @@ struct MmaChainArguments {
   int64_t tokens = 0;
   int64_t outputs = 0;
   int64_t inputs = 0;
+  int64_t stride = 0;  // values from a row of x or of the weight to the next
   // Of device memory, of float16 or else of bfloat16.
   const uint16_t* x = nullptr;       // [tokens, inputs]
   const uint16_t* weight = nullptr;  // [outputs, inputs]

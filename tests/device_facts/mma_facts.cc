@@ -50,7 +50,7 @@ MmaFacts FindMmaFacts(bool is_float16) {
     MmaChainArguments arguments;
     arguments.tokens = kTokens;
     arguments.outputs = kOutputs;
-    arguments.inputs = kInputs;
+    arguments.inputs = arguments.stride = kInputs;
     arguments.x = device_x.data();
     arguments.weight = device_weight.data();
     arguments.is_float16 = is_float16;

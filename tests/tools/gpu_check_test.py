@@ -15,7 +15,8 @@ OPERATIONS = ["backend_test", "blocks_test", "ssd_scan_test", "diagonal_scan_tes
 TESTS = OPERATIONS + ["cuda_product_test", "device_facts_test", "outcomes_test", "cuda_outcomes_test",
                       "cuda_ssd_chunks_test", "cuda_update_test", "cuda_golden_test", "cuda_int8_divergence_test",
                       "cuda_model_equivalence_test", "engine_steps_test", "cuda_equivalence_integration_test",
-                      "devices_integration_test", "faulty_device_integration_test"]
+                      "devices_integration_test", "faulty_device_integration_test", "lost_device_integration_test",
+                      "cuda_overlap_test"]
 PASSES = "echo '[  PASSED  ] 3 tests.'"
 FAILS = "echo '[  PASSED  ] 2 tests.'; echo '[  FAILED  ] 1 test, listed below:'; echo '[  FAILED  ] Suite.Breaks'; exit 1"
 SKIPS = "echo 'this machine has no device: CUDA: no driver; or use --backend=cpu'; echo '[  PASSED  ] 0 tests.'"
@@ -44,6 +45,16 @@ PEERS = [
     {"peer": "mamba-ssm", "results": [], "unavailable": "ImportError: no Triton"},
 ]
 
+PROFILE = """==PROF== Connected
+counted: 1000 of an update
+counted: 3000 of a product
+"ID","Kernel Name","dram__bytes.sum","l1tex__t_requests_pipe_lsu_mem_global_op_ld.sum",""" + \
+    """"l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum","smsp__inst_executed_op_local_ld.sum"
+"","","byte","","",""
+"0","Update(int, float)","1,100","10","160","0"
+"1","Product<a, b>(int)","6,000","10","40","0"
+"""
+
 
 class GpuCheck(unittest.TestCase):
     def setUp(self):
@@ -53,7 +64,7 @@ class GpuCheck(unittest.TestCase):
         self.out = pathlib.Path(folder.name, "out")
         for test in TESTS:
             self.program(f"tests/{test}", PASSES)
-        self.program("tests/device-facts", "echo a fact")
+        self.program("tests/device-facts", "echo 'measured: 5 ms'; echo a fact")
         self.program("bin/engram-server", SERVES)
         self.program("bin/engram", "echo said; echo more")
         self.program("bin/engram-bench", MEASURES)
@@ -83,6 +94,7 @@ class GpuCheck(unittest.TestCase):
         self.assertRegex(text.rsplit("\n\n", 1)[1], r"shape +8 rows +2\.000 ms +50\.0 % of copies")
         self.assertEqual(json.loads((self.out / "engine-mamba-2.8b.json").read_text())["backend"], "cuda")
         self.assertIn("a fact", (self.out / "gpu-check.log").read_text())
+        self.assertIn("\n5 ms\n", text)
 
     def test_survives_what_fails_and_what_hangs(self):
         self.program("tests/blocks_test", FAILS)
@@ -125,6 +137,16 @@ class GpuCheck(unittest.TestCase):
             self.program("bin/engram-server", f'[ "$2" = cpu ] || {{ echo "{said}" >&2; exit 1; }}; {SERVES}')
             code, text, steps = self.check("--only", "streams")
             self.assertEqual((code, steps["streams"]["result"]), (rc, result), text)
+
+    def test_kernels_that_move_more_than_is_counted_are_a_failure(self):
+        self.program("path/ncu", f"cat <<'END'\n{PROFILE}END")
+        code, text, steps = self.check("--only", "profiler")
+        self.assertEqual((code, steps["profiler"]["result"]), (1, "failed"), text)
+        self.assertRegex(text, r"an update +1\.10 of the bytes counted, 16\.0 sectors a load, 0 local\n")
+        self.assertRegex(text, r"a product +2\.00 of the bytes counted, +4\.0 sectors a load, 0 local TOO MUCH\n")
+        self.program("path/ncu", "echo '==ERROR== ERR_NVGPUCTRPERM'; exit 1")
+        code, text, steps = self.check("--only", "profiler")
+        self.assertEqual((code, steps["profiler"]["result"]), (0, "absent"), text)
 
     def test_others_are_measured_where_python_has_torch(self):
         self.program("bin/engram-bench", MEASURES.replace('"rows": 8', '"rows": 1'))
