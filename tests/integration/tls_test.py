@@ -72,10 +72,14 @@ class Server:
         return self.log.read().decode()
 
     def stop(self):
+        """Ends it; returns its whole log."""
         self.process.terminate()
-        assert self.process.wait(timeout=LIMIT_SECONDS) == 0, self.log_text()
+        code = self.process.wait(timeout=LIMIT_SECONDS)
+        text = self.log_text()
+        assert code == 0, text
         self.process.stdout.close()
         self.log.close()
+        return text
 
     def flags(self, *more):
         """For clients, that believe its authority."""
@@ -131,6 +135,12 @@ class TlsTest(unittest.TestCase):
         # It is of no use to try again, as for a server that is away.
         self.assertLess(time.monotonic() - begin, 60)
 
+    def check_python_is_told(self, address, **variables):
+        done = run("/usr/bin/python3", ROOT / "clients/python/client.py", address, "m", "3 11 => 7",
+                   variables={"PYTHONPATH": str(STUBS), **variables})
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("Does one of both speak TLS and the other not?", done.stderr)
+
 
 class OneSidedTest(TlsTest):
     """Clients look at the server's certificate; of them none is asked."""
@@ -179,6 +189,7 @@ class OneSidedTest(TlsTest):
                            self.server.grpc, *PROMPT)
         self.check_refused("speaks TLS, and this client does not", BIN / "engram", "health", "--server",
                            self.server.grpc)
+        self.check_python_is_told(self.server.grpc)
 
     def test_a_server_of_another_authority_is_not_believed(self):
         other = self.certificates.other_authority.certificate
@@ -244,19 +255,28 @@ class OneSidedTest(TlsTest):
         self.assertEqual(self.server.metric("tls_certificate_expiry_seconds"), ssl.cert_time_to_seconds(end))
         self.assertEqual(self.server.metric("tls_reload_failures_total"), 0)
 
+    def test_what_the_dashboard_and_the_alerts_ask_of_tls_is_there(self):
+        page = self.server.page()
+        for file in ("dashboard.json", "alerts.yml"):
+            names = set(re.findall(r"engram_tls_\w+", (ROOT / "deploy/monitoring" / file).read_text()))
+            self.assertTrue(names, file)
+            for name in names:
+                self.assertIn(f"# TYPE {name} ", page, file)
+
     def test_a_hello_is_answered_and_leaves_no_trace_in_the_log(self):
         # As the server's own probe does it.
-        before = self.server.log_text()
+        server = Server(self.certificates)
         hello = ssl.MemoryBIO()
         client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(ssl.MemoryBIO(), hello, server_hostname="localhost")
         with self.assertRaises(ssl.SSLWantReadError):
             client.do_handshake()
-        host, port = self.server.grpc.split(":")
+        host, port = server.grpc.split(":")
         with socket.create_connection((host, int(port)), timeout=LIMIT_SECONDS) as plain:
             plain.sendall(hello.read())
             self.assertEqual(plain.recv(1), b"\x16")
-        self.check_runs(BIN / "engram", "health", *self.server.flags())
-        self.assertEqual(self.server.log_text(), before)
+        self.check_runs(BIN / "engram", "health", *server.flags())
+        events = re.findall(r'"event":"(\w+)"', server.stop())
+        self.assertEqual(events, ["model_loaded", "listening", "drain_begun", "drain_ended"])
 
 
 class MutualTest(TlsTest):
@@ -346,14 +366,15 @@ class RotationTest(TlsTest):
         self.assertEqual(report["failed"], 0, report)
         self.assertGreater(report["succeeded"], 32)
         self.assertEqual(server.metric("tls_reload_failures_total"), 0)
-        self.assertEqual(server.log_text().count('"event":"tls_reloaded"'), 2)
+        eventually(lambda: server.log_text().count('"event":"tls_reloaded"') == 2, "both changes are logged")
 
     def test_a_damaged_key_keeps_the_old_one_until_a_whole_pair_comes(self):
         server = self.start()
         shown, end = server.shown(), server.metric("tls_certificate_expiry_seconds")
         self.certificates.server.key.write_text("-----BEGIN PRIVATE KEY-----\nnothing\n")
         eventually(lambda: server.metric("tls_reload_failures_total") == 1, "the damage is counted")
-        self.assertIn(f"the key {self.certificates.server.key} has no private key in PEM", server.log_text())
+        eventually(lambda: f"the key {self.certificates.server.key} has no private key in PEM" in server.log_text(),
+                   "the log says what is wrong")
         self.assertEqual(server.shown(), shown)
         self.assertEqual(server.metric("tls_certificate_expiry_seconds"), end)
         self.check_runs(BIN / "engram", "health", *server.flags())
@@ -421,6 +442,7 @@ class ClientTest(TlsTest):
             for verb in ("models", "health"):
                 self.check_refused("does not speak TLS, and this client does", BIN / "engram", verb, "--server",
                                    address, "--tls")
+            self.check_python_is_told(address, ENGRAM_TLS="true")
             # Said last, a flag outdoes a variable.
             self.check_runs(BIN / "engram", "models", "--server", address, "--tls=false",
                             variables={"ENGRAM_TLS": "true"})
@@ -452,6 +474,15 @@ class DocumentTest(TlsTest):
                                   env=dict(os.environ, PATH=f"{BIN}:{os.environ['PATH']}"))
             self.assertEqual(done.returncode, 0, f"{line}\n{done.stderr}")
         self.assertIn("engram_tls_certificate_expiry_seconds", done.stdout)
+
+
+class CostTest(unittest.TestCase):
+    def test_what_tls_costs_can_be_measured(self):
+        # In so short a time the numbers themselves say nothing, and so does the exit code.
+        done = run(ROOT / "scripts/tls-cost", "--build", BIN.parent, "--rounds", 1, "--seconds", 1)
+        self.assertRegex(done.stdout, r"32 streams of mamba-english: \d+ tokens/s, by TLS \d+: [\d.]+ of it\n"
+                                      r"handshakes/s: \d+\n", done.stderr)
+        self.assertIn(done.returncode, (0, 1))
 
 
 class StartTest(TlsTest):
