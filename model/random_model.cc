@@ -26,7 +26,8 @@ struct Shape {
   int64_t d_model;
   int64_t layers;
   std::vector<int64_t> attention_layers = {};
-  int64_t heads = 0;  // of attention
+  int64_t heads = 0;       // of attention
+  int64_t vocabulary = 0;  // 0: the family's
 };
 
 const std::vector<Shape>& Shapes() {
@@ -56,6 +57,7 @@ const std::vector<Shape>& Shapes() {
 }
 
 // What all shapes of a family have in common.
+constexpr int64_t kVocab = 50277;  // of Mamba and Mamba-2, without padding
 constexpr int64_t kMambaVocab = 50280;
 constexpr int64_t kMamba2Vocab = 50288;
 constexpr int64_t kH3Vocab = 50264;
@@ -68,13 +70,37 @@ constexpr int64_t kAttentionHeadDim = 128;  // of Mamba-2's hybrid
 constexpr int64_t kShiftStates = 64;
 constexpr int64_t kDiagonalPairs = 32;
 
-// The first of them.
 void KeepLayers(int64_t layers, Shape* shape) {
   shape->layers = std::min(shape->layers, layers);
   std::vector<int64_t>& attention = shape->attention_layers;
+  if (attention.empty() || attention.back() < shape->layers) return;
   attention.erase(
       std::lower_bound(attention.begin(), attention.end(), shape->layers),
       attention.end());
+  const int64_t last = shape->layers - 1;
+  if (last > 0 && (attention.empty() || attention.back() < last)) {
+    attention.push_back(last);
+  }
+}
+
+void Cut(const RandomModelCut& cut, Shape* shape) {
+  if (cut.layers > 0) KeepLayers(cut.layers, shape);
+  if (cut.d_model > 0) shape->d_model = cut.d_model;
+  shape->vocabulary = cut.vocabulary;
+}
+
+// With padding.
+int64_t Vocabulary(const Shape& shape) {
+  if (shape.vocabulary > 0) return shape.vocabulary;
+  switch (shape.family) {
+    case Family::kMamba:
+      return kMambaVocab;
+    case Family::kMamba2:
+      return kMamba2Vocab;
+    case Family::kH3:
+      return kH3Vocab;
+  }
+  return 0;
 }
 
 std::string AttentionIndices(const Shape& shape) {
@@ -85,15 +111,16 @@ std::string AttentionIndices(const Shape& shape) {
 // config.json as it is published with the shape.
 std::string ConfigText(const Shape& shape) {
   if (shape.family == Family::kH3) {
-    return absl::StrCat(R"({"model_type": "h3", "vocab_size": )", kH3Vocab,
-                        R"(, "hidden_size": )", shape.d_model,
-                        R"(, "num_hidden_layers": )", shape.layers,
-                        R"(, "num_attention_heads": )", shape.heads, ", ",
-                        AttentionIndices(shape), "}");
+    return absl::StrCat(R"({"model_type": "h3", "vocab_size": )",
+                        Vocabulary(shape), R"(, "hidden_size": )",
+                        shape.d_model, R"(, "num_hidden_layers": )",
+                        shape.layers, R"(, "num_attention_heads": )",
+                        shape.heads, ", ", AttentionIndices(shape), "}");
   }
   const std::string skeleton = absl::StrCat(
       R"({"d_model": )", shape.d_model, R"(, "n_layer": )", shape.layers,
-      R"(, "vocab_size": 50277, "rms_norm": true, "residual_in_fp32": true, )",
+      R"(, "vocab_size": )", shape.vocabulary > 0 ? shape.vocabulary : kVocab,
+      R"(, "rms_norm": true, "residual_in_fp32": true, )",
       R"("fused_add_norm": true, )");
   if (shape.family == Family::kMamba) {
     return absl::StrCat(skeleton,
@@ -144,13 +171,8 @@ class Places {
   Places(const Shape& shape, DataType matrices)
       : d_model_(shape.d_model), matrices_(matrices) {
     const bool is_h3 = shape.family == Family::kH3;
-    if (is_h3) {
-      Matrix("backbone.embeddings.word_embeddings", kH3Vocab, d_model_);
-    } else {
-      Matrix("backbone.embedding",
-             shape.family == Family::kMamba ? kMambaVocab : kMamba2Vocab,
-             d_model_);
-    }
+    Matrix(is_h3 ? "backbone.embeddings.word_embeddings" : "backbone.embedding",
+           Vocabulary(shape), d_model_);
     Norm(is_h3 ? "backbone.ln_f" : "backbone.norm_f", is_h3);
     for (int64_t layer = 0; layer < shape.layers; ++layer) {
       const bool attends = std::count(shape.attention_layers.begin(),
@@ -350,10 +372,10 @@ std::vector<std::string> RandomModelShapes() {
 }
 
 absl::StatusOr<std::unique_ptr<ModelFolder>> RandomModel(
-    const std::string& shape, DataType type, int64_t layers) {
+    const std::string& shape, DataType type, const RandomModelCut& cut) {
   for (Shape known : Shapes()) {
     if (known.name != shape) continue;
-    if (layers > 0) KeepLayers(layers, &known);
+    Cut(cut, &known);
     const std::string name = absl::StrCat("random ", shape);
     ENGRAM_ASSIGN_OR_RETURN(ModelConfig config,
                             ParseModelConfig(ConfigText(known), "", name));

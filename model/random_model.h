@@ -16,14 +16,22 @@ namespace engram {
 // "mamba-130m", "mamba2-2.7b", "h3-1.3b", ... by family and size.
 std::vector<std::string> RandomModelShapes();
 
+// What is to be less than published; 0: as it is.
+struct RandomModelCut {
+  // So many of its first layers alone, if it has more. Of a hybrid the last of
+  // them is one with attention, if it is not the only one.
+  int64_t layers = 0;
+  int64_t d_model = 0;     // a multiple of 32 and of the heads
+  int64_t vocabulary = 0;  // a multiple of 16
+};
+
 // A model of that shape whose matrices are stored as `type`, all else as
 // float32; the same on every call. It has no tokenizer. Matrices are parts of
 // one block of host memory, as large as the largest of them, which the folder
-// owns. `layers`: so many of its first alone, if it has more; 0: all.
-// NOT_FOUND names the shapes that there are.
+// owns. NOT_FOUND names the shapes that there are.
 // Sources: state-spaces/mamba and HazyResearch/H3, their published configs and
 // state dictionaries.
 absl::StatusOr<std::unique_ptr<ModelFolder>> RandomModel(
-    const std::string& shape, DataType type, int64_t layers = 0);
+    const std::string& shape, DataType type, const RandomModelCut& cut = {});
 
 }  // namespace engram

@@ -74,5 +74,21 @@ TEST_F(TrafficTest, WatchesNothingBeforeAndBehind) {
   EXPECT_EQ(Finish().size(), 0u);
 }
 
+TEST_F(TrafficTest, TellsWhatKernelsThatDoNotRunAreLaunchedWith) {
+  options().kernels_run = false;
+  ASSERT_EQ(cuda::SumAndDouble(stream_, 2, values_, others_), cudaSuccess);
+  ASSERT_EQ(cuda::CopyStrided(stream_, 1, values_, others_), cudaSuccess);
+  const std::vector<KernelTraffic> kernels = Finish();
+  ASSERT_EQ(kernels.size(), 2u);
+  EXPECT_EQ(kernels[0].grid.x, 2u);
+  EXPECT_EQ(kernels[0].shared_bytes, 8 * sizeof(float));
+  EXPECT_EQ(kernels[0].loads.bytes, 0);
+  EXPECT_NE(kernels[0].kernel, kernels[1].kernel);
+  EXPECT_EQ(Download(values_, 1), std::vector<float>{1});
+  options().kernels_run = true;
+  ASSERT_EQ(cuda::SumAndDouble(stream_, 2, values_, others_), cudaSuccess);
+  EXPECT_EQ(Download(values_, 1), std::vector<float>{2});
+}
+
 }  // namespace
 }  // namespace engram::emulation

@@ -73,11 +73,34 @@ TEST(RandomModel, StepsWithFiniteLogitsThatDiffer) {
 TEST(RandomModel, CanHaveItsFirstLayersAlone) {
   for (const char* shape : {"mamba-130m", "h3-125m"}) {
     const auto whole = RandomModel(shape, DataType::kBFloat16);
-    const auto part = RandomModel(shape, DataType::kBFloat16, 3);
+    const auto part = RandomModel(shape, DataType::kBFloat16, {.layers = 3});
     ENGRAM_CHECK_OK(part.status());
     const auto plan = (*part)->Plan({});
     ASSERT_TRUE(plan.ok()) << plan.status();
     EXPECT_LT(plan->states, (*whole)->Plan({})->states) << shape;
+  }
+}
+
+TEST(RandomModel, KeepsALayerOfAttentionWhereAHybridIsCut) {
+  for (const int64_t layers : {1, 2, 7, 9}) {
+    const auto folder =
+        RandomModel("h3-125m", DataType::kBFloat16, {.layers = layers});
+    ENGRAM_CHECK_OK(folder.status());
+    const auto plan = (*folder)->Plan({});
+    ENGRAM_CHECK_OK(plan.status());
+    EXPECT_EQ(plan->key_values > 0, layers > 1) << layers << " layers";
+  }
+}
+
+TEST(RandomModel, IsUnderstoodWithASmallerWidthAndVocabulary) {
+  for (const char* shape : {"mamba-130m", "mamba2-130m", "h3-125m"}) {
+    const auto folder =
+        RandomModel(shape, DataType::kBFloat16,
+                    {.layers = 1, .d_model = 96, .vocabulary = 64});
+    ENGRAM_CHECK_OK(folder.status());
+    const auto plan = (*folder)->Plan({});
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_LT(plan->weights, 500'000) << shape;
   }
 }
 

@@ -341,6 +341,7 @@ void Block::Multiply(WarpOperation operation, float* acc, const uint32_t* a,
   std::memcpy(own.b, b, sizeof(own.b));
   std::memcpy(own.acc, acc, sizeof(own.acc));
   if (Arrive(warp, operation, site)) {
+    if (traffic_is_watched) ++computed_work.matrix_steps;
     MultiplyAdd(operation == WarpOperation::kMmaF16, options().fused_mma,
                 warp.operands);
     ReleaseWarp();

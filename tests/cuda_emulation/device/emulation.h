@@ -26,6 +26,8 @@ struct Options {
   // The number of the first kernel, copy or fill that fails, as by
   // PlantError(); 0: none.
   int64_t fails_at = 0;
+  // Otherwise they are launched, and nothing happens.
+  bool kernels_run = true;
   // Work is done when it is put into a stream, as by a device that is as fast
   // as can be, and not when it is waited for.
   bool at_once = false;

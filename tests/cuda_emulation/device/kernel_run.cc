@@ -53,8 +53,8 @@ void KernelRun::RunEarly(int64_t threads) {
 void KernelRun::Run() {
   const cpu::ScopedFlushDenormals flush;
   Release(&kernel_order.complete);
-  RunBlocks();
-  EndKernelTraffic(kernel_->grid, kernel_->block);
+  if (options().kernels_run) RunBlocks();
+  EndKernelTraffic(*kernel_);
   Acquire(&kernel_order.ended);
 }
 

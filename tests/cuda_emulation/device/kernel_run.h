@@ -15,6 +15,7 @@ namespace engram::emulation {
 class Block;
 
 struct KernelLaunch {
+  const void* kernel = nullptr;  // the function
   std::function<void()> thread;  // what each thread does
   dim3 grid;
   dim3 block;

@@ -67,7 +67,7 @@ cudaError_t EnqueueKernel(const cudaLaunchConfig_t& config, const void* kernel,
     return Tell(cudaErrorInvalidResourceHandle);
   }
   const auto launch = std::make_shared<const KernelLaunch>(
-      KernelLaunch{std::move(thread), config.gridDim, config.blockDim,
+      KernelLaunch{kernel, std::move(thread), config.gridDim, config.blockDim,
                    config.dynamicSmemBytes, Overlaps(config)});
   return Tell(Enqueue(config.stream, [launch] {
     Release(&kernel_order.launched);

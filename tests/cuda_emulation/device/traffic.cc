@@ -7,11 +7,13 @@
 #include <utility>
 
 #include "emulated_device.h"
+#include "tests/cuda_emulation/device/kernel_run.h"
 #include "tests/cuda_emulation/device/sanitizer.h"
 
 namespace engram::emulation {
 
 bool traffic_is_watched = false;
+ComputedWork computed_work;
 
 namespace {
 
@@ -100,6 +102,7 @@ void WatchAccess(const void* address, size_t bytes, bool is_store,
 
 void BeginTraffic() {
   watch() = Watch();
+  computed_work = {};
   traffic_is_watched = true;
 }
 
@@ -108,15 +111,20 @@ std::vector<KernelTraffic> EndTraffic() {
   return std::exchange(watch().done, {});
 }
 
-void EndKernelTraffic(const dim3& grid, const dim3& block) {
+void EndKernelTraffic(const KernelLaunch& launch) {
   if (!traffic_is_watched) return;
   Watch& watched = watch();
   watched.EndBlock();
   KernelTraffic& kernel = watched.kernel;
-  kernel.grid = grid;
-  kernel.block = block;
+  kernel.kernel = launch.kernel;
+  kernel.grid = launch.grid;
+  kernel.block = launch.block;
+  kernel.shared_bytes = launch.shared_bytes;
   kernel.loads.distinct_sectors = static_cast<int64_t>(watched.loaded.size());
   kernel.stores.distinct_sectors = static_cast<int64_t>(watched.stored.size());
+  const ComputedWork computed = std::exchange(computed_work, {});
+  kernel.matrix_steps = computed.matrix_steps;
+  kernel.fused_adds = computed.fused_adds;
   std::vector<KernelTraffic> done = std::move(watched.done);
   done.push_back(kernel);
   watched = Watch();

@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 #include <emulated_site.h>
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -49,8 +50,14 @@ inline char* DataAt(const void* address, size_t bytes, const Site& site) {
   RefuseAddress(address, bytes, site);
 }
 
-// Whether somebody counts what kernels read and write (device/traffic.h).
+// Whether somebody counts what kernels do (device/traffic.h), and what the one
+// that runs has computed since.
 extern bool traffic_is_watched;
+struct ComputedWork {
+  int64_t matrix_steps = 0;
+  int64_t fused_adds = 0;
+};
+extern ComputedWork computed_work;
 void WatchAccess(const void* address, size_t bytes, bool is_store,
                  const Site& site);
 
@@ -199,6 +206,14 @@ inline void MmaF16(float (&acc)[4], const uint32_t (&a)[4],
 inline void LoadTurned(uint32_t (&out)[4], const void* row,
                        const Site& site = Site::current()) {
   emulation::LoadTurnedInWarp(out, row, site);
+}
+
+// In front of that of the library.
+inline float fmaf(float x, float y, float z) {
+  if (emulation::traffic_is_watched) [[unlikely]] {
+    ++emulation::computed_work.fused_adds;
+  }
+  return ::fmaf(x, y, z);
 }
 
 inline float WidenBf16(uint16_t x) {
