@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT / "tools/gpu"))
 
 import kernel_resources  # noqa: E402
 
+MODULES = [f"tools/gpu/{name}.py" for name in ("device_launches", "kernel_resources", "kernel_work")]
 BUILD = (ROOT / "kernels/cuda/CMakeLists.txt").read_text()
 
 SPILLS = """
@@ -37,7 +38,7 @@ class GpuReport(unittest.TestCase):
     def test_tells_what_the_compiler_says_of_a_kernel(self):
         code, text = report("--kernels-only", "following_rows")
         self.assertEqual(code, 0, text)
-        self.assertRegex(text, r"following_rows +FollowAnswersKernel +[1-9]\d* +0 +0 +128 +\d+")
+        self.assertRegex(text, r"following_rows +FollowAnswersKernel +[1-9]\d* +0 +0 +0 +128 +16\n")
 
     def test_compiles_with_flags_of_the_build(self):
         for flag in kernel_resources.FLAGS:
@@ -46,7 +47,7 @@ class GpuReport(unittest.TestCase):
     def test_a_kernel_that_spills_is_told_and_ends_the_build(self):
         with tempfile.TemporaryDirectory() as folder:
             root = pathlib.Path(folder)
-            for part in ("scripts/gpu-report", "tools/gpu/kernel_resources.py"):
+            for part in ("scripts/gpu-report", *MODULES):
                 (root / part).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / part, root / part)
             source = root / "kernels/cuda/spills.cu"
@@ -73,19 +74,19 @@ class GpuReport(unittest.TestCase):
                 self.assertIn("spilled to local memory", built.stdout)
                 self.assertEqual(built.returncode != 0, is_error, built.stdout)
 
-    def test_bounds_are_bytes_by_the_rate(self):
-        _, text = report("--terabytes", "1", "following_rows")
-        # At 1 TB/s a megabyte takes a microsecond.
-        row = next(line for line in text.splitlines() if line.startswith("mamba-2.8b")).split()
-        weights, of_a_row, one, _, many = map(float, row[1:])
-        self.assertAlmostEqual(one, weights + of_a_row, delta=2)
-        self.assertAlmostEqual(many, weights + 256 * of_a_row, delta=15)
+    def test_blocks_fit_by_what_they_have_most_of(self):
+        for resources, blocks in (((32, 128, 0), 16), ((64, 128, 0), 8), ((65, 128, 0), 7), ((16, 64, 0), 32),
+                                  ((32, 1024, 0), 2), ((32, 128, 100 * 1024), 2), ((32, 128, 113 * 1024), 2),
+                                  ((32, 128, 114 * 1024), 1)):
+            self.assertEqual(kernel_resources.blocks_that_fit(*resources), blocks, resources)
 
     def test_refuses_what_is_not_there(self):
         code, text = report("nothing")
         self.assertEqual(code, 2)
         self.assertIn("there is no kernels/cuda/nothing.cu", text)
-        self.assertEqual(report("--terabytes", "0")[0], 2)
+        for wrong in (("--terabytes", "0"), ("--teraflops", "-1"), ("--kernel-microseconds", "-1"),
+                      ("--model", "mamba-7b")):
+            self.assertEqual(report(*wrong)[0], 2)
 
 
 if __name__ == "__main__":
