@@ -174,30 +174,55 @@ __device__ void PutTokens(const ProductArguments& product,
   }
 }
 
+// Adds kSteps steps of a unit, from `first` on, whose factors are all loaded
+// before: then a step waits for the one before it alone. `token` is this lane's
+// part of the unit.
+template <class Step, ProductOrder kOrder, int kSteps>
+__device__ void AddSteps(int first, const unsigned char* stage,
+                         const unsigned char* token, bool has_token,
+                         int64_t to_rests, float (&sums)[4]) {
+  const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+  uint2 w[kSteps], x[kSteps] = {}, rest[kSteps] = {};
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    w[i] = FourWeights<Step>(stage + group * kWeightRowBytes<Step>, first + i,
+                             quad);
+  }
+  if (has_token) {
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
+      x[i] = FourOf(token, first + i, quad);
+      if constexpr (TermsOf(kOrder) == 2) {
+        rest[i] = FourOf(token + to_rests, first + i, quad);
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    Step::Add(sums, {x[i].x, rest[i].x, x[i].y, rest[i].y}, {w[i].x, w[i].y});
+  }
+}
+
 template <class Step, ProductOrder kOrder>
 __device__ void AddUnit(const WeightView& weight, int token_count, int64_t unit,
                         const unsigned char* stage, const unsigned char* tokens,
                         float (&sums)[4]) {
-  const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+  const int group = threadIdx.x % 32 / 4;
   const int steps = StepsOf(weight, unit);
   const bool has_token = group < token_count;
   const unsigned char* const token =
       tokens + group * TokenBytes(weight) + unit * kUnitBytes;
+  const int64_t to_rests = token_count * TokenBytes(weight);
   float unit_sums[4] = {};
-#pragma unroll
-  for (int step = 0; step < kUnitSteps; ++step) {
-    if (step >= steps) continue;
-    const uint2 w =
-        FourWeights<Step>(stage + group * kWeightRowBytes<Step>, step, quad);
-    uint2 x = {0, 0}, rest = {0, 0};
-    if (has_token) {
-      x = FourOf(token, step, quad);
-      if constexpr (TermsOf(kOrder) == 2) {
-        rest = FourOf(token + token_count * TokenBytes(weight), step, quad);
-      }
+  float(&added)[4] = Step::kHasScales ? unit_sums : sums;
+  if (steps == kUnitSteps) {
+    AddSteps<Step, kOrder, kUnitSteps>(0, stage, token, has_token, to_rests,
+                                       added);
+  } else {
+#pragma unroll 1
+    for (int step = 0; step < steps; ++step) {
+      AddSteps<Step, kOrder, 1>(step, stage, token, has_token, to_rests, added);
     }
-    Step::Add(Step::kHasScales ? unit_sums : sums, {x.x, rest.x, x.y, rest.y},
-              {w.x, w.y});
   }
   if constexpr (Step::kHasScales) {
     AddScaled(stage + ScalesOffset<Step>(kWarpOutputs), unit_sums, sums);

@@ -161,34 +161,51 @@ __device__ int FirstColumn() {
   return threadIdx.x / 32 / T::kRowWarps * T::kColumnTiles * 8;
 }
 
+// A step of this warp's rows and columns of a unit.
+template <class T, class Step>
+__device__ void AddStep(const unsigned char* rows, const unsigned char* columns,
+                        int step, T& tile) {
+  const int quad = threadIdx.x % 4;
+  uint2 w[T::kColumnTiles];
+#pragma unroll
+  for (int column = 0; column < T::kColumnTiles; ++column) {
+    w[column] = FourWeights<Step>(columns + column * 8 * kWeightRowBytes<Step>,
+                                  step, quad);
+  }
+#pragma unroll
+  for (int row = 0; row < T::kRowTiles; ++row) {
+    const uint2 upper = FourOf(rows + row * 16 * kRowBytes, step, quad);
+    const uint2 lower = FourOf(rows + (row * 16 + 8) * kRowBytes, step, quad);
+#pragma unroll
+    for (int column = 0; column < T::kColumnTiles; ++column) {
+      Step::Add(tile.sums[row][column], {upper.x, lower.x, upper.y, lower.y},
+                {w[column].x, w[column].y});
+    }
+  }
+}
+
 template <class T, class Step>
 __device__ void AddSteps(const WeightView& weight, int64_t unit,
                          const unsigned char* weights,
                          const unsigned char* tokens, T& tile) {
   const int warp = threadIdx.x / 32;
-  const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+  const int group = threadIdx.x % 32 / 4;
   const unsigned char* const rows =
       tokens + (warp % T::kRowWarps * T::kRowTiles * 16 + group) * kRowBytes;
   const unsigned char* const columns =
       weights + (FirstColumn<T>() + group) * kWeightRowBytes<Step>;
   const int steps = StepsOf(weight, unit);
+  if (steps == kUnitSteps) {
+    // A step's factors are loaded while the one before is added.
+#pragma unroll
+    for (int step = 0; step < kUnitSteps; ++step) {
+      AddStep<T, Step>(rows, columns, step, tile);
+    }
+    return;
+  }
+#pragma unroll 1
   for (int step = 0; step < steps; ++step) {
-    uint2 w[T::kColumnTiles];
-#pragma unroll
-    for (int column = 0; column < T::kColumnTiles; ++column) {
-      w[column] = FourWeights<Step>(
-          columns + column * 8 * kWeightRowBytes<Step>, step, quad);
-    }
-#pragma unroll
-    for (int row = 0; row < T::kRowTiles; ++row) {
-      const uint2 upper = FourOf(rows + row * 16 * kRowBytes, step, quad);
-      const uint2 lower = FourOf(rows + (row * 16 + 8) * kRowBytes, step, quad);
-#pragma unroll
-      for (int column = 0; column < T::kColumnTiles; ++column) {
-        Step::Add(tile.sums[row][column], {upper.x, lower.x, upper.y, lower.y},
-                  {w[column].x, w[column].y});
-      }
-    }
+    AddStep<T, Step>(rows, columns, step, tile);
   }
 }
 
