@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <new>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -32,6 +33,15 @@ bool Backend::ComputesAll(std::initializer_list<ConstMatrix> matrices) const {
   return std::all_of(
       matrices.begin(), matrices.end(),
       [this](const ConstMatrix& matrix) { return Computes(matrix.type); });
+}
+
+std::string ProductLibrary::Summary() const {
+  if (name.empty()) return absl::StrCat("none: ", absence);
+  const auto found =
+      std::count_if(choices.begin(), choices.end(),
+                    [](const Choice& choice) { return choice.found; });
+  return absl::StrCat(name, ", pinned for ", found, " of ", choices.size(),
+                      " products");
 }
 
 absl::Status Backend::CopyToHost(void* host, const void* source, size_t bytes) {

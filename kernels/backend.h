@@ -60,6 +60,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -92,6 +93,28 @@ struct DeviceMemoryUse {
   size_t limit = 0;  // the most that it may take
   size_t taken = 0;  // from the device
   size_t used = 0;   // of that, by buffers and packed weights
+};
+
+// A library of a device's maker that computes products of many tokens with
+// large weights where it gives the back end's own bits, found out by trial when
+// weights are packed.
+struct ProductLibrary {
+  std::string name;     // with its version; empty: there is none
+  std::string absence;  // why
+  // For products of `tokens` and more, up to the next of these of the shape.
+  struct Choice {
+    int64_t outputs = 0;
+    int64_t inputs = 0;
+    WeightFormat format = WeightFormat::kFloat32;
+    int64_t tokens = 0;
+    bool accumulates = false;  // MatMulOptions
+    int tried = 0;             // algorithms of the library
+    bool found = false;        // one of them
+  };
+  std::vector<Choice> choices;
+
+  // "cuBLASLt 13.1.0, pinned for 14 of 16 products", or "none: " and why.
+  std::string Summary() const;
 };
 
 // A point in a back end's queue of work.
@@ -159,6 +182,10 @@ class Backend {
   // finite number for.
   absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(const Tensor& weight,
                                                      WeightFormat format);
+
+  // What there is for the weights packed so far; nothing where none is looked
+  // for.
+  virtual std::optional<ProductLibrary> product_library() const { return {}; }
 
   // --- Steps.
 

@@ -1,10 +1,12 @@
 #include "model/counting_backend.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <limits>
 #include <string>
 
 #include "kernels/cpu/outcomes.h"
+#include "kernels/large_weights.h"
 #include "kernels/status.h"
 #include "kernels/tensor.h"
 
@@ -68,6 +70,12 @@ class CountingBackend final : public Backend {
   absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordEvent() override {
     return MakeReachedEvent();
   }
+  absl::Status ReserveBlocks(int64_t tokens, int64_t floats) override {
+    ENGRAM_RETURN_IF_ERROR(Backend::ReserveBlocks(tokens, floats));
+    // As much as a device's library of products takes, that has all weights.
+    bytes_ = AddSizes(bytes_, MultiplySizes(tokens, library_bytes_));
+    return absl::OkStatus();
+  }
   absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
     // As much as the CPU takes.
     bytes_ = AddSizes(bytes_, cpu::OutcomeScratchBytes(rows, ids));
@@ -79,6 +87,9 @@ class CountingBackend final : public Backend {
       const Tensor& weight, WeightFormat format) override {
     auto packed = std::make_unique<CountedWeight>(weight, format);
     bytes_ = AddSizes(bytes_, packed->bytes());
+    library_bytes_ = std::max(
+        library_bytes_,
+        LibraryProductBytes(format, packed->outputs(), packed->inputs()));
     return packed;
   }
 
@@ -136,6 +147,7 @@ class CountingBackend final : public Backend {
   }
 
   size_t& bytes_;
+  int64_t library_bytes_ = 0;  // of a token, LibraryProductBytes
 };
 
 }  // namespace

@@ -7,8 +7,10 @@
 #include <new>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/status.h"
 #include "server/clock.h"
 #include "server/connections.h"
@@ -83,6 +85,19 @@ void LogRequest(const RequestSummary& request) {
 // get to read what was made until then.
 absl::Duration DeliveryTime(absl::Duration drain_timeout) {
   return std::min(drain_timeout / 4, absl::Seconds(5));
+}
+
+// What computes products of many tokens on a model's devices, which are mostly
+// alike; empty if no library can.
+std::string ProductLibraries(const ServedModel& model) {
+  std::vector<std::string> told;
+  for (const ServedDevice& device : model.devices) {
+    const auto library = device.backend->product_library();
+    if (!library.has_value()) continue;
+    const std::string summary = library->Summary();
+    if (told.empty() || summary != told.back()) told.push_back(summary);
+  }
+  return absl::StrJoin(told, "; ");
 }
 
 absl::Status WithPrefix(const std::string& prefix, const absl::Status& status) {
@@ -260,6 +275,7 @@ absl::Status Server::LoadOne(const std::string& name, const std::string& folder,
        {"devices", static_cast<int64_t>(served->devices.size())},
        {"recorded_steps", recorded.count},
        {"recorded_bytes", static_cast<int64_t>(recorded.bytes)},
+       {"product_library", ProductLibraries(*served)},
        {"seconds", absl::ToDoubleSeconds(RealClock()->Now() - begin)}});
   models_->Add(std::move(served));
   return absl::OkStatus();

@@ -157,6 +157,20 @@ struct Result {
   }
 };
 
+Json ProductLibraryJson(const ProductLibrary& library) {
+  Json json = {{"summary", library.Summary()}, {"choices", Json::array()}};
+  for (const ProductLibrary::Choice& choice : library.choices) {
+    json["choices"].push_back({{"outputs", choice.outputs},
+                               {"inputs", choice.inputs},
+                               {"format", WeightFormatName(choice.format)},
+                               {"tokens", choice.tokens},
+                               {"accumulates", choice.accumulates},
+                               {"tried", choice.tried},
+                               {"found", choice.found}});
+  }
+  return json;
+}
+
 // One back end, whose copies were measured, and what was measured on it.
 class EngineBench {
  public:
@@ -322,6 +336,9 @@ std::string EngineBench::Text() const {
   if (copy_rate_ > 0) {
     absl::StrAppend(&text, "; copies move ", RateText(copy_rate_, "B/s"));
   }
+  if (const auto library = backend_->product_library()) {
+    absl::StrAppend(&text, "; library of products: ", library->Summary());
+  }
   absl::StrAppendFormat(&text, "\n\n%-16s %-8s %5s %6s %11s %10s %10s %10s\n",
                         "model", "weights", "rows", "tokens", "step ms",
                         "tokens/s", "of copies", "rate");
@@ -356,6 +373,9 @@ std::string EngineBench::JsonText() const {
   Json json = {{"backend", backend_->name()},
                {"copy_bytes_per_second", nullptr}};
   if (copy_rate_ > 0) json["copy_bytes_per_second"] = copy_rate_;
+  if (const auto library = backend_->product_library()) {
+    json["product_library"] = ProductLibraryJson(*library);
+  }
   json["results"] = Json::array();
   for (const Result& result : results_) {
     Json entry = {{"model", result.model},

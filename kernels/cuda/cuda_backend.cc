@@ -21,6 +21,7 @@
 #include "kernels/cuda/finite_rows.h"
 #include "kernels/cuda/graphs.h"
 #include "kernels/cuda/h3_block.h"
+#include "kernels/cuda/large_products.h"
 #include "kernels/cuda/mamba2_block.h"
 #include "kernels/cuda/mamba_block.h"
 #include "kernels/cuda/mlp_block.h"
@@ -63,11 +64,13 @@ class AwaitedBuffer final : public Buffer {
 class CudaBackend final : public Backend {
  public:
   CudaBackend(const DeviceOptions& options, std::shared_ptr<DeviceQueue> queue,
+              cuda::LargeProducts large_products,
               std::shared_ptr<cuda::MemoryArena> arena)
       : deterministic_(options.deterministic),
         owned_queue_(std::move(queue)),
         queue_(*owned_queue_),
-        arena_(std::move(arena)) {}
+        arena_(std::move(arena)),
+        large_products_(std::move(large_products)) {}
   ~CudaBackend() override { queue_.WaitForWork(); }
 
   absl::Status Reserve() {
@@ -142,9 +145,21 @@ class CudaBackend final : public Backend {
     return {graphs_.count(), graphs_.bytes()};
   }
 
+  absl::Status ReserveBlocks(int64_t tokens, int64_t floats) override {
+    ENGRAM_RETURN_IF_ERROR(Backend::ReserveBlocks(tokens, floats));
+    const size_t bytes = large_products_.RoomFor(tokens);
+    if (bytes <= large_products_.room()) return absl::OkStatus();
+    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> room, Allocate(bytes));
+    large_products_.SetRoom(std::move(room));
+    return absl::OkStatus();
+  }
   absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
     queue_.BeCurrent();
     return outcomes_.Reserve(rows, ids);
+  }
+
+  std::optional<ProductLibrary> product_library() const override {
+    return large_products_.Tell();
   }
 
  private:
@@ -155,7 +170,14 @@ class CudaBackend final : public Backend {
 
   absl::StatusOr<std::unique_ptr<PackedWeight>> DoPack(
       const Tensor& weight, WeightFormat format) override {
-    return cuda::PackedMatrix::Pack(weight, format, stream());
+    ENGRAM_ASSIGN_OR_RETURN(
+        std::unique_ptr<cuda::PackedMatrix> packed,
+        cuda::PackedMatrix::Make(weight.shape[0], weight.shape[1], format,
+                                 stream()));
+    // In its memory, before that has its values.
+    ENGRAM_RETURN_IF_ERROR(large_products_.Learn(packed->view(), stream()));
+    ENGRAM_RETURN_IF_ERROR(packed->Fill(weight));
+    return packed;
   }
 
   void DoPrepareStep(const StepRows& step) override {
@@ -200,7 +222,12 @@ class CudaBackend final : public Backend {
 
   void DoMatMul(const PackedWeight& weight, int64_t tokens, ConstMatrix x,
                 const MatMulOptions& options, Matrix y) override {
-    Note(cuda::Product(stream(), cuda::ViewOf(weight), tokens, x, options, y),
+    const cuda::ProductArguments product =
+        cuda::ArgumentsOf(cuda::ViewOf(weight), tokens, x, options, y);
+    // Decode is recorded, and its steps have few tokens.
+    Note(tables_.table().HasOneTokenARow()
+             ? cuda::Product(stream(), product)
+             : large_products_.Begin(stream(), product),
          "MatMul");
   }
 
@@ -342,6 +369,7 @@ class CudaBackend final : public Backend {
   const std::shared_ptr<DeviceQueue> owned_queue_;  // and of Allocate's buffers
   DeviceQueue& queue_;                              // *owned_queue_
   const std::shared_ptr<cuda::MemoryArena> arena_;
+  cuda::LargeProducts large_products_;
   cuda::StepTables tables_;
   cuda::FiniteRows finite_rows_;
   cuda::OutcomeKernels outcomes_;
@@ -370,11 +398,13 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(
                           DeviceQueue::Make(options.index));
   // It answers: what a process may have lost before, it has again.
   cuda::SetDeviceIsLost(false);
+  // Before it is seen how much memory is free.
+  cuda::LargeProducts large_products(options.index);
   ENGRAM_ASSIGN_OR_RETURN(
       std::shared_ptr<cuda::MemoryArena> arena,
       cuda::DeviceArena(options.index, static_cast<size_t>(options.memory)));
-  auto backend = std::make_unique<CudaBackend>(options, std::move(queue),
-                                               std::move(arena));
+  auto backend = std::make_unique<CudaBackend>(
+      options, std::move(queue), std::move(large_products), std::move(arena));
   ENGRAM_RETURN_IF_ERROR(backend->Reserve());
   return backend;
 }

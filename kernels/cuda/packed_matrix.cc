@@ -23,6 +23,16 @@ size_t ValueBytes(WeightFormat format) {
   return format == WeightFormat::kInt8 ? 1 : DataTypeBytes(StoredType(format));
 }
 
+// Of an output.
+int64_t RowBytes(const WeightView& view) {
+  return view.stride * static_cast<int64_t>(ValueBytes(view.format));
+}
+int64_t ScaleRowBytes(const WeightView& view) {
+  return view.format == WeightFormat::kInt8
+             ? Int8Units(view.inputs) * static_cast<int64_t>(sizeof(float))
+             : 0;
+}
+
 // Outputs of a weight, as they lie in the device's memory.
 struct PackedRows {
   std::vector<std::byte> values;  // `stride` apart
@@ -82,45 +92,53 @@ PackedMatrix::~PackedMatrix() {
   if (!DeviceIsLost()) (void)cudaStreamSynchronize(stream_);
 }
 
-absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(
-    const Tensor& weight, WeightFormat format, cudaStream_t stream) {
+absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Make(
+    int64_t outputs, int64_t inputs, WeightFormat format, cudaStream_t stream) {
   WeightView view;
-  view.outputs = weight.shape[0];
-  view.inputs = weight.shape[1];
-  view.stride = RoundUp(view.inputs, WeightView::kInputsMultiple);
+  view.outputs = outputs;
+  view.inputs = inputs;
+  view.stride = RoundUp(inputs, WeightView::kInputsMultiple);
   view.format = format;
-  const int64_t row_bytes =
-      view.stride * static_cast<int64_t>(ValueBytes(format));
-  const int64_t rows_padded =
-      RoundUp(view.outputs, WeightView::kOutputsMultiple);
-  // Behind all values, whose rows are multiples of 16 bytes.
-  const int64_t scale_row_bytes =
-      format == WeightFormat::kInt8
-          ? Int8Units(view.inputs) * static_cast<int64_t>(sizeof(float))
-          : 0;
-  const size_t bytes = rows_padded * (row_bytes + scale_row_bytes);
-  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
-                          AllocateDeviceMemory(bytes));
+  const int64_t values_bytes =
+      RoundUp(outputs, WeightView::kOutputsMultiple) * RowBytes(view);
+  ENGRAM_ASSIGN_OR_RETURN(
+      std::unique_ptr<Buffer> buffer,
+      AllocateDeviceMemory(values_bytes +
+                           RoundUp(outputs, WeightView::kOutputsMultiple) *
+                               ScaleRowBytes(view)));
   view.values = buffer->data();
-  auto* const target = static_cast<std::byte*>(buffer->data());
-  std::byte* const scales = target + rows_padded * row_bytes;
-  if (scale_row_bytes > 0) view.scales = reinterpret_cast<float*>(scales);
-  ENGRAM_RETURN_IF_ERROR(DeviceStatus(cudaMemsetAsync(target, 0, bytes, stream),
-                                      "clearing a weight"));
+  // Behind all values, whose rows are multiples of 16 bytes.
+  if (format == WeightFormat::kInt8) {
+    view.scales = reinterpret_cast<float*>(
+        static_cast<std::byte*>(buffer->data()) + values_bytes);
+  }
+  return std::unique_ptr<PackedMatrix>(
+      new PackedMatrix(view, stream, std::move(buffer)));
+}
+
+absl::Status PackedMatrix::Fill(const Tensor& weight) {
+  auto* const values = static_cast<std::byte*>(values_->data());
+  ENGRAM_RETURN_IF_ERROR(
+      DeviceStatus(cudaMemsetAsync(values, 0, values_->bytes(), stream_),
+                   "clearing a weight"));
+  const auto copy = [this](std::byte* to, const void* from, size_t size) {
+    return DeviceStatus(
+        cudaMemcpyAsync(to, from, size, cudaMemcpyHostToDevice, stream_),
+        "copying a weight");
+  };
+  const int64_t row_bytes = RowBytes(view_);
+  const int64_t scale_row_bytes = ScaleRowBytes(view_);
+  std::byte* const scales =
+      values + RoundUp(view_.outputs, WeightView::kOutputsMultiple) * row_bytes;
   const int64_t chunk_rows =
       RoundUp(std::max<int64_t>(1, kChunkBytes / row_bytes),
               WeightView::kOutputsMultiple);
-  for (int64_t row = 0; row < view.outputs; row += chunk_rows) {
-    const int64_t count = std::min(chunk_rows, view.outputs - row);
+  for (int64_t row = 0; row < view_.outputs; row += chunk_rows) {
+    const int64_t count = std::min(chunk_rows, view_.outputs - row);
     ENGRAM_ASSIGN_OR_RETURN(const PackedRows rows,
-                            Rows(weight, view, row, count));
-    const auto copy = [stream](void* to, const void* from, size_t size) {
-      return DeviceStatus(
-          cudaMemcpyAsync(to, from, size, cudaMemcpyHostToDevice, stream),
-          "copying a weight");
-    };
+                            Rows(weight, view_, row, count));
     ENGRAM_RETURN_IF_ERROR(
-        copy(target + row * row_bytes, rows.values.data(), rows.values.size()));
+        copy(values + row * row_bytes, rows.values.data(), rows.values.size()));
     if (!rows.scales.empty()) {
       ENGRAM_RETURN_IF_ERROR(copy(scales + row * scale_row_bytes,
                                   rows.scales.data(),
@@ -128,10 +146,9 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(
     }
     // `rows` goes away.
     ENGRAM_RETURN_IF_ERROR(
-        DeviceStatus(cudaStreamSynchronize(stream), "copying a weight"));
+        DeviceStatus(cudaStreamSynchronize(stream_), "copying a weight"));
   }
-  return std::unique_ptr<PackedMatrix>(
-      new PackedMatrix(view, stream, std::move(buffer)));
+  return absl::OkStatus();
 }
 
 }  // namespace engram::cuda

@@ -8,6 +8,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/weight_view.h"
@@ -16,10 +17,14 @@ namespace engram::cuda {
 
 class PackedMatrix : public PackedWeight {
  public:
-  // Lays `weight` out as `format` and copies it by `stream`, which must outlive
-  // it; returns when that is done. Errors: those of Backend::Pack.
-  static absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(
-      const Tensor& weight, WeightFormat format, cudaStream_t stream);
+  // Memory for a weight of that shape, without values. `stream` must outlive
+  // it. Errors: those of Backend::Pack.
+  static absl::StatusOr<std::unique_ptr<PackedMatrix>> Make(
+      int64_t outputs, int64_t inputs, WeightFormat format,
+      cudaStream_t stream);
+  // Lays `weight`, which has the shape, out in it and copies it by the stream;
+  // returns when that is done. Errors likewise.
+  absl::Status Fill(const Tensor& weight);
 
   // Waits for the stream, which may still read it.
   ~PackedMatrix() override;

@@ -1,14 +1,14 @@
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/row_data.h"
+#include "kernels/large_weights.h"
 
 namespace engram::cuda {
 
 ProductOrder OrderOf(int64_t outputs, int64_t inputs) {
   constexpr int64_t kFewInputs = 256;
-  constexpr int64_t kManyBytes = 20'000'000;
   if (inputs <= kFewInputs) return ProductOrder::kTwoTerms;
-  return outputs * inputs * 2 >= kManyBytes ? ProductOrder::kPlain
-                                            : ProductOrder::kSplit8;
+  return IsLargeWeight(outputs, inputs) ? ProductOrder::kPlain
+                                        : ProductOrder::kSplit8;
 }
 
 ProductArguments ArgumentsOf(const WeightView& weight, int64_t tokens,

@@ -1,41 +1,13 @@
 #include "tests/device_facts/cublas_lt.h"
 
-#include <dlfcn.h>
+#include "absl/status/statusor.h"
 
 namespace engram {
-namespace {
-
-template <class Function>
-bool Find(void* library, const char* name, Function* function) {
-  *function = reinterpret_cast<Function>(dlsym(library, name));
-  return *function != nullptr;
-}
-
-bool FindAll(void* library, CublasLt* all) {
-  return Find(library, "cublasLtCreate", &all->create) &&
-         Find(library, "cublasLtMatmulDescCreate", &all->create_description) &&
-         Find(library, "cublasLtMatmulDescSetAttribute",
-              &all->set_description) &&
-         Find(library, "cublasLtMatrixLayoutCreate", &all->create_layout) &&
-         Find(library, "cublasLtMatmulPreferenceCreate",
-              &all->create_preference) &&
-         Find(library, "cublasLtMatmulPreferenceSetAttribute",
-              &all->set_preference) &&
-         Find(library, "cublasLtMatmulAlgoGetHeuristic",
-              &all->find_algorithms) &&
-         Find(library, "cublasLtMatmulAlgoConfigGetAttribute",
-              &all->get_configuration) &&
-         Find(library, "cublasLtMatmul", &all->multiply);
-}
-
-}  // namespace
 
 const CublasLt* FindCublasLt(std::string* reason) {
-  static CublasLt all;
-  void* const library = dlopen("libcublasLt.so.13", RTLD_NOW | RTLD_LOCAL);
-  if (library != nullptr && FindAll(library, &all)) return &all;
-  const char* const error = dlerror();
-  *reason = error != nullptr ? error : "libcublasLt lacks a function";
+  static const absl::StatusOr<CublasLt> library = cuda::FindCublasLt();
+  if (library.ok()) return &*library;
+  *reason = std::string(library.status().message());
   return nullptr;
 }
 

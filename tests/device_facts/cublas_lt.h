@@ -8,20 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/cublaslt.h"
+
 namespace engram {
 
-// The functions that are used, as cublasLt.h has them.
-struct CublasLt {
-  decltype(&cublasLtCreate) create = nullptr;
-  decltype(&cublasLtMatmulDescCreate) create_description = nullptr;
-  decltype(&cublasLtMatmulDescSetAttribute) set_description = nullptr;
-  decltype(&cublasLtMatrixLayoutCreate) create_layout = nullptr;
-  decltype(&cublasLtMatmulPreferenceCreate) create_preference = nullptr;
-  decltype(&cublasLtMatmulPreferenceSetAttribute) set_preference = nullptr;
-  decltype(&cublasLtMatmulAlgoGetHeuristic) find_algorithms = nullptr;
-  decltype(&cublasLtMatmulAlgoConfigGetAttribute) get_configuration = nullptr;
-  decltype(&cublasLtMatmul) multiply = nullptr;
-};
+using cuda::CublasLt;
 
 // nullptr with the reason if it is not there.
 const CublasLt* FindCublasLt(std::string* reason);

@@ -23,6 +23,7 @@ using ::testing::HasSubstr;
 class EmulatedDevice : public ::testing::Test {
  protected:
   ~EmulatedDevice() override {
+    unsetenv("ENGRAM_EMULATION_CUBLASLT");
     unsetenv("ENGRAM_EMULATION_DEVICES");
     unsetenv("ENGRAM_EMULATION_FAILS_AT");
   }
@@ -104,6 +105,17 @@ TEST_F(EmulatedDevice, TellsWhatModelsHaveOfItsMemory) {
   }
   EXPECT_GT(page.Sum("device_memory_bytes", {device}), sum);
   EXPECT_EQ(page.Sum("device_memory_bytes", {"kind=\"key_values\""}), 0);
+}
+
+TEST_F(EmulatedDevice, TellsWhyItsProductsHaveNoLibrary) {
+  setenv("ENGRAM_EMULATION_CUBLASLT", "0", /*overwrite=*/1);
+  ServerProcess server = Serve({"--backend", "cuda"});
+  ASSERT_NE(server.grpc_address(), "") << server.process().ErrorOutput();
+  server.process().Signal(SIGTERM);
+  EXPECT_EQ(server.process().Wait(), 0);
+  EXPECT_THAT(server.process().ErrorOutput(),
+              HasSubstr("\"product_library\":\"none: the emulated device has "
+                        "no cublasLt"));
 }
 
 TEST_F(EmulatedDevice, ThatFailsBesideAnotherEndsStreamsAndProcess) {

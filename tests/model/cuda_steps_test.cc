@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/large_weights.h"
 #include "kernels/status.h"
 #include "model/load_model.h"
 #include "model/model.h"
@@ -317,6 +318,59 @@ TEST_P(CudaBuckets, GiveARowTheSameBits) {
     }
   }
   EXPECT_GE(backend.recordings().count, 6) << "of 1 to 32 rows";
+}
+
+// What a row of 300 tokens leaves, and how many products of it were the
+// library's.
+struct PromptResult {
+  std::vector<float> logits;
+  std::string state;
+  int64_t library_products = 0;
+};
+
+PromptResult RunPromptOf300(const std::string& folder) {
+  auto backend = MakeCudaBackend();
+  ENGRAM_CHECK_OK(backend.status());
+  ModelLimits limits;
+  limits.slots = 1;
+  limits.max_batch_tokens = 300;
+  limits.max_logits_rows = 1;
+  limits.weight_format = WeightFormat::kBFloat16;
+  auto model = LoadModel(folder, backend->get(), limits, 0);
+  ENGRAM_CHECK_OK(model.status());
+  StatePool& states = (*model)->states();
+  std::vector<int32_t> tokens(300);
+  for (int i = 0; i < 300; ++i) tokens[i] = i * i % 40;
+  const int slot = states.Take();
+  const int64_t before = emulation::runs(emulation::Algorithm::kPlain);
+  const auto step =
+      RunStep(model->get(), {{RowWith(LogitsWanted::kLast, slot, tokens)}});
+  ENGRAM_CHECK_OK(step.status());
+  PromptResult result;
+  result.library_products =
+      emulation::runs(emulation::Algorithm::kPlain) - before;
+  result.logits = step->logits;
+  result.state.resize(states.bytes(slot));
+  ENGRAM_CHECK_OK(states.Save(slot, result.state.data()));
+  return result;
+}
+
+TEST(CudaPromptTest, HasTheSameBitsWithoutTheLibraryOfProducts) {
+  const TemporaryFolder folder;
+  WriteRandomMamba(folder,
+                   {.layers = 1, .d_model = 272, .d_inner = 544, .vocab = 40});
+  const emulation::Options options = emulation::options();
+  emulation::algorithms() = {emulation::Algorithm::kPlain};
+  const int64_t large = SetLargeWeightBytesForTest(100'000);
+  const PromptResult with = RunPromptOf300(folder.path());
+  emulation::options().cublaslt = false;
+  const PromptResult without = RunPromptOf300(folder.path());
+  emulation::options() = options;
+  SetLargeWeightBytesForTest(large);
+  EXPECT_EQ(with.library_products, 2) << "in_proj and out_proj";
+  EXPECT_EQ(without.library_products, 0);
+  EXPECT_EQ(with.logits, without.logits);
+  EXPECT_TRUE(with.state == without.state);
 }
 
 // What two sequences draw if they run ahead, one of them to a stop.

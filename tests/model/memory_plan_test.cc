@@ -6,6 +6,8 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "kernels/large_weights.h"
+#include "kernels/status.h"
 #include "model/load_model.h"
 #include "model/model.h"
 #include "tests/model/golden_model.h"
@@ -75,6 +77,25 @@ TEST(MemoryPlan, CountsTheOtherFamilies) {
     EXPECT_GT(plan->weights, 0u) << family;
     EXPECT_GT(plan->buffers, 40u * 2 * 12 * sizeof(float)) << family;
   }
+}
+
+// Of the widest of those that a device has a library for, whose inputs are
+// rounded apart and whose sums may be added to y.
+TEST(MemoryPlan, CountsWhatALibraryOfProductsTakes) {
+  const TemporaryFolder folder;
+  WriteRandomMamba(folder, {});
+  ModelLimits limits = kLimits;
+  limits.weight_format = WeightFormat::kBFloat16;
+  const auto opened = ModelFolder::Open(folder.path());
+  ENGRAM_CHECK_OK(opened.status());
+  const auto without = (*opened)->Plan(limits);
+  // Those of out_proj, [19, 38], and of in_proj, [76, 19].
+  const int64_t large = SetLargeWeightBytesForTest(19 * 38 * 2);
+  const auto with = (*opened)->Plan(limits);
+  SetLargeWeightBytesForTest(large);
+  ENGRAM_CHECK_OK(without.status());
+  ENGRAM_CHECK_OK(with.status());
+  EXPECT_EQ(with->buffers - without->buffers, 40u * (128 + 128));
 }
 
 TEST(MemoryPlan, SumsThatDoNotFitAreTheLargestNumber) {

@@ -56,6 +56,9 @@ class ForwardingBackend : public Backend {
     return inner_.PaddedRows();
   }
   Recordings recordings() const override { return inner_.recordings(); }
+  std::optional<ProductLibrary> product_library() const override {
+    return inner_.product_library();
+  }
   bool is_asynchronous() const override { return inner_.is_asynchronous(); }
   absl::Status ReserveBlocks(int64_t tokens, int64_t floats) override {
     return inner_.ReserveBlocks(tokens, floats);

@@ -31,17 +31,36 @@ struct Options {
   // Work is done when it is put into a stream, as by a device that is as fast
   // as can be, and not when it is waited for.
   bool at_once = false;
+  // Whether there is a cuBLASLt.
+  bool cublaslt = true;
 };
 
 // Options are those of the environment until they are set:
 // ENGRAM_EMULATION_DEVICES, ENGRAM_EMULATION_SEED,
 // ENGRAM_EMULATION_EARLY_THREADS, ENGRAM_EMULATION_FUSED_MMA,
-// ENGRAM_EMULATION_FAILS_AT, ENGRAM_EMULATION_AT_ONCE.
+// ENGRAM_EMULATION_FAILS_AT, ENGRAM_EMULATION_AT_ONCE,
+// ENGRAM_EMULATION_CUBLASLT.
 Options& options();
 
 // Memory of the device, and its bytes, that holds nothing when a graph begins:
 // what a graph should have written and did not is not what it wrote before.
 std::vector<std::pair<void*, size_t>>& poisoned_at_replay();
+
+// What algorithms of the emulated cuBLASLt do with a product.
+enum class Algorithm {
+  kPlain,         // one sum from zero over ascending steps of 16 inputs
+  kSplit,         // two of them, one behind the other, and says so
+  kSplitsInside,  // the same, and does not say so
+  kAddsFirst,     // kPlain, from what the product is added to
+  kRefuses,       // nothing
+  kRefusesMany,   // of more than 128 rows nothing; else kPlain
+  kNeedsAligned,  // kPlain, for results that begin at multiples of 256 bytes
+};
+// Those that it offers for each product, best first; at the beginning all of
+// them, kPlain last.
+std::vector<Algorithm>& algorithms();
+// How often one was run, or refused to.
+int64_t runs(Algorithm algorithm);
 
 // What was done since the process began.
 struct Counts {

@@ -24,6 +24,7 @@ Options& options() {
       .fails_at =
           static_cast<int64_t>(FromEnvironment("ENGRAM_EMULATION_FAILS_AT", 0)),
       .at_once = FromEnvironment("ENGRAM_EMULATION_AT_ONCE", 0) != 0,
+      .cublaslt = FromEnvironment("ENGRAM_EMULATION_CUBLASLT", 1) != 0,
   };
   return options;
 }

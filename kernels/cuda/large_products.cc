@@ -1,0 +1,138 @@
+#include "kernels/cuda/large_products.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/status/statusor.h"
+#include "kernels/cuda/cublaslt_operands.h"
+#include "kernels/large_weights.h"
+#include "kernels/status.h"
+
+namespace engram::cuda {
+namespace {
+
+bool IsForLibrary(const WeightView& weight) {
+  const bool has_16_bits = weight.format == WeightFormat::kBFloat16 ||
+                           weight.format == WeightFormat::kFloat16;
+  return has_16_bits &&
+         OrderOf(weight.outputs, weight.inputs) == ProductOrder::kPlain;
+}
+
+// Where the library can store sums.
+bool AreFoursAligned(const Matrix& y) {
+  return y.stride % 4 == 0 && reinterpret_cast<uintptr_t>(y.data) % 16 == 0;
+}
+
+// A product's parts of the room: its rounded inputs, then sums that are added
+// to y by us.
+size_t InputBytes(const ProductArguments& product) {
+  return product.tokens * product.weight.stride * 2;
+}
+int64_t SumsStride(const WeightView& weight) {
+  return (weight.outputs + 3) / 4 * 4;
+}
+size_t SumsBytes(const ProductArguments& product) {
+  return product.tokens * SumsStride(product.weight) * sizeof(float);
+}
+
+}  // namespace
+
+LargeProducts::LargeProducts(int device) {
+  absl::StatusOr<std::shared_ptr<CublasLtPins>> pins = CublasLtPins::Of(device);
+  if (pins.ok()) {
+    pins_ = *std::move(pins);
+  } else {
+    absence_ = std::string(pins.status().message());
+  }
+}
+
+absl::Status LargeProducts::Learn(const WeightView& weight,
+                                  cudaStream_t stream) {
+  if (pins_ == nullptr || !IsForLibrary(weight)) return absl::OkStatus();
+  ENGRAM_ASSIGN_OR_RETURN(const ShapePins* const pins,
+                          pins_->Prove(weight, stream));
+  shapes_[{weight.outputs, weight.inputs, weight.format}] = pins;
+  return absl::OkStatus();
+}
+
+size_t LargeProducts::RoomFor(int64_t tokens) const {
+  int64_t bytes = 0;
+  for (const auto& [shape, pins] : shapes_) {
+    const auto& [outputs, inputs, format] = shape;
+    bytes = std::max(bytes, LibraryProductBytes(format, outputs, inputs));
+  }
+  return tokens * bytes;
+}
+
+cudaError_t LargeProducts::Begin(cudaStream_t stream,
+                                 const ProductArguments& product) const {
+  cudaError_t error = cudaSuccess;
+  if (BeginByLibrary(stream, product, &error)) return error;
+  return Product(stream, product);
+}
+
+bool LargeProducts::BeginByLibrary(cudaStream_t stream,
+                                   const ProductArguments& product,
+                                   cudaError_t* error) const {
+  const WeightView& weight = product.weight;
+  const MatMulOptions& options = product.options;
+  const std::optional<int> bucket = ShapePins::BucketOf(product.tokens);
+  const auto known =
+      shapes_.find({weight.outputs, weight.inputs, weight.format});
+  if (!bucket.has_value() || known == shapes_.end()) return false;
+  const auto& pins = known->second->pins;
+  // The bias comes before what was there.
+  const bool library_adds = options.accumulate && options.bias == nullptr &&
+                            pins[true][*bucket].algorithm.has_value() &&
+                            AreFoursAligned(product.y);
+  const ShapePins::Pin& pin = pins[library_adds][*bucket];
+  const bool apart = options.accumulate && !library_adds;
+  const size_t input_bytes = InputBytes(product);
+  if (!pin.algorithm.has_value() ||
+      input_bytes + (apart ? SumsBytes(product) : 0) > room() ||
+      (!apart && !AreFoursAligned(product.y))) {
+    return false;
+  }
+  Matrix sums = product.y;
+  if (apart) {
+    sums = {static_cast<std::byte*>(room_->data()) + input_bytes,
+            SumsStride(weight)};
+  }
+  *error = RoundInputs(stream, product, room_->data());
+  if (*error != cudaSuccess) return true;
+  if (!pins_->library().Begin(stream, *pin.algorithm, weight, product.tokens,
+                              room_->data(), sums, library_adds)) {
+    return false;
+  }
+  if (!library_adds && (apart || options.bias != nullptr ||
+                        options.activation != Activation::kNone)) {
+    *error = FinishSums(stream, product, sums);
+  }
+  return true;
+}
+
+ProductLibrary LargeProducts::Tell() const {
+  ProductLibrary told;
+  if (pins_ == nullptr) {
+    told.absence = absence_;
+    return told;
+  }
+  told.name = pins_->library().name();
+  for (const auto& [shape, pins] : shapes_) {
+    for (const bool accumulate : {false, true}) {
+      for (int bucket = 0; bucket < ShapePins::kBuckets; ++bucket) {
+        const ShapePins::Pin& pin = pins->pins[accumulate][bucket];
+        told.choices.push_back({.outputs = std::get<0>(shape),
+                                .inputs = std::get<1>(shape),
+                                .format = std::get<2>(shape),
+                                .tokens = ShapePins::kTokens[bucket],
+                                .accumulates = accumulate,
+                                .tried = pin.tried,
+                                .found = pin.algorithm.has_value()});
+      }
+    }
+  }
+  return told;
+}
+
+}  // namespace engram::cuda

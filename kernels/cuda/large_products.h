@@ -1,0 +1,58 @@
+// LargeProducts: products of many tokens, by cuBLASLt where that gives the bits
+// of TileProduct.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "kernels/backend.h"
+#include "kernels/cuda/cublaslt_pins.h"
+#include "kernels/cuda/product.h"
+#include "kernels/cuda/weight_view.h"
+
+namespace engram::cuda {
+
+// Of one back end.
+class LargeProducts {
+ public:
+  // On a device, which must be current. Without the library all products are
+  // Product()'s.
+  explicit LargeProducts(int device);
+
+  // Finds out what there is for weights of this shape, which has memory and no
+  // values yet: it may be written. INTERNAL if the device fails.
+  absl::Status Learn(const WeightView& weight, cudaStream_t stream);
+
+  // What products of at most `tokens` need, with all that was learnt; and so
+  // much memory. REQUIRES: nothing is done with what it had.
+  size_t RoomFor(int64_t tokens) const;
+  size_t room() const { return room_ == nullptr ? 0 : room_->bytes(); }
+  void SetRoom(std::unique_ptr<Buffer> room) { room_ = std::move(room); }
+
+  // As Product(), to the bit. Not to be recorded in a graph.
+  cudaError_t Begin(cudaStream_t stream, const ProductArguments& product) const;
+
+  ProductLibrary Tell() const;
+
+ private:
+  using Shape = std::tuple<int64_t, int64_t, WeightFormat>;
+
+  // False: nothing is begun.
+  bool BeginByLibrary(cudaStream_t stream, const ProductArguments& product,
+                      cudaError_t* error) const;
+
+  std::shared_ptr<CublasLtPins> pins_;  // null: there is no library
+  std::string absence_;                 // why
+  std::map<Shape, const ShapePins*> shapes_;
+  std::unique_ptr<Buffer> room_;
+};
+
+}  // namespace engram::cuda
