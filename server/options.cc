@@ -221,7 +221,7 @@ void AddTls(FlagList* list, ServerOptions* options) {
              "certificate to clients: PEM, followed by those that lead to its "
              "authority. This file and the next two are read again when they "
              "change; what is damaged or has expired then changes nothing, but "
-             "is logged and counted in tls_reload_failures_total.");
+             "is logged and counted in engram_tls_reload_failures_total.");
   list->File("tls-key", &options->tls.key,
              "The key of that certificate: PEM, without a passphrase.");
   list->File("tls-client-ca", &options->tls.authorities,

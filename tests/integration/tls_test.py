@@ -191,6 +191,20 @@ class OneSidedTest(TlsTest):
                            self.server.grpc)
         self.check_python_is_told(self.server.grpc)
 
+    def test_clients_without_tls_cannot_fill_the_log(self):
+        server = Server(self.certificates)
+        host, port = server.grpc.split(":")
+        for _ in range(200):
+            with socket.create_connection((host, int(port)), timeout=LIMIT_SECONDS) as plain:
+                plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+                try:
+                    self.assertEqual(plain.recv(1), b"")
+                except ConnectionResetError:
+                    pass
+        # One every ten seconds, and in so many seconds it is never all of them.
+        told = server.stop().count('"event":"tls_handshake_failed"')
+        self.assertIn(told, range(1, 20))
+
     def test_a_server_of_another_authority_is_not_believed(self):
         other = self.certificates.other_authority.certificate
         self.check_refused(f"has a certificate of no authority that is in {other}", BIN / "engram", "models",
