@@ -80,10 +80,12 @@ void PrintTable(const std::vector<emulation::KernelTraffic>& kernels) {
   for (const emulation::KernelTraffic& kernel : kernels) Print(kernel);
 }
 
-void PrintJson(const StepShape& step,
+void PrintJson(const StepShape& step, const ModelInfo& info,
                const std::vector<emulation::KernelTraffic>& kernels) {
-  std::printf(R"({"rows": %d, "tokens": %d, "before": %d, "kernels": [)",
-              step.rows, step.tokens, step.before);
+  std::printf(R"({"rows": %d, "tokens": %d, "before": %d, "d_model": %ld, )"
+              R"("vocabulary": %ld, "kernels": [)",
+              step.rows, step.tokens, step.before, info.d_model,
+              info.vocabulary_size);
   const char* separator = "";
   for (const emulation::KernelTraffic& kernel : kernels) {
     std::printf(
@@ -154,7 +156,7 @@ std::vector<emulation::KernelTraffic> Watch(const Options& options,
 void Tell(const Options& options, const StepShape& step, Backend* backend,
           Model* model) {
   const auto kernels = Watch(options, step, backend, model);
-  options.json ? PrintJson(step, kernels) : PrintTable(kernels);
+  options.json ? PrintJson(step, model->info(), kernels) : PrintTable(kernels);
   std::fflush(stdout);
 }
 
