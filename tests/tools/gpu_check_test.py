@@ -138,6 +138,16 @@ class GpuCheck(unittest.TestCase):
             code, text, steps = self.check("--only", "streams")
             self.assertEqual((code, steps["streams"]["result"]), (rc, result), text)
 
+    def test_every_kind_of_kernel_is_run_under_the_sanitizers_tools(self):
+        fails = "[[ $2 != racecheck || $5 != */slots_test ]] || { echo 'Invalid __global__ write'; exit 9; }"
+        self.program("path/compute-sanitizer", f'echo "$2 $5 $6" >>{self.out}/runs; {fails}')
+        code, text, steps = self.check("--only", "sanitizer")
+        self.assertEqual((code, steps["sanitizer"]["result"]), (1, "failed"), text)
+        self.assertIn("21 runs; racecheck slots_test failed: Invalid __global__ write", steps["sanitizer"]["detail"])
+        runs = (self.out / "runs").read_text()
+        self.assertIn("synccheck", runs)
+        self.assertIn("/cuda_update_test --gtest_filter=*AnyNumberOfRows*\n", runs)
+
     def test_kernels_that_move_more_than_is_counted_are_a_failure(self):
         self.program("path/ncu", f"cat <<'END'\n{PROFILE}END")
         code, text, steps = self.check("--only", "profiler")
