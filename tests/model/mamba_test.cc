@@ -60,7 +60,7 @@ TEST_F(MambaLoading, TellsWhatTheModelIs) {
   EXPECT_EQ(info.state_bytes, StateBytes({2 * 3 * 38, 2 * 5 * 38, 19}));
   EXPECT_EQ(info.kv_bytes_per_token, 0u);
   EXPECT_EQ(info.weight_format, "f32");
-  EXPECT_EQ(info.backend, "cpu");
+  EXPECT_EQ(info.backend, backend_->name());
   EXPECT_EQ(info.weight_hash.size(), 32u);
 }
 

@@ -12,7 +12,7 @@ import unittest
 
 SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / "scripts"
 OPERATIONS = ["backend_test", "blocks_test", "ssd_scan_test", "diagonal_scan_test", "attention_test", "slots_test"]
-TESTS = OPERATIONS + ["cuda_product_test", "device_facts_test", "outcomes_test", "cuda_outcomes_test",
+TESTS = OPERATIONS + ["cuda_product_test", "cuda_large_products_test", "device_facts_test", "outcomes_test", "cuda_outcomes_test",
                       "cuda_ssd_chunks_test", "cuda_update_test", "cuda_golden_test", "cuda_int8_divergence_test",
                       "cuda_model_equivalence_test", "engine_steps_test", "cuda_equivalence_integration_test",
                       "devices_integration_test", "faulty_device_integration_test", "lost_device_integration_test",
@@ -177,6 +177,13 @@ class GpuCheck(unittest.TestCase):
         code, text, steps = self.check("--only", "others")
         self.assertEqual(code, 1, text)
         self.assertIn("2 tests passed, 1 failed; new_test failed: Suite.Breaks", steps["others"]["detail"])
+
+    def test_what_no_step_names_has_the_arguments_of_ctest(self):
+        self.program("tests/new_test", f'[[ "$*" = "--gtest_filter=A b*" ]] && {PASSES}')
+        (self.bundle / "arguments").mkdir()
+        (self.bundle / "arguments/new_test").write_text("--gtest_filter=A b*\n")
+        code, text, steps = self.check("--only", "others")
+        self.assertEqual((code, steps["others"]["result"]), (0, "ok"), text)
 
     def test_what_there_is_no_time_for_is_told(self):
         code, text, steps = self.check("--total", "0", "--only", "operations")
