@@ -51,7 +51,7 @@ void Print(const SimulationCounts& counts) {
             << counts.departed << " departed, " << counts.parked
             << " steps with parked ones, " << counts.with_spares
             << " steps with spare slots, " << counts.overdue << " overdue, "
-            << counts.told << " told to read\n";
+            << counts.told << " told to read, " << counts.moves << " moves\n";
   for (const auto& [code, count] : counts.ends) {
     std::cout << "  ended " << code << ": " << count << "\n";
   }
@@ -105,6 +105,7 @@ TEST(EngineSimulation, HoldsItsPromisesUnderRandomClients) {
   EXPECT_GT(counts.with_spares, often);
   EXPECT_GT(counts.overdue, often);
   EXPECT_GT(counts.told, often);
+  EXPECT_GT(counts.moves, often);
 }
 
 }  // namespace

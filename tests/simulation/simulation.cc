@@ -28,6 +28,7 @@ void SimulationCounts::Add(const SimulationCounts& other) {
   with_spares += other.with_spares;
   overdue += other.overdue;
   told += other.told;
+  moves += other.moves;
   steps += other.steps;
 }
 
@@ -50,6 +51,7 @@ TestEngineOptions Simulation::RandomOptions(std::mt19937_64* random) {
       uniform(2, options.model.max_batch_tokens + 1);
   options.has_attention = uniform(0, 1) == 1;
   options.runs_ahead = uniform(0, 1) == 1;
+  options.devices = uniform(1, 2);
   options.model.kv_bytes = uniform(2, 16) * kBlockBytes;
   options.admission.max_queue = uniform(2, 8);
   options.admission.max_prompt_tokens = 20;
@@ -74,7 +76,7 @@ Simulation::Simulation(uint64_t seed)
     : random_(seed), engine_(RandomOptions(&random_)) {
   engine_.on_end = [this](const RequestSummary& summary) { OnEnd(summary); };
   if (Chance(50)) engine_.script.BreakStateOneIn(Uniform(50, 2000));
-  device_fails_ = Chance(10);
+  device_fails_ = engine_.options.devices == 1 && Chance(10);
   if (device_fails_) engine_.model.FailStep(Uniform(1, kIterations));
 }
 
@@ -96,9 +98,9 @@ Tokens Simulation::RandomTokens(int64_t least, int64_t most) {
 SimulationCounts Simulation::Run() {
   for (int i = 0; i < kIterations && !engine_.admission.inbox().closed(); ++i) {
     for (int64_t actions = Uniform(0, 3); actions > 0; --actions) Act();
-    engine_.engine.RunOnce();
-    counts_.parked += engine_.engine.parked() > 0;
-    counts_.with_spares += engine_.engine.spare_slots() > 0;
+    RunEngines();
+    counts_.parked += parked() > 0;
+    counts_.with_spares += spare_slots() > 0;
     posted_ = 0;
     // Some readers are told late, while the engine runs on.
     Deliver(static_cast<int>(Uniform(0, 4)));
@@ -113,8 +115,21 @@ SimulationCounts Simulation::Run() {
     if (::testing::Test::HasFailure()) break;  // what follows tells less
   }
   Drain();
-  counts_.steps = engine_.model.steps();
+  for (int i = 0; i < engine_.options.devices; ++i) {
+    counts_.steps += engine_.model_of(i).steps();
+  }
   return counts_;
+}
+
+void Simulation::RunEngines() {
+  const bool others_first = Chance(50);
+  for (int i = 1; i < engine_.options.devices; ++i) {
+    if (others_first) engine_.engine_of(i).RunOnce();
+  }
+  engine_.engine.RunOnce();
+  for (int i = 1; i < engine_.options.devices; ++i) {
+    if (!others_first && Chance(50)) engine_.engine_of(i).RunOnce();
+  }
 }
 
 // --- The end.
@@ -123,10 +138,12 @@ void Simulation::Drain() {
   const bool failed = engine_.admission.inbox().closed();
   EXPECT_TRUE(device_fails_ || !failed);
   draining_ = true;
-  engine_.admission.inbox().Close("draining");
-  engine_.engine.Drain(engine_.clock.Now() + absl::Seconds(5));
+  for (int i = 0; i < engine_.options.devices; ++i) {
+    engine_.admission.inbox(i).Close("draining");
+    engine_.engine_of(i).Drain(engine_.clock.Now() + absl::Seconds(5));
+  }
   while (!failed && !running_.empty() && !::testing::Test::HasFailure()) {
-    engine_.engine.RunOnce();
+    engine_.RunOnce();
     Deliver();
     Read();
     engine_.clock.Advance(absl::Milliseconds(100));
@@ -139,8 +156,8 @@ void Simulation::Drain() {
   EXPECT_TRUE(running_.empty() || ::testing::Test::HasFailure());
   CheckSlots();
   CheckSessions();
-  EXPECT_EQ(engine_.engine.running(), 0);
-  EXPECT_EQ(engine_.engine.parked(), 0);
+  EXPECT_EQ(running(), 0);
+  EXPECT_EQ(parked(), 0);
   EXPECT_EQ(engine_.sessions.Counts().parked_bytes, 0);
   engine_.delivery.Finish();
   for (const CallPointer& call : ended_) {

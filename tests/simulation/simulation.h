@@ -4,7 +4,8 @@
 // Clients generate with and without sessions, score, repeat, resume, fork,
 // create and delete; they cancel, have deadlines, read slowly or not at all,
 // and some of them only when they are told that there is something; states
-// break and, in some runs, the device fails. At the end the server drains.
+// break and, in some runs, there are two devices, or the only one fails. At the
+// end the server drains.
 // Beside it the simulation keeps a record of its own of what every session must
 // hold, and computes every answer from tokens alone. What must hold is said at
 // each check.
@@ -54,6 +55,7 @@ struct SimulationCounts {
   int64_t with_spares = 0;  // steps with slots for going back by one
   int64_t overdue = 0;      // refused or ended for the queue's time
   int64_t told = 0;         // readers that waited for it
+  int64_t moves = 0;        // turns that left a state on another device
   int64_t steps = 0;
 
   void Add(const SimulationCounts& other);
@@ -75,6 +77,7 @@ class Simulation {
     std::vector<std::string> committed;  // request ids, the last is on record
     Tokens last_answer;
     bool running = false;
+    int device = -1;  // where the last turn left the state
 
     int64_t version() const { return tokens_at.size() - 1; }
     int64_t position() const { return tokens.size() - (pending ? 1 : 0); }
@@ -115,6 +118,8 @@ class Simulation {
   void Create();
   void Delete();
   void Fork();
+  void CopyForFork(const std::string& source, const SessionHandle& handle,
+                   const std::string& target);
   void InstallFork(const std::string& source, const SessionHandle& handle,
                    const std::string& target,
                    const StateSnapshots::Snapshot& snapshot);
@@ -124,6 +129,8 @@ class Simulation {
   void Deliver(int most = 1 << 30);
 
   void Submit(Request request);
+  // How many devices have a full queue.
+  int FullQueues();
   // The code that a turn must be refused with; OK if it must not.
   absl::StatusCode ExpectedRefusal(const Request& request);
   absl::StatusCode ExpectedForkRefusal(const std::string& source,
@@ -140,7 +147,29 @@ class Simulation {
   // The store no longer has the session: it must have been idle.
   void Depart(const std::string& id);
 
-  // --- What the engine does.
+  // --- What the engines do.
+  // One iteration of the first, and of others before it, after it, or not now.
+  void RunEngines();
+  // The sum of what each of them says.
+  int64_t OfAll(int64_t (*say)(const Engine&)) {
+    int64_t sum = 0;
+    for (int i = 0; i < engine_.options.devices; ++i) {
+      sum += say(engine_.engine_of(i));
+    }
+    return sum;
+  }
+  int64_t running() {
+    return OfAll(
+        [](const Engine& engine) -> int64_t { return engine.running(); });
+  }
+  int64_t spare_slots() {
+    return OfAll(
+        [](const Engine& engine) -> int64_t { return engine.spare_slots(); });
+  }
+  int64_t parked() {
+    return OfAll(
+        [](const Engine& engine) -> int64_t { return engine.parked(); });
+  }
   void OnEnd(const RequestSummary& summary);
   void CheckEnd(const Call& call, const RequestSummary& summary);
   void Commit(const Call& call, const RequestSummary& summary);

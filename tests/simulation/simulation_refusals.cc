@@ -18,7 +18,7 @@ absl::StatusCode Simulation::ExpectedRefusal(const Request& request) {
   if (static_cast<int64_t>(request.prompt.size()) > limits.max_prompt_tokens) {
     return Code::kInvalidArgument;
   }
-  const bool full = engine_.admission.inbox().waiting() >= limits.max_queue;
+  const bool full = FullQueues() == engine_.options.devices;
   if (request.session_id.empty()) {
     if (CouldOutgrow(nullptr, request)) return Code::kInvalidArgument;
     return full ? Code::kUnavailable : Code::kOk;
