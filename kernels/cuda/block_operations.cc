@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/alignment.h"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/packed_matrix.h"
-#include "kernels/cuda/row_data.h"
 #include "kernels/status.h"
 
 namespace engram::cuda {

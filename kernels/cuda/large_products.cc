@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "absl/status/statusor.h"
+#include "kernels/cuda/alignment.h"
 #include "kernels/cuda/cublaslt_operands.h"
 #include "kernels/large_weights.h"
 #include "kernels/status.h"
@@ -16,11 +17,6 @@ bool IsForLibrary(const WeightView& weight) {
                            weight.format == WeightFormat::kFloat16;
   return has_16_bits &&
          OrderOf(weight.outputs, weight.inputs) == ProductOrder::kPlain;
-}
-
-// Where the library can store sums.
-bool AreFoursAligned(const Matrix& y) {
-  return y.stride % 4 == 0 && reinterpret_cast<uintptr_t>(y.data) % 16 == 0;
 }
 
 // A product's parts of the room: its rounded inputs, then sums that are added
