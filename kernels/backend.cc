@@ -132,6 +132,17 @@ void Backend::Replay(uint64_t key, absl::FunctionRef<void()> record) {
   DoReplay(key, record);
 }
 
+void Backend::ReplayToOutcomes(uint64_t key, absl::FunctionRef<void()> record,
+                               ConstMatrix logits, int64_t ids,
+                               absl::Span<const OutcomeRequest> requests,
+                               absl::Span<Outcome> outcomes) {
+  CheckOutcomes(logits, ids, requests, outcomes);
+  ENGRAM_CHECK(static_cast<int64_t>(requests.size()) + step_.padding() ==
+               static_cast<int64_t>(step_.rows().size()));
+  DoReplayToOutcomes(key, record, logits, ids, requests, outcomes);
+  last_outcomes_ = outcomes;
+}
+
 void Backend::Embed(const StepRows& step, const PackedWeight& table,
                     float* residual) {
   ENGRAM_CHECK(static_cast<int64_t>(step.ids().size()) == step.tokens());
@@ -310,14 +321,20 @@ void Backend::FiniteRows(const StepRows& step, ConstMatrix x, int64_t width,
   DoFiniteRows(step, x, width, finite);
 }
 
-void Backend::Outcomes(ConstMatrix logits, int64_t ids,
-                       absl::Span<const OutcomeRequest> requests,
-                       absl::Span<Outcome> outcomes) {
+void Backend::CheckOutcomes(ConstMatrix logits, int64_t ids,
+                            absl::Span<const OutcomeRequest> requests,
+                            absl::Span<Outcome> outcomes) const {
   ENGRAM_CHECK(ids >= 1 && logits.stride >= ids && AreFloat32({logits}));
   ENGRAM_CHECK(outcomes.size() == requests.size());
   for (const OutcomeRequest& request : requests) {
     ENGRAM_CHECK(request.scored < ids);
   }
+}
+
+void Backend::Outcomes(ConstMatrix logits, int64_t ids,
+                       absl::Span<const OutcomeRequest> requests,
+                       absl::Span<Outcome> outcomes) {
+  CheckOutcomes(logits, ids, requests, outcomes);
   DoOutcomes(logits, ids, requests, outcomes);
   last_outcomes_ = outcomes;
 }

@@ -215,6 +215,15 @@ class Backend {
   // device may remember what it was made to do and do that again for the same
   // key without calling `record`.
   void Replay(uint64_t key, absl::FunctionRef<void()> record);
+  // The same, and behind it Outcomes(logits, ids, requests, outcomes), of which
+  // only the requests and where their outcomes go may be others for the same
+  // key: one for each row of the step but its padding, each of which has a row
+  // of logits too. REQUIRES: as Outcomes(); PrepareStep was the last call; the
+  // key is none of Replay()'s.
+  void ReplayToOutcomes(uint64_t key, absl::FunctionRef<void()> record,
+                        ConstMatrix logits, int64_t ids,
+                        absl::Span<const OutcomeRequest> requests,
+                        absl::Span<Outcome> outcomes);
   // What is remembered.
   struct Recordings {
     int64_t count = 0;
@@ -405,6 +414,14 @@ class Backend {
   virtual void DoReplay(uint64_t, absl::FunctionRef<void()> record) {
     record();
   }
+  virtual void DoReplayToOutcomes(uint64_t key,
+                                  absl::FunctionRef<void()> record,
+                                  ConstMatrix logits, int64_t ids,
+                                  absl::Span<const OutcomeRequest> requests,
+                                  absl::Span<Outcome> outcomes) {
+    DoReplay(key, record);
+    DoOutcomes(logits, ids, requests, outcomes);
+  }
   virtual void DoEmbed(const StepRows& step, const PackedWeight& table,
                        float* residual) = 0;
   virtual void DoAddPositions(const StepRows& step, const float* table,
@@ -439,6 +456,9 @@ class Backend {
                           absl::Span<const OutcomeRequest> requests,
                           absl::Span<Outcome> outcomes) = 0;
 
+  void CheckOutcomes(ConstMatrix logits, int64_t ids,
+                     absl::Span<const OutcomeRequest> requests,
+                     absl::Span<Outcome> outcomes) const;
   bool ComputesAll(std::initializer_list<ConstMatrix> matrices) const;
   // Rows that a step is padded with.
   int64_t PaddingFor(const StepRows& step, int64_t most_rows) const;

@@ -133,6 +133,8 @@ class LanguageModel final : public Model {
   LayerShares LastHidden() const;
   // Whether the hidden vectors of all tokens of a row are finite.
   void FindFiniteRows();
+  // All of a step of a token a row, each of which wants one, from its ids on.
+  void Decode(int64_t rows, absl::Span<Outcome> outcomes);
 
   Backend* const backend_;
   const uint64_t model_ = NextModel();
@@ -306,10 +308,11 @@ absl::Status LanguageModel::WarmUp() {
   for (const int64_t padded : backend_->PaddedRows()) {
     if (done >= most) break;
     done = std::min(padded, MostRows());
-    step_ = &backend_->PreparePadding(done, states_->key_values().blocks > 0);
+    requests_.clear();  // padding asks for nothing
     // Once as it is, and once recorded.
     for (int i = 0; i < 2; ++i) {
-      backend_->Replay(ReplayKey(done), [this] { RunDecode(); });
+      step_ = &backend_->PreparePadding(done, states_->key_values().blocks > 0);
+      Decode(done, {});
     }
   }
   return backend_->Synchronize();
@@ -392,21 +395,31 @@ absl::Status LanguageModel::Begin(const Batch& batch) {
 
 // The same kernels with the same arguments for as many rows, whose graph a
 // device need not be told again.
+void LanguageModel::Decode(int64_t rows, absl::Span<Outcome> outcomes) {
+  backend_->ReplayToOutcomes(
+      ReplayKey(rows), [this] { RunDecode(); },
+      {work_.logits->floats(), info_.vocabulary_size}, known_ids_, requests_,
+      outcomes);
+}
+
 absl::Status LanguageModel::Run(const Batch& batch) {
+  const auto outcomes =
+      absl::MakeSpan(newest().outcomes).first(requests_.size());
   if (IsDecode(batch)) {
     const auto rows = static_cast<int64_t>(step_->rows().size());
-    backend_->Replay(ReplayKey(rows), [this] { RunDecode(); });
+    Decode(rows, outcomes);
+    // Each row's only vector has an outcome, which tells (FindFiniteRows).
+    newest().finite_rows.assign(rows, 1);
   } else {
     RunTokens();
     FindLogits(batch);
     SaveLastHidden();
+    if (!requests_.empty()) {
+      backend_->Outcomes({work_.logits->floats(), info_.vocabulary_size},
+                         known_ids_, requests_, outcomes);
+    }
+    FindFiniteRows();
   }
-  if (!requests_.empty()) {
-    backend_->Outcomes(
-        {work_.logits->floats(), info_.vocabulary_size}, known_ids_, requests_,
-        absl::MakeSpan(newest().outcomes).first(requests_.size()));
-  }
-  FindFiniteRows();
   ENGRAM_ASSIGN_OR_RETURN(newest().done, backend_->RecordEvent());
   return absl::OkStatus();
 }

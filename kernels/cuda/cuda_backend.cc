@@ -37,6 +37,7 @@
 #include "kernels/cuda/ssd_scan.h"
 #include "kernels/cuda/step_parts.h"
 #include "kernels/cuda/step_tables.h"
+#include "kernels/cuda/step_upload.h"
 #include "kernels/status.h"
 
 namespace engram {
@@ -70,11 +71,13 @@ class CudaBackend final : public Backend {
         owned_queue_(std::move(queue)),
         queue_(*owned_queue_),
         arena_(std::move(arena)),
-        large_products_(std::move(large_products)) {}
+        large_products_(std::move(large_products)),
+        tables_(&upload_),
+        outcomes_(&upload_) {}
   ~CudaBackend() override { queue_.WaitForWork(); }
 
   absl::Status Reserve() {
-    ENGRAM_RETURN_IF_ERROR(tables_.Reserve());
+    ENGRAM_RETURN_IF_ERROR(tables_.Reserve(queue_.operations()));
     return finite_rows_.Reserve();
   }
 
@@ -154,8 +157,13 @@ class CudaBackend final : public Backend {
     return absl::OkStatus();
   }
   absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
-    queue_.BeCurrent();
-    return outcomes_.Reserve(rows, ids);
+    bool moved = false;
+    ENGRAM_RETURN_IF_ERROR(
+        outcomes_.Reserve(rows, ids, queue_.operations(), &moved));
+    if (!moved) return absl::OkStatus();
+    ENGRAM_RETURN_IF_ERROR(queue_.Synchronize());
+    graphs_.Forget();
+    return absl::OkStatus();
   }
 
   std::optional<ProductLibrary> product_library() const override {
@@ -163,7 +171,11 @@ class CudaBackend final : public Backend {
   }
 
  private:
-  cudaStream_t stream() const { return queue_.operations(); }
+  // For what is to see the step's rows, if it is not recorded with them.
+  cudaStream_t stream() {
+    UploadRows();
+    return queue_.operations();
+  }
   void Note(cudaError_t error, absl::string_view what) {
     queue_.Note(error, what);
   }
@@ -182,22 +194,63 @@ class CudaBackend final : public Backend {
 
   void DoPrepareStep(const StepRows& step) override {
     bool moved = false;
-    const absl::Status status = tables_.Upload(step, stream(), &moved);
+    const absl::Status status =
+        tables_.LayOut(step, queue_.operations(), &moved);
     if (!status.ok()) queue_.Fail(status);
     if (moved) graphs_.Forget();
-    const bool any_follows =
-        std::any_of(step.rows().begin(), step.rows().end(),
-                    [](const Row& row) { return row.follows >= 0; });
-    if (!any_follows) return;
-    Note(cuda::FollowAnswers(stream(), tables_.following_rows(),
+    is_laid_out_ = status.ok();
+    any_follows_ = std::any_of(step.rows().begin(), step.rows().end(),
+                               [](const Row& row) { return row.follows >= 0; });
+  }
+
+  // The rows alone, without what they are asked for.
+  void UploadRows() {
+    if (!std::exchange(is_laid_out_, false)) return;
+    Upload(tables_.end());
+    if (any_follows_) Follow();
+  }
+  void Upload(size_t bytes) {
+    const absl::Status status = upload_.Copy(0, bytes, queue_.operations());
+    if (!status.ok()) queue_.Fail(status);
+  }
+  void Follow() {
+    Note(cuda::FollowAnswers(queue_.operations(), tables_.following_rows(),
                              outcomes_.answers()),
          "taking the tokens that were drawn");
   }
 
-  // The tables of larger steps are elsewhere each time.
+  // The tables of other steps are elsewhere each time.
   void DoReplay(uint64_t key, absl::FunctionRef<void()> record) override {
+    UploadRows();
     if (!tables_.is_in_place()) return record();
     graphs_.Run(&queue_, key, record);
+  }
+
+  // One copy there, one graph, one copy back.
+  void DoReplayToOutcomes(uint64_t key, absl::FunctionRef<void()> record,
+                          ConstMatrix logits, int64_t ids,
+                          absl::Span<const OutcomeRequest> requests,
+                          absl::Span<Outcome> outcomes) override {
+    const int64_t rows = tables_.table().row_count;
+    const int64_t padding = rows - static_cast<int64_t>(requests.size());
+    if (!is_laid_out_ || !tables_.is_in_place() ||
+        !outcomes_.FitTogether(requests, padding, ids)) {
+      record();
+      return DoOutcomes(logits, ids, requests, outcomes);
+    }
+    is_laid_out_ = false;
+    const size_t end = outcomes_.LayOut(&queue_, requests, padding, ids,
+                                        tables_.requests_at(), tables_.end());
+    if (end == 0) return;
+    Upload(end);
+    graphs_.Run(&queue_, key, [&] {
+      Follow();
+      record();
+      Note(outcomes_.Find(queue_.operations(), tables_.table(),
+                          tables_.requests_at(), logits, ids, rows),
+           "finding outcomes");
+    });
+    outcomes_.BringBack(&queue_, ids, outcomes);
   }
 
   // --- Operations. Their StepRows are those of the last PrepareStep, whose
@@ -351,13 +404,16 @@ class CudaBackend final : public Backend {
 
   void DoFiniteRows(const StepRows&, ConstMatrix x, int64_t width,
                     absl::Span<uint8_t> finite) override {
+    UploadRows();
     finite_rows_.Begin(&queue_, tables_.table(), x, width, finite);
   }
 
   void DoOutcomes(ConstMatrix logits, int64_t ids,
                   absl::Span<const OutcomeRequest> requests,
                   absl::Span<Outcome> outcomes) override {
-    outcomes_.Begin(&queue_, tables_.table(), logits, ids, requests, outcomes);
+    UploadRows();
+    outcomes_.Begin(&queue_, tables_.table(), tables_.end(), logits, ids,
+                    requests, outcomes);
   }
 
   template <class BlockArguments>
@@ -370,7 +426,10 @@ class CudaBackend final : public Backend {
   DeviceQueue& queue_;                              // *owned_queue_
   const std::shared_ptr<cuda::MemoryArena> arena_;
   cuda::LargeProducts large_products_;
+  cuda::StepUpload upload_;
   cuda::StepTables tables_;
+  bool is_laid_out_ = false;  // the step's rows are, and not uploaded
+  bool any_follows_ = false;  // of them
   cuda::FiniteRows finite_rows_;
   cuda::OutcomeKernels outcomes_;
   cuda::Graphs graphs_;

@@ -39,7 +39,7 @@ __device__ void FetchRequest(const OutcomeWork& work, int32_t row,
   static_assert(sizeof(OutcomeRow) % sizeof(uint32_t) == 0);
   constexpr int32_t kWords = sizeof(OutcomeRow) / sizeof(uint32_t);
   const auto* const source =
-      reinterpret_cast<const uint32_t*>(work.upload) + row * kWords;
+      reinterpret_cast<const uint32_t*>(work.requests) + row * kWords;
   auto* const target = reinterpret_cast<std::byte*>(request);
   BlockBarrier();
   for (auto i = static_cast<int32_t>(threadIdx.x); i < kWords;

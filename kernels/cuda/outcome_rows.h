@@ -79,12 +79,13 @@ struct OutcomeWork {
   int64_t stride = 0;
   int32_t ids = 0;
   int32_t rows = 0;
-  float normalizer_unit = 1;          // a power of 2
-  const std::byte* upload = nullptr;  // OutcomeRow [rows], then their lists
-  float* strips = nullptr;            // [strip_count, ids]
-  int32_t strip_count = 0;            // rows that are worked on together
-  OutcomeAnswer* answers = nullptr;   // [rows]
-  ScoredId* alternatives = nullptr;   // of all rows
+  float normalizer_unit = 1;             // a power of 2
+  const OutcomeRow* requests = nullptr;  // [rows]
+  const std::byte* upload = nullptr;     // where their lists are counted from
+  float* strips = nullptr;               // [strip_count, ids]
+  int32_t strip_count = 0;               // rows that are worked on together
+  OutcomeAnswer* answers = nullptr;      // [rows]
+  ScoredId* alternatives = nullptr;      // of all rows
 };
 
 // How finely exp(score - highest) is counted: so that the sum over all ids is

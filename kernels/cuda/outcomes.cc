@@ -173,13 +173,24 @@ void SetBest(absl::Span<const ScoredId> alternatives,
   }
 }
 
-// Makes `memory` one of at least so many bytes.
+// The alternatives of a part lie where the next one will have its answers,
+// which comes when they have been copied.
+OutcomeWork PartOf(OutcomeWork work, int64_t first, int64_t rows) {
+  work.logits += first * work.stride;
+  work.rows = static_cast<int32_t>(rows);
+  work.answers += first;
+  work.alternatives = reinterpret_cast<ScoredId*>(work.answers + rows);
+  return work;
+}
+
+// Makes `memory` one of at least so many bytes; *moved if it is another then.
 template <class Allocate>
 absl::Status Grow(const Allocate& allocate, size_t bytes,
-                  std::unique_ptr<Buffer>* memory) {
+                  std::unique_ptr<Buffer>* memory, bool* moved) {
   if (*memory != nullptr && (*memory)->bytes() >= bytes) {
     return absl::OkStatus();
   }
+  *moved = true;
   memory->reset();
   ENGRAM_ASSIGN_OR_RETURN(*memory, allocate(bytes));
   return absl::OkStatus();
@@ -187,7 +198,8 @@ absl::Status Grow(const Allocate& allocate, size_t bytes,
 
 }  // namespace
 
-absl::Status OutcomeKernels::Reserve(int64_t rows, int64_t ids) {
+absl::Status OutcomeKernels::Reserve(int64_t rows, int64_t ids,
+                                     cudaStream_t stream, bool* moved) {
   rows_ = std::max(rows_, rows);
   ids_ = std::max(ids_, ids);
   const ListSizes most = MostOf(ids_);
@@ -196,120 +208,136 @@ absl::Status OutcomeKernels::Reserve(int64_t rows, int64_t ids) {
       .seen = most.seen,
       .counted = std::min(kUsualEntries, most.counted),
   };
-  room_.upload_bytes = rows_ * sizeof(OutcomeRow) +
-                       std::max(BytesOf(most), std::min(rows_ * BytesOf(usual),
-                                                        kMostUsualBytes));
-  room_.alternatives = std::max(ids_, rows_ * kUsualAlternatives);
+  ENGRAM_RETURN_IF_ERROR(upload_.ReserveRequests(
+      rows_ * sizeof(OutcomeRow) +
+          std::max(BytesOf(most),
+                   std::min(rows_ * BytesOf(usual), kMostUsualBytes)),
+      stream, moved));
+  most_alternatives_ = std::max(ids_, rows_ * kUsualAlternatives);
   const size_t answer_bytes =
-      rows_ * sizeof(OutcomeAnswer) + room_.alternatives * sizeof(ScoredId);
+      rows_ * sizeof(OutcomeAnswer) + most_alternatives_ * sizeof(ScoredId);
   ENGRAM_RETURN_IF_ERROR(Grow(AllocateDeviceMemory,
                               std::min(rows_, kStrips) * ids_ * sizeof(float),
-                              &strips_));
+                              &strips_, moved));
   ENGRAM_RETURN_IF_ERROR(
-      Grow(AllocateDeviceMemory, room_.upload_bytes, &upload_));
-  ENGRAM_RETURN_IF_ERROR(Grow(AllocateDeviceMemory, answer_bytes, &answers_));
+      Grow(AllocateDeviceMemory, answer_bytes, &answers_, moved));
   for (Staging& staging : stagings_) {
     ENGRAM_RETURN_IF_ERROR(
-        Grow(AllocatePinnedMemory, room_.upload_bytes, &staging.upload));
-    ENGRAM_RETURN_IF_ERROR(
-        Grow(AllocatePinnedMemory, answer_bytes, &staging.answers));
+        Grow(AllocatePinnedMemory, answer_bytes, &staging.answers, moved));
     staging.alternatives.reserve(rows_);
   }
   return absl::OkStatus();
 }
 
 const OutcomeAnswer* OutcomeKernels::answers() const {
-  ENGRAM_CHECK(answers_ != nullptr);
+  if (answers_ == nullptr) return nullptr;
   return static_cast<const OutcomeAnswer*>(
       static_cast<const Buffer&>(*answers_).data());
 }
 
 int64_t OutcomeKernels::FittingRequests(
-    absl::Span<const OutcomeRequest> requests, int64_t ids) const {
-  size_t bytes = 0;
+    absl::Span<const OutcomeRequest> requests, int64_t padding,
+    int64_t ids) const {
+  size_t bytes = padding * sizeof(OutcomeRow);
   int64_t alternatives = 0;
   int64_t fitting = 0;
   for (const OutcomeRequest& request : requests) {
     bytes += sizeof(OutcomeRow) + BytesOf(SizesOf(request.draw, ids));
     alternatives += AlternativesOf(request, ids);
-    if (bytes > room_.upload_bytes || alternatives > room_.alternatives) break;
+    if (bytes > upload_.request_bytes() || alternatives > most_alternatives_) {
+      break;
+    }
     ++fitting;
   }
   return fitting;
 }
 
-OutcomeKernels::Room OutcomeKernels::LayOut(
-    absl::Span<const OutcomeRequest> requests, int64_t ids,
-    Staging* staging) const {
-  auto* const upload = static_cast<std::byte*>(staging->upload->data());
-  auto* const rows = reinterpret_cast<OutcomeRow*>(upload);
-  ListWriter writer(upload, requests.size() * sizeof(OutcomeRow));
-  int64_t alternatives = 0;
-  staging->alternatives.clear();
+bool OutcomeKernels::FitTogether(absl::Span<const OutcomeRequest> requests,
+                                 int64_t padding, int64_t ids) const {
+  const auto rows = static_cast<int64_t>(requests.size());
+  return rows + padding <= rows_ && ids <= ids_ &&
+         FittingRequests(requests, padding, ids) == rows;
+}
+
+size_t OutcomeKernels::LayOut(DeviceQueue* queue,
+                              absl::Span<const OutcomeRequest> requests,
+                              int64_t padding, int64_t ids, size_t rows_at,
+                              size_t lists_at) {
+  last_ = (last_ + 1) % kStagings;
+  Staging& staging = stagings_[last_];
+  if (staging.awaited && !queue->Synchronize().ok()) return 0;
+  const absl::StatusOr<std::byte*> upload = upload_.BeginRequests();
+  if (!upload.ok()) {
+    queue->Fail(upload.status());
+    return 0;
+  }
+  auto* const rows = reinterpret_cast<OutcomeRow*>(*upload + rows_at);
+  ListWriter writer(*upload, lists_at);
+  staging.taken = {.rows = static_cast<int64_t>(requests.size()) + padding};
+  staging.alternatives.clear();
   for (size_t i = 0; i < requests.size(); ++i) {
     const OutcomeRequest& request = requests[i];
     OutcomeRow row;
     row.scored = std::max(request.scored, -1);
     row.alternatives = static_cast<int32_t>(AlternativesOf(request, ids));
-    row.first_alternative = static_cast<int32_t>(alternatives);
-    alternatives += row.alternatives;
-    staging->alternatives.push_back(row.alternatives);
+    row.first_alternative = static_cast<int32_t>(staging.taken.alternatives);
+    staging.taken.alternatives += row.alternatives;
+    staging.alternatives.push_back(row.alternatives);
     if (request.draw.parameters != nullptr) {
       LayOutDraw(request.draw, ids, &writer, &row);
     }
     rows[i] = row;
   }
-  return {.upload_bytes = writer.end(), .alternatives = alternatives};
+  std::fill_n(rows + requests.size(), padding, OutcomeRow());
+  return writer.end();
 }
 
-int64_t OutcomeKernels::BeginSome(DeviceQueue* queue, OutcomeWork work,
-                                  int64_t first,
-                                  absl::Span<const OutcomeRequest> requests,
-                                  absl::Span<Outcome> outcomes) {
-  const int64_t rows = FittingRequests(requests, work.ids);
-  if (rows == 0) {
-    queue->Fail(absl::ResourceExhaustedError(absl::StrCat(
-        "CUDA: a draw with ", requests[0].draw.stop_ids.size(), " stop ids of ",
-        work.ids, " ids has no room in ", room_.upload_bytes, " bytes")));
-    return 0;
-  }
-  Staging& staging = stagings_[next_];
-  next_ = (next_ + 1) % kStagings;
-  if (staging.awaited && !queue->Synchronize().ok()) return 0;
-  const Room taken = LayOut(requests.first(rows), work.ids, &staging);
-  const cudaStream_t stream = queue->operations();
-  work.logits += first * work.stride;
-  work.rows = static_cast<int32_t>(rows);
-  work.answers += first;
-  auto* const told = static_cast<OutcomeAnswer*>(staging.answers->data());
-  queue->Note(
-      cudaMemcpyAsync(upload_->data(), staging.upload->data(),
-                      taken.upload_bytes, cudaMemcpyHostToDevice, stream),
-      "copying requests");
-  queue->Note(FindOutcomes(stream, work), "finding outcomes");
-  queue->Note(cudaMemcpyAsync(told, work.answers, rows * sizeof(OutcomeAnswer),
-                              cudaMemcpyDeviceToHost, stream),
+OutcomeWork OutcomeKernels::WorkOf(const StepTable& step, size_t rows_at,
+                                   ConstMatrix logits, int64_t ids) const {
+  OutcomeWork work;
+  work.step = step;
+  work.requests =
+      reinterpret_cast<const OutcomeRow*>(upload_.memory() + rows_at);
+  work.logits = logits.floats();
+  work.stride = logits.stride;
+  work.ids = static_cast<int32_t>(ids);
+  work.normalizer_unit = std::ldexp(1.0f, NormalizerBits(work.ids));
+  work.upload = upload_.memory();
+  work.strips = strips_->floats();
+  work.strip_count = static_cast<int32_t>(std::min(rows_, kStrips));
+  work.answers = static_cast<OutcomeAnswer*>(answers_->data());
+  return work;
+}
+
+cudaError_t OutcomeKernels::Find(cudaStream_t stream, const StepTable& step,
+                                 size_t rows_at, ConstMatrix logits,
+                                 int64_t ids, int64_t rows) {
+  return FindOutcomes(stream,
+                      PartOf(WorkOf(step, rows_at, logits, ids), 0, rows));
+}
+
+void OutcomeKernels::BringBack(DeviceQueue* queue, int64_t ids,
+                               absl::Span<Outcome> outcomes, int64_t first) {
+  Staging& staging = stagings_[last_];
+  const Taken& taken = staging.taken;
+  queue->Note(cudaMemcpyAsync(staging.answers->data(), answers() + first,
+                              taken.rows * sizeof(OutcomeAnswer) +
+                                  taken.alternatives * sizeof(ScoredId),
+                              cudaMemcpyDeviceToHost, queue->operations()),
               "copying outcomes");
-  if (taken.alternatives > 0) {
-    queue->Note(cudaMemcpyAsync(told + rows_, work.alternatives,
-                                taken.alternatives * sizeof(ScoredId),
-                                cudaMemcpyDeviceToHost, stream),
-                "copying alternatives");
-  }
   staging.awaited = true;
-  queue->DeliverLater(
-      [this, &staging, ids = work.ids, some = outcomes.first(rows)] {
-        Deliver(staging, ids, some);
-        staging.awaited = false;
-      });
-  return rows;
+  queue->DeliverLater([&staging, ids, outcomes] {
+    Deliver(staging, ids, outcomes);
+    staging.awaited = false;
+  });
 }
 
 void OutcomeKernels::Deliver(const Staging& staging, int64_t ids,
-                             absl::Span<Outcome> outcomes) const {
+                             absl::Span<Outcome> outcomes) {
   const auto* const answers =
       static_cast<const OutcomeAnswer*>(staging.answers->data());
-  const auto* alternatives = reinterpret_cast<const ScoredId*>(answers + rows_);
+  const auto* alternatives =
+      reinterpret_cast<const ScoredId*>(answers + staging.taken.rows);
   for (size_t i = 0; i < outcomes.size(); ++i) {
     const OutcomeAnswer& answer = answers[i];
     const LogNormalizer normalizer(answer, ids);
@@ -325,29 +353,41 @@ void OutcomeKernels::Deliver(const Staging& staging, int64_t ids,
   }
 }
 
+int64_t OutcomeKernels::BeginSome(DeviceQueue* queue, OutcomeWork work,
+                                  size_t row_bytes, int64_t first,
+                                  absl::Span<const OutcomeRequest> requests,
+                                  absl::Span<Outcome> outcomes) {
+  const int64_t rows = FittingRequests(requests, /*padding=*/0, work.ids);
+  if (rows == 0) {
+    queue->Fail(absl::ResourceExhaustedError(absl::StrCat(
+        "CUDA: a draw with ", requests[0].draw.stop_ids.size(), " stop ids of ",
+        work.ids, " ids has no room in ", upload_.request_bytes(), " bytes")));
+    return 0;
+  }
+  const size_t end =
+      LayOut(queue, requests.first(rows), /*padding=*/0, work.ids, row_bytes,
+             row_bytes + rows * sizeof(OutcomeRow));
+  if (end == 0) return 0;
+  const cudaStream_t stream = queue->operations();
+  const absl::Status copied = upload_.Copy(row_bytes, end, stream);
+  if (!copied.ok()) queue->Fail(copied);
+  queue->Note(FindOutcomes(stream, PartOf(work, first, rows)),
+              "finding outcomes");
+  BringBack(queue, work.ids, outcomes.first(rows), first);
+  return rows;
+}
+
 void OutcomeKernels::Begin(DeviceQueue* queue, const StepTable& step,
-                           ConstMatrix logits, int64_t ids,
+                           size_t row_bytes, ConstMatrix logits, int64_t ids,
                            absl::Span<const OutcomeRequest> requests,
                            absl::Span<Outcome> outcomes) {
   const auto rows = static_cast<int64_t>(requests.size());
   ENGRAM_CHECK(rows <= rows_ && ids <= ids_);
   if (rows == 0) return;
-  auto* const answers = static_cast<OutcomeAnswer*>(answers_->data());
-  OutcomeWork work;
-  work.step = step;
-  work.logits = logits.floats();
-  work.stride = logits.stride;
-  work.ids = static_cast<int32_t>(ids);
-  work.normalizer_unit = std::ldexp(1.0f, NormalizerBits(work.ids));
-  work.upload = static_cast<const std::byte*>(
-      static_cast<const Buffer&>(*upload_).data());
-  work.strips = strips_->floats();
-  work.strip_count = static_cast<int32_t>(std::min(rows_, kStrips));
-  work.answers = answers;
-  work.alternatives = reinterpret_cast<ScoredId*>(answers + rows_);
+  const OutcomeWork work = WorkOf(step, row_bytes, logits, ids);
   int64_t begun = 0;
   for (int64_t some = rows; begun < rows && some > 0; begun += some) {
-    some = BeginSome(queue, work, begun, requests.subspan(begun),
+    some = BeginSome(queue, work, row_bytes, begun, requests.subspan(begun),
                      outcomes.subspan(begun));
   }
 }

@@ -1,7 +1,8 @@
-// OutcomeKernels: Backend::Outcomes on a device. Requests go there through
-// pinned memory, answers come back through it; tokens are drawn and counted
-// where the logits are (kernels/cuda/outcome_rows.h). The host waits for none
-// of it: a step that follows finds its tokens on the device.
+// OutcomeKernels: Backend::Outcomes on a device. Requests go there with the
+// step's rows or behind them (step_upload.h), answers come back through pinned
+// memory; tokens are drawn and counted where the logits are (kernels/cuda/
+// outcome_rows.h). The host waits for none of it: a step that follows finds its
+// tokens on the device.
 //
 // Tokens, stops, finite flags and alternatives are those of the CPU. The log-
 // probabilities are within 1e-6 of them: exponentials are summed up as
@@ -21,6 +22,7 @@
 #include "kernels/cuda/device_queue.h"
 #include "kernels/cuda/outcome_rows.h"
 #include "kernels/cuda/step_table.h"
+#include "kernels/cuda/step_upload.h"
 #include "kernels/operations.h"
 #include "kernels/outcomes.h"
 
@@ -29,35 +31,61 @@ namespace engram::cuda {
 // Engine thread only.
 class OutcomeKernels {
  public:
+  // `upload` must outlive this.
+  explicit OutcomeKernels(StepUpload* upload) : upload_(*upload) {}
+
   // Takes all memory for `rows` rows of `ids` logits; more than once is the
-  // most of each. RESOURCE_EXHAUSTED with the bytes asked for. REQUIRES: all
-  // that was begun is delivered.
-  absl::Status Reserve(int64_t rows, int64_t ids);
+  // most of each. *moved: what has been recorded is no longer right.
+  // RESOURCE_EXHAUSTED with the bytes asked for.
+  // REQUIRES: all that was begun is delivered.
+  absl::Status Reserve(int64_t rows, int64_t ids, cudaStream_t stream,
+                       bool* moved);
 
   // As Backend::Outcomes, of logits in device memory, behind the operations of
   // `queue`, by a delivery of which `outcomes` are filled. `step` holds the
-  // rows that requests follow (TokenDraw::follower). What fails is the queue's
-  // failure; RESOURCE_EXHAUSTED if a request has so many stop ids twice that no
-  // upload has room for it.
+  // rows that requests follow (TokenDraw::follower), and takes the first
+  // `row_bytes` of the upload. What fails is the queue's failure;
+  // RESOURCE_EXHAUSTED if a request has so many stop ids twice that no upload
+  // has room for it.
   // REQUIRES: Reserve for as many rows and ids.
-  void Begin(DeviceQueue* queue, const StepTable& step, ConstMatrix logits,
-             int64_t ids, absl::Span<const OutcomeRequest> requests,
+  void Begin(DeviceQueue* queue, const StepTable& step, size_t row_bytes,
+             ConstMatrix logits, int64_t ids,
+             absl::Span<const OutcomeRequest> requests,
              absl::Span<Outcome> outcomes);
 
-  // Of the last Begin, in device memory, for what comes behind it in the queue.
+  // Of the last rows begun, in device memory, for what comes behind them in the
+  // queue; nullptr before the first Reserve.
   const OutcomeAnswer* answers() const;
 
+  // --- The same in parts, of which the one in the middle can be recorded.
+
+  // Whether these requests have room together, with so many rows of padding.
+  bool FitTogether(absl::Span<const OutcomeRequest> requests, int64_t padding,
+                   int64_t ids) const;
+  // Lays them out in what the upload has begun: their rows at one place, their
+  // lists from another on. Where those end; 0 if the queue has failed.
+  size_t LayOut(DeviceQueue* queue, absl::Span<const OutcomeRequest> requests,
+                int64_t padding, int64_t ids, size_t rows_at, size_t lists_at);
+  // Finds the outcomes of so many rows, padding included, as they were laid out
+  // and have been copied there. Their answers are the first of all.
+  cudaError_t Find(cudaStream_t stream, const StepTable& step, size_t rows_at,
+                   ConstMatrix logits, int64_t ids, int64_t rows);
+  // Lets the outcomes of what was laid out last be delivered, whose answers are
+  // those from `first` on.
+  void BringBack(DeviceQueue* queue, int64_t ids, absl::Span<Outcome> outcomes,
+                 int64_t first = 0);
+
  private:
-  // What the uploads and answers of some rows take.
-  struct Room {
-    size_t upload_bytes = 0;
+  // What some rows, padding included, take of an upload and of answers.
+  struct Taken {
+    int64_t rows = 0;
     int64_t alternatives = 0;
   };
-  // Page-locked memory for some rows, from Begin until they are delivered.
+  // Page-locked memory for some rows, from LayOut until they are delivered.
   struct Staging {
-    std::unique_ptr<Buffer> upload;
     std::unique_ptr<Buffer> answers;
     std::vector<int32_t> alternatives;  // that each row asks for
+    Taken taken;
     bool awaited = false;
   };
   // One step is delivered while another is begun.
@@ -65,27 +93,29 @@ class OutcomeKernels {
 
   // How many of the requests, from the first on, have room together.
   int64_t FittingRequests(absl::Span<const OutcomeRequest> requests,
-                          int64_t ids) const;
-  // Begins those of them from `first` on that have room together, with all
-  // others gone before. How many; 0 if the queue has failed.
-  int64_t BeginSome(DeviceQueue* queue, OutcomeWork work, int64_t first,
-                    absl::Span<const OutcomeRequest> requests,
+                          int64_t padding, int64_t ids) const;
+  // All of Begin for those of `requests` from `first` on that have room
+  // together. How many; 0 if the queue has failed.
+  int64_t BeginSome(DeviceQueue* queue, OutcomeWork work, size_t row_bytes,
+                    int64_t first, absl::Span<const OutcomeRequest> requests,
                     absl::Span<Outcome> outcomes);
-  // Lays the requests out in pinned memory.
-  Room LayOut(absl::Span<const OutcomeRequest> requests, int64_t ids,
-              Staging* staging) const;
+  // Of all rows that are begun together.
+  OutcomeWork WorkOf(const StepTable& step, size_t rows_at, ConstMatrix logits,
+                     int64_t ids) const;
   // Takes the answers, which have come.
-  void Deliver(const Staging& staging, int64_t ids,
-               absl::Span<Outcome> outcomes) const;
+  static void Deliver(const Staging& staging, int64_t ids,
+                      absl::Span<Outcome> outcomes);
 
+  StepUpload& upload_;
   int64_t rows_ = 0;
   int64_t ids_ = 0;
-  Room room_;
+  int64_t most_alternatives_ = 0;
   std::unique_ptr<Buffer> strips_;
-  std::unique_ptr<Buffer> upload_;   // OutcomeRow of each row, then their lists
-  std::unique_ptr<Buffer> answers_;  // OutcomeAnswer of each, then alternatives
-  Staging stagings_[kStagings];      // laid out alike
-  int next_ = 0;                     // of the stagings
+  // OutcomeAnswer of each row; behind those of rows begun together, their
+  // alternatives.
+  std::unique_ptr<Buffer> answers_;
+  Staging stagings_[kStagings];  // laid out alike
+  int last_ = 0;                 // of the stagings, that was laid out
 };
 
 }  // namespace engram::cuda

@@ -1,17 +1,15 @@
-// StepTables: brings each step's rows to the device, without waiting for the
-// step before.
+// StepTables: lays each step's rows out where the device finds them.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 
 #include "absl/status/status.h"
-#include "kernels/backend.h"
 #include "kernels/cuda/following_rows.h"
 #include "kernels/cuda/step_table.h"
+#include "kernels/cuda/step_upload.h"
 #include "kernels/step_rows.h"
 
 namespace engram::cuda {
@@ -19,55 +17,51 @@ namespace engram::cuda {
 // Engine thread only.
 class StepTables {
  public:
-  StepTables() = default;
-  ~StepTables();
-  StepTables(const StepTables&) = delete;
-  StepTables& operator=(const StepTables&) = delete;
+  // `upload` must outlive this.
+  explicit StepTables(StepUpload* upload) : upload_(*upload) {}
 
   // Takes room for steps as large as are usual. Errors: the device's.
-  absl::Status Reserve();
+  absl::Status Reserve(cudaStream_t stream);
 
-  // Lets `stream` copy the rows to the table, in one copy. A step that is
+  // Lays the rows out in the first end() bytes of a new upload. A step that is
   // larger than there is room for waits for `stream`, takes room anew and sets
   // *moved. Errors: the device's.
-  absl::Status Upload(const StepRows& step, cudaStream_t stream, bool* moved);
+  absl::Status LayOut(const StepRows& step, cudaStream_t stream, bool* moved);
 
+  // Right once the upload is there.
   const StepTable& table() const { return table_; }
   FollowingRows following_rows() const;
-  // Whether the pointers are those of every other step of no more rows and
-  // tokens than the largest bucket, unless one moves them.
+  size_t end() const { return places_.end; }
+
+  // Whether the pointers are those of every other step of as many rows and
+  // tokens, neither more than the largest bucket; unless one moves them. Then
+  // as many OutcomeRow have a place that is the same for all of these, too.
   bool is_in_place() const { return in_place_; }
+  size_t requests_at() const { return places_.requests; }
 
  private:
-  // Of the host, page-locked; free again when the event is reached.
-  struct Staging {
-    std::unique_ptr<Buffer> memory;
-    cudaEvent_t copied = nullptr;
-  };
   // Elements that there is room for.
   struct Room {
     int64_t rows = 0;
     int64_t tokens = 0;
+    int64_t requests = 0;
     int64_t blocks = 0;
   };
-  // Bytes from the beginning of a table or a staging.
+  // Bytes from the beginning of the upload.
   struct Places {
-    size_t rows, row_of_token, ids, block_ids, end;
+    size_t rows, row_of_token, ids, requests, block_ids, end;
   };
 
   static Places PlacesOf(const Room& room);
   static Room RoomFor(const StepRows& step);
-  absl::Status Take(size_t bytes);
   // Where this step's table is.
-  void Place(const StepRows& step, const Places& places);
-  // Fills `memory`. How many bytes of it are used.
-  size_t Fill(const StepRows& step, std::byte* memory) const;
+  void Place(const StepRows& step);
+  void FillRows(const StepRows& step, std::byte* upload) const;
+  void FillTokens(const StepRows& step, std::byte* upload) const;
 
+  StepUpload& upload_;
   Places places_ = {};  // of the last step
   bool in_place_ = false;
-  std::unique_ptr<Buffer> device_;
-  Staging stagings_[2];
-  int next_ = 0;  // of the stagings
   StepTable table_;
 };
 

@@ -115,11 +115,28 @@ TEST_F(Generate, EndsBeforeAStopStringAndAfterAStopToken) {
 
   const std::string stop = whole.text().substr(6, 4);
   v1::GenerateRequest until_text = request;
+  until_text.set_session_id("until_text");
   until_text.mutable_stopping()->add_stop(stop);
   const Answer stopped = client().Generate(until_text);
   ASSERT_TRUE(stopped.status.ok()) << stopped.status;
   EXPECT_EQ(stopped.completed->finish_reason(), v1::STOP);
   EXPECT_EQ(stopped.text(), whole.text().substr(0, whole.text().find(stop)));
+
+  // Its session goes on from there, wherever a device was by then.
+  v1::GenerateRequest counted = request;
+  counted.set_session_id("counted");
+  counted.mutable_stopping()->set_max_tokens(
+      static_cast<int>(stopped.tokens.size()));
+  ASSERT_TRUE(client().Generate(counted).status.ok());
+  v1::GenerateRequest next = TextTurn(kEnglish, " And", 8);
+  next.set_session_id("until_text");
+  const Answer after_text = client().Generate(next);
+  next.set_session_id("counted");
+  const Answer after_count = client().Generate(next);
+  ASSERT_TRUE(after_text.status.ok()) << after_text.status;
+  EXPECT_EQ(after_text.ids(), after_count.ids());
+  EXPECT_EQ(after_text.completed->position(),
+            after_count.completed->position());
 
   v1::GenerateRequest until_token = request;
   until_token.mutable_stopping()->add_stop_token_ids(whole.ids()[3]);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <ostream>
 #include <string>
@@ -86,6 +87,7 @@ class CudaStepsTest : public ::testing::Test {
     }
     return batch;
   }
+  absl::Status Clear(int slot) { return model_->states().Clear(slot); }
   // The step behind that.
   static Batch Ahead(const Batch& batch) {
     Batch next = batch;
@@ -137,21 +139,105 @@ TEST_F(CudaStepsTest, AModelThatGoesWaitsForWhatItHasBegun) {
   EXPECT_EQ(backend.waits(), waits + 1) << "for the last of both";
 }
 
-TEST_F(CudaStepsTest, ADecodeStepIsFourCopies) {
-  Batch batch = Prompts(3);
-  ENGRAM_CHECK_OK(model_->Begin(batch));
-  batch = Ahead(batch);
-  for (int step = 0; step < 4; ++step) {
+// Rows and requests go there together, outcomes come back together; whatever
+// the rows ask for, and whichever of a bucket's they are.
+TEST_F(CudaStepsTest, ADecodeStepIsACopyThereAGraphAndACopyBack) {
+  ENGRAM_CHECK_OK(model_->WarmUp());
+  SamplingParameters parameters = {.temperature = 0.8f,
+                                   .repetition_penalty = 1.5f,
+                                   .frequency_penalty = 0.5f,
+                                   .logit_bias = {{3, 1.0f}, {5, -1.0f}}};
+  TokenSet seen(model_->info().vocabulary_size);
+  seen.Insert(1);
+  const std::map<int32_t, int32_t> generated = {{2, 1}};
+  for (const int rows : {3, 4}) {
+    Batch batch = Prompts(rows);
+    batch.rows[0].draw.parameters = &parameters;
+    batch.rows[0].draw.seen = &seen;
+    batch.rows[0].draw.generated = &generated;
+    batch.rows[1].alternatives = 3;
     ENGRAM_CHECK_OK(model_->Begin(batch));
+    batch = Ahead(batch);
+    for (int step = 0; step < 4; ++step) {
+      const emulation::Counts before = emulation::counts();
+      ENGRAM_CHECK_OK(model_->Begin(batch));
+      EXPECT_EQ(emulation::counts().graphs, before.graphs + 1);
+      EXPECT_EQ(emulation::counts().alone, before.alone);
+      EXPECT_EQ(emulation::counts().waits, before.waits);
+      ASSERT_TRUE(model_->Finish().ok());
+      EXPECT_EQ(emulation::counts().waits, before.waits + 1);
+      EXPECT_EQ(emulation::counts().copies, before.copies + 2);
+    }
     ASSERT_TRUE(model_->Finish().ok());
-    ENGRAM_CHECK_OK(backend_->Synchronize());
-    const int64_t before = emulation::counts().copies;
-    ENGRAM_CHECK_OK(model_->Begin(batch));
-    ENGRAM_CHECK_OK(backend_->Synchronize());
-    // Rows and requests there, outcomes and flags back.
-    EXPECT_EQ(emulation::counts().copies, before + 4);
-    ASSERT_TRUE(model_->Finish().ok());
+    for (const BatchRow& row : batch.rows) model_->states().Free(row.slot);
   }
+}
+
+TEST_F(CudaStepsTest, PaddingAsksForNothing) {
+  ENGRAM_CHECK_OK(model_->WarmUp());
+  const Batch batch = Prompts(4);
+  // The most probable ids of the first of so many rows, from their begin.
+  const auto best = [&](size_t rows, size_t first_that_asks) {
+    Batch some = batch;
+    some.rows.resize(rows);
+    for (BatchRow& row : some.rows) ENGRAM_CHECK_OK(Clear(row.slot));
+    for (size_t i = first_that_asks; i < rows; ++i) {
+      some.rows[i].alternatives = 5;
+    }
+    ENGRAM_CHECK_OK(model_->Begin(some));
+    std::vector<int32_t> ids;
+    const StepResult result = *model_->Finish();
+    for (const LogProbability& one : result.rows[0].outcomes[0].top) {
+      ids.push_back(one.id);
+    }
+    return ids;
+  };
+  const std::vector<int32_t> expected = best(3, 0);
+  // Both copies of the requests hold a fourth one that does.
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(best(4, 3).empty());
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(best(3, 0), expected);
+}
+
+// More than there is room for: it is run as it is, in parts.
+TEST_F(CudaStepsTest, AskingForMoreThanThereIsRoomForDrawsTheSame) {
+  ENGRAM_CHECK_OK(model_->WarmUp());
+  const std::vector<int32_t> many(900, 0);
+  std::vector<int32_t> drawn[2];
+  for (const bool is_long : {false, true}) {
+    Batch batch = Prompts(3);
+    for (BatchRow& row : batch.rows) {
+      row.draw.stop_ids =
+          absl::MakeConstSpan(many).first(is_long ? many.size() : 1);
+    }
+    const emulation::Counts before = emulation::counts();
+    ENGRAM_CHECK_OK(model_->Begin(batch));
+    EXPECT_EQ(emulation::counts().graphs, before.graphs + (is_long ? 0 : 1));
+    const auto result = model_->Finish();
+    ENGRAM_CHECK_OK(result.status());
+    for (const RowOutcome& row : result->rows) {
+      drawn[is_long].push_back(row.outcomes[0].token);
+    }
+    for (const BatchRow& row : batch.rows) model_->states().Free(row.slot);
+  }
+  EXPECT_EQ(drawn[0], drawn[1]);
+}
+
+TEST_F(CudaStepsTest, MoreLogitsThanWereThoughtOfForgetWhatWasRecorded) {
+  ENGRAM_CHECK_OK(model_->WarmUp());
+  const std::vector<int32_t> token = {5};
+  const auto logits = [&] {
+    const int slot = model_->states().Take();
+    const auto step = RunStep(
+        model_.get(), Batch{{RowWith(LogitsWanted::kLast, slot, token)}});
+    model_->states().Free(slot);
+    return step->logits;
+  };
+  const std::vector<float> expected = logits();
+  ENGRAM_CHECK_OK(backend_->ReserveOutcomes(8, 40));
+  EXPECT_EQ(backend_->recordings().count, 3) << "there is room";
+  ENGRAM_CHECK_OK(backend_->ReserveOutcomes(200, 100000));
+  EXPECT_EQ(backend_->recordings().count, 0);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(logits(), expected);
 }
 
 // --- Buckets.
@@ -219,6 +305,12 @@ class WorkMemoryBackend final : public ForwardingBackend {
  private:
   void DoReplay(uint64_t key, absl::FunctionRef<void()> record) override {
     inner().Replay(key, record);
+  }
+  void DoReplayToOutcomes(uint64_t key, absl::FunctionRef<void()> record,
+                          ConstMatrix logits, int64_t ids,
+                          absl::Span<const OutcomeRequest> requests,
+                          absl::Span<Outcome> outcomes) override {
+    inner().ReplayToOutcomes(key, record, logits, ids, requests, outcomes);
   }
 
   std::vector<std::pair<void*, size_t>> memory_;
@@ -373,12 +465,21 @@ TEST(CudaPromptTest, HasTheSameBitsWithoutTheLibraryOfProducts) {
   EXPECT_TRUE(with.state == without.state);
 }
 
-// What two sequences draw if they run ahead, one of them to a stop.
+TEST_F(CudaStepsTest, EveryKernelMayBeginBeforeTheOneInFrontIsDone) {
+  const int64_t before = emulation::counts().in_turn;
+  ENGRAM_CHECK_OK(model_->WarmUp());
+  EXPECT_EQ(emulation::counts().in_turn, before);
+}
+
+// What sequences draw if they run ahead, on a device whose kernels begin as
+// late as they can, when they are launched, or before the ones in front are
+// done.
 TEST_F(CudaStepsTest, AFastDeviceDrawsWhatASlowOneDraws) {
-  std::vector<std::vector<int32_t>> drawn[2];
+  std::vector<std::vector<int32_t>> drawn[3];
   const emulation::Options before = emulation::options();
-  for (const bool at_once : {false, true}) {
-    emulation::options().at_once = at_once;
+  for (const int device : {0, 1, 2}) {
+    emulation::options().at_once = device == 1;
+    emulation::options().early_threads = device == 2 ? 2048 : 0;
     Batch batch = Prompts(3);
     SamplingParameters parameters = {.temperature = 0.8f, .seed = 3};
     for (BatchRow& row : batch.rows) row.draw.parameters = &parameters;
@@ -393,13 +494,14 @@ TEST_F(CudaStepsTest, AFastDeviceDrawsWhatASlowOneDraws) {
       for (const RowOutcome& row : result->rows) {
         tokens.push_back(row.outcomes[0].token);
       }
-      drawn[at_once].push_back(tokens);
+      drawn[device].push_back(tokens);
     }
     ENGRAM_CHECK_OK(model_->Finish().status());
     for (const BatchRow& row : batch.rows) model_->states().Free(row.slot);
   }
   emulation::options() = before;
   EXPECT_EQ(drawn[0], drawn[1]);
+  EXPECT_EQ(drawn[0], drawn[2]);
 }
 
 }  // namespace

@@ -69,6 +69,11 @@ struct Counts {
   // Asynchronous copies from or to memory that a device cannot reach by itself:
   // they are done at once.
   int64_t pageable_copies = 0;
+  int64_t graphs = 0;  // launched
+  // Kernels and fills that were put into a stream by themselves, in no graph.
+  int64_t alone = 0;
+  // Kernels that begin when all before them is done, and not earlier.
+  int64_t in_turn = 0;
   // Calls in which the host waited for work of a stream that was not done.
   int64_t waits = 0;
   // Calls of cudaMalloc and of cudaMallocHost.

@@ -406,6 +406,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   if (!Exists(stream) || exec->device != DeviceOf(stream)) {
     return Tell(cudaErrorInvalidResourceHandle);
   }
+  ++counting().graphs;
   const cudaError_t poisoned = Enqueue(stream, PoisonAtReplay);
   if (poisoned != cudaSuccess) return Tell(poisoned);
   for (const WorkMaker& node : exec->nodes) {

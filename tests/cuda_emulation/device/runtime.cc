@@ -69,6 +69,8 @@ cudaError_t EnqueueKernel(const cudaLaunchConfig_t& config, const void* kernel,
   const auto launch = std::make_shared<const KernelLaunch>(
       KernelLaunch{kernel, std::move(thread), config.gridDim, config.blockDim,
                    config.dynamicSmemBytes, Overlaps(config)});
+  if (!IsCapturing(config.stream)) ++counting().alone;
+  if (!Overlaps(config)) ++counting().in_turn;
   return Tell(Enqueue(config.stream, [launch] {
     Release(&kernel_order.launched);
     return Work{launch, nullptr};
@@ -325,6 +327,7 @@ cudaError_t cudaMemsetAsync(void* target, int value, size_t bytes,
   const auto fill = [data, value, bytes] {
     if (!FailsNow()) std::memset(data, value, bytes);
   };
+  if (!IsCapturing(stream)) ++counting().alone;
   return Tell(Enqueue(stream, [fill] { return Work{nullptr, fill}; }));
 }
 

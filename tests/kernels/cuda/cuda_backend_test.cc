@@ -286,13 +286,16 @@ TEST_F(CudaBackendTest, PaddingIsNeutralInEveryTable) {
   DeviceFloats residual(backend(), Floats(4, -1.0f));
   DeviceFloats positions(backend(), {100, 200, 300, 400});
   DeviceFloats kept(backend(), {20, 21, 22, 23});
-  // What steps before have left is in both copies of the table: a fifth row
+  // What steps before have left is in all copies of the table: a fifth row
   // whose last token is in the place of the padding.
   std::vector<Row> rows(5);
   for (int i = 0; i < 5; ++i) {
     rows[i] = {.slot_in = i, .slot_out = i, .tokens = i < 4 ? 0 : 4};
   }
-  for (int i = 0; i < 2; ++i) backend().PrepareStep(rows, {}, {4, 3, 2, 1});
+  for (int i = 0; i < 2; ++i) {
+    backend().Embed(backend().PrepareStep(rows, {}, {4, 3, 2, 1}), *table,
+                    residual.data());
+  }
   rows.resize(4);
   for (int i = 0; i < 4; ++i) {
     rows[i] = {.slot_in = i, .slot_out = i, .tokens = 1, .position = 1};

@@ -37,8 +37,9 @@ class OutcomeKernelsTest : public ::testing::Test {
   absl::Status TryRun(const Logits& logits, int64_t ids,
                       const Requests& requests,
                       std::vector<Outcome>* outcomes) {
-    ENGRAM_CHECK_OK(
-        kernels_.Reserve(static_cast<int64_t>(requests.size()), ids));
+    bool moved = false;
+    ENGRAM_CHECK_OK(kernels_.Reserve(static_cast<int64_t>(requests.size()), ids,
+                                     /*stream=*/nullptr, &moved));
     const size_t bytes = logits.size() * sizeof(float);
     auto memory = AllocateDeviceMemory(bytes);
     ENGRAM_CHECK_OK(memory.status());
@@ -51,7 +52,8 @@ class OutcomeKernelsTest : public ::testing::Test {
     outcomes->resize(requests.size());
     auto queue = DeviceQueue::Make(0);
     ENGRAM_CHECK_OK(queue.status());
-    kernels_.Begin(queue->get(), {}, {(*memory)->data(), stride}, ids, requests,
+    kernels_.Begin(queue->get(), {}, /*row_bytes=*/0,
+                   {(*memory)->data(), stride}, ids, requests,
                    absl::MakeSpan(*outcomes));
     return (*queue)->Synchronize();
   }
@@ -108,7 +110,8 @@ class OutcomeKernelsTest : public ::testing::Test {
   }
 
  private:
-  OutcomeKernels kernels_;
+  StepUpload upload_;
+  OutcomeKernels kernels_{&upload_};
   std::unique_ptr<Backend> cpu_;
 };
 

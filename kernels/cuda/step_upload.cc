@@ -1,0 +1,85 @@
+#include "kernels/cuda/step_upload.h"
+
+#include <algorithm>
+
+#include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/device_status.h"
+#include "kernels/status.h"
+
+namespace engram::cuda {
+
+StepUpload::~StepUpload() {
+  for (const Staging& staging : stagings_) {
+    if (staging.copied == nullptr || DeviceIsLost()) continue;
+    (void)cudaEventDestroy(staging.copied);
+  }
+}
+
+absl::Status StepUpload::ReserveRows(size_t bytes, cudaStream_t stream,
+                                     bool* moved) {
+  return Grow(std::max(bytes, row_bytes_), request_bytes_, stream, moved);
+}
+
+absl::Status StepUpload::ReserveRequests(size_t bytes, cudaStream_t stream,
+                                         bool* moved) {
+  return Grow(row_bytes_, std::max(bytes, request_bytes_), stream, moved);
+}
+
+absl::Status StepUpload::Grow(size_t row_bytes, size_t request_bytes,
+                              cudaStream_t stream, bool* moved) {
+  *moved = row_bytes > row_bytes_ || request_bytes > request_bytes_;
+  if (!*moved) return absl::OkStatus();
+  // Kernels of earlier steps may still read what is about to be freed.
+  ENGRAM_RETURN_IF_ERROR(
+      DeviceStatus(cudaStreamSynchronize(stream), "waiting for a step"));
+  const size_t bytes = row_bytes + request_bytes;
+  device_ = nullptr;
+  ENGRAM_ASSIGN_OR_RETURN(device_, AllocateDeviceMemory(bytes));
+  for (Staging& staging : stagings_) {
+    staging.memory = nullptr;
+    ENGRAM_ASSIGN_OR_RETURN(staging.memory, AllocatePinnedMemory(bytes));
+    if (staging.copied != nullptr) continue;
+    ENGRAM_RETURN_IF_ERROR(DeviceStatus(
+        cudaEventCreateWithFlags(&staging.copied, cudaEventDisableTiming),
+        "making an event"));
+  }
+  row_bytes_ = row_bytes;
+  request_bytes_ = request_bytes;
+  takes_requests_ = false;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::byte*> StepUpload::Begin() {
+  current_ = 1 - current_;
+  takes_requests_ = true;
+  ENGRAM_RETURN_IF_ERROR(
+      DeviceStatus(cudaEventSynchronize(stagings_[current_].copied),
+                   "waiting for a step's tables"));
+  return static_cast<std::byte*>(stagings_[current_].memory->data());
+}
+
+absl::StatusOr<std::byte*> StepUpload::BeginRequests() {
+  if (!takes_requests_) {
+    ENGRAM_RETURN_IF_ERROR(Begin().status());
+  }
+  takes_requests_ = false;
+  return static_cast<std::byte*>(stagings_[current_].memory->data());
+}
+
+absl::Status StepUpload::Copy(size_t begin, size_t end, cudaStream_t stream) {
+  const Staging& staging = stagings_[current_];
+  ENGRAM_RETURN_IF_ERROR(DeviceStatus(
+      cudaMemcpyAsync(
+          memory() + begin,
+          static_cast<const std::byte*>(staging.memory->data()) + begin,
+          end - begin, cudaMemcpyHostToDevice, stream),
+      "copying a step's tables"));
+  return DeviceStatus(cudaEventRecord(staging.copied, stream),
+                      "recording an event");
+}
+
+std::byte* StepUpload::memory() const {
+  return static_cast<std::byte*>(device_->data());
+}
+
+}  // namespace engram::cuda
