@@ -52,14 +52,16 @@ __global__ void __launch_bounds__(kThreads)
   if (output < product.weight.outputs) {
     SumTokens(product, output, first, count, sums);
   }
+  // Lane t has token t.
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  float own = 0.0f;
 #pragma unroll
   for (int t = 0; t < kTokens; ++t) {
     if (t >= count) continue;
     const float sum = WarpSum(sums[t]);
-    if (static_cast<int>(threadIdx.x % 32) == t) {
-      Finish<1>(product, first + t, output, {sum});
-    }
+    if (lane == t) own = sum;
   }
+  if (lane < count) Finish<1>(product, first + lane, output, {own});
 }
 
 }  // namespace
