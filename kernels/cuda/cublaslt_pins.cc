@@ -105,7 +105,7 @@ class Trials {
     return pin;
   }
 
-  // Whether it gives all the bits of `by_tile_`.
+  // Whether it gives all the bits of `by_tile_`: not if it refuses.
   absl::StatusOr<bool> IsEqual(const cublasLtMatmulAlgo_t& algorithm,
                                bool accumulate) {
     for (const auto& [known, was_equal] : tried_) {

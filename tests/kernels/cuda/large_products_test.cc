@@ -158,13 +158,14 @@ TEST_F(LargeProductsTest, TheFirstAlgorithmIsPinnedThatHasAllBits) {
 TEST_F(LargeProductsTest, EveryNumberOfTokensHasTheBitsOfTile) {
   const Floats bias = RandomFloats(4, kOutputs);
   DeviceFloats device_bias(backend(), bias);
-  std::vector<MatMulOptions> all(5);
+  std::vector<MatMulOptions> all(6);
   all[1].bias = device_bias.data();
   all[2].bias = device_bias.data();
   all[2].activation = Activation::kGelu;
   all[3].accumulate = true;
   all[4].bias = device_bias.data();
   all[4].accumulate = true;
+  all[5].activation = Activation::kSilu;
   for (const WeightFormat format :
        {WeightFormat::kBFloat16, WeightFormat::kFloat16}) {
     const auto weight = Pack(format);
