@@ -81,17 +81,17 @@ class KernelWork(unittest.TestCase):
 
 class Launches(unittest.TestCase):
     WORKS = SHAPES["mamba-130m"].works(kernel_work.Step(1, 1))
-    NAMES = ["EmbedKernel", "NarrowKernel", "NarrowKernel", "UpdateKernel", "NarrowKernel", "NormKernel",
-             "KeepLastTokensKernel", "NarrowKernel", "AnswerRows", "CountNotFiniteKernel"]
+    NAMES = ["FollowAnswersKernel", "EmbedKernel", "NarrowKernel", "NarrowKernel", "UpdateKernel", "NarrowKernel",
+             "NormKernel", "KeepLastTokensKernel", "NarrowKernel", "AnswerRows"]
 
     def test_a_norm_is_part_of_the_kernel_behind_it_where_there_is_none(self):
         works = kernel_work.of_launches(SHAPES["mamba-130m"].works(kernel_work.Step(1, 1)), self.NAMES)
-        self.assertEqual([work.what for work in works][:3], ["embed", "in_proj", "x_proj"])
-        self.assertEqual(works[1].weights, self.WORKS[1].weights + self.WORKS[2].weights)
+        self.assertEqual([work.what for work in works][:4], ["follow", "embed", "in_proj", "x_proj"])
+        self.assertEqual(works[2].weights, self.WORKS[2].weights + self.WORKS[3].weights)
 
     def test_others_than_those_that_are_known_are_refused(self):
         for names in (self.NAMES[:-1], self.NAMES + ["NormKernel"], ["NormKernel"] + self.NAMES,
-                      self.NAMES[:3] + self.NAMES[4:]):
+                      self.NAMES[:4] + self.NAMES[5:]):
             with self.assertRaises(ValueError):
                 kernel_work.of_launches(SHAPES["mamba-130m"].works(kernel_work.Step(1, 1)), names)
 

@@ -68,6 +68,8 @@ class Shape:
     def works(self, step):
         """Of a step, each kind of layer once."""
         works = [embed(self, step)]
+        if step.is_decode:
+            works.insert(0, Work("embed", "follow", ("FollowAnswersKernel",)))
         for kind in self.layers:
             for work in LAYERS[kind](self.d_model, step):
                 work.part = kind
@@ -230,8 +232,9 @@ def tail(shape, step):
     head = product("head", shape.vocabulary, d_model, step, tokens=rows)
     works = [last_norm, keep, head] if step.is_decode else [
         last_norm, Work("", "inputs of the head", ("CopyRowsKernel",), read=row, written=row), head, keep]
-    works += [Work("", "draw", ("AnswerRows",), read=4 * rows * shape.vocabulary),
-              Work("", "finite", ("CountNotFiniteKernel",), read=4 * step.all_tokens * d_model)]
+    works.append(Work("", "draw", ("AnswerRows",), read=4 * rows * shape.vocabulary))
+    if not step.is_decode:
+        works.append(Work("", "finite", ("CountNotFiniteKernel",), read=4 * step.all_tokens * d_model))
     for work in works:
         work.part = "tail"
     return works
