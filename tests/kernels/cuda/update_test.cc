@@ -60,7 +60,7 @@ class CudaUpdateTest : public ::testing::Test {
     ENGRAM_CHECK_OK(made.status());
     backend_ = *std::move(made);
     EXPECT_EQ(cudaStreamCreate(&stream_), cudaSuccess);
-    ENGRAM_CHECK_OK(tables_.Reserve());
+    ENGRAM_CHECK_OK(tables_.Reserve(stream_));
   }
   ~CudaUpdateTest() override { (void)cudaStreamDestroy(stream_); }
 
@@ -69,7 +69,8 @@ class CudaUpdateTest : public ::testing::Test {
 
   const cuda::StepTable& Table(const std::vector<SlotRow>& rows) {
     bool moved = false;
-    ENGRAM_CHECK_OK(tables_.Upload(Prepare(backend(), rows), stream_, &moved));
+    ENGRAM_CHECK_OK(tables_.LayOut(Prepare(backend(), rows), stream_, &moved));
+    ENGRAM_CHECK_OK(upload_.Copy(0, tables_.end(), stream_));
     return tables_.table();
   }
   // [tokens, width], as columns of a wider matrix whose rows begin anywhere, or
@@ -149,7 +150,8 @@ class CudaUpdateTest : public ::testing::Test {
  private:
   std::unique_ptr<Backend> backend_;
   cudaStream_t stream_ = nullptr;
-  cuda::StepTables tables_;
+  cuda::StepUpload upload_;
+  cuda::StepTables tables_{&upload_};
   std::vector<std::unique_ptr<DeviceFloats>> floats_;
   std::vector<std::unique_ptr<PackedWeight>> packed_;
 };
