@@ -353,7 +353,7 @@ TEST(CommandLine, FailsIfAnAnswerHasNoJson) {
 TEST(CommandLine, ListsSessionsInEightyColumns) {
   ScriptedServer server(kAnswerTokens, {});
   v1::Session session;
-  session.set_session_id(std::string(100, 'a') + "-end");
+  session.set_session_id(absl::StrCat(std::string(100, 'a'), "-end"));
   session.set_model("a-model-with-a-long-name");
   session.set_version(999'999);
   session.set_position(12'345'678);

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "model/unicode.h"
 
@@ -12,19 +13,22 @@ TEST(Quoted, ShowsAShortStringAsItIs) {
   EXPECT_EQ(Quoted(""), "\"\"");
   EXPECT_EQ(Quoted("mamba"), "\"mamba\"");
   EXPECT_EQ(Quoted("h\xc3\xa4?"), "\"h\xc3\xa4?\"");
-  EXPECT_EQ(Quoted(std::string(64, 'a')), "\"" + std::string(64, 'a') + "\"");
+  EXPECT_EQ(Quoted(std::string(64, 'a')),
+            absl::StrCat("\"", std::string(64, 'a'), "\""));
 }
 
 TEST(Quoted, CutsALongStringAndTellsItsLength) {
   EXPECT_EQ(Quoted(std::string(65, 'a')),
-            "\"" + std::string(64, 'a') + "...\" (65 bytes)");
+            absl::StrCat("\"", std::string(64, 'a'), "...\" (65 bytes)"));
   EXPECT_EQ(Quoted(std::string(10'000'000, 'a')),
-            "\"" + std::string(64, 'a') + "...\" (10000000 bytes)");
+            absl::StrCat("\"", std::string(64, 'a'), "...\" (10000000 bytes)"));
 }
 
 TEST(Quoted, CutsBetweenCharacters) {
-  const std::string text = std::string(63, 'a') + "\xc3\xa4\xc3\xa4";
-  EXPECT_EQ(Quoted(text), "\"" + std::string(63, 'a') + "...\" (67 bytes)");
+  const std::string text =
+      absl::StrCat(std::string(63, 'a'), "\xc3\xa4\xc3\xa4");
+  EXPECT_EQ(Quoted(text),
+            absl::StrCat("\"", std::string(63, 'a'), "...\" (67 bytes)"));
 }
 
 TEST(Quoted, EscapesWhatCouldBreakAMessage) {
@@ -43,7 +47,7 @@ TEST(Quoted, IsShortAndUtf8WhateverTheBytes) {
 TEST(Shortened, CutsTheSameWithoutQuotes) {
   EXPECT_EQ(Shortened("a\"b"), "a\"b");
   EXPECT_EQ(Shortened(std::string(100, 'a')),
-            std::string(64, 'a') + "... (100 bytes)");
+            absl::StrCat(std::string(64, 'a'), "... (100 bytes)"));
 }
 
 }  // namespace
