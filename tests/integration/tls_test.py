@@ -26,6 +26,9 @@ from server_program import start_server  # noqa: E402: found only now
 from test_certificates import Authority, openssl  # noqa: E402
 
 LIMIT_SECONDS = 180  # a hang becomes a failure
+# Of every program that is started here, in the build with AddressSanitizer.
+C_ARES_LEAKS = ROOT / "tests/integration/c_ares.supp"
+os.environ["LSAN_OPTIONS"] = f"suppressions={C_ARES_LEAKS}:print_suppressions=0"
 MODEL = ("--model", f"m={ROOT}/model/zoo/mamba-induction", "--threads", "1", "--drain-timeout", "0s",
          "--request-log", "off")
 PROMPT = ("--prompt", "3 11 0 => 7 5 12 2 9 =>", "--max-tokens", "1")
