@@ -128,7 +128,12 @@ void Block::RunThreads() {
     bool more = true;
     while (more) {
       running_block->EnterKernel();
-      running_block->kernel_.thread();
+      const KernelLaunch* kernel;
+      {
+        const Unseen unseen;
+        kernel = &running_block->kernel_;
+      }
+      kernel->thread();
       running_block->LeaveKernel();
       const Unseen unseen;
       Block& block = *running_block;
@@ -143,7 +148,12 @@ void Block::RunThreads() {
 
 void Block::EnterKernel() {
   Acquire(&kernel_order.launched);
-  if (in_order_) Acquire(&kernel_order.complete);
+  bool in_order;
+  {
+    const Unseen unseen;
+    in_order = in_order_;
+  }
+  if (in_order) Acquire(&kernel_order.complete);
 }
 
 void Block::LeaveKernel() {

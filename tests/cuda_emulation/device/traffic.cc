@@ -113,6 +113,7 @@ std::vector<KernelTraffic> EndTraffic() {
 
 void EndKernelTraffic(const KernelLaunch& launch) {
   if (!traffic_is_watched) return;
+  const Unseen unseen;
   Watch& watched = watch();
   watched.EndBlock();
   KernelTraffic& kernel = watched.kernel;
