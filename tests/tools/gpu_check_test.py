@@ -190,6 +190,15 @@ class GpuCheck(unittest.TestCase):
         self.assertEqual(code, 1, text)
         self.assertEqual(steps["operations"]["result"], "no time")
 
+    def test_nothing_is_begun_that_there_is_no_time_for(self):
+        self.program("peers/measure_peers.py", "")
+        for name in ("python3", "compute-sanitizer"):
+            self.program(f"path/{name}", f"echo {name} >>{self.out}/begun")
+        code, text, steps = self.check("--total", "0", "--only", "sanitizer,peers")
+        self.assertEqual(code, 1, text)
+        self.assertEqual({step["result"] for step in steps.values()}, {"no time"}, text)
+        self.assertFalse((self.out / "begun").exists(), text)
+
     def test_refuses_what_is_not_there(self):
         (self.bundle / "run").unlink()
         done = subprocess.run([str(SCRIPTS / "gpu-check"), "--bundle", str(self.bundle)], stderr=subprocess.PIPE, text=True)
