@@ -199,6 +199,14 @@ class GpuCheck(unittest.TestCase):
         self.assertEqual({step["result"] for step in steps.values()}, {"no time"}, text)
         self.assertFalse((self.out / "begun").exists(), text)
 
+    def test_a_step_is_run_alone_by_its_name_in_the_table(self):
+        for name in ("mamba-2.8b", "streams"):
+            code, text, steps = self.check("--only", name)
+            self.assertEqual((code, list(steps)), (0, [name]), text)
+        code, text, steps = self.check("--only", "stream")
+        self.assertEqual((code, steps), (2, {}), text)
+        self.assertIn("no step of 'stream'", text)
+
     def test_refuses_what_is_not_there(self):
         (self.bundle / "run").unlink()
         done = subprocess.run([str(SCRIPTS / "gpu-check"), "--bundle", str(self.bundle)], stderr=subprocess.PIPE, text=True)
