@@ -4,7 +4,6 @@
 #include <microhttpd.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
@@ -13,7 +12,6 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
 #include "server/http_credentials.h"
-#include "server/log.h"
 #include "server/tcp_address.h"
 #include "server/tls_identity.h"
 
@@ -50,18 +48,12 @@ class MicroHttpPort final : public HttpPort {
   // Takes the descriptor.
   absl::Status Start(int descriptor) {
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD;
+    std::shared_ptr<const TlsVersion> first;  // until it is copied
     std::vector<MHD_OptionItem> tls;
     if (options_.identity != nullptr) {
-      const auto version = options_.identity->current();
-      absl::StatusOr<Credentials> first = HttpCredentials::Make(version->texts);
-      if (!first.ok()) {
-        close(descriptor);
-        return first.status();
-      }
-      credentials_ = *std::move(first);
-      used_version_ = version->number;
+      first = options_.identity->current();
       flags |= MHD_USE_TLS;
-      tls = TlsOptions(version->texts);
+      tls = TlsOptions(first->texts);
     }
     tls.push_back({MHD_OPTION_END, 0, nullptr});
     const auto connections = static_cast<unsigned>(options_.connections);
@@ -109,28 +101,14 @@ class MicroHttpPort final : public HttpPort {
   }
 
   // Returns what the connection must keep until its end; null without TLS.
-  Credentials* Secure(MHD_Connection* connection) {
+  Credentials* Secure(MHD_Connection* connection) const {
     if (options_.identity == nullptr) return nullptr;
-    RenewCredentials();
+    auto* credentials = new Credentials(options_.identity->current()->http);
     const auto* session =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
     ENGRAM_CHECK(session != nullptr);
-    credentials_->GiveTo(static_cast<gnutls_session_t>(session->tls_session));
-    return new Credentials(credentials_);
-  }
-
-  void RenewCredentials() {
-    const auto version = options_.identity->current();
-    if (std::exchange(used_version_, version->number) == version->number) {
-      return;
-    }
-    absl::StatusOr<Credentials> renewed = HttpCredentials::Make(version->texts);
-    if (renewed.ok()) {
-      credentials_ = *std::move(renewed);
-    } else {
-      Log(LogLevel::kError, "tls_reload_failed",
-          {{"message", std::string(renewed.status().message())}});
-    }
+    (*credentials)->GiveTo(static_cast<gnutls_session_t>(session->tls_session));
+    return credentials;
   }
 
   static MHD_Result OnRequest(void* self, MHD_Connection* connection,
@@ -194,10 +172,7 @@ class MicroHttpPort final : public HttpPort {
   const std::string address_;
   MHD_Daemon* daemon_ = nullptr;
 
-  // The port's thread only.
-  Credentials credentials_;  // for connections to come; null without TLS
-  int64_t used_version_ = 0;
-  // By age, without those that are being closed.
+  // The port's thread only. By age, without those that are being closed.
   std::vector<MHD_Connection*> open_;
 };
 

@@ -43,8 +43,7 @@ class HttpPort {
   using Pages = std::map<std::string, std::function<HttpPage()>>;
 
   // Serves `pages` on `address` (HOST:PORT, port 0 picks a free one); other
-  // paths are 404, other methods 405. UNAVAILABLE if the address cannot be had;
-  // INVALID_ARGUMENT if the identity is of no use for HTTP.
+  // paths are 404, other methods 405. UNAVAILABLE if the address cannot be had.
   static absl::StatusOr<std::unique_ptr<HttpPort>> Open(
       const std::string& address, const Options& options, Pages pages);
 

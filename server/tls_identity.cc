@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "kernels/status.h"
+#include "server/http_credentials.h"
 #include "server/log.h"
 
 namespace engram {
@@ -20,11 +21,9 @@ TlsIdentity::TlsIdentity(const TlsFiles& names, Clock* clock)
 absl::StatusOr<std::unique_ptr<TlsIdentity>> TlsIdentity::Load(
     const TlsFiles& names, Clock* clock) {
   std::unique_ptr<TlsIdentity> identity(new TlsIdentity(names, clock));
-  TlsVersion first;
+  ENGRAM_ASSIGN_OR_RETURN(const TlsFiles texts, ReadTlsFiles(names));
+  ENGRAM_ASSIGN_OR_RETURN(TlsVersion first, identity->MakeVersion(texts));
   first.number = 1;
-  ENGRAM_ASSIGN_OR_RETURN(first.texts, ReadTlsFiles(names));
-  ENGRAM_ASSIGN_OR_RETURN(first.expiry,
-                          CheckTlsFiles(names, first.texts, clock->Now()));
   absl::MutexLock lock(&identity->mutex_);
   identity->current_ = std::make_shared<const TlsVersion>(std::move(first));
   return identity;
@@ -48,6 +47,17 @@ int64_t TlsIdentity::failures() const {
   return failures_;
 }
 
+absl::StatusOr<TlsVersion> TlsIdentity::MakeVersion(
+    const TlsFiles& texts) const {
+  TlsVersion version;
+  version.texts = texts;
+  ENGRAM_ASSIGN_OR_RETURN(version.expiry,
+                          CheckTlsFiles(names_, texts, clock_->Now()));
+  // GnuTLS does not take all that OpenSSL takes.
+  ENGRAM_ASSIGN_OR_RETURN(version.http, HttpCredentials::Make(texts));
+  return version;
+}
+
 void TlsIdentity::Refresh() {
   // Files are read without the lock: handshakes ask for what is served.
   absl::StatusOr<TlsFiles> texts = ReadTlsFiles(names_);
@@ -60,18 +70,16 @@ void TlsIdentity::Refresh() {
     broken_.reset();
     return;
   }
-  const absl::StatusOr<absl::Time> expiry =
-      CheckTlsFiles(names_, *texts, clock_->Now());
+  absl::StatusOr<TlsVersion> next = MakeVersion(*texts);
   absl::MutexLock lock(&mutex_);
-  if (!expiry.ok()) {
-    return NoteBroken(*std::move(texts),
-                      std::string(expiry.status().message()));
+  if (!next.ok()) {
+    return NoteBroken(*std::move(texts), std::string(next.status().message()));
   }
   broken_.reset();
-  current_ = std::make_shared<const TlsVersion>(
-      TlsVersion{current_->number + 1, *std::move(texts), *expiry});
-  Log("tls_reloaded",
-      {{"certificate", names_.certificate}, {"expires", TimeText(*expiry)}});
+  next->number = current_->number + 1;
+  current_ = std::make_shared<const TlsVersion>(*std::move(next));
+  Log("tls_reloaded", {{"certificate", names_.certificate},
+                       {"expires", TimeText(current_->expiry)}});
 }
 
 void TlsIdentity::NoteBroken(TlsFiles texts, std::string why) {

@@ -1,9 +1,9 @@
 // TlsIdentity: the server's certificate and key, and the authorities that
 // certificates of its clients must come from; read again when the files change.
 //
-// What is served stays as it is until the files hold a whole that can be used:
-// one that is damaged, half written or expired changes nothing, is logged and
-// is counted.
+// What is served stays as it is until the files hold a whole that both ports
+// can use: one that is damaged, half written or expired changes nothing, is
+// logged and is counted.
 //
 // Thread-safe.
 #pragma once
@@ -23,16 +23,20 @@
 
 namespace engram {
 
+class HttpCredentials;
+
 // What is served since a certain change of the files.
 struct TlsVersion {
   int64_t number = 0;  // from 1; each change has the next
   TlsFiles texts;
   absl::Time expiry;  // of the first of the certificates
+  std::shared_ptr<const HttpCredentials> http;  // made of the texts
 };
 
 class TlsIdentity {
  public:
-  // Errors are those of ReadTlsFiles and CheckTlsFiles. `clock` outlives it.
+  // Errors are those of ReadTlsFiles, CheckTlsFiles and HttpCredentials::Make.
+  // `clock` outlives it.
   static absl::StatusOr<std::unique_ptr<TlsIdentity>> Load(
       const TlsFiles& names, Clock* clock);
   ~TlsIdentity();
@@ -59,6 +63,8 @@ class TlsIdentity {
 
   TlsIdentity(const TlsFiles& names, Clock* clock);
 
+  // Of what the files hold, if it can be used; without its number.
+  absl::StatusOr<TlsVersion> MakeVersion(const TlsFiles& texts) const;
   void NoteBroken(TlsFiles texts, std::string why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

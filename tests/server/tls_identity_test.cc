@@ -21,16 +21,17 @@ class TlsIdentityTest : public ::testing::Test {
   TlsIdentityTest() {
     // Both are valid for two days from the machine's now on.
     clock_.Set(RealClock()->Now() + absl::Hours(1));
-    for (const char* name : {"first", "second"}) {
-      const std::string command =
-          absl::StrCat("openssl req -x509 -newkey ec -pkeyopt ",
-                       "ec_paramgen_curve:prime256v1 -nodes -subj /CN=", name,
-                       " -days 2 -keyout ", folder_.File(name), ".key -out ",
-                       folder_.File(name), ".crt 2> ", folder_.File("errors"));
-      ENGRAM_CHECK(std::system(command.c_str()) == 0);
-    }
+    for (const char* name : {"first", "second"}) MakePair(name, "prime256v1");
     Serve("crt", "first");
     Serve("key", "first");
+  }
+
+  void MakePair(const std::string& name, const std::string& curve) {
+    const std::string command = absl::StrCat(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:", curve,
+        " -nodes -subj /CN=", name, " -days 2 -keyout ", folder_.File(name),
+        ".key -out ", folder_.File(name), ".crt 2> ", folder_.File("errors"));
+    ENGRAM_CHECK(std::system(command.c_str()) == 0);
   }
 
   void Serve(const std::string& kind, const std::string& of) {
@@ -97,6 +98,18 @@ TEST_F(TlsIdentityTest, WhatStaysBrokenIsCountedOnceAndChangesNothing) {
   identity->Refresh();
   EXPECT_EQ(identity->current(), first);
   EXPECT_EQ(identity->failures(), 3);
+}
+
+TEST_F(TlsIdentityTest, APairThatOnlyOneOfThePortsCanUseIsNotTaken) {
+  const auto identity = Load();
+  // OpenSSL knows this curve, GnuTLS does not.
+  MakePair("odd", "secp256k1");
+  Serve("crt", "odd");
+  Serve("key", "odd");
+  identity->Refresh();
+  identity->Refresh();
+  EXPECT_EQ(identity->current()->number, 1);
+  EXPECT_EQ(identity->failures(), 1);
 }
 
 TEST_F(TlsIdentityTest, APairThatHasExpiredIsNotTaken) {
