@@ -108,12 +108,13 @@ FollowingRows StepTables::following_rows() const {
 absl::Status StepTables::LayOut(const StepRows& step, cudaStream_t stream,
                                 bool* moved) {
   const Room room = RoomFor(step);
-  in_place_ = room.requests > 0;
-  places_ = PlacesOf(room);
-  if (places_.end > upload_.row_bytes()) {
-    ENGRAM_RETURN_IF_ERROR(upload_.ReserveRows(2 * places_.end, stream, moved));
+  const Places places = PlacesOf(room);
+  if (places.end > upload_.row_bytes()) {
+    ENGRAM_RETURN_IF_ERROR(upload_.ReserveRows(2 * places.end, stream, moved));
   }
   ENGRAM_ASSIGN_OR_RETURN(std::byte* const upload, upload_.Begin());
+  places_ = places;
+  in_place_ = room.requests > 0;
   Place(step);
   FillRows(step, upload);
   FillTokens(step, upload);

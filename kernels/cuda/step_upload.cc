@@ -1,6 +1,8 @@
 #include "kernels/cuda/step_upload.h"
 
 #include <algorithm>
+#include <iterator>
+#include <utility>
 
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/device_status.h"
@@ -33,15 +35,20 @@ absl::Status StepUpload::Grow(size_t row_bytes, size_t request_bytes,
   ENGRAM_RETURN_IF_ERROR(
       DeviceStatus(cudaStreamSynchronize(stream), "waiting for a step"));
   const size_t bytes = row_bytes + request_bytes;
-  device_ = nullptr;
+  // What there is stays until there is all of the new: a step that has no room
+  // goes on to its end, and looks at what was there before it.
+  std::unique_ptr<Buffer> memories[std::size(stagings_)];
+  for (size_t i = 0; i < std::size(stagings_); ++i) {
+    ENGRAM_ASSIGN_OR_RETURN(memories[i], AllocatePinnedMemory(bytes));
+    cudaEvent_t& copied = stagings_[i].copied;
+    if (copied != nullptr) continue;
+    ENGRAM_RETURN_IF_ERROR(
+        DeviceStatus(cudaEventCreateWithFlags(&copied, cudaEventDisableTiming),
+                     "making an event"));
+  }
   ENGRAM_ASSIGN_OR_RETURN(device_, AllocateDeviceMemory(bytes));
-  for (Staging& staging : stagings_) {
-    staging.memory = nullptr;
-    ENGRAM_ASSIGN_OR_RETURN(staging.memory, AllocatePinnedMemory(bytes));
-    if (staging.copied != nullptr) continue;
-    ENGRAM_RETURN_IF_ERROR(DeviceStatus(
-        cudaEventCreateWithFlags(&staging.copied, cudaEventDisableTiming),
-        "making an event"));
+  for (size_t i = 0; i < std::size(stagings_); ++i) {
+    stagings_[i].memory = std::move(memories[i]);
   }
   row_bytes_ = row_bytes;
   request_bytes_ = request_bytes;

@@ -185,6 +185,29 @@ TEST(DeviceArena, AStepThatHasNoRoomForItsFlagsSaysWhichLimitIsInItsWay) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("--device-memory"));
 }
 
+TEST(DeviceArena, AStepThatHasNoRoomForItsRowsSaysWhichLimitIsInItsWay) {
+  const auto backend = MakeCuda(/*memory=*/2 * kMiB);
+  ENGRAM_CHECK_OK(backend->ReserveOutcomes(/*rows=*/1, /*ids=*/1));
+  const auto table = PackFloats(*backend, {7}, 1, 1, WeightFormat::kFloat32);
+  DeviceFloats residual(*backend, Floats(1));
+  backend->Embed(backend->PrepareStep({Row{.tokens = 1}}, {}, {0}), *table,
+                 residual.data());
+  std::vector<std::unique_ptr<Buffer>> rest;
+  while (auto some = backend->Allocate(64 * 1024).value_or(nullptr)) {
+    rest.push_back(std::move(some));
+  }
+  std::vector<Row> rows(20000, {.slot_in = 1, .slot_out = 1});
+  rows[0] = {.tokens = 1};
+  std::vector<Outcome> outcomes(1);
+  // It is told when the whole step has been begun.
+  backend->Embed(backend->PrepareStep(rows, {}, {0}), *table, residual.data());
+  backend->Outcomes({residual.data(), 1}, 1, std::vector<OutcomeRequest>(1),
+                    absl::MakeSpan(outcomes));
+  const absl::Status status = backend->Synchronize();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("--device-memory"));
+}
+
 // What a step has begun with memory that goes is done before it goes.
 TEST(DeviceArena, MemoryGoesOnceTheDeviceIsDoneWithIt) {
   const auto backend = MakeCuda();
