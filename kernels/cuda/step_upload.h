@@ -27,8 +27,8 @@ class StepUpload {
 
   // Room for so many bytes of rows, and of requests; more than once is the most
   // of each. *moved: what is on the device lies elsewhere from now on, and
-  // `stream` was waited for. Errors: the device's, and RESOURCE_EXHAUSTED, which
-  // leaves what there was.
+  // `stream` was waited for. Errors: the device's, and RESOURCE_EXHAUSTED,
+  // which leaves what there was.
   absl::Status ReserveRows(size_t bytes, cudaStream_t stream, bool* moved);
   absl::Status ReserveRequests(size_t bytes, cudaStream_t stream, bool* moved);
   size_t row_bytes() const { return row_bytes_; }
