@@ -3,9 +3,9 @@
 //   device-facts count PROGRAM    pieces of device code in the program's file
 //   device-facts kernels PROGRAM  the device, and each kernel as it was loaded
 //   device-facts rates            copies, matrix products, what a kernel costs
-//   device-facts bits             how tensor cores, our products and cuBLASLt
-//   add device-facts workloads        kernels that move 200 MB, as shares of
-//   copies device-facts once             these once each, for a profiler
+//   device-facts bits             how tensor cores, products and cuBLASLt add
+//   device-facts workloads        kernels of 200 MB, as shares of copies' rate
+//   device-facts once             these once each, for a profiler
 //
 // The last line is the result in short. Ends with 0; 1 if something failed, or
 // a kernel has local memory; 2 after wrong use; 77 without a device.
