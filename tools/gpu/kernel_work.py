@@ -2,7 +2,7 @@
 
 Bytes that a kernel reads or writes at least once, of weights in bfloat16 and all
 else in float32; what tensor cores multiply; and the float32 fused multiply-adds
-of recurrences, filters and attention. tests/tools/gpu_report_test.py holds all
+of recurrences, filters and attention. tests/tools/kernel_work_test.py holds all
 of it against what the emulated device counts. By reading alone goes what else
 float32 units do (`others`): exponentials, mainly, and products.
 
