@@ -8,8 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "kernels/cuda/cublaslt_product.h"
 #include "kernels/weight_values.h"
-#include "tests/device_facts/cublas_lt.h"
 #include "tests/device_facts/device_array.h"
 #include "tests/device_facts/mma_chain.h"
 #include "tests/device_facts/mma_facts.h"
@@ -25,7 +26,6 @@ constexpr WeightShape kWeights[] = {{13696, 768}, {4096, 2560}, {1024, 10240}};
 constexpr int64_t kTokens[] = {16, 64, 256, 512, 1024, 2048};
 // That are compared: a tile of all kernels.
 constexpr int64_t kCompared = 128;
-constexpr int kAlgorithms = 32;
 
 class Comparison {
  public:
@@ -36,49 +36,47 @@ class Comparison {
     floats_ = std::make_unique<DeviceArray<float>>(values, tokens * inputs());
   }
 
-  // Of the first `inputs` inputs alone.
+  // Of so many inputs, which no others lie between.
   std::vector<float> ByChain(int64_t inputs) {
     MmaChainArguments arguments;
     arguments.tokens = compared();
     arguments.outputs = shape_.outputs;
-    arguments.inputs = inputs;
-    arguments.stride = shape_.inputs;
+    arguments.inputs = arguments.stride = inputs;
     arguments.x = x_.data();
     arguments.weight = weight_.data();
     arguments.y = y_.data();
     return Result(MmaChain(nullptr, arguments));
   }
   std::vector<float> ByProduct() {
-    cuda::WeightView view;
-    view.values = weight_.data();
-    view.outputs = shape_.outputs;
-    view.inputs = view.stride = shape_.inputs;
-    view.format = WeightFormat::kBFloat16;
-    return Result(cuda::Product(nullptr, view, tokens_,
-                                {floats_->data(), shape_.inputs}, {},
-                                {y_.data(), shape_.outputs}));
+    return Result(cuda::Product(nullptr, Weight(inputs()), tokens_,
+                                {floats_->data(), inputs()}, {}, y()));
   }
-  std::vector<float> ByCublasLt(const CublasLt& library,
+  std::vector<float> ByCublasLt(const cuda::CublasLtProduct& library,
                                 const cublasLtMatmulAlgo_t& algorithm,
                                 int64_t inputs) {
-    LtProduct product(library, Shape(inputs));
-    return Result(product.Begin(algorithm, x_.data(), weight_.data(), y_.data(),
-                                nullptr));
+    if (!library.Begin(nullptr, algorithm, Weight(inputs), tokens_, x_.data(),
+                       y(), /*accumulate=*/false)) {
+      return {};
+    }
+    return Result(cudaSuccess);
   }
-  std::vector<cublasLtMatmulAlgo_t> Algorithms(const CublasLt& library) {
-    return LtProduct(library, Shape(inputs()))
-        .Algorithms(kAlgorithms, /*in_one_piece=*/true);
+  std::vector<cublasLtMatmulAlgo_t> Algorithms(
+      const cuda::CublasLtProduct& library) {
+    return library.Algorithms(Weight(inputs()), tokens_);
   }
 
   int64_t inputs() const { return shape_.inputs; }
 
  private:
-  LtProduct::Shape Shape(int64_t inputs) const {
-    return {.tokens = tokens_,
-            .outputs = shape_.outputs,
-            .inputs = inputs,
-            .stride = shape_.inputs};
+  cuda::WeightView Weight(int64_t inputs) const {
+    cuda::WeightView view;
+    view.values = weight_.data();
+    view.outputs = shape_.outputs;
+    view.inputs = view.stride = inputs;
+    view.format = WeightFormat::kBFloat16;
+    return view;
   }
+  Matrix y() const { return {y_.data(), shape_.outputs}; }
   int64_t compared() const { return std::min(tokens_, kCompared); }
 
   // Nothing after an error.
@@ -110,7 +108,7 @@ bool Same(const std::vector<float>& a, const std::vector<float>& b) {
 
 // The number of inputs from which on sums differ, to a step; 0: they don't, or
 // the algorithm does not do fewer inputs.
-int64_t FirstDifference(const CublasLt& library,
+int64_t FirstDifference(const cuda::CublasLtProduct& library,
                         const cublasLtMatmulAlgo_t& algorithm,
                         Comparison* comparison) {
   int64_t same = 0, different = comparison->inputs() / 16;
@@ -125,7 +123,7 @@ int64_t FirstDifference(const CublasLt& library,
 }
 
 // Prints a line. Whether one of its algorithms is ours.
-bool CompareWithCublasLt(const CublasLt& library,
+bool CompareWithCublasLt(const cuda::CublasLtProduct& library,
                          const std::vector<float>& ours,
                          Comparison* comparison) {
   const auto algorithms = comparison->Algorithms(library);
@@ -163,9 +161,11 @@ void TellMma() {
 
 int TellBits() {
   TellMma();
-  std::string reason;
-  const CublasLt* const library = FindCublasLt(&reason);
-  if (library == nullptr) std::printf("no cuBLASLt: %s\n", reason.c_str());
+  const auto library = cuda::CublasLtProduct::Make();
+  if (!library.ok()) {
+    std::printf("no cuBLASLt: %s\n",
+                std::string(library.status().message()).c_str());
+  }
   int shapes = 0, chains = 0, pinned = 0;
   for (const WeightShape& weight : kWeights) {
     for (const int64_t tokens : kTokens) {
@@ -179,8 +179,7 @@ int TellBits() {
                   is_chain ? "chains" : "NOT chains");
       ++shapes;
       chains += is_chain ? 1 : 0;
-      if (library != nullptr &&
-          CompareWithCublasLt(*library, ours, &comparison)) {
+      if (library.ok() && CompareWithCublasLt(**library, ours, &comparison)) {
         ++pinned;
       }
       std::printf("\n");
