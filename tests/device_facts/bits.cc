@@ -4,13 +4,11 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/cuda/cublaslt_product.h"
-#include "kernels/weight_values.h"
 #include "tests/device_facts/device_array.h"
 #include "tests/device_facts/mma_chain.h"
 #include "tests/device_facts/mma_facts.h"
@@ -30,11 +28,7 @@ constexpr int64_t kCompared = 128;
 class Comparison {
  public:
   Comparison(const WeightShape& shape, int64_t tokens)
-      : shape_(shape), tokens_(tokens) {
-    std::vector<float> values;
-    for (const uint16_t half : halves_) values.push_back(WidenBFloat16(half));
-    floats_ = std::make_unique<DeviceArray<float>>(values, tokens * inputs());
-  }
+      : shape_(shape), tokens_(tokens) {}
 
   // Of so many inputs, which no others lie between.
   std::vector<float> ByChain(int64_t inputs) {
@@ -49,7 +43,7 @@ class Comparison {
   }
   std::vector<float> ByProduct() {
     return Result(cuda::Product(nullptr, Weight(inputs()), tokens_,
-                                {floats_->data(), inputs()}, {}, y()));
+                                {floats_.data(), inputs()}, {}, y()));
   }
   std::vector<float> ByCublasLt(const cuda::CublasLtProduct& library,
                                 const cublasLtMatmulAlgo_t& algorithm,
@@ -94,11 +88,12 @@ class Comparison {
   const int64_t tokens_;
   const std::vector<uint16_t> halves_ = RandomHalves(false, 1, 1 << 20);
   const DeviceArray<uint16_t> x_{halves_, tokens_* shape_.inputs};
+  const DeviceArray<float> floats_{Widened(false, halves_),
+                                   tokens_* shape_.inputs};
   const DeviceArray<uint16_t> weight_{RandomHalves(false, 2, 1 << 20),
                                       shape_.outputs* shape_.inputs};
   const DeviceArray<float> y_{std::vector<float>(1 << 20),
                               tokens_* shape_.outputs};
-  std::unique_ptr<DeviceArray<float>> floats_;
 };
 
 bool Same(const std::vector<float>& a, const std::vector<float>& b) {

@@ -3,12 +3,10 @@
 #include <cuda_runtime.h>
 
 #include <cstring>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "kernels/weight_values.h"
 #include "tests/device_facts/device_array.h"
 #include "tests/device_facts/mma_chain.h"
 #include "tests/device_facts/mma_facts.h"
@@ -31,15 +29,6 @@ struct Shape {
 class MmaChainTest : public ::testing::TestWithParam<Shape> {
  protected:
   static constexpr int64_t kTokens = 32;
-
-  void SetUp() override {
-    std::vector<float> values;
-    for (const uint16_t half : x_) {
-      values.push_back(GetParam().is_float16 ? WidenFloat16(half)
-                                             : WidenBFloat16(half));
-    }
-    floats_ = std::make_unique<DeviceArray<float>>(values);
-  }
 
   std::vector<float> ByChain() const {
     const DeviceArray<uint16_t> x(x_);
@@ -66,7 +55,7 @@ class MmaChainTest : public ::testing::TestWithParam<Shape> {
     view.inputs = view.stride = inputs();
     view.format = GetParam().is_float16 ? WeightFormat::kFloat16
                                         : WeightFormat::kBFloat16;
-    EXPECT_EQ(cuda::Product(nullptr, view, tokens, {floats_->data(), inputs()},
+    EXPECT_EQ(cuda::Product(nullptr, view, tokens, {floats_.data(), inputs()},
                             {}, {y.data(), outputs()}),
               cudaSuccess);
     EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
@@ -79,9 +68,9 @@ class MmaChainTest : public ::testing::TestWithParam<Shape> {
  private:
   const std::vector<uint16_t> x_ =
       RandomHalves(GetParam().is_float16, 1, kTokens* inputs());
+  const DeviceArray<float> floats_{Widened(GetParam().is_float16, x_)};
   const DeviceArray<uint16_t> weight_{
       RandomHalves(GetParam().is_float16, 2, outputs() * inputs())};
-  std::unique_ptr<DeviceArray<float>> floats_;
 };
 
 TEST_P(MmaChainTest, IsWhatProductsGiveWhateverTheNumberOfTokens) {

@@ -15,15 +15,6 @@ namespace {
 
 constexpr int64_t kTokens = 64, kOutputs = 64, kInputs = 64;
 
-std::vector<float> Widened(bool is_float16,
-                           const std::vector<uint16_t>& halves) {
-  std::vector<float> values;
-  for (const uint16_t half : halves) {
-    values.push_back(is_float16 ? WidenFloat16(half) : WidenBFloat16(half));
-  }
-  return values;
-}
-
 bool SameBits(float a, float b) { return std::memcmp(&a, &b, sizeof a) == 0; }
 
 }  // namespace
@@ -39,6 +30,15 @@ std::vector<uint16_t> RandomHalves(bool is_float16, uint32_t seed,
     half = is_float16 ? NarrowToFloat16(value) : NarrowToBFloat16(value);
   }
   return halves;
+}
+
+std::vector<float> Widened(bool is_float16,
+                           const std::vector<uint16_t>& halves) {
+  std::vector<float> values;
+  for (const uint16_t half : halves) {
+    values.push_back(is_float16 ? WidenFloat16(half) : WidenBFloat16(half));
+  }
+  return values;
 }
 
 MmaFacts FindMmaFacts(bool is_float16) {

@@ -22,5 +22,8 @@ MmaFacts FindMmaFacts(bool is_float16);
 // mantissa: of zeros a card computes more than it can of others.
 std::vector<uint16_t> RandomHalves(bool is_float16, uint32_t seed,
                                    int64_t count);
+// What they stand for.
+std::vector<float> Widened(bool is_float16,
+                           const std::vector<uint16_t>& halves);
 
 }  // namespace engram
