@@ -140,22 +140,22 @@ bool CompareWithCublasLt(const cuda::CublasLtProduct& library,
   return same > 0;
 }
 
-void TellMma() {
-  for (const bool is_float16 : {false, true}) {
-    const MmaFacts facts = FindMmaFacts(is_float16);
-    std::printf(
-        "mma in %s: of %lld sums %lld are not one of 25 bits, %lld change with "
-        "an input's place in its step\n",
-        is_float16 ? "float16" : "bfloat16", static_cast<long long>(facts.sums),
-        static_cast<long long>(facts.unlike_host),
-        static_cast<long long>(facts.unlike_by_place));
-  }
+MmaFacts TellMma(bool is_float16) {
+  const MmaFacts facts = FindMmaFacts(is_float16);
+  std::printf(
+      "mma in %s: of %lld sums %lld are not one of 25 bits, %lld change with "
+      "an input's place in its step\n",
+      is_float16 ? "float16" : "bfloat16", static_cast<long long>(facts.sums),
+      static_cast<long long>(facts.unlike_host),
+      static_cast<long long>(facts.unlike_by_place));
+  return facts;
 }
 
 }  // namespace
 
 int TellBits() {
-  TellMma();
+  const MmaFacts facts = TellMma(/*is_float16=*/false);
+  TellMma(/*is_float16=*/true);
   const auto library = cuda::CublasLtProduct::Make();
   if (!library.ok()) {
     std::printf("no cuBLASLt: %s\n",
@@ -180,7 +180,6 @@ int TellBits() {
       std::printf("\n");
     }
   }
-  const MmaFacts facts = FindMmaFacts(/*is_float16=*/false);
   std::printf(
       "%d of %d products are chains of mma, %d can be cuBLASLt's; %lld of %lld "
       "sums unlike 25 bits, %lld by place\n",
