@@ -18,6 +18,7 @@
 #include "clients/cpp/call_end.h"
 #include "clients/cpp/channel.h"
 #include "engram/v1/generation.grpc.pb.h"
+#include "tools/status/early_return.h"
 #include "tools/status/retry_after.h"
 
 namespace engram::client {
@@ -97,13 +98,16 @@ class TurnCall final : public grpc::ClientReadReactor<v1::GenerateResponse> {
 // One run. The calling thread starts turns; gRPC's threads end them.
 class LoadRun {
  public:
-  explicit LoadRun(const BenchLoad& load) : load_(load) {
+  explicit LoadRun(const BenchLoad& load) : load_(load) {}
+
+  absl::Status Connect() {
     for (int64_t i = 0; i < options_.connections; ++i) {
-      // Files that cannot be used any more make its turns fail.
-      const auto channel = OpenChannel(options_.server, options_.tls,
-                                       /*own_connection=*/true);
-      stubs_.push_back(v1::Generation::NewStub(channel.value_or(nullptr)));
+      ENGRAM_ASSIGN_OR_RETURN(const auto channel,
+                              OpenChannel(options_.server, options_.tls,
+                                          /*own_connection=*/true));
+      stubs_.push_back(v1::Generation::NewStub(channel));
     }
+    return absl::OkStatus();
   }
 
   LoadResult Run(Cancellation* cancellation) {
@@ -372,8 +376,11 @@ class LoadRun {
 
 }  // namespace
 
-LoadResult RunLoad(const BenchLoad& load, Cancellation* cancellation) {
-  return LoadRun(load).Run(cancellation);
+absl::StatusOr<LoadResult> RunLoad(const BenchLoad& load,
+                                   Cancellation* cancellation) {
+  LoadRun run(load);
+  ENGRAM_RETURN_IF_ERROR(run.Connect());
+  return run.Run(cancellation);
 }
 
 }  // namespace engram::client

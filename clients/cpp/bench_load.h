@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "clients/cpp/bench_measurements.h"
 #include "clients/cpp/bench_options.h"
 #include "clients/cpp/cancellation.h"
@@ -40,6 +41,8 @@ struct LoadResult {
 };
 
 // Runs the load to its end, or until `cancellation`, which ends what runs.
-LoadResult RunLoad(const BenchLoad& load, Cancellation* cancellation);
+// INVALID_ARGUMENT names a file of `load.options.tls` that cannot be used.
+absl::StatusOr<LoadResult> RunLoad(const BenchLoad& load,
+                                   Cancellation* cancellation);
 
 }  // namespace engram::client

@@ -86,17 +86,21 @@ int Run(BenchOptions options, Interrupt* interrupt) {
     before = progress;
   };
   Cancellation cancellation;
-  LoadResult result;
+  absl::StatusOr<LoadResult> result;
   {
     InterruptScope scope(interrupt, &cancellation);
     result = RunLoad(load, &cancellation);
   }
   display.End();
+  if (!result.ok()) {
+    return ReportFailedCall(kProgram, kProgram, result.status(),
+                            options.server);
+  }
 
-  const Measurements measurements = Measure(result.turns, options.goodput);
+  const Measurements measurements = Measure(result->turns, options.goodput);
   Print(options.json ? absl::StrCat(ReportJson(options, measurements), "\n")
                      : ReportText(options, measurements));
-  if (!options.keep_sessions) DeleteSessions(result.session_ids, &client);
+  if (!options.keep_sessions) DeleteSessions(result->session_ids, &client);
   if (cancellation.cancelled()) return kExitInterrupted;
   return measurements.succeeded > 0 ? kExitOk : kExitFailed;
 }

@@ -48,7 +48,7 @@ BenchLoad Load(const ScriptedServer& server,
 
 LoadResult RunToTheEnd(const BenchLoad& load) {
   Cancellation cancellation;
-  return RunLoad(load, &cancellation);
+  return RunLoad(load, &cancellation).value();
 }
 
 TEST(BenchLoad, KeepsLongPromptsRunningBesideWhatIsMeasured) {
@@ -147,7 +147,7 @@ TEST(BenchLoad, OpenLoopDoesNotWaitForAnswers) {
   load.on_progress = [&](const BenchProgress& progress) {
     if (progress.succeeded == 8) cancellation.Cancel();
   };
-  const LoadResult result = RunLoad(load, &cancellation);
+  const LoadResult result = RunLoad(load, &cancellation).value();
   const Measurements figures = Measure(result.turns, {});
   EXPECT_EQ(figures.succeeded, 8);
   EXPECT_EQ(figures.interrupted, 2);
@@ -193,6 +193,15 @@ TEST(BenchLoad, CountsAStreamWithoutCompletedAsAnError) {
   ScriptedServer server(kAnswerTokens, {call});
   const LoadResult result = RunToTheEnd(Load(server, {"--requests=2"}));
   EXPECT_EQ(Measure(result.turns, {}).errors.at("INTERNAL"), 1);
+}
+
+TEST(BenchLoad, SaysWhichFileOfTlsCannotBeUsedAnyMore) {
+  ScriptedServer server(kAnswerTokens, {});
+  BenchLoad load = Load(server, {"--requests=2"});
+  load.options.tls.ca = "/nowhere";
+  Cancellation cancellation;
+  EXPECT_THAT(std::string(RunLoad(load, &cancellation).status().message()),
+              HasSubstr("/nowhere cannot be read"));
 }
 
 TEST(BenchLoad, TellsTheSessionOfEachTurnAsMetadata) {
