@@ -125,12 +125,11 @@ class Handshake {
     BIO* const both = connection.release();
     SSL_set_bio(session_.get(), both, both);
     char greeting = 0;
+    int result = SSL_connect(session_.get());
     // A certificate of ours is refused only after the handshake.
-    if (SSL_connect(session_.get()) == 1 &&
-        SSL_read(session_.get(), &greeting, 1) == 1) {
-      return absl::OkStatus();
-    }
-    return Explain();
+    if (result == 1) result = SSL_read(session_.get(), &greeting, 1);
+    if (result == 1) return absl::OkStatus();
+    return Explain(SSL_get_error(session_.get(), result));
   }
 
  private:
@@ -176,7 +175,8 @@ class Handshake {
     return 0;
   }
 
-  absl::Status Explain() const {
+  // `error`: how the handshake or the wait for a greeting ended.
+  absl::Status Explain(int error) const {
     const int reason = ERR_GET_REASON(ERR_peek_error());
     if (reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_HTTP_REQUEST) {
       return Mismatch(address_,
@@ -185,13 +185,13 @@ class Handshake {
                       "and unset the variables of these names");
     }
     if (!refused_.ok()) return refused_;
-    // Who had nothing against the server's certificate and is left alone was
-    // not believed himself.
-    if (!SSL_is_init_finished(session_.get()) &&
-        SSL_get0_peer_CA_list(session_.get()) == nullptr) {
-      return absl::OkStatus();
+    // Who was asked for a certificate and is then left was not believed. A
+    // server that only says nothing waits for us to speak.
+    const bool is_left = error != SSL_ERROR_WANT_READ;
+    if (is_left && SSL_get0_peer_CA_list(session_.get()) != nullptr) {
+      return RefusedByServer();
     }
-    return RefusedByServer();
+    return absl::OkStatus();
   }
 
   absl::Status RefusedByUs(int result, const X509* certificate) const {

@@ -418,13 +418,17 @@ class RotationTest(TlsTest):
 class ClientTest(TlsTest):
     """Against what is no server with a right certificate."""
 
-    def serve(self, pair=None):
-        """Greets connections, by TLS with `pair` or as it comes; its address."""
+    def serve(self, pair=None, authority=None, waits=True):
+        """Ends connections that said something, or (without `waits`) at once, by TLS with `pair` or as they come; its
+        address. Clients must have a certificate of `authority`, if there is one."""
         settings = None
         if pair is not None:
             settings = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             settings.load_cert_chain(pair.certificate, pair.key)
             settings.set_alpn_protocols(["h2"])
+            if authority is not None:
+                settings.verify_mode = ssl.CERT_REQUIRED
+                settings.load_verify_locations(authority.certificate)
         listener = socket.create_server(("127.0.0.1", 0))
 
         def answer():
@@ -436,7 +440,8 @@ class ClientTest(TlsTest):
                 try:
                     if settings is not None:
                         connection = settings.wrap_socket(connection, server_side=True)
-                    connection.recv(1)
+                    if waits:
+                        connection.recv(1)
                 except OSError:
                     pass
                 connection.close()
@@ -452,6 +457,17 @@ class ClientTest(TlsTest):
         address = self.serve(self.certificates.authority.issue("expired", days=-1))
         self.check_refused("has a certificate that expired on", BIN / "engram", "models", "--server", address, "--ca",
                            self.certificates.authority.certificate)
+
+    def test_what_fails_behind_tls_is_not_laid_to_certificates(self):
+        # As a proxy does that has no server: it waits for the client to speak, or ends the connection.
+        shown = ("--certificate", self.certificates.client.certificate, "--key", self.certificates.client.key)
+        for authority, waits, flags in ((None, True, ()), (None, False, ()), (self.certificates.authority, True, shown)):
+            with self.subTest(authority=authority, waits=waits):
+                address = self.serve(self.certificates.server, authority, waits)
+                done = run(BIN / "engram", "models", "--retries", 0, "--server", address, "--ca",
+                           self.certificates.authority.certificate, *flags)
+                self.assertEqual(done.returncode, 1)
+                self.assertIn("UNAVAILABLE", done.stderr)
 
     def test_a_tls_client_at_a_plain_server_is_told_so(self):
         process, address, _ = start_server(BIN, *MODEL)
