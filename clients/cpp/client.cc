@@ -155,16 +155,6 @@ absl::Status Client::Check(const google::protobuf::Message& request) const {
   return CheckStrings(request);
 }
 
-absl::Status Client::Explained(const absl::Status& status, bool first) const {
-  // Who has answered once is not kept away by TLS.
-  if (!first || !IsTransportFailure(status) ||
-      EndOf(status) == CallEnd::kAnswered) {
-    return status;
-  }
-  const absl::Status mismatch = FindTlsMismatch(*address_, options_.tls);
-  return mismatch.ok() ? status : mismatch;
-}
-
 absl::Status Client::Generate(
     const v1::GenerateRequest& request,
     absl::FunctionRef<void(const v1::GenerateResponse&)> on_response,
@@ -190,8 +180,11 @@ absl::Status Client::Generate(
     return status.ok() ? end : status;
   };
 
+  // TLS keeps all attempts from the server, or none.
   for (bool first = true;; first = false) {
-    switch (turn.StreamEnded(Explained(run_stream(), first))) {
+    absl::Status status = run_stream();
+    if (first) status = ExplainByTls(status, *address_, options_.tls);
+    switch (turn.StreamEnded(status)) {
       case ResumableTurn::Next::kDone:
         return absl::OkStatus();
       case ResumableTurn::Next::kFail:
@@ -215,8 +208,8 @@ absl::StatusOr<Response> Client::Unary(const Request& request,
     CancellableContext context(call.cancellation(), call.deadline(),
                                session_id);
     const grpc::Status end = attempt(context.get(), &response);
-    const absl::Status status =
-        Explained(ToStatus(end, *context.get()), repeats == 0);
+    absl::Status status = ToStatus(end, *context.get());
+    if (repeats == 0) status = ExplainByTls(status, *address_, options_.tls);
     if (status.ok()) return response;
     if (!IsTransportFailure(status) || repeats >= retries) return status;
     ENGRAM_RETURN_IF_ERROR(call.Wait(status, /*made_progress=*/false));

@@ -116,10 +116,6 @@ class Client {
   // Whether `request` can be sent at all.
   absl::Status Check(const google::protobuf::Message& request) const;
 
-  // What an attempt ended with, or what is more to the point: why TLS lets none
-  // succeed. `first`: no other attempt of the call was made before.
-  absl::Status Explained(const absl::Status& status, bool first) const;
-
   // Makes a call without a stream about a session ("" for none), and repeats it
   // up to `retries` times when the server cannot be reached.
   template <typename Response, typename Request, typename Attempt>

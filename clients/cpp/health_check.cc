@@ -31,12 +31,10 @@ absl::StatusOr<std::string> CheckHealth(const std::string& server,
   HealthCheckRequest request;
   request.set_service(service);
   HealthCheckResponse response;
-  const absl::Status end = ToStatus(
-      Health::NewStub(channel)->Check(&context, request, &response), context);
-  if (absl::IsUnavailable(end) && EndOf(end) != CallEnd::kAnswered) {
-    ENGRAM_RETURN_IF_ERROR(FindTlsMismatch(address, tls));
-  }
-  ENGRAM_RETURN_IF_ERROR(end);
+  ENGRAM_RETURN_IF_ERROR(ExplainByTls(
+      ToStatus(Health::NewStub(channel)->Check(&context, request, &response),
+               context),
+      address, tls));
   const std::string& name =
       HealthCheckResponse::ServingStatus_Name(response.status());
   return name.empty() ? "UNKNOWN" : name;

@@ -14,7 +14,7 @@ namespace engram::client {
 // name, or empty for the whole server. Errors, with EndOf() set:
 // INVALID_ARGUMENT, `server` is no address; NOT_FOUND, there is no such model;
 // UNAVAILABLE, DEADLINE_EXCEEDED, it cannot be reached in time; UNIMPLEMENTED,
-// it is no server of ours; and those of OpenChannel() and FindTlsMismatch().
+// it is no server of ours; and those of OpenChannel() and ExplainByTls().
 absl::StatusOr<std::string> CheckHealth(const std::string& server,
                                         const TlsOptions& tls,
                                         const std::string& service,

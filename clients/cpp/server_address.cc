@@ -39,17 +39,6 @@ bool IsNumber(absl::string_view text) {
          std::all_of(text.begin(), text.end(), absl::ascii_isdigit);
 }
 
-// Addresses that gRPC reads by itself.
-bool HasSchemeOfGrpc(absl::string_view text) {
-  for (absl::string_view scheme :
-       {"unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:"}) {
-    if (absl::StartsWith(text, scheme) && text.size() > scheme.size()) {
-      return true;
-    }
-  }
-  return false;
-}
-
 // Takes a scheme of URLs away; errors name those that cannot be served.
 absl::Status StripScheme(absl::string_view whole, absl::string_view* text) {
   const size_t end = text->find("://");
@@ -109,6 +98,16 @@ absl::StatusOr<HostAndPort> Split(absl::string_view whole,
 }
 
 }  // namespace
+
+bool HasSchemeOfGrpc(absl::string_view text) {
+  for (absl::string_view scheme :
+       {"unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:"}) {
+    if (absl::StartsWith(text, scheme) && text.size() > scheme.size()) {
+      return true;
+    }
+  }
+  return false;
+}
 
 absl::StatusOr<std::string> ParseServerAddress(absl::string_view text) {
   const absl::string_view whole = text;

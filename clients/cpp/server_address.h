@@ -18,4 +18,7 @@ inline constexpr int kDefaultPort = 8001;
 // ("https://") is refused by name.
 absl::StatusOr<std::string> ParseServerAddress(absl::string_view text);
 
+// Whether it is one of gRPC's own, which gRPC reads by itself.
+bool HasSchemeOfGrpc(absl::string_view text);
+
 }  // namespace engram::client

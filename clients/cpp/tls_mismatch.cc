@@ -12,10 +12,12 @@
 #include <memory>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "clients/cpp/client.h"
+#include "clients/cpp/resumable_turn.h"
+#include "clients/cpp/server_address.h"
 #include "tools/tls/client_hello.h"
 
 namespace engram::client {
@@ -246,16 +248,17 @@ class Handshake {
 
 }  // namespace
 
-absl::Status FindTlsMismatch(const std::string& address,
-                             const TlsOptions& tls) {
-  // Sockets of the machine, and what only gRPC resolves.
-  for (absl::string_view scheme : {"unix", "dns:", "ipv4:", "ipv6:"}) {
-    if (absl::StartsWith(address, scheme)) return absl::OkStatus();
+absl::Status ExplainByTls(const absl::Status& status,
+                          const std::string& address, const TlsOptions& tls) {
+  // Sockets of the machine, and what only gRPC resolves, are not looked at.
+  if (!IsTransportFailure(status) || EndOf(status) == CallEnd::kAnswered ||
+      HasSchemeOfGrpc(address)) {
+    return status;
   }
-  absl::Status found =
+  const absl::Status mismatch =
       UsesTls(tls) ? Handshake(address, tls).Run() : FindTlsBehind(address);
   ERR_clear_error();
-  return found;
+  return mismatch.ok() ? status : mismatch;
 }
 
 }  // namespace engram::client

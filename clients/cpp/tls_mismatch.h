@@ -9,10 +9,12 @@
 
 namespace engram::client {
 
-// FAILED_PRECONDITION, with what may be done, if somebody listens at `address`
-// (as ParseServerAddress() gives it) but one of both speaks TLS and the other
-// does not, or one does not take the other's certificate. OK if there is
-// nothing of the kind. Connects anew, and waits some seconds at most.
-absl::Status FindTlsMismatch(const std::string& address, const TlsOptions& tls);
+// What a call to `address` (as ParseServerAddress() gives it) ended with, or
+// what is more to the point: FAILED_PRECONDITION, with what may be done, if it
+// was not answered since one of both speaks TLS and the other does not, or one
+// does not take the other's certificate. To find that out it connects anew, and
+// waits some seconds at most.
+absl::Status ExplainByTls(const absl::Status& status,
+                          const std::string& address, const TlsOptions& tls);
 
 }  // namespace engram::client
