@@ -1,12 +1,10 @@
 #include "kernels/cuda/cublaslt_pins.h"
 
 #include <cstddef>
-#include <iterator>
 #include <utility>
 #include <vector>
 
 #include "absl/base/attributes.h"
-#include "absl/strings/string_view.h"
 #include "kernels/cuda/cublaslt_operands.h"
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/device_status.h"
@@ -20,10 +18,6 @@ constexpr int64_t kTrialTokens = 128;
 // Of the numbers that trials begin with.
 constexpr uint32_t kWeightSeed = 1, kInputSeed = 2, kBeforeSeed = 3;
 
-int64_t RoundUp(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
 // The trials of one shape, in memory of their own and in the weight's.
 class Trials {
  public:
@@ -32,7 +26,7 @@ class Trials {
       : library_(library),
         weight_(weight),
         stream_(stream),
-        y_stride_(RoundUp(weight.outputs, 4)) {}
+        y_stride_(CublasLtProduct::ResultStride(weight)) {}
 
   absl::Status Prepare() {
     const int64_t y_bytes = kTrialTokens * y_stride_ * 4;
@@ -68,7 +62,7 @@ class Trials {
           library_.Algorithms(weight_, ShapePins::kTokens[bucket]);
     }
     for (const bool accumulate : {false, true}) {
-      Begin(accumulate, by_tile_);
+      FillBefore(by_tile_);
       Note(TileProduct(stream_, Product(accumulate)));
       tried_.clear();
       for (int bucket = 0; bucket < ShapePins::kBuckets; ++bucket) {
@@ -87,7 +81,7 @@ class Trials {
   }
 
   // What is added to, or what a product has to write over.
-  void Begin(bool accumulate, Matrix y) {
+  void FillBefore(Matrix y) {
     Note(FillWithOdd(stream_, WeightFormat::kFloat32, y.data,
                      kTrialTokens * y.stride, kBeforeSeed));
   }
@@ -111,7 +105,7 @@ class Trials {
     for (const auto& [known, was_equal] : tried_) {
       if (CublasLtProduct::AreEqual(known, algorithm)) return was_equal;
     }
-    Begin(accumulate, by_library_);
+    FillBefore(by_library_);
     Note(cudaMemsetAsync(differences_, 0, sizeof(*differences_), stream_));
     const bool begun = library_.Begin(stream_, algorithm, weight_, kTrialTokens,
                                       rounded_, by_library_, accumulate);
@@ -162,6 +156,10 @@ absl::StatusOr<ShapePins> Try(const CublasLtProduct& library,
 
 }  // namespace
 
+WeightShape ShapeOf(const WeightView& weight) {
+  return {weight.outputs, weight.inputs, weight.format};
+}
+
 std::optional<int> ShapePins::BucketOf(int64_t tokens) {
   for (int bucket = kBuckets - 1; bucket >= 0; --bucket) {
     if (tokens >= kTokens[bucket]) return bucket;
@@ -186,13 +184,12 @@ absl::StatusOr<std::shared_ptr<CublasLtPins>> CublasLtPins::Of(int device) {
 
 absl::StatusOr<const ShapePins*> CublasLtPins::Prove(const WeightView& weight,
                                                      cudaStream_t stream) {
-  const Shape shape = {weight.outputs, weight.inputs, weight.format};
   absl::MutexLock lock(&mutex_);
-  const auto known = shapes_.find(shape);
+  const auto known = shapes_.find(ShapeOf(weight));
   if (known != shapes_.end()) return &known->second;
   ENGRAM_ASSIGN_OR_RETURN(const ShapePins found,
                           Try(*library_, weight, stream));
-  return &shapes_.emplace(shape, found).first->second;
+  return &shapes_.emplace(ShapeOf(weight), found).first->second;
 }
 
 }  // namespace engram::cuda

@@ -9,12 +9,12 @@
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
+#include <compare>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
-#include <string>
-#include <tuple>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -25,6 +25,16 @@
 #include "kernels/cuda/weight_view.h"
 
 namespace engram::cuda {
+
+// What a pin is of.
+struct WeightShape {
+  int64_t outputs;
+  int64_t inputs;
+  WeightFormat format;
+
+  auto operator<=>(const WeightShape&) const = default;
+};
+WeightShape ShapeOf(const WeightView& weight);
 
 // Of one shape. A pin serves products of so many tokens and of more, up to the
 // next number; one that adds to y, as `accumulate` does, is another one.
@@ -60,14 +70,12 @@ class CublasLtPins {
                                          cudaStream_t stream);
 
  private:
-  using Shape = std::tuple<int64_t, int64_t, WeightFormat>;
-
   explicit CublasLtPins(std::unique_ptr<CublasLtProduct> library)
       : library_(std::move(library)) {}
 
   const std::unique_ptr<CublasLtProduct> library_;
   absl::Mutex mutex_;
-  std::map<Shape, ShapePins> shapes_ ABSL_GUARDED_BY(mutex_);
+  std::map<WeightShape, ShapePins> shapes_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace engram::cuda

@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstring>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/device_status.h"
@@ -43,6 +42,19 @@ class CublasLtProduct::Layout {
  private:
   const CublasLt& lt_;
   cublasLtMatrixLayout_t layout_ = nullptr;
+};
+
+// Of a product of so many tokens.
+struct CublasLtProduct::Layouts {
+  Layouts(const CublasLt& lt, const WeightView& weight, int64_t tokens,
+          int64_t y_stride)
+      : w(lt, TypeOf(weight), weight.outputs, weight.stride, weight.stride),
+        x(lt, TypeOf(weight), tokens, weight.stride, weight.stride),
+        y(lt, CUDA_R_32F, tokens, weight.outputs, y_stride) {}
+
+  bool ok() const { return w.ok() && x.ok() && y.ok(); }
+
+  const Layout w, x, y;
 };
 
 absl::StatusOr<std::unique_ptr<CublasLtProduct>> CublasLtProduct::Make() {
@@ -98,18 +110,19 @@ bool CublasLtProduct::Splits(const cublasLtMatmulAlgo_t& algorithm) const {
          parts > 1;
 }
 
+int64_t CublasLtProduct::ResultStride(const WeightView& weight) {
+  return (weight.outputs + 3) / 4 * 4;
+}
+
 std::vector<cublasLtMatmulAlgo_t> CublasLtProduct::Algorithms(
     const WeightView& weight, int64_t tokens) const {
-  const Layout w(lt_, TypeOf(weight), weight.outputs, weight.stride,
-                 weight.stride);
-  const Layout x(lt_, TypeOf(weight), tokens, weight.stride, weight.stride);
-  const Layout y(lt_, CUDA_R_32F, tokens, weight.outputs,
-                 (weight.outputs + 3) / 4 * 4);
-  if (!w.ok() || !x.ok() || !y.ok()) return {};
+  const Layouts layouts(lt_, weight, tokens, ResultStride(weight));
+  if (!layouts.ok()) return {};
   std::vector<cublasLtMatmulHeuristicResult_t> results(kAlgorithmsMax);
   int count = 0;
-  if (lt_.find_algorithms(handle_, description_, w.get(), x.get(), y.get(),
-                          y.get(), preference_, kAlgorithmsMax, results.data(),
+  if (lt_.find_algorithms(handle_, description_, layouts.w.get(),
+                          layouts.x.get(), layouts.y.get(), layouts.y.get(),
+                          preference_, kAlgorithmsMax, results.data(),
                           &count) != CUBLAS_STATUS_SUCCESS) {
     return {};
   }
@@ -134,16 +147,12 @@ bool CublasLtProduct::Begin(cudaStream_t stream,
                             const cublasLtMatmulAlgo_t& algorithm,
                             const WeightView& weight, int64_t tokens,
                             const void* x, Matrix y, bool accumulate) const {
-  const Layout w_layout(lt_, TypeOf(weight), weight.outputs, weight.stride,
-                        weight.stride);
-  const Layout x_layout(lt_, TypeOf(weight), tokens, weight.stride,
-                        weight.stride);
-  const Layout y_layout(lt_, CUDA_R_32F, tokens, weight.outputs, y.stride);
-  if (!w_layout.ok() || !x_layout.ok() || !y_layout.ok()) return false;
+  const Layouts layouts(lt_, weight, tokens, y.stride);
+  if (!layouts.ok()) return false;
   const float one = 1.0f, before = accumulate ? 1.0f : 0.0f;
   return lt_.multiply(handle_, description_, &one, weight.values,
-                      w_layout.get(), x, x_layout.get(), &before, y.data,
-                      y_layout.get(), y.data, y_layout.get(), &algorithm,
+                      layouts.w.get(), x, layouts.x.get(), &before, y.data,
+                      layouts.y.get(), y.data, layouts.y.get(), &algorithm,
                       nullptr, 0, stream) == CUBLAS_STATUS_SUCCESS;
 }
 

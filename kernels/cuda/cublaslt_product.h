@@ -29,9 +29,13 @@ class CublasLtProduct {
   // With its version.
   std::string name() const { return lt_.Name(); }
 
-  // The library's choice for products of so many tokens, best first, 32 at
-  // most; without those that it says split the inputs, or that need memory of
-  // their own. Any of them may still sum in an order of its own, or refuse.
+  // From one row of y to the next, where its rows are as near as they can be.
+  static int64_t ResultStride(const WeightView& weight);
+
+  // The library's choice for products of so many tokens whose y has that
+  // stride, best first, 32 at most; without those that it says split the
+  // inputs, or that need memory of their own. Any of them may still sum in an
+  // order of its own, or refuse.
   std::vector<cublasLtMatmulAlgo_t> Algorithms(const WeightView& weight,
                                                int64_t tokens) const;
   static bool AreEqual(const cublasLtMatmulAlgo_t& a,
@@ -47,6 +51,7 @@ class CublasLtProduct {
 
  private:
   class Layout;
+  struct Layouts;
 
   explicit CublasLtProduct(const CublasLt& lt) : lt_(lt) {}
   absl::Status Open();

@@ -24,11 +24,9 @@ bool IsForLibrary(const WeightView& weight) {
 size_t InputBytes(const ProductArguments& product) {
   return product.tokens * product.weight.stride * 2;
 }
-int64_t SumsStride(const WeightView& weight) {
-  return (weight.outputs + 3) / 4 * 4;
-}
 size_t SumsBytes(const ProductArguments& product) {
-  return product.tokens * SumsStride(product.weight) * sizeof(float);
+  return product.tokens * CublasLtProduct::ResultStride(product.weight) *
+         sizeof(float);
 }
 
 }  // namespace
@@ -47,15 +45,15 @@ absl::Status LargeProducts::Learn(const WeightView& weight,
   if (pins_ == nullptr || !IsForLibrary(weight)) return absl::OkStatus();
   ENGRAM_ASSIGN_OR_RETURN(const ShapePins* const pins,
                           pins_->Prove(weight, stream));
-  shapes_[{weight.outputs, weight.inputs, weight.format}] = pins;
+  shapes_[ShapeOf(weight)] = pins;
   return absl::OkStatus();
 }
 
 size_t LargeProducts::RoomFor(int64_t tokens) const {
   int64_t bytes = 0;
   for (const auto& [shape, pins] : shapes_) {
-    const auto& [outputs, inputs, format] = shape;
-    bytes = std::max(bytes, LibraryProductBytes(format, outputs, inputs));
+    bytes = std::max(
+        bytes, LibraryProductBytes(shape.format, shape.outputs, shape.inputs));
   }
   return tokens * bytes;
 }
@@ -73,8 +71,7 @@ bool LargeProducts::BeginByLibrary(cudaStream_t stream,
   const WeightView& weight = product.weight;
   const MatMulOptions& options = product.options;
   const std::optional<int> bucket = ShapePins::BucketOf(product.tokens);
-  const auto known =
-      shapes_.find({weight.outputs, weight.inputs, weight.format});
+  const auto known = shapes_.find(ShapeOf(weight));
   if (!bucket.has_value() || known == shapes_.end()) return false;
   const auto& pins = known->second->pins;
   // The bias comes before what was there.
@@ -92,7 +89,7 @@ bool LargeProducts::BeginByLibrary(cudaStream_t stream,
   Matrix sums = product.y;
   if (apart) {
     sums = {static_cast<std::byte*>(room_->data()) + input_bytes,
-            SumsStride(weight)};
+            CublasLtProduct::ResultStride(weight)};
   }
   *error = RoundInputs(stream, product, room_->data());
   if (*error != cudaSuccess) return true;
@@ -118,9 +115,9 @@ ProductLibrary LargeProducts::Tell() const {
     for (const bool accumulate : {false, true}) {
       for (int bucket = 0; bucket < ShapePins::kBuckets; ++bucket) {
         const ShapePins::Pin& pin = pins->pins[accumulate][bucket];
-        told.choices.push_back({.outputs = std::get<0>(shape),
-                                .inputs = std::get<1>(shape),
-                                .format = std::get<2>(shape),
+        told.choices.push_back({.outputs = shape.outputs,
+                                .inputs = shape.inputs,
+                                .format = shape.format,
                                 .tokens = ShapePins::kTokens[bucket],
                                 .accumulates = accumulate,
                                 .tried = pin.tried,

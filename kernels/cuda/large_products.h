@@ -9,7 +9,6 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <tuple>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -43,15 +42,13 @@ class LargeProducts {
   ProductLibrary Tell() const;
 
  private:
-  using Shape = std::tuple<int64_t, int64_t, WeightFormat>;
-
   // False: nothing is begun.
   bool BeginByLibrary(cudaStream_t stream, const ProductArguments& product,
                       cudaError_t* error) const;
 
   std::shared_ptr<CublasLtPins> pins_;  // null: there is no library
   std::string absence_;                 // why
-  std::map<Shape, const ShapePins*> shapes_;
+  std::map<WeightShape, const ShapePins*> shapes_;
   std::unique_ptr<Buffer> room_;
 };
 
