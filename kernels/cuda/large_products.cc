@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <optional>
+#include <string>
 
-#include "absl/status/statusor.h"
 #include "kernels/cuda/alignment.h"
 #include "kernels/cuda/cublaslt_operands.h"
 #include "kernels/large_weights.h"
@@ -13,9 +13,8 @@ namespace engram::cuda {
 namespace {
 
 bool IsForLibrary(const WeightView& weight) {
-  const bool has_16_bits = weight.format == WeightFormat::kBFloat16 ||
-                           weight.format == WeightFormat::kFloat16;
-  return has_16_bits &&
+  return LibraryProductBytes(weight.format, weight.outputs, weight.inputs) >
+             0 &&
          OrderOf(weight.outputs, weight.inputs) == ProductOrder::kPlain;
 }
 
@@ -31,20 +30,13 @@ size_t SumsBytes(const ProductArguments& product) {
 
 }  // namespace
 
-LargeProducts::LargeProducts(int device) {
-  absl::StatusOr<std::shared_ptr<CublasLtPins>> pins = CublasLtPins::Of(device);
-  if (pins.ok()) {
-    pins_ = *std::move(pins);
-  } else {
-    absence_ = std::string(pins.status().message());
-  }
-}
+LargeProducts::LargeProducts(int device) : pins_(CublasLtPins::Of(device)) {}
 
 absl::Status LargeProducts::Learn(const WeightView& weight,
                                   cudaStream_t stream) {
-  if (pins_ == nullptr || !IsForLibrary(weight)) return absl::OkStatus();
+  if (!pins_.ok() || !IsForLibrary(weight)) return absl::OkStatus();
   ENGRAM_ASSIGN_OR_RETURN(const ShapePins* const pins,
-                          pins_->Prove(weight, stream));
+                          (*pins_)->Prove(weight, stream));
   shapes_[ShapeOf(weight)] = pins;
   return absl::OkStatus();
 }
@@ -93,8 +85,8 @@ bool LargeProducts::BeginByLibrary(cudaStream_t stream,
   }
   *error = RoundInputs(stream, product, room_->data());
   if (*error != cudaSuccess) return true;
-  if (!pins_->library().Begin(stream, *pin.algorithm, weight, product.tokens,
-                              room_->data(), sums, library_adds)) {
+  if (!(*pins_)->library().Begin(stream, *pin.algorithm, weight, product.tokens,
+                                 room_->data(), sums, library_adds)) {
     return false;
   }
   if (!library_adds && (apart || options.bias != nullptr ||
@@ -106,11 +98,11 @@ bool LargeProducts::BeginByLibrary(cudaStream_t stream,
 
 ProductLibrary LargeProducts::Tell() const {
   ProductLibrary told;
-  if (pins_ == nullptr) {
-    told.absence = absence_;
+  if (!pins_.ok()) {
+    told.absence = std::string(pins_.status().message());
     return told;
   }
-  told.name = pins_->library().name();
+  told.name = (*pins_)->library().name();
   for (const auto& [shape, pins] : shapes_) {
     for (const bool accumulate : {false, true}) {
       for (int bucket = 0; bucket < ShapePins::kBuckets; ++bucket) {

@@ -8,10 +8,10 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <string>
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/cublaslt_pins.h"
 #include "kernels/cuda/product.h"
@@ -46,8 +46,8 @@ class LargeProducts {
   bool BeginByLibrary(cudaStream_t stream, const ProductArguments& product,
                       cudaError_t* error) const;
 
-  std::shared_ptr<CublasLtPins> pins_;  // null: there is no library
-  std::string absence_;                 // why
+  // Or why there is no library.
+  absl::StatusOr<std::shared_ptr<CublasLtPins>> pins_;
   std::map<WeightShape, const ShapePins*> shapes_;
   std::unique_ptr<Buffer> room_;
 };
