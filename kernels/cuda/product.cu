@@ -36,10 +36,4 @@ cudaError_t Product(cudaStream_t stream, const ProductArguments& product) {
   return TileProduct(stream, product);
 }
 
-cudaError_t Product(cudaStream_t stream, const WeightView& weight,
-                    int64_t tokens, ConstMatrix x, const MatMulOptions& options,
-                    Matrix y) {
-  return Product(stream, ArgumentsOf(weight, tokens, x, options, y));
-}
-
 }  // namespace engram::cuda

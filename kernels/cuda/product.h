@@ -74,9 +74,6 @@ ProductArguments ArgumentsOf(const WeightView& weight, int64_t tokens,
 // terms, with finite values too large for float16 as the largest there is; the
 // sum once, in float32.
 cudaError_t Product(cudaStream_t stream, const ProductArguments& product);
-cudaError_t Product(cudaStream_t stream, const WeightView& weight,
-                    int64_t tokens, ConstMatrix x, const MatMulOptions& options,
-                    Matrix y);
 // Whether Product can norm its inputs by itself: few tokens, which each of its
 // blocks has to norm, and a weight of 16 bits.
 bool CanNorm(const ProductArguments& product, const RowNorm& norm);

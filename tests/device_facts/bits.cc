@@ -42,8 +42,9 @@ class Comparison {
     return Result(MmaChain(nullptr, arguments));
   }
   std::vector<float> ByProduct() {
-    return Result(cuda::Product(nullptr, Weight(inputs()), tokens_,
-                                {floats_.data(), inputs()}, {}, y()));
+    return Result(cuda::Product(
+        nullptr, cuda::ArgumentsOf(Weight(inputs()), tokens_,
+                                   {floats_.data(), inputs()}, {}, y())));
   }
   std::vector<float> ByCublasLt(const cuda::CublasLtProduct& library,
                                 const cublasLtMatmulAlgo_t& algorithm,

@@ -55,9 +55,11 @@ class MmaChainTest : public ::testing::TestWithParam<Shape> {
     view.inputs = view.stride = inputs();
     view.format = GetParam().is_float16 ? WeightFormat::kFloat16
                                         : WeightFormat::kBFloat16;
-    EXPECT_EQ(cuda::Product(nullptr, view, tokens, {floats_.data(), inputs()},
-                            {}, {y.data(), outputs()}),
-              cudaSuccess);
+    EXPECT_EQ(
+        cuda::Product(
+            nullptr, cuda::ArgumentsOf(view, tokens, {floats_.data(), inputs()},
+                                       {}, {y.data(), outputs()})),
+        cudaSuccess);
     EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
     return y.ToHost();
   }

@@ -210,10 +210,11 @@ class CudaMambaUpdateTest : public CudaUpdateTest {
             const std::vector<LayerShares>& states) {
           const Matrix dt =
               Dense(Floats(tokens * shape.d_inner), shape.d_inner);
-          EXPECT_EQ(
-              cuda::Product(stream(), arguments.dt_proj.weight, tokens,
-                            arguments.dt_proj.x, arguments.dt_proj.options, dt),
-              cudaSuccess);
+          EXPECT_EQ(cuda::Product(stream(), cuda::ArgumentsOf(
+                                                arguments.dt_proj.weight,
+                                                tokens, arguments.dt_proj.x,
+                                                arguments.dt_proj.options, dt)),
+                    cudaSuccess);
           SelectiveScanArguments scan = arguments.scan;
           scan.dt = dt;
           scan.ssm_state = states[0];
