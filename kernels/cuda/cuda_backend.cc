@@ -231,8 +231,8 @@ class CudaBackend final : public Backend {
                           ConstMatrix logits, int64_t ids,
                           absl::Span<const OutcomeRequest> requests,
                           absl::Span<Outcome> outcomes) override {
-    const int64_t rows = tables_.table().row_count;
-    const int64_t padding = rows - static_cast<int64_t>(requests.size());
+    const int64_t padding =
+        tables_.table().row_count - static_cast<int64_t>(requests.size());
     if (!is_laid_out_ || !tables_.is_in_place() ||
         !outcomes_.FitTogether(requests, padding, ids)) {
       record();
@@ -247,7 +247,7 @@ class CudaBackend final : public Backend {
       Follow();
       record();
       Note(outcomes_.Find(queue_.operations(), tables_.table(),
-                          tables_.requests_at(), logits, ids, rows),
+                          tables_.requests_at(), logits, ids),
            "finding outcomes");
     });
     outcomes_.BringBack(&queue_, ids, outcomes);

@@ -230,7 +230,7 @@ absl::Status OutcomeKernels::Reserve(int64_t rows, int64_t ids,
 }
 
 const OutcomeAnswer* OutcomeKernels::answers() const {
-  if (answers_ == nullptr) return nullptr;
+  ENGRAM_CHECK(answers_ != nullptr);
   return static_cast<const OutcomeAnswer*>(
       static_cast<const Buffer&>(*answers_).data());
 }
@@ -311,9 +311,9 @@ OutcomeWork OutcomeKernels::WorkOf(const StepTable& step, size_t rows_at,
 
 cudaError_t OutcomeKernels::Find(cudaStream_t stream, const StepTable& step,
                                  size_t rows_at, ConstMatrix logits,
-                                 int64_t ids, int64_t rows) {
-  return FindOutcomes(stream,
-                      PartOf(WorkOf(step, rows_at, logits, ids), 0, rows));
+                                 int64_t ids) {
+  return FindOutcomes(
+      stream, PartOf(WorkOf(step, rows_at, logits, ids), 0, step.row_count));
 }
 
 void OutcomeKernels::BringBack(DeviceQueue* queue, int64_t ids,

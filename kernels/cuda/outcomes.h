@@ -54,7 +54,7 @@ class OutcomeKernels {
              absl::Span<Outcome> outcomes);
 
   // Of the last rows begun, in device memory, for what comes behind them in the
-  // queue; nullptr before the first Reserve.
+  // queue. REQUIRES: Reserve.
   const OutcomeAnswer* answers() const;
 
   // --- The same in parts, of which the one in the middle can be recorded.
@@ -66,10 +66,10 @@ class OutcomeKernels {
   // lists from another on. Where those end; 0 if the queue has failed.
   size_t LayOut(DeviceQueue* queue, absl::Span<const OutcomeRequest> requests,
                 int64_t padding, int64_t ids, size_t rows_at, size_t lists_at);
-  // Finds the outcomes of so many rows, padding included, as they were laid out
-  // and have been copied there. Their answers are the first of all.
+  // Finds the outcomes of all rows of the step, padding included, as they were
+  // laid out and have been copied there. Their answers are the first of all.
   cudaError_t Find(cudaStream_t stream, const StepTable& step, size_t rows_at,
-                   ConstMatrix logits, int64_t ids, int64_t rows);
+                   ConstMatrix logits, int64_t ids);
   // Lets the outcomes of what was laid out last be delivered, whose answers are
   // those from `first` on.
   void BringBack(DeviceQueue* queue, int64_t ids, absl::Span<Outcome> outcomes,
