@@ -239,10 +239,10 @@ cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(
     cublasLtMatmulAlgoConfigAttributes_t attribute, void* value, size_t bytes,
     size_t* written) {
   const auto kind = static_cast<Algorithm>(algorithm->data[0]);
-  const int32_t answer = attribute == CUBLASLT_ALGO_CONFIG_ID
-                             ? static_cast<int32_t>(kind)
-                             : (kind == Algorithm::kSplit ? 2 : 1);
-  if (bytes != sizeof(answer)) return CUBLAS_STATUS_INVALID_VALUE;
+  const int32_t answer = kind == Algorithm::kSplit ? 2 : 1;
+  if (attribute != CUBLASLT_ALGO_CONFIG_SPLITK_NUM || bytes != sizeof(answer)) {
+    return CUBLAS_STATUS_INVALID_VALUE;
+  }
   std::memcpy(value, &answer, sizeof(answer));
   if (written != nullptr) *written = sizeof(answer);
   return CUBLAS_STATUS_SUCCESS;

@@ -57,7 +57,7 @@ enum class Algorithm {
   kNeedsAligned,  // kPlain, for results that begin at multiples of 256 bytes
 };
 // Those that it offers for each product, best first; at the beginning all of
-// them, kPlain last.
+// them but kRefusesMany, kPlain last.
 std::vector<Algorithm>& algorithms();
 // How often one was run, or refused to.
 int64_t runs(Algorithm algorithm);
