@@ -7,8 +7,8 @@ The stubs are made by the build (build/release/python), or by this one command
 
   PYTHONPATH=build/release/python /usr/bin/python3 clients/python/client.py localhost:8001 mamba-english "In the beginning" [SESSION]
 
-By TLS if ENGRAM_TLS is true or one of these is set, as for the other clients: ENGRAM_CA, ENGRAM_CERTIFICATE and ENGRAM_KEY
-(files in PEM), ENGRAM_SERVER_NAME.
+By TLS if ENGRAM_TLS is true or one of these is set, as for the other clients, and ENGRAM_TLS is not false: ENGRAM_CA,
+ENGRAM_CERTIFICATE and ENGRAM_KEY (files in PEM), ENGRAM_SERVER_NAME.
 """
 import os
 import pathlib
@@ -20,8 +20,9 @@ from engram.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, session
 
 address, model, prompt = sys.argv[1:4]
 session_id = sys.argv[4] if len(sys.argv) > 4 else f"python-{uuid.uuid4().hex}"
-tls = {name: os.environ.get(f"ENGRAM_{name}") for name in ("CA", "CERTIFICATE", "KEY", "SERVER_NAME")}
-if os.environ.get("ENGRAM_TLS", str(any(tls.values()))).lower() in ("1", "true", "yes"):
+tls = {name: os.environ.get(f"ENGRAM_{name}") or None for name in ("CA", "CERTIFICATE", "KEY", "SERVER_NAME")}
+switch = os.environ.get("ENGRAM_TLS", "")
+if switch.lower() not in ("0", "f", "false", "n", "no") if switch else any(tls.values()):
     ca, key, certificate = (tls[name] and pathlib.Path(tls[name]).read_bytes() for name in ("CA", "KEY", "CERTIFICATE"))
     named = [("grpc.ssl_target_name_override", tls["SERVER_NAME"])] if tls["SERVER_NAME"] else []
     channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, certificate), named)

@@ -185,6 +185,14 @@ class OneSidedTest(TlsTest):
         self.assertEqual(done.returncode, 2)
         self.assertIn("ENGRAM_TLS: 'perhaps' is not true or false", done.stderr)
 
+    def test_python_reads_the_switch_as_the_other_clients_do(self):
+        variables = {"ENGRAM_CA": str(self.certificates.authority.certificate), "PYTHONPATH": str(STUBS)}
+        # What says neither must not make it speak in plain.
+        for switch in ("", "y", "perhaps"):
+            self.check_runs("/usr/bin/python3", ROOT / "clients/python/client.py", self.server.grpc, "m", "3 11 => 7",
+                            variables={"ENGRAM_TLS": switch, **variables})
+        self.check_python_is_told(self.server.grpc, ENGRAM_TLS="No", **variables)
+
     def test_a_plain_client_is_told_so(self):
         self.check_refused("speaks TLS, and this client does not", BIN / "engram", "models", "--server",
                            self.server.grpc)
