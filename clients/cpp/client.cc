@@ -3,7 +3,6 @@
 #include <grpcpp/client_context.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -55,8 +54,8 @@ class CancellableContext {
 }  // namespace
 
 std::string DefaultServer() {
-  const char* server = std::getenv(kServerVariable);
-  if (server == nullptr || *server == '\0') return "localhost:8001";
+  const std::string server = EnvironmentVariable(kServerVariable);
+  if (server.empty()) return "localhost:8001";
   return ParseServerAddress(server).value_or(server);
 }
 

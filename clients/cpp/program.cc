@@ -24,13 +24,13 @@ absl::Status CheckClientEnvironment() {
   ENGRAM_RETURN_IF_ERROR(
       CheckEnvironment(CurrentEnvironment(), kFlagVariables));
   bool value = false;
-  const char* tls = std::getenv(kTlsVariable);
-  if (tls != nullptr && *tls != '\0' && !absl::SimpleAtob(tls, &value)) {
+  const std::string tls = EnvironmentVariable(kTlsVariable);
+  if (!tls.empty() && !absl::SimpleAtob(tls, &value)) {
     return absl::InvalidArgumentError(
         absl::StrCat(kTlsVariable, ": '", tls, "' is not true or false"));
   }
-  const char* server = std::getenv(kServerVariable);
-  if (server == nullptr || *server == '\0') return absl::OkStatus();
+  const std::string server = EnvironmentVariable(kServerVariable);
+  if (server.empty()) return absl::OkStatus();
   const absl::Status status = ParseServerAddress(server).status();
   if (status.ok()) return status;
   return absl::InvalidArgumentError(

@@ -20,6 +20,10 @@ inline constexpr char kCertificateVariable[] = "ENGRAM_CERTIFICATE";
 inline constexpr char kKeyVariable[] = "ENGRAM_KEY";
 inline constexpr char kServerNameVariable[] = "ENGRAM_SERVER_NAME";
 
+// What a variable of this process says; one that is not set, or to nothing,
+// says "".
+std::string EnvironmentVariable(const char* name);
+
 // The environment of this process: "NAME=value".
 std::vector<std::string> CurrentEnvironment();
 
