@@ -47,6 +47,17 @@ absl::Status SetCount(absl::string_view text, int64_t least, int64_t most,
   return absl::OkStatus();
 }
 
+// `Switch`: bool, or an optional one.
+template <typename Switch>
+FlagSet::Setter SwitchSetter(Switch* target) {
+  return [target](absl::string_view text) {
+    bool value = false;
+    if (!absl::SimpleAtob(text, &value)) return NotA("true or false", text);
+    *target = value;
+    return absl::OkStatus();
+  };
+}
+
 // NaN passes every range check made by comparison, so it is refused here.
 template <typename Number>
 FlagSet::Setter NumberSetter(Number* target) {
@@ -221,12 +232,7 @@ void FlagSet::AddFile(std::string name, std::string help, std::string* target) {
 void FlagSet::AddTls(TlsOptions* target) {
   Add("tls", "",
       "Speak TLS to the server; the next four imply it. Default: $ENGRAM_TLS.",
-      [target](absl::string_view text) {
-        bool value = false;
-        if (!absl::SimpleAtob(text, &value)) return NotA("true or false", text);
-        target->enabled = value;
-        return absl::OkStatus();
-      });
+      SwitchSetter(&target->enabled));
   AddFile("ca",
           "Authorities that the server's certificate may come from (PEM). "
           "Default: $ENGRAM_CA, else those that this machine knows.",
@@ -290,10 +296,7 @@ void FlagSet::AddSeed(std::string help, uint64_t* target) {
 }
 
 void FlagSet::AddSwitch(std::string name, std::string help, bool* target) {
-  Add(std::move(name), "", std::move(help), [target](absl::string_view text) {
-    return absl::SimpleAtob(text, target) ? absl::OkStatus()
-                                          : NotA("true or false", text);
-  });
+  Add(std::move(name), "", std::move(help), SwitchSetter(target));
 }
 
 const FlagSet::Flag* FlagSet::Find(absl::string_view name) const {
