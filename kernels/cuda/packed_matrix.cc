@@ -23,6 +23,11 @@ size_t ValueBytes(WeightFormat format) {
   return format == WeightFormat::kInt8 ? 1 : DataTypeBytes(StoredType(format));
 }
 
+// Those that there is memory for.
+int64_t PaddedOutputs(const WeightView& view) {
+  return RoundUp(view.outputs, WeightView::kOutputsMultiple);
+}
+
 // Of an output.
 int64_t RowBytes(const WeightView& view) {
   return view.stride * static_cast<int64_t>(ValueBytes(view.format));
@@ -99,18 +104,16 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Make(
   view.inputs = inputs;
   view.stride = RoundUp(inputs, WeightView::kInputsMultiple);
   view.format = format;
-  const int64_t values_bytes =
-      RoundUp(outputs, WeightView::kOutputsMultiple) * RowBytes(view);
   ENGRAM_ASSIGN_OR_RETURN(
       std::unique_ptr<Buffer> buffer,
-      AllocateDeviceMemory(values_bytes +
-                           RoundUp(outputs, WeightView::kOutputsMultiple) *
-                               ScaleRowBytes(view)));
+      AllocateDeviceMemory(PaddedOutputs(view) *
+                           (RowBytes(view) + ScaleRowBytes(view))));
   view.values = buffer->data();
   // Behind all values, whose rows are multiples of 16 bytes.
   if (format == WeightFormat::kInt8) {
-    view.scales = reinterpret_cast<float*>(
-        static_cast<std::byte*>(buffer->data()) + values_bytes);
+    view.scales =
+        reinterpret_cast<float*>(static_cast<std::byte*>(buffer->data()) +
+                                 PaddedOutputs(view) * RowBytes(view));
   }
   return std::unique_ptr<PackedMatrix>(
       new PackedMatrix(view, stream, std::move(buffer)));
@@ -128,8 +131,7 @@ absl::Status PackedMatrix::Fill(const Tensor& weight) {
   };
   const int64_t row_bytes = RowBytes(view_);
   const int64_t scale_row_bytes = ScaleRowBytes(view_);
-  std::byte* const scales =
-      values + RoundUp(view_.outputs, WeightView::kOutputsMultiple) * row_bytes;
+  std::byte* const scales = values + PaddedOutputs(view_) * row_bytes;
   const int64_t chunk_rows =
       RoundUp(std::max<int64_t>(1, kChunkBytes / row_bytes),
               WeightView::kOutputsMultiple);
