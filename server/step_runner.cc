@@ -164,8 +164,13 @@ bool StepRunner::GoesOn(const Step& step,
 }
 
 absl::StatusOr<bool> StepRunner::TakeSpares(const Step& step) {
+  const size_t moved_before = states_.moved_bytes();
   for (const Sequence* sequence : step.sequences) {
-    if (!HasStopStrings(*sequence)) continue;
+    if (!HasStopStrings(*sequence) || states_.SpareSlot(*sequence) >= 0) {
+      continue;
+    }
+    // Streams do not wait for the states of many.
+    if (states_.moved_bytes() > moved_before) return false;
     ENGRAM_ASSIGN_OR_RETURN(const bool taken, states_.TryTakeSpare(*sequence));
     if (!taken) return false;
   }

@@ -78,7 +78,8 @@ class StepRunner {
   // drawn can end its sequences.
   bool GoesOn(const Step& step, const RunningSequences& running) const;
   // Whether each sequence of the step that may have to go back by a step has
-  // now a slot for it. Errors: StateKeeper::TryTakeSpare.
+  // now a slot for it. One state at most is moved out of their way, so that it
+  // may take some steps. Errors: StateKeeper::TryTakeSpare.
   absl::StatusOr<bool> TakeSpares(const Step& step);
   // The row behind `row`, which is begun. Its draw comes one token later.
   BatchRow MakeRowAhead(const Sequence& sequence, const BatchRow& row) const;

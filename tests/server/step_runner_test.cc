@@ -177,6 +177,26 @@ TEST_F(StepRunnerTest, WaitsForStopStringsWhereNoSlotIsLeft) {
   EXPECT_EQ(sequence->generated.size(), 2);
 }
 
+TEST_F(StepRunnerTest, MovesOneStateAStepForTheSlotsOfStopStrings) {
+  Request request = TestEngine::Generate({1}, 9);
+  request.stopping.stop = {"stop"};
+  for (int i = 0; i < 2; ++i) Run(request, /*room=*/20);
+  for (const char* session : {"a", "b"}) {
+    CommitTurn(&sessions_, TestEngine::Turn(session, "r", {1}, 1),
+               model_.states().Take());
+  }
+  ASSERT_EQ(model_.states().free_slots(), 0);
+  const auto moved = [this] {
+    return sessions_.Counts().models[0].evictions_slot_to_ram;
+  };
+  ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
+  EXPECT_EQ(moved(), 1);
+  EXPECT_FALSE(steps_.is_ahead());
+  ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
+  EXPECT_EQ(moved(), 2);
+  EXPECT_TRUE(steps_.is_ahead());
+}
+
 TEST_F(StepRunnerTest, SettlesWhatIsAhead) {
   Sequence* const sequence = Run(TestEngine::Generate({1}, 9));
   ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
