@@ -151,25 +151,16 @@ class Simulation {
   // One iteration of the first, and of others before it, after it, or not now.
   void RunEngines();
   // The sum of what each of them says.
-  int64_t OfAll(int64_t (*say)(const Engine&)) {
+  int64_t OfAll(int (Engine::*say)() const) {
     int64_t sum = 0;
     for (int i = 0; i < engine_.options.devices; ++i) {
-      sum += say(engine_.engine_of(i));
+      sum += (engine_.engine_of(i).*say)();
     }
     return sum;
   }
-  int64_t running() {
-    return OfAll(
-        [](const Engine& engine) -> int64_t { return engine.running(); });
-  }
-  int64_t spare_slots() {
-    return OfAll(
-        [](const Engine& engine) -> int64_t { return engine.spare_slots(); });
-  }
-  int64_t parked() {
-    return OfAll(
-        [](const Engine& engine) -> int64_t { return engine.parked(); });
-  }
+  int64_t running() { return OfAll(&Engine::running); }
+  int64_t spare_slots() { return OfAll(&Engine::spare_slots); }
+  int64_t parked() { return OfAll(&Engine::parked); }
   void OnEnd(const RequestSummary& summary);
   void CheckEnd(const Call& call, const RequestSummary& summary);
   void Commit(const Call& call, const RequestSummary& summary);
