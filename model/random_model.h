@@ -18,8 +18,9 @@ std::vector<std::string> RandomModelShapes();
 
 // What is to be less than published; 0: as it is.
 struct RandomModelCut {
-  // So many of its first layers alone, if it has more. Of a hybrid the last of
-  // them is one with attention, if it is not the only one.
+  // So many of its first layers alone, if it has more. Where these are without
+  // some of a hybrid's attention the last of them has it, if it is not the only
+  // one.
   int64_t layers = 0;
   int64_t d_model = 0;     // a multiple of 32 and of the heads
   int64_t vocabulary = 0;  // a multiple of 16
