@@ -113,12 +113,11 @@ class LanguageModel final : public Model {
   // All that is done alike in every step of a token a row, each of which wants
   // one: up to the logits, and the states.
   void RunDecode();
+  // All of such a step, from its ids on.
+  void Decode(absl::Span<Outcome> outcomes);
   bool IsDecode(const Batch& batch) const;
   // Of a step that may be padded.
   int64_t MostRows() const;
-  uint64_t ReplayKey(int64_t rows) const {
-    return model_ << 32 | static_cast<uint64_t>(rows);
-  }
   // What the rows want of each row of logits.
   void LayOutRequests(const Batch& batch);
   // Of a row that wants a token, in its place.
@@ -133,8 +132,6 @@ class LanguageModel final : public Model {
   LayerShares LastHidden() const;
   // Whether the hidden vectors of all tokens of a row are finite.
   void FindFiniteRows();
-  // All of a step of a token a row, each of which wants one, from its ids on.
-  void Decode(int64_t rows, absl::Span<Outcome> outcomes);
 
   Backend* const backend_;
   const uint64_t model_ = NextModel();
@@ -304,15 +301,15 @@ int64_t LanguageModel::MostRows() const {
 
 absl::Status LanguageModel::WarmUp() {
   const int64_t most = std::min<int64_t>(limits_.slots, MostRows());
+  requests_.clear();  // padding asks for nothing
   int64_t done = 0;
   for (const int64_t padded : backend_->PaddedRows()) {
     if (done >= most) break;
     done = std::min(padded, MostRows());
-    requests_.clear();  // padding asks for nothing
     // Once as it is, and once recorded.
     for (int i = 0; i < 2; ++i) {
       step_ = &backend_->PreparePadding(done, states_->key_values().blocks > 0);
-      Decode(done, {});
+      Decode({});
     }
   }
   return backend_->Synchronize();
@@ -395,9 +392,10 @@ absl::Status LanguageModel::Begin(const Batch& batch) {
 
 // The same kernels with the same arguments for as many rows, whose graph a
 // device need not be told again.
-void LanguageModel::Decode(int64_t rows, absl::Span<Outcome> outcomes) {
+void LanguageModel::Decode(absl::Span<Outcome> outcomes) {
+  const uint64_t key = model_ << 32 | step_->rows().size();
   backend_->ReplayToOutcomes(
-      ReplayKey(rows), [this] { RunDecode(); },
+      key, [this] { RunDecode(); },
       {work_.logits->floats(), info_.vocabulary_size}, known_ids_, requests_,
       outcomes);
 }
@@ -406,10 +404,9 @@ absl::Status LanguageModel::Run(const Batch& batch) {
   const auto outcomes =
       absl::MakeSpan(newest().outcomes).first(requests_.size());
   if (IsDecode(batch)) {
-    const auto rows = static_cast<int64_t>(step_->rows().size());
-    Decode(rows, outcomes);
+    Decode(outcomes);
     // Each row's only vector has an outcome, which tells (FindFiniteRows).
-    newest().finite_rows.assign(rows, 1);
+    newest().finite_rows.assign(step_->rows().size(), 1);
   } else {
     RunTokens();
     FindLogits(batch);
