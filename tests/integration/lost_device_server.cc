@@ -19,9 +19,9 @@
 namespace engram {
 namespace {
 
-class BreakingBackend final : public ForwardingBackend {
+class BreakingBackend final : public ReplayForwardingBackend {
  public:
-  using ForwardingBackend::ForwardingBackend;
+  using ReplayForwardingBackend::ReplayForwardingBackend;
 
   // Each step ends with one.
   absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordEvent() override {
@@ -36,10 +36,6 @@ class BreakingBackend final : public ForwardingBackend {
     int64_t step = 0;
     ENGRAM_CHECK(text != nullptr && absl::SimpleAtoi(text, &step));
     return step;
-  }
-
-  void DoReplay(uint64_t key, absl::FunctionRef<void()> record) override {
-    inner().Replay(key, record);
   }
 
   const int64_t last_ = LastStep();

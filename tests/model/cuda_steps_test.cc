@@ -277,9 +277,9 @@ TEST_F(CudaStepsTest, ModelsOfOneDeviceAreReplayedApart) {
 
 // Knows which memory holds what a step leaves for itself: neither weights nor
 // states.
-class WorkMemoryBackend final : public ForwardingBackend {
+class WorkMemoryBackend final : public ReplayForwardingBackend {
  public:
-  using ForwardingBackend::ForwardingBackend;
+  using ReplayForwardingBackend::ReplayForwardingBackend;
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override {
     ENGRAM_ASSIGN_OR_RETURN(auto buffer, ForwardingBackend::Allocate(bytes));
@@ -303,16 +303,6 @@ class WorkMemoryBackend final : public ForwardingBackend {
   }
 
  private:
-  void DoReplay(uint64_t key, absl::FunctionRef<void()> record) override {
-    inner().Replay(key, record);
-  }
-  void DoReplayToOutcomes(uint64_t key, absl::FunctionRef<void()> record,
-                          ConstMatrix logits, int64_t ids,
-                          absl::Span<const OutcomeRequest> requests,
-                          absl::Span<Outcome> outcomes) override {
-    inner().ReplayToOutcomes(key, record, logits, ids, requests, outcomes);
-  }
-
   std::vector<std::pair<void*, size_t>> memory_;
 };
 

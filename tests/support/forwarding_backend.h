@@ -186,4 +186,22 @@ class ForwardingBackend : public Backend {
   const StepRows* inner_step_ = nullptr;
 };
 
+// One whose other back end also remembers what it is to do again; else each
+// call comes by.
+class ReplayForwardingBackend : public ForwardingBackend {
+ public:
+  using ForwardingBackend::ForwardingBackend;
+
+ private:
+  void DoReplay(uint64_t key, absl::FunctionRef<void()> record) override {
+    inner().Replay(key, record);
+  }
+  void DoReplayToOutcomes(uint64_t key, absl::FunctionRef<void()> record,
+                          ConstMatrix logits, int64_t ids,
+                          absl::Span<const OutcomeRequest> requests,
+                          absl::Span<Outcome> outcomes) override {
+    inner().ReplayToOutcomes(key, record, logits, ids, requests, outcomes);
+  }
+};
+
 }  // namespace engram
