@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "model/sampling.h"
 #include "server/request_identity.h"
+#include "server/tenant.h"
 
 namespace engram {
 
@@ -35,6 +36,7 @@ struct Request {
   RequestKind kind = RequestKind::kGenerate;
   std::string method;      // of the call: "Generate", "Converse" or "Score"
   std::string peer;        // who asks, as gRPC writes it: "ipv4:127.0.0.1:4711"
+  TenantHandle tenant;     // whose request it is; nullptr: of none by name
   std::string session_id;  // empty: without memory
   std::string request_id;  // never empty once admitted
   std::optional<int64_t> expected_version;
