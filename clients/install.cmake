@@ -34,6 +34,7 @@ install(DIRECTORY ${PROJECT_BINARY_DIR}/proto/engram
   FILES_MATCHING PATTERN "*.pb.h" PATTERN CMakeFiles EXCLUDE)
 # client.h, and what it includes.
 install(FILES
+  ${PROJECT_SOURCE_DIR}/clients/cpp/caller_options.h
   ${PROJECT_SOURCE_DIR}/clients/cpp/cancellation.h
   ${PROJECT_SOURCE_DIR}/clients/cpp/client.h
   ${PROJECT_SOURCE_DIR}/clients/cpp/tls_options.h

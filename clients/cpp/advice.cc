@@ -78,6 +78,44 @@ std::string Internal(const absl::Status& status, absl::string_view server) {
       server, "?");
 }
 
+// Ours speak of keys.
+std::string NotOurs(absl::string_view server) {
+  return absl::StrCat(
+      "these are not the words of an Engram server: is what "
+      "listens at ",
+      server, " a proxy or another program?");
+}
+
+std::string Unauthenticated(const absl::Status& status,
+                            absl::string_view server) {
+  if (!Says(status, "key")) return NotOurs(server);
+  if (Says(status, "no key")) {
+    return "name the file of your key with --api-key-file FILE or "
+           "$ENGRAM_API_KEY_FILE; who runs the server makes one by "
+           "`engram-server --make-key`";
+  }
+  if (Says(status, "expired")) {
+    return "ask who runs the server for a new one, and put it in the file of "
+           "--api-key-file";
+  }
+  return absl::StrCat(
+      "is the file of --api-key-file or $ENGRAM_API_KEY_FILE "
+      "meant for ",
+      server,
+      "? If so, the key was replaced: ask who runs the server "
+      "for a new one");
+}
+
+std::string PermissionDenied(const absl::Status& status,
+                             absl::string_view server) {
+  if (Says(status, "tenant")) {
+    return "leave out --tenant (and $ENGRAM_TENANT), or use an operator's key";
+  }
+  if (!Says(status, "role")) return NotOurs(server);
+  return "use a key that has the role, or ask who runs the server to give it "
+         "to yours";
+}
+
 }  // namespace
 
 std::string Advice(const absl::Status& status, absl::string_view program,
@@ -106,9 +144,9 @@ std::string Advice(const absl::Status& status, absl::string_view program,
     case absl::StatusCode::kUnimplemented:
       return Unimplemented(status, server);
     case absl::StatusCode::kUnauthenticated:
+      return Unauthenticated(status, server);
     case absl::StatusCode::kPermissionDenied:
-      return absl::StrCat("Engram asks for no credentials: what listens at ",
-                          server, " is a proxy or another program");
+      return PermissionDenied(status, server);
     case absl::StatusCode::kInternal:
     case absl::StatusCode::kUnknown:
     case absl::StatusCode::kDataLoss:

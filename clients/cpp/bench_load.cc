@@ -102,9 +102,10 @@ class LoadRun {
 
   absl::Status Connect() {
     for (int64_t i = 0; i < options_.connections; ++i) {
-      ENGRAM_ASSIGN_OR_RETURN(const auto channel,
-                              OpenChannel(options_.server, options_.tls,
-                                          /*own_connection=*/true));
+      ENGRAM_ASSIGN_OR_RETURN(
+          const auto channel,
+          OpenChannel(options_.server, options_.tls, options_.caller,
+                      /*own_connection=*/true));
       stubs_.push_back(v1::Generation::NewStub(channel));
     }
     return absl::OkStatus();

@@ -41,7 +41,7 @@ struct LoadResult {
 };
 
 // Runs the load to its end, or until `cancellation`, which ends what runs.
-// INVALID_ARGUMENT names a file of `load.options.tls` that cannot be used.
+// INVALID_ARGUMENT is that of OpenChannel().
 absl::StatusOr<LoadResult> RunLoad(const BenchLoad& load,
                                    Cancellation* cancellation);
 

@@ -42,6 +42,7 @@ FlagSet::Setter PositiveSetter(double* target, double most = kNoLimit) {
 void BenchOptions::AddTo(FlagSet* flags) {
   flags->AddServer("Default: $ENGRAM_SERVER, else localhost:8001.", &server);
   flags->AddTls(&tls);
+  flags->AddCaller(&caller);
   flags->Add("model", "NAME", "Default: the only one served.", &model);
   flags->Add("rate", "R",
              "Open loop: R requests (with --sessions: new sessions) arrive per "

@@ -28,6 +28,7 @@ struct BenchOptions {
 
   std::string server = DefaultServer();
   TlsOptions tls = DefaultTls();
+  CallerOptions caller = DefaultCaller();
   std::string model;
   double rate = 0;          // Conversations a second; 0: closed loop.
   int64_t concurrency = 0;  // Conversations at a time; 0: open loop.

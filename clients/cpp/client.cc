@@ -60,8 +60,9 @@ std::string DefaultServer() {
 }
 
 struct Client::Stubs {
-  Stubs(const absl::StatusOr<std::string>& address, const TlsOptions& tls)
-      : opened(Open(address, tls)) {
+  Stubs(const absl::StatusOr<std::string>& address,
+        const ClientOptions& options)
+      : opened(Open(address, options)) {
     if (!opened.ok()) return;  // Then nothing is asked.
     generation = v1::Generation::NewStub(*opened);
     sessions = v1::Sessions::NewStub(*opened);
@@ -69,8 +70,9 @@ struct Client::Stubs {
   }
 
   static absl::StatusOr<std::shared_ptr<grpc::Channel>> Open(
-      const absl::StatusOr<std::string>& address, const TlsOptions& tls) {
-    if (address.ok()) return OpenChannel(*address, tls);
+      const absl::StatusOr<std::string>& address,
+      const ClientOptions& options) {
+    if (address.ok()) return OpenChannel(*address, options.tls, options.caller);
     return absl::InvalidArgumentError(
         absl::StrCat("server ", address.status().message()));
   }
@@ -145,7 +147,7 @@ class Client::Call {
 Client::Client(ClientOptions options)
     : options_(std::move(options)),
       address_(ParseServerAddress(options_.server)),
-      stubs_(std::make_unique<Stubs>(address_, options_.tls)) {}
+      stubs_(std::make_unique<Stubs>(address_, options_)) {}
 
 Client::~Client() = default;
 

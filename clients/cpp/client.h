@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "clients/cpp/caller_options.h"
 #include "clients/cpp/cancellation.h"
 #include "clients/cpp/tls_options.h"
 #include "engram/v1/generation.pb.h"
@@ -42,6 +43,8 @@ struct ClientOptions {
   // "HOST", "HOST:PORT" and what else server_address.h takes.
   std::string server = DefaultServer();
   TlsOptions tls = DefaultTls();
+  // A key is read once, and is sent by TLS only or to this machine itself.
+  CallerOptions caller = DefaultCaller();
   // Repeats in a row that may bring nothing new before a call fails. Each waits
   // as long as the server asks for, if it does, and then some.
   int retries = 6;
@@ -60,8 +63,9 @@ struct CallOptions {
 
 // Thread-safe. Errors are the server's own, UNAVAILABLE if it cannot be
 // reached, CANCELLED and DEADLINE_EXCEEDED, and INVALID_ARGUMENT without asking
-// the server if its address is none, a file of TLS cannot be used, or a string
-// of the request is not UTF-8 (the message names field and byte).
+// the server if its address is none, a file of TLS or of a key cannot be used,
+// a key would be sent in plain, or a string of the request is not UTF-8 (the
+// message names field and byte).
 // FAILED_PRECONDITION, at once, if TLS keeps client and server apart: one of
 // them does not speak it, or does not take the other's certificate.
 //

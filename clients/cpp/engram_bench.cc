@@ -61,9 +61,11 @@ void DeleteSessions(const std::vector<std::string>& ids, Client* client) {
 }
 
 int Run(BenchOptions options, Interrupt* interrupt) {
+  WarnOfCaller(kProgram, options.caller);
   ClientOptions client_options;
   client_options.server = options.server;
   client_options.tls = options.tls;
+  client_options.caller = options.caller;
   client_options.retries = 1;
   Client client(client_options);
   v1::GetModelRequest model_request;

@@ -105,7 +105,9 @@ absl::StatusOr<EvalResult> EvaluateModel(Evaluation* evaluation, Client* client,
 }
 
 int RunTask(EvalOptions options, Interrupt* interrupt) {
-  Client client({.server = options.server, .tls = options.tls});
+  WarnOfCaller(kProgram, options.caller);
+  Client client(
+      {.server = options.server, .tls = options.tls, .caller = options.caller});
   Cancellation cancellation;
   InterruptScope scope(interrupt, &cancellation);
   Evaluation& evaluation = options.evaluation;
@@ -155,7 +157,9 @@ absl::StatusOr<std::string> MeasureTable(PaperTable table,
 
 int RunTable(PaperTable table, const TableOptions& options,
              Interrupt* interrupt) {
-  Client client({.server = options.server, .tls = options.tls});
+  WarnOfCaller(kProgram, options.caller);
+  Client client(
+      {.server = options.server, .tls = options.tls, .caller = options.caller});
   Cancellation cancellation;
   InterruptScope scope(interrupt, &cancellation);
   const absl::StatusOr<std::string> text =

@@ -29,6 +29,7 @@ absl::Status CheckEvaluation(const Evaluation& evaluation) {
 void EvalOptions::AddTo(FlagSet* flags) {
   flags->AddServer("Default: $ENGRAM_SERVER, else localhost:8001.", &server);
   flags->AddTls(&tls);
+  flags->AddCaller(&caller);
   flags->Add("model", "NAME", "Default: the only one served.",
              &evaluation.model);
   flags->Add("task", "NAME", "induction-head or associative-recall.", &task);

@@ -36,6 +36,7 @@ struct EvalOptions {
 
   std::string server = DefaultServer();
   TlsOptions tls = DefaultTls();
+  CallerOptions caller = DefaultCaller();
   Evaluation evaluation;
   std::string task;
   std::optional<int64_t> vocabulary;

@@ -340,6 +340,7 @@ absl::StatusOr<PaperTable> ParsePaperTable(absl::string_view name) {
 void TableOptions::AddTo(FlagSet* flags) {
   flags->AddServer("Default: $ENGRAM_SERVER, else localhost:8001.", &server);
   flags->AddTls(&tls);
+  flags->AddCaller(&caller);
   flags->Add("count", "N",
              "Prompts per cell; of long ones fewer. Default: 1000.", &count);
   flags->Add("tokens-per-length", "N",

@@ -41,6 +41,7 @@ struct TableOptions {
 
   std::string server = DefaultServer();
   TlsOptions tls = DefaultTls();
+  CallerOptions caller = DefaultCaller();
   int64_t count = 1000;
   int64_t least_count = 16;
   int64_t tokens_per_length = int64_t{1} << 21;

@@ -249,6 +249,18 @@ void FlagSet::AddTls(TlsOptions* target) {
       &target->server_name);
 }
 
+void FlagSet::AddCaller(CallerOptions* target) {
+  AddFile("api-key-file",
+          "Holds the key that every call shows to a server that asks for one. "
+          "Sent by TLS only, or to this machine itself. Default: "
+          "$ENGRAM_API_KEY_FILE.",
+          &target->api_key_file);
+  Add("tenant", "NAME",
+      "For operators: the tenant whose sessions are meant. Default: "
+      "$ENGRAM_TENANT, else the key's own.",
+      &target->tenant);
+}
+
 void FlagSet::AddServer(std::string help, std::string* target) {
   Add("server", "HOST:PORT", std::move(help), [target](absl::string_view text) {
     absl::StatusOr<std::string> address = ParseServerAddress(text);

@@ -16,6 +16,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "clients/cpp/caller_options.h"
 #include "clients/cpp/tls_options.h"
 
 namespace engram::client {
@@ -78,6 +79,8 @@ class FlagSet {
   void AddServer(std::string help, std::string* target);
   // Whether and how TLS is spoken to it.
   void AddTls(TlsOptions* target);
+  // As whom it is called.
+  void AddCaller(CallerOptions* target);
   // A whole number from `least` to `most`.
   void AddCount(std::string name, std::string help, int64_t least, int64_t most,
                 int64_t* target);

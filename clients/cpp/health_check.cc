@@ -22,8 +22,9 @@ absl::StatusOr<std::string> CheckHealth(const std::string& server,
                                         absl::Duration deadline) {
   ENGRAM_ASSIGN_OR_RETURN(const std::string address,
                           ParseServerAddress(server));
-  ENGRAM_ASSIGN_OR_RETURN(const auto channel,
-                          OpenChannel(address, tls, /*own_connection=*/true));
+  ENGRAM_ASSIGN_OR_RETURN(
+      const auto channel,
+      OpenChannel(address, tls, /*caller=*/{}, /*own_connection=*/true));
   grpc::ClientContext context;
   if (deadline != absl::InfiniteDuration()) {
     context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));

@@ -11,10 +11,11 @@ namespace engram::client {
 
 // The name of the answer: "SERVING", "NOT_SERVING" (as when it drains),
 // "SERVICE_UNKNOWN" or "UNKNOWN". On a new connection. `service` is a model's
-// name, or empty for the whole server. Errors, with EndOf() set:
-// INVALID_ARGUMENT, `server` is no address; NOT_FOUND, there is no such model;
-// UNAVAILABLE, DEADLINE_EXCEEDED, it cannot be reached in time; UNIMPLEMENTED,
-// it is no server of ours; and those of OpenChannel() and ExplainByTls().
+// name, or empty for the whole server. Shows no key: health needs none. Errors,
+// with EndOf() set: INVALID_ARGUMENT, `server` is no address; NOT_FOUND, there
+// is no such model; UNAVAILABLE, DEADLINE_EXCEEDED, it cannot be reached in
+// time; UNIMPLEMENTED, it is no server of ours; and those of OpenChannel() and
+// ExplainByTls().
 absl::StatusOr<std::string> CheckHealth(const std::string& server,
                                         const TlsOptions& tls,
                                         const std::string& service,

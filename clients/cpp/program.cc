@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "clients/cpp/advice.h"
+#include "clients/cpp/api_key.h"
 #include "clients/cpp/server_address.h"
 #include "tools/shell/environment.h"
 #include "tools/shell/standard_output.h"
@@ -68,6 +69,13 @@ int ReportFailedCall(absl::string_view program, absl::string_view command,
   const std::string advice = Advice(status, command, server);
   if (!advice.empty()) absl::FPrintF(stderr, "  %s\n", advice);
   return kExitFailed;
+}
+
+void WarnOfCaller(absl::string_view program, const CallerOptions& caller) {
+  const std::string warning = ApiKeyWarning(caller.api_key_file);
+  if (!warning.empty()) {
+    absl::FPrintF(stderr, "%s: warning: %s\n", program, warning);
+  }
 }
 
 }  // namespace engram::client

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "clients/cpp/caller_options.h"
 
 namespace engram::client {
 
@@ -30,5 +31,8 @@ int RefuseUse(absl::string_view program, absl::string_view message);
 // "engram generate".
 int ReportFailedCall(absl::string_view program, absl::string_view command,
                      const absl::Status& status, absl::string_view server);
+
+// Says there what is unwise about how a server is called, if anything is.
+void WarnOfCaller(absl::string_view program, const CallerOptions& caller);
 
 }  // namespace engram::client

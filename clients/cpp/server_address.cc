@@ -1,15 +1,18 @@
 #include "clients/cpp/server_address.h"
 
 #include <arpa/inet.h>
+#include <netinet/in.h>
 
 #include <algorithm>
 #include <optional>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "tools/status/early_return.h"
 
@@ -37,6 +40,18 @@ bool IsHostName(absl::string_view host) {
 bool IsNumber(absl::string_view text) {
   return !text.empty() &&
          std::all_of(text.begin(), text.end(), absl::ascii_isdigit);
+}
+
+bool IsLoopbackHost(const std::string& host) {
+  in_addr ipv4;
+  if (inet_pton(AF_INET, host.c_str(), &ipv4) == 1) {
+    return ntohl(ipv4.s_addr) >> 24 == IN_LOOPBACKNET;
+  }
+  in6_addr ipv6;
+  if (inet_pton(AF_INET6, host.c_str(), &ipv6) == 1) {
+    return IN6_IS_ADDR_LOOPBACK(&ipv6);
+  }
+  return absl::EqualsIgnoreCase(host, "localhost");
 }
 
 // Takes a scheme of URLs away; errors name those that cannot be served.
@@ -98,6 +113,31 @@ absl::StatusOr<HostAndPort> Split(absl::string_view whole,
 }
 
 }  // namespace
+
+std::string HostOf(absl::string_view address) {
+  if (absl::ConsumePrefix(&address, "[")) {
+    return std::string(address.substr(0, address.find(']')));
+  }
+  return std::string(address.substr(0, address.rfind(':')));
+}
+
+bool IsLoopback(absl::string_view address) {
+  if (absl::StartsWith(address, "unix:") ||
+      absl::StartsWith(address, "unix-abstract:")) {
+    return true;
+  }
+  if (absl::ConsumePrefix(&address, "dns:")) {
+    // What stands between the slashes is a name server of the caller's choice.
+    absl::ConsumePrefix(&address, "///");
+  } else if (!absl::ConsumePrefix(&address, "ipv4:")) {
+    absl::ConsumePrefix(&address, "ipv6:");
+  }
+  // gRPC takes several, any of which it may call.
+  const std::vector<absl::string_view> all = absl::StrSplit(address, ',');
+  return std::all_of(all.begin(), all.end(), [](absl::string_view one) {
+    return IsLoopbackHost(HostOf(one));
+  });
+}
 
 bool HasSchemeOfGrpc(absl::string_view text) {
   for (absl::string_view scheme :

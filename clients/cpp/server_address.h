@@ -18,6 +18,14 @@ inline constexpr int kDefaultPort = 8001;
 // ("https://") is refused by name.
 absl::StatusOr<std::string> ParseServerAddress(absl::string_view text);
 
+// Of such an address: what stands before its port, without brackets.
+std::string HostOf(absl::string_view address);
+
+// Whether such an address is this machine's own by what it says: a socket of
+// the file system, "localhost" or a number of loopback. A name is not, wherever
+// it leads today.
+bool IsLoopback(absl::string_view address);
+
 // Whether it is one of gRPC's own, which gRPC reads by itself.
 bool HasSchemeOfGrpc(absl::string_view text);
 

@@ -14,7 +14,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/strip.h"
 #include "clients/cpp/client.h"
 #include "clients/cpp/resumable_turn.h"
 #include "clients/cpp/server_address.h"
@@ -67,13 +66,6 @@ absl::Status FindTlsBehind(const std::string& address) {
   return Mismatch(address,
                   "speaks TLS, and this client does not: give --tls, or --ca "
                   "FILE with the certificate of its authority");
-}
-
-std::string HostOf(const std::string& address) {
-  absl::string_view host =
-      absl::string_view(address).substr(0, address.rfind(':'));
-  if (absl::ConsumePrefix(&host, "[")) absl::ConsumeSuffix(&host, "]");
-  return std::string(host);
 }
 
 std::string ToText(const ASN1_STRING* text) {

@@ -17,6 +17,7 @@ void GlobalFlags::AddTo(FlagSet* flags) {
                    server, "."),
       &server);
   flags->AddTls(&tls);
+  flags->AddCaller(&caller);
   flags->AddLimit("deadline",
                   "Give up after this time, such as 1500ms, 30s or 5 "
                   "(seconds). Default: never.",
@@ -70,9 +71,11 @@ int VerbArguments::Refuse(absl::string_view message) const {
 }
 
 ClientOptions MakeClientOptions(const GlobalFlags& global) {
+  WarnOfCaller("engram", global.caller);
   ClientOptions options;
   options.server = global.server;
   options.tls = global.tls;
+  options.caller = global.caller;
   options.retries = static_cast<int>(global.retries);
   // A server that is away fails every repeat in the same way: said once.
   options.on_repeat = [said = absl::Status()](const absl::Status& status,

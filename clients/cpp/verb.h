@@ -29,6 +29,7 @@ struct GlobalFlags {
   std::string verb;
   std::string server = DefaultServer();
   TlsOptions tls = DefaultTls();
+  CallerOptions caller = DefaultCaller();
   absl::Duration deadline = absl::InfiniteDuration();
   int64_t retries = 6;
   bool json = false;
@@ -78,6 +79,7 @@ class VerbArguments {
   int exit_code_ = kExitOk;
 };
 
+// Warns of what is unwise about them.
 ClientOptions MakeClientOptions(const GlobalFlags& global);
 
 // "engram: CODE_NAME: message" and what to do next, on standard error. Returns

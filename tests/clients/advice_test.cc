@@ -55,6 +55,28 @@ TEST(Advice, PointsToTheLogOnlyForWhatTheServerSaid) {
               Not(HasSubstr("log")));
 }
 
+TEST(Advice, TellsWhatIsWrongWithAKeyFromWhoElseRefuses) {
+  EXPECT_THAT(AdviceOn(CallEnd::kAnswered,
+                       absl::UnauthenticatedError(
+                           "no key: send metadata authorization: Bearer KEY")),
+              HasSubstr("--api-key-file FILE"));
+  EXPECT_THAT(
+      AdviceOn(CallEnd::kAnswered, absl::UnauthenticatedError("unknown key")),
+      HasSubstr("meant for host:1?"));
+  EXPECT_THAT(AdviceOn(CallEnd::kAnswered,
+                       absl::PermissionDeniedError("key \"a\" has no role")),
+              HasSubstr("a key that has the role"));
+  EXPECT_THAT(AdviceOn(CallEnd::kAnswered,
+                       absl::PermissionDeniedError("engram-tenant: no")),
+              HasSubstr("--tenant"));
+  for (const absl::Status& other :
+       {absl::UnauthenticatedError("HTTP status 401"),
+        absl::PermissionDeniedError("HTTP status 403")}) {
+    EXPECT_THAT(AdviceOn(CallEnd::kUnknown, other),
+                HasSubstr("is what listens at host:1 a proxy"));
+  }
+}
+
 TEST(Advice, FitsWhatFailed) {
   EXPECT_THAT(AdviceOn(CallEnd::kUnknown, absl::DeadlineExceededError("x")),
               HasSubstr("--deadline"));

@@ -79,5 +79,21 @@ TEST(ServerAddress, RefusesWhatIsNoneByName) {
   }
 }
 
+TEST(ServerAddress, LoopbackIsWhatSaysSoItself) {
+  for (const char* address :
+       {"localhost:1", "LocalHost:1", "127.0.0.1:1", "127.255.0.9:1", "[::1]:1",
+        "unix:/run/engram", "unix-abstract:engram", "dns:localhost:1",
+        "dns:///localhost:1", "ipv4:127.0.0.1:1,127.0.0.2:1", "ipv6:[::1]:1"}) {
+    EXPECT_TRUE(IsLoopback(address)) << address;
+  }
+  for (const char* address :
+       {"0.0.0.0:1", "[::]:1", "128.0.0.1:1", "10.0.0.1:1", "host:1",
+        "localhost.example:1", "127.0.0.1.example:1", "[::ffff:10.0.0.1]:1",
+        "dns:host:1", "dns://10.0.0.1/localhost:1",
+        "ipv4:127.0.0.1:1,10.0.0.1:1", "ipv6:[fe80::1]:1", ""}) {
+    EXPECT_FALSE(IsLoopback(address)) << address;
+  }
+}
+
 }  // namespace
 }  // namespace engram::client

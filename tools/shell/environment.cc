@@ -20,9 +20,17 @@ constexpr absl::string_view kEmulationPrefix = "ENGRAM_EMULATION_";
 
 // Known to programs and scripts beside the server.
 constexpr const char* kOtherVariables[] = {
-    kServerVariable,        kTlsVariable,   kCaVariable,
-    kCertificateVariable,   kKeyVariable,   kServerNameVariable,
-    "ENGRAM_DEBIAN_MIRROR", "ENGRAM_PROXY", "ENGRAM_SIMULATION_SEEDS",
+    kServerVariable,
+    kTlsVariable,
+    kCaVariable,
+    kCertificateVariable,
+    kKeyVariable,
+    kServerNameVariable,
+    kApiKeyFileVariable,
+    kTenantVariable,
+    "ENGRAM_DEBIAN_MIRROR",
+    "ENGRAM_PROXY",
+    "ENGRAM_SIMULATION_SEEDS",
 };
 
 // Kubernetes gives every pod the addresses of all services, for one named

@@ -19,6 +19,9 @@ inline constexpr char kCaVariable[] = "ENGRAM_CA";
 inline constexpr char kCertificateVariable[] = "ENGRAM_CERTIFICATE";
 inline constexpr char kKeyVariable[] = "ENGRAM_KEY";
 inline constexpr char kServerNameVariable[] = "ENGRAM_SERVER_NAME";
+// As whom they call it (clients/cpp/caller_options.h).
+inline constexpr char kApiKeyFileVariable[] = "ENGRAM_API_KEY_FILE";
+inline constexpr char kTenantVariable[] = "ENGRAM_TENANT";
 
 // What a variable of this process says; one that is not set, or to nothing,
 // says "".

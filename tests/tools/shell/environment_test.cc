@@ -19,7 +19,8 @@ TEST(Environment, TakesWhatAnyProgramKnows) {
   for (const char* entry :
        {"ENGRAM_SLOTS=3", "ENGRAM_SERVER=localhost", "ENGRAM_TLS=true",
         "ENGRAM_CA=file", "ENGRAM_CERTIFICATE=file", "ENGRAM_KEY=file",
-        "ENGRAM_SERVER_NAME=localhost", "ENGRAM_SIMULATION_SEEDS=9",
+        "ENGRAM_SERVER_NAME=localhost", "ENGRAM_API_KEY_FILE=key",
+        "ENGRAM_TENANT=a", "ENGRAM_SIMULATION_SEEDS=9",
         "ENGRAM_TEST_ANYTHING=1", "ENGRAM_EMULATION_SEED=2",
         "ENGRAM_PROXY=:8000", "ENGRAM_2_GRPC=8001", "PATH=/bin",
         "ENGRAMME_X=1"}) {
