@@ -7,6 +7,7 @@
 
 #include "engram/v1/generation.pb.h"
 #include "kernels/status.h"
+#include "server/admit_call.h"
 #include "server/conversation.h"
 #include "server/wire.h"
 #include "server/wire_message.h"
@@ -23,7 +24,14 @@ class ConverseCall final
  public:
   static grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Start(
       const CallSurroundings& around, grpc::CallbackServerContext* context) {
-    auto call = std::make_shared<ConverseCall>(around, context);
+    absl::StatusOr<Caller> caller = AdmitCall(around, *context, "Converse");
+    if (!caller.ok()) {
+      return RefusedCall<grpc::ServerBidiReactor<
+          grpc::ByteBuffer, grpc::ByteBuffer>>::Start(ToGrpc(caller.status(),
+                                                             context));
+    }
+    auto call =
+        std::make_shared<ConverseCall>(around, context, *std::move(caller));
     call->self_ = call;
     call->StartSendInitialMetadata();
     call->StartRead(&call->incoming_);
@@ -37,9 +45,10 @@ class ConverseCall final
   }
 
   ConverseCall(const CallSurroundings& around,
-               grpc::CallbackServerContext* context)
+               grpc::CallbackServerContext* context, Caller caller)
       : around_(around),
         context_(context),
+        caller_(std::move(caller)),
         conversation_(around.models.sessions(), &around.threads) {}
 
  private:
@@ -80,8 +89,8 @@ class ConverseCall final
   void TakeMessage(const absl::Status& read) {
     const absl::StatusOr<Message> message = Decode(read);
     if (!message.ok()) {
-      ReportRefusal(around_, *context_, "Converse", v1::GenerateRequest(),
-                    message.status());
+      ReportRefusal(around_, *context_, caller_, "Converse",
+                    v1::GenerateRequest(), message.status());
     }
     if (conversation_.TakeMessage(message)) StartRead(&incoming_);
     conversation_.EndMessage();
@@ -144,7 +153,7 @@ class ConverseCall final
   }
 
   void RefuseTurn(const absl::Status& status) {
-    ReportRefusal(around_, *context_, "Converse", turn_, status);
+    ReportRefusal(around_, *context_, caller_, "Converse", turn_, status);
     KeepTurn(status);
   }
 
@@ -161,7 +170,7 @@ class ConverseCall final
     ENGRAM_ASSIGN_OR_RETURN(
         std::shared_ptr<TurnFeed> feed,
         SubmitMessage(
-            around_, *context_, turn_, "Converse",
+            around_, *context_, caller_, turn_, "Converse",
             [&work] { return work.MayGoOn(); },
             [this](const Request& request) {
               started_.request_id = request.request_id;
@@ -176,6 +185,7 @@ class ConverseCall final
 
   const CallSurroundings& around_;
   grpc::CallbackServerContext* const context_;
+  const Caller caller_;
   std::shared_ptr<ConverseCall> self_;  // until OnDone
   std::atomic<int64_t> stop_ = 0;       // of around_.stop
   Conversation conversation_;

@@ -6,6 +6,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "kernels/status.h"
+#include "server/admit_call.h"
 #include "server/call_feed.h"
 #include "server/wire.h"
 #include "server/wire_message.h"
@@ -19,7 +20,13 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   static grpc::ServerWriteReactor<grpc::ByteBuffer>* Start(
       const CallSurroundings& around, grpc::CallbackServerContext* context,
       const grpc::ByteBuffer* message) {
-    auto call = std::make_shared<GenerateCall>(around, context);
+    absl::StatusOr<Caller> caller = AdmitCall(around, *context, "Generate");
+    if (!caller.ok()) {
+      return RefusedCall<grpc::ServerWriteReactor<grpc::ByteBuffer>>::Start(
+          ToGrpc(caller.status(), context));
+    }
+    auto call =
+        std::make_shared<GenerateCall>(around, context, *std::move(caller));
     call->self_ = call;
     const grpc::ByteBuffer bytes = TakeBytes(message);
     call->work_.Start(context->peer(), bytes.Length(),
@@ -30,19 +37,22 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   }
 
   GenerateCall(const CallSurroundings& around,
-               grpc::CallbackServerContext* context)
-      : around_(around), context_(context), work_(&around.threads) {}
+               grpc::CallbackServerContext* context, Caller caller)
+      : around_(around),
+        context_(context),
+        caller_(std::move(caller)),
+        work_(&around.threads) {}
 
  private:
   void Run(absl::Status status, const grpc::ByteBuffer& bytes) {
     v1::GenerateRequest message;
     if (status.ok()) status = ParseMessage(bytes, &message);
     if (!status.ok()) {
-      ReportRefusal(around_, *context_, "Generate", message, status);
+      ReportRefusal(around_, *context_, caller_, "Generate", message, status);
       return Finish(ToGrpc(status, context_));
     }
     auto submitted = SubmitMessage(
-        around_, *context_, message, "Generate",
+        around_, *context_, caller_, message, "Generate",
         [this] { return work_.MayGoOn(); },
         [](const Request&) { return absl::OkStatus(); });
     if (!submitted.ok()) return Finish(ToGrpc(submitted.status(), context_));
@@ -113,6 +123,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   const CallSurroundings& around_;
   grpc::CallbackServerContext* const context_;
+  const Caller caller_;
   std::shared_ptr<GenerateCall> self_;  // until OnDone
   RequestWork work_;
   CallFeed feed_;  // set before anything is sent

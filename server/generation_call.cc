@@ -30,13 +30,15 @@ std::string RequestIdOf(const v1::ScoreRequest&) { return ""; }
 
 template <typename Message>
 RequestSummary Refusal(const grpc::CallbackServerContext& context,
-                       const Message& message, const char* method,
-                       const absl::Status& status) {
+                       const Caller& caller, const Message& message,
+                       const char* method, const absl::Status& status) {
   RequestSummary summary;
   summary.handling = RequestHandling::kRefused;
   summary.kind = RequestKindName(KindOf(message));
   summary.method = method;
   summary.peer = context.peer();
+  summary.tenant = caller.tenant;
+  summary.key = caller.key;
   summary.session_id = Shortened(message.session_id());
   summary.request_id = Shortened(RequestIdOf(message));
   summary.status = status;
@@ -60,25 +62,29 @@ absl::StatusOr<Request> ReadRequest(
 template <typename Message>
 absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(
     const CallSurroundings& around, const grpc::CallbackServerContext& context,
-    const Message& message, const char* method, const WorkCheck::Ask& may_go_on,
+    const Caller& caller, const Message& message, const char* method,
+    const WorkCheck::Ask& may_go_on,
     const std::function<absl::Status(const Request&)>& check) {
   const absl::StatusOr<ServedModel*> model =
       around.models.Find(message.model(), message.session_id());
   if (!model.ok()) {
-    around.models.Report(Refusal(context, message, method, model.status()));
+    around.models.Report(
+        Refusal(context, caller, message, method, model.status()));
     return model.status();
   }
   absl::StatusOr<Request> request =
       ReadRequest(around, context, message, **model, may_go_on, check);
   if (!request.ok()) {
     RequestSummary refusal =
-        Refusal(context, message, method, request.status());
+        Refusal(context, caller, message, method, request.status());
     refusal.model = (*model)->name;
     (*model)->on_end(refusal);
     return request.status();
   }
   request->method = method;
   request->peer = context.peer();
+  request->tenant = caller.tenant;
+  request->key = caller.key;
   return TurnFeed::Submit(*model, *std::move(request));
 }
 
@@ -96,9 +102,10 @@ absl::Status CancelReason(const grpc::CallbackServerContext& context) {
 
 void ReportRefusal(const CallSurroundings& around,
                    const grpc::CallbackServerContext& context,
-                   const char* method, const v1::GenerateRequest& message,
+                   const Caller& caller, const char* method,
+                   const v1::GenerateRequest& message,
                    const absl::Status& status) {
-  RequestSummary refusal = Refusal(context, message, method, status);
+  RequestSummary refusal = Refusal(context, caller, message, method, status);
   const auto model = around.models.Find(message.model(), message.session_id());
   if (model.ok()) refusal.model = (*model)->name;
   around.models.Report(refusal);
@@ -106,17 +113,18 @@ void ReportRefusal(const CallSurroundings& around,
 
 absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
     const CallSurroundings& around, const grpc::CallbackServerContext& context,
-    const v1::GenerateRequest& message, const char* method,
-    const WorkCheck::Ask& may_go_on,
+    const Caller& caller, const v1::GenerateRequest& message,
+    const char* method, const WorkCheck::Ask& may_go_on,
     const std::function<absl::Status(const Request&)>& check) {
-  return Submit(around, context, message, method, may_go_on, check);
+  return Submit(around, context, caller, message, method, may_go_on, check);
 }
 
 absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
     const CallSurroundings& around, const grpc::CallbackServerContext& context,
-    const v1::ScoreRequest& message, const WorkCheck::Ask& may_go_on,
+    const Caller& caller, const v1::ScoreRequest& message,
+    const WorkCheck::Ask& may_go_on,
     const std::function<absl::Status(const Request&)>& check) {
-  return Submit(around, context, message, "Score", may_go_on, check);
+  return Submit(around, context, caller, message, "Score", may_go_on, check);
 }
 
 }  // namespace engram

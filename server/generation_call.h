@@ -12,6 +12,8 @@
 #include "absl/status/statusor.h"
 #include "engram/v1/generation.pb.h"
 #include "model/work_check.h"
+#include "server/access.h"
+#include "server/caller.h"
 #include "server/options.h"
 #include "server/reply_budget.h"
 #include "server/request_threads.h"
@@ -28,6 +30,7 @@ struct CallSurroundings {
   RequestThreads& threads;
   ReplyBudget& replies;
   StopSignal& stop;
+  const Access& access;
 };
 
 // Why gRPC cancelled a call: it does so too when the deadline passes.
@@ -37,7 +40,8 @@ absl::Status CancelReason(const grpc::CallbackServerContext& context);
 // `method` is the call's: "Generate" or "Converse".
 void ReportRefusal(const CallSurroundings& around,
                    const grpc::CallbackServerContext& context,
-                   const char* method, const v1::GenerateRequest& message,
+                   const Caller& caller, const char* method,
+                   const v1::GenerateRequest& message,
                    const absl::Status& status);
 
 // Reports refusals. Ends early with what `may_go_on` says; `check` sees the
@@ -45,12 +49,13 @@ void ReportRefusal(const CallSurroundings& around,
 // ServedModels::Find, ToRequest, TurnFeed::Submit.
 absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
     const CallSurroundings& around, const grpc::CallbackServerContext& context,
-    const v1::GenerateRequest& message, const char* method,
-    const WorkCheck::Ask& may_go_on,
+    const Caller& caller, const v1::GenerateRequest& message,
+    const char* method, const WorkCheck::Ask& may_go_on,
     const std::function<absl::Status(const Request&)>& check);
 absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
     const CallSurroundings& around, const grpc::CallbackServerContext& context,
-    const v1::ScoreRequest& message, const WorkCheck::Ask& may_go_on,
+    const Caller& caller, const v1::ScoreRequest& message,
+    const WorkCheck::Ask& may_go_on,
     const std::function<absl::Status(const Request&)>& check);
 
 }  // namespace engram

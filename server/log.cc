@@ -165,6 +165,11 @@ LogFields DescribeRequest(const RequestSummary& request) {
       {"prefill_s", absl::ToDoubleSeconds(request.timing.prefill)},
       {"decode_s", absl::ToDoubleSeconds(request.timing.decode)},
       {"total_s", absl::ToDoubleSeconds(request.total)}};
+  if (!request.key.empty()) {
+    fields.emplace_back("key", request.key);
+    fields.emplace_back(
+        "tenant", request.tenant == nullptr ? "" : request.tenant->name());
+  }
   if (!request.status.ok()) {
     fields.emplace_back("message", std::string(request.status.message()));
   }

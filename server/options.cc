@@ -229,6 +229,14 @@ void AddTls(FlagList* list, ServerOptions* options) {
              "authorities (PEM), on both ports.");
 }
 
+void AddKeys(FlagList* list, ServerOptions* options) {
+  list->File("keys", &options->keys,
+             "Serve only who shows a key of this file, sent as metadata "
+             "authorization: Bearer KEY. JSON: {\"keys\": [{\"name\", "
+             "\"tenant\", \"sha256\", \"roles\"}]}; of the keys themselves "
+             "it has only the SHA-256.");
+}
+
 void AddServing(FlagList* list, ServerOptions* options) {
   list->Add(
       "model", "NAME=FOLDER", "the zoo",
@@ -272,6 +280,7 @@ void AddServing(FlagList* list, ServerOptions* options) {
   list->Address("metrics-address", &options->metrics_address,
                 "Where Prometheus metrics are served, at /metrics.");
   AddTls(list, options);
+  AddKeys(list, options);
   list->Duration("drain-timeout", &options->drain_timeout,
                  "After SIGTERM, how long requests may run and their answers "
                  "be read; the last quarter (5 s at most) is for reading.");

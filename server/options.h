@@ -32,7 +32,8 @@ struct ServerOptions {
   int64_t delivery_threads = 1;
   std::string grpc_address = "127.0.0.1:8001";
   std::string metrics_address = "127.0.0.1:8002";
-  TlsFiles tls;  // names; without a certificate nothing is encrypted
+  std::string keys;  // the name of their file; empty: everybody is let in
+  TlsFiles tls;      // names; without a certificate nothing is encrypted
 
   int64_t session_memory = int64_t{1} << 30;
   int64_t kv_memory = int64_t{256} << 20;

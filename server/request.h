@@ -37,6 +37,7 @@ struct Request {
   std::string method;      // of the call: "Generate", "Converse" or "Score"
   std::string peer;        // who asks, as gRPC writes it: "ipv4:127.0.0.1:4711"
   TenantHandle tenant;     // whose request it is; nullptr: of none by name
+  std::string key;         // the name of the key that was shown; empty: none
   std::string session_id;  // empty: without memory
   std::string request_id;  // never empty once admitted
   std::optional<int64_t> expected_version;
@@ -123,7 +124,9 @@ struct RequestSummary {
   // "Tokenize", "Detokenize", "Sessions.Create", "Models.List" and so on. One
   // of few: it is a label of the metrics.
   std::string method;
-  std::string peer;  // as in Request
+  std::string peer;     // as in Request
+  TenantHandle tenant;  // as in Request; nullptr, too, of who is not let in
+  std::string key;
   std::string session_id;
   std::string request_id;
   absl::Status status;
@@ -161,6 +164,8 @@ inline RequestSummary SummaryOf(const std::string& model,
   summary.kind = RequestKindName(request.kind);
   summary.method = request.method;
   summary.peer = request.peer;
+  summary.tenant = request.tenant;
+  summary.key = request.key;
   summary.session_id = request.session_id;
   summary.request_id = request.request_id;
   return summary;

@@ -8,6 +8,7 @@
 #include "absl/synchronization/mutex.h"
 #include "engram/v1/generation.pb.h"
 #include "kernels/status.h"
+#include "server/admit_call.h"
 #include "server/call_feed.h"
 #include "server/unary_call.h"
 #include "server/wire.h"
@@ -24,9 +25,10 @@ class ScoreCall final : public UnaryCallBase,
                         public std::enable_shared_from_this<ScoreCall> {
  public:
   ScoreCall(const CallSurroundings& around,
-            grpc::CallbackServerContext* context,
+            grpc::CallbackServerContext* context, Caller caller,
             const grpc::ByteBuffer* message, grpc::ByteBuffer* reply)
-      : UnaryCallBase(around, context, message, reply, "Score") {}
+      : UnaryCallBase(around, context, std::move(caller), message, reply,
+                      "Score") {}
 
  private:
   void Run(const grpc::ByteBuffer& bytes) override {
@@ -34,7 +36,7 @@ class ScoreCall final : public UnaryCallBase,
     const absl::Status status = ParseMessage(bytes, &message);
     if (!status.ok()) return Answer(status, nullptr);
     auto submitted = SubmitMessage(
-        around(), context(), message, [this] { return MayGoOn(); },
+        around(), context(), caller(), message, [this] { return MayGoOn(); },
         [this](const Request& request) { return ReserveFor(request); });
     if (!submitted.ok()) {
       return Answer(submitted.status(), nullptr, /*reported=*/true);
@@ -108,7 +110,13 @@ grpc::ServerUnaryReactor* StartScoreCall(const CallSurroundings& around,
                                          grpc::CallbackServerContext* context,
                                          const grpc::ByteBuffer* message,
                                          grpc::ByteBuffer* reply) {
-  auto call = std::make_shared<ScoreCall>(around, context, message, reply);
+  absl::StatusOr<Caller> caller = AdmitCall(around, *context, "Score");
+  if (!caller.ok()) {
+    return RefusedCall<grpc::ServerUnaryReactor>::Start(
+        ToGrpc(caller.status(), context));
+  }
+  auto call = std::make_shared<ScoreCall>(around, context, *std::move(caller),
+                                          message, reply);
   call->Start(call);
   return call.get();
 }

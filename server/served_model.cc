@@ -31,7 +31,7 @@ void ServedModels::Report(const RequestSummary& request) const {
   if (on_end_without_model_ != nullptr) on_end_without_model_(request);
 }
 
-void ServedModels::ReportAnswer(const std::string& method,
+void ServedModels::ReportAnswer(const Caller& caller, const std::string& method,
                                 const std::string& model,
                                 const std::string& session_id,
                                 const absl::Status& status) const {
@@ -40,6 +40,8 @@ void ServedModels::ReportAnswer(const std::string& method,
       status.ok() ? RequestHandling::kAnswered : RequestHandling::kRefused;
   summary.model = model;
   summary.method = method;
+  summary.tenant = caller.tenant;
+  summary.key = caller.key;
   summary.session_id = session_id;
   summary.status = status;
   Report(summary);

@@ -15,6 +15,7 @@
 #include "model/model.h"
 #include "model/tokenizer.h"
 #include "server/admission.h"
+#include "server/caller.h"
 #include "server/engine.h"
 #include "server/metrics.h"
 #include "server/session_store.h"
@@ -75,8 +76,8 @@ class ServedModels {
   void Report(const RequestSummary& request) const;
   // The same of a call without an engine that ended with `status`. `model` is
   // the name of one that is served, or empty.
-  void ReportAnswer(const std::string& method, const std::string& model,
-                    const std::string& session_id,
+  void ReportAnswer(const Caller& caller, const std::string& method,
+                    const std::string& model, const std::string& session_id,
                     const absl::Status& status) const;
 
   // By name. Empty: the model of `session_id` if there is such a session, else

@@ -12,12 +12,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/status.h"
+#include "server/access.h"
 #include "server/clock.h"
 #include "server/connections.h"
 #include "server/delivery.h"
 #include "server/device_metrics.h"
 #include "server/grpc_credentials.h"
 #include "server/grpc_port.h"
+#include "server/key_ring.h"
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/model_loading.h"
@@ -27,6 +29,7 @@
 #include "server/served_model.h"
 #include "server/service.h"
 #include "server/stop_signal.h"
+#include "server/tenants.h"
 #include "server/tls_identity.h"
 
 namespace engram {
@@ -153,6 +156,7 @@ absl::Status Server::StartParts() {
 absl::Status Server::StartPartsOrThrow() {
   metrics_ = Metrics::Create();
   ENGRAM_RETURN_IF_ERROR(LoadIdentity());
+  ENGRAM_RETURN_IF_ERROR(LoadKeys());
   ENGRAM_RETURN_IF_ERROR(OpenHttpPort());
   ENGRAM_RETURN_IF_ERROR(LoadModels());
   WatchDeviceMemory(*models_, metrics_.get());
@@ -184,6 +188,16 @@ absl::Status Server::LoadIdentity() {
                          [identity = identity_.get()] {
                            return static_cast<double>(identity->failures());
                          });
+  return absl::OkStatus();
+}
+
+absl::Status Server::LoadKeys() {
+  tenants_ = std::make_unique<Tenants>();
+  if (!options_.keys.empty()) {
+    ENGRAM_ASSIGN_OR_RETURN(keys_,
+                            KeyRing::Load(options_.keys, tenants_.get()));
+  }
+  access_ = std::make_unique<Access>(keys_.get(), tenants_.get(), RealClock());
   return absl::OkStatus();
 }
 
@@ -384,7 +398,7 @@ absl::Status Server::OpenPorts() {
                        });
   stop_ = std::make_unique<StopSignal>();
   around_.reset(new CallSurroundings{*models_, options_, *request_threads_,
-                                     *replies_, *stop_});
+                                     *replies_, *stop_, *access_});
   services_.push_back(MakeGenerationService(*around_));
   services_.push_back(MakeSessionsService(*around_));
   services_.push_back(MakeModelsService(*around_));

@@ -23,8 +23,10 @@ class Service;
 
 namespace engram {
 
+class Access;
 class Delivery;
 class GrpcPort;
+class KeyRing;
 class Metrics;
 class SelfProbe;
 class ServedModels;
@@ -33,14 +35,16 @@ class SessionStore;
 class ReplyBudget;
 class RequestThreads;
 class StopSignal;
+class Tenants;
 class TlsIdentity;
 struct CallSurroundings;
 
 class Server {
  public:
   // Loads the models, opens the ports and serves. Errors: those of LoadModel
-  // and Tokenizer::Load; INVALID_ARGUMENT: files of TLS that cannot be used, or
-  // options that do not fit together; UNAVAILABLE: an address cannot be had.
+  // and Tokenizer::Load; INVALID_ARGUMENT: files of TLS or of keys that cannot
+  // be used, or options that do not fit together; UNAVAILABLE: an address
+  // cannot be had.
   static absl::StatusOr<std::unique_ptr<Server>> Start(
       const ServerOptions& options);
 
@@ -64,6 +68,7 @@ class Server {
   explicit Server(const ServerOptions& options);
 
   absl::Status LoadIdentity();
+  absl::Status LoadKeys();
   absl::Status OpenHttpPort();
   absl::Status StartParts();
   absl::Status StartPartsOrThrow();
@@ -95,6 +100,9 @@ class Server {
   // rest, goes first; then the gRPC server, whose calls point at the rest; then
   // the request threads, one of which may still hold a call that is over.
   std::unique_ptr<TlsIdentity> identity_;  // none: nothing is encrypted
+  std::unique_ptr<Tenants> tenants_;
+  std::unique_ptr<KeyRing> keys_;  // none: everybody is let in
+  std::unique_ptr<Access> access_;
   std::unique_ptr<SessionStore> sessions_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<Delivery> delivery_;

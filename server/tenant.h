@@ -26,6 +26,8 @@ struct TenantLimits {
   // Its share of steps and of memory where they do not suffice, beside that of
   // the others.
   double weight = 1;
+
+  bool operator==(const TenantLimits&) const = default;
 };
 
 class Tenant {

@@ -22,10 +22,11 @@ void Free(google::protobuf::Message* message) {
 
 UnaryCallBase::UnaryCallBase(const CallSurroundings& around,
                              grpc::CallbackServerContext* context,
-                             const grpc::ByteBuffer* message,
+                             Caller caller, const grpc::ByteBuffer* message,
                              grpc::ByteBuffer* reply, const char* method)
     : around_(around),
       context_(context),
+      caller_(std::move(caller)),
       message_(message),
       reply_(reply),
       method_(method),
@@ -77,8 +78,8 @@ void UnaryCallBase::Answer(absl::Status status,
   const size_t bytes = status.ok() ? reply_->Length() : 0;
   reservation_.Resize(static_cast<int64_t>(bytes)).IgnoreError();
   if (!reported) {
-    around_.models.ReportAnswer(method_, subject_.model, subject_.session_id,
-                                status);
+    around_.models.ReportAnswer(caller_, method_, subject_.model,
+                                subject_.session_id, status);
   }
   {
     absl::MutexLock lock(&mutex_);

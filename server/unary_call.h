@@ -18,9 +18,11 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "server/admit_call.h"
 #include "server/generation_call.h"
 #include "server/reply_budget.h"
 #include "server/request_threads.h"
+#include "server/wire.h"
 #include "server/wire_message.h"
 
 namespace engram {
@@ -37,7 +39,7 @@ class UnaryCallBase : public grpc::ServerUnaryReactor {
   // `message` and `reply` live as long as the call. `method` is
   // RequestSummary::method.
   UnaryCallBase(const CallSurroundings& around,
-                grpc::CallbackServerContext* context,
+                grpc::CallbackServerContext* context, Caller caller,
                 const grpc::ByteBuffer* message, grpc::ByteBuffer* reply,
                 const char* method);
 
@@ -46,6 +48,7 @@ class UnaryCallBase : public grpc::ServerUnaryReactor {
 
   const CallSurroundings& around() const { return around_; }
   grpc::CallbackServerContext& context() const { return *context_; }
+  const Caller& caller() const { return caller_; }
 
   // OK while the answer is wanted, else why it is not.
   absl::Status MayGoOn() const { return work_.MayGoOn(); }
@@ -74,6 +77,7 @@ class UnaryCallBase : public grpc::ServerUnaryReactor {
 
   const CallSurroundings& around_;
   grpc::CallbackServerContext* const context_;
+  const Caller caller_;
   const grpc::ByteBuffer* const message_;
   grpc::ByteBuffer* const reply_;
   const char* const method_;
@@ -96,10 +100,11 @@ class UnaryCall final
   using Handler = std::function<void(const std::shared_ptr<UnaryCall>& call)>;
 
   UnaryCall(const CallSurroundings& around,
-            grpc::CallbackServerContext* context,
+            grpc::CallbackServerContext* context, Caller caller,
             const grpc::ByteBuffer* message, grpc::ByteBuffer* reply,
             const char* method, Handler handler)
-      : UnaryCallBase(around, context, message, reply, method),
+      : UnaryCallBase(around, context, std::move(caller), message, reply,
+                      method),
         handler_(std::move(handler)) {}
 
   // Until Finish.
@@ -125,14 +130,21 @@ class UnaryCall final
   Response response_;
 };
 
+// If the caller may call `method`.
 template <typename Request, typename Response>
 grpc::ServerUnaryReactor* StartUnaryCall(
     const CallSurroundings& around, grpc::CallbackServerContext* context,
     const grpc::ByteBuffer* message, grpc::ByteBuffer* reply,
     const char* method,
     typename UnaryCall<Request, Response>::Handler handler) {
+  absl::StatusOr<Caller> caller = AdmitCall(around, *context, method);
+  if (!caller.ok()) {
+    return RefusedCall<grpc::ServerUnaryReactor>::Start(
+        ToGrpc(caller.status(), context));
+  }
   auto call = std::make_shared<UnaryCall<Request, Response>>(
-      around, context, message, reply, method, std::move(handler));
+      around, context, *std::move(caller), message, reply, method,
+      std::move(handler));
   call->Start(call);
   return call.get();
 }

@@ -1,0 +1,124 @@
+#include "server/access.h"
+
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/status.h"
+#include "model/quoted.h"
+#include "server/method_needs.h"
+
+namespace engram {
+namespace {
+
+// What is sent as "Bearer KEY"; empty if it is something else.
+absl::string_view SentKey(absl::string_view authorization) {
+  constexpr absl::string_view kScheme = "bearer ";
+  if (!absl::StartsWithIgnoreCase(authorization, kScheme)) return "";
+  return absl::StripAsciiWhitespace(authorization.substr(kScheme.size()));
+}
+
+std::string TimeText(absl::Time time) {
+  return absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", time, absl::UTCTimeZone());
+}
+
+// "role \"generate\"".
+absl::Status CheckRole(const Key& key, Role role, absl::string_view method) {
+  if (key.Has(role)) return absl::OkStatus();
+  return absl::PermissionDeniedError(
+      absl::StrCat(method, ": key ", Quoted(key.name), " has no role \"",
+                   RoleName(role), "\""));
+}
+
+absl::Status CheckNeed(const Key& key, Need need, absl::string_view method) {
+  switch (need) {
+    case Need::kNothing:
+    case Need::kKey:
+      return absl::OkStatus();
+    case Need::kGenerate:
+      return CheckRole(key, Role::kGenerate, method);
+    case Need::kSessions:
+      return CheckRole(key, Role::kSessions, method);
+    case Need::kMetrics:
+      return CheckRole(key, Role::kMetrics, method);
+    case Need::kOperator:
+      ENGRAM_RETURN_IF_ERROR(CheckRole(key, Role::kAdmin, method));
+      if (key.of_operators()) return absl::OkStatus();
+      return absl::PermissionDeniedError(
+          absl::StrCat(method, ": key ", Quoted(key.name),
+                       " is not one of tenant \"", kOperators, "\""));
+  }
+  return absl::InternalError("no such need");
+}
+
+}  // namespace
+
+absl::StatusOr<Caller> Access::Admit(const ShownIdentity& shown,
+                                     absl::string_view method) const {
+  if (!keyed()) return nobody();
+  const MethodNeed* const need = FindMethodNeed(method);
+  if (need == nullptr) {
+    return absl::PermissionDeniedError(
+        absl::StrCat(method, ": nobody may call it while keys are used"));
+  }
+  if (need->need == Need::kNothing) return nobody();
+  ENGRAM_ASSIGN_OR_RETURN(const Key key, FindKey(shown));
+  if (key.expires <= clock_->Now()) {
+    return absl::UnauthenticatedError(absl::StrCat(
+        "key ", Quoted(key.name), " expired at ", TimeText(key.expires)));
+  }
+  ENGRAM_RETURN_IF_ERROR(CheckNeed(key, need->need, method));
+  ENGRAM_ASSIGN_OR_RETURN(TenantHandle tenant, FindTenant(shown, key));
+  return Caller{.key = key.name, .tenant = std::move(tenant)};
+}
+
+absl::StatusOr<Key> Access::FindKey(const ShownIdentity& shown) const {
+  const std::shared_ptr<const KeySet> keys = ring_->current();
+  if (shown.authorizations.size() > 1) {
+    return absl::UnauthenticatedError(
+        "metadata authorization is there more than once");
+  }
+  const absl::string_view sent =
+      shown.authorizations.empty() ? "" : SentKey(shown.authorizations.front());
+  if (!sent.empty()) {
+    const Key* const key = keys->FindSent(sent);
+    if (key != nullptr) return *key;
+    return absl::UnauthenticatedError("unknown key");
+  }
+  // A key that was meant is not passed over for a certificate.
+  if (shown.authorizations.empty() && shown.certificate_names != nullptr) {
+    for (const std::string& name : shown.certificate_names()) {
+      const Key* const key = keys->FindCertificate(name);
+      if (key != nullptr) return *key;
+    }
+  }
+  return absl::UnauthenticatedError(
+      "no key: send metadata authorization: Bearer KEY");
+}
+
+absl::StatusOr<TenantHandle> Access::FindTenant(const ShownIdentity& shown,
+                                                const Key& key) const {
+  const bool named = !shown.tenants.empty();
+  if (!key.of_operators()) {
+    for (const absl::string_view name : shown.tenants) {
+      if (name == key.tenant) continue;
+      return absl::PermissionDeniedError(
+          absl::StrCat("metadata engram-tenant is ",
+                       Quoted({name.data(), name.size()}), ", and key ",
+                       Quoted(key.name), " is of tenant ", Quoted(key.tenant)));
+    }
+    return tenants_->Find(key.tenant);
+  }
+  if (!named) return tenants_->nameless();
+  const absl::string_view name = shown.tenants.front();
+  TenantHandle tenant = tenants_->Find(name);
+  if (tenant == nullptr) {
+    return absl::NotFoundError(
+        absl::StrCat("metadata engram-tenant: there is no tenant ",
+                     Quoted({name.data(), name.size()})));
+  }
+  return tenant;
+}
+
+}  // namespace engram

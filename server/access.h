@@ -1,0 +1,58 @@
+// Access: whether somebody may call a method, and for which tenant. Every way
+// into the server asks it before anything that was sent is looked at.
+//
+// Thread-safe.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "server/caller.h"
+#include "server/clock.h"
+#include "server/key_ring.h"
+#include "server/tenants.h"
+
+namespace engram {
+
+// What a call shows of who makes it.
+struct ShownIdentity {
+  // The values of its metadata `authorization` and `engram-tenant`.
+  std::vector<absl::string_view> authorizations;
+  std::vector<absl::string_view> tenants;
+  // The names in the client's certificate, which TLS has checked. Asked only
+  // where no key was sent.
+  std::function<std::vector<std::string>()> certificate_names;
+};
+
+class Access {
+ public:
+  // Without `ring` there are no keys: everybody may do everything, for the
+  // tenant without a name. All outlive this.
+  Access(const KeyRing* ring, const Tenants* tenants, Clock* clock)
+      : ring_(ring), tenants_(tenants), clock_(clock) {}
+
+  bool keyed() const { return ring_ != nullptr; }
+  // Of a server without keys.
+  Caller nobody() const { return {.key = "", .tenant = tenants_->nameless()}; }
+
+  // Who calls `method` (MethodNeed::method). UNAUTHENTICATED: no key, one that
+  // is not known, or has expired; PERMISSION_DENIED names the key and what it
+  // lacks; NOT_FOUND: operators named a tenant that there never was. Nothing
+  // of what is no key is in the message.
+  absl::StatusOr<Caller> Admit(const ShownIdentity& shown,
+                               absl::string_view method) const;
+
+ private:
+  absl::StatusOr<Key> FindKey(const ShownIdentity& shown) const;
+  absl::StatusOr<TenantHandle> FindTenant(const ShownIdentity& shown,
+                                          const Key& key) const;
+
+  const KeyRing* const ring_;
+  const Tenants* const tenants_;
+  Clock* const clock_;
+};
+
+}  // namespace engram

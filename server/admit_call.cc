@@ -1,0 +1,58 @@
+#include "server/admit_call.h"
+
+#include <string>
+#include <vector>
+
+namespace engram {
+namespace {
+
+std::vector<absl::string_view> Values(const grpc::ServerContextBase& context,
+                                      const char* name) {
+  std::vector<absl::string_view> values;
+  const auto range = context.client_metadata().equal_range(name);
+  for (auto one = range.first; one != range.second; ++one) {
+    values.emplace_back(one->second.data(), one->second.size());
+  }
+  return values;
+}
+
+// Of a connection whose client showed a certificate that was believed.
+std::vector<std::string> CertificateNames(
+    const grpc::ServerContextBase& context) {
+  const auto connection = context.auth_context();
+  if (connection == nullptr || !connection->IsPeerAuthenticated()) return {};
+  std::vector<std::string> names;
+  for (const grpc::string_ref& name :
+       connection->FindPropertyValues("x509_subject_alternative_name")) {
+    names.emplace_back(name.data(), name.size());
+  }
+  return names;
+}
+
+}  // namespace
+
+ShownIdentity ShownBy(const grpc::ServerContextBase& context) {
+  ShownIdentity shown;
+  shown.authorizations = Values(context, "authorization");
+  shown.tenants = Values(context, "engram-tenant");
+  shown.certificate_names = [&context] { return CertificateNames(context); };
+  return shown;
+}
+
+absl::StatusOr<Caller> AdmitCall(const CallSurroundings& around,
+                                 const grpc::CallbackServerContext& context,
+                                 const char* method) {
+  if (!around.access.keyed()) return around.access.nobody();
+  absl::StatusOr<Caller> caller = around.access.Admit(ShownBy(context), method);
+  if (!caller.ok()) {
+    RequestSummary refusal;
+    refusal.handling = RequestHandling::kRefused;
+    refusal.method = method;
+    refusal.peer = context.peer();
+    refusal.status = caller.status();
+    around.models.Report(refusal);
+  }
+  return caller;
+}
+
+}  // namespace engram

@@ -1,0 +1,30 @@
+#include "server/method_needs.h"
+
+namespace engram {
+
+const std::vector<MethodNeed>& MethodNeeds() {
+  static const auto* const needs = new std::vector<MethodNeed>{
+      {"Generate", Need::kGenerate},
+      {"Converse", Need::kGenerate},
+      {"Score", Need::kGenerate},
+      {"Sessions.Create", Need::kSessions},
+      {"Sessions.Get", Need::kSessions},
+      {"Sessions.List", Need::kSessions},
+      {"Sessions.Delete", Need::kSessions},
+      {"Sessions.Fork", Need::kSessions},
+      {"Models.List", Need::kKey},
+      {"Models.Get", Need::kKey},
+      {"Tokenize", Need::kKey},
+      {"Detokenize", Need::kKey},
+  };
+  return *needs;
+}
+
+const MethodNeed* FindMethodNeed(absl::string_view method) {
+  for (const MethodNeed& one : MethodNeeds()) {
+    if (one.method == method) return &one;
+  }
+  return nullptr;
+}
+
+}  // namespace engram

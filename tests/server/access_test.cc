@@ -1,0 +1,172 @@
+#include "server/access.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/status.h"
+#include "server/method_needs.h"
+#include "tests/support/fake_clock.h"
+#include "tests/support/temporary_folder.h"
+
+namespace engram {
+namespace {
+
+std::string Entry(const std::string& name, const std::string& more) {
+  const KeyDigest digest = DigestOf("key of " + name);
+  return absl::StrCat(
+      "{\"name\": \"", name, "\", \"sha256\": \"",
+      absl::BytesToHexString(
+          {reinterpret_cast<const char*>(digest.data()), digest.size()}),
+      "\", ", more, "}");
+}
+
+class AccessTest : public ::testing::Test {
+ protected:
+  AccessTest() {
+    clock_.Set(
+        absl::FromCivil(absl::CivilDay(2027, 1, 1), absl::UTCTimeZone()));
+    const std::string file = folder_.File("keys.json");
+    std::ofstream(file) << absl::StrCat(
+        "{\"keys\": [",
+        Entry("writer", R"("tenant": "acme", "roles": ["generate"],
+                           "expires": "2027-01-02T00:00:00Z",
+                           "certificate": "writer.acme")"),
+        ",", Entry("bare", R"("tenant": "acme", "roles": [])"), ",",
+        Entry("admin", R"("tenant": "acme", "roles": ["admin"])"), ",",
+        Entry("other", R"("tenant": "other", "roles": ["admin"])"), ",",
+        Entry("operator", R"("tenant": "*", "roles": ["admin"])"), "]}");
+    auto ring = KeyRing::Load(file, &tenants_);
+    ENGRAM_CHECK_OK(ring.status());
+    ring_ = *std::move(ring);
+    access_.emplace(ring_.get(), &tenants_, &clock_);
+  }
+
+  // "Bearer key of NAME".
+  absl::StatusOr<Caller> Admit(const std::string& name,
+                               const std::string& method,
+                               const std::string& tenant = "") const {
+    const std::string authorization = "Bearer key of " + name;
+    ShownIdentity shown;
+    shown.authorizations = {authorization};
+    if (!tenant.empty()) shown.tenants = {tenant};
+    return access_->Admit(shown, method);
+  }
+
+  absl::Status AdmitText(const std::string& authorization) const {
+    ShownIdentity shown;
+    shown.authorizations = {authorization};
+    return access_->Admit(shown, "Generate").status();
+  }
+
+  TemporaryFolder folder_;
+  FakeClock clock_;
+  Tenants tenants_;
+  std::unique_ptr<KeyRing> ring_;
+  std::optional<Access> access_;
+};
+
+TEST_F(AccessTest, WithoutKeysEverybodyIsTheTenantWithoutAName) {
+  const Access open(nullptr, &tenants_, &clock_);
+  const auto caller = open.Admit({}, "Generate");
+  ASSERT_TRUE(caller.ok());
+  EXPECT_EQ(caller->key, "");
+  EXPECT_EQ(caller->tenant, tenants_.nameless());
+}
+
+TEST_F(AccessTest, AKeyIsItsNameAndItsTenant) {
+  const auto caller = Admit("writer", "Generate");
+  ASSERT_TRUE(caller.ok()) << caller.status();
+  EXPECT_EQ(caller->key, "writer");
+  EXPECT_EQ(caller->tenant, tenants_.Find("acme"));
+  EXPECT_TRUE(AdmitText("bearer   key of writer ").ok());
+}
+
+TEST_F(AccessTest, WithoutAKnownKeyNobodyIsLetIn) {
+  const auto no_key = absl::UnauthenticatedError(
+      "no key: send metadata authorization: Bearer KEY");
+  EXPECT_EQ(access_->Admit({}, "Generate").status(), no_key);
+  EXPECT_EQ(AdmitText(""), no_key);
+  EXPECT_EQ(AdmitText("Bearer "), no_key);
+  EXPECT_EQ(AdmitText("Basic key of writer"), no_key);
+  EXPECT_EQ(AdmitText("Bearer key of nobody"),
+            absl::UnauthenticatedError("unknown key"));
+  ShownIdentity twice;
+  twice.authorizations = {"Bearer key of writer", "Bearer key of bare"};
+  EXPECT_EQ(access_->Admit(twice, "Generate").status(),
+            absl::UnauthenticatedError(
+                "metadata authorization is there more than once"));
+}
+
+TEST_F(AccessTest, AKeyExpires) {
+  clock_.Advance(absl::Hours(24) - absl::Seconds(1));
+  EXPECT_TRUE(Admit("writer", "Generate").ok());
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_EQ(Admit("writer", "Generate").status(),
+            absl::UnauthenticatedError(
+                "key \"writer\" expired at 2027-01-02T00:00:00Z"));
+}
+
+TEST_F(AccessTest, ACertificateStandsForAKey) {
+  ShownIdentity shown;
+  shown.certificate_names = [] {
+    return std::vector<std::string>{"elsewhere", "writer.acme"};
+  };
+  const auto caller = access_->Admit(shown, "Generate");
+  ASSERT_TRUE(caller.ok());
+  EXPECT_EQ(caller->key, "writer");
+  // But not for one that was sent and is wrong.
+  shown.authorizations = {"Bearer key of nobody"};
+  EXPECT_EQ(access_->Admit(shown, "Generate").status(),
+            absl::UnauthenticatedError("unknown key"));
+  shown.authorizations = {"Basic nothing"};
+  EXPECT_FALSE(access_->Admit(shown, "Generate").ok());
+  shown.authorizations = {};
+  shown.certificate_names = [] { return std::vector<std::string>{"writer"}; };
+  EXPECT_FALSE(access_->Admit(shown, "Generate").ok());
+}
+
+TEST_F(AccessTest, ARoleThatIsNotThereIsNamed) {
+  EXPECT_TRUE(Admit("bare", "Models.List").ok());
+  EXPECT_EQ(Admit("bare", "Generate").status(),
+            absl::PermissionDeniedError(
+                "Generate: key \"bare\" has no role \"generate\""));
+  EXPECT_EQ(Admit("writer", "Sessions.Get").status(),
+            absl::PermissionDeniedError(
+                "Sessions.Get: key \"writer\" has no role \"sessions\""));
+  EXPECT_TRUE(Admit("admin", "Sessions.Get").ok());
+}
+
+TEST_F(AccessTest, AMethodThatIsNotInTheTableIsNobodys) {
+  EXPECT_EQ(Admit("operator", "Sessions.Steal").status(),
+            absl::PermissionDeniedError(
+                "Sessions.Steal: nobody may call it while keys are used"));
+}
+
+TEST_F(AccessTest, OperatorsActForTheTenantThatTheyName) {
+  EXPECT_EQ(Admit("operator", "Generate")->tenant, tenants_.nameless());
+  EXPECT_EQ(Admit("operator", "Generate", "acme")->tenant,
+            tenants_.Find("acme"));
+  EXPECT_EQ(Admit("operator", "Generate", "nobody").status(),
+            absl::NotFoundError(
+                "metadata engram-tenant: there is no tenant \"nobody\""));
+}
+
+TEST_F(AccessTest, OthersActForTheirOwnTenant) {
+  EXPECT_TRUE(Admit("admin", "Generate", "acme").ok());
+  EXPECT_EQ(Admit("admin", "Generate", "other").status(),
+            absl::PermissionDeniedError(
+                "metadata engram-tenant is \"other\", and key \"admin\" is of "
+                "tenant \"acme\""));
+}
+
+TEST_F(AccessTest, AFileThatCannotBeUsedIsToldByItsName) {
+  EXPECT_EQ(KeyRing::Load(folder_.File("none"), &tenants_).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace engram
