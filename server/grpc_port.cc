@@ -8,17 +8,18 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "kernels/status.h"
 #include "server/clock.h"
 #include "server/connections.h"
 #include "server/health_service.h"
 #include "server/live_calls.h"
 #include "server/log.h"
+#include "server/rare_line.h"
 
 namespace engram {
 namespace {
@@ -36,33 +37,16 @@ constexpr absl::Duration kGoodbye = absl::Milliseconds(500);
 // A connection that has not said by then that it speaks HTTP/2 is closed.
 constexpr absl::Duration kHandshakeLimit = absl::Seconds(20);
 
-// Whether a handshake that failed is told now. Whoever reaches the port can
-// make them fail as fast as the machine allows, so most are only counted:
-// `untold` are those since the last that was told.
-bool TellsHandshake(int64_t* untold) {
-  constexpr absl::Duration kInterval = absl::Seconds(10);
-  static absl::Mutex mutex(absl::kConstInit);
-  static absl::Time last = absl::InfinitePast();
-  static int64_t count = 0;
-  const absl::Time now = RealClock()->Now();
-  absl::MutexLock lock(&mutex);
-  if (now - last < kInterval) {
-    ++count;
-    return false;
-  }
-  last = now;
-  *untold = std::exchange(count, 0);
-  return true;
-}
-
 // What gRPC has to say, as events like any other.
 void LogFromGrpc(gpr_log_func_args* arguments) {
   const std::string message = arguments->message;
   if (absl::StrContains(arguments->file, "ssl_transport_security")) {
-    // A client that speaks no TLS, or is not believed, is no error of ours.
-    int64_t untold = 0;
-    if (!TellsHandshake(&untold)) return;
-    Log("tls_handshake_failed", {{"message", message}, {"untold", untold}});
+    // A client that speaks no TLS, or is not believed, is no error of ours, and
+    // whoever reaches the port can make handshakes fail.
+    static RareLine line(RealClock());
+    const std::optional<int64_t> untold = line.Note();
+    if (!untold.has_value()) return;
+    Log("tls_handshake_failed", {{"message", message}, {"untold", *untold}});
     return;
   }
   const LogLevel level = arguments->severity == GPR_LOG_SEVERITY_ERROR

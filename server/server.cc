@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <new>
+#include <optional>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -23,6 +24,7 @@
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/model_loading.h"
+#include "server/rare_line.h"
 #include "server/reply_budget.h"
 #include "server/request_threads.h"
 #include "server/self_probe.h"
@@ -75,12 +77,24 @@ absl::Status CheckTogether(const TlsFiles& names) {
   return absl::OkStatus();
 }
 
-// How often the files of certificates are read: some kilobytes.
-constexpr absl::Duration kCertificateInterval = absl::Seconds(1);
+// How often the files of certificates and of keys are read: some kilobytes.
+constexpr absl::Duration kFilesInterval = absl::Seconds(1);
+
+// Whoever reaches the port can come without a key.
+void LogStranger(const RequestSummary& request) {
+  static RareLine line(RealClock());
+  const std::optional<int64_t> untold = line.Note();
+  if (!untold.has_value()) return;
+  Log("unauthenticated", {{"method", request.method},
+                          {"peer", request.peer},
+                          {"message", std::string(request.status.message())},
+                          {"untold", *untold}});
+}
 
 // Not a line for each listing or health check that was answered.
 void LogRequest(const RequestSummary& request) {
   if (request.handling == RequestHandling::kAnswered) return;
+  if (absl::IsUnauthenticated(request.status)) return LogStranger(request);
   Log(RequestLevel(request), "request", DescribeRequest(request));
 }
 
@@ -175,7 +189,7 @@ absl::Status Server::LoadIdentity() {
   if (options_.tls.certificate.empty()) return absl::OkStatus();
   ENGRAM_ASSIGN_OR_RETURN(identity_,
                           TlsIdentity::Load(options_.tls, RealClock()));
-  identity_->Watch(kCertificateInterval);
+  identity_->Watch(kFilesInterval);
   metrics_->WatchGauge(
       "tls_certificate_expiry_seconds",
       "When the first of the served certificates ends, in seconds since 1970.",
@@ -194,11 +208,26 @@ absl::Status Server::LoadIdentity() {
 absl::Status Server::LoadKeys() {
   tenants_ = std::make_unique<Tenants>();
   if (!options_.keys.empty()) {
-    ENGRAM_ASSIGN_OR_RETURN(keys_,
-                            KeyRing::Load(options_.keys, tenants_.get()));
+    ENGRAM_ASSIGN_OR_RETURN(
+        keys_, KeyRing::Load(options_.keys, !options_.tls.authorities.empty(),
+                             tenants_.get()));
+    keys_->Watch(kFilesInterval);
+    WatchKeys();
   }
   access_ = std::make_unique<Access>(keys_.get(), tenants_.get(), RealClock());
   return absl::OkStatus();
+}
+
+void Server::WatchKeys() {
+  metrics_->WatchGauge(
+      "keys", "Keys that are taken, expired ones too.", [keys = keys_.get()] {
+        return static_cast<double>(keys->current()->keys().size());
+      });
+  metrics_->WatchCounter(
+      "keys_reload_failures_total",
+      "Changes of the file of keys into what cannot be "
+      "used.",
+      [keys = keys_.get()] { return static_cast<double>(keys->failures()); });
 }
 
 // Opened first, so that a server that still loads can be told from one that is

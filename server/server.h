@@ -4,7 +4,8 @@
 // Threads, all of them: one engine per model and device, gRPC's own, the
 // metrics port's one, two that read long requests, those that deliver, the
 // kernels' pool of all models, the one that accepts connections, the probe of
-// the gRPC port, the one that looks after certificates, and the log's.
+// the gRPC port, those that look after certificates and after keys, and the
+// log's.
 #pragma once
 
 #include <atomic>
@@ -69,6 +70,7 @@ class Server {
 
   absl::Status LoadIdentity();
   absl::Status LoadKeys();
+  void WatchKeys();
   absl::Status OpenHttpPort();
   absl::Status StartParts();
   absl::Status StartPartsOrThrow();
