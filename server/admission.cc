@@ -59,7 +59,7 @@ EngineInbox& Admission::ChooseInbox(const Request& request) const {
   for (const auto& inbox : inboxes_) rooms.push_back(inbox->Room());
   const std::optional<int> holder =
       request.session_id.empty() ? std::nullopt
-                                 : sessions_->DeviceOf(request.session_id);
+                                 : sessions_->DeviceOf(request.session());
   return *inboxes_[ChooseDevice(rooms, holder)];
 }
 
@@ -128,7 +128,7 @@ absl::StatusOr<std::shared_ptr<const TurnRecord>> Admission::Begin(
 absl::StatusOr<SessionHandle> Admission::FindSession(
     const Request& request) const {
   if (!request.session_id.empty()) {
-    return sessions_->FindOfModel(request.session_id, model_.number);
+    return sessions_->FindOfModel(request.session(), model_.number);
   }
   if (request.prompt.empty()) {
     return absl::InvalidArgumentError(

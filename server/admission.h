@@ -65,8 +65,8 @@ class Admission {
   absl::StatusOr<Admitted> Submit(Request request);
 
   // As SessionStore::MakeRequestId.
-  std::string MakeRequestId(const std::string& session_id) const {
-    return sessions_->MakeRequestId(session_id);
+  std::string MakeRequestId(const SessionName& session) const {
+    return sessions_->MakeRequestId(session);
   }
 
   // Of the engine of one of the model's devices.

@@ -162,7 +162,8 @@ bool Conversation::TakeEvent(Event* event) {
 void Conversation::TellCancelled(const TurnFigures& figures) {
   if (told_end_) return;  // its fragment was kept
   if (!told_start_) {
-    const absl::StatusOr<SessionInfo> session = sessions_->Get(session_id_);
+    const absl::StatusOr<SessionInfo> session =
+        sessions_->Get(SessionName(tenant_, session_id_));
     if (session.ok()) {  // else it has no turns yet
       turn_start_.version = session->version;
       turn_start_.position = session->position;

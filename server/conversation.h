@@ -14,6 +14,7 @@
 #include <deque>
 #include <memory>
 #include <string>
+#include <utility>
 #include <variant>
 
 #include "absl/base/thread_annotations.h"
@@ -29,10 +30,11 @@ namespace engram {
 
 class Conversation {
  public:
-  // Both must outlive this. It begins with a write on its way: the initial
-  // metadata.
-  Conversation(const SessionStore* sessions, RequestThreads* threads)
-      : sessions_(sessions), threads_(threads) {}
+  // Both pointers must outlive this. `tenant`: whose turns they are. It begins
+  // with a write on its way: the initial metadata.
+  Conversation(const SessionStore* sessions, RequestThreads* threads,
+               TenantHandle tenant)
+      : sessions_(sessions), threads_(threads), tenant_(std::move(tenant)) {}
 
   // --- What comes. After each of these but the first two, and after every
   // event of a feed, TakeNext may have something else to say.
@@ -99,6 +101,7 @@ class Conversation {
 
   const SessionStore* const sessions_;
   RequestThreads* const threads_;
+  const TenantHandle tenant_;
 
   absl::Mutex mutex_;
   std::string session_id_ ABSL_GUARDED_BY(mutex_);          // of all turns

@@ -49,7 +49,8 @@ class ConverseCall final
       : around_(around),
         context_(context),
         caller_(std::move(caller)),
-        conversation_(around.models.sessions(), &around.threads) {}
+        conversation_(around.models.sessions(), &around.threads,
+                      caller_.tenant) {}
 
  private:
   // --- From gRPC.

@@ -1,4 +1,4 @@
-// DepartedSessions: the ids of sessions that left without their owner's word,
+// DepartedSessions: the names of sessions that left without their owner's word,
 // and why, so that a loss is told and not silent. Bounded: the oldest is
 // forgotten first.
 //
@@ -8,9 +8,11 @@
 #include <cstddef>
 #include <list>
 #include <string>
+#include <utility>
 
 #include "absl/container/btree_map.h"
 #include "absl/strings/string_view.h"
+#include "server/session_name.h"
 
 namespace engram {
 
@@ -18,28 +20,35 @@ class DepartedSessions {
  public:
   explicit DepartedSessions(size_t limit) : limit_(limit) {}
 
-  void Add(std::string id, std::string reason);
+  void Add(const SessionName& name, std::string reason);
   // Its owner knows. False if it was not there.
-  bool Erase(absl::string_view id);
+  bool Erase(const SessionName& name);
   // nullptr if it is not there.
-  const std::string* ReasonOf(absl::string_view id) const;
+  const std::string* ReasonOf(const SessionName& name) const;
 
   size_t bytes() const { return bytes_; }
 
  private:
   struct Departure {
+    int tenant = 0;  // its number
     std::string id;
     std::string reason;
 
     size_t bytes() const;
   };
   using Order = std::list<Departure>;
+  // The tenant's number, and the departure's own id.
+  using Key = std::pair<int, absl::string_view>;
+
+  static Key KeyOf(const SessionName& name) {
+    return {NumberOf(name.tenant), name.id};
+  }
 
   void Erase(Order::iterator departure);
 
   const size_t limit_;
   Order order_;  // oldest first
-  absl::btree_map<absl::string_view, Order::iterator> by_id_;
+  absl::btree_map<Key, Order::iterator> by_name_;
   size_t bytes_ = 0;
 };
 

@@ -48,12 +48,13 @@ RequestSummary Refusal(const grpc::CallbackServerContext& context,
 template <typename Message>
 absl::StatusOr<Request> ReadRequest(
     const CallSurroundings& around, const grpc::CallbackServerContext& context,
-    const Message& message, const ServedModel& model,
+    const Caller& caller, const Message& message, const ServedModel& model,
     const WorkCheck::Ask& may_go_on,
     const std::function<absl::Status(const Request&)>& check) {
   ENGRAM_RETURN_IF_ERROR(CheckSessionMetadata(context, message.session_id()));
-  ENGRAM_ASSIGN_OR_RETURN(Request request,
-                          ToRequest(message, model, around.options, may_go_on));
+  ENGRAM_ASSIGN_OR_RETURN(
+      Request request,
+      ToRequest(message, caller.tenant, model, around.options, may_go_on));
   ENGRAM_RETURN_IF_ERROR(check(request));
   request.deadline = DeadlineOf(context);
   return request;
@@ -65,15 +66,15 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(
     const Caller& caller, const Message& message, const char* method,
     const WorkCheck::Ask& may_go_on,
     const std::function<absl::Status(const Request&)>& check) {
-  const absl::StatusOr<ServedModel*> model =
-      around.models.Find(message.model(), message.session_id());
+  const absl::StatusOr<ServedModel*> model = around.models.Find(
+      message.model(), SessionName(caller.tenant, message.session_id()));
   if (!model.ok()) {
     around.models.Report(
         Refusal(context, caller, message, method, model.status()));
     return model.status();
   }
   absl::StatusOr<Request> request =
-      ReadRequest(around, context, message, **model, may_go_on, check);
+      ReadRequest(around, context, caller, message, **model, may_go_on, check);
   if (!request.ok()) {
     RequestSummary refusal =
         Refusal(context, caller, message, method, request.status());
@@ -83,7 +84,6 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(
   }
   request->method = method;
   request->peer = context.peer();
-  request->tenant = caller.tenant;
   request->key = caller.key;
   return TurnFeed::Submit(*model, *std::move(request));
 }
@@ -106,7 +106,8 @@ void ReportRefusal(const CallSurroundings& around,
                    const v1::GenerateRequest& message,
                    const absl::Status& status) {
   RequestSummary refusal = Refusal(context, caller, message, method, status);
-  const auto model = around.models.Find(message.model(), message.session_id());
+  const auto model = around.models.Find(
+      message.model(), SessionName(caller.tenant, message.session_id()));
   if (model.ok()) refusal.model = (*model)->name;
   around.models.Report(refusal);
 }

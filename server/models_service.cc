@@ -57,7 +57,7 @@ class ModelsService final : public Methods {
     return StartUnaryCall<v1::GetModelRequest, v1::ModelInfo>(
         around_, context, message, reply, "Models.Get",
         [this](const std::shared_ptr<GetCall>& call) {
-          const auto model = around_.models.Find(call->request().model(), "");
+          const auto model = around_.models.Find(call->request().model());
           if (model.ok()) *call->response() = ToMessage(**model);
           call->Finish(model.status());
         });
@@ -86,7 +86,7 @@ class ModelsService final : public Methods {
  private:
   absl::StatusOr<const Tokenizer*> FindTokenizer(const std::string& name,
                                                  UnaryCallBase* call) const {
-    ENGRAM_ASSIGN_OR_RETURN(ServedModel * model, around_.models.Find(name, ""));
+    ENGRAM_ASSIGN_OR_RETURN(ServedModel * model, around_.models.Find(name));
     call->SetSubject({model->name, ""});
     if (model->tokenizer == nullptr) {
       return absl::FailedPreconditionError(

@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "model/sampling.h"
 #include "server/request_identity.h"
+#include "server/session_name.h"
 #include "server/tenant.h"
 
 namespace engram {
@@ -52,6 +53,9 @@ struct Request {
   // Of a turn on a session, set by admission: equal request_ids must come with
   // equal identities.
   RequestIdentity identity = {};
+
+  // Its session; one without an id if it has none.
+  SessionName session() const { return {tenant, session_id}; }
 };
 
 enum class FinishReason { kStop, kLength, kCancelled };

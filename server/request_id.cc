@@ -17,10 +17,13 @@ constexpr size_t kCheckDigits = 16;
 // What ties an id to its session and version. No secret: a client that forges
 // one deceives itself.
 std::string CheckDigits(absl::string_view random, int64_t version,
-                        absl::string_view session_id) {
-  return absl::StrFormat(
-      "%016x",
-      ShortDigest(absl::StrCat(random, "\n", version, "\n", session_id)));
+                        const SessionName& session) {
+  std::string made_for = absl::StrCat(random, "\n", version, "\n", session.id);
+  // Ids made before there were tenants stay what they are.
+  if (NumberOf(session.tenant) != 0) {
+    absl::StrAppend(&made_for, "\n", session.tenant->name());
+  }
+  return absl::StrFormat("%016x", ShortDigest(made_for));
 }
 
 }  // namespace
@@ -47,15 +50,15 @@ std::string RandomId() {
                          absl::Uniform<uint64_t>(random));
 }
 
-std::string NewRequestId(absl::string_view session_id, int64_t version) {
+std::string NewRequestId(const SessionName& session, int64_t version) {
   absl::BitGen generator;
   const std::string random =
       absl::StrFormat("%016x", absl::Uniform<uint64_t>(generator));
-  return absl::StrCat(random, CheckDigits(random, version, session_id), "-",
+  return absl::StrCat(random, CheckDigits(random, version, session), "-",
                       version);
 }
 
-std::optional<int64_t> VersionOfRequestId(absl::string_view session_id,
+std::optional<int64_t> VersionOfRequestId(const SessionName& session,
                                           absl::string_view request_id) {
   constexpr size_t kDash = kRandomDigits + kCheckDigits;
   int64_t version = 0;
@@ -65,7 +68,7 @@ std::optional<int64_t> VersionOfRequestId(absl::string_view session_id,
   }
   const absl::string_view random = request_id.substr(0, kRandomDigits);
   if (request_id.substr(kRandomDigits, kCheckDigits) !=
-      CheckDigits(random, version, session_id)) {
+      CheckDigits(random, version, session)) {
     return std::nullopt;
   }
   return version;

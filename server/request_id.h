@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "server/session_name.h"
 
 namespace engram {
 
@@ -18,14 +19,14 @@ absl::Status CheckId(absl::string_view field, absl::string_view id);
 // 32 random hexadecimal digits.
 std::string RandomId();
 
-// A request_id for a turn on `session_id`, which has `version` turns: a random
-// id that tells the version and that it was made for this session, so that a
+// A request_id for a turn on `session`, which has `version` turns: a random id
+// that tells the version and that it was made for this session, so that a
 // server which has forgotten old ids can tell whether this may be one of them.
-std::string NewRequestId(absl::string_view session_id, int64_t version);
+std::string NewRequestId(const SessionName& session, int64_t version);
 
-// The version in an id that NewRequestId made for `session_id`; nothing of any
+// The version in an id that NewRequestId made for `session`; nothing of any
 // other id.
-std::optional<int64_t> VersionOfRequestId(absl::string_view session_id,
+std::optional<int64_t> VersionOfRequestId(const SessionName& session,
                                           absl::string_view request_id);
 
 }  // namespace engram

@@ -6,12 +6,16 @@
 namespace engram {
 
 absl::StatusOr<ServedModel*> ServedModels::Find(
-    absl::string_view name, const std::string& session_id) const {
+    absl::string_view name, const SessionName& session) const {
+  if (name.empty() && !session.id.empty()) {
+    const absl::StatusOr<int> number = sessions_->ModelOf(session);
+    if (number.ok()) return models_[*number].get();
+  }
+  return Find(name);
+}
+
+absl::StatusOr<ServedModel*> ServedModels::Find(absl::string_view name) const {
   if (name.empty()) {
-    if (!session_id.empty()) {
-      const absl::StatusOr<int> number = sessions_->ModelOf(session_id);
-      if (number.ok()) return models_[*number].get();
-    }
     if (models_.size() == 1) return models_.front().get();
     return absl::InvalidArgumentError(absl::StrCat(
         "the request names no model, and several are served: ", Names()));

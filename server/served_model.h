@@ -80,11 +80,13 @@ class ServedModels {
                     const std::string& model, const std::string& session_id,
                     const absl::Status& status) const;
 
-  // By name. Empty: the model of `session_id` if there is such a session, else
-  // the only one served. NOT_FOUND: no such model; INVALID_ARGUMENT: it must be
-  // named. Both list the names.
+  // By name. Empty: the only one served. NOT_FOUND: no such model;
+  // INVALID_ARGUMENT: it must be named. Both list the names.
+  absl::StatusOr<ServedModel*> Find(absl::string_view name) const;
+  // The same, but an empty name is that of the model of `session`, if there is
+  // such a session.
   absl::StatusOr<ServedModel*> Find(absl::string_view name,
-                                    const std::string& session_id) const;
+                                    const SessionName& session) const;
 
  private:
   std::string Names() const;

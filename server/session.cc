@@ -20,8 +20,7 @@ constexpr size_t kEntryBytes =
 }  // namespace
 
 SessionHandle MakeSession(NewSession created, absl::Duration time_to_live) {
-  auto session = std::make_shared<Session>();
-  session->id = std::move(created.session_id);
+  auto session = std::make_shared<Session>(std::move(created.name));
   session->model = created.model;
   session->labels =
       std::make_shared<const SessionLabels>(std::move(created.labels));
@@ -35,7 +34,7 @@ size_t LabelBytes(const SessionLabels& labels) {
 }
 
 size_t Session::own_bytes() const {
-  size_t bytes = SharedBytes<Session>() + kEntryBytes + HeapBytesOf(id) +
+  size_t bytes = SharedBytes<Session>() + kEntryBytes + HeapBytesOf(name.id) +
                  label_bytes + remembered.bytes();
   if (record != nullptr) bytes += record->bytes();
   if (turns.seen != nullptr) {

@@ -7,18 +7,22 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/container/btree_map.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "server/remembered_turns.h"
+#include "server/session_name.h"
 #include "server/session_store.h"
 
 namespace engram {
 
 struct Session {
+  explicit Session(SessionName name) : name(std::move(name)) {}
+
   // Constant.
-  std::string id;
+  const SessionName name;
   int model = 0;
   absl::Time create_time;
   absl::Duration time_to_live;

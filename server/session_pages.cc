@@ -13,7 +13,7 @@ constexpr size_t kListedPerLock = 128;
 
 SessionInfo DescribeSession(const SessionTable& table, const Session& session) {
   SessionInfo info;
-  info.session_id = session.id;
+  info.session_id = session.name.id;
   info.model = table.model_name(session.model);
   info.version = session.turns.version;
   info.position = session.turns.position;
@@ -29,8 +29,9 @@ SessionInfo DescribeSession(const SessionTable& table, const Session& session) {
   return info;
 }
 
-bool ListSomeSessions(const SessionTable& table, int model, size_t count,
-                      std::string* after, std::vector<SessionInfo>* page) {
+bool ListSomeSessions(const SessionTable& table, const TenantHandle& tenant,
+                      int model, size_t count, std::string* after,
+                      std::vector<SessionInfo>* page) {
   // From one map or the other, which are alike.
   const auto list = [&](const auto& sessions) {
     size_t seen = 0;
@@ -38,7 +39,7 @@ bool ListSomeSessions(const SessionTable& table, int model, size_t count,
     for (; next != sessions.end() && count > 0 && seen < kListedPerLock;
          ++next, ++seen) {
       const Session& session = *next->second;
-      *after = session.id;
+      *after = session.name.id;
       // One that its first turn has not committed yet is nobody's business.
       if (session.made_by_turn) continue;
       page->push_back(DescribeSession(table, session));
@@ -46,7 +47,10 @@ bool ListSomeSessions(const SessionTable& table, int model, size_t count,
     }
     return next != sessions.end();
   };
-  return model < 0 ? list(table.sessions()) : list(table.sessions_of(model));
+  const SessionTable::TenantSessions& sessions = table.sessions_of(tenant);
+  if (model < 0) return list(sessions.by_id);
+  if (sessions.by_model.empty()) return false;
+  return list(sessions.by_model[model]);
 }
 
 }  // namespace engram

@@ -36,7 +36,7 @@ bool SessionRoom::TrimSome(const Session* keep) {
 }
 
 absl::Status SessionRoom::FindPlace() {
-  const size_t sessions = table_->sessions().size();
+  const size_t sessions = table_->size();
   if (sessions < static_cast<size_t>(limits_.sessions)) return absl::OkStatus();
   Session* const leaving = table_->lists().Idle();
   if (leaving == nullptr) {

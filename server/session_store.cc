@@ -55,11 +55,11 @@ absl::StatusOr<SessionStore::TurnOrRecord> SessionStore::BeginTurn(
   const uint64_t digest = ShortDigest(request.request_id);
   SessionHandle session;  // freed after the lock
   Lock lock(this);
-  ENGRAM_ASSIGN_OR_RETURN(session, FindOrMake(request.session_id, model));
+  ENGRAM_ASSIGN_OR_RETURN(session, FindOrMake(request.session(), model));
   ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<const TurnRecord> record,
                           CheckTurnOn(*session, model, request, digest));
   if (record != nullptr) return TurnOrRecord(std::move(record));
-  if (!table_->sessions().contains(session->id)) {
+  if (table_->Find(session->name) == nullptr) {
     ENGRAM_RETURN_IF_ERROR(Insert(session));
     session->made_by_turn = true;
   }
@@ -80,18 +80,16 @@ absl::StatusOr<std::shared_ptr<const TurnRecord>> SessionStore::CheckTurn(
   const uint64_t digest = ShortDigest(request.request_id);
   absl::MutexLock lock(&mutex_);
   ENGRAM_ASSIGN_OR_RETURN(const SessionHandle session,
-                          FindOrMake(request.session_id, model));
+                          FindOrMake(request.session(), model));
   return CheckTurnOn(*session, model, request, digest);
 }
 
-absl::StatusOr<SessionHandle> SessionStore::FindOrMake(
-    const std::string& session_id, int model) const {
-  if (SessionHandle found = table_->Find(session_id)) return found;
+absl::StatusOr<SessionHandle> SessionStore::FindOrMake(SessionName name,
+                                                       int model) const {
+  if (SessionHandle found = table_->Find(name)) return found;
   // What has departed is missed aloud.
-  if (table_->HasDeparted(session_id)) return table_->Get(session_id);
-  NewSession made;
-  made.session_id = session_id;
-  made.model = model;
+  if (table_->HasDeparted(name)) return table_->Get(name);
+  NewSession made = {.name = std::move(name), .model = model};
   return MakeSession(std::move(made), limits_.time_to_live);
 }
 
@@ -104,21 +102,21 @@ absl::StatusOr<std::shared_ptr<const TurnRecord>> SessionStore::CheckTurnOn(
                      limits_);
 }
 
-std::string SessionStore::MakeRequestId(const std::string& session_id) const {
+std::string SessionStore::MakeRequestId(const SessionName& name) const {
   int64_t version = 0;
   {
     absl::MutexLock lock(&mutex_);
-    if (const SessionHandle found = table_->Find(session_id)) {
+    if (const SessionHandle found = table_->Find(name)) {
       version = found->turns.version;
     }
   }
-  return NewRequestId(session_id, version);
+  return NewRequestId(name, version);
 }
 
 absl::Status SessionStore::CheckModel(const Session& session, int model) const {
   if (session.model == model) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("session ", Quoted(session.id), " belongs to model ",
+      absl::StrCat("session ", Quoted(session.name.id), " belongs to model ",
                    Quoted(table_->model_name(session.model)), ", not ",
                    Quoted(table_->model_name(model))));
 }
@@ -187,7 +185,7 @@ absl::StatusOr<SessionStore::Location> SessionStore::Locate(
   absl::MutexLock lock(&mutex_);
   if (session->deleted) {
     return absl::NotFoundError(
-        absl::StrCat("session ", Quoted(session->id), " was deleted"));
+        absl::StrCat("session ", Quoted(session->name.id), " was deleted"));
   }
   return Location{session->turns, session->slot, session->block};
 }
@@ -197,7 +195,7 @@ std::optional<SessionStore::Resident> SessionStore::EvictionCandidate(
   absl::MutexLock lock(&mutex_);
   const Session* const session = table_->lists().InSlot(model, device);
   if (session == nullptr) return std::nullopt;
-  return Resident{table_->Find(session->id), session->slot, session->block};
+  return Resident{table_->Find(session->name), session->slot, session->block};
 }
 
 bool SessionStore::MoveToRam(const SessionHandle& session, int slot,
@@ -257,9 +255,9 @@ absl::StatusOr<SessionInfo> SessionStore::Create(NewSession created) {
   SessionInfo info;
   {
     Lock lock(this);
-    if (table_->sessions().contains(session->id)) {
+    if (table_->Find(session->name) != nullptr) {
       return absl::AlreadyExistsError(
-          absl::StrCat("session ", Quoted(session->id), " exists"));
+          absl::StrCat("session ", Quoted(session->name.id), " exists"));
     }
     ENGRAM_RETURN_IF_ERROR(Insert(session));
     info = DescribeSession(*table_, *session);
@@ -271,10 +269,11 @@ absl::StatusOr<SessionInfo> SessionStore::Create(NewSession created) {
 absl::StatusOr<SessionInfo> SessionStore::InstallFork(
     const SessionHandle& source, const std::string& new_session_id,
     const CommittedTurns& turns, std::shared_ptr<const StateBlock> block) {
-  NewSession made;
-  made.session_id = new_session_id;
-  made.model = source->model;
-  made.time_to_live = source->time_to_live;
+  NewSession made = {
+      .name = SessionName(source->name.tenant, new_session_id),
+      .model = source->model,
+      .time_to_live = source->time_to_live,
+  };
   const SessionHandle session =
       MakeSession(std::move(made), limits_.time_to_live);
   session->labels = source->labels;
@@ -285,9 +284,9 @@ absl::StatusOr<SessionInfo> SessionStore::InstallFork(
 
   while (true) {
     Lock lock(this);
-    if (table_->sessions().contains(session->id)) {
+    if (table_->Find(session->name) != nullptr) {
       return absl::AlreadyExistsError(
-          absl::StrCat("session ", Quoted(session->id), " exists"));
+          absl::StrCat("session ", Quoted(session->name.id), " exists"));
     }
     const size_t bytes = session->own_bytes() +
                          table_->ledger().BytesToHold(session->block.get());
@@ -304,72 +303,71 @@ absl::StatusOr<SessionInfo> SessionStore::InstallFork(
   }
 }
 
-absl::StatusOr<SessionInfo> SessionStore::Get(
-    const std::string& session_id) const {
+absl::StatusOr<SessionInfo> SessionStore::Get(const SessionName& name) const {
   absl::MutexLock lock(&mutex_);
-  ENGRAM_ASSIGN_OR_RETURN(SessionHandle session,
-                          table_->GetCommitted(session_id));
+  ENGRAM_ASSIGN_OR_RETURN(SessionHandle session, table_->GetCommitted(name));
   return DescribeSession(*table_, *session);
 }
 
-std::vector<SessionInfo> SessionStore::List(int model, const std::string& after,
+std::vector<SessionInfo> SessionStore::List(const TenantHandle& tenant,
+                                            int model, const std::string& after,
                                             int count) const {
   std::vector<SessionInfo> page;
   std::string last = after;
   while (static_cast<int>(page.size()) < count) {
     absl::MutexLock lock(&mutex_);
-    if (!ListSomeSessions(*table_, model, count - page.size(), &last, &page)) {
+    if (!ListSomeSessions(*table_, tenant, model, count - page.size(), &last,
+                          &page)) {
       break;
     }
   }
   return page;
 }
 
-absl::Status SessionStore::Delete(const std::string& session_id) {
+absl::Status SessionStore::Delete(const SessionName& name) {
   std::function<void(absl::Status)> cancel_turn;
   {
     Lock lock(this);
-    const SessionHandle session = table_->Find(session_id);
+    const SessionHandle session = table_->Find(name);
     if (session == nullptr) {
       // Its owner says that the loss is known.
-      if (table_->ForgetDeparted(session_id)) return absl::OkStatus();
-      return table_->Get(session_id).status();
+      if (table_->ForgetDeparted(name)) return absl::OkStatus();
+      return table_->Get(name).status();
     }
     cancel_turn = std::move(session->cancel_turn);
     table_->Remove(session);
   }
   if (cancel_turn) {
     cancel_turn(absl::CancelledError(
-        absl::StrCat("session ", Quoted(session_id), " was deleted")));
+        absl::StrCat("session ", Quoted(name.id), " was deleted")));
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<SessionHandle> SessionStore::Find(
-    const std::string& session_id) const {
+    const SessionName& name) const {
   absl::MutexLock lock(&mutex_);
-  return table_->GetCommitted(session_id);
+  return table_->GetCommitted(name);
 }
 
-absl::StatusOr<SessionHandle> SessionStore::FindOfModel(
-    const std::string& session_id, int model) const {
+absl::StatusOr<SessionHandle> SessionStore::FindOfModel(const SessionName& name,
+                                                        int model) const {
   absl::MutexLock lock(&mutex_);
-  ENGRAM_ASSIGN_OR_RETURN(SessionHandle session,
-                          table_->GetCommitted(session_id));
+  ENGRAM_ASSIGN_OR_RETURN(SessionHandle session, table_->GetCommitted(name));
   ENGRAM_RETURN_IF_ERROR(CheckModel(*session, model));
   return session;
 }
 
-std::optional<int> SessionStore::DeviceOf(const std::string& session_id) const {
+std::optional<int> SessionStore::DeviceOf(const SessionName& name) const {
   absl::MutexLock lock(&mutex_);
-  const SessionHandle session = table_->Find(session_id);
+  const SessionHandle session = table_->Find(name);
   if (session == nullptr || session->slot < 0) return std::nullopt;
   return DeviceOfSlot(session->slot);
 }
 
-absl::StatusOr<int> SessionStore::ModelOf(const std::string& session_id) const {
+absl::StatusOr<int> SessionStore::ModelOf(const SessionName& name) const {
   absl::MutexLock lock(&mutex_);
-  ENGRAM_ASSIGN_OR_RETURN(SessionHandle session, table_->Get(session_id));
+  ENGRAM_ASSIGN_OR_RETURN(SessionHandle session, table_->Get(name));
   return session->model;
 }
 

@@ -8,6 +8,9 @@
 // state, or the committed one behind a running turn, yields its slot when the
 // engine needs it.
 //
+// Sessions are of tenants, who know nothing of each other: all that names one
+// is a SessionName, and what a tenant is told is the same whatever others have.
+//
 // Bytes in RAM are bounded: states, and all that a client can make us keep
 // beside them (labels, ids, answers for repeats). When they run out, the idle
 // session that was used least recently leaves for good and its id joins a
@@ -48,6 +51,7 @@
 #include "server/clock.h"
 #include "server/model_capacity.h"
 #include "server/request.h"
+#include "server/session_name.h"
 #include "server/state_block.h"
 #include "server/turn_record.h"
 
@@ -82,10 +86,10 @@ struct SessionInfo {
 };
 
 struct NewSession {
-  std::string session_id;
+  SessionName name;
   int model = 0;
-  std::optional<absl::Duration> time_to_live;
-  SessionLabels labels;
+  std::optional<absl::Duration> time_to_live = std::nullopt;
+  SessionLabels labels = {};
 };
 
 struct SessionLimits {
@@ -172,7 +176,7 @@ class SessionStore {
               TurnRecord record,
               std::shared_ptr<const StateBlock> block = nullptr);
   // A request_id for a turn of this session as it is now.
-  std::string MakeRequestId(const std::string& session_id) const;
+  std::string MakeRequestId(const SessionName& name) const;
   // Ends the turn and leaves the session as it was; one that the turn made is
   // gone. Any thread.
   void Abort(const SessionHandle& session);
@@ -214,25 +218,26 @@ class SessionStore {
 
   // --- Sessions as users see them.
   absl::StatusOr<SessionInfo> Create(NewSession session);
-  absl::StatusOr<SessionInfo> Get(const std::string& session_id) const;
-  // In order of id, those after `after`; `model` -1: all.
-  std::vector<SessionInfo> List(int model, const std::string& after,
-                                int count) const;
-  absl::Status Delete(const std::string& session_id);
-  // A new session with the state `source` had when Locate()d.
+  absl::StatusOr<SessionInfo> Get(const SessionName& name) const;
+  // Those of the tenant in order of id, behind `after`; `model` -1: all.
+  std::vector<SessionInfo> List(const TenantHandle& tenant, int model,
+                                const std::string& after, int count) const;
+  absl::Status Delete(const SessionName& name);
+  // A new session of the same tenant with the state `source` had when
+  // Locate()d.
   absl::StatusOr<SessionInfo> InstallFork(
       const SessionHandle& source, const std::string& new_session_id,
       const CommittedTurns& turns, std::shared_ptr<const StateBlock> block);
   // NOT_FOUND (which says so if it has departed).
-  absl::StatusOr<SessionHandle> Find(const std::string& session_id) const;
+  absl::StatusOr<SessionHandle> Find(const SessionName& name) const;
   // The same, and INVALID_ARGUMENT if it belongs to another model.
-  absl::StatusOr<SessionHandle> FindOfModel(const std::string& session_id,
+  absl::StatusOr<SessionHandle> FindOfModel(const SessionName& name,
                                             int model) const;
   // The device that has the session's state in a slot; nothing if none has, or
   // if there is no such session. Any thread: it may be another one soon.
-  std::optional<int> DeviceOf(const std::string& session_id) const;
+  std::optional<int> DeviceOf(const SessionName& name) const;
   // The session's model by number. NOT_FOUND likewise.
-  absl::StatusOr<int> ModelOf(const std::string& session_id) const;
+  absl::StatusOr<int> ModelOf(const SessionName& name) const;
 
   // Forgets the sessions whose time has come, or some dozens of them: false if
   // there are more.
@@ -245,9 +250,8 @@ class SessionStore {
   // Holds the lock; what was let go of meanwhile is freed after it.
   class Lock;
 
-  // The session of that id or, if there is none, one that Insert may take.
-  absl::StatusOr<SessionHandle> FindOrMake(const std::string& session_id,
-                                           int model) const
+  // The session of that name or, if there is none, one that Insert may take.
+  absl::StatusOr<SessionHandle> FindOrMake(SessionName name, int model) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // As CheckTurn, of what FindOrMake found.
   absl::StatusOr<std::shared_ptr<const TurnRecord>> CheckTurnOn(

@@ -13,39 +13,57 @@ namespace engram {
 
 int SessionTable::AddModel(const std::string& name,
                            const ModelCapacity& capacity, int devices) {
-  ENGRAM_CHECK(sessions_.empty());
+  ENGRAM_CHECK(tenants_.empty());
   lists_.AddModel(devices);
   ledger_.AddModel(capacity);
-  models_.push_back({.name = name,
-                     .by_id = {},
-                     .released = std::vector<std::vector<int>>(devices)});
+  models_.push_back(
+      {.name = name, .released = std::vector<std::vector<int>>(devices)});
   return static_cast<int>(models_.size()) - 1;
 }
 
-SessionHandle SessionTable::Find(const std::string& session_id) const {
-  const auto found = sessions_.find(session_id);
-  return found != sessions_.end() ? found->second : nullptr;
+const SessionTable::TenantSessions& SessionTable::sessions_of(
+    const TenantHandle& tenant) const {
+  static const auto* const none = new TenantSessions();
+  const auto number = static_cast<size_t>(NumberOf(tenant));
+  const bool found = number < tenants_.size() && tenants_[number] != nullptr;
+  return found ? *tenants_[number] : *none;
 }
 
-absl::StatusOr<SessionHandle> SessionTable::Get(
-    const std::string& session_id) const {
-  if (SessionHandle found = Find(session_id)) return found;
-  if (const std::string* reason = departed_.ReasonOf(session_id)) {
+SessionTable::TenantSessions& SessionTable::SessionsOf(
+    const TenantHandle& tenant) {
+  const auto number = static_cast<size_t>(NumberOf(tenant));
+  if (number >= tenants_.size()) tenants_.resize(number + 1);
+  if (tenants_[number] == nullptr) {
+    tenants_[number] = std::make_unique<TenantSessions>();
+    tenants_[number]->by_model.resize(models_.size());
+  }
+  return *tenants_[number];
+}
+
+SessionHandle SessionTable::Find(const SessionName& name) const {
+  const ById& sessions = sessions_of(name.tenant).by_id;
+  const auto found = sessions.find(name.id);
+  return found != sessions.end() ? found->second : nullptr;
+}
+
+absl::StatusOr<SessionHandle> SessionTable::Get(const SessionName& name) const {
+  if (SessionHandle found = Find(name)) return found;
+  if (const std::string* reason = departed_.ReasonOf(name)) {
     return absl::NotFoundError(
-        absl::StrCat("session ", Quoted(session_id), " is gone, ", *reason,
+        absl::StrCat("session ", Quoted(name.id), " is gone, ", *reason,
                      "; Create or Delete it to start anew"));
   }
   return absl::NotFoundError(
-      absl::StrCat("there is no session ", Quoted(session_id)));
+      absl::StrCat("there is no session ", Quoted(name.id)));
 }
 
 absl::StatusOr<SessionHandle> SessionTable::GetCommitted(
-    const std::string& session_id) const {
-  ENGRAM_ASSIGN_OR_RETURN(SessionHandle session, Get(session_id));
+    const SessionName& name) const {
+  ENGRAM_ASSIGN_OR_RETURN(SessionHandle session, Get(name));
   if (session->made_by_turn) {
     return absl::NotFoundError(absl::StrCat(
-        "session ", Quoted(session_id),
-        " is in its first turn; it is there once ", "that has committed"));
+        "session ", Quoted(name.id), " is in its first turn; it is there once ",
+        "that has committed"));
   }
   return session;
 }
@@ -53,9 +71,11 @@ absl::StatusOr<SessionHandle> SessionTable::GetCommitted(
 void SessionTable::Add(const SessionHandle& session, absl::Time now) {
   Use(session.get(), now);
   session->create_time = session->last_used;
-  departed_.Erase(session->id);
-  sessions_.emplace(session->id, session);
-  models_[session->model].by_id.emplace(session->id, session.get());
+  departed_.Erase(session->name);
+  TenantSessions& sessions = SessionsOf(session->name.tenant);
+  sessions.by_id.emplace(session->name.id, session);
+  sessions.by_model[session->model].emplace(session->name.id, session.get());
+  ++size_;
   Enlist(session.get());
 }
 
@@ -76,26 +96,28 @@ void SessionTable::Remove(const SessionHandle& session) {
   session->deleted = true;
   ReleaseSlot(*session);
   session->slot = -1;
-  models_[session->model].by_id.erase(session->id);
-  sessions_.erase(session->id);
+  TenantSessions& sessions = SessionsOf(session->name.tenant);
+  sessions.by_model[session->model].erase(session->name.id);
+  sessions.by_id.erase(session->name.id);
+  --size_;
   Discard(std::exchange(session->block, nullptr));
   Discard(session);
 }
 
 void SessionTable::Depart(Session* session, std::string reason) {
   if (session->turns.position > 0) {
-    departed_.Add(session->id, std::move(reason));
+    departed_.Add(session->name, std::move(reason));
   }
-  const SessionHandle handle = sessions_.find(session->id)->second;
+  const SessionHandle handle = Find(session->name);
   Remove(handle);
 }
 
-bool SessionTable::ForgetDeparted(const std::string& session_id) {
-  return departed_.Erase(session_id);
+bool SessionTable::ForgetDeparted(const SessionName& name) {
+  return departed_.Erase(name);
 }
 
-bool SessionTable::HasDeparted(const std::string& session_id) const {
-  return departed_.ReasonOf(session_id) != nullptr;
+bool SessionTable::HasDeparted(const SessionName& name) const {
+  return departed_.ReasonOf(name) != nullptr;
 }
 
 void SessionTable::ReleaseSlot(const Session& session) {

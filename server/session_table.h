@@ -1,11 +1,12 @@
-// SessionTable: which sessions there are, by id and by model, and which have
-// departed. Whatever happens to a session is entered in its lists and in the
-// ledger too.
+// SessionTable: which sessions each tenant has, by id and by model, and which
+// have departed. Whatever happens to a session is entered in its lists and in
+// the ledger too.
 //
 // Under the session store's lock. What is let go of waits in discarded memory
 // until the lock is free.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -38,19 +39,25 @@ class SessionTable {
                int devices = 1);
   const std::string& model_name(int model) const { return models_[model].name; }
 
-  // In order of id, keys are the sessions' own.
-  const ById& sessions() const { return sessions_; }
-  const ModelById& sessions_of(int model) const { return models_[model].by_id; }
+  // A tenant's sessions in order of id; keys are the sessions' own.
+  struct TenantSessions {
+    ById by_id;
+    std::vector<ModelById> by_model;
+  };
+  // Of all tenants.
+  size_t size() const { return size_; }
+  // Empty for one that has never had any.
+  const TenantSessions& sessions_of(const TenantHandle& tenant) const;
   // nullptr if there is none.
-  SessionHandle Find(const std::string& session_id) const;
-  // NOT_FOUND (which says so if it has departed).
-  absl::StatusOr<SessionHandle> Get(const std::string& session_id) const;
+  SessionHandle Find(const SessionName& name) const;
+  // NOT_FOUND (which says so if it has departed). What other tenants have makes
+  // no difference.
+  absl::StatusOr<SessionHandle> Get(const SessionName& name) const;
   // The same, and it has not just been made by a turn that is still running.
-  absl::StatusOr<SessionHandle> GetCommitted(
-      const std::string& session_id) const;
+  absl::StatusOr<SessionHandle> GetCommitted(const SessionName& name) const;
 
-  // A new session, used now; its id is none of the departed any more. REQUIRES:
-  // there is none of its id.
+  // A new session, used now; its name is none of the departed any more.
+  // REQUIRES: there is none of its name.
   void Add(const SessionHandle& session, absl::Time now);
   // It is the one used most recently. REQUIRES: it is not listed.
   void Use(Session* session, absl::Time now);
@@ -58,12 +65,12 @@ class SessionTable {
   void EndTurn(Session* session);
   // It is deleted; its slot is released.
   void Remove(const SessionHandle& session);
-  // The same without its owner's word: unless it was never fed, its id is one
+  // The same without its owner's word: unless it was never fed, its name is one
   // of the departed.
   void Depart(Session* session, std::string reason);
   // Its owner knows of its loss. False if it had not departed.
-  bool ForgetDeparted(const std::string& session_id);
-  bool HasDeparted(const std::string& session_id) const;
+  bool ForgetDeparted(const SessionName& name);
+  bool HasDeparted(const SessionName& name) const;
 
   // Nobody's any more, until they are taken.
   void ReleaseSlot(const Session& session);
@@ -79,15 +86,19 @@ class SessionTable {
  private:
   struct ModelSessions {
     std::string name;
-    ModelById by_id;
     std::vector<std::vector<int>> released;  // of each device
   };
 
+  // Made if there are none.
+  TenantSessions& SessionsOf(const TenantHandle& tenant);
   // To change a listed session's fields is what Relisting is for.
   void Unlist(Session* session);
   void Enlist(Session* session);
 
-  ById sessions_;
+  // By number, up to the last one that has had a session. They stay where they
+  // are.
+  std::vector<std::unique_ptr<TenantSessions>> tenants_;
+  size_t size_ = 0;
   std::vector<ModelSessions> models_;
   SessionLists lists_;
   SessionLedger ledger_;

@@ -57,7 +57,7 @@ class SessionsService final : public Methods {
     return StartUnaryCall<v1::CreateSessionRequest, v1::Session>(
         around_, context, message, reply, "Sessions.Create",
         [this](const std::shared_ptr<CreateCall>& call) {
-          Answer(call.get(), CreateSession(call->context(), call->request()));
+          Answer(call.get(), CreateSession(*call));
         });
   }
 
@@ -67,7 +67,7 @@ class SessionsService final : public Methods {
     return StartUnaryCall<v1::GetSessionRequest, v1::Session>(
         around_, context, message, reply, "Sessions.Get",
         [this](const std::shared_ptr<GetCall>& call) {
-          Answer(call.get(), GetSession(call->context(), call->request()));
+          Answer(call.get(), GetSession(*call));
         });
   }
 
@@ -77,7 +77,7 @@ class SessionsService final : public Methods {
     return StartUnaryCall<v1::ListSessionsRequest, v1::ListSessionsResponse>(
         around_, context, message, reply, "Sessions.List",
         [this](const std::shared_ptr<ListCall>& call) {
-          call->Finish(ListSessions(call->request(), call->response()));
+          call->Finish(ListSessions(call.get()));
         });
   }
 
@@ -90,7 +90,9 @@ class SessionsService final : public Methods {
           const std::string& session_id = call->request().session_id();
           call->SetSubject({"", session_id});
           absl::Status status = CheckSession(call->context(), session_id);
-          if (status.ok()) status = sessions().Delete(session_id);
+          if (status.ok()) {
+            status = sessions().Delete(NameOf(*call, session_id));
+          }
           call->Finish(std::move(status));
         });
   }
@@ -109,6 +111,12 @@ class SessionsService final : public Methods {
  private:
   SessionStore& sessions() const { return *models_.sessions(); }
 
+  // The caller's own session.
+  static SessionName NameOf(const UnaryCallBase& call,
+                            const std::string& session_id) {
+    return SessionName(call.caller().tenant, session_id);
+  }
+
   // Of a session that a call is about.
   static absl::Status CheckSession(const grpc::CallbackServerContext& context,
                                    const std::string& session_id) {
@@ -123,30 +131,30 @@ class SessionsService final : public Methods {
     call->Finish(session.status());
   }
 
-  absl::StatusOr<SessionInfo> CreateSession(
-      const grpc::CallbackServerContext& context,
-      const v1::CreateSessionRequest& request) const {
-    ENGRAM_RETURN_IF_ERROR(CheckSessionMetadata(context, request.session_id()));
-    ENGRAM_ASSIGN_OR_RETURN(ServedModel * model,
-                            models_.Find(request.model(), ""));
-    ENGRAM_ASSIGN_OR_RETURN(NewSession session,
-                            ToNewSession(request, *model, options_));
+  absl::StatusOr<SessionInfo> CreateSession(const CreateCall& call) const {
+    const v1::CreateSessionRequest& request = call.request();
+    ENGRAM_RETURN_IF_ERROR(
+        CheckSessionMetadata(call.context(), request.session_id()));
+    ENGRAM_ASSIGN_OR_RETURN(ServedModel * model, models_.Find(request.model()));
+    ENGRAM_ASSIGN_OR_RETURN(
+        NewSession session,
+        ToNewSession(request, call.caller().tenant, *model, options_));
     return sessions().Create(std::move(session));
   }
 
-  absl::StatusOr<SessionInfo> GetSession(
-      const grpc::CallbackServerContext& context,
-      const v1::GetSessionRequest& request) const {
-    ENGRAM_RETURN_IF_ERROR(CheckSession(context, request.session_id()));
-    return sessions().Get(request.session_id());
+  absl::StatusOr<SessionInfo> GetSession(const GetCall& call) const {
+    const std::string& session_id = call.request().session_id();
+    ENGRAM_RETURN_IF_ERROR(CheckSession(call.context(), session_id));
+    return sessions().Get(NameOf(call, session_id));
   }
 
-  absl::Status ListSessions(const v1::ListSessionsRequest& request,
-                            v1::ListSessionsResponse* response) const {
+  absl::Status ListSessions(ListCall* call) const {
+    const v1::ListSessionsRequest& request = call->request();
+    v1::ListSessionsResponse* const response = call->response();
     int model = -1;
     if (!request.model().empty()) {
       ENGRAM_ASSIGN_OR_RETURN(ServedModel * found,
-                              models_.Find(request.model(), ""));
+                              models_.Find(request.model()));
       model = found->number;
     }
     if (request.page_size() < 0 ||
@@ -160,8 +168,8 @@ class SessionsService final : public Methods {
             ? request.page_size()
             : std::min<int64_t>(100, options_.max_page_size);
     // One more, to know whether there is a next page.
-    const std::vector<SessionInfo> page =
-        sessions().List(model, request.page_token(), page_size + 1);
+    const std::vector<SessionInfo> page = sessions().List(
+        call->caller().tenant, model, request.page_token(), page_size + 1);
     size_t bytes = 0;
     for (const SessionInfo& session : page) {
       v1::Session message = ToMessage(session);
@@ -190,10 +198,9 @@ class SessionsService final : public Methods {
                                            ? IdOfFork(request.session_id())
                                            : request.new_session_id();
     ENGRAM_RETURN_IF_ERROR(CheckId("new_session_id", new_session_id));
-    ENGRAM_ASSIGN_OR_RETURN(const SessionHandle source,
-                            sessions().Find(request.session_id()));
-    ENGRAM_ASSIGN_OR_RETURN(const int number,
-                            sessions().ModelOf(request.session_id()));
+    const SessionName name = NameOf(*call, request.session_id());
+    ENGRAM_ASSIGN_OR_RETURN(const SessionHandle source, sessions().Find(name));
+    ENGRAM_ASSIGN_OR_RETURN(const int number, sessions().ModelOf(name));
     // Any of its engines finds the state.
     models_.all()[number]->devices.front().engine->Fork(
         source, new_session_id, [call](absl::StatusOr<SessionInfo> fork) {

@@ -21,10 +21,10 @@ absl::Status CheckIsNew(const Session& session, const Request& request,
     return absl::OkStatus();
   }
   // An id made at a version commits as a later one.
-  const auto made_at = VersionOfRequestId(session.id, request.request_id);
+  const auto made_at = VersionOfRequestId(session.name, request.request_id);
   if (made_at.has_value() && *made_at >= forgotten) return absl::OkStatus();
   return absl::FailedPreconditionError(
-      absl::StrCat("session ", Quoted(session.id),
+      absl::StrCat("session ", Quoted(session.name.id),
                    " has forgotten the request_ids up to version ", forgotten,
                    " (it remembers ", limits.remembered_turns,
                    ", --remembered-turns), and ", Quoted(request.request_id),
@@ -38,18 +38,19 @@ absl::StatusOr<std::shared_ptr<const TurnRecord>> FindReplay(
   const auto& record = session.record;
   if (record != nullptr && record->request_id == request.request_id) {
     if (record->identity != request.identity) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("request_id ", Quoted(request.request_id),
-                       " was used for another request on session ",
-                       Quoted(session.id), "; a new request needs a new id"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "request_id ", Quoted(request.request_id),
+          " was used for another request on session ", Quoted(session.name.id),
+          "; a new request needs a new id"));
     }
     return record;
   }
   if (const auto version = session.remembered.Find(digest)) {
-    return absl::AlreadyExistsError(absl::StrCat(
-        "request_id ", Quoted(request.request_id), " has committed as version ",
-        *version, " of session ", Quoted(session.id), ", which is at version ",
-        session.turns.version, "; its answer is no longer kept"));
+    return absl::AlreadyExistsError(
+        absl::StrCat("request_id ", Quoted(request.request_id),
+                     " has committed as version ", *version, " of session ",
+                     Quoted(session.name.id), ", which is at version ",
+                     session.turns.version, "; its answer is no longer kept"));
   }
   ENGRAM_RETURN_IF_ERROR(CheckIsNew(session, request, limits));
   return nullptr;
@@ -73,19 +74,20 @@ absl::Status CheckLengthOf(const Session& session, const Request& request,
 
 absl::Status CheckMayRun(const Session& session, const Request& request) {
   if (session.running) {
-    return absl::AbortedError(absl::StrCat("session ", Quoted(session.id),
+    return absl::AbortedError(absl::StrCat("session ", Quoted(session.name.id),
                                            " has a turn that is running"));
   }
   if (request.expected_version.has_value() &&
       *request.expected_version != session.turns.version) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "session ", Quoted(session.id), " has version ", session.turns.version,
-        ", expected_version is ", *request.expected_version));
+    return absl::FailedPreconditionError(
+        absl::StrCat("session ", Quoted(session.name.id), " has version ",
+                     session.turns.version, ", expected_version is ",
+                     *request.expected_version));
   }
   if (request.prompt.empty() && !session.turns.pending.has_value()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the prompt is empty and session ", Quoted(session.id),
-                     " has no pending token to go on from"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the prompt is empty and session ", Quoted(session.name.id),
+        " has no pending token to go on from"));
   }
   return absl::OkStatus();
 }

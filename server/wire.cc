@@ -178,11 +178,13 @@ grpc::Status ToGrpc(const absl::Status& status,
 }
 
 absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& message,
+                                  const TenantHandle& tenant,
                                   const ServedModel& model,
                                   const ServerOptions& limits,
                                   const WorkCheck::Ask& may_go_on) {
   Request request;
   request.kind = RequestKind::kGenerate;
+  request.tenant = tenant;
   ENGRAM_RETURN_IF_ERROR(CheckOptionalId("session_id", message.session_id()));
   ENGRAM_RETURN_IF_ERROR(CheckOptionalId("request_id", message.request_id()));
   ENGRAM_RETURN_IF_ERROR(NoCheckpoints(message.from_checkpoint()));
@@ -192,7 +194,7 @@ absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& message,
     request.request_id =
         request.session_id.empty()
             ? RandomId()
-            : model.admission->MakeRequestId(request.session_id);
+            : model.admission->MakeRequestId(request.session());
   }
   if (message.has_expected_version()) {
     if (message.expected_version() < 0) {
@@ -239,11 +241,13 @@ StartedEvent ToStarted(const v1::GenerateRequest& message) {
 }
 
 absl::StatusOr<Request> ToRequest(const v1::ScoreRequest& message,
+                                  const TenantHandle& tenant,
                                   const ServedModel& model,
                                   const ServerOptions& limits,
                                   const WorkCheck::Ask& may_go_on) {
   Request request;
   request.kind = RequestKind::kScore;
+  request.tenant = tenant;
   ENGRAM_RETURN_IF_ERROR(CheckOptionalId("session_id", message.session_id()));
   ENGRAM_RETURN_IF_ERROR(NoCheckpoints(message.from_checkpoint()));
   request.session_id = message.session_id();
@@ -257,14 +261,17 @@ absl::StatusOr<Request> ToRequest(const v1::ScoreRequest& message,
 }
 
 absl::StatusOr<NewSession> ToNewSession(const v1::CreateSessionRequest& message,
+                                        const TenantHandle& tenant,
                                         const ServedModel& model,
                                         const ServerOptions& limits) {
-  NewSession session;
   ENGRAM_RETURN_IF_ERROR(CheckOptionalId("session_id", message.session_id()));
   ENGRAM_RETURN_IF_ERROR(NoCheckpoints(message.from_checkpoint()));
-  session.session_id =
-      message.session_id().empty() ? RandomId() : message.session_id();
-  session.model = model.number;
+  NewSession session = {
+      .name = SessionName(tenant, message.session_id().empty()
+                                      ? RandomId()
+                                      : message.session_id()),
+      .model = model.number,
+  };
   if (message.has_time_to_live()) {
     ENGRAM_ASSIGN_OR_RETURN(
         session.time_to_live,

@@ -36,14 +36,16 @@ grpc::Status ToGrpc(const absl::Status& status);
 grpc::Status ToGrpc(const absl::Status& status,
                     grpc::CallbackServerContext* context);
 
-// INVALID_ARGUMENT names field, value and limit; FAILED_PRECONDITION: text or
-// stop strings to a model without tokenizer; UNIMPLEMENTED: checkpoints; what
-// `may_go_on` says while a text is tokenised.
+// Of a caller of `tenant`. INVALID_ARGUMENT names field, value and limit;
+// FAILED_PRECONDITION: text or stop strings to a model without tokenizer;
+// UNIMPLEMENTED: checkpoints; what `may_go_on` says while a text is tokenised.
 absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& message,
+                                  const TenantHandle& tenant,
                                   const ServedModel& model,
                                   const ServerOptions& limits,
                                   const WorkCheck::Ask& may_go_on);
 absl::StatusOr<Request> ToRequest(const v1::ScoreRequest& message,
+                                  const TenantHandle& tenant,
                                   const ServedModel& model,
                                   const ServerOptions& limits,
                                   const WorkCheck::Ask& may_go_on);
@@ -51,6 +53,7 @@ absl::StatusOr<Request> ToRequest(const v1::ScoreRequest& message,
 // position.
 StartedEvent ToStarted(const v1::GenerateRequest& message);
 absl::StatusOr<NewSession> ToNewSession(const v1::CreateSessionRequest& message,
+                                        const TenantHandle& tenant,
                                         const ServedModel& model,
                                         const ServerOptions& limits);
 

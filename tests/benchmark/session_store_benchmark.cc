@@ -21,6 +21,7 @@
 #include "absl/time/time.h"
 #include "server/clock.h"
 #include "server/session_store.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -37,8 +38,7 @@ std::string LongId(int i) {
 }
 
 NewSession FullSession(int i) {
-  NewSession session;
-  session.session_id = LongId(i);
+  NewSession session = {.name = Named(LongId(i))};
   for (int label = 0; label < kLabels; ++label) {
     session.labels[absl::StrCat(std::string(60, 'k'), 1000 + label)] =
         std::string(256, 'v');
@@ -55,7 +55,7 @@ void Measure(const char* what, const SessionStore& store,
   std::thread bystander([&] {
     while (!done) {
       const absl::Time asked = RealClock()->Now();
-      store.Get("bystander").status().IgnoreError();
+      store.Get(Named("bystander")).status().IgnoreError();
       waits.push_back(absl::ToDoubleMicroseconds(RealClock()->Now() - asked));
     }
   });
@@ -105,9 +105,7 @@ void Run(int sessions, size_t state_bytes) {
   SessionStore store(limits, RealClock());
   store.AddModel("one", {.state_bytes = state_bytes});
   store.AddModel("other", {.state_bytes = state_bytes});
-  NewSession quiet;
-  quiet.session_id = "bystander";
-  quiet.model = 1;
+  NewSession quiet = {.name = Named("bystander"), .model = 1};
   store.Create(std::move(quiet)).status().IgnoreError();
 
   const size_t heap = mallinfo2().uordblks;
@@ -122,13 +120,14 @@ void Run(int sessions, size_t state_bytes) {
               grown / (1 << 20), counted / (1 << 20), grown / counted);
 
   Measure("100 pages of 1,000, all models", store, [&] {
-    for (int i = 0; i < 100; ++i) store.List(-1, LongId(i * 500), 1000);
+    for (int i = 0; i < 100; ++i)
+      store.List(nullptr, -1, LongId(i * 500), 1000);
   });
   Measure("1,000 pages of the model with one session", store, [&] {
-    for (int i = 0; i < 1000; ++i) store.List(1, "", 1000);
+    for (int i = 0; i < 1000; ++i) store.List(nullptr, 1, "", 1000);
   });
   RunTurn(&store, "source", "r");
-  const SessionHandle source = *store.Find("source");
+  const SessionHandle source = *store.Find(Named("source"));
   const auto block = MakeBlock(state_bytes);
   store.KeepCopy(source, 0, 1, block);
   Measure("400 forks of one state", store, [&] {
@@ -145,7 +144,7 @@ void Run(int sessions, size_t state_bytes) {
   });
   Measure("deleting all", store, [&] {
     for (int i = 0; i < sessions; ++i) {
-      store.Delete(LongId(i)).IgnoreError();
+      store.Delete(Named(LongId(i))).IgnoreError();
     }
   });
 }

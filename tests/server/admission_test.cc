@@ -67,7 +67,7 @@ class AdmissionTest : public ::testing::Test {
     EXPECT_THAT(std::string(status.message()), message);
     EXPECT_EQ(admission().inbox().waiting(), 0);
     // No trace of it on its session.
-    EXPECT_TRUE(sessions_.List(-1, "", 10).empty());
+    EXPECT_TRUE(sessions_.List(nullptr, -1, "", 10).empty());
   }
 
   FakeClock clock_;
@@ -319,7 +319,7 @@ TEST_F(AdmissionTest, RefusesWhenTheQueueIsFull) {
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr("3 requests wait"), HasSubstr("limit 3"),
                     HasSubstr("--max-queue")));
-  EXPECT_TRUE(sessions_.List(-1, "", 10).empty());
+  EXPECT_TRUE(sessions_.List(nullptr, -1, "", 10).empty());
   // There is room again, and the session's turn is not taken.
   admission().inbox().TakeNext();
   EXPECT_TRUE(Submit(Good()).ok());
@@ -339,7 +339,7 @@ TEST_F(AdmissionTest, SendsNoSessionAwayForARequestThatItRefuses) {
   EXPECT_EQ(
       admission.Submit(TestEngine::Turn("new", "r", {1}, 1)).status().code(),
       Code::kUnavailable);
-  EXPECT_EQ(sessions.List(-1, "", 10).size(), 2);
+  EXPECT_EQ(sessions.List(nullptr, -1, "", 10).size(), 2);
 }
 
 TEST_F(AdmissionTest, RefusesWithItsReasonOnceClosed) {

@@ -83,7 +83,7 @@ class Stream {
   using Message = std::variant<Request, Cancel, HalfClose, absl::Status>;
 
   Stream(SessionStore* sessions, RequestThreads* threads, ServedModel* model)
-      : conversation(sessions, threads), model_(model) {
+      : conversation(sessions, threads, /*tenant=*/nullptr), model_(model) {
     conversation.EndWrite();  // the initial metadata
     Read();
   }

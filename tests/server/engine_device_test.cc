@@ -13,6 +13,7 @@
 #include "server/engine.h"
 #include "tests/server/test_engine.h"
 #include "tests/support/faulty_backend.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -48,7 +49,7 @@ class EngineOnAFaultyDevice {
       engine_->engine.RunOnce();
     }
     int copies = 0;
-    engine_->engine.TakeSnapshot(*engine_->sessions.Find("s0"),
+    engine_->engine.TakeSnapshot(*engine_->sessions.Find(Named("s0")),
                                  [&](const auto&) { ++copies; });
     engine_->RunUntilIdle();
     EXPECT_EQ(engine_->engine.running() + engine_->engine.parked(), 0);
@@ -88,7 +89,7 @@ class EngineOnAFaultyDevice {
   void ExpectCommittedState(int session) {
     SCOPED_TRACE(testing::Message() << "session " << session);
     const absl::StatusOr<SessionHandle> handle =
-        engine_->sessions.Find(absl::StrCat("s", session));
+        engine_->sessions.Find(Named(absl::StrCat("s", session)));
     ASSERT_TRUE(handle.ok());
     const auto snapshot = engine_->StateOf(*handle);
     ASSERT_TRUE(snapshot.ok()) << snapshot.status();
@@ -155,7 +156,7 @@ TEST(EngineDevice, EndsWhatIsOverdueOnlyOnceIfACopyFails) {
   backend.FailFrom(1);
   absl::Status copied;
   engine.engine.TakeSnapshot(
-      *engine.sessions.Find("s"),
+      *engine.sessions.Find(Named("s")),
       [&](const auto& snapshot) { copied = snapshot.status(); });
   engine.engine.RunOnce();
   EXPECT_EQ(copied.code(), absl::StatusCode::kInternal);

@@ -14,6 +14,7 @@
 #include "server/engine.h"
 #include "server/slot_number.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -65,7 +66,7 @@ class EngineDevicesTest : public ::testing::Test {
   // wait that there is no room for more; device 1 has room.
   std::vector<Reader> LeaveNoRoomAt0() {
     RunTurn("a");
-    EXPECT_EQ(engine_.sessions.DeviceOf("a"), 0);
+    EXPECT_EQ(engine_.sessions.DeviceOf(Named("a")), 0);
     std::vector<Reader> waiting;
     for (int i = 0; i < 4; ++i) {
       waiting.push_back(engine_.Submit(TestEngine::Generate({7}, 4)));
@@ -88,7 +89,7 @@ TEST_F(EngineDevicesTest, SessionsAreSpreadOverTheDevices) {
   std::vector<int> devices;
   for (const char* const id : {"a", "b", "c", "d"}) {
     RunTurn(id);
-    devices.push_back(*engine_.sessions.DeviceOf(id));
+    devices.push_back(*engine_.sessions.DeviceOf(Named(id)));
   }
   EXPECT_THAT(devices, ElementsAre(0, 1, 0, 1));
 }
@@ -108,7 +109,7 @@ TEST_F(EngineDevicesTest, ASessionGoesOnWhereItsStateIs) {
   RunTurn("b");
   for (int i = 0; i < 3; ++i) {
     RunTurn("b");
-    EXPECT_EQ(engine_.sessions.DeviceOf("b"), 1);
+    EXPECT_EQ(engine_.sessions.DeviceOf(Named("b")), 1);
   }
   EXPECT_EQ(engine_.sessions.Counts().models[0].restores, 0);
 }
@@ -125,7 +126,7 @@ TEST_F(EngineDevicesTest, ASessionMovesToWhereThereIsRoom) {
   EXPECT_EQ(engine_.admission.inbox(1).waiting(), 1);
   Finish(&reader);
   Check(request, reader);
-  EXPECT_EQ(engine_.sessions.DeviceOf("a"), 1);
+  EXPECT_EQ(engine_.sessions.DeviceOf(Named("a")), 1);
   RunTurn("a");
 }
 
@@ -207,7 +208,7 @@ TEST_F(EngineDevicesTest, AnEngineThatDrainsStaysForWhoMayWantItsStates) {
 TEST_F(EngineDevicesTest, ASessionIsForkedWhicheverEngineIsAsked) {
   RunTurn("a");
   RunTurn("b");
-  ASSERT_EQ(engine_.sessions.DeviceOf("b"), 1);
+  ASSERT_EQ(engine_.sessions.DeviceOf(Named("b")), 1);
   ASSERT_TRUE(engine_.Fork("b", "c").ok());
   histories_["c"] = histories_["b"];
   RunTurn("c");
@@ -224,7 +225,7 @@ TEST_F(EngineDevicesTest, CopiesFollowAStateThatHasMoved) {
   std::vector<int64_t> versions;
   for (int i = 0; i < kCopies; ++i) {
     engine_.engine.Snapshot(
-        *engine_.sessions.Find("a"),
+        *engine_.sessions.Find(Named("a")),
         [&](absl::StatusOr<StateSnapshots::Snapshot> snapshot) {
           ASSERT_TRUE(snapshot.ok()) << snapshot.status();
           versions.push_back(snapshot->turns.version);
@@ -234,7 +235,7 @@ TEST_F(EngineDevicesTest, CopiesFollowAStateThatHasMoved) {
   ASSERT_LT(versions.size(), kCopies);
   while (engine_.engine_of(1).RunOnce()) {
   }
-  ASSERT_EQ(engine_.sessions.DeviceOf("a"), 1);
+  ASSERT_EQ(engine_.sessions.DeviceOf(Named("a")), 1);
   Finish(&reader);
   Check(request, reader);
   ASSERT_EQ(versions.size(), kCopies);
@@ -245,7 +246,7 @@ TEST_F(EngineDevicesTest, CopiesFollowAStateThatHasMoved) {
 TEST_F(EngineDevicesTest, ADeletedSessionsSlotIsFreeOnItsDevice) {
   RunTurn("a");
   RunTurn("b");
-  ASSERT_TRUE(engine_.sessions.Delete("b").ok());
+  ASSERT_TRUE(engine_.sessions.Delete(Named("b")).ok());
   engine_.RunOnce();
   EXPECT_EQ(engine_.model_of(0).states().free_slots(), 1);
   EXPECT_EQ(engine_.model_of(1).states().free_slots(), 2);

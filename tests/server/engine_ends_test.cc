@@ -10,6 +10,7 @@
 #include "gtest/gtest.h"
 #include "server/engine.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -173,7 +174,7 @@ TEST(EngineEnds, GoesBackAndKeepsNothingWhenAStateBreaks) {
   const Tokens said = engine.Expect({}, request).tokens;
   engine.script.BreakStateAfter({1, 2, said[0], said[1]});
   EXPECT_EQ(engine.Run(request).status().code(), absl::StatusCode::kInternal);
-  EXPECT_FALSE(engine.sessions.Get("a").ok());
+  EXPECT_FALSE(engine.sessions.Get(Named("a")).ok());
 }
 
 // Neither draws a token, which would have to come from logits that are NaN.
@@ -182,7 +183,7 @@ TEST(EngineEnds, CommitsNoPromptThatBreaksTheState) {
   engine.script.BreakStateAfter({1, 2});
   const Reader reader = engine.Run(TestEngine::Turn("a", "r", {1, 2}, 0));
   EXPECT_EQ(reader.status().code(), absl::StatusCode::kInternal);
-  EXPECT_FALSE(engine.sessions.Get("a").ok());
+  EXPECT_FALSE(engine.sessions.Get(Named("a")).ok());
 }
 
 TEST(EngineEnds, ScoresNothingAfterAStateThatBreaks) {
@@ -223,7 +224,7 @@ TEST(EngineEnds, EndsEverythingWhenTheDeviceFails) {
     EXPECT_THAT(Message(reader.status()), HasSubstr("the device is on fire"));
   }
   // Nothing is kept, and nobody is let in.
-  EXPECT_EQ(engine.sessions.Get("a")->version, 1);
+  EXPECT_EQ(engine.sessions.Get(Named("a"))->version, 1);
   const absl::Status refusal = engine.Refusal(TestEngine::Generate({1}, 1));
   EXPECT_EQ(refusal.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(Message(refusal), HasSubstr("the device is on fire"));

@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/named.h"
 #include "tools/status/retry_after.h"
 
 namespace engram {

@@ -12,6 +12,7 @@
 #include "kernels/backend.h"
 #include "server/engine.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -76,7 +77,7 @@ TEST_F(EngineKeyValues, CountWhatTheSessionHasReadAndItsPendingToken) {
   ExpectRefused(TestEngine::Turn("a", "r3", Tokens(20, 1), 11),
                 AllOf(HasSubstr("65 tokens"), HasSubstr("35 of the session"),
                       HasSubstr("20 of the prompt")));
-  EXPECT_EQ(engine_->sessions.Get("a")->version, 1);
+  EXPECT_EQ(engine_->sessions.Get(Named("a"))->version, 1);
   EXPECT_TRUE(engine_->Run(fits).status().ok());
 }
 
@@ -115,9 +116,9 @@ TEST_F(EngineKeyValues, AreCountedWithTheStateInSlotAndRam) {
   const auto fixed = static_cast<int64_t>(engine_->model.info().state_bytes);
   const auto block = static_cast<int64_t>(kBlockBytes);
   engine_->Run(TestEngine::Turn("a", "r1", Tokens(32, 1), 0));
-  EXPECT_EQ(engine_->sessions.Get("a")->state_bytes, fixed + block);
+  EXPECT_EQ(engine_->sessions.Get(Named("a"))->state_bytes, fixed + block);
   engine_->Run(TestEngine::Turn("a", "r2", Tokens(1, 1), 0));
-  EXPECT_EQ(engine_->sessions.Get("a")->state_bytes, fixed + 2 * block);
+  EXPECT_EQ(engine_->sessions.Get(Named("a"))->state_bytes, fixed + 2 * block);
   EXPECT_EQ(use().used, 2);
   SessionCounts counts = engine_->sessions.Counts();
   EXPECT_EQ(counts.models[0].state_bytes_in_slots, fixed + 2 * block);
@@ -125,8 +126,8 @@ TEST_F(EngineKeyValues, AreCountedWithTheStateInSlotAndRam) {
   for (const char* other : {"b", "c"}) {
     engine_->Run(TestEngine::Turn(other, other, {1, 2}, 0));
   }
-  ASSERT_EQ(engine_->sessions.Get("a")->tier, "ram");
-  EXPECT_EQ(engine_->sessions.Get("a")->state_bytes, fixed + 2 * block);
+  ASSERT_EQ(engine_->sessions.Get(Named("a"))->tier, "ram");
+  EXPECT_EQ(engine_->sessions.Get(Named("a"))->state_bytes, fixed + 2 * block);
   counts = engine_->sessions.Counts();
   EXPECT_EQ(counts.models[0].state_bytes_in_ram,
             2 * fixed + 3 * block - counts.models[0].state_bytes_in_slots +
@@ -141,10 +142,10 @@ TEST_F(EngineKeyValues, AreSharedByATurnAndTheStateBehindIt) {
       engine_->Submit(TestEngine::Turn("a", "r2", Tokens(40, 1), 20));
   engine_->engine.RunOnce();
   EXPECT_EQ(engine_->engine.running(), 1);
-  EXPECT_EQ(engine_->sessions.Get("a")->tier, "slot");
+  EXPECT_EQ(engine_->sessions.Get(Named("a"))->tier, "slot");
   EXPECT_EQ(use().available(), 0);
   engine_->RunUntilIdle();
-  EXPECT_EQ(engine_->sessions.Get("a")->position, 2 * kBlock + 40 + 19);
+  EXPECT_EQ(engine_->sessions.Get(Named("a"))->position, 2 * kBlock + 40 + 19);
   EXPECT_EQ(use().used, 4);
 }
 
@@ -154,7 +155,7 @@ TEST_F(EngineKeyValues, GiveUnusedReservationsBackWithTheCommit) {
   Request request = TestEngine::Turn("a", "r1", {1, 2, 3}, 200);
   request.stopping.stop_token_ids = {9};
   engine_->Run(request);
-  EXPECT_EQ(engine_->sessions.Get("a")->position, 3);
+  EXPECT_EQ(engine_->sessions.Get(Named("a"))->position, 3);
   EXPECT_EQ(use().available(), 7);
 }
 
@@ -172,7 +173,7 @@ TEST_F(EngineKeyValues, ComeBackFromSessionsThatAreDeleted) {
   Start(WithBlocks(8));
   engine_->Run(TestEngine::Turn("a", "r1", PromptOf(3), 0));
   EXPECT_EQ(use().used, 3);
-  ASSERT_TRUE(engine_->sessions.Delete("a").ok());
+  ASSERT_TRUE(engine_->sessions.Delete(Named("a")).ok());
   ExpectAllAvailable();
 }
 
@@ -185,7 +186,7 @@ TEST_F(EngineKeyValues, MoveIdleSessionsToRamForARequestThatNeedsTheirs) {
   ASSERT_EQ(use().available(), 1);
   const Request request = TestEngine::Generate(PromptOf(3), 2);
   EXPECT_EQ(engine_->Run(request).ids(), engine_->Expect({}, request).tokens);
-  EXPECT_EQ(engine_->sessions.Get("idle")->tier, "ram");
+  EXPECT_EQ(engine_->sessions.Get(Named("idle"))->tier, "ram");
   // And it goes on as if nothing had been.
   const Request next = TestEngine::Turn("idle", "r2", {5, 6}, 3);
   EXPECT_EQ(engine_->Run(next).ids(), engine_->Expect(history, next).tokens);
@@ -198,7 +199,7 @@ TEST_F(EngineKeyValues, LeaveIdleSessionsAloneIfTheirBlocksAreNotEnough) {
   Reader second = engine_->Submit(TestEngine::Generate(PromptOf(3), 1));
   engine_->engine.RunOnce();
   EXPECT_EQ(engine_->admission.inbox().waiting(), 1);
-  EXPECT_EQ(engine_->sessions.Get("idle")->tier, "slot");
+  EXPECT_EQ(engine_->sessions.Get(Named("idle"))->tier, "slot");
   engine_->RunUntilIdle();
   second.Read();
   EXPECT_TRUE(second.status().ok()) << second.status();

@@ -8,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "server/engine.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/named.h"
 #include "tools/status/retry_after.h"
 
 namespace engram {
@@ -116,8 +117,8 @@ TEST_F(EngineParking, CommitsTheFragmentOfATurnThatIsCancelledWhileParked) {
   engine_.engine.RunOnce();
   slow.Read();
   EXPECT_EQ(slow.status().code(), absl::StatusCode::kCancelled);
-  EXPECT_EQ(engine_.sessions.Get("a")->version, 1);
-  EXPECT_EQ(engine_.sessions.Get("a")->tier, "ram");
+  EXPECT_EQ(engine_.sessions.Get(Named("a"))->version, 1);
+  EXPECT_EQ(engine_.sessions.Get(Named("a"))->tier, "ram");
   EXPECT_EQ(engine_.sessions.Counts().parked_bytes, 0);
   Tokens history = {1, 2, 3};
   for (int32_t id : slow.ids()) history.push_back(id);
@@ -136,7 +137,7 @@ TEST_F(EngineParking, EndsAReaderThatIsTooSlowWhileItIsParked) {
   EXPECT_EQ(slow.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(engine_.engine.parked(), 0);
   EXPECT_EQ(engine_.sessions.Counts().parked_bytes, 0);
-  EXPECT_FALSE(engine_.sessions.Get("a").ok());
+  EXPECT_FALSE(engine_.sessions.Get(Named("a")).ok());
 }
 
 // It made room, but not as much as a parked sequence needs to go on.
@@ -355,7 +356,7 @@ TEST_F(EngineParking, EndsWhatHasWaitedTooLong) {
   waiting.Read();
   EXPECT_EQ(waiting.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_TRUE(RetryAfter(waiting.status()).has_value());
-  EXPECT_FALSE(engine.sessions.Get("a").ok());
+  EXPECT_FALSE(engine.sessions.Get(Named("a")).ok());
 }
 
 // The last one that waits ends as it is to start. What comes an hour later has
@@ -370,7 +371,7 @@ TEST_F(EngineParking, MeasuresNoQueueThatNobodyWaitsIn) {
   engine.Submit(TestEngine::Generate({2}, 10));
   Reader score = engine.Submit(TestEngine::Score("a", {3, 4}));
   while (engine.admission.inbox().waiting() > 1) engine.engine.RunOnce();
-  ASSERT_TRUE(engine.sessions.Delete("a").ok());
+  ASSERT_TRUE(engine.sessions.Delete(Named("a")).ok());
   engine.RunUntilIdle();
   score.Read();
   ASSERT_EQ(score.status().code(), absl::StatusCode::kNotFound);

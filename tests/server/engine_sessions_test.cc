@@ -10,6 +10,7 @@
 #include "server/engine.h"
 #include "tests/server/test_engine.h"
 #include "tests/support/copying_backend.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -33,11 +34,11 @@ TEST(EngineSessions, FeedsThePendingTokenFirst) {
   TestEngine engine;
   Tokens history;
   RunTurn(&engine, TestEngine::Turn("a", "r1", {1, 2, 3}, 4), &history);
-  EXPECT_EQ(engine.sessions.Get("a")->position, 3 + 4 - 1);
-  EXPECT_TRUE(engine.sessions.Get("a")->pending_token);
+  EXPECT_EQ(engine.sessions.Get(Named("a"))->position, 3 + 4 - 1);
+  EXPECT_TRUE(engine.sessions.Get(Named("a"))->pending_token);
   RunTurn(&engine, TestEngine::Turn("a", "r2", {5}, 4), &history);
-  EXPECT_EQ(engine.sessions.Get("a")->position, 3 + 4 + 1 + 4 - 1);
-  EXPECT_EQ(engine.sessions.Get("a")->version, 2);
+  EXPECT_EQ(engine.sessions.Get(Named("a"))->position, 3 + 4 + 1 + 4 - 1);
+  EXPECT_EQ(engine.sessions.Get(Named("a"))->version, 2);
 }
 
 TEST(EngineSessions, LeavesNothingPendingIfMaxTokensIsZero) {
@@ -45,8 +46,8 @@ TEST(EngineSessions, LeavesNothingPendingIfMaxTokensIsZero) {
   Tokens history;
   RunTurn(&engine, TestEngine::Turn("a", "r1", {1, 2, 3}, 2), &history);
   RunTurn(&engine, TestEngine::Turn("a", "r2", {4}, 0), &history);
-  EXPECT_EQ(engine.sessions.Get("a")->position, 6);
-  EXPECT_FALSE(engine.sessions.Get("a")->pending_token);
+  EXPECT_EQ(engine.sessions.Get(Named("a"))->position, 6);
+  EXPECT_FALSE(engine.sessions.Get(Named("a"))->pending_token);
   RunTurn(&engine, TestEngine::Turn("a", "r3", {5}, 3), &history);
 }
 
@@ -58,8 +59,8 @@ TEST(EngineSessions, KeepsAStopTokenPending) {
   Tokens history;
   RunTurn(&engine, TestEngine::Turn("a", "r1", {1, 2}, 8), &history);
   EXPECT_EQ(history, (Tokens{1, 2, 7, 9}));
-  EXPECT_EQ(engine.sessions.Get("a")->position, 3);
-  EXPECT_TRUE(engine.sessions.Get("a")->pending_token);
+  EXPECT_EQ(engine.sessions.Get(Named("a"))->position, 3);
+  EXPECT_TRUE(engine.sessions.Get(Named("a"))->pending_token);
   RunTurn(&engine, TestEngine::Turn("a", "r2", {3}, 2), &history);
 }
 
@@ -69,7 +70,7 @@ TEST(EngineSessions, GoesOnFromAPendingTokenWithAnEmptyPrompt) {
   RunTurn(&engine, TestEngine::Turn("a", "r1", {1}, 3), &history);
   RunTurn(&engine, TestEngine::Turn("a", "r2", {}, 3), &history);
   RunTurn(&engine, TestEngine::Turn("a", "r3", {}, 0), &history);
-  EXPECT_FALSE(engine.sessions.Get("a")->pending_token);
+  EXPECT_FALSE(engine.sessions.Get(Named("a"))->pending_token);
 }
 
 TEST(EngineSessions, TellsVersionAndPositionBeforeTheTurn) {
@@ -212,7 +213,7 @@ TEST(EngineSessions, KeepOnlyTheIdOfAnAnswerThatIsTooLong) {
     } else {
       EXPECT_EQ(engine.Recorded(request)->tokens, first.ids());
     }
-    EXPECT_EQ(engine.sessions.Get("a")->version, 1);
+    EXPECT_EQ(engine.sessions.Get(Named("a"))->version, 1);
   }
 }
 
@@ -229,7 +230,7 @@ TEST(EngineSessions, GoBackWhenATurnIsCancelled) {
   turn.Read();
   EXPECT_EQ(turn.status().code(), absl::StatusCode::kCancelled);
   EXPECT_FALSE(turn.completed().has_value());
-  EXPECT_EQ(engine.sessions.Get("a")->version, 1);
+  EXPECT_EQ(engine.sessions.Get(Named("a"))->version, 1);
   // The same request runs again from the version before.
   RunTurn(&engine, TestEngine::Turn("a", "r2", {4}, 6), &history);
   engine.ExpectNoSlotLost();
@@ -239,7 +240,7 @@ TEST(EngineSessions, AreGoneAgainIfTheirFirstTurnIsCancelled) {
   TestEngine engine;
   Reader turn = engine.Submit(TestEngine::Turn("a", "r1", {4}, 100));
   engine.engine.RunOnce();
-  EXPECT_EQ(engine.sessions.Get("a").status().code(),
+  EXPECT_EQ(engine.sessions.Get(Named("a")).status().code(),
             absl::StatusCode::kNotFound);
   turn.Cancel();
   engine.engine.RunOnce();
@@ -281,7 +282,7 @@ TEST_P(KeepPartial, CommitsWhatWasSampled) {
   EXPECT_EQ(turn.completed()->finish_reason, FinishReason::kCancelled);
   EXPECT_EQ(turn.completed()->version, 1);
   EXPECT_EQ(turn.ids().size(), 5);
-  EXPECT_EQ(engine.sessions.Get("a")->position, 2 + 5 - 1);
+  EXPECT_EQ(engine.sessions.Get(Named("a"))->position, 2 + 5 - 1);
   EXPECT_EQ(engine.ended.back().finish_reason, "cancelled");
 
   // It is final: a repeat gets the fragment.
@@ -302,7 +303,7 @@ TEST_P(KeepPartial, KeepsNothingUnlessAsked) {
   EndTurn(&engine, GetParam(), &turn);
   EXPECT_EQ(turn.status().code(), GetParam().code);
   EXPECT_FALSE(turn.completed().has_value());
-  EXPECT_FALSE(engine.sessions.Get("a").ok());
+  EXPECT_FALSE(engine.sessions.Get(Named("a")).ok());
   engine.ExpectNoSlotLost();
 }
 
@@ -316,7 +317,7 @@ TEST_P(KeepPartial, KeepsNothingIfNothingWasSampled) {
   EndTurn(&engine, GetParam(), &turn);
   EXPECT_EQ(turn.status().code(), GetParam().code);
   EXPECT_FALSE(turn.completed().has_value());
-  EXPECT_FALSE(engine.sessions.Get("a").ok());
+  EXPECT_FALSE(engine.sessions.Get(Named("a")).ok());
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -357,7 +358,7 @@ TEST(EngineSessions, KeepNoFragmentWhenTheReaderWasTooSlow) {
   engine.engine.RunOnce();
   turn.Read();
   EXPECT_EQ(turn.status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_FALSE(engine.sessions.Get("a").ok());
+  EXPECT_FALSE(engine.sessions.Get(Named("a")).ok());
 }
 
 // --- While a turn runs.
@@ -369,11 +370,11 @@ TEST(EngineSessions, AreForkedAtTheirLastCommitWhileATurnRuns) {
   engine.Submit(TestEngine::Turn("a", "r2", {4}, 20));
   for (int i = 0; i < 5; ++i) engine.engine.RunOnce();
   ASSERT_TRUE(engine.Fork("a", "b").ok());
-  EXPECT_EQ(engine.sessions.Get("b")->version, 1);
+  EXPECT_EQ(engine.sessions.Get(Named("b"))->version, 1);
   Tokens other = history;
   RunTurn(&engine, TestEngine::Turn("b", "r2", {5}, 3), &other);
   engine.RunUntilIdle();
-  EXPECT_EQ(engine.sessions.Get("a")->version, 2);
+  EXPECT_EQ(engine.sessions.Get(Named("a"))->version, 2);
 }
 
 TEST(EngineSessions, AreForkedFromRam) {
@@ -383,7 +384,7 @@ TEST(EngineSessions, AreForkedFromRam) {
   Tokens history;
   RunTurn(&engine, TestEngine::Turn("a", "r1", {1, 2}, 3), &history);
   engine.Run(TestEngine::Turn("other", "r", {1}, 1));
-  ASSERT_EQ(engine.sessions.Get("a")->tier, "ram");
+  ASSERT_EQ(engine.sessions.Get(Named("a"))->tier, "ram");
   ASSERT_TRUE(engine.Fork("a", "b").ok());
   Tokens other = history;
   RunTurn(&engine, TestEngine::Turn("b", "r1", {5}, 3), &other);
@@ -404,7 +405,7 @@ TEST(EngineSessions, EndTheirTurnWhenDeleted) {
   RunTurn(&engine, TestEngine::Turn("a", "r1", {1, 2}, 3), &history);
   Reader turn = engine.Submit(TestEngine::Turn("a", "r2", {4}, 100));
   for (int i = 0; i < 5; ++i) engine.engine.RunOnce();
-  ASSERT_TRUE(engine.sessions.Delete("a").ok());
+  ASSERT_TRUE(engine.sessions.Delete(Named("a")).ok());
   engine.engine.RunOnce();
   turn.Read();
   EXPECT_EQ(turn.status().code(), absl::StatusCode::kCancelled);
@@ -420,7 +421,7 @@ TEST(EngineSessions, EndTheirTurnWhenDeletedWhileItWaits) {
   engine.Submit(TestEngine::Generate({1}, 5));
   engine.engine.RunOnce();
   Reader turn = engine.Submit(TestEngine::Turn("a", "r", {4}, 100));
-  ASSERT_TRUE(engine.sessions.Delete("a").ok());
+  ASSERT_TRUE(engine.sessions.Delete(Named("a")).ok());
   engine.engine.RunOnce();
   turn.Read();
   EXPECT_EQ(turn.status().code(), absl::StatusCode::kCancelled);
@@ -430,11 +431,11 @@ TEST(EngineSessions, EndTheirTurnWhenDeletedInItsLastStep) {
   TestEngine engine;
   Reader turn = engine.Submit(TestEngine::Turn("a", "r", {4}, 1));
   engine.model.SetDuringStep(
-      [&] { engine.sessions.Delete("a").IgnoreError(); });
+      [&] { engine.sessions.Delete(Named("a")).IgnoreError(); });
   engine.engine.RunOnce();
   turn.Read();
   EXPECT_EQ(turn.status().code(), absl::StatusCode::kCancelled);
-  EXPECT_FALSE(engine.sessions.Get("a").ok());
+  EXPECT_FALSE(engine.sessions.Get(Named("a")).ok());
   engine.ExpectNoSlotLost();
 }
 
@@ -448,7 +449,7 @@ TEST(EngineSessions, EndTheirTurnWhenDeletedJustBeforeItStarts) {
   other.Cancel();
   engine.on_end = [&](const RequestSummary& summary) {
     if (summary.session_id.empty()) {
-      EXPECT_TRUE(engine.sessions.Delete("a").ok());
+      EXPECT_TRUE(engine.sessions.Delete(Named("a")).ok());
     }
   };
   engine.engine.RunOnce();
@@ -466,7 +467,7 @@ TEST(EngineSessions, AnswerAScoreWithNotFoundWhenDeletedWhileItWaits) {
   engine.Run(TestEngine::Turn("a", "r", {4}, 1));
   engine.Submit(TestEngine::Generate({1}, 3));
   Reader score = engine.Submit(TestEngine::Score("a", {1, 2}));
-  ASSERT_TRUE(engine.sessions.Delete("a").ok());
+  ASSERT_TRUE(engine.sessions.Delete(Named("a")).ok());
   engine.RunUntilIdle();
   score.Read();
   EXPECT_EQ(score.status().code(), absl::StatusCode::kNotFound);
@@ -477,10 +478,10 @@ TEST(EngineSessions, StartAnewAfterDeleteWhileTheirTurnStillRuns) {
   TestEngine engine;
   engine.Submit(TestEngine::Turn("a", "r1", {4}, 100));
   engine.engine.RunOnce();
-  ASSERT_TRUE(engine.sessions.Delete("a").ok());
+  ASSERT_TRUE(engine.sessions.Delete(Named("a")).ok());
   Tokens history;
   RunTurn(&engine, TestEngine::Turn("a", "r1", {5}, 3), &history);
-  EXPECT_EQ(engine.sessions.Get("a")->version, 1);
+  EXPECT_EQ(engine.sessions.Get(Named("a"))->version, 1);
 }
 
 TEST(EngineSessions, ExpireAndAreMissedAloud) {
@@ -502,7 +503,7 @@ TEST(EngineSessions, DoNotExpireWhileATurnRuns) {
   engine.engine.RunOnce();
   engine.clock.Advance(2 * engine.options.sessions.time_to_live);
   engine.RunUntilIdle();
-  EXPECT_EQ(engine.sessions.Get("a")->version, 2);
+  EXPECT_EQ(engine.sessions.Get(Named("a"))->version, 2);
 }
 
 // --- From slot to slot.
@@ -536,7 +537,7 @@ TEST(EngineSessions, AreResumedFromTheirSlotsWithoutACopy) {
     history.insert(history.end(), expected.tokens.begin(),
                    expected.tokens.end());
   }
-  EXPECT_EQ(engine.sessions.Get("a")->version, 3);
+  EXPECT_EQ(engine.sessions.Get(Named("a"))->version, 3);
   EXPECT_EQ(backend.copies(), 0);
   engine.ExpectNoSlotLost();
 }

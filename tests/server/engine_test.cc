@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "kernels/status.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/named.h"
 #include "tests/support/plain_sampler.h"
 
 namespace engram {
@@ -352,7 +353,7 @@ StoppedSession RunStopped(const std::string& said, const std::string& stop,
   other.Read();
   EXPECT_TRUE(other.status().ok());
   engine.ExpectNoSlotLost();
-  const auto snapshot = engine.StateOf(*engine.sessions.Find("a"));
+  const auto snapshot = engine.StateOf(*engine.sessions.Find(Named("a")));
   EXPECT_TRUE(snapshot.ok());
   const std::string state(
       reinterpret_cast<const char*>(snapshot->block->data()),
@@ -686,8 +687,8 @@ TEST(Engine, ChangesNoSessionByAScore) {
     history.push_back(id);
   }
   engine.Run(TestEngine::Score("a", {4, 5, 6}));
-  EXPECT_EQ(engine.sessions.Get("a")->version, 1);
-  EXPECT_EQ(engine.sessions.Get("a")->position, 4);
+  EXPECT_EQ(engine.sessions.Get(Named("a"))->version, 1);
+  EXPECT_EQ(engine.sessions.Get(Named("a"))->position, 4);
   const Request next = TestEngine::Turn("a", "next", {7}, 5);
   ExpectAnswered(engine.Run(next), engine.Expect(history, next));
 }

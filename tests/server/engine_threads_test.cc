@@ -15,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "server/engine.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -98,7 +99,7 @@ struct ThreadedEngine {
 // Forks and waits for it.
 void Fork(ThreadedEngine* engine, const std::string& source,
           const std::string& target) {
-  absl::StatusOr<SessionHandle> session = engine->sessions.Find(source);
+  absl::StatusOr<SessionHandle> session = engine->sessions.Find(Named(source));
   if (!session.ok()) return;
   absl::Notification done;
   engine->engine.Fork(*session, target, [&](absl::StatusOr<SessionInfo> fork) {
@@ -133,7 +134,7 @@ std::shared_ptr<TokenStream> SubmitUntilAdmitted(ThreadedEngine* engine,
     }
     if (turn.status().code() == absl::StatusCode::kNotFound) {
       if (request.kind == RequestKind::kScore) return nullptr;
-      engine->sessions.Delete(request.session_id).IgnoreError();
+      engine->sessions.Delete(Named(request.session_id)).IgnoreError();
     } else if (turn.status().code() != absl::StatusCode::kAborted) {
       ADD_FAILURE() << turn.status();
       return nullptr;
@@ -155,11 +156,11 @@ TEST(EngineThreads, ServeManyAtATimeAndEndEachOnce) {
     clients.emplace_back([&, client] {
       for (int i = 0; i < kRequests; ++i) {
         const std::string session = absl::StrCat("s", (client + i) % 6);
-        if (i % 11 == 4) engine.sessions.Delete(session).IgnoreError();
+        if (i % 11 == 4) engine.sessions.Delete(Named(session)).IgnoreError();
         if (i % 11 == 7) Fork(&engine, session, absl::StrCat("fork", i % 3));
         const std::shared_ptr<TokenStream> stream =
             SubmitUntilAdmitted(&engine, RequestOf(client, i, session));
-        engine.sessions.List(-1, "", 10);
+        engine.sessions.List(nullptr, -1, "", 10);
         engine.sessions.Counts();
         if (stream == nullptr) {
           ++nothing_to_score;

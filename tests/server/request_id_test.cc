@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -37,26 +38,28 @@ TEST(RandomId, IsAnIdAndNeverTheSame) {
 }
 
 TEST(NewRequestId, IsAnIdThatTellsItsVersion) {
-  const std::string id = NewRequestId("a", 12);
+  const std::string id = NewRequestId(Named("a"), 12);
   EXPECT_TRUE(CheckId("f", id).ok());
   EXPECT_THAT(id, MatchesRegex("[0-9a-f]{32}-12"));
-  EXPECT_EQ(VersionOfRequestId("a", id), 12);
-  EXPECT_NE(NewRequestId("a", 12), id);
-  EXPECT_EQ(VersionOfRequestId("a", NewRequestId("a", 0)), 0);
+  EXPECT_EQ(VersionOfRequestId(Named("a"), id), 12);
+  EXPECT_NE(NewRequestId(Named("a"), 12), id);
+  EXPECT_EQ(VersionOfRequestId(Named("a"), NewRequestId(Named("a"), 0)), 0);
 }
 
 TEST(NewRequestId, IsOfOneSession) {
-  EXPECT_EQ(VersionOfRequestId("b", NewRequestId("a", 12)), std::nullopt);
+  EXPECT_EQ(VersionOfRequestId(Named("b"), NewRequestId(Named("a"), 12)),
+            std::nullopt);
 }
 
 TEST(VersionOfRequestId, IsNothingOfIdsThatWereNotMadeSo) {
-  std::string other_version = NewRequestId("a", 12);
+  std::string other_version = NewRequestId(Named("a"), 12);
   other_version.back() = '3';
   for (const std::string& id :
        {std::string("r1"), std::string(), RandomId(), other_version,
         absl::StrCat(RandomId(), "-12"), absl::StrCat(RandomId(), "-"),
-        NewRequestId("a", 12).substr(1), NewRequestId("a", 12) + "x"}) {
-    EXPECT_EQ(VersionOfRequestId("a", id), std::nullopt) << id;
+        NewRequestId(Named("a"), 12).substr(1),
+        NewRequestId(Named("a"), 12) + "x"}) {
+    EXPECT_EQ(VersionOfRequestId(Named("a"), id), std::nullopt) << id;
   }
 }
 

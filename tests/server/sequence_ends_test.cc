@@ -7,6 +7,7 @@
 
 #include "gtest/gtest.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -94,8 +95,8 @@ TEST_F(SequenceEndsTest, CommitWhatCompletes) {
   const Request request = TestEngine::Turn("a", "r", {1, 2}, 1);
   const auto sequence = Run(request);
   ends_.Complete(sequence.get(), FinishReason::kStop);
-  EXPECT_EQ(sessions_.Get("a")->version, 1);
-  EXPECT_EQ(sessions_.Get("a")->position, 2);
+  EXPECT_EQ(sessions_.Get(Named("a"))->version, 1);
+  EXPECT_EQ(sessions_.Get(Named("a"))->position, 2);
   const auto repeat = sessions_.CheckTurn(number_, request);
   ASSERT_TRUE(repeat.ok()) << repeat.status();
   EXPECT_EQ((*repeat)->tokens, Tokens{5});
@@ -119,15 +120,15 @@ TEST_F(SequenceEndsTest, KeepAFragmentOnlyIfAskedAndAfterAnEndFromOutside) {
       EXPECT_EQ(reader.status(), end);
       EXPECT_EQ(reader.completed().has_value(), kept);
       EXPECT_EQ(reported_.back().finish_reason, kept ? "cancelled" : "");
-      EXPECT_EQ(sessions_.Get(id).ok(), kept);
-      sessions_.Delete(id).IgnoreError();
+      EXPECT_EQ(sessions_.Get(Named(id)).ok(), kept);
+      sessions_.Delete(Named(id)).IgnoreError();
     }
   }
 }
 
 TEST_F(SequenceEndsTest, EndATurnWhoseSessionIsGone) {
   const auto sequence = Run(TestEngine::Turn("a", "r", {1}, 1));
-  ASSERT_TRUE(sessions_.Delete("a").ok());
+  ASSERT_TRUE(sessions_.Delete(Named("a")).ok());
   ends_.Complete(sequence.get(), FinishReason::kLength);
   ExpectNothingHeld(*sequence);
   EXPECT_EQ(Read(*sequence).status().code(), absl::StatusCode::kCancelled);

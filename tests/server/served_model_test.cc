@@ -7,6 +7,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -33,26 +34,26 @@ class ServedModelsTest : public ::testing::Test {
 TEST_F(ServedModelsTest, FindsAModelByName) {
   Add("a");
   Add("b");
-  EXPECT_EQ((*models_.Find("b", ""))->name, "b");
+  EXPECT_EQ((*models_.Find("b"))->name, "b");
 }
 
 TEST_F(ServedModelsTest, TakesTheOnlyOneIfNoneIsNamed) {
   Add("a");
-  EXPECT_EQ((*models_.Find("", ""))->name, "a");
-  EXPECT_EQ((*models_.Find("", "new"))->name, "a");
+  EXPECT_EQ((*models_.Find(""))->name, "a");
+  EXPECT_EQ((*models_.Find("", Named("new")))->name, "a");
 }
 
 TEST_F(ServedModelsTest, TakesTheModelOfTheSessionIfNoneIsNamed) {
   Add("a");
   Add("b");
   ASSERT_TRUE(sessions_.Create(EmptySession("s", 1)).ok());
-  EXPECT_EQ((*models_.Find("", "s"))->name, "b");
+  EXPECT_EQ((*models_.Find("", Named("s")))->name, "b");
 }
 
 TEST_F(ServedModelsTest, ListsTheNamesIfItMustBeNamed) {
   Add("a");
   Add("b");
-  const absl::Status status = models_.Find("", "").status();
+  const absl::Status status = models_.Find("").status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("a, b"));
 }
@@ -60,7 +61,7 @@ TEST_F(ServedModelsTest, ListsTheNamesIfItMustBeNamed) {
 TEST_F(ServedModelsTest, ListsTheNamesIfThereIsNoSuchModel) {
   Add("a");
   Add("b");
-  const absl::Status status = models_.Find("c", "").status();
+  const absl::Status status = models_.Find("c").status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr("\"c\""), HasSubstr("a, b")));

@@ -16,6 +16,7 @@
 #include "server/session.h"
 #include "server/session_store.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/named.h"
 #include "tests/support/sanitizers.h"
 
 namespace engram {
@@ -121,7 +122,7 @@ TEST_F(SessionLedgerTest, CountsTheDeparted) {
 constexpr size_t kStateBytes = 1000;
 
 Session WithBlock(std::shared_ptr<const StateBlock> block) {
-  Session session;
+  Session session(Named("s"));
   session.labels = std::make_shared<const SessionLabels>();
   session.turns.position = 1;
   session.block = std::move(block);

@@ -6,6 +6,7 @@
 #include "gtest/gtest.h"
 #include "server/session.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -21,7 +22,7 @@ class SessionListsTest : public ::testing::Test {
 
   // Listed, and used after those before it. It expires `hours` after the start.
   Session* Add(int model, int slot, bool running = false, int hours = 1) {
-    auto session = std::make_unique<Session>();
+    auto session = std::make_unique<Session>(Named("s"));
     session->model = model;
     session->slot = slot;
     session->running = running;

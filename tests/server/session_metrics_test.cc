@@ -7,6 +7,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/fake_clock.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -28,9 +29,7 @@ TEST(SessionMetrics, TellWhatTheStoreCountsOfEachModel) {
     metrics.AddModel(name);
   }
   metrics.Watch(&sessions, sessions.limits().memory_bytes);
-  NewSession session;
-  session.session_id = "s";
-  session.model = 1;
+  NewSession session = {.name = Named("s"), .model = 1};
   ASSERT_TRUE(sessions.Create(session).ok());
   sessions.CountRestore(0);
   const std::string text =

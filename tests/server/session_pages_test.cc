@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "server/session.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -23,9 +24,7 @@ class SessionPagesTest : public ::testing::Test {
 
   SessionHandle Add(const std::string& id, int model,
                     bool made_by_turn = false) {
-    NewSession made;
-    made.session_id = id;
-    made.model = model;
+    NewSession made = {.name = Named(id), .model = model};
     SessionHandle session = MakeSession(std::move(made), absl::Hours(1));
     session->made_by_turn = made_by_turn;
     table_.Add(session, kNow);
@@ -33,7 +32,7 @@ class SessionPagesTest : public ::testing::Test {
   }
   std::vector<std::string> List(int model, size_t count, std::string* after) {
     std::vector<SessionInfo> page;
-    more_ = ListSomeSessions(table_, model, count, after, &page);
+    more_ = ListSomeSessions(table_, nullptr, model, count, after, &page);
     std::vector<std::string> ids;
     for (const SessionInfo& info : page) ids.push_back(info.session_id);
     return ids;

@@ -12,6 +12,7 @@
 #include "gtest/gtest.h"
 #include "server/slot_number.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -93,7 +94,7 @@ class SessionStoreTest : public ::testing::Test {
 
   std::vector<std::string> Ids() {
     std::vector<std::string> ids;
-    for (const SessionInfo& one : store().List(-1, "", 1000)) {
+    for (const SessionInfo& one : store().List(nullptr, -1, "", 1000)) {
       ids.push_back(one.session_id);
     }
     return ids;
@@ -236,7 +237,7 @@ TEST_F(SessionStoreTest, RunsNothingAgainThatItMayHaveForgotten) {
     ExpectCode(Begin(Turn("a", absl::StrCat("r", turn))).status(),
                Code::kAlreadyExists, absl::StrCat("as version ", turn, " "));
   }
-  EXPECT_EQ(store().Get("a")->version, 6);
+  EXPECT_EQ(store().Get(Named("a"))->version, 6);
 }
 
 TEST_F(SessionStoreTest,
@@ -256,11 +257,12 @@ TEST_F(SessionStoreTest,
 
 TEST_F(SessionStoreTest, TellsByItsOwnIdsWhichMayBeForgotten) {
   limits_.remembered_turns = 5;
-  const std::string at_start = store().MakeRequestId("a");
+  const std::string at_start = store().MakeRequestId(Named("a"));
   RunTurn("a", at_start);
-  const std::string at_one = store().MakeRequestId("a");  // is never sent
+  const std::string at_one =
+      store().MakeRequestId(Named("a"));  // is never sent
   for (int turn = 2; turn <= 6; ++turn)
-    RunTurn("a", store().MakeRequestId("a"));
+    RunTurn("a", store().MakeRequestId(Named("a")));
   ExpectCode(Begin(Turn("a", at_start)).status(), Code::kFailedPrecondition,
              "may be one of them");
   // What was made at version 1 commits as version 2 at least, and those are
@@ -269,9 +271,10 @@ TEST_F(SessionStoreTest, TellsByItsOwnIdsWhichMayBeForgotten) {
   RunTurn("a", "r7x", /*expected=*/6);
   ExpectCode(Begin(Turn("a", at_one)).status(), Code::kFailedPrecondition,
              "may be one of them");
-  store().Abort(BeginGood(Turn("a", store().MakeRequestId("a"))).session);
+  store().Abort(
+      BeginGood(Turn("a", store().MakeRequestId(Named("a")))).session);
   // An id of another session is like a client's own.
-  ExpectCode(Begin(Turn("a", store().MakeRequestId("b"))).status(),
+  ExpectCode(Begin(Turn("a", store().MakeRequestId(Named("b")))).status(),
              Code::kFailedPrecondition, "may be one of them");
 }
 
@@ -280,7 +283,7 @@ TEST_F(SessionStoreTest, ForgetsNothingOfAForkThatIsNotItsOwn) {
   for (int turn = 1; turn <= 9; ++turn) {
     RunTurn("a", absl::StrCat("r", turn), turn - 1);
   }
-  const SessionHandle source = *store().Find("a");
+  const SessionHandle source = *store().Find(Named("a"));
   ASSERT_TRUE(store()
                   .InstallFork(source, "b", store().Locate(source)->turns,
                                MakeBlock(kStateBytes))
@@ -347,7 +350,7 @@ TEST_F(SessionStoreTest, RunsARequestAgainThatDidNotCommit) {
 
 TEST_F(SessionStoreTest, GivesAForkNoRequestIds) {
   RunTurn("a", "r1");
-  const SessionHandle source = *store().Find("a");
+  const SessionHandle source = *store().Find(Named("a"));
   ASSERT_TRUE(store()
                   .InstallFork(source, "b", store().Locate(source)->turns,
                                MakeBlock(kStateBytes))
@@ -361,8 +364,8 @@ TEST_F(SessionStoreTest, GivesAForkNoRequestIds) {
 TEST_F(SessionStoreTest, IsAtTheVersionBeforeAfterAnAbort) {
   RunTurn("a", "r1");
   store().Abort(BeginGood(Turn("a", "r2")).session);
-  EXPECT_EQ(store().Get("a")->version, 1);
-  EXPECT_EQ(store().Get("a")->position, 3);
+  EXPECT_EQ(store().Get(Named("a"))->version, 1);
+  EXPECT_EQ(store().Get(Named("a"))->position, 3);
   EXPECT_THAT(store().ReleasedSlots(0), IsEmpty());
 }
 
@@ -382,8 +385,8 @@ TEST_F(SessionStoreTest, KeepsACreatedSessionWhoseFirstTurnIsAborted) {
 TEST_F(SessionStoreTest, ShowsNobodyASessionInItsFirstTurn) {
   const SessionStore::Turn turn = BeginGood(Turn("a", "r1"));
   EXPECT_THAT(Ids(), IsEmpty());
-  ExpectCode(store().Get("a").status(), Code::kNotFound, "first turn");
-  ExpectCode(store().Find("a").status(), Code::kNotFound, "first turn");
+  ExpectCode(store().Get(Named("a")).status(), Code::kNotFound, "first turn");
+  ExpectCode(store().Find(Named("a")).status(), Code::kNotFound, "first turn");
   CommitAs(turn, Turn("a", "r1"), 0);
   EXPECT_THAT(Ids(), ElementsAre("a"));
 }
@@ -393,14 +396,14 @@ TEST_F(SessionStoreTest, GivesBackTheSlotOfTheStateBefore) {
   RunTurn("a", "r2");
   EXPECT_THAT(store().ReleasedSlots(0), ElementsAre(0));
   EXPECT_THAT(store().ReleasedSlots(0), IsEmpty());
-  EXPECT_EQ(store().Locate(*store().Find("a"))->slot, 1);
+  EXPECT_EQ(store().Locate(*store().Find(Named("a")))->slot, 1);
 }
 
 TEST_F(SessionStoreTest, ShowsTheLastCommitWhileATurnRuns) {
   RunTurn("a", "r1");
   BeginGood(Turn("a", "r2"));
-  EXPECT_EQ(store().Get("a")->version, 1);
-  EXPECT_EQ(store().Locate(*store().Find("a"))->turns.position, 3);
+  EXPECT_EQ(store().Get(Named("a"))->version, 1);
+  EXPECT_EQ(store().Locate(*store().Find(Named("a")))->turns.position, 3);
 }
 
 // --- Delete.
@@ -408,7 +411,7 @@ TEST_F(SessionStoreTest, ShowsTheLastCommitWhileATurnRuns) {
 TEST_F(SessionStoreTest, CancelsTheTurnOfADeletedSession) {
   RunTurn("a", "r1");
   const SessionStore::Turn turn = BeginGood(Turn("a", "r2"));
-  EXPECT_TRUE(store().Delete("a").ok());
+  EXPECT_TRUE(store().Delete(Named("a")).ok());
   ASSERT_EQ(cancelled_.size(), 1);
   ExpectCode(cancelled_[0], Code::kCancelled, "\"a\" was deleted");
   EXPECT_FALSE(CommitAs(turn, Turn("a", "r2"), 1));
@@ -420,21 +423,21 @@ TEST_F(SessionStoreTest, CancelsTheTurnOfADeletedSession) {
 
 TEST_F(SessionStoreTest, LeavesANewSessionOfADeletedNameAlone) {
   const SessionStore::Turn old = BeginGood(Turn("a", "r1"));
-  ASSERT_TRUE(store().Delete("a").ok());
+  ASSERT_TRUE(store().Delete(Named("a")).ok());
   RunTurn("a", "r2");
   store().Abort(old.session);
   EXPECT_FALSE(CommitAs(old, Turn("a", "r1"), 5));
-  EXPECT_EQ(store().Get("a")->version, 1);
+  EXPECT_EQ(store().Get(Named("a"))->version, 1);
 }
 
 TEST_F(SessionStoreTest, TellsThatThereIsNothingToDelete) {
-  ExpectCode(store().Delete("a"), Code::kNotFound, "no session \"a\"");
+  ExpectCode(store().Delete(Named("a")), Code::kNotFound, "no session \"a\"");
 }
 
 TEST_F(SessionStoreTest, TellsWhoLocatesADeletedSession) {
   RunTurn("a", "r1");
-  const SessionHandle session = *store().Find("a");
-  ASSERT_TRUE(store().Delete("a").ok());
+  const SessionHandle session = *store().Find(Named("a"));
+  ASSERT_TRUE(store().Delete(Named("a")).ok());
   ExpectCode(store().Locate(session).status(), Code::kNotFound, "deleted");
 }
 
@@ -461,8 +464,8 @@ TEST_F(SessionStoreTest, CountsTheTimeToLiveFromTheLastTurn) {
   clock_.Advance(absl::Minutes(50));
   store().Sweep();
   EXPECT_THAT(Ids(), ElementsAre("a"));
-  EXPECT_EQ(store().Get("a")->expire_time,
-            store().Get("a")->last_used_time + absl::Hours(1));
+  EXPECT_EQ(store().Get(Named("a"))->expire_time,
+            store().Get(Named("a"))->last_used_time + absl::Hours(1));
 }
 
 TEST_F(SessionStoreTest, TakesATimeToLiveOfItsOwn) {
@@ -479,7 +482,8 @@ TEST_F(SessionStoreTest, RefusesTheDepartedUntilCreate) {
   clock_.Advance(limits_.time_to_live);
   store().Sweep();
   ExpectCode(Begin(Turn("a", "r2")).status(), Code::kNotFound, "expired at");
-  ExpectCode(store().Get("a").status(), Code::kNotFound, "Create or Delete");
+  ExpectCode(store().Get(Named("a")).status(), Code::kNotFound,
+             "Create or Delete");
   ASSERT_TRUE(store().Create(EmptySession("a")).ok());
   EXPECT_EQ(BeginGood(Turn("a", "r2")).start.version, 0);
 }
@@ -488,14 +492,14 @@ TEST_F(SessionStoreTest, RefusesTheDepartedUntilDelete) {
   RunTurn("a", "r1");
   clock_.Advance(limits_.time_to_live);
   store().Sweep();
-  EXPECT_TRUE(store().Delete("a").ok());
+  EXPECT_TRUE(store().Delete(Named("a")).ok());
   BeginGood(Turn("a", "r2"));
 }
 
 TEST_F(SessionStoreTest, RefusesTheDepartedAfterACreateThatFailed) {
   limits_.sessions = 1;
   RunTurn("a", "r1");
-  const SessionHandle source = *store().Find("a");
+  const SessionHandle source = *store().Find(Named("a"));
   clock_.Advance(limits_.time_to_live);
   store().Sweep();
   const SessionStore::Turn other = BeginGood(Turn("b", "r1"));
@@ -529,7 +533,7 @@ TEST_F(SessionStoreTest, RemembersWhoDepartedAgain) {
   RunTurn("a", "r");
   clock_.Advance(limits_.time_to_live);
   store().Sweep();
-  ASSERT_TRUE(store().Delete("a").ok());
+  ASSERT_TRUE(store().Delete(Named("a")).ok());
   RunTurn("b", "r");
   RunTurn("a", "r");
   clock_.Advance(limits_.time_to_live);
@@ -547,7 +551,7 @@ TEST_F(SessionStoreTest, GivesUpTheSlotUsedLeastRecently) {
   EXPECT_EQ(MoveOne(), 2);
   EXPECT_EQ(MoveOne(), 3);
   EXPECT_FALSE(store().EvictionCandidate(0).has_value());
-  EXPECT_EQ(store().Get("a")->tier, "ram");
+  EXPECT_EQ(store().Get(Named("a"))->tier, "ram");
 }
 
 TEST_F(SessionStoreTest, GivesUpIdleSlotsBeforeThoseBehindATurn) {
@@ -566,7 +570,7 @@ TEST_F(SessionStoreTest, GivesUpNoSlotOfAnotherModel) {
 TEST_F(SessionStoreTest, MovesNoStateOfADeletedSession) {
   RunTurn("a", "r1");
   const auto resident = store().EvictionCandidate(0);
-  ASSERT_TRUE(store().Delete("a").ok());
+  ASSERT_TRUE(store().Delete(Named("a")).ok());
   EXPECT_FALSE(store().MoveToRam(resident->session, resident->slot, nullptr));
   EXPECT_THAT(store().ReleasedSlots(0), ElementsAre(0));
 }
@@ -611,7 +615,7 @@ TEST_F(SessionStoreTest, GivesReservedRoomBackOnDelete) {
   RunTurn("b", "r1");
   BeginGood(Turn("a", "r2"));
   ASSERT_EQ(Begin(Turn("b", "r2")).status().code(), Code::kResourceExhausted);
-  ASSERT_TRUE(store().Delete("a").ok());
+  ASSERT_TRUE(store().Delete(Named("a")).ok());
   BeginGood(Turn("b", "r2"));
 }
 
@@ -634,7 +638,7 @@ TEST_F(SessionStoreTest, StaysWithinItsBytesAfterAnAbort) {
 TEST_F(SessionStoreTest, ForksOnlyWithinItsBytes) {
   limits_.memory_bytes = 3 * kSessionBytes;
   RunTurn("a", "r1");
-  const SessionHandle source = *store().Find("a");
+  const SessionHandle source = *store().Find(Named("a"));
   CommittedTurns turns = store().Locate(source)->turns;
   turns.seen = std::make_shared<const TokenSet>(1 << 16);
   for (int i = 0; i < 6; ++i) {
@@ -645,21 +649,21 @@ TEST_F(SessionStoreTest, ForksOnlyWithinItsBytes) {
     clock_.Advance(absl::Seconds(1));
     EXPECT_LE(store().Counts().ram_bytes, limits_.memory_bytes);
   }
-  EXPECT_TRUE(store().Get("a").ok());
-  EXPECT_TRUE(store().Get("fork5").ok());
-  EXPECT_FALSE(store().Get("fork0").ok());
+  EXPECT_TRUE(store().Get(Named("a")).ok());
+  EXPECT_TRUE(store().Get(Named("fork5")).ok());
+  EXPECT_FALSE(store().Get(Named("fork0")).ok());
 }
 
 TEST_F(SessionStoreTest, RefusesAForkThatCanHaveNoRoom) {
   limits_.memory_bytes = kStateBytes;
   RunTurn("a", "r1");
-  const SessionHandle source = *store().Find("a");
+  const SessionHandle source = *store().Find(Named("a"));
   ExpectCode(store()
                  .InstallFork(source, "b", store().Locate(source)->turns,
                               MakeBlock(kStateBytes))
                  .status(),
              Code::kResourceExhausted, "no room for a fork");
-  EXPECT_TRUE(store().Get("a").ok());
+  EXPECT_TRUE(store().Get(Named("a")).ok());
 }
 
 // --- The number of sessions.
@@ -675,7 +679,7 @@ TEST_F(SessionStoreTest, DropsTheSessionUsedLeastRecentlyWhenThereAreTooMany) {
   EXPECT_THAT(Ids(), ElementsAre("b", "c"));
   RunTurn("d", "r1");
   EXPECT_THAT(Ids(), ElementsAre("c", "d"));
-  ExpectCode(store().Get("b").status(), Code::kNotFound,
+  ExpectCode(store().Get(Named("b")).status(), Code::kNotFound,
              "evicted: too many sessions");
 }
 
@@ -712,12 +716,12 @@ TEST_F(SessionStoreTest, RefusesToCreateASessionTwice) {
 
 TEST_F(SessionStoreTest, TellsWhereAStateLies) {
   RunTurn("a", "r1");
-  EXPECT_EQ(store().Get("a")->tier, "slot");
-  EXPECT_EQ(store().Get("a")->state_bytes, kStateBytes);
-  EXPECT_TRUE(store().Get("a")->pending_token);
+  EXPECT_EQ(store().Get(Named("a"))->tier, "slot");
+  EXPECT_EQ(store().Get(Named("a"))->state_bytes, kStateBytes);
+  EXPECT_TRUE(store().Get(Named("a"))->pending_token);
   EXPECT_EQ(store().Counts().models[0].sessions_in_slots, 1);
   MoveOne();
-  EXPECT_EQ(store().Get("a")->tier, "ram");
+  EXPECT_EQ(store().Get(Named("a"))->tier, "ram");
   EXPECT_EQ(store().Counts().models[0].sessions_in_slots, 0);
   EXPECT_EQ(store().Counts().models[0].sessions_in_ram, 1);
 }
@@ -727,11 +731,11 @@ TEST_F(SessionStoreTest, ListsPagesInOrderOfId) {
     ASSERT_TRUE(store().Create(EmptySession(id, id[0] == 'c' ? 1 : 0)).ok());
   }
   EXPECT_THAT(Ids(), ElementsAre("a", "b", "c", "d"));
-  const std::vector<SessionInfo> page = store().List(0, "a", 2);
+  const std::vector<SessionInfo> page = store().List(nullptr, 0, "a", 2);
   ASSERT_EQ(page.size(), 2);
   EXPECT_EQ(page[0].session_id, "b");
   EXPECT_EQ(page[1].session_id, "d");
-  EXPECT_THAT(store().List(0, "d", 2), IsEmpty());
+  EXPECT_THAT(store().List(nullptr, 0, "d", 2), IsEmpty());
 }
 
 TEST_F(SessionStoreTest, ForksIntoANewSessionAtTheVersionOfItsSource) {
@@ -739,7 +743,7 @@ TEST_F(SessionStoreTest, ForksIntoANewSessionAtTheVersionOfItsSource) {
   named.labels = {{"k", "v"}};
   ASSERT_TRUE(store().Create(named).ok());
   RunTurn("a", "r1");
-  const SessionHandle source = *store().Find("a");
+  const SessionHandle source = *store().Find(Named("a"));
   const auto block = MakeBlock(kStateBytes);
   const absl::StatusOr<SessionInfo> fork =
       store().InstallFork(source, "b", store().Locate(source)->turns, block);
@@ -748,14 +752,14 @@ TEST_F(SessionStoreTest, ForksIntoANewSessionAtTheVersionOfItsSource) {
   EXPECT_EQ(fork->position, 3);
   EXPECT_TRUE(fork->pending_token);
   EXPECT_EQ(fork->labels->at("k"), "v");
-  EXPECT_EQ(store().Locate(*store().Find("b"))->block, block);
+  EXPECT_EQ(store().Locate(*store().Find(Named("b")))->block, block);
   EXPECT_EQ(store().Counts().models[0].forks, 1);
 }
 
 TEST_F(SessionStoreTest, RefusesToForkIntoASessionThatExists) {
   RunTurn("a", "r1");
   RunTurn("b", "r1");
-  const SessionHandle source = *store().Find("a");
+  const SessionHandle source = *store().Find(Named("a"));
   ExpectCode(store().InstallFork(source, "b", {}, nullptr).status(),
              Code::kAlreadyExists, "\"b\" exists");
 }
@@ -766,15 +770,15 @@ TEST_F(SessionStoreTest, ListsEverySessionOnceInHoweverManyParts) {
     ASSERT_TRUE(
         store().Create(EmptySession(absl::StrCat("s", 1000 + i), i % 2)).ok());
   }
-  EXPECT_EQ(store().List(-1, "", 2000).size(), 1000);
-  const std::vector<SessionInfo> other = store().List(1, "", 2000);
+  EXPECT_EQ(store().List(nullptr, -1, "", 2000).size(), 1000);
+  const std::vector<SessionInfo> other = store().List(nullptr, 1, "", 2000);
   ASSERT_EQ(other.size(), 500);
   for (size_t i = 0; i < other.size(); ++i) {
     EXPECT_EQ(other[i].session_id, absl::StrCat("s", 1001 + 2 * i));
     EXPECT_EQ(other[i].model, "other");
   }
-  EXPECT_EQ(store().List(1, "s1500", 300).size(), 250);
-  EXPECT_EQ(store().List(1, "s1500", 300).front().session_id, "s1501");
+  EXPECT_EQ(store().List(nullptr, 1, "s1500", 300).size(), 250);
+  EXPECT_EQ(store().List(nullptr, 1, "s1500", 300).front().session_id, "s1501");
 }
 
 TEST_F(SessionStoreTest, SweepsInPartsUntilAllHaveGone) {
@@ -795,20 +799,20 @@ TEST_F(SessionStoreTest, SendsAsManyAwayAsALargeStateNeeds) {
     ASSERT_TRUE(store().Create(EmptySession(absl::StrCat("s", i))).ok());
   }
   clock_.Advance(absl::Seconds(1));
-  const SessionHandle source = *store().Find("a");
+  const SessionHandle source = *store().Find(Named("a"));
   ASSERT_TRUE(store()
                   .InstallFork(source, "b", store().Locate(source)->turns,
                                MakeBlock(1000000))
                   .ok());
   EXPECT_LE(store().Counts().ram_bytes, limits_.memory_bytes);
-  EXPECT_TRUE(store().Get("a").ok());
+  EXPECT_TRUE(store().Get(Named("a")).ok());
 }
 
 // --- What forks share.
 
 TEST_F(SessionStoreTest, CountsABlockOnceHoweverManyHoldIt) {
   RunTurn("a", "r1");
-  const SessionHandle source = *store().Find("a");
+  const SessionHandle source = *store().Find(Named("a"));
   const auto block = MakeBlock(kStateBytes);
   store().KeepCopy(source, 0, 1, block);
   const size_t before = store().Counts().ram_bytes;
@@ -822,10 +826,10 @@ TEST_F(SessionStoreTest, CountsABlockOnceHoweverManyHoldIt) {
   EXPECT_LT(store().Counts().ram_bytes, before + 10 * 1500);
   RunTurn("a", "r2");
   for (int i = 0; i < 9; ++i) {
-    ASSERT_TRUE(store().Delete(absl::StrCat("f", i)).ok());
+    ASSERT_TRUE(store().Delete(Named(absl::StrCat("f", i))).ok());
   }
   EXPECT_EQ(store().Counts().models[0].state_bytes_in_ram, kStateBytes);
-  ASSERT_TRUE(store().Delete("f9").ok());
+  ASSERT_TRUE(store().Delete(Named("f9")).ok());
   EXPECT_EQ(store().Counts().models[0].state_bytes_in_ram, 0);
 }
 
@@ -834,23 +838,24 @@ TEST_F(SessionStoreTest, DropsACopyOfASlotBeforeAnySession) {
   for (const char* id : {"a", "b", "c"}) RunTurn(id, "r1");
   MoveOne();
   MoveOne();
-  store().KeepCopy(*store().Find("c"), 2, 1, MakeBlock(kStateBytes));
-  EXPECT_NE(store().Locate(*store().Find("c"))->block, nullptr);
+  store().KeepCopy(*store().Find(Named("c")), 2, 1, MakeBlock(kStateBytes));
+  EXPECT_NE(store().Locate(*store().Find(Named("c")))->block, nullptr);
   RunTurn("d", "r1");
   EXPECT_EQ(store().EvictionCandidate(0)->slot, 2);
-  EXPECT_TRUE(store().MoveToRam(*store().Find("d"), 3, MakeBlock(kStateBytes)));
-  EXPECT_EQ(store().Locate(*store().Find("c"))->block, nullptr);
+  EXPECT_TRUE(
+      store().MoveToRam(*store().Find(Named("d")), 3, MakeBlock(kStateBytes)));
+  EXPECT_EQ(store().Locate(*store().Find(Named("c")))->block, nullptr);
   EXPECT_THAT(Ids(), ElementsAre("a", "b", "c", "d"));
 }
 
 TEST_F(SessionStoreTest, MovesToRamWithTheCopyThatItHas) {
   RunTurn("a", "r1");
   const auto block = MakeBlock(kStateBytes);
-  store().KeepCopy(*store().Find("a"), 0, 1, block);
+  store().KeepCopy(*store().Find(Named("a")), 0, 1, block);
   const auto resident = store().EvictionCandidate(0);
   EXPECT_EQ(resident->copy, block);
   EXPECT_TRUE(store().MoveToRam(resident->session, 0, resident->copy));
-  EXPECT_EQ(store().Get("a")->tier, "ram");
+  EXPECT_EQ(store().Get(Named("a"))->tier, "ram");
   EXPECT_EQ(store().Counts().models[0].state_bytes_in_ram, kStateBytes);
 }
 
@@ -858,13 +863,13 @@ TEST_F(SessionStoreTest, KeepsNoCopyOfAStateThatIsNoMore) {
   RunTurn("a", "r1");
   RunTurn("a", "r2");
   const auto block = MakeBlock(kStateBytes);
-  store().KeepCopy(*store().Find("a"), 0, 1, block);
-  store().KeepCopy(*store().Find("a"), 1, 1, block);
-  EXPECT_EQ(store().Locate(*store().Find("a"))->block, nullptr);
-  store().KeepCopy(*store().Find("a"), 1, 2, block);
-  EXPECT_EQ(store().Locate(*store().Find("a"))->block, block);
+  store().KeepCopy(*store().Find(Named("a")), 0, 1, block);
+  store().KeepCopy(*store().Find(Named("a")), 1, 1, block);
+  EXPECT_EQ(store().Locate(*store().Find(Named("a")))->block, nullptr);
+  store().KeepCopy(*store().Find(Named("a")), 1, 2, block);
+  EXPECT_EQ(store().Locate(*store().Find(Named("a")))->block, block);
   RunTurn("a", "r3");
-  EXPECT_EQ(store().Locate(*store().Find("a"))->block, nullptr);
+  EXPECT_EQ(store().Locate(*store().Find(Named("a")))->block, nullptr);
 }
 
 TEST_F(SessionStoreTest, KeepsNoCopyThatTheHeapMakesLargerThanWhatIsLeft) {
@@ -872,9 +877,9 @@ TEST_F(SessionStoreTest, KeepsNoCopyThatTheHeapMakesLargerThanWhatIsLeft) {
   limits_.memory_bytes = store().Counts().ram_bytes + kStateBytes;
   store_ = nullptr;
   RunTurn("a", "r1");
-  store().KeepCopy(*store().Find("a"), 1, 1, MakeBlock(kStateBytes));
+  store().KeepCopy(*store().Find(Named("a")), 1, 1, MakeBlock(kStateBytes));
   EXPECT_LE(store().Counts().ram_bytes, limits_.memory_bytes);
-  EXPECT_EQ(store().Locate(*store().Find("a"))->block, nullptr);
+  EXPECT_EQ(store().Locate(*store().Find(Named("a")))->block, nullptr);
 }
 
 TEST_F(SessionStoreTest, CountsNothingOnceAllAreGone) {
@@ -882,8 +887,8 @@ TEST_F(SessionStoreTest, CountsNothingOnceAllAreGone) {
   RunTurn("b", "r1");
   MoveOne();
   BeginGood(Turn("b", "r2"));
-  ASSERT_TRUE(store().Delete("a").ok());
-  ASSERT_TRUE(store().Delete("b").ok());
+  ASSERT_TRUE(store().Delete(Named("a")).ok());
+  ASSERT_TRUE(store().Delete(Named("b")).ok());
   const SessionCounts counts = store().Counts();
   EXPECT_EQ(counts.ram_bytes, 0);
   EXPECT_EQ(counts.models[0].sessions_in_slots, 0);
@@ -901,17 +906,17 @@ TEST_F(SessionStoreTest, KnowsWhichDeviceHasASessionsState) {
     const Request request = Turn(id, "r1");
     ASSERT_TRUE(CommitAs(BeginGood(request), request, slot));
   }
-  EXPECT_EQ(store().DeviceOf("a"), 0);
-  EXPECT_EQ(store().DeviceOf("b"), 1);
-  EXPECT_EQ(store().DeviceOf("c"), std::nullopt);
+  EXPECT_EQ(store().DeviceOf(Named("a")), 0);
+  EXPECT_EQ(store().DeviceOf(Named("b")), 1);
+  EXPECT_EQ(store().DeviceOf(Named("c")), std::nullopt);
   // Each device gives up its own.
   EXPECT_EQ(store().EvictionCandidate(0, 0)->slot, 0);
   EXPECT_EQ(store().EvictionCandidate(0, 1)->slot, far);
-  const SessionHandle b = *store().Find("b");
+  const SessionHandle b = *store().Find(Named("b"));
   EXPECT_FALSE(store().MoveToRam(b, 0, MakeBlock(kStateBytes)))
       << "a slot of the other device";
   ASSERT_TRUE(store().MoveToRam(b, far, MakeBlock(kStateBytes)));
-  EXPECT_EQ(store().DeviceOf("b"), std::nullopt);
+  EXPECT_EQ(store().DeviceOf(Named("b")), std::nullopt);
   EXPECT_FALSE(store().EvictionCandidate(0, 1).has_value());
   // Its next turn is on the first one, and then on the other again.
   for (const int slot : {1, far + 1}) {
@@ -919,7 +924,7 @@ TEST_F(SessionStoreTest, KnowsWhichDeviceHasASessionsState) {
     ASSERT_TRUE(CommitAs(BeginGood(request), request, slot));
   }
   EXPECT_THAT(store().ReleasedSlots(0, 0), ElementsAre(1));
-  ASSERT_TRUE(store().Delete("b").ok());
+  ASSERT_TRUE(store().Delete(Named("b")).ok());
   EXPECT_THAT(store().ReleasedSlots(0, 0), IsEmpty());
   EXPECT_THAT(store().ReleasedSlots(0, 1), ElementsAre(far + 1));
 }

@@ -7,6 +7,7 @@
 
 #include "gtest/gtest.h"
 #include "server/session.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -20,8 +21,7 @@ class SessionTableTest : public ::testing::Test {
   }
 
   SessionHandle Add(const std::string& id, int slot = -1) {
-    NewSession made;
-    made.session_id = id;
+    NewSession made = {.name = Named(id)};
     SessionHandle session = MakeSession(std::move(made), absl::Hours(1));
     session->slot = slot;
     table_.Add(session, kNow);
@@ -33,12 +33,15 @@ class SessionTableTest : public ::testing::Test {
 
 TEST_F(SessionTableTest, FindsNoneThatWasRemovedAndReleasesItsSlot) {
   const SessionHandle removed = Add("a", /*slot=*/3);
-  EXPECT_EQ(table_.Find("a"), removed);
-  EXPECT_EQ(table_.sessions_of(0).size(), 1);
+  EXPECT_EQ(table_.Find(Named("a")), removed);
+  EXPECT_EQ(table_.size(), 1);
+  EXPECT_EQ(table_.sessions_of(nullptr).by_model[0].size(), 1);
   table_.Remove(removed);
   EXPECT_TRUE(removed->deleted);
-  EXPECT_EQ(table_.Find("a"), nullptr);
-  EXPECT_TRUE(table_.sessions_of(0).empty());
+  EXPECT_EQ(table_.Find(Named("a")), nullptr);
+  EXPECT_EQ(table_.size(), 0);
+  EXPECT_TRUE(table_.sessions_of(nullptr).by_id.empty());
+  EXPECT_TRUE(table_.sessions_of(nullptr).by_model[0].empty());
   EXPECT_EQ(table_.lists().Idle(), nullptr);
   EXPECT_EQ(table_.TakeReleasedSlots(0), std::vector<int>{3});
   EXPECT_TRUE(table_.TakeReleasedSlots(0).empty());
@@ -49,12 +52,12 @@ TEST_F(SessionTableTest, TellsOfADepartureUnlessNothingIsLost) {
   fed->turns.position = 1;
   table_.Depart(fed.get(), "evicted");
   table_.Depart(Add("empty").get(), "evicted");
-  EXPECT_TRUE(table_.HasDeparted("fed"));
-  EXPECT_FALSE(table_.HasDeparted("empty"));
-  const std::string told(table_.Get("fed").status().message());
+  EXPECT_TRUE(table_.HasDeparted(Named("fed")));
+  EXPECT_FALSE(table_.HasDeparted(Named("empty")));
+  const std::string told(table_.Get(Named("fed")).status().message());
   EXPECT_NE(told.find("is gone, evicted"), std::string::npos) << told;
   Add("fed");
-  EXPECT_FALSE(table_.HasDeparted("fed"));
+  EXPECT_FALSE(table_.HasDeparted(Named("fed")));
 }
 
 TEST_F(SessionTableTest, ListsASessionAsItIsAfterItsFieldsChanged) {

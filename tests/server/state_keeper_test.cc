@@ -10,6 +10,7 @@
 #include "kernels/status.h"
 #include "tests/server/test_engine.h"
 #include "tests/support/copying_backend.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -91,7 +92,7 @@ class StateKeeperTest : public ::testing::Test {
     auto sequence =
         std::make_unique<Sequence>(TestEngine::Score(id, {1}), nullptr,
                                    std::make_shared<TokenStream>(8, [] {}));
-    sequence->session = *store_->Find(id);
+    sequence->session = *store_->Find(Named(id));
     return sequence;
   }
   void Write(int slot, char byte) {
@@ -104,7 +105,9 @@ class StateKeeperTest : public ::testing::Test {
     ENGRAM_CHECK_OK(states_->Save(slot, state.data()));
     EXPECT_EQ(state, std::string(kStateBytes, byte));
   }
-  std::string TierOf(const std::string& id) { return store_->Get(id)->tier; }
+  std::string TierOf(const std::string& id) {
+    return store_->Get(Named(id))->tier;
+  }
 
   FakeClock clock_;
   std::unique_ptr<Backend> cpu_;
@@ -177,7 +180,7 @@ TEST_F(StateKeeperTest, KeepsTheSlotOfADeletedSessionForWhoReadsIt) {
   RunTurn("a", "r1", 'a');
   const std::unique_ptr<Sequence> look = Look("a");
   Load(look.get());
-  ASSERT_TRUE(store_->Delete("a").ok());
+  ASSERT_TRUE(store_->Delete(Named("a")).ok());
   keeper_->ReclaimSlots();
   ExpectState(keeper_->SlotToRead(*look), 'a');
   EXPECT_EQ(states_->free_slots(), 0);
@@ -194,7 +197,7 @@ TEST_F(StateKeeperTest, TakesTheSlotOfADeletedSessionFromWhoReadsItIfItMust) {
   RunTurn("a", "r1", 'a');
   const std::unique_ptr<Sequence> look = Look("a");
   Load(look.get());
-  ASSERT_TRUE(store_->Delete("a").ok());
+  ASSERT_TRUE(store_->Delete(Named("a")).ok());
   const std::unique_ptr<Sequence> turn = Begin("b", "r1");
   Load(turn.get());
   EXPECT_EQ(backend_->copies(), 1);
@@ -211,7 +214,7 @@ TEST_F(StateKeeperTest, GivesBackWhatASequenceNeverCameToRead) {
   RunTurn("a", "r1", 'a');
   const std::unique_ptr<Sequence> look = Look("a");
   Load(look.get());
-  ASSERT_TRUE(store_->Delete("a").ok());
+  ASSERT_TRUE(store_->Delete(Named("a")).ok());
   keeper_->ReclaimSlots();
   keeper_->Release(look.get());
   EXPECT_EQ(states_->free_slots(), kSlots);
@@ -308,7 +311,7 @@ TEST_F(StateKeeperTest, CountsWhatItMoves) {
 TEST_F(StateKeeperTest, CancelsATurnWhoseSessionWasDeletedBeforeItLoads) {
   Start();
   const std::unique_ptr<Sequence> turn = Begin("a", "r1");
-  ASSERT_TRUE(store_->Delete("a").ok());
+  ASSERT_TRUE(store_->Delete(Named("a")).ok());
   EXPECT_EQ(keeper_->TryLoad(turn.get()).status().code(),
             absl::StatusCode::kCancelled);
   EXPECT_EQ(turn->slot, -1);
@@ -319,7 +322,7 @@ TEST_F(StateKeeperTest, KeepsNothingOfADeletedSession) {
   Start();
   const std::unique_ptr<Sequence> turn = Begin("a", "r1");
   Load(turn.get());
-  ASSERT_TRUE(store_->Delete("a").ok());
+  ASSERT_TRUE(store_->Delete(Named("a")).ok());
   EXPECT_FALSE(Keep(turn.get()));
   EXPECT_GE(turn->slot, 0);
   keeper_->Release(turn.get());

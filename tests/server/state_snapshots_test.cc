@@ -13,6 +13,7 @@
 #include "kernels/backend.h"
 #include "kernels/status.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -57,10 +58,11 @@ class StateSnapshotsTest : public ::testing::Test {
 
   Result Add(const std::string& id) {
     auto result = std::make_shared<std::optional<absl::StatusOr<Snapshot>>>();
-    snapshots_->Add(*store_->Find(id), [result](absl::StatusOr<Snapshot> done) {
-      EXPECT_FALSE(result->has_value()) << "answered twice";
-      *result = std::move(done);
-    });
+    snapshots_->Add(*store_->Find(Named(id)),
+                    [result](absl::StatusOr<Snapshot> done) {
+                      EXPECT_FALSE(result->has_value()) << "answered twice";
+                      *result = std::move(done);
+                    });
     return result;
   }
 
@@ -116,7 +118,7 @@ TEST_F(StateSnapshotsTest, CopiesNothingThatLiesInRam) {
   const int slot = Commit("a", "r1", 'a');
   auto block = MakeBlock(kStateBytes);
   ENGRAM_CHECK_OK(states_->Save(slot, block->data()));
-  ASSERT_TRUE(store_->MoveToRam(*store_->Find("a"), slot, block));
+  ASSERT_TRUE(store_->MoveToRam(*store_->Find(Named("a")), slot, block));
   const Result copy = Add("a");
   EXPECT_FALSE(*snapshots_->Advance());
   EXPECT_EQ((***copy).block, block);
@@ -161,7 +163,7 @@ TEST_F(StateSnapshotsTest, TakesWhatMovesToRamMeanwhile) {
   EXPECT_TRUE(*snapshots_->Advance());
   auto block = MakeBlock(kStateBytes);
   ENGRAM_CHECK_OK(states_->Save(slot, block->data()));
-  ASSERT_TRUE(store_->MoveToRam(*store_->Find("a"), slot, block));
+  ASSERT_TRUE(store_->MoveToRam(*store_->Find(Named("a")), slot, block));
   EXPECT_FALSE(*snapshots_->Advance());
   EXPECT_EQ((***copy).block, block);
 }
@@ -171,7 +173,7 @@ TEST_F(StateSnapshotsTest, TellsThatTheSessionWasDeletedMeanwhile) {
   Commit("a", "r1", 'a');
   const Result copy = Add("a");
   EXPECT_TRUE(*snapshots_->Advance());
-  ASSERT_TRUE(store_->Delete("a").ok());
+  ASSERT_TRUE(store_->Delete(Named("a")).ok());
   EXPECT_FALSE(*snapshots_->Advance());
   EXPECT_EQ((*copy)->status().code(), absl::StatusCode::kNotFound);
 }
@@ -182,13 +184,13 @@ TEST_F(StateSnapshotsTest, KeepsNoCopyThatWouldTakeMoreThanThereIs) {
   const Result first = Add("a");
   snapshots_->Finish();
   // It fits, and is the store's from now on.
-  EXPECT_EQ(store_->Locate(*store_->Find("a"))->block, (***first).block);
+  EXPECT_EQ(store_->Locate(*store_->Find(Named("a")))->block, (***first).block);
   EXPECT_EQ(store_->Counts().models[0].state_bytes_in_ram, kStateBytes);
   // A second one does not.
   Commit("b", "r1", 'b');
   Add("b");
   snapshots_->Finish();
-  EXPECT_EQ(store_->Locate(*store_->Find("b"))->block, nullptr);
+  EXPECT_EQ(store_->Locate(*store_->Find(Named("b")))->block, nullptr);
   EXPECT_LE(store_->Counts().ram_bytes, store_->limits().memory_bytes);
 }
 

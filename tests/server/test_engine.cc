@@ -9,6 +9,7 @@
 #include "kernels/status.h"
 #include "model/unicode.h"
 #include "server/slot_number.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -81,10 +82,7 @@ Tokens Bytes(const std::string& text) {
 }
 
 NewSession EmptySession(const std::string& session_id, int model) {
-  NewSession session;
-  session.session_id = session_id;
-  session.model = model;
-  return session;
+  return {.name = Named(session_id), .model = model};
 }
 
 void CommitTurn(SessionStore* store, const Request& request, int slot,
@@ -284,7 +282,8 @@ Reader TestEngine::Run(Request request) {
 
 absl::Status TestEngine::Fork(const std::string& source,
                               const std::string& target) {
-  ENGRAM_ASSIGN_OR_RETURN(const SessionHandle session, sessions.Find(source));
+  ENGRAM_ASSIGN_OR_RETURN(const SessionHandle session,
+                          sessions.Find(Named(source)));
   std::optional<absl::Status> forked;
   engine.Fork(session, target, [&](absl::StatusOr<SessionInfo> fork) {
     forked = fork.status();

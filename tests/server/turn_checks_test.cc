@@ -9,6 +9,7 @@
 #include "server/request_identity.h"
 #include "server/session.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -22,7 +23,6 @@ class TurnChecksTest : public ::testing::Test {
  protected:
   TurnChecksTest() {
     limits_.remembered_turns = 2;
-    session_.id.assign(1, 'a');
     session_.turns.version = 3;
     session_.turns.position = 3;
     for (const std::string id : {"r1", "r2", "r3"}) {
@@ -50,7 +50,7 @@ class TurnChecksTest : public ::testing::Test {
 
   SessionLimits limits_;
   ModelCapacity capacity_;
-  Session session_;
+  Session session_{Named("a")};
 };
 
 TEST_F(TurnChecksTest, LetANewRequestRun) {

@@ -41,13 +41,16 @@ class WireTest : public ::testing::Test {
   }
 
   absl::StatusOr<Request> Turn(const std::string& text) const {
-    return ToRequest(Parse<v1::GenerateRequest>(text), model_, limits_, GoOn);
+    return ToRequest(Parse<v1::GenerateRequest>(text), tenant_, model_, limits_,
+                     GoOn);
   }
   absl::StatusOr<Request> Score(const std::string& text) const {
-    return ToRequest(Parse<v1::ScoreRequest>(text), model_, limits_, GoOn);
+    return ToRequest(Parse<v1::ScoreRequest>(text), tenant_, model_, limits_,
+                     GoOn);
   }
   absl::StatusOr<NewSession> Create(const std::string& text) const {
-    return ToNewSession(Parse<v1::CreateSessionRequest>(text), model_, limits_);
+    return ToNewSession(Parse<v1::CreateSessionRequest>(text), tenant_, model_,
+                        limits_);
   }
 
   static void ExpectInvalid(const absl::Status& status,
@@ -56,6 +59,7 @@ class WireTest : public ::testing::Test {
     EXPECT_THAT(std::string(status.message()), HasSubstr(message));
   }
 
+  const TenantHandle tenant_ = std::make_shared<Tenant>("t", 1);
   ServedModel model_;
   ServerOptions limits_;
 };
@@ -79,6 +83,7 @@ TEST_F(WireTest, ATurnHasWhatItsMessageSays) {
       })");
   ASSERT_TRUE(turn.ok()) << turn.status();
   EXPECT_EQ(turn->kind, RequestKind::kGenerate);
+  EXPECT_EQ(turn->tenant, tenant_);
   EXPECT_EQ(turn->session_id, "s");
   EXPECT_EQ(turn->request_id, "r");
   EXPECT_EQ(turn->expected_version, 4);
@@ -129,6 +134,7 @@ TEST_F(WireTest, AScoreHasWhatItsMessageSays) {
       Score("session_id: 's' token_ids { ids: [1, 2] } logprobs: 3");
   ASSERT_TRUE(score.ok()) << score.status();
   EXPECT_EQ(score->kind, RequestKind::kScore);
+  EXPECT_EQ(score->tenant, tenant_);
   EXPECT_EQ(score->session_id, "s");
   EXPECT_THAT(score->request_id, MatchesRegex("[0-9a-f]{32}"));
   EXPECT_THAT(score->prompt, ElementsAre(1, 2));
@@ -160,8 +166,9 @@ TEST_F(WireTest, AModelWithoutATokenizerTakesNoText) {
 TEST_F(WireTest, ALongTextIsGivenUpWhenNobodyWantsIt) {
   v1::GenerateRequest message;
   message.set_text(std::string(1 << 20, 'a'));
-  const absl::StatusOr<Request> request = ToRequest(
-      message, model_, limits_, [] { return absl::CancelledError("gone"); });
+  const absl::StatusOr<Request> request =
+      ToRequest(message, tenant_, model_, limits_,
+                [] { return absl::CancelledError("gone"); });
   EXPECT_EQ(request.status(), absl::CancelledError("gone"));
 }
 
@@ -238,11 +245,12 @@ TEST_F(WireTest, ASessionHasWhatItsMessageSays) {
       session_id: "s" time_to_live { seconds: 60 nanos: 5 }
       labels { key: "k" value: "v" } labels { key: "l" })");
   ASSERT_TRUE(session.ok()) << session.status();
-  EXPECT_EQ(session->session_id, "s");
+  EXPECT_EQ(session->name.id, "s");
+  EXPECT_EQ(session->name.tenant, tenant_);
   EXPECT_EQ(session->model, 3);
   EXPECT_EQ(session->time_to_live, absl::Minutes(1) + absl::Nanoseconds(5));
   EXPECT_THAT(session->labels, ElementsAre(Pair("k", "v"), Pair("l", "")));
-  EXPECT_THAT(Create("")->session_id, MatchesRegex("[0-9a-f]{32}"));
+  EXPECT_THAT(Create("")->name.id, MatchesRegex("[0-9a-f]{32}"));
   EXPECT_FALSE(Create("")->time_to_live.has_value());
 }
 

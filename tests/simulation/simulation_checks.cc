@@ -5,6 +5,7 @@
 #include "gtest/gtest.h"
 #include "kernels/status.h"
 #include "tests/simulation/simulation.h"
+#include "tests/support/named.h"
 #include "tools/status/retry_after.h"
 
 namespace engram {
@@ -25,7 +26,7 @@ void Simulation::OnEnd(const RequestSummary& summary) {
   // One that the turn made is gone with it.
   if (call->session->version() == 0 &&
       Known(call->request.session_id) == call->session &&
-      !engine_.sessions.Get(call->request.session_id).ok()) {
+      !engine_.sessions.Get(Named(call->request.session_id)).ok()) {
     sessions_.erase(call->request.session_id);
   }
 }
@@ -95,7 +96,7 @@ void Simulation::Commit(const Call& call, const RequestSummary& summary) {
   session.tokens_at.push_back(session.tokens.size());
   session.committed.push_back(call.request.request_id);
   const int device =
-      engine_.sessions.DeviceOf(call.request.session_id).value_or(-1);
+      engine_.sessions.DeviceOf(Named(call.request.session_id)).value_or(-1);
   if (device < 0) return;
   counts_.moves += session.device >= 0 && session.device != device;
   session.device = device;
@@ -109,7 +110,7 @@ void Simulation::CheckLimits() {
               options.admission.max_queue);
     EXPECT_LE(engine_.engine_of(i).running(), options.model.slots);
   }
-  EXPECT_LE(engine_.sessions.List(-1, "", 1000).size(),
+  EXPECT_LE(engine_.sessions.List(nullptr, -1, "", 1000).size(),
             options.sessions.sessions);
   // Sessions that hold a slot or run a turn have their own fields in RAM and
   // cannot be dropped there, nor can one that has just been made.
@@ -173,7 +174,8 @@ void Simulation::CheckSessions() {
   const int slot = probe.states().Take();
   for (const auto& [id, session] : sessions_) {
     SCOPED_TRACE(id);
-    const absl::StatusOr<SessionHandle> handle = engine_.sessions.Find(id);
+    const absl::StatusOr<SessionHandle> handle =
+        engine_.sessions.Find(Named(id));
     if (!handle.ok()) {
       EXPECT_TRUE(!session->running || session->version() == 0);
       continue;

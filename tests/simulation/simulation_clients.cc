@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "server/replay.h"
 #include "tests/simulation/simulation.h"
+#include "tests/support/named.h"
 #include "tools/status/retry_after.h"
 
 namespace engram {
@@ -116,7 +117,7 @@ void Simulation::Create() {
 void Simulation::Delete() {
   const std::string id = RandomSession();
   const SessionPointer session = Known(id);
-  const absl::Status status = engine_.sessions.Delete(id);
+  const absl::Status status = engine_.sessions.Delete(Named(id));
   EXPECT_TRUE(status.ok() || session == nullptr || session->version() == 0)
       << status;
   for (const auto& [name, call] : running_) {
@@ -132,7 +133,7 @@ void Simulation::Fork() {
   const absl::Status posted =
       engine_.admission.inbox().Post([this, source, target] {
         const absl::StatusOr<SessionHandle> handle =
-            engine_.sessions.Find(source);
+            engine_.sessions.Find(Named(source));
         if (!handle.ok()) {
           return CheckForkRefusal(source, ExpectedForkRefusal(source, target),
                                   handle.status());
@@ -152,7 +153,7 @@ void Simulation::Fork() {
 void Simulation::CopyForFork(const std::string& source,
                              const SessionHandle& handle,
                              const std::string& target) {
-  const int device = engine_.sessions.DeviceOf(source).value_or(0);
+  const int device = engine_.sessions.DeviceOf(Named(source)).value_or(0);
   engine_.engine_of(device).TakeSnapshot(
       handle, [this, source, target,
                handle](absl::StatusOr<StateSnapshots::Snapshot> snapshot) {
@@ -171,7 +172,8 @@ void Simulation::CopyForFork(const std::string& source,
         }
         // It left to make room for another fork.
         EXPECT_EQ(snapshot.status().code(), absl::StatusCode::kNotFound);
-        EXPECT_NE(engine_.sessions.Find(source).value_or(nullptr), handle);
+        EXPECT_NE(engine_.sessions.Find(Named(source)).value_or(nullptr),
+                  handle);
       });
 }
 
@@ -279,7 +281,8 @@ void Simulation::Submit(Request request) {
         << admitted.status() << ", not " << absl::StatusCodeToString(expected);
     // Whoever is told that a session has gone may start anew.
     if (departed_.contains(call->request.session_id) && Chance(50)) {
-      EXPECT_TRUE(engine_.sessions.Delete(call->request.session_id).ok());
+      EXPECT_TRUE(
+          engine_.sessions.Delete(Named(call->request.session_id)).ok());
       departed_.erase(call->request.session_id);
     }
     return;

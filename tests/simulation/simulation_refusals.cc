@@ -1,6 +1,7 @@
 // What must be refused in a simulation, and with which code.
 #include "gtest/gtest.h"
 #include "tests/simulation/simulation.h"
+#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -27,7 +28,7 @@ absl::StatusCode Simulation::ExpectedRefusal(const Request& request) {
   // A session may have left for good since; its id then is of the departed.
   SessionPointer session = Known(request.session_id);
   if (session != nullptr && !session->running &&
-      !engine_.sessions.Find(request.session_id).ok()) {
+      !engine_.sessions.Find(Named(request.session_id)).ok()) {
     Depart(request.session_id);
     session = nullptr;
   }
@@ -35,7 +36,7 @@ absl::StatusCode Simulation::ExpectedRefusal(const Request& request) {
   if (request.kind == RequestKind::kScore) {
     if (session == nullptr) return Code::kNotFound;
     if (session->version() == 0 &&
-        !engine_.sessions.Find(request.session_id).ok()) {
+        !engine_.sessions.Find(Named(request.session_id)).ok()) {
       return Code::kNotFound;  // its first turn runs
     }
     return full ? Code::kUnavailable : Code::kOk;
@@ -108,12 +109,13 @@ absl::StatusCode Simulation::ExpectedForkRefusal(
   const SessionPointer session = Known(source);
   // Whether a session has left since it was last heard of, only the store can
   // know.
-  if (session == nullptr || !engine_.sessions.Find(source).ok()) {
+  if (session == nullptr || !engine_.sessions.Find(Named(source)).ok()) {
     return absl::StatusCode::kNotFound;
   }
   const SessionPointer other = Known(target);
-  const bool exists = other != nullptr &&
-                      (other->running || engine_.sessions.Find(target).ok());
+  const bool exists =
+      other != nullptr &&
+      (other->running || engine_.sessions.Find(Named(target)).ok());
   return exists ? absl::StatusCode::kAlreadyExists : absl::StatusCode::kOk;
 }
 
@@ -130,7 +132,7 @@ void Simulation::CheckForkRefusal(const std::string& source,
   const SessionLimits& limits = engine_.options.sessions;
   const size_t bytes = engine_.sessions.Counts().ram_bytes +
                        StateBytes(Known(source)->position()) + kSessionFields;
-  const size_t sessions = engine_.sessions.List(-1, "", 1000).size();
+  const size_t sessions = engine_.sessions.List(nullptr, -1, "", 1000).size();
   EXPECT_TRUE(bytes > limits.memory_bytes ||
               sessions + running_.size() >=
                   static_cast<size_t>(limits.sessions))
