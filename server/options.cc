@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -281,6 +282,11 @@ void AddServing(FlagList* list, ServerOptions* options) {
                 "Where Prometheus metrics are served, at /metrics.");
   AddTls(list, options);
   AddKeys(list, options);
+  list->Switch(
+      "insecure", &options->insecure,
+      "Start on an address that is not loopback without TLS or without "
+      "keys: whoever reaches it may do everything. Else that is "
+      "refused.");
   list->Duration("drain-timeout", &options->drain_timeout,
                  "After SIGTERM, how long requests may run and their answers "
                  "be read; the last quarter (5 s at most) is for reading.");
@@ -461,6 +467,10 @@ absl::Status ApplyArguments(const std::vector<std::string>& arguments,
     std::string value;
     if (equals != std::string::npos) {
       value = argument.substr(equals + 1);
+    } else if (flag->is_switch() &&
+               (i + 1 == arguments.size() ||
+                absl::StartsWith(arguments[i + 1], "--"))) {
+      value = "on";
     } else if (++i < arguments.size()) {
       value = arguments[i];
     } else {
@@ -517,9 +527,9 @@ std::string HelpText() {
       "their sessions.\n\n"
       "  engram-server                                 the models of the zoo\n"
       "  engram-server --model mine=/path/to/folder    a model of your own\n"
-      "  engram-server --tls-certificate server.crt --tls-key server.key "
-      "--grpc-address 0.0.0.0:8001\n"
-      "                                                encrypted, for others\n"
+      "  engram-server --grpc-address 0.0.0.0:8001 --keys keys.json \\\n"
+      "    --tls-certificate server.crt --tls-key server.key\n"
+      "                                                for other machines\n"
       "\n"
       "Flags, each also an environment variable (--max-queue is "
       "ENGRAM_MAX_QUEUE).\nA DURATION without a unit counts seconds.\n\n";

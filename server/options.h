@@ -32,6 +32,8 @@ struct ServerOptions {
   int64_t delivery_threads = 1;
   std::string grpc_address = "127.0.0.1:8001";
   std::string metrics_address = "127.0.0.1:8002";
+  // Other machines may reach the ports without TLS or keys (exposure.h).
+  bool insecure = false;
   std::string keys;  // the name of their file; empty: everybody is let in
   TlsFiles tls;      // names; without a certificate nothing is encrypted
 
@@ -91,6 +93,8 @@ struct OptionFlag {
   bool repeatable = false;
   std::function<absl::Status(const std::string& value)> set;
 
+  // Stands for "on" if no value follows.
+  bool is_switch() const { return value_name == "on|off"; }
   std::string environment() const;  // "ENGRAM_SESSION_MEMORY"
 };
 

@@ -18,6 +18,7 @@
 #include "server/connections.h"
 #include "server/delivery.h"
 #include "server/device_metrics.h"
+#include "server/exposure.h"
 #include "server/grpc_credentials.h"
 #include "server/grpc_port.h"
 #include "server/key_ring.h"
@@ -168,6 +169,10 @@ absl::Status Server::StartParts() {
 }
 
 absl::Status Server::StartPartsOrThrow() {
+  ENGRAM_ASSIGN_OR_RETURN(const std::string exposed, CheckExposure(options_));
+  if (!exposed.empty()) {
+    Log(LogLevel::kWarning, "insecure", {{"message", exposed}});
+  }
   metrics_ = Metrics::Create();
   ENGRAM_RETURN_IF_ERROR(LoadIdentity());
   ENGRAM_RETURN_IF_ERROR(LoadKeys());

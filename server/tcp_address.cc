@@ -8,12 +8,24 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "tools/status/early_return.h"
 
 namespace engram {
 namespace {
 
 void SetOption(int descriptor, int level, int name, int value) {
   setsockopt(descriptor, level, name, &value, sizeof(value));
+}
+
+bool IsLoopback(const sockaddr& address) {
+  if (address.sa_family == AF_INET) {
+    const auto& ipv4 = reinterpret_cast<const sockaddr_in&>(address);
+    return ntohl(ipv4.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+  }
+  const in6_addr& ipv6 =
+      reinterpret_cast<const sockaddr_in6&>(address).sin6_addr;
+  return IN6_IS_ADDR_LOOPBACK(&ipv6) ||
+         (IN6_IS_ADDR_V4MAPPED(&ipv6) && ipv6.s6_addr[12] == IN_LOOPBACKNET);
 }
 
 }  // namespace
@@ -41,6 +53,14 @@ absl::StatusOr<ResolvedAddresses> Resolve(const TcpAddress& address,
       getaddrinfo(address.host.c_str(), address.port.c_str(), &hints, &found);
   if (error != 0) return absl::NotFoundError(gai_strerror(error));
   return ResolvedAddresses(found, freeaddrinfo);
+}
+
+absl::StatusOr<bool> IsLoopback(const TcpAddress& address) {
+  ENGRAM_ASSIGN_OR_RETURN(const ResolvedAddresses all, Resolve(address));
+  for (const addrinfo* one = all.get(); one != nullptr; one = one->ai_next) {
+    if (!IsLoopback(*one->ai_addr)) return false;
+  }
+  return true;
 }
 
 int ListenOn(const addrinfo& address) {

@@ -30,6 +30,10 @@ using ResolvedAddresses = std::unique_ptr<addrinfo, decltype(&freeaddrinfo)>;
 absl::StatusOr<ResolvedAddresses> Resolve(const TcpAddress& address,
                                           int flags = 0);
 
+// Whether no other machine reaches what listens there: all that the host stands
+// for is loopback. Errors are those of Resolve().
+absl::StatusOr<bool> IsLoopback(const TcpAddress& address);
+
 // A socket that listens there, not waited for by accept(); on the unspecified
 // address of IPv6 for IPv4 too. -1, with errno, if there is none to be had.
 int ListenOn(const addrinfo& address);

@@ -108,12 +108,12 @@ std::string Unauthenticated(const absl::Status& status,
 
 std::string PermissionDenied(const absl::Status& status,
                              absl::string_view server) {
-  if (Says(status, "tenant")) {
+  if (Says(status, "engram-tenant")) {
     return "leave out --tenant (and $ENGRAM_TENANT), or use an operator's key";
   }
-  if (!Says(status, "role")) return NotOurs(server);
-  return "use a key that has the role, or ask who runs the server to give it "
-         "to yours";
+  if (!Says(status, "key")) return NotOurs(server);
+  return "use another key (--api-key-file), or ask who runs the server to give "
+         "yours the role";
 }
 
 }  // namespace
@@ -126,6 +126,9 @@ std::string Advice(const absl::Status& status, absl::string_view program,
     case absl::StatusCode::kUnavailable:
       return Unavailable(status, server);
     case absl::StatusCode::kNotFound:
+      if (Says(status, "engram-tenant")) {
+        return "--tenant or $ENGRAM_TENANT names a tenant of the server's keys";
+      }
       return "`engram models` and `engram sessions list` show what there is";
     case absl::StatusCode::kFailedPrecondition:
       return FailedPrecondition(status);

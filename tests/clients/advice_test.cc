@@ -65,10 +65,13 @@ TEST(Advice, TellsWhatIsWrongWithAKeyFromWhoElseRefuses) {
       HasSubstr("meant for host:1?"));
   EXPECT_THAT(AdviceOn(CallEnd::kAnswered,
                        absl::PermissionDeniedError("key \"a\" has no role")),
-              HasSubstr("a key that has the role"));
+              HasSubstr("give yours the role"));
   EXPECT_THAT(AdviceOn(CallEnd::kAnswered,
                        absl::PermissionDeniedError("engram-tenant: no")),
               HasSubstr("--tenant"));
+  EXPECT_THAT(AdviceOn(CallEnd::kAnswered,
+                       absl::NotFoundError("engram-tenant: there is none")),
+              HasSubstr("--tenant or $ENGRAM_TENANT"));
   for (const absl::Status& other :
        {absl::UnauthenticatedError("HTTP status 401"),
         absl::PermissionDeniedError("HTTP status 403")}) {

@@ -275,7 +275,7 @@ class ApiKeyTest(unittest.TestCase):
                  "name the file of your key with --api-key-file FILE or $ENGRAM_API_KEY_FILE"),
                 (grpc.StatusCode.UNAUTHENTICATED, "unknown key", "ask who runs the server for a new one"),
                 (grpc.StatusCode.UNAUTHENTICATED, 'key "mine" expired at 2026-01-01', "for a new one"),
-                (grpc.StatusCode.PERMISSION_DENIED, 'key "mine" has no role "sessions"', "a key that has the role"),
+                (grpc.StatusCode.PERMISSION_DENIED, 'key "mine" has no role "sessions"', "to give yours the role"),
                 (grpc.StatusCode.PERMISSION_DENIED, "engram-tenant: not yours", "leave out --tenant"),
                 (grpc.StatusCode.PERMISSION_DENIED, "forbidden", "a proxy or another program?")):
             server.refusal = (code, message)

@@ -133,6 +133,14 @@ std::vector<FlagCase> FlagsOfTheProgram() {
       {"tls-certificate", File(&TlsFiles::certificate), "", {{"a", "a"}}, {""}},
       {"tls-key", File(&TlsFiles::key), "", {{"/a/b", "/a/b"}}, {""}},
       {"tls-client-ca", File(&TlsFiles::authorities), "", {{"a", "a"}}, {""}},
+      {"keys", Text(&ServerOptions::keys), "", {{"a", "a"}}, {""}},
+      {"insecure",
+       [](const ServerOptions& options) {
+         return options.insecure ? "on" : "off";
+       },
+       "off",
+       {{"on", "on"}, {"off", "off"}},
+       {"", "yes", "true"}},
       {"drain-timeout",
        Time(&ServerOptions::drain_timeout),
        "30s",
@@ -485,6 +493,16 @@ TEST(Options, RefusesAVariableThatNoFlagKnows) {
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr("ENGRAM_SLOT "),
                     HasSubstr("did you mean ENGRAM_SLOTS?")));
+}
+
+TEST(Options, ASwitchAloneIsOn) {
+  EXPECT_TRUE(Parse({"--insecure"})->insecure);
+  const auto options = Parse({"--insecure", "--slots", "3"});
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_TRUE(options->insecure);
+  EXPECT_EQ(options->slots, 3);
+  EXPECT_FALSE(Parse({"--insecure", "off"})->insecure);
+  EXPECT_FALSE(Parse({"--insecure", "perhaps"}).ok());
 }
 
 TEST(Options, RefusesAFlagWithoutItsValue) {

@@ -35,6 +35,19 @@ TEST(TcpAddress, ThatNobodyHasIsNotFound) {
             absl::StatusCode::kNotFound);
 }
 
+TEST(TcpAddress, OfLoopbackIsToldFromAllOthers) {
+  for (const char* host :
+       {"127.0.0.1", "127.9.8.7", "::1", "localhost", "::ffff:127.0.0.1"}) {
+    EXPECT_TRUE(*IsLoopback({host, "1"})) << host;
+  }
+  for (const char* host : {"0.0.0.0", "::", "128.0.0.1", "192.0.2.1",
+                           "2001:db8::1", "::ffff:192.0.2.1"}) {
+    EXPECT_FALSE(*IsLoopback({host, "1"})) << host;
+  }
+  EXPECT_EQ(IsLoopback({"no host", "1"}).status().code(),
+            absl::StatusCode::kNotFound);
+}
+
 TEST(TcpAddress, IsListenedOnByOneSocketAtATime) {
   const auto any = Resolve({"127.0.0.1", "0"}, AI_NUMERICSERV | AI_PASSIVE);
   ASSERT_TRUE(any.ok()) << any.status();
