@@ -2,7 +2,11 @@
 #
 #   docker build -t engram .                  the server on CPUs (stage runtime)
 #   docker build -t engram-dev --target dev . the tool chain, to work in
-#   docker run -p 8001:8001 -p 8002:8002 engram
+#   docker run -p 127.0.0.1:8001:8001 -p 127.0.0.1:8002:8002 engram --insecure
+#
+# Without --insecure it starts only with TLS and keys, since it listens on all
+# addresses of the container (deploy/README.md). Everybody who reaches it then
+# may do everything; here that is this machine alone.
 #
 # On NVIDIA GPUs the stages are the same on other bases:
 #

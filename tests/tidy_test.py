@@ -83,6 +83,13 @@ class TidyTest(unittest.TestCase):
             if path.suffix == ".cc":
                 self.assertRegex(lists, rf"\b{re.escape(path.name)}\b", f"{name(path)} is in no CMakeLists.txt")
 
+    def test_the_image_is_built_from_all_that_is_built(self):
+        added = re.findall(r"^add_subdirectory\(([\w/]+)\)", (ROOT / "CMakeLists.txt").read_text(), re.M)
+        self.assertGreater(len(added), 5)
+        copied = (ROOT / ".dockerignore").read_text().splitlines()
+        for folder in added:
+            self.assertIn(f"!{folder}", copied, f".dockerignore leaves out {folder}")
+
     def test_the_clients_have_a_namespace_of_their_own(self):
         # The server has names of its own for much of the same: one program that links both must not mix them up.
         for path in sources("clients", "tests/clients"):

@@ -3,16 +3,21 @@ import pathlib
 import signal
 import shutil
 import socket
+import ssl
+import subprocess
 import sys
+import tempfile
 import threading
 import time
+import urllib.request
 
 ROOT = pathlib.Path(sys.argv.pop(1)).resolve()
 BIN = pathlib.Path(sys.argv.pop(1)).resolve()
 STUBS = pathlib.Path(sys.argv.pop(1)).resolve()
 sys.path[:0] = [str(STUBS), str(ROOT / "tests/support")]
 
-from server_program import start_server  # noqa: E402: found only now
+import grpc  # noqa: E402: found only now
+from server_program import start_server  # noqa: E402
 
 LIMIT_SECONDS = 180  # a hang becomes a failure
 
@@ -66,13 +71,53 @@ class Process:
         return code
 
 
+class Credentials:
+    """What deploy/make-credentials makes, in a folder of its own."""
+
+    def __init__(self):
+        self.made = tempfile.TemporaryDirectory()
+        self.folder = pathlib.Path(self.made.name)
+        self.server = self.folder / "server"
+        self.authority = self.folder / "ca.crt"
+        subprocess.run([ROOT / "deploy/make-credentials", "--folder", self.folder], check=True,
+                       stdout=subprocess.DEVNULL)
+
+    def remove(self):
+        self.made.cleanup()
+
+    def flags(self):
+        """Those of a server that uses them."""
+        return ("--tls-certificate", self.server / "server.crt", "--tls-key", self.server / "server.key", "--keys",
+                self.server / "keys.json")
+
+    def channel(self, address, key="user"):
+        """A channel of Python's gRPC on which every call shows a key; without it, none does."""
+        credentials = grpc.ssl_channel_credentials(self.authority.read_bytes())
+        if key is not None:
+            text = (self.folder / f"{key}.key").read_text().strip()
+            credentials = grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(text))
+        return grpc.secure_channel(address, credentials)
+
+    def page(self, url, key="metrics"):
+        """What an HTTP port answers."""
+        settings = ssl.create_default_context(cafile=self.authority)
+        request = urllib.request.Request(url)
+        if key is not None:
+            request.add_header("Authorization", f"Bearer {(self.folder / f'{key}.key').read_text().strip()}")
+        with urllib.request.urlopen(request, timeout=LIMIT_SECONDS, context=settings) as page:
+            return page.read().decode()
+
+
+# Of a server that is small.
+MODEL = ("--model", f"m={ROOT}/model/zoo/mamba-induction", "--threads", "1", "--drain-timeout", "0s", "--request-log",
+         "off")
+
+
 class EngramServer(Process):
     """mamba-induction as "m", on free ports."""
 
     def __init__(self, *flags):
-        process, self.grpc, self.metrics = start_server(
-            BIN, "--model", f"m={ROOT}/model/zoo/mamba-induction", "--threads", "1", "--drain-timeout", "0s",
-            "--request-log", "off", *flags)
+        process, self.grpc, self.metrics = start_server(BIN, *MODEL, *flags)
         super().__init__(process)
         if self.grpc is None:
             raise AssertionError(f"engram-server ended with {self.stop()}")

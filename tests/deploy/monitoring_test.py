@@ -11,7 +11,7 @@ import tempfile
 import unittest
 import urllib.request
 
-from deploy_support import ROOT, EngramServer, Process, eventually, free_port, program
+from deploy_support import ROOT, Credentials, EngramServer, Process, eventually, free_port, program
 
 import grpc
 from engram.v1 import generation_pb2, generation_pb2_grpc
@@ -37,7 +37,14 @@ class RulesTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     def test_promtool_accepts_configuration_and_rules(self):
-        self.run_promtool("check", "config", "prometheus.yml")
+        credentials = Credentials()
+        self.addCleanup(credentials.remove)
+        # It looks whether the files are there.
+        configuration = credentials.folder / "prometheus.yml"
+        configuration.write_text((MONITORING / "prometheus.yml").read_text()
+                                 .replace("/credentials", str(credentials.folder))
+                                 .replace("alerts.yml", str(MONITORING / "alerts.yml")))
+        self.run_promtool("check", "config", configuration)
 
     def test_the_unit_tests_of_the_alerts_pass(self):
         self.run_promtool("test", "rules", "alerts_test.yml")
@@ -59,7 +66,10 @@ class PrometheusTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.server = EngramServer("--slots", "1", "--max-queue", "1")
+        cls.credentials = Credentials()
+        # Not of loopback, where metrics are for everybody.
+        cls.server = EngramServer("--slots", "1", "--max-queue", "1", "--metrics-address", "0.0.0.0:0",
+                                  *cls.credentials.flags())
         cls.folder = tempfile.TemporaryDirectory()
         folder = pathlib.Path(cls.folder.name)
         # The very rules, but nothing has to last before it is told.
@@ -67,7 +77,8 @@ class PrometheusTest(unittest.TestCase):
         (folder / "alerts.yml").write_text(re.sub(r"^ *for: .*\n", "", rules, flags=re.M))
         # The very configuration, but for the target and the pace.
         configuration = (MONITORING / "prometheus.yml").read_text()
-        configuration = configuration.replace("engram:8002", cls.server.metrics)
+        configuration = configuration.replace("engram:8002", cls.server.metrics.replace("0.0.0.0", "127.0.0.1"))
+        configuration = configuration.replace("/credentials", str(cls.credentials.folder))
         configuration = re.sub(r"_interval: \d+s", "_interval: 500ms", configuration)
         (folder / "prometheus.yml").write_text(configuration)
         cls.address = f"127.0.0.1:{free_port()}"
@@ -79,6 +90,7 @@ class PrometheusTest(unittest.TestCase):
     def tearDownClass(cls):
         cls.prometheus.stop()
         cls.server.stop()
+        cls.credentials.remove()
         cls.folder.cleanup()
 
     def ask(self, path):
@@ -110,7 +122,7 @@ class PrometheusTest(unittest.TestCase):
         endless.token_ids.ids.append(1)
         endless.stopping.max_tokens = 1 << 20
         endless.stopping.ignore_eos = True
-        with grpc.insecure_channel(self.server.grpc) as channel:
+        with self.credentials.channel(self.server.grpc) as channel:
             stub = generation_pb2_grpc.GenerationStub(channel)
             # More at once than there is room for; one runs, one waits.
             calls = [stub.Generate(endless) for _ in range(20)]

@@ -1,4 +1,4 @@
-"""deploy/haproxy: a real HAProxy in front of two real servers.
+"""deploy/haproxy: a real HAProxy in front of two real servers, by TLS and with keys.
 
 Usage: proxy_test.py SOURCE_FOLDER BINARY_FOLDER STUBS_FOLDER
 """
@@ -7,9 +7,8 @@ import re
 import signal
 import subprocess
 import unittest
-import urllib.request
 
-from deploy_support import LIMIT_SECONDS, ROOT, EngramServer, Process, accepts, eventually, free_port, program
+from deploy_support import LIMIT_SECONDS, ROOT, Credentials, EngramServer, Process, accepts, eventually, free_port, program
 
 import grpc
 from engram.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
@@ -33,14 +32,17 @@ def of(session):
 class Site:
     """Two servers, HAProxy in front of them, and a client of each."""
 
-    def __init__(self, cleanup):
+    def __init__(self, cleanup, second=None):
         self.cleanup = cleanup
+        self.credentials = Credentials()
+        cleanup(self.credentials.remove)
         self.servers = []
-        for _ in range(2):
-            self.servers.append(EngramServer("--drain-timeout", f"{LIMIT_SECONDS}s"))
+        for _ in range(1 if second else 2):
+            self.servers.append(EngramServer("--drain-timeout", f"{LIMIT_SECONDS}s", *self.credentials.flags()))
             cleanup(self.servers[-1].stop)
+        self.servers += [second] if second else []
         self.address = f"127.0.0.1:{free_port()}"
-        environment = dict(os.environ, LISTEN=self.address)
+        environment = dict(os.environ, LISTEN=self.address, TLS=str(self.credentials.server))
         for number, server in enumerate(self.servers, 1):
             host, port = server.grpc.split(":")
             environment |= {f"SERVER_{number}": host, f"SERVER_{number}_GRPC": port,
@@ -54,7 +56,7 @@ class Site:
     def stubs(self, address):
         # A channel that is refused once takes its time before it tries again.
         eventually(lambda: accepts(address), f"{address} is open")
-        channel = grpc.insecure_channel(address)
+        channel = self.credentials.channel(address)
         self.cleanup(channel.close)
         return generation_pb2_grpc.GenerationStub(channel), sessions_pb2_grpc.SessionsStub(channel)
 
@@ -75,10 +77,8 @@ class Site:
         listed = sessions.List(sessions_pb2.ListSessionsRequest(page_size=100), timeout=LIMIT_SECONDS)
         return {session.session_id for session in listed.sessions}
 
-    @staticmethod
-    def page_of(server):
-        with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=LIMIT_SECONDS) as page:
-            return page.read().decode()
+    def page_of(self, server):
+        return self.credentials.page(f"https://{server.metrics}/metrics")
 
     def turns_of(self, server):
         """How many a server has run."""
@@ -113,6 +113,32 @@ class ProxyTest(unittest.TestCase):
                                     metadata=of(source), timeout=LIMIT_SECONDS)
             for fork in (unnamed, named):
                 self.assertEqual(self.site.run(turn(fork), of(fork)).version, 2, fork)
+
+    def test_a_call_without_a_key_is_refused_by_the_server_behind_it(self):
+        channel = self.site.credentials.channel(self.site.address, key=None)
+        self.addCleanup(channel.close)
+        with self.assertRaises(grpc.RpcError) as refused:
+            list(generation_pb2_grpc.GenerationStub(channel).Generate(turn(), timeout=LIMIT_SECONDS))
+        self.assertEqual(refused.exception.code(), grpc.StatusCode.UNAUTHENTICATED)
+
+    def test_nothing_is_served_in_plain(self):
+        with grpc.insecure_channel(self.site.address) as channel:
+            with self.assertRaises(grpc.RpcError) as refused:
+                list(generation_pb2_grpc.GenerationStub(channel).Generate(turn(), timeout=LIMIT_SECONDS))
+        self.assertEqual(refused.exception.code(), grpc.StatusCode.UNAVAILABLE)
+
+    def test_a_server_of_another_authority_gets_nothing(self):
+        stranger = Credentials()
+        self.addCleanup(stranger.remove)
+        impostor = EngramServer(*stranger.flags())
+        self.addCleanup(impostor.stop)
+        site = Site(self.addCleanup, second=impostor)
+        for _ in range(6):
+            site.run(turn())
+        counts = re.findall(r"^engram_requests_total\{.*\} (\S+)$", stranger.page(f"https://{impostor.metrics}/metrics"),
+                            re.M)
+        self.assertTrue(counts)
+        self.assertEqual(sum(map(float, counts)), 0)
 
     def test_calls_without_a_session_go_to_both(self):
         before = [self.site.turns_of(server) for server in self.site.servers]
