@@ -117,7 +117,8 @@ class EngramServer(Process):
     """mamba-induction as "m", on free ports."""
 
     def __init__(self, *flags):
-        process, self.grpc, self.metrics = start_server(BIN, *MODEL, *flags)
+        process, self.grpc, metrics = start_server(BIN, *MODEL, *flags)
         super().__init__(process)
         if self.grpc is None:
             raise AssertionError(f"engram-server ended with {self.stop()}")
+        self.metrics = metrics.replace("0.0.0.0", "127.0.0.1")

@@ -77,7 +77,7 @@ class PrometheusTest(unittest.TestCase):
         (folder / "alerts.yml").write_text(re.sub(r"^ *for: .*\n", "", rules, flags=re.M))
         # The very configuration, but for the target and the pace.
         configuration = (MONITORING / "prometheus.yml").read_text()
-        configuration = configuration.replace("engram:8002", cls.server.metrics.replace("0.0.0.0", "127.0.0.1"))
+        configuration = configuration.replace("engram:8002", cls.server.metrics)
         configuration = configuration.replace("/credentials", str(cls.credentials.folder))
         configuration = re.sub(r"_interval: \d+s", "_interval: 500ms", configuration)
         (folder / "prometheus.yml").write_text(configuration)

@@ -38,7 +38,9 @@ class Site:
         cleanup(self.credentials.remove)
         self.servers = []
         for _ in range(1 if second else 2):
-            self.servers.append(EngramServer("--drain-timeout", f"{LIMIT_SECONDS}s", *self.credentials.flags()))
+            # Not of loopback, where probes and metrics are for everybody.
+            self.servers.append(EngramServer("--drain-timeout", f"{LIMIT_SECONDS}s", "--metrics-address", "0.0.0.0:0",
+                                             *self.credentials.flags()))
             cleanup(self.servers[-1].stop)
         self.servers += [second] if second else []
         self.address = f"127.0.0.1:{free_port()}"
