@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -109,6 +110,27 @@ class ExposureTest(unittest.TestCase):
         self.assertEqual(code, 0)
         self.assertEqual(self.warnings(lines), [])
         self.assertNotIn(KEY, json.dumps(lines))
+
+    def test_the_key_file_of_the_document_is_one(self):
+        section = re.search(r"^## Keys$(.*?)^## ", (ROOT / "deploy/README.md").read_text(), re.M | re.S)[1]
+        text = re.search(r"^```json\n(.*?)^```", section, re.M | re.S)[1]
+        text = re.sub(r"64 hexadecimal digits[^\"]*", hashlib.sha256(KEY.encode()).hexdigest(), text)
+        # Whenever this runs, it has not expired.
+        text = re.sub(r"20\d\d-", "9999-", text)
+        keys = pathlib.Path(self.folder.name) / "documented.json"
+        keys.write_text(text)
+        served, end = self.start("--keys", keys, *self.tls, "--tls-client-ca", self.authority.certificate)
+        self.assertIsNotNone(served, end()[1] if served is None else "")
+        # Of the one the key, of the other the certificate.
+        gateway = self.authority.issue("gateway", "DNS:gateway.acme.example")
+        stranger = self.authority.issue("stranger", "DNS:stranger.example")
+        for pair, flags, code in ((stranger, ("--api-key-file", self.key_file), 0), (gateway, (), 0), (stranger, (), 1)):
+            done = subprocess.run([BIN / "engram", "models", "--server", served, "--ca", self.authority.certificate,
+                                   "--certificate", pair.certificate, "--key", pair.key, *flags],
+                                  capture_output=True, text=True)
+            self.assertEqual(done.returncode, code, done.stderr)
+        self.assertIn("UNAUTHENTICATED", done.stderr)
+        end()
 
     def test_nothing_that_is_said_is_logged(self):
         served, end = self.start("--model", f"english={ROOT}/model/zoo/mamba-english", "--request-log", "on", *self.keys)
