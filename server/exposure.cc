@@ -31,7 +31,7 @@ absl::StatusOr<std::string> CheckExposure(const ServerOptions& options) {
   if (open.empty()) return "";
   std::vector<std::string> missing, dangers;
   if (options.tls.certificate.empty()) {
-    missing.push_back("--tls-certificate and --tls-key");
+    missing = {"--tls-certificate", "--tls-key"};
     dangers.push_back(
         "without TLS whoever is on the way reads and changes everything");
   }
@@ -46,10 +46,10 @@ absl::StatusOr<std::string> CheckExposure(const ServerOptions& options) {
                         absl::StrJoin(dangers, "; "));
   }
   return absl::InvalidArgumentError(absl::StrCat(
-      open, " can be reached by other machines, and ",
-      absl::StrJoin(missing, " and "),
-      " is missing: give it, or --insecure if everybody may do everything "
-      "there"));
+      open,
+      " can be reached by other machines, which takes TLS and keys: give ",
+      absl::StrJoin(missing, ", "),
+      ", or --insecure if everybody may do everything there"));
 }
 
 }  // namespace engram

@@ -69,7 +69,7 @@ class MakeCredentialsTest(unittest.TestCase):
         hashes = {key["name"]: key["sha256"] for key in json.loads(text)["keys"]}
         for name in ("user", "operator", "metrics"):
             key = (self.folder / f"{name}.key").read_text().strip()
-            self.assertGreaterEqual(len(key), 32)
+            self.assertRegex(key, r"^engram-[\w-]{43}$")
             self.assertNotIn(key, text)
             self.assertEqual(hashes.pop(name), hashlib.sha256(key.encode()).hexdigest())
         self.assertEqual(hashes, {})
@@ -160,7 +160,7 @@ class ComposeTest(unittest.TestCase):
     def test_the_image_without_more_is_not_open_to_a_network(self):
         done = run(BIN / "engram-server", *MODEL, *self.flags)
         self.assertEqual(done.returncode, 1)
-        self.assertIn("can be reached by other machines, and --tls-certificate and --tls-key and --keys is missing",
+        self.assertIn("can be reached by other machines, which takes TLS and keys: give --tls-certificate, --tls-key, --keys, or",
                       json.loads(done.stderr.splitlines()[-1])["message"])
 
     def test_every_first_example_of_the_image_says_that_it_is_insecure(self):
