@@ -35,6 +35,7 @@ absl::Status CheckNeed(const Key& key, Need need, absl::string_view method) {
   switch (need) {
     case Need::kNothing:
     case Need::kKey:
+    case Need::kReflection:
       return absl::OkStatus();
     case Need::kGenerate:
       return CheckRole(key, Role::kGenerate, method);
@@ -62,7 +63,10 @@ absl::StatusOr<Caller> Access::Admit(const ShownIdentity& shown,
     return absl::PermissionDeniedError(
         absl::StrCat(method, ": nobody may call it while keys are used"));
   }
-  if (need->need == Need::kNothing) return nobody();
+  if (need->need == Need::kNothing ||
+      (need->need == Need::kReflection && !keyed_reflection_)) {
+    return nobody();
+  }
   ENGRAM_ASSIGN_OR_RETURN(const Key key, FindKey(shown));
   if (key.expires <= clock_->Now()) {
     return absl::UnauthenticatedError(absl::StrCat(

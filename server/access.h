@@ -30,9 +30,14 @@ struct ShownIdentity {
 class Access {
  public:
   // Without `ring` there are no keys: everybody may do everything, for the
-  // tenant without a name. All outlive this.
-  Access(const KeyRing* ring, const Tenants* tenants, Clock* clock)
-      : ring_(ring), tenants_(tenants), clock_(clock) {}
+  // tenant without a name. `keyed_reflection`: reflection needs a key. All
+  // outlive this.
+  Access(const KeyRing* ring, const Tenants* tenants, Clock* clock,
+         bool keyed_reflection = false)
+      : ring_(ring),
+        tenants_(tenants),
+        clock_(clock),
+        keyed_reflection_(keyed_reflection) {}
 
   bool keyed() const { return ring_ != nullptr; }
   // Of a server without keys.
@@ -53,6 +58,7 @@ class Access {
   const KeyRing* const ring_;
   const Tenants* const tenants_;
   Clock* const clock_;
+  const bool keyed_reflection_;
 };
 
 }  // namespace engram

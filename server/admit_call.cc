@@ -40,14 +40,14 @@ ShownIdentity ShownBy(const grpc::ServerContextBase& context) {
 }
 
 absl::StatusOr<Caller> AdmitCall(const CallSurroundings& around,
-                                 const grpc::CallbackServerContext& context,
-                                 const char* method) {
+                                 const grpc::ServerContextBase& context,
+                                 absl::string_view method) {
   if (!around.access.keyed()) return around.access.nobody();
   absl::StatusOr<Caller> caller = around.access.Admit(ShownBy(context), method);
   if (!caller.ok()) {
     RequestSummary refusal;
     refusal.handling = RequestHandling::kRefused;
-    refusal.method = method;
+    refusal.method = std::string(method);
     refusal.peer = context.peer();
     refusal.status = caller.status();
     around.models.Report(refusal);

@@ -1,5 +1,5 @@
-// Who may call, asked of gRPC's calls: each reactor begins with AdmitCall, and
-// where it says no the call gets a RefusedCall in place of the reactor.
+// Who may call, asked of gRPC's calls: each reactor of ours begins with
+// AdmitCall, and where it says no the call gets a RefusedCall in its place.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -14,10 +14,10 @@ namespace engram {
 // What a call shows, by its metadata and its connection; `context` outlives it.
 ShownIdentity ShownBy(const grpc::ServerContextBase& context);
 
-// Access::Admit; reports refusals. `method` is RequestSummary::method.
+// Access::Admit; reports refusals. `method` is MethodNeed::method.
 absl::StatusOr<Caller> AdmitCall(const CallSurroundings& around,
-                                 const grpc::CallbackServerContext& context,
-                                 const char* method);
+                                 const grpc::ServerContextBase& context,
+                                 absl::string_view method);
 
 // A call that ends at once. It owns itself until gRPC is done with it.
 template <typename Reactor>

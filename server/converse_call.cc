@@ -145,6 +145,10 @@ class ConverseCall final
         turn_.mutable_session_id(), turn_.mutable_model());
     started_ = ToStarted(turn_);
     if (!named.ok()) return RefuseTurn(named);
+    // The stream may be older than the file of keys.
+    const absl::Status admitted =
+        AdmitCall(around_, *context_, "Converse").status();
+    if (!admitted.ok()) return KeepTurn(admitted);
     // It may be over, and forgotten by the conversation, before Start returns.
     work->Start(context_->peer(), turn_.ByteSizeLong(),
                 [keep = shared_from_this(), work](const absl::Status& status) {

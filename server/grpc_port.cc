@@ -63,6 +63,17 @@ int Milliseconds(absl::Duration duration) {
       absl::ToInt64Milliseconds(duration), 1, std::numeric_limits<int>::max()));
 }
 
+// gRPC's plugin of reflection is there for all servers of a process.
+class NoReflection final : public grpc::ServerBuilderOption {
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>*
+                         plugins) override {
+    std::erase_if(*plugins, [](const auto& plugin) {
+      return plugin->name() == "proto_server_reflection";
+    });
+  }
+};
+
 void SetArguments(const ServerOptions& options, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(static_cast<int>(
       std::min<int64_t>(options.max_message_bytes, INT32_MAX)));
@@ -90,7 +101,8 @@ void SetArguments(const ServerOptions& options, grpc::ServerBuilder* builder) {
 absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Open(
     const ServerOptions& options,
     const std::shared_ptr<grpc::ServerCredentials>& credentials,
-    const std::vector<std::unique_ptr<grpc::Service>>& services) {
+    const std::vector<std::unique_ptr<grpc::Service>>& services,
+    AskToGoOn may_go_on) {
   gpr_set_log_function(LogFromGrpc);
   grpc::EnableDefaultHealthCheckService(false);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -108,11 +120,16 @@ absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Open(
   for (const auto& service : services) builder.RegisterService(service.get());
   port->health_ = HealthService::Create();
   builder.RegisterService(port->health_->service());
+  if (options.reflection == ReflectionMode::kOff) {
+    builder.SetOption(std::make_unique<NoReflection>());
+  }
   auto experimental = builder.experimental();
   std::vector<
       std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
       factories;
   factories.push_back(port->calls_->MakeFactory());
+  factories.push_back(
+      std::make_unique<StandardCallGuard>(std::move(may_go_on)));
   experimental.SetInterceptorCreators(std::move(factories));
   port->acceptor_ = experimental.AddExternalConnectionAcceptor(
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,

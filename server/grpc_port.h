@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/options.h"
+#include "server/standard_call.h"
 
 namespace grpc {
 class Server;
@@ -30,13 +31,15 @@ class LiveCalls;
 
 class GrpcPort {
  public:
-  // Serves `services`, which outlive this, and the standard ones. Errors:
+  // Serves `services`, which outlive this, and the standard ones, whose calls
+  // `may_go_on` is asked for. Errors:
   // UNAVAILABLE, the address cannot be had; INVALID_ARGUMENT, --max-connections
   // needs more descriptors than there are.
   static absl::StatusOr<std::unique_ptr<GrpcPort>> Open(
       const ServerOptions& options,
       const std::shared_ptr<grpc::ServerCredentials>& credentials,
-      const std::vector<std::unique_ptr<grpc::Service>>& services);
+      const std::vector<std::unique_ptr<grpc::Service>>& services,
+      AskToGoOn may_go_on);
   ~GrpcPort();  // Close at once if that has not been done
 
   // HOST:PORT in use.

@@ -1,8 +1,11 @@
 #include "server/http_credentials.h"
 
+#include <arpa/inet.h>
 #include <gnutls/x509.h>
 
+#include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -28,7 +31,55 @@ int VerifyClient(gnutls_session_t session) {
                                                    : GNUTLS_E_CERTIFICATE_ERROR;
 }
 
+using Certificate =
+    std::unique_ptr<gnutls_x509_crt_int, decltype(&gnutls_x509_crt_deinit)>;
+
+// The first certificate of a chain; null if it cannot be read.
+Certificate Import(const gnutls_datum_t& bytes) {
+  gnutls_x509_crt_t certificate = nullptr;
+  gnutls_x509_crt_init(&certificate);
+  Certificate owned(certificate, gnutls_x509_crt_deinit);
+  const int done =
+      gnutls_x509_crt_import(certificate, &bytes, GNUTLS_X509_FMT_DER);
+  return done == GNUTLS_E_SUCCESS ? std::move(owned)
+                                  : Certificate(nullptr, owned.get_deleter());
+}
+
+// Empty if it is of a kind that no key can be named by.
+std::string NameText(int kind, const std::string& bytes) {
+  if (kind == GNUTLS_SAN_DNSNAME || kind == GNUTLS_SAN_RFC822NAME ||
+      kind == GNUTLS_SAN_URI) {
+    return bytes;
+  }
+  if (kind != GNUTLS_SAN_IPADDRESS) return "";
+  char text[INET6_ADDRSTRLEN] = "";
+  const int family = bytes.size() == sizeof(in_addr) ? AF_INET : AF_INET6;
+  if (family == AF_INET6 && bytes.size() != sizeof(in6_addr)) return "";
+  inet_ntop(family, bytes.data(), text, sizeof(text));
+  return text;
+}
+
 }  // namespace
+
+std::vector<std::string> NamesOfClient(gnutls_session_t session) {
+  unsigned count = 0;
+  const gnutls_datum_t* const chain =
+      gnutls_certificate_get_peers(session, &count);
+  if (chain == nullptr || count == 0) return {};
+  const Certificate certificate = Import(chain[0]);
+  std::vector<std::string> names;
+  for (unsigned i = 0; certificate != nullptr; ++i) {
+    std::string bytes(4096, '\0');  // no name that is a key's is longer
+    size_t size = bytes.size();
+    const int kind = gnutls_x509_crt_get_subject_alt_name(
+        certificate.get(), i, bytes.data(), &size, nullptr);
+    if (kind == GNUTLS_E_REQUESTED_DATA_NOT_AVAILABLE) break;
+    if (kind < 0) continue;
+    bytes.resize(size);
+    names.push_back(NameText(kind, bytes));
+  }
+  return names;
+}
 
 absl::StatusOr<std::shared_ptr<const HttpCredentials>> HttpCredentials::Make(
     const TlsFiles& texts) {

@@ -5,6 +5,8 @@
 #include <gnutls/gnutls.h>
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "tools/tls/tls_files.h"
@@ -38,5 +40,10 @@ class HttpCredentials {
   gnutls_certificate_credentials_t credentials_ = nullptr;
   bool asks_clients_ = false;
 };
+
+// The names (subjectAltName) in the certificate that the client of `session`
+// showed, after its handshake: of hosts, of mail and URIs as they are, and
+// addresses as people write them.
+std::vector<std::string> NamesOfClient(gnutls_session_t session);
 
 }  // namespace engram

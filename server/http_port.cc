@@ -115,9 +115,22 @@ class MicroHttpPort final : public HttpPort {
                               const char* path, const char* method, const char*,
                               const char*, size_t*, void**) {
     // Answered as soon as the head is there; a body is never read.
-    const HttpPage page =
-        static_cast<MicroHttpPort*>(self)->Answer(method, path);
-    return Send(connection, page);
+    return Send(connection, static_cast<MicroHttpPort*>(self)->Answer(
+                                method, path, RequestOf(connection)));
+  }
+
+  static HttpRequest RequestOf(MHD_Connection* connection) {
+    HttpRequest request;
+    const char* const authorization = MHD_lookup_connection_value(
+        connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
+    if (authorization != nullptr) request.authorization = authorization;
+    request.certificate_names = [connection] {
+      const auto* session = MHD_get_connection_info(
+          connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+      if (session == nullptr) return std::vector<std::string>();
+      return NamesOfClient(static_cast<gnutls_session_t>(session->tls_session));
+    };
+    return request;
   }
 
   static MHD_Result Send(MHD_Connection* connection, const HttpPage& page) {
@@ -131,13 +144,18 @@ class MicroHttpPort final : public HttpPort {
     if (page.status == MHD_HTTP_METHOD_NOT_ALLOWED) {
       MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
     }
+    if (page.status == MHD_HTTP_UNAUTHORIZED) {
+      MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE,
+                              "Bearer");
+    }
     const MHD_Result sent = MHD_queue_response(
         connection, static_cast<unsigned>(page.status), response);
     MHD_destroy_response(response);
     return sent;
   }
 
-  HttpPage Answer(absl::string_view method, const char* path) const {
+  HttpPage Answer(absl::string_view method, const char* path,
+                  const HttpRequest& request) const {
     const auto page = pages_.find(path);
     if (page == pages_.end()) {
       std::string paths;
@@ -149,7 +167,7 @@ class MicroHttpPort final : public HttpPort {
       return {.status = MHD_HTTP_METHOD_NOT_ALLOWED,
               .body = "only GET and HEAD\n"};
     }
-    return page->second();
+    return page->second(request);
   }
 
   void Add(MHD_Connection* connection) {

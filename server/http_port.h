@@ -12,7 +12,9 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -20,6 +22,13 @@
 namespace engram {
 
 class TlsIdentity;
+
+// What a client asks with, besides the path.
+struct HttpRequest {
+  std::optional<std::string> authorization;  // that header
+  // The names in the certificate that the client showed, if there is one.
+  std::function<std::vector<std::string>()> certificate_names;
+};
 
 // What one path answers.
 struct HttpPage {
@@ -40,7 +49,8 @@ class HttpPort {
   };
   // By path. Asked for at every GET and HEAD, on the one thread of the port:
   // they must not wait for anything.
-  using Pages = std::map<std::string, std::function<HttpPage()>>;
+  using Pages =
+      std::map<std::string, std::function<HttpPage(const HttpRequest&)>>;
 
   // Serves `pages` on `address` (HOST:PORT, port 0 picks a free one); other
   // paths are 404, other methods 405. UNAVAILABLE if the address cannot be had.

@@ -13,9 +13,11 @@ namespace engram {
 class LiveCalls::Call final : public grpc::experimental::Interceptor {
  public:
   Call(LiveCalls* calls, grpc::experimental::ServerRpcInfo* info)
-      : calls_(calls), peer_(info->server_context()->peer()) {
+      : calls_(calls),
+        context_(info->server_context()),
+        peer_(context_->peer()) {
     calls_->on_begin_(peer_);
-    calls_->Add(this, {info->server_context()->c_call(),
+    calls_->Add(this, {context_->c_call(),
                        absl::StartsWith(info->method(), "/engram.v1.")});
   }
   ~Call() override {
@@ -25,11 +27,17 @@ class LiveCalls::Call final : public grpc::experimental::Interceptor {
 
   void Intercept(
       grpc::experimental::InterceptorBatchMethods* methods) override {
+    using Hook = grpc::experimental::InterceptionHookPoints;
+    // Calls of services that block have none before.
+    if (methods->QueryInterceptionHookPoint(Hook::POST_RECV_INITIAL_METADATA)) {
+      calls_->SetCall(this, context_->c_call());
+    }
     methods->Proceed();
   }
 
  private:
   LiveCalls* const calls_;
+  grpc::ServerContextBase* const context_;
   const std::string peer_;
 };
 
@@ -61,6 +69,12 @@ void LiveCalls::Add(const Call* call, const Entry& entry) {
   ours_ += entry.ours ? 1 : 0;
 }
 
+void LiveCalls::SetCall(const Call* call, grpc_call* of_grpc) {
+  absl::MutexLock lock(&mutex_);
+  const auto found = calls_.find(call);
+  if (found != calls_.end()) found->second.call = of_grpc;
+}
+
 void LiveCalls::Remove(const Call* call) {
   absl::MutexLock lock(&mutex_);
   const auto found = calls_.find(call);
@@ -82,6 +96,7 @@ void LiveCalls::EndAll(const std::string& message) {
   {
     absl::MutexLock lock(&mutex_);
     for (const auto& [call, entry] : calls_) {
+      if (entry.call == nullptr) continue;  // it has only begun to begin
       grpc_call_ref(entry.call);
       ended.push_back(entry.call);
     }

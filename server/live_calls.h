@@ -46,11 +46,12 @@ class LiveCalls {
   class Call;
   class Factory;
   struct Entry {
-    grpc_call* call = nullptr;
+    grpc_call* call = nullptr;  // until gRPC has made it
     bool ours = false;
   };
 
   void Add(const Call* call, const Entry& entry);
+  void SetCall(const Call* call, grpc_call* of_grpc);
   void Remove(const Call* call);
 
   const Observer on_begin_;

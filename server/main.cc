@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "server/log.h"
+#include "server/make_key.h"
 #include "server/options.h"
 #include "server/server.h"
 #include "tools/shell/environment.h"
@@ -59,6 +60,17 @@ int RefuseUse(const absl::Status& status) {
   return 2;
 }
 
+int PrintKeyAndEnd(const std::vector<std::string>& arguments) {
+  const auto made = engram::MakeKey(arguments);
+  if (!made.ok()) return RefuseUse(made.status());
+  std::fputs(
+      "The first line is the key, which is shown this once and kept nowhere: "
+      "it is for the clients' --api-key-file. The second is its entry in the "
+      "server's --keys FILE: {\"keys\": [ENTRY, ...]}.\n",
+      stderr);
+  return PrintAndEnd(made->key + "\n" + made->entry + "\n");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -71,6 +83,7 @@ int main(int argc, char** argv) {
       return PrintAndEnd("engram-server " ENGRAM_VERSION "\n");
     }
   }
+  if (engram::AsksForKey(arguments)) return PrintKeyAndEnd(arguments);
   // A reader of the log that goes away must not take the server with it.
   signal(SIGPIPE, SIG_IGN);
   const sigset_t signals = BlockSignals();

@@ -16,6 +16,19 @@ const std::vector<MethodNeed>& MethodNeeds() {
       {"Models.Get", Need::kKey},
       {"Tokenize", Need::kKey},
       {"Detokenize", Need::kKey},
+      {"/metrics", Need::kMetrics},
+      {"/grpc.health.v1.Health/Check", Need::kNothing},
+      {"/grpc.health.v1.Health/Watch", Need::kNothing},
+      {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+       Need::kReflection},
+      // Of all clients' connections.
+      {"/grpc.channelz.v1.Channelz/GetChannel", Need::kOperator},
+      {"/grpc.channelz.v1.Channelz/GetServer", Need::kOperator},
+      {"/grpc.channelz.v1.Channelz/GetServers", Need::kOperator},
+      {"/grpc.channelz.v1.Channelz/GetServerSockets", Need::kOperator},
+      {"/grpc.channelz.v1.Channelz/GetSocket", Need::kOperator},
+      {"/grpc.channelz.v1.Channelz/GetSubchannel", Need::kOperator},
+      {"/grpc.channelz.v1.Channelz/GetTopChannels", Need::kOperator},
   };
   return *needs;
 }

@@ -16,7 +16,8 @@ enum class Need {
   kGenerate,  // Role::kGenerate, and so on
   kSessions,
   kMetrics,
-  kOperator,  // Role::kAdmin of a key of operators
+  kReflection,  // what --reflection says: nothing, or a key
+  kOperator,    // Role::kAdmin of a key of operators
 };
 
 struct MethodNeed {

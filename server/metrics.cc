@@ -19,9 +19,18 @@
 namespace engram {
 namespace {
 
+std::vector<RequestEnd> EndsOfOtherCalls(bool keyed) {
+  std::vector<RequestEnd> ends = EndsWithoutModel();
+  if (!keyed) return ends;
+  const std::vector<RequestEnd> more = EndsOfRefusedCallers();
+  ends.insert(ends.end(), more.begin(), more.end());
+  return ends;
+}
+
 class PrometheusMetrics final : public Metrics {
  public:
-  PrometheusMetrics() : without_model_(&registry_, "", EndsWithoutModel()) {}
+  explicit PrometheusMetrics(bool keyed)
+      : without_model_(&registry_, "", EndsOfOtherCalls(keyed)) {}
 
   std::vector<ModelMetrics*> AddModel(const std::string& name,
                                       const ModelInfo& info, int slots,
@@ -90,8 +99,8 @@ class PrometheusMetrics final : public Metrics {
 
 }  // namespace
 
-std::unique_ptr<Metrics> Metrics::Create() {
-  return std::make_unique<PrometheusMetrics>();
+std::unique_ptr<Metrics> Metrics::Create(bool keyed) {
+  return std::make_unique<PrometheusMetrics>(keyed);
 }
 
 }  // namespace engram

@@ -59,7 +59,8 @@ using MetricLabels = std::vector<std::pair<std::string, std::string>>;
 
 class Metrics {
  public:
-  static std::unique_ptr<Metrics> Create();
+  // `keyed`: of a server with keys.
+  static std::unique_ptr<Metrics> Create(bool keyed);
 
   virtual ~Metrics() = default;
 

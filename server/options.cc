@@ -134,6 +134,19 @@ absl::Status SetSwitch(const std::string& value, bool* target) {
   return absl::OkStatus();
 }
 
+absl::Status SetReflection(const std::string& value, ReflectionMode* target) {
+  const std::pair<const char*, ReflectionMode> modes[] = {
+      {"on", ReflectionMode::kOn},
+      {"off", ReflectionMode::kOff},
+      {"keyed", ReflectionMode::kKeyed}};
+  for (const auto& [name, mode] : modes) {
+    if (value != name) continue;
+    *target = mode;
+    return absl::OkStatus();
+  }
+  return Expected("on, off or keyed", value);
+}
+
 absl::Status AddModel(const std::string& value, ServerOptions* options) {
   const size_t equals = value.find('=');
   if (equals == std::string::npos || equals == 0 ||
@@ -231,11 +244,24 @@ void AddTls(FlagList* list, ServerOptions* options) {
 }
 
 void AddKeys(FlagList* list, ServerOptions* options) {
-  list->File("keys", &options->keys,
-             "Serve only who shows a key of this file, sent as metadata "
-             "authorization: Bearer KEY. JSON: {\"keys\": [{\"name\", "
-             "\"tenant\", \"sha256\", \"roles\"}]}; of the keys themselves "
-             "it has only the SHA-256.");
+  list->File(
+      "keys", &options->keys,
+      "Serve only who shows a key of this file, sent as metadata "
+      "authorization: Bearer KEY; a page of metrics, too, if its port is "
+      "not on loopback. --make-key makes the entries of "
+      "{\"keys\": [...]}, which have only the SHA-256 of a key; "
+      "\"certificate\" in its place is a name in a client's certificate. "
+      "Roles are generate, sessions, inspect, metrics, and admin: all of "
+      "them but metrics. A key of tenant \"*\" acts for the tenant that "
+      "the metadata engram-tenant name. The file is read again when it "
+      "changes; what is wrong then changes nothing, but is logged and "
+      "counted in engram_keys_reload_failures_total.");
+  list->Add("reflection", "on|off|keyed", "on",
+            "Whether the server tells its methods and messages to tools such "
+            "as grpcurl; keyed: to those with a key.",
+            [=](const std::string& value) {
+              return SetReflection(value, &options->reflection);
+            });
 }
 
 void AddServing(FlagList* list, ServerOptions* options) {
@@ -530,6 +556,10 @@ std::string HelpText() {
       "  engram-server --grpc-address 0.0.0.0:8001 --keys keys.json \\\n"
       "    --tls-certificate server.crt --tls-key server.key\n"
       "                                                for other machines\n"
+      "  engram-server --make-key robot --tenant acme --roles "
+      "generate,sessions --expires 2027-01-31T00:00:00Z\n"
+      "                                                a key and its entry for "
+      "--keys\n"
       "\n"
       "Flags, each also an environment variable (--max-queue is "
       "ENGRAM_MAX_QUEUE).\nA DURATION without a unit counts seconds.\n\n";

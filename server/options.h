@@ -20,6 +20,9 @@
 
 namespace engram {
 
+// Who may ask the server for its services and messages.
+enum class ReflectionMode { kOn, kOff, kKeyed };
+
 struct ServerOptions {
   // Name and folder. Empty: every folder of the zoo.
   std::vector<std::pair<std::string, std::string>> models;
@@ -35,7 +38,8 @@ struct ServerOptions {
   // Other machines may reach the ports without TLS or keys (exposure.h).
   bool insecure = false;
   std::string keys;  // the name of their file; empty: everybody is let in
-  TlsFiles tls;      // names; without a certificate nothing is encrypted
+  ReflectionMode reflection = ReflectionMode::kOn;
+  TlsFiles tls;  // names; without a certificate nothing is encrypted
 
   int64_t session_memory = int64_t{1} << 30;
   int64_t kv_memory = int64_t{256} << 20;

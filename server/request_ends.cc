@@ -1,5 +1,7 @@
 #include "server/request_ends.h"
 
+#include "server/method_needs.h"
+
 namespace engram {
 namespace {
 
@@ -58,6 +60,17 @@ std::vector<RequestEnd> MakeEndsWithoutModel() {
 }
 
 }  // namespace
+
+std::vector<RequestEnd> EndsOfRefusedCallers() {
+  std::vector<RequestEnd> ends;
+  for (const MethodNeed& one : MethodNeeds()) {
+    // Pages are no calls.
+    if (one.need == Need::kNothing || one.need == Need::kMetrics) continue;
+    Add({one.method}, "", {Code::kUnauthenticated, Code::kPermissionDenied},
+        &ends);
+  }
+  return ends;
+}
 
 const std::vector<RequestEnd>& EndsOfModelCalls() {
   static const auto* const ends =

@@ -20,5 +20,7 @@ struct RequestEnd {
 const std::vector<RequestEnd>& EndsOfModelCalls();
 // Of calls that are about no model, and of those that name none that is served.
 const std::vector<RequestEnd>& EndsWithoutModel();
+// Of calls whose caller is not let in, on a server with keys.
+std::vector<RequestEnd> EndsOfRefusedCallers();
 
 }  // namespace engram

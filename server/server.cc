@@ -14,6 +14,7 @@
 #include "absl/strings/str_join.h"
 #include "kernels/status.h"
 #include "server/access.h"
+#include "server/admit_call.h"
 #include "server/clock.h"
 #include "server/connections.h"
 #include "server/delivery.h"
@@ -22,6 +23,7 @@
 #include "server/grpc_credentials.h"
 #include "server/grpc_port.h"
 #include "server/key_ring.h"
+#include "server/keyed_page.h"
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/model_loading.h"
@@ -32,6 +34,7 @@
 #include "server/served_model.h"
 #include "server/service.h"
 #include "server/stop_signal.h"
+#include "server/tcp_address.h"
 #include "server/tenants.h"
 #include "server/tls_identity.h"
 
@@ -86,10 +89,10 @@ void LogStranger(const RequestSummary& request) {
   static RareLine line(RealClock());
   const std::optional<int64_t> untold = line.Note();
   if (!untold.has_value()) return;
-  Log("unauthenticated", {{"method", request.method},
-                          {"peer", request.peer},
-                          {"message", std::string(request.status.message())},
-                          {"untold", *untold}});
+  Log("caller_refused", {{"method", request.method},
+                         {"peer", request.peer},
+                         {"message", std::string(request.status.message())},
+                         {"untold", *untold}});
 }
 
 // Not a line for each listing or health check that was answered.
@@ -173,7 +176,7 @@ absl::Status Server::StartPartsOrThrow() {
   if (!exposed.empty()) {
     Log(LogLevel::kWarning, "insecure", {{"message", exposed}});
   }
-  metrics_ = Metrics::Create();
+  metrics_ = Metrics::Create(/*keyed=*/!options_.keys.empty());
   ENGRAM_RETURN_IF_ERROR(LoadIdentity());
   ENGRAM_RETURN_IF_ERROR(LoadKeys());
   ENGRAM_RETURN_IF_ERROR(OpenHttpPort());
@@ -219,7 +222,12 @@ absl::Status Server::LoadKeys() {
     keys_->Watch(kFilesInterval);
     WatchKeys();
   }
-  access_ = std::make_unique<Access>(keys_.get(), tenants_.get(), RealClock());
+  const bool keyed_reflection = options_.reflection == ReflectionMode::kKeyed;
+  if (keyed_reflection && keys_ == nullptr) {
+    return absl::InvalidArgumentError("--reflection keyed needs --keys");
+  }
+  access_ = std::make_unique<Access>(keys_.get(), tenants_.get(), RealClock(),
+                                     keyed_reflection);
   return absl::OkStatus();
 }
 
@@ -242,12 +250,9 @@ absl::Status Server::OpenHttpPort() {
       "draining", "1 while the server lets its last requests end.",
       [this] { return phase() == ServingPhase::kDraining ? 1 : 0; });
   HttpPort::Pages pages;
-  pages["/metrics"] = [this] {
-    return HttpPage{.content_type = "text/plain; version=0.0.4; charset=utf-8",
-                    .body = metrics_->Text()};
-  };
-  pages["/healthz"] = [this] { return HealthPage(phase()); };
-  pages["/readyz"] = [this] { return ReadyPage(phase()); };
+  pages["/metrics"] = MetricsPage();
+  pages["/healthz"] = [this](const auto&) { return HealthPage(phase()); };
+  pages["/readyz"] = [this](const auto&) { return ReadyPage(phase()); };
   HttpPort::Options http;
   http.identity = identity_.get();
   auto port = HttpPort::Open(options_.metrics_address, http, std::move(pages));
@@ -259,6 +264,28 @@ absl::Status Server::OpenHttpPort() {
   http_port_ = *std::move(port);
   metrics_address_ = http_port_->address();
   return absl::OkStatus();
+}
+
+std::function<HttpPage(const HttpRequest&)> Server::MetricsPage() {
+  const auto page = [this] {
+    return HttpPage{.content_type = "text/plain; version=0.0.4; charset=utf-8",
+                    .body = metrics_->Text()};
+  };
+  // Who is on this machine needs no key. What stands for nothing is told by who
+  // would listen there.
+  if (!access_->keyed() ||
+      IsLoopback(SplitAddress(options_.metrics_address)).value_or(false)) {
+    return [page](const HttpRequest&) { return page(); };
+  }
+  return [this, page](const HttpRequest& request) {
+    return KeyedPage(*access_, request, "/metrics", page,
+                     [](const absl::Status& status) {
+                       RequestSummary refusal;
+                       refusal.method = "/metrics";
+                       refusal.status = status;
+                       LogStranger(refusal);
+                     });
+  };
 }
 
 absl::Status Server::LoadModels() {
@@ -439,7 +466,11 @@ absl::Status Server::OpenPorts() {
   ENGRAM_ASSIGN_OR_RETURN(
       grpc_port_,
       GrpcPort::Open(options_, MakeServerCredentials(identity_.get()),
-                     services_));
+                     services_,
+                     [around = around_.get()](const auto& context,
+                                              absl::string_view method) {
+                       return AdmitCall(*around, context, method).status();
+                     }));
   grpc_address_ = grpc_port_->address();
   WatchConnections();
   SetHealth(true);

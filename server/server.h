@@ -9,12 +9,14 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/http_port.h"
 #include "server/options.h"
 #include "server/serving_phase.h"
 
@@ -72,6 +74,8 @@ class Server {
   absl::Status LoadKeys();
   void WatchKeys();
   absl::Status OpenHttpPort();
+  // Of /metrics, for whoever may have it.
+  std::function<HttpPage(const HttpRequest&)> MetricsPage();
   absl::Status StartParts();
   absl::Status StartPartsOrThrow();
   absl::Status LoadModels();

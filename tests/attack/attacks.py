@@ -3,13 +3,16 @@ and what must hold meanwhile; its docstring is the promise.
 """
 import concurrent.futures
 import contextlib
+import hashlib
 import json
 import pathlib
 import queue
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
@@ -17,7 +20,7 @@ import grpc
 from engram.v1 import generation_pb2, generation_pb2_grpc, models_pb2, models_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
 import collision
-from ground import ATTENTION, ENGLISH, LIMIT, MIB, RECALL, Refuted, eventually, expect, pause
+from ground import ATTENTION, ENGLISH, HERE, LIMIT, MIB, RECALL, Refuted, eventually, expect, pause
 
 ATTACKS = {}
 
@@ -357,6 +360,69 @@ def vocabulary(ground):
                 message = str(refuted)
             expect("exit 1)" in message and "of logits" in message and "ulimit -v leaves" in message,
                    f"within {address_space // MIB} MiB: {message}")
+
+
+# --- Keys.
+
+class Pace:
+    """Tokens a second of a stream that goes on and on."""
+
+    def __init__(self, channel, metadata):
+        self.call = generation_pb2_grpc.GenerationStub(channel).Generate(endless(ENGLISH), metadata=metadata)
+        self.count = 0
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self):
+        with contextlib.suppress(grpc.RpcError):
+            for _ in self.call:
+                self.count += 1
+
+    def measure(self, condition):
+        """While `condition` holds."""
+        count, begin = self.count, time.monotonic()
+        while condition():
+            pause(0.05)
+        return (self.count - count) / (time.monotonic() - begin)
+
+    def stop(self):
+        self.call.cancel()
+        self.thread.join()
+
+
+@attack
+def wrong_keys(ground):
+    """Wrong keys, as many as come, keep no stream from its pace, take no memory and fill no log."""
+    count, parts, key = ground.size(10_000, 100_000), 4, "a good key"
+    entry = {"name": "user", "tenant": "t", "roles": ["generate"], "sha256": hashlib.sha256(key.encode()).hexdigest()}
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as keys:
+        json.dump({"keys": [entry]}, keys)
+        keys.flush()
+        with ground.server("--keys", keys.name, key=key) as server, server.channel() as channel:
+            pace = Pace(channel, server.metadata)
+            expect(eventually(lambda: pace.count > 0), "the stream did not begin")
+            begin = time.monotonic()
+            # In turns, so that what else the machine does is in both.
+            alone, beside = [], []
+            with ground.watched(server, growth=24 * MIB):
+                for _ in range(parts):
+                    end = time.monotonic() + 2
+                    alone.append(pace.measure(lambda: time.monotonic() < end))
+                    attacker = subprocess.Popen([sys.executable, HERE / "wrong_keys.py", server.address,
+                                                 str(count // parts)], stdout=subprocess.PIPE, text=True)
+                    beside.append(pace.measure(lambda: attacker.poll() is None))
+                    told = attacker.communicate()[0].strip()
+                    expect(told == f"UNAUTHENTICATED={count // parts}", f"its calls ended with {told}")
+            seconds = time.monotonic() - begin
+            pace.stop()
+            refused = server.metric("engram_requests_total", 'code="UNAUTHENTICATED"')
+            expect(refused == count, f"{refused} of {count} refusals were counted")
+            ratio = sum(beside) / sum(alone)
+            expect(ratio >= 0.9, f"the stream's pace was {ratio:.2f} of what it was alone")
+            server.terminate()
+            lines = server.text().count('"event":"caller_refused"')
+            expect(1 <= lines <= seconds / 10 + 1, f"{lines} lines of refused callers in {seconds:.0f} s")
+            return f"{count} in {seconds:.0f} s: the stream kept {ratio:.2f} of its pace; {lines} lines"
 
 
 # --- Connections.

@@ -2,7 +2,7 @@
 after the other, until it is killed. Writes "ready" after the first, and for each line on its
 input what it saw since the last one, as JSON.
 
-Usage: bystander.py ADDRESS MODEL
+Usage: bystander.py ADDRESS MODEL [METADATA=VALUE]
 """
 import json
 import sys
@@ -52,12 +52,13 @@ class Calls:
 
 def main():
     channel = grpc.insecure_channel(sys.argv[1])
+    metadata = [tuple(word.split("=", 1)) for word in sys.argv[3:]]
     generation = generation_pb2_grpc.GenerationStub(channel)
     check = channel.unary_unary("/grpc.health.v1.Health/Check")
     turn = generation_pb2.GenerateRequest(
         model=sys.argv[2], session_id="bystander", token_ids=generation_pb2.TokenIds(ids=[1, 2, 3]),
         stopping=generation_pb2.Stopping(max_tokens=8, ignore_eos=True))
-    kinds = {"generate": Calls(lambda: list(generation.Generate(turn, timeout=LIMIT))),
+    kinds = {"generate": Calls(lambda: list(generation.Generate(turn, timeout=LIMIT, metadata=metadata))),
              "health": Calls(lambda: check(b"", timeout=LIMIT))}
     never = threading.Event()
     for calls in kinds.values():

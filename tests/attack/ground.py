@@ -39,7 +39,8 @@ def expect(condition, message):
 class Server:
     """engram-server on free ports, with one thread a model."""
 
-    def __init__(self, ground, *flags, models=(RECALL, ENGLISH), read_log=True, descriptors=None, address_space=None):
+    def __init__(self, ground, *flags, models=(RECALL, ENGLISH), read_log=True, descriptors=None, address_space=None,
+                 key=None):
         def limit():
             if descriptors:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
@@ -47,6 +48,8 @@ class Server:
                 resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
 
         self.ground = ground
+        # What a call shows of who makes it.
+        self.metadata = [("authorization", f"Bearer {key}")] if key else []
         served = [f"--model={model}" if "=" in model else f"--model={model}={ground.zoo / model}" for model in models]
         self.process, self.address, self.metrics_address = start_server(
             ground.binaries, "--threads", "1", *flags, *served, stderr=subprocess.PIPE, preexec_fn=limit)
@@ -87,11 +90,11 @@ class Server:
             ("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1), *options])
 
-    def metric(self, name):
-        """Its sum over all labels."""
+    def metric(self, name, label=""):
+        """Its sum over all labels, or where one is this: 'code="OK"'."""
         with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=LIMIT) as page:
             lines = page.read().decode().splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}[{{ ]", line))
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}[{{ ]", line) and label in line)
 
     def alive(self):
         return self.process.poll() is None
@@ -118,7 +121,7 @@ class Bystander:
 
     def __init__(self, server, model):
         self.process = subprocess.Popen(
-            [sys.executable, HERE / "bystander.py", server.address, model], stdin=subprocess.PIPE,
+            [sys.executable, HERE / "bystander.py", server.address, model, *map("=".join, server.metadata)], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": str(server.ground.stubs)})
         expect(self.process.stdout.readline() == "ready\n", "the bystander got no first answer")
 

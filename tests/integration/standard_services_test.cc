@@ -2,15 +2,13 @@
 // alone.
 #include <gmock/gmock.h>
 #include <google/protobuf/descriptor.h>
-#include <google/protobuf/descriptor.pb.h>
-#include <google/protobuf/descriptor_database.h>
-#include <google/protobuf/dynamic_message.h>
 #include <google/protobuf/util/json_util.h>
 #include <gtest/gtest.h>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tests/integration/generic_call.h"
+#include "tests/integration/reflected_descriptors.h"
 #include "tests/integration/standard_services.pb.h"
 #include "tests/support/test_server.h"
 
@@ -21,7 +19,6 @@ namespace pb = google::protobuf;
 using ::testing::Contains;
 using testing::HealthRequest;
 using testing::HealthResponse;
-using testing::ReflectionRequest;
 using testing::ReflectionResponse;
 
 constexpr char kCheck[] = "/grpc.health.v1.Health/Check";
@@ -94,6 +91,30 @@ TEST(Health, AWatchThatItsClientLeavesEnds) {
   EXPECT_TRUE(
       CallOnce(server.address(), kCheck, HealthRequest(), &response).ok());
   EXPECT_TRUE(server.server().Drain().ok());
+}
+
+// Their calls are gRPC's own, and have no end of themselves.
+TEST(Reflection, AStreamThatIsOpenEndsWithTheServer) {
+  TestServer server(ZooOptions({kInduction}));
+  GenericCall call(server.address(), kReflection);
+  testing::ReflectionRequest request;
+  request.set_list_services("*");
+  ASSERT_TRUE(call.Write(request));
+  ReflectionResponse response;
+  ASSERT_TRUE(call.Read(&response));
+  EXPECT_TRUE(server.server().Drain().ok());
+  EXPECT_FALSE(call.Read(&response));
+  EXPECT_EQ(call.Finish().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(Reflection, ItCanBeSwitchedOff) {
+  ServerOptions options = ZooOptions({kInduction});
+  options.reflection = ReflectionMode::kOff;
+  TestServer server(options);
+  HealthResponse none;
+  EXPECT_EQ(
+      CallOnce(server.address(), kReflection, HealthRequest(), &none).code(),
+      absl::StatusCode::kUnimplemented);
 }
 
 TEST_F(StandardServices, HealthDoesNotKnowOtherNames) {
@@ -205,89 +226,6 @@ TEST_F(StandardServices, AnUnknownMethodIsUnimplemented) {
                 .code(),
             absl::StatusCode::kUnimplemented);
 }
-
-// Descriptors as a generic client gets them: from the server.
-class ReflectedDescriptors {
- public:
-  explicit ReflectedDescriptors(const std::string& address)
-      : call_(address,
-              "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
-        pool_(&database_) {}
-  ~ReflectedDescriptors() {
-    call_.WritesDone();
-    ReflectionResponse response;
-    EXPECT_FALSE(call_.Read(&response));
-    EXPECT_TRUE(call_.Finish().ok());
-  }
-
-  std::vector<std::string> Services() {
-    ReflectionRequest request;
-    request.set_list_services("*");
-    const ReflectionResponse response = Ask(request);
-    std::vector<std::string> names;
-    for (const auto& service : response.list_services_response().service()) {
-      names.push_back(service.name());
-    }
-    return names;
-  }
-
-  // nullptr if the server does not know it.
-  const pb::MethodDescriptor* FindMethod(const std::string& service,
-                                         const std::string& method) {
-    ReflectionRequest request;
-    request.set_file_containing_symbol(service);
-    AddFiles(request);
-    const pb::ServiceDescriptor* found = pool_.FindServiceByName(service);
-    return found == nullptr ? nullptr : found->FindMethodByName(method);
-  }
-
-  std::unique_ptr<pb::Message> New(const pb::Descriptor* type) {
-    return std::unique_ptr<pb::Message>(factory_.GetPrototype(type)->New());
-  }
-
- private:
-  ReflectionResponse Ask(const ReflectionRequest& request) {
-    ReflectionResponse response;
-    EXPECT_TRUE(call_.Write(request));
-    EXPECT_TRUE(call_.Read(&response));
-    return response;
-  }
-
-  // The files of an answer, and all that they import.
-  void AddFiles(const ReflectionRequest& request) {
-    const ReflectionResponse response = Ask(request);
-    for (const std::string& bytes :
-         response.file_descriptor_response().file_descriptor_proto()) {
-      pb::FileDescriptorProto file;
-      ASSERT_TRUE(file.ParseFromString(bytes));
-      pb::FileDescriptorProto known;
-      if (!database_.FindFileByName(file.name(), &known)) database_.Add(file);
-    }
-    for (bool complete = false; !complete;) {
-      complete = true;
-      std::vector<std::string> names;
-      database_.FindAllFileNames(&names);
-      for (const std::string& name : names) {
-        pb::FileDescriptorProto file;
-        ASSERT_TRUE(database_.FindFileByName(name, &file));
-        for (const std::string& import : file.dependency()) {
-          pb::FileDescriptorProto known;
-          if (database_.FindFileByName(import, &known)) continue;
-          ReflectionRequest next;
-          next.set_file_by_filename(import);
-          AddFiles(next);
-          ASSERT_TRUE(database_.FindFileByName(import, &known)) << import;
-          complete = false;
-        }
-      }
-    }
-  }
-
-  GenericCall call_;
-  pb::SimpleDescriptorDatabase database_;
-  pb::DescriptorPool pool_;
-  pb::DynamicMessageFactory factory_;
-};
 
 TEST_F(StandardServices, ReflectionListsEveryService) {
   const std::vector<std::string> services =

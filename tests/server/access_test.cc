@@ -3,43 +3,30 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <fstream>
-
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
-#include "server/method_needs.h"
 #include "tests/support/fake_clock.h"
+#include "tests/support/key_file.h"
 #include "tests/support/temporary_folder.h"
 
 namespace engram {
 namespace {
-
-std::string Entry(const std::string& name, const std::string& more) {
-  const KeyDigest digest = DigestOf("key of " + name);
-  return absl::StrCat(
-      "{\"name\": \"", name, "\", \"sha256\": \"",
-      absl::BytesToHexString(
-          {reinterpret_cast<const char*>(digest.data()), digest.size()}),
-      "\", ", more, "}");
-}
 
 class AccessTest : public ::testing::Test {
  protected:
   AccessTest() {
     clock_.Set(
         absl::FromCivil(absl::CivilDay(2027, 1, 1), absl::UTCTimeZone()));
-    const std::string file = folder_.File("keys.json");
-    std::ofstream(file) << absl::StrCat(
-        "{\"keys\": [",
-        Entry("writer", R"("tenant": "acme", "roles": ["generate"],
+    folder_.Write(
+        "keys", KeysText({KeyEntry("writer", "acme", R"("roles": ["generate"],
                            "expires": "2027-01-02T00:00:00Z",
                            "certificate": "writer.acme")"),
-        ",", Entry("bare", R"("tenant": "acme", "roles": [])"), ",",
-        Entry("admin", R"("tenant": "acme", "roles": ["admin"])"), ",",
-        Entry("other", R"("tenant": "other", "roles": ["admin"])"), ",",
-        Entry("operator", R"("tenant": "*", "roles": ["admin"])"), "]}");
-    auto ring = KeyRing::Load(file, /*asks_certificates=*/false, &tenants_);
+                          KeyEntry("bare", "acme"),
+                          KeyEntry("admin", "acme", R"("roles": ["admin"])"),
+                          KeyEntry("other", "other", R"("roles": ["admin"])"),
+                          KeyEntry("operator", "*", R"("roles": ["admin"])")}));
+    auto ring = KeyRing::Load(folder_.File("keys"), /*asks_certificates=*/false,
+                              &tenants_);
     ENGRAM_CHECK_OK(ring.status());
     ring_ = *std::move(ring);
     access_.emplace(ring_.get(), &tenants_, &clock_);
@@ -49,7 +36,7 @@ class AccessTest : public ::testing::Test {
   absl::StatusOr<Caller> Admit(const std::string& name,
                                const std::string& method,
                                const std::string& tenant = "") const {
-    const std::string authorization = "Bearer key of " + name;
+    const std::string authorization = AuthorizationOf(name);
     ShownIdentity shown;
     shown.authorizations = {authorization};
     if (!tenant.empty()) shown.tenants = {tenant};
@@ -144,6 +131,26 @@ TEST_F(AccessTest, AMethodThatIsNotInTheTableIsNobodys) {
   EXPECT_EQ(Admit("operator", "Sessions.Steal").status(),
             absl::PermissionDeniedError(
                 "Sessions.Steal: nobody may call it while keys are used"));
+}
+
+TEST_F(AccessTest, WhatTellsOfAllTenantsIsForOperators) {
+  const char* const path = "/grpc.channelz.v1.Channelz/GetServers";
+  EXPECT_TRUE(Admit("operator", path).ok());
+  EXPECT_EQ(Admit("admin", path).status(),
+            absl::PermissionDeniedError(absl::StrCat(
+                path, ": key \"admin\" is not one of tenant \"*\"")));
+  EXPECT_TRUE(Admit("operator", "/metrics").ok());
+  EXPECT_FALSE(Admit("admin", "/metrics").ok());
+}
+
+TEST_F(AccessTest, HealthNeedsNoKeyAndReflectionOneIfItIsSaid) {
+  EXPECT_TRUE(access_->Admit({}, "/grpc.health.v1.Health/Check").ok());
+  const char* const reflection =
+      "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
+  EXPECT_TRUE(access_->Admit({}, reflection).ok());
+  access_.emplace(ring_.get(), &tenants_, &clock_, /*keyed_reflection=*/true);
+  EXPECT_TRUE(absl::IsUnauthenticated(access_->Admit({}, reflection).status()));
+  EXPECT_TRUE(Admit("bare", reflection).ok());
 }
 
 TEST_F(AccessTest, OperatorsActForTheTenantThatTheyName) {

@@ -31,7 +31,9 @@ HttpPort::Options PatientOptions() {
 
 std::unique_ptr<HttpPort> OpenPort(
     const HttpPort::Options& options = PatientOptions(),
-    std::function<HttpPage()> page = [] { return HttpPage{.body = "words"}; }) {
+    std::function<HttpPage(const HttpRequest&)> page = [](const HttpRequest&) {
+      return HttpPage{.body = "words"};
+    }) {
   auto port = HttpPort::Open("127.0.0.1:0", options, {{"/page", page}});
   EXPECT_TRUE(port.ok()) << port.status();
   return *std::move(port);
@@ -62,12 +64,27 @@ TEST(HttpPort, AnswersGetWithThePageAndHeadWithoutIt) {
 }
 
 TEST(HttpPort, AnswersWithTheStatusOfThePage) {
-  const auto port = OpenPort(PatientOptions(), [] {
+  const auto port = OpenPort(PatientOptions(), [](const HttpRequest&) {
     return HttpPage{.status = 503, .body = "not yet"};
   });
   const HttpAnswer answer = AskHttp(port->address(), "GET", "/page");
   EXPECT_EQ(answer.status, 503);
   EXPECT_EQ(answer.body, "not yet");
+}
+
+TEST(HttpPort, APageSeesWhatItIsAskedWith) {
+  const auto port = OpenPort(PatientOptions(), [](const HttpRequest& request) {
+    EXPECT_THAT(request.certificate_names(), IsEmpty());
+    return HttpPage{.status = 401,
+                    .body = request.authorization.value_or("none")};
+  });
+  const HttpAnswer without = AskHttp(port->address(), "GET", "/page");
+  EXPECT_EQ(without.body, "none");
+  EXPECT_THAT(without.head, HasSubstr("WWW-Authenticate: Bearer"));
+  EXPECT_EQ(
+      AskHttp(port->address(), "GET", "/page", "AUTHORIZATION: Bearer key\r\n")
+          .body,
+      "Bearer key");
 }
 
 TEST(HttpPort, RefusesOtherPathsAndMethods) {
@@ -82,7 +99,7 @@ TEST(HttpPort, RefusesOtherPathsAndMethods) {
 
 TEST(HttpPort, AnswersWhatIsNoHttpWithoutAskingForAPage) {
   std::atomic<int> asked = 0;
-  const auto port = OpenPort(PatientOptions(), [&] {
+  const auto port = OpenPort(PatientOptions(), [&](const HttpRequest&) {
     ++asked;
     return HttpPage{.body = "words"};
   });
@@ -111,8 +128,9 @@ TEST(HttpPort, IsNotHeldUpByClientsWhoNeverEndTheirRequest) {
 TEST(HttpPort, IsNotHeldUpByClientsWhoDoNotRead) {
   // More than a socket takes.
   const std::string large(16 << 20, 'x');
-  const auto port =
-      OpenPort(PatientOptions(), [&] { return HttpPage{.body = large}; });
+  const auto port = OpenPort(PatientOptions(), [&](const HttpRequest&) {
+    return HttpPage{.body = large};
+  });
   const auto unread = Connect(*port, 10, kGet);
   EXPECT_EQ(AskHttp(port->address(), "GET", "/page").body, large);
 }

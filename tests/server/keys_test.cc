@@ -3,10 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "kernels/status.h"
+#include "tests/support/key_file.h"
 
 namespace engram {
 namespace {
@@ -16,24 +15,8 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::StartsWith;
 
-std::string Sha256(const std::string& key) {
-  const KeyDigest digest = DigestOf(key);
-  return absl::BytesToHexString(
-      {reinterpret_cast<const char*>(digest.data()), digest.size()});
-}
-
-// The fields that an entry must have, for the key "key of NAME".
-std::string Entry(const std::string& name, const std::string& tenant,
-                  const std::string& more = "\"roles\": []") {
-  return absl::StrCat("{\"name\": \"", name, "\", \"tenant\": \"", tenant,
-                      "\", \"sha256\": \"", Sha256("key of " + name), "\", ",
-                      more, "}");
-}
-
 absl::StatusOr<KeySet> Parse(const std::vector<std::string>& entries) {
-  return KeySet::Parse(
-      absl::StrCat("{\"keys\": [", absl::StrJoin(entries, ", "), "]}"),
-      "keys.json");
+  return KeySet::Parse(KeysText(entries), "keys.json");
 }
 
 KeySet ParseGood(const std::vector<std::string>& entries) {
@@ -43,7 +26,7 @@ KeySet ParseGood(const std::vector<std::string>& entries) {
 }
 
 std::string Refusal(const std::string& entry) {
-  const auto keys = Parse({Entry("first", "acme"), entry});
+  const auto keys = Parse({KeyEntry("first", "acme"), entry});
   EXPECT_EQ(keys.status().code(), absl::StatusCode::kInvalidArgument) << entry;
   EXPECT_THAT(std::string(keys.status().message()),
               StartsWith("keys.json: keys[1]"));
@@ -51,26 +34,27 @@ std::string Refusal(const std::string& entry) {
 }
 
 TEST(Keys, ADigestIsSha256) {
-  EXPECT_EQ(Sha256("abc"),
+  EXPECT_EQ(Sha256Text("abc"),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
 TEST(Keys, AKeyIsFoundByWhatIsSent) {
-  const KeySet keys = ParseGood({Entry("a", "acme"), Entry("b", "other")});
+  const KeySet keys =
+      ParseGood({KeyEntry("a", "acme"), KeyEntry("b", "other")});
   ASSERT_NE(keys.FindSent("key of b"), nullptr);
   EXPECT_EQ(keys.FindSent("key of b")->name, "b");
   EXPECT_EQ(keys.FindSent("key of b")->tenant, "other");
   EXPECT_EQ(keys.FindSent("key of c"), nullptr);
   EXPECT_EQ(keys.FindSent(""), nullptr);
   // What the file has is no key.
-  EXPECT_EQ(keys.FindSent(Sha256("key of b")), nullptr);
+  EXPECT_EQ(keys.FindSent(Sha256Text("key of b")), nullptr);
 }
 
 TEST(Keys, ANameInACertificateStandsForAKey) {
   const KeySet keys = ParseGood({
       R"({"name": "a", "tenant": "t", "certificate": "robot.example",
           "roles": ["generate"]})",
-      Entry("b", "t"),
+      KeyEntry("b", "t"),
   });
   ASSERT_NE(keys.FindCertificate("robot.example"), nullptr);
   EXPECT_EQ(keys.FindCertificate("robot.example")->name, "a");
@@ -80,9 +64,9 @@ TEST(Keys, ANameInACertificateStandsForAKey) {
 
 TEST(Keys, AdminHasTheRolesOfItsTenant) {
   const KeySet keys = ParseGood({
-      Entry("admin", "t", R"("roles": ["admin"])"),
-      Entry("operator", "*", R"("roles": ["admin"])"),
-      Entry("reader", "t", R"("roles": ["metrics", "generate"])"),
+      KeyEntry("admin", "t", R"("roles": ["admin"])"),
+      KeyEntry("operator", "*", R"("roles": ["admin"])"),
+      KeyEntry("reader", "t", R"("roles": ["metrics", "generate"])"),
   });
   const Key& admin = *keys.FindSent("key of admin");
   for (const Role role : {Role::kGenerate, Role::kSessions, Role::kInspect}) {
@@ -99,15 +83,15 @@ TEST(Keys, AdminHasTheRolesOfItsTenant) {
 
 TEST(Keys, LimitsAreTheTenants) {
   const KeySet keys = ParseGood({
-      Entry("a", "t"),
-      Entry("b", "t", R"("roles": [], "limits": {"streams": 8, "sessions": 9,
+      KeyEntry("a", "t"),
+      KeyEntry("b", "t", R"("roles": [], "limits": {"streams": 8, "sessions": 9,
           "session_bytes": 10, "tokens_per_second": 2.5,
           "requests_per_second": 3, "weight": 4})"),
-      Entry("c", "t", R"("roles": [], "limits": {"weight": 4, "sessions": 9,
+      KeyEntry("c", "t", R"("roles": [], "limits": {"weight": 4, "sessions": 9,
           "session_bytes": 10, "tokens_per_second": 2.5,
           "requests_per_second": 3, "streams": 8})"),
-      Entry("d", "free"),
-      Entry("e", "*"),
+      KeyEntry("d", "free"),
+      KeyEntry("e", "*"),
   });
   TenantLimits limits;
   limits.streams = 8;
@@ -123,9 +107,9 @@ TEST(Keys, LimitsAreTheTenants) {
 
 TEST(Keys, LimitsOfOneTenantThatDifferAreRefused) {
   const auto keys = Parse({
-      Entry("a", "t", R"("roles": [], "limits": {"streams": 8})"),
-      Entry("b", "t"),
-      Entry("c", "t", R"("roles": [], "limits": {"streams": 9})"),
+      KeyEntry("a", "t", R"("roles": [], "limits": {"streams": 8})"),
+      KeyEntry("b", "t"),
+      KeyEntry("c", "t", R"("roles": [], "limits": {"streams": 9})"),
   });
   EXPECT_EQ(keys.status().message(),
             "keys.json: keys[2] \"c\": its limits differ from those of \"a\", "
@@ -134,8 +118,9 @@ TEST(Keys, LimitsOfOneTenantThatDifferAreRefused) {
 
 TEST(Keys, ExpiryIsATime) {
   const KeySet keys = ParseGood({
-      Entry("a", "t", R"("roles": [], "expires": "2027-01-31T12:00:00+01:00")"),
-      Entry("b", "t"),
+      KeyEntry("a", "t",
+               R"("roles": [], "expires": "2027-01-31T12:00:00+01:00")"),
+      KeyEntry("b", "t"),
   });
   EXPECT_EQ(
       keys.FindSent("key of a")->expires,
@@ -151,37 +136,37 @@ TEST(Keys, WhatIsWrongIsNamed) {
       {R"({"name": "x", "tenant": "a b"})", "tenant \"a b\" has a character"},
       {R"({"name": "x", "tenant": "t", "roles": []})",
        "neither sha256 nor certificate"},
-      {Entry("x", "t", R"("role": [])"),
+      {KeyEntry("x", "t", R"("role": [])"),
        "there is no field \"role\", but name, tenant, sha256"},
-      {Entry("x", "t", R"("roles": "generate")"), "roles is not a list"},
-      {Entry("x", "t", R"("roles": ["root"])"),
+      {KeyEntry("x", "t", R"("roles": "generate")"), "roles is not a list"},
+      {KeyEntry("x", "t", R"("roles": ["root"])"),
        "roles has \"root\", which is none of generate, sessions, inspect, "
        "metrics, admin"},
-      {Entry("x", "t", R"("roles": ["admin", "admin"])"), "is there twice"},
-      {Entry("x", "t", R"("roles": [], "expires": "soon")"),
+      {KeyEntry("x", "t", R"("roles": ["admin", "admin"])"), "is there twice"},
+      {KeyEntry("x", "t", R"("roles": [], "expires": "soon")"),
        "expires is \"soon\", which is no time such as 2027-01-31T00:00:00Z"},
-      {Entry("x", "t", R"("roles": [], "limits": [])"),
+      {KeyEntry("x", "t", R"("roles": [], "limits": [])"),
        "limits is not an object"},
-      {Entry("x", "t", R"("roles": [], "limits": {"stream": 1})"),
+      {KeyEntry("x", "t", R"("roles": [], "limits": {"stream": 1})"),
        "there is no field \"stream\", but streams, sessions"},
-      {Entry("x", "t", R"("roles": [], "limits": {"streams": 0})"),
+      {KeyEntry("x", "t", R"("roles": [], "limits": {"streams": 0})"),
        "limits: streams is not a whole number from 1 on"},
-      {Entry("x", "t", R"("roles": [], "limits": {"sessions": 1.5})"),
+      {KeyEntry("x", "t", R"("roles": [], "limits": {"sessions": 1.5})"),
        "limits: sessions is not a whole number"},
-      {Entry("x", "t", R"("roles": [], "limits": {"session_bytes": 1e300})"),
+      {KeyEntry("x", "t", R"("roles": [], "limits": {"session_bytes": 1e300})"),
        "limits: session_bytes is not a whole number"},
-      {Entry("x", "t",
-             R"("roles": [], "limits": {"streams": 18446744073709551615})"),
+      {KeyEntry("x", "t",
+                R"("roles": [], "limits": {"streams": 18446744073709551615})"),
        "limits: streams is not a whole number"},
-      {Entry("x", "t", R"("roles": [], "limits": {"tokens_per_second": 0})"),
+      {KeyEntry("x", "t", R"("roles": [], "limits": {"tokens_per_second": 0})"),
        "limits: tokens_per_second is not a number above 0"},
-      {Entry("x", "t", R"("roles": [], "limits": {"weight": 0})"),
+      {KeyEntry("x", "t", R"("roles": [], "limits": {"weight": 0})"),
        "limits: weight is not a number from 0.001 to 1000"},
-      {Entry("x", "*", R"("roles": [], "limits": {})"),
+      {KeyEntry("x", "*", R"("roles": [], "limits": {})"),
        "limits are a tenant's"},
-      {Entry("first", "t"), "another key has the same name"},
+      {KeyEntry("first", "t"), "another key has the same name"},
       {absl::StrCat(R"({"name": "x", "tenant": "t", "roles": [], "sha256": ")",
-                    Sha256("key of first"), "\"}"),
+                    Sha256Text("key of first"), "\"}"),
        "its sha256 is that of \"first\""},
   };
   for (const auto& [entry, words] : wrong) {

@@ -134,6 +134,15 @@ std::vector<FlagCase> FlagsOfTheProgram() {
       {"tls-key", File(&TlsFiles::key), "", {{"/a/b", "/a/b"}}, {""}},
       {"tls-client-ca", File(&TlsFiles::authorities), "", {{"a", "a"}}, {""}},
       {"keys", Text(&ServerOptions::keys), "", {{"a", "a"}}, {""}},
+      {"reflection",
+       [](const ServerOptions& options) {
+         return options.reflection == ReflectionMode::kOn    ? "on"
+                : options.reflection == ReflectionMode::kOff ? "off"
+                                                             : "keyed";
+       },
+       "on",
+       {{"off", "off"}, {"keyed", "keyed"}, {"on", "on"}},
+       {"", "yes"}},
       {"insecure",
        [](const ServerOptions& options) {
          return options.insecure ? "on" : "off";

@@ -40,12 +40,12 @@ std::string HttpConnection::ReadAll() {
 }
 
 HttpAnswer AskHttp(const std::string& address, const std::string& method,
-                   const std::string& path) {
+                   const std::string& path, const std::string& headers) {
   HttpConnection connection(address);
   HttpAnswer answer;
   if (!connection.connected() ||
-      !connection.Send(absl::StrCat(
-          method, " ", path, " HTTP/1.1\r\nHost: ", address, "\r\n\r\n"))) {
+      !connection.Send(absl::StrCat(method, " ", path, " HTTP/1.1\r\nHost: ",
+                                    address, "\r\n", headers, "\r\n"))) {
     return answer;
   }
   const std::string all = connection.ReadAll();

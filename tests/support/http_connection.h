@@ -34,8 +34,9 @@ struct HttpAnswer {
   std::string body;
 };
 
-// Asks for `path` on a connection of its own.
+// Asks for `path` on a connection of its own. `headers` are lines, each with
+// its end.
 HttpAnswer AskHttp(const std::string& address, const std::string& method,
-                   const std::string& path);
+                   const std::string& path, const std::string& headers = "");
 
 }  // namespace engram

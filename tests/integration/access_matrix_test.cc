@@ -1,0 +1,318 @@
+// Every method that the server tells of by reflection, called by whoever may
+// and by whoever may not. A method without a row here fails the test.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "tests/integration/generic_call.h"
+#include "tests/integration/reflected_descriptors.h"
+#include "tests/integration/standard_services.pb.h"
+#include "tests/support/key_file.h"
+#include "tests/support/temporary_folder.h"
+#include "tests/support/test_server.h"
+
+namespace engram {
+namespace {
+
+namespace pb = google::protobuf;
+
+// A role that a method asks for, and one more key that has it not.
+struct Asked {
+  const char* by;       // a key that may call it; nullptr: no key is needed
+  const char* without;  // a key that may not, although it is good
+  const char* lack;     // what it is told that it lacks
+};
+
+constexpr Asked kNothing = {nullptr, nullptr, nullptr};
+constexpr Asked kAnyKey = {"bare", nullptr, nullptr};
+constexpr Asked kGenerate = {"writer", "keeper", "has no role \"generate\""};
+constexpr Asked kSessions = {"keeper", "writer", "has no role \"sessions\""};
+constexpr Asked kOperator = {"operator", "admin", "is not one of tenant \"*\""};
+
+struct Row {
+  const char* path;
+  const char* name;  // as refusals have it
+  Asked asked;
+  // What it is called with, on a session of this id if it takes any.
+  std::function<std::string(const std::string& session_id)> message;
+  bool takes_session = false;
+  absl::StatusCode let_in = absl::StatusCode::kOk;
+  // On a session that never was.
+  absl::StatusCode nobodys = absl::StatusCode::kNotFound;
+};
+
+std::string Empty(const std::string&) { return ""; }
+
+template <typename Request>
+std::string OfSession(const std::string& session_id) {
+  Request request;
+  request.set_session_id(session_id);
+  return request.SerializeAsString();
+}
+
+// Only on a session that there is.
+v1::GenerateRequest TurnOn(const std::string& session_id) {
+  v1::GenerateRequest turn =
+      OnSession(TokenTurn(kInduction, {1}, 1), session_id);
+  turn.set_expected_version(1);
+  return turn;
+}
+
+std::vector<Row> Table() {
+  const auto generate = [](const std::string& id) {
+    return TurnOn(id).SerializeAsString();
+  };
+  const auto converse = [](const std::string& id) {
+    v1::ConverseRequest request;
+    *request.mutable_turn() = TurnOn(id);
+    return request.SerializeAsString();
+  };
+  const auto score = [](const std::string& id) {
+    return TokenScore(kInduction, {1, 2}, id).SerializeAsString();
+  };
+  const auto create = [](const std::string&) {
+    v1::CreateSessionRequest request;
+    request.set_model(kInduction);
+    return request.SerializeAsString();
+  };
+  const auto tokenize = [](const std::string&) {
+    v1::TokenizeRequest request;
+    request.set_model(kInduction);
+    request.set_text("1 2");
+    return request.SerializeAsString();
+  };
+  const auto reflection = [](const std::string&) {
+    testing::ReflectionRequest request;
+    request.set_list_services("*");
+    return request.SerializeAsString();
+  };
+  const auto not_found = absl::StatusCode::kNotFound;
+  // In the words of gRPC, of numbers that are nobody's.
+  const auto internal = absl::StatusCode::kInternal;
+  const auto ok = absl::StatusCode::kOk;
+  // A turn would begin a session, but for the version that it expects.
+  const auto expected = absl::StatusCode::kFailedPrecondition;
+  const auto channelz = [&](const char* path, absl::StatusCode code) {
+    return Row{path, path, kOperator, Empty, false, code, ok};
+  };
+  return {
+      {"/engram.v1.Generation/Generate", "Generate", kGenerate, generate, true,
+       ok, expected},
+      {"/engram.v1.Generation/Converse", "Converse", kGenerate, converse, true,
+       ok, expected},
+      {"/engram.v1.Generation/Score", "Score", kGenerate, score, true},
+      {"/engram.v1.Sessions/Create", "Sessions.Create", kSessions, create},
+      {"/engram.v1.Sessions/Get", "Sessions.Get", kSessions,
+       OfSession<v1::GetSessionRequest>, true},
+      {"/engram.v1.Sessions/List", "Sessions.List", kSessions, Empty},
+      {"/engram.v1.Sessions/Fork", "Sessions.Fork", kSessions,
+       OfSession<v1::ForkSessionRequest>, true},
+      {"/engram.v1.Sessions/Delete", "Sessions.Delete", kSessions,
+       OfSession<v1::DeleteSessionRequest>, true},
+      {"/engram.v1.Models/List", "Models.List", kAnyKey, Empty},
+      {"/engram.v1.Models/Get", "Models.Get", kAnyKey, Empty},
+      {"/engram.v1.Models/Tokenize", "Tokenize", kAnyKey, tokenize},
+      {"/engram.v1.Models/Detokenize", "Detokenize", kAnyKey, Empty},
+      {"/grpc.health.v1.Health/Check", "", kNothing, Empty},
+      {"/grpc.health.v1.Health/Watch", "", kNothing, Empty},
+      {kReflection, kReflection, kAnyKey, reflection},
+      channelz("/grpc.channelz.v1.Channelz/GetServers", ok),
+      channelz("/grpc.channelz.v1.Channelz/GetTopChannels", ok),
+      channelz("/grpc.channelz.v1.Channelz/GetServer", internal),
+      channelz("/grpc.channelz.v1.Channelz/GetServerSockets", internal),
+      channelz("/grpc.channelz.v1.Channelz/GetChannel", not_found),
+      channelz("/grpc.channelz.v1.Channelz/GetSubchannel", not_found),
+      channelz("/grpc.channelz.v1.Channelz/GetSocket", not_found),
+  };
+}
+
+class AccessMatrix : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new TemporaryFolder;
+    const char* const admin = R"("roles": ["admin"])";
+    folder_->Write(
+        "keys",
+        KeysText({KeyEntry("bare", "acme"),
+                  KeyEntry("writer", "acme", R"("roles": ["generate"])"),
+                  KeyEntry("keeper", "acme", R"("roles": ["sessions"])"),
+                  KeyEntry("admin", "acme", admin),
+                  KeyEntry("other", "other", admin),
+                  KeyEntry("operator", "*", admin),
+                  KeyEntry("expired", "acme",
+                           R"("roles": ["admin"],
+                              "expires": "2001-02-03T04:05:06Z")")}));
+    ServerOptions options = ZooOptions({kInduction});
+    options.keys = folder_->File("keys");
+    options.reflection = ReflectionMode::kKeyed;
+    server_ = new TestServer(options);
+  }
+  static void TearDownTestSuite() {
+    delete server_;
+    delete folder_;
+  }
+
+  static CallMetadata Showing(const char* key) {
+    if (key == nullptr) return {};
+    return {{"authorization", AuthorizationOf(key)}};
+  }
+
+  // How the call ends, or OK once it has answered and only goes on.
+  static absl::Status Call(const Row& row, const CallMetadata& metadata,
+                           const std::string& session_id = "") {
+    GenericCall call(server_->address(), row.path, metadata);
+    call.WriteBytes(row.message(session_id));
+    call.WritesDone();
+    testing::HealthResponse ignored;  // every message's fields are unknown
+    while (call.Read(&ignored)) {
+      if (absl::EndsWith(row.path, "/Watch")) return absl::OkStatus();
+    }
+    return call.Finish();
+  }
+
+  // A session of the tenant of `key`.
+  static void MakeSession(const std::string& session_id, const char* key) {
+    v1::GenerateRequest turn =
+        OnSession(TokenTurn(kInduction, {1}, 1), session_id);
+    GenericCall call(server_->address(), "/engram.v1.Generation/Generate",
+                     Showing(key));
+    ASSERT_TRUE(call.Write(turn));
+    call.WritesDone();
+    testing::HealthResponse ignored;
+    while (call.Read(&ignored)) {
+    }
+    const absl::Status status = call.Finish();
+    ASSERT_TRUE(status.ok()) << status;
+  }
+
+  static TemporaryFolder* folder_;
+  static TestServer* server_;
+};
+
+TemporaryFolder* AccessMatrix::folder_ = nullptr;
+TestServer* AccessMatrix::server_ = nullptr;
+
+TEST_F(AccessMatrix, TheTableHasEveryMethodThatThereIs) {
+  std::set<std::string> reflected;
+  {
+    ReflectedDescriptors descriptors(server_->address(), Showing("bare"));
+    for (const std::string& name : descriptors.Services()) {
+      const pb::ServiceDescriptor* service = descriptors.FindService(name);
+      ASSERT_NE(service, nullptr) << name;
+      for (int i = 0; i < service->method_count(); ++i) {
+        reflected.insert(
+            absl::StrCat("/", name, "/", service->method(i)->name()));
+      }
+    }
+  }
+  std::set<std::string> known;
+  for (const Row& row : Table()) known.insert(row.path);
+  EXPECT_EQ(reflected, known);
+}
+
+TEST_F(AccessMatrix, WithoutAKeyThatIsKnownNothingIsAnswered) {
+  for (const Row& row : Table()) {
+    if (row.asked.by == nullptr) continue;
+    SCOPED_TRACE(row.path);
+    EXPECT_EQ(Call(row, {}),
+              absl::UnauthenticatedError(
+                  "no key: send metadata authorization: Bearer KEY"));
+    EXPECT_EQ(Call(row, Showing("nobody")),
+              absl::UnauthenticatedError("unknown key"));
+    EXPECT_EQ(Call(row, Showing("expired")),
+              absl::UnauthenticatedError(
+                  "key \"expired\" expired at 2001-02-03T04:05:06Z"));
+  }
+}
+
+TEST_F(AccessMatrix, WithoutTheRoleNothingIsAnswered) {
+  for (const Row& row : Table()) {
+    if (row.asked.without == nullptr) continue;
+    SCOPED_TRACE(row.path);
+    EXPECT_EQ(
+        Call(row, Showing(row.asked.without)),
+        absl::PermissionDeniedError(absl::StrCat(
+            row.name, ": key \"", row.asked.without, "\" ", row.asked.lack)));
+  }
+}
+
+TEST_F(AccessMatrix, WhoMayIsLetIn) {
+  for (const Row& row : Table()) {
+    SCOPED_TRACE(row.path);
+    const std::string session_id = absl::StrCat("right-", row.name);
+    if (row.takes_session) MakeSession(session_id, "writer");
+    const absl::Status status = Call(row, Showing(row.asked.by), session_id);
+    EXPECT_EQ(status.code(), row.let_in) << status;
+  }
+}
+
+// What a call is told of a session of another tenant, and of none.
+TEST_F(AccessMatrix, AnotherTenantsSessionIsAsOneThatNeverWas) {
+  MakeSession("theirs", "writer");
+  for (const Row& row : Table()) {
+    if (!row.takes_session) continue;
+    SCOPED_TRACE(row.path);
+    const absl::Status theirs = Call(row, Showing("other"), "theirs");
+    const absl::Status nobodys = Call(row, Showing("other"), "nobody");
+    EXPECT_EQ(theirs.code(), row.nobodys) << theirs;
+    EXPECT_EQ(absl::StrReplaceAll(theirs.message(), {{"theirs", "nobody"}}),
+              nobodys.message());
+    EXPECT_EQ(nobodys.code(), row.nobodys) << nobodys;
+  }
+}
+
+// A stream may be older than the file of keys: each turn is asked again.
+TEST(Access, AKeyThatIsGoneBeginsNoTurnOnAStreamThatIsOpen) {
+  TemporaryFolder folder;
+  const std::string other = KeyEntry("other", "acme");
+  folder.Write("keys",
+               KeysText({KeyEntry("writer", "acme", R"("roles": ["generate"])"),
+                         other}));
+  ServerOptions options = ZooOptions({kInduction});
+  options.keys = folder.File("keys");
+  TestServer server(options);
+  GenericCall stream(server.address(), "/engram.v1.Generation/Converse",
+                     {{"authorization", AuthorizationOf("writer")}});
+  v1::ConverseRequest turn;
+  *turn.mutable_turn() = TokenTurn(kInduction, {1}, 1);
+  ASSERT_TRUE(stream.Write(turn));
+  v1::ConverseResponse response;
+  while (!response.has_completed()) ASSERT_TRUE(stream.Read(&response));
+  folder.Write("keys", KeysText({other}));
+  ASSERT_TRUE(Eventually([&] { return server.Metrics().Sum("keys") == 1; }));
+  ASSERT_TRUE(stream.Write(turn));
+  EXPECT_FALSE(stream.Read(&response));
+  EXPECT_EQ(stream.Finish(), absl::UnauthenticatedError("unknown key"));
+}
+
+TEST_F(AccessMatrix, RefusalsAreCountedByMethodAndCode) {
+  const MetricsPage before = server_->Metrics();
+  const std::vector<std::string> unauthenticated = {
+      "method=\"Sessions.Get\"", "code=\"UNAUTHENTICATED\"", "model=\"\""};
+  const std::vector<std::string> denied = {"method=\"Sessions.Get\"",
+                                           "code=\"PERMISSION_DENIED\""};
+  for (const Row& row : Table()) {
+    if (std::string(row.name) != "Sessions.Get") continue;
+    Call(row, {}).IgnoreError();
+    Call(row, Showing("writer")).IgnoreError();
+  }
+  const MetricsPage after = server_->Metrics();
+  for (const auto& labels : {unauthenticated, denied}) {
+    EXPECT_EQ(after.Sum("requests_total", labels),
+              before.Sum("requests_total", labels) + 1);
+  }
+  EXPECT_THAT(before.Samples("requests_total"),
+              ::testing::ElementsAreArray(after.Samples("requests_total")));
+  EXPECT_EQ(after.Sum("keys"), 7);
+  EXPECT_EQ(after.Sum("keys_reload_failures_total"), 0);
+}
+
+}  // namespace
+}  // namespace engram
