@@ -24,46 +24,62 @@ KeyRing::KeyRing(std::string file, bool asks_certificates, Tenants* tenants)
     : file_(std::move(file)),
       asks_certificates_(asks_certificates),
       tenants_(tenants),
-      keys_({.read = [this] { return Read(); },
-             .make = [this](const std::string& text,
-                            const auto&) { return Make(text); },
-             .on_change =
-                 [this](const KeySet& now) {
-                   Log("keys_reloaded",
-                       {{"file", file_}, {"keys", CountOf(now)}});
-                 },
-             .on_failure =
-                 [](const std::string& why, const KeySet& now) {
-                   Log(LogLevel::kError, "keys_reload_failed",
-                       {{"message", why}, {"keys", CountOf(now)}});
-                 }}) {}
+      files_({
+          .read = [this] { return Read(); },
+          .use =
+              [this](const WatchedFiles::Texts& texts) {
+                return Use(texts.front());
+              },
+          .on_failure =
+              [this](const std::string& why) {
+                Log(LogLevel::kError, "keys_reload_failed",
+                    {{"message", why}, {"keys", CountOf(*current())}});
+              },
+      }) {}
 
 absl::StatusOr<std::unique_ptr<KeyRing>> KeyRing::Load(const std::string& file,
                                                        bool asks_certificates,
                                                        Tenants* tenants) {
   std::unique_ptr<KeyRing> ring(new KeyRing(file, asks_certificates, tenants));
-  ENGRAM_RETURN_IF_ERROR(ring->keys_.Load());
+  ENGRAM_RETURN_IF_ERROR(ring->files_.Load());
   return ring;
 }
 
-absl::StatusOr<std::string> KeyRing::Read() const {
+std::shared_ptr<const KeySet> KeyRing::current() const {
+  absl::MutexLock lock(&mutex_);
+  return current_;
+}
+
+absl::StatusOr<WatchedFiles::Texts> KeyRing::Read() const {
   absl::StatusOr<std::string> text = ReadSmallFile(file_, kFileBytesMax);
-  if (text.ok()) return text;
+  if (text.ok()) return WatchedFiles::Texts{*std::move(text)};
   return absl::InvalidArgumentError(
       absl::StrCat("--keys cannot be read: ", text.status().message()));
 }
 
-absl::StatusOr<KeySet> KeyRing::Make(const std::string& text) const {
+absl::Status KeyRing::Use(const std::string& text) {
   ENGRAM_ASSIGN_OR_RETURN(KeySet keys, KeySet::Parse(text, file_));
+  ENGRAM_RETURN_IF_ERROR(CheckCertificates(keys));
+  // Before the keys: whoever finds one finds its tenant.
+  tenants_->Update(keys.tenants());
+  auto next = std::make_shared<const KeySet>(std::move(keys));
+  const bool first = current() == nullptr;
+  if (!first) Log("keys_reloaded", {{"file", file_}, {"keys", CountOf(*next)}});
+  absl::MutexLock lock(&mutex_);
+  current_ = std::move(next);
+  return absl::OkStatus();
+}
+
+absl::Status KeyRing::CheckCertificates(const KeySet& keys) const {
+  if (asks_certificates_) return absl::OkStatus();
   for (const Key& key : keys.keys()) {
-    if (key.digest.has_value() || asks_certificates_) continue;
+    if (key.digest.has_value()) continue;
     return absl::InvalidArgumentError(absl::StrCat(
         file_, ": key ", Quoted(key.name),
         " is a certificate, and clients are asked for one only with "
         "--tls-client-ca"));
   }
-  tenants_->Update(keys.tenants());
-  return keys;
+  return absl::OkStatus();
 }
 
 }  // namespace engram

@@ -2,8 +2,8 @@
 // the tenants that they belong to.
 //
 // Keys that are taken stay as they are until the file is right as a whole
-// (server/reloaded.h); what is wrong with it is logged and counted. A key that
-// is gone, or has expired, ends nothing that it began.
+// (server/watched_files.h); what is wrong with it is logged and counted. A key
+// that is gone, or has expired, ends nothing that it began.
 //
 // Thread-safe.
 #pragma once
@@ -12,11 +12,14 @@
 #include <memory>
 #include <string>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/keys.h"
-#include "server/reloaded.h"
 #include "server/tenants.h"
+#include "server/watched_files.h"
 
 namespace engram {
 
@@ -29,22 +32,25 @@ class KeyRing {
                                                        bool asks_certificates,
                                                        Tenants* tenants);
 
-  std::shared_ptr<const KeySet> current() const { return keys_.current(); }
-  // As those of Reloaded.
-  int64_t failures() const { return keys_.failures(); }
-  void Refresh() { keys_.Refresh(); }
-  void Watch(absl::Duration interval) { keys_.Watch(interval); }
+  std::shared_ptr<const KeySet> current() const;
+  // As those of WatchedFiles.
+  int64_t failures() const { return files_.failures(); }
+  void Refresh() { files_.Refresh(); }
+  void Watch(absl::Duration interval) { files_.Watch(interval); }
 
  private:
   KeyRing(std::string file, bool asks_certificates, Tenants* tenants);
 
-  absl::StatusOr<std::string> Read() const;
-  absl::StatusOr<KeySet> Make(const std::string& text) const;
+  absl::StatusOr<WatchedFiles::Texts> Read() const;
+  absl::Status Use(const std::string& text);
+  absl::Status CheckCertificates(const KeySet& keys) const;
 
   const std::string file_;
   const bool asks_certificates_;
   Tenants* const tenants_;
-  Reloaded<std::string, KeySet> keys_;
+  mutable absl::Mutex mutex_;
+  std::shared_ptr<const KeySet> current_ ABSL_GUARDED_BY(mutex_);
+  WatchedFiles files_;
 };
 
 }  // namespace engram

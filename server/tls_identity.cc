@@ -18,42 +18,53 @@ std::string TimeText(absl::Time time) {
 TlsIdentity::TlsIdentity(const TlsFiles& names, Clock* clock)
     : names_(names),
       clock_(clock),
-      versions_({.read = [this] { return ReadTlsFiles(names_); },
-                 .make =
-                     [this](const TlsFiles& texts,
-                            const std::shared_ptr<const TlsVersion>& last) {
-                       return MakeVersion(texts, last);
-                     },
-                 .on_change =
-                     [this](const TlsVersion& now) {
-                       Log("tls_reloaded", {{"certificate", names_.certificate},
-                                            {"expires", TimeText(now.expiry)}});
-                     },
-                 .on_failure =
-                     [](const std::string& why, const TlsVersion& now) {
-                       Log(LogLevel::kError, "tls_reload_failed",
-                           {{"message", why},
-                            {"served_until", TimeText(now.expiry)}});
-                     }}) {}
+      files_({
+          .read = [this]() -> absl::StatusOr<WatchedFiles::Texts> {
+            ENGRAM_ASSIGN_OR_RETURN(TlsFiles texts, ReadTlsFiles(names_));
+            return WatchedFiles::Texts{texts.certificate, texts.key,
+                                       texts.authorities};
+          },
+          .use =
+              [this](const WatchedFiles::Texts& texts) {
+                return Use({texts[0], texts[1], texts[2]});
+              },
+          .on_failure =
+              [this](const std::string& why) {
+                Log(LogLevel::kError, "tls_reload_failed",
+                    {{"message", why},
+                     {"served_until", TimeText(current()->expiry)}});
+              },
+      }) {}
 
 absl::StatusOr<std::unique_ptr<TlsIdentity>> TlsIdentity::Load(
     const TlsFiles& names, Clock* clock) {
   std::unique_ptr<TlsIdentity> identity(new TlsIdentity(names, clock));
-  ENGRAM_RETURN_IF_ERROR(identity->versions_.Load());
+  ENGRAM_RETURN_IF_ERROR(identity->files_.Load());
   return identity;
 }
 
-absl::StatusOr<TlsVersion> TlsIdentity::MakeVersion(
-    const TlsFiles& texts,
-    const std::shared_ptr<const TlsVersion>& last) const {
+std::shared_ptr<const TlsVersion> TlsIdentity::current() const {
+  absl::MutexLock lock(&mutex_);
+  return current_;
+}
+
+absl::Status TlsIdentity::Use(const TlsFiles& texts) {
   TlsVersion version;
-  version.number = last == nullptr ? 1 : last->number + 1;
   version.texts = texts;
   ENGRAM_ASSIGN_OR_RETURN(version.expiry,
                           CheckTlsFiles(names_, texts, clock_->Now()));
   // GnuTLS does not take all that OpenSSL takes.
   ENGRAM_ASSIGN_OR_RETURN(version.http, HttpCredentials::Make(texts));
-  return version;
+  const auto last = current();
+  version.number = last == nullptr ? 1 : last->number + 1;
+  {
+    absl::MutexLock lock(&mutex_);
+    current_ = std::make_shared<const TlsVersion>(version);
+  }
+  if (last == nullptr) return absl::OkStatus();
+  Log("tls_reloaded", {{"certificate", names_.certificate},
+                       {"expires", TimeText(version.expiry)}});
+  return absl::OkStatus();
 }
 
 }  // namespace engram

@@ -2,7 +2,7 @@
 // certificates of its clients must come from; read again when the files change.
 //
 // What is served stays as it is until the files hold a whole that both ports
-// can use (server/reloaded.h); what they cannot use is logged and counted.
+// can use (server/watched_files.h); what they cannot use is logged and counted.
 //
 // Thread-safe.
 #pragma once
@@ -10,10 +10,13 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/clock.h"
-#include "server/reloaded.h"
+#include "server/watched_files.h"
 #include "tools/tls/tls_files.h"
 
 namespace engram {
@@ -37,25 +40,22 @@ class TlsIdentity {
 
   // Whether clients must have a certificate.
   bool asks_clients() const { return !names_.authorities.empty(); }
-  std::shared_ptr<const TlsVersion> current() const {
-    return versions_.current();
-  }
-  // As those of Reloaded.
-  int64_t failures() const { return versions_.failures(); }
-  void Refresh() { versions_.Refresh(); }
-  void Watch(absl::Duration interval) { versions_.Watch(interval); }
+  std::shared_ptr<const TlsVersion> current() const;
+  // As those of WatchedFiles.
+  int64_t failures() const { return files_.failures(); }
+  void Refresh() { files_.Refresh(); }
+  void Watch(absl::Duration interval) { files_.Watch(interval); }
 
  private:
   TlsIdentity(const TlsFiles& names, Clock* clock);
 
-  // Of what the files hold, if it can be used, after `last`.
-  absl::StatusOr<TlsVersion> MakeVersion(
-      const TlsFiles& texts,
-      const std::shared_ptr<const TlsVersion>& last) const;
+  absl::Status Use(const TlsFiles& texts);
 
   const TlsFiles names_;
   Clock* const clock_;
-  Reloaded<TlsFiles, TlsVersion> versions_;
+  mutable absl::Mutex mutex_;
+  std::shared_ptr<const TlsVersion> current_ ABSL_GUARDED_BY(mutex_);
+  WatchedFiles files_;
 };
 
 }  // namespace engram
