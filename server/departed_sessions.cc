@@ -19,11 +19,15 @@ size_t DepartedSessions::Departure::bytes() const {
 
 void DepartedSessions::Add(const SessionName& name, std::string reason) {
   Erase(name);
-  order_.push_back({NumberOf(name.tenant), name.id, std::move(reason)});
-  by_name_.emplace(Key(order_.back().tenant, order_.back().id),
-                   std::prev(order_.end()));
-  bytes_ += order_.back().bytes();
-  while (order_.size() > limit_) Erase(order_.begin());
+  const int tenant = NumberOf(name.tenant);
+  Order& order = OrderOf(tenant);
+  order.push_back({tenant, name.id, std::move(reason)});
+  by_name_.emplace(Key(tenant, order.back().id), std::prev(order.end()));
+  by_count_.Set(tenant, static_cast<double>(order.size()));
+  bytes_ += order.back().bytes();
+  while (by_name_.size() > limit_) {
+    Erase(OrderOf(by_count_.order().begin()->second).begin());
+  }
 }
 
 bool DepartedSessions::Erase(const SessionName& name) {
@@ -35,8 +39,17 @@ bool DepartedSessions::Erase(const SessionName& name) {
 
 void DepartedSessions::Erase(Order::iterator departure) {
   bytes_ -= departure->bytes();
-  by_name_.erase(Key(departure->tenant, departure->id));
-  order_.erase(departure);
+  const int tenant = departure->tenant;
+  Order& order = OrderOf(tenant);
+  by_name_.erase(Key(tenant, departure->id));
+  order.erase(departure);
+  if (order.empty()) return by_count_.Erase(tenant);
+  by_count_.Set(tenant, static_cast<double>(order.size()));
+}
+
+DepartedSessions::Order& DepartedSessions::OrderOf(int tenant) {
+  if (tenant >= static_cast<int>(orders_.size())) orders_.resize(tenant + 1);
+  return orders_[tenant];
 }
 
 const std::string* DepartedSessions::ReasonOf(const SessionName& name) const {

@@ -1,6 +1,7 @@
 // DepartedSessions: the names of sessions that left without their owner's word,
-// and why, so that a loss is told and not silent. Bounded: the oldest is
-// forgotten first.
+// and why, so that a loss is told and not silent. Bounded: the oldest of the
+// tenant with the most of them is forgotten first, so that nobody's are for
+// the sake of another who loses many.
 //
 // Not thread-safe.
 #pragma once
@@ -9,10 +10,12 @@
 #include <list>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/container/btree_map.h"
 #include "absl/strings/string_view.h"
 #include "server/session_name.h"
+#include "server/tenants_by_load.h"
 
 namespace engram {
 
@@ -45,9 +48,11 @@ class DepartedSessions {
   }
 
   void Erase(Order::iterator departure);
+  Order& OrderOf(int tenant);
 
   const size_t limit_;
-  Order order_;  // oldest first
+  std::vector<Order> orders_;  // of each tenant, oldest first
+  TenantsByLoad by_count_;
   absl::btree_map<Key, Order::iterator> by_name_;
   size_t bytes_ = 0;
 };

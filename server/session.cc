@@ -36,6 +36,8 @@ size_t LabelBytes(const SessionLabels& labels) {
 size_t Session::own_bytes() const {
   size_t bytes = SharedBytes<Session>() + kEntryBytes + HeapBytesOf(name.id) +
                  label_bytes + remembered.bytes();
+  // The idle ones in slots are listed by tenant too.
+  if (slot >= 0) bytes += kTreeEntryBytes<int64_t, Session*>;
   if (record != nullptr) bytes += record->bytes();
   if (turns.seen != nullptr) {
     bytes += SharedBytes<TokenSet>() + HeapBytes(turns.seen->bytes());

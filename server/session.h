@@ -42,6 +42,7 @@ struct Session {
   bool made_by_turn = false;  // the running turn; gone if it does not commit
   bool deleted = false;
   size_t reserved_bytes = 0;
+  size_t promised_bytes = 0;
   std::function<void(absl::Status)> cancel_turn;
 
   // Where it is listed, and what of it is counted.

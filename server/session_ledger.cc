@@ -34,36 +34,75 @@ void SessionLedger::CountPlace(const Session& session, int sign) {
   }
 }
 
+TenantBytes& SessionLedger::BytesOf(const Session& session) {
+  const auto tenant = static_cast<size_t>(NumberOf(session.name.tenant));
+  if (tenant >= tenants_.size()) tenants_.resize(tenant + 1);
+  return tenants_[tenant];
+}
+
+size_t SessionLedger::BytesOnlyInSlot(const Session& session) const {
+  return session.slot >= 0 && session.block == nullptr ? StateBytes(session)
+                                                       : 0;
+}
+
 void SessionLedger::Count(Session* session) {
   SessionCounts::PerModel& counts = models_[session->model].counts;
   CountPlace(*session, 1);
   session->counted_bytes = session->own_bytes();
   counts.own_bytes += session->counted_bytes;
-  ram_bytes_ += session->counted_bytes;
+  size_t ram = session->counted_bytes;
   if (session->block != nullptr && ++holders_[session->block.get()] == 1) {
     counts.state_bytes_in_ram += session->block->size();
-    ram_bytes_ += session->block->bytes();
+    ram += session->block->bytes();
   }
+  ram_bytes_ += ram;
+  // Forks stay within a tenant: who shares a block is of one.
+  TenantBytes& own = BytesOf(*session);
+  own.ram += ram;
+  own.held += ram + BytesOnlyInSlot(*session);
 }
 
 void SessionLedger::Discount(Session* session) {
   SessionCounts::PerModel& counts = models_[session->model].counts;
   CountPlace(*session, -1);
   counts.own_bytes -= session->counted_bytes;
-  ram_bytes_ -= session->counted_bytes;
-  if (session->block == nullptr) return;
-  const auto holders = holders_.find(session->block.get());
-  if (--holders->second > 0) return;
-  holders_.erase(holders);
-  counts.state_bytes_in_ram -= session->block->size();
-  ram_bytes_ -= session->block->bytes();
+  size_t ram = session->counted_bytes;
+  if (session->block != nullptr) {
+    const auto holders = holders_.find(session->block.get());
+    if (--holders->second == 0) {
+      holders_.erase(holders);
+      counts.state_bytes_in_ram -= session->block->size();
+      ram += session->block->bytes();
+    }
+  }
+  ram_bytes_ -= ram;
+  TenantBytes& own = BytesOf(*session);
+  own.ram -= ram;
+  own.held -= ram + BytesOnlyInSlot(*session);
 }
 
 size_t SessionLedger::BytesToHold(const StateBlock* block) const {
   return block == nullptr || holders_.contains(block) ? 0 : block->bytes();
 }
 
+size_t SessionLedger::GrowthTo(const Session& session, int64_t tokens) const {
+  const size_t after = capacity(session.model).StateBytes(tokens);
+  size_t before = BytesOnlyInSlot(session);
+  if (session.block != nullptr) {
+    // What forks share stays theirs.
+    const auto holders = holders_.find(session.block.get());
+    const bool shared = holders != holders_.end() && holders->second > 1;
+    if (!shared) before = session.block->bytes();
+  }
+  return after > before ? after - before : 0;
+}
+
 // --- What is set apart.
+
+void SessionLedger::Promise(Session* session, size_t bytes) {
+  session->promised_bytes = bytes;
+  BytesOf(*session).promised += bytes;
+}
 
 bool SessionLedger::Reserve(Session* session) {
   const size_t bytes = StateBytes(*session);
@@ -76,6 +115,8 @@ bool SessionLedger::Reserve(Session* session) {
 void SessionLedger::EndReservation(Session* session) {
   reserved_bytes_ -= session->reserved_bytes;
   session->reserved_bytes = 0;
+  BytesOf(*session).promised -= session->promised_bytes;
+  session->promised_bytes = 0;
 }
 
 bool SessionLedger::HoldForParked(size_t bytes) {

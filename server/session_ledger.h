@@ -19,6 +19,16 @@
 
 namespace engram {
 
+// What the sessions of one tenant take.
+struct TenantBytes {
+  size_t ram = 0;
+  // The same with the states that lie in slots and have no copy in RAM: what is
+  // moved between the two does not change it.
+  size_t held = 0;
+  // That turns which have begun may add to `held`.
+  size_t promised = 0;
+};
+
 class SessionLedger {
  public:
   // Of so many bytes in all.
@@ -39,6 +49,17 @@ class SessionLedger {
 
   // What it takes of RAM that one more session holds `block`; 0 of nullptr.
   size_t BytesToHold(const StateBlock* block) const;
+  // Of the tenant of that number.
+  TenantBytes bytes_of(int tenant) const {
+    return tenant < static_cast<int>(tenants_.size()) ? tenants_[tenant]
+                                                      : TenantBytes();
+  }
+  // How much more the session's tenant holds when it has `tokens`, its other
+  // fields apart.
+  size_t GrowthTo(const Session& session, int64_t tokens) const;
+  // The session's turn may add so many to what its tenant holds.
+  void Promise(Session* session, size_t bytes);
+
   // Whether so many bytes more are within the memory, and ever could be.
   bool Fits(size_t bytes) const { return ram_bytes_ + bytes <= memory_bytes_; }
   bool CouldFit(size_t bytes) const { return bytes <= memory_bytes_; }
@@ -46,6 +67,7 @@ class SessionLedger {
   // Sets RAM apart for the state behind the session's turn. False if all is
   // reserved already.
   bool Reserve(Session* session);
+  // And what was promised.
   void EndReservation(Session* session);
   // The same for the state of a sequence without a slot; all of these may take
   // a quarter of the memory. They are counted as taken.
@@ -64,11 +86,15 @@ class SessionLedger {
   };
 
   void CountPlace(const Session& session, int sign);
+  TenantBytes& BytesOf(const Session& session);
+  // Of the state in the session's slot, if there is no copy of it.
+  size_t BytesOnlyInSlot(const Session& session) const;
 
   const size_t memory_bytes_;
   std::vector<Model> models_;
   // How many sessions hold a block.
   absl::btree_map<const StateBlock*, int64_t> holders_;
+  std::vector<TenantBytes> tenants_;  // by number
   size_t ram_bytes_ = 0;
   size_t parked_bytes_ = 0;
   size_t reserved_bytes_ = 0;

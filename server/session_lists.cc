@@ -38,61 +38,74 @@ void SessionLists::AddModel(int devices) {
   in_slots_.emplace_back(devices);
 }
 
+SessionLists::OfTenant& SessionLists::ListsOf(const Session& session) {
+  const auto tenant = static_cast<size_t>(NumberOf(session.name.tenant));
+  if (tenant >= tenants_.size()) tenants_.resize(tenant + 1);
+  if (tenants_[tenant] == nullptr) {
+    tenants_[tenant] = std::make_unique<OfTenant>();
+  }
+  return *tenants_[tenant];
+}
+
+const SessionLists::OfTenant& SessionLists::ListsOf(int tenant) const {
+  static const auto* const none = new OfTenant();
+  const bool found =
+      tenant < static_cast<int>(tenants_.size()) && tenants_[tenant] != nullptr;
+  return found ? *tenants_[tenant] : *none;
+}
+
 void SessionLists::Enlist(Session* session) {
+  OfTenant& own = ListsOf(*session);
   if (session->slot >= 0) {
     InSlots& in_slots = in_slots_[session->model][DeviceOfSlot(session->slot)];
     session->residence = session->running ? &in_slots.running : &in_slots.idle;
+    if (!session->running) own.idle_in_slots.emplace(session->use, session);
   } else if (!session->running) {
-    session->residence = &idle_in_ram_;
+    session->residence = &own.idle_in_ram;
   }
   if (session->residence != nullptr) {
     session->residence->emplace(session->use, session);
   }
-  if (HasLongAnswer(*session)) long_answers_.emplace(session->use, session);
-  if (session->has_slot_copy()) slot_copies_.emplace(session->use, session);
+  if (HasLongAnswer(*session)) own.long_answers.emplace(session->use, session);
+  if (session->has_slot_copy()) own.slot_copies.emplace(session->use, session);
   if (!session->running) expiries_.emplace(ExpiryOf(*session), session);
 }
 
 void SessionLists::Unlist(Session* session) {
+  OfTenant& own = ListsOf(*session);
   if (session->residence != nullptr) session->residence->erase(session->use);
   session->residence = nullptr;
-  if (HasLongAnswer(*session)) long_answers_.erase(session->use);
-  if (session->has_slot_copy()) slot_copies_.erase(session->use);
+  if (session->slot >= 0 && !session->running) {
+    own.idle_in_slots.erase(session->use);
+  }
+  if (HasLongAnswer(*session)) own.long_answers.erase(session->use);
+  if (session->has_slot_copy()) own.slot_copies.erase(session->use);
   if (!session->running) expiries_.erase(ExpiryOf(*session));
 }
 
-Session* SessionLists::IdleInRam(const Session* keep) const {
-  return FirstBut(idle_in_ram_, keep);
+Session* SessionLists::IdleInRam(int tenant, const Session* keep) const {
+  return FirstBut(ListsOf(tenant).idle_in_ram, keep);
 }
 
-Session* SessionLists::IdleInSlot(const Session* keep) const {
-  Session* least = nullptr;
-  for (const std::vector<InSlots>& model : in_slots_) {
-    for (const InSlots& device : model) {
-      Session* const first = FirstBut(device.idle, keep);
-      if (first != nullptr && (least == nullptr || first->use < least->use)) {
-        least = first;
-      }
-    }
-  }
-  return least;
+Session* SessionLists::IdleInSlot(int tenant, const Session* keep) const {
+  return FirstBut(ListsOf(tenant).idle_in_slots, keep);
 }
 
-Session* SessionLists::Idle() const {
-  Session* const in_ram = IdleInRam(nullptr);
-  Session* const in_slot = IdleInSlot(nullptr);
+Session* SessionLists::Idle(int tenant) const {
+  Session* const in_ram = IdleInRam(tenant, nullptr);
+  Session* const in_slot = IdleInSlot(tenant, nullptr);
   if (in_ram == nullptr || in_slot == nullptr) {
     return in_ram == nullptr ? in_slot : in_ram;
   }
   return in_ram->use < in_slot->use ? in_ram : in_slot;
 }
 
-Session* SessionLists::WithLongAnswer(const Session* keep) const {
-  return FirstBut(long_answers_, keep);
+Session* SessionLists::WithLongAnswer(int tenant, const Session* keep) const {
+  return FirstBut(ListsOf(tenant).long_answers, keep);
 }
 
-Session* SessionLists::WithSlotCopy(const Session* keep) const {
-  return FirstBut(slot_copies_, keep);
+Session* SessionLists::WithSlotCopy(int tenant, const Session* keep) const {
+  return FirstBut(ListsOf(tenant).slot_copies, keep);
 }
 
 Session* SessionLists::InSlot(int model, int device) const {

@@ -1,10 +1,12 @@
 // SessionLists: which sessions there are where, each list least recently used
-// first, so that whoever is to leave, move or expire is found at once.
+// first, so that whoever is to leave, move or expire is found at once. What
+// leaves for good is looked for tenant by tenant, slots are all tenants' alike.
 //
 // Under the session store's lock.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -25,15 +27,15 @@ class SessionLists {
   void Enlist(Session* session);
   void Unlist(Session* session);
 
-  // The first of a kind, but none that is `keep`; nullptr if there is none.
-  // Without a running turn:
-  Session* IdleInRam(const Session* keep) const;
-  Session* IdleInSlot(const Session* keep) const;  // of any model
-  Session* Idle() const;                           // of both
+  // The first of a kind of the tenant of that number, but none that is `keep`;
+  // nullptr if there is none. Without a running turn:
+  Session* IdleInRam(int tenant, const Session* keep) const;
+  Session* IdleInSlot(int tenant, const Session* keep) const;  // of any model
+  Session* Idle(int tenant) const;                             // of both
   // Running or not:
-  Session* WithLongAnswer(const Session* keep) const;
-  Session* WithSlotCopy(const Session* keep) const;
-  // One of `model` that has a slot of `device`, idle ones first.
+  Session* WithLongAnswer(int tenant, const Session* keep) const;
+  Session* WithSlotCopy(int tenant, const Session* keep) const;
+  // One of `model` that has a slot of `device`, idle ones first, whosever.
   Session* InSlot(int model, int device = 0) const;
   // One that is to expire at `now` or before, and when it was.
   std::pair<Session*, absl::Time> Expired(absl::Time now) const;
@@ -44,10 +46,19 @@ class SessionLists {
     SessionsByUse running;
   };
 
+  struct OfTenant {
+    SessionsByUse idle_in_ram;
+    SessionsByUse idle_in_slots;  // which are in in_slots_ too
+    SessionsByUse long_answers;
+    SessionsByUse slot_copies;
+  };
+
+  OfTenant& ListsOf(const Session& session);
+  const OfTenant& ListsOf(int tenant) const;
+
   std::vector<std::vector<InSlots>> in_slots_;  // per model and device
-  SessionsByUse idle_in_ram_;
-  SessionsByUse long_answers_;
-  SessionsByUse slot_copies_;
+  // By number. They must not move: sessions point at them.
+  std::vector<std::unique_ptr<OfTenant>> tenants_;
   // Idle ones.
   absl::btree_map<std::pair<absl::Time, int64_t>, Session*> expiries_;
 };

@@ -14,6 +14,11 @@ inline int NumberOf(const TenantHandle& tenant) {
   return tenant == nullptr ? 0 : tenant->number();
 }
 
+// As in its limits.
+inline double WeightOf(const TenantHandle& tenant) {
+  return tenant == nullptr ? 1 : tenant->limits().weight;
+}
+
 struct SessionName {
   // There is none without a tenant, so that none is forgotten.
   SessionName(TenantHandle tenant, std::string id)

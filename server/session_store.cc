@@ -11,6 +11,7 @@
 #include "server/session.h"
 #include "server/session_ledger.h"
 #include "server/session_pages.h"
+#include "server/session_quota.h"
 #include "server/session_room.h"
 #include "server/session_table.h"
 #include "server/slot_number.h"
@@ -59,7 +60,11 @@ absl::StatusOr<SessionStore::TurnOrRecord> SessionStore::BeginTurn(
   ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<const TurnRecord> record,
                           CheckTurnOn(*session, model, request, digest));
   if (record != nullptr) return TurnOrRecord(std::move(record));
-  if (table_->Find(session->name) == nullptr) {
+  const bool is_new = table_->Find(session->name) == nullptr;
+  const size_t growth = table_->ledger().GrowthTo(
+      *session, TokensInTheEnd(session->turns.tokens(), request));
+  ENGRAM_RETURN_IF_ERROR(CheckTenant(*session, is_new, growth));
+  if (is_new) {
     ENGRAM_RETURN_IF_ERROR(Insert(session));
     session->made_by_turn = true;
   }
@@ -72,6 +77,7 @@ absl::StatusOr<SessionStore::TurnOrRecord> SessionStore::BeginTurn(
   const SessionTable::Relisting relisting(table_.get(), session.get());
   session->running = true;
   session->cancel_turn = std::move(cancel_turn);
+  table_->ledger().Promise(session.get(), growth);
   return TurnOrRecord(Turn{session, session->turns});
 }
 
@@ -161,9 +167,17 @@ void SessionStore::Abort(const SessionHandle& session) {
 }
 
 absl::Status SessionStore::Insert(const SessionHandle& session) {
-  ENGRAM_RETURN_IF_ERROR(room_->FindPlace());
+  ENGRAM_RETURN_IF_ERROR(room_->FindPlace(session->name.tenant));
   table_->Add(session, clock_->Now());
   return absl::OkStatus();
+}
+
+absl::Status SessionStore::CheckTenant(const Session& session, bool is_new,
+                                       size_t growth) const {
+  const size_t own_bytes = is_new ? session.own_bytes() : 0;
+  const SessionDemand demand = {.sessions = is_new ? 1 : 0,
+                                .bytes = growth + own_bytes};
+  return CheckQuota(*table_, session.name.tenant, demand, clock_);
 }
 
 void SessionStore::EndTurn(Session* session) {
@@ -259,6 +273,7 @@ absl::StatusOr<SessionInfo> SessionStore::Create(NewSession created) {
       return absl::AlreadyExistsError(
           absl::StrCat("session ", Quoted(session->name.id), " exists"));
     }
+    ENGRAM_RETURN_IF_ERROR(CheckTenant(*session, /*is_new=*/true, 0));
     ENGRAM_RETURN_IF_ERROR(Insert(session));
     info = DescribeSession(*table_, *session);
   }
@@ -288,8 +303,9 @@ absl::StatusOr<SessionInfo> SessionStore::InstallFork(
       return absl::AlreadyExistsError(
           absl::StrCat("session ", Quoted(session->name.id), " exists"));
     }
-    const size_t bytes = session->own_bytes() +
-                         table_->ledger().BytesToHold(session->block.get());
+    const size_t state = table_->ledger().BytesToHold(session->block.get());
+    ENGRAM_RETURN_IF_ERROR(CheckTenant(*session, /*is_new=*/true, state));
+    const size_t bytes = session->own_bytes() + state;
     const SessionRoom::Found room = room_->FindBytes(bytes, source.get());
     if (room == SessionRoom::Found::kNotYet) continue;
     if (room == SessionRoom::Found::kNone) {
@@ -384,6 +400,15 @@ void SessionStore::CountRestore(int model) {
 SessionCounts SessionStore::Counts() const {
   absl::MutexLock lock(&mutex_);
   return table_->Counts();
+}
+
+std::vector<TenantUse> SessionStore::UsesOfTenants() const {
+  std::vector<TenantUse> uses;
+  int next = 0;
+  while (true) {
+    absl::MutexLock lock(&mutex_);
+    if (!table_->AddTenantUses(&next, &uses)) return uses;
+  }
 }
 
 }  // namespace engram

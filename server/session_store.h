@@ -12,11 +12,12 @@
 // is a SessionName, and what a tenant is told is the same whatever others have.
 //
 // Bytes in RAM are bounded: states, and all that a client can make us keep
-// beside them (labels, ids, answers for repeats). When they run out, the idle
-// session that was used least recently leaves for good and its id joins a
-// bounded list of the departed, so that its loss is told and not silent. The
-// states behind turns that have begun are never dropped: BeginTurn reserves
-// room for them and refuses when it cannot (exact capacity).
+// beside them (labels, ids, answers for repeats). When they run out, of the
+// tenant that takes the most for its weight the idle session that was used
+// least recently leaves for good and its id joins a bounded list of the
+// departed, so that its loss is told and not silent. The states behind turns
+// that have begun are never dropped: BeginTurn reserves room for them and
+// refuses when it cannot (exact capacity).
 //
 // A block of state never changes, so that forks share it; it is counted once.
 //
@@ -125,6 +126,15 @@ struct SessionCounts {
   size_t parked_bytes = 0;    // of ram_bytes, for HoldForParked
 };
 
+// What the sessions of one tenant take.
+struct TenantUse {
+  TenantHandle tenant;  // nullptr: the one without a name
+  int64_t sessions = 0;
+  // States wherever they lie, those that forks share once, and what is kept
+  // beside them: what its limit session_bytes bounds.
+  size_t bytes = 0;
+};
+
 struct Session;  // opaque: its fields are the store's (server/session.h)
 using SessionHandle = std::shared_ptr<Session>;
 class SessionRoom;
@@ -157,9 +167,9 @@ class SessionStore {
   // and neither expected_version nor the id, one of MakeRequestId's, tells that
   // it is new), a running turn (ABORTED), expected_version
   // (FAILED_PRECONDITION), an empty prompt with no pending token and a sequence
-  // longer than can be (INVALID_ARGUMENT); then room (RESOURCE_EXHAUSTED), and
-  // the session is the turn's until Commit or Abort. An unknown id makes a new
-  // session, one of the departed NOT_FOUND.
+  // longer than can be (INVALID_ARGUMENT); then the tenant's limits and room
+  // (RESOURCE_EXHAUSTED), and the session is the turn's until Commit or Abort.
+  // An unknown id makes a new session, one of the departed NOT_FOUND.
   // `cancel_turn` is called, without locks held, if the session is deleted.
   absl::StatusOr<TurnOrRecord> BeginTurn(
       int model, const Request& request,
@@ -245,6 +255,8 @@ class SessionStore {
   // A state was copied from RAM into a slot.
   void CountRestore(int model);
   SessionCounts Counts() const;
+  // Of all tenants that have, or have had, sessions, by number.
+  std::vector<TenantUse> UsesOfTenants() const;
 
  private:
   // Holds the lock; what was let go of meanwhile is freed after it.
@@ -261,6 +273,11 @@ class SessionStore {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Another one leaves if there are too many.
   absl::Status Insert(const SessionHandle& session)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether the session's tenant may have it, if it is new, and grow by so many
+  // bytes.
+  absl::Status CheckTenant(const Session& session, bool is_new,
+                           size_t growth) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndTurn(Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Back within the bytes, with the lock held for some dozens of sessions at a

@@ -1,5 +1,6 @@
 #include "server/session_table.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -10,6 +11,12 @@
 #include "server/slot_number.h"
 
 namespace engram {
+namespace {
+
+// Tenants that are looked at while the lock is held once.
+constexpr int kUsesPerLock = 128;
+
+}  // namespace
 
 int SessionTable::AddModel(const std::string& name,
                            const ModelCapacity& capacity, int devices) {
@@ -35,6 +42,7 @@ SessionTable::TenantSessions& SessionTable::SessionsOf(
   if (number >= tenants_.size()) tenants_.resize(number + 1);
   if (tenants_[number] == nullptr) {
     tenants_[number] = std::make_unique<TenantSessions>();
+    tenants_[number]->tenant = tenant;
     tenants_[number]->by_model.resize(models_.size());
   }
   return *tenants_[number];
@@ -102,6 +110,7 @@ void SessionTable::Remove(const SessionHandle& session) {
   --size_;
   Discard(std::exchange(session->block, nullptr));
   Discard(session);
+  RankTenant(session->name.tenant);
 }
 
 void SessionTable::Depart(Session* session, std::string reason) {
@@ -152,6 +161,41 @@ void SessionTable::Unlist(Session* session) {
 void SessionTable::Enlist(Session* session) {
   ledger_.Count(session);
   lists_.Enlist(session);
+  RankTenant(session->name.tenant);
+}
+
+// Whatever has nothing to give back is in no order, so that the first one
+// there has.
+void SessionTable::RankTenant(const TenantHandle& tenant) {
+  const int number = NumberOf(tenant);
+  const double weight = WeightOf(tenant);
+  const double bytes = double(ledger_.bytes_of(number).ram) / weight;
+  const auto rank = [number](TenantsByLoad* order, bool gives, double load) {
+    if (gives) return order->Set(number, load);
+    order->Erase(number);
+  };
+  const bool in_ram = lists_.IdleInRam(number, nullptr) != nullptr;
+  const bool in_slot = lists_.IdleInSlot(number, nullptr) != nullptr;
+  rank(&by_bytes_,
+       in_ram || lists_.WithSlotCopy(number, nullptr) != nullptr ||
+           lists_.WithLongAnswer(number, nullptr) != nullptr,
+       bytes);
+  rank(&by_bytes_in_slots_, in_slot, bytes);
+  rank(&by_sessions_, in_ram || in_slot,
+       double(sessions_of(tenant).by_id.size()) / weight);
+}
+
+bool SessionTable::AddTenantUses(int* next,
+                                 std::vector<TenantUse>* uses) const {
+  const auto all = static_cast<int>(tenants_.size());
+  const int end = std::min(all, *next + kUsesPerLock);
+  for (; *next < end; ++*next) {
+    const TenantSessions* const own = tenants_[*next].get();
+    if (own == nullptr) continue;
+    uses->push_back({own->tenant, static_cast<int64_t>(own->by_id.size()),
+                     ledger_.bytes_of(*next).held});
+  }
+  return end < all;
 }
 
 }  // namespace engram

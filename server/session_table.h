@@ -21,6 +21,7 @@
 #include "server/session_ledger.h"
 #include "server/session_lists.h"
 #include "server/session_store.h"
+#include "server/tenants_by_load.h"
 
 namespace engram {
 
@@ -41,6 +42,7 @@ class SessionTable {
 
   // A tenant's sessions in order of id; keys are the sessions' own.
   struct TenantSessions {
+    TenantHandle tenant;
     ById by_id;
     std::vector<ModelById> by_model;
   };
@@ -78,6 +80,16 @@ class SessionTable {
   void Discard(std::shared_ptr<const void> memory);
   Discarded TakeDiscarded();
 
+  // Tenants by what they take for their weight. Of bytes in RAM: those that
+  // have something there to give back, and those that have idle sessions in
+  // slots. Of places: those that have idle sessions.
+  const TenantsByLoad& by_bytes() const { return by_bytes_; }
+  const TenantsByLoad& by_bytes_in_slots() const { return by_bytes_in_slots_; }
+  const TenantsByLoad& by_sessions() const { return by_sessions_; }
+  // What `tenants` take, some dozens from number `next` on, which goes on to
+  // the first that is left; false if there are no more.
+  bool AddTenantUses(int* next, std::vector<TenantUse>* uses) const;
+
   const SessionLists& lists() const { return lists_; }
   SessionLedger& ledger() { return ledger_; }
   const SessionLedger& ledger() const { return ledger_; }
@@ -91,6 +103,8 @@ class SessionTable {
 
   // Made if there are none.
   TenantSessions& SessionsOf(const TenantHandle& tenant);
+  // Its sessions have changed.
+  void RankTenant(const TenantHandle& tenant);
   // To change a listed session's fields is what Relisting is for.
   void Unlist(Session* session);
   void Enlist(Session* session);
@@ -100,6 +114,9 @@ class SessionTable {
   std::vector<std::unique_ptr<TenantSessions>> tenants_;
   size_t size_ = 0;
   std::vector<ModelSessions> models_;
+  TenantsByLoad by_bytes_;
+  TenantsByLoad by_bytes_in_slots_;
+  TenantsByLoad by_sessions_;
   SessionLists lists_;
   SessionLedger ledger_;
   DepartedSessions departed_;

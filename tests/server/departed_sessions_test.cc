@@ -1,5 +1,6 @@
 #include "server/departed_sessions.h"
 
+#include <memory>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -27,6 +28,18 @@ TEST(DepartedSessions, ForgetsTheOldestBeyondItsLimit) {
   EXPECT_EQ(departed.ReasonOf(Named("b")), nullptr);
   EXPECT_NE(departed.ReasonOf(Named("a")), nullptr);
   EXPECT_NE(departed.ReasonOf(Named("c")), nullptr);
+}
+
+TEST(DepartedSessions, ForgetsThoseOfTheTenantWithTheMost) {
+  const auto other = std::make_shared<Tenant>("t", 1);
+  DepartedSessions departed(3);
+  departed.Add({other, "a"}, "of the other");
+  for (const char* id : {"a", "b", "c"}) departed.Add(Named(id), "r");
+  EXPECT_EQ(departed.ReasonOf(Named("a")), nullptr);
+  ASSERT_NE(departed.ReasonOf({other, "a"}), nullptr);
+  EXPECT_EQ(*departed.ReasonOf({other, "a"}), "of the other");
+  EXPECT_FALSE(departed.Erase({other, "b"}));
+  EXPECT_TRUE(departed.Erase(Named("b")));
 }
 
 TEST(DepartedSessions, CountsTheBytesOfThoseThatAreThere) {

@@ -44,19 +44,19 @@ class SessionListsTest : public ::testing::Test {
 };
 
 TEST_F(SessionListsTest, TellWhichIdleOneWasUsedLeastRecently) {
-  EXPECT_EQ(lists_.Idle(), nullptr);
+  EXPECT_EQ(lists_.Idle(0), nullptr);
   Add(0, /*slot=*/0, /*running=*/true);
   Session* const in_slot = Add(1, /*slot=*/0);
   Session* const in_ram = Add(0, /*slot=*/-1);
   Session* const other_slot = Add(0, /*slot=*/1);
   Add(0, /*slot=*/-1, /*running=*/true);
-  EXPECT_EQ(lists_.Idle(), in_slot);
-  EXPECT_EQ(lists_.IdleInRam(nullptr), in_ram);
-  EXPECT_EQ(lists_.IdleInRam(in_ram), nullptr);
-  EXPECT_EQ(lists_.IdleInSlot(nullptr), in_slot);
-  EXPECT_EQ(lists_.IdleInSlot(in_slot), other_slot);
+  EXPECT_EQ(lists_.Idle(0), in_slot);
+  EXPECT_EQ(lists_.IdleInRam(0, nullptr), in_ram);
+  EXPECT_EQ(lists_.IdleInRam(0, in_ram), nullptr);
+  EXPECT_EQ(lists_.IdleInSlot(0, nullptr), in_slot);
+  EXPECT_EQ(lists_.IdleInSlot(0, in_slot), other_slot);
   lists_.Unlist(in_slot);
-  EXPECT_EQ(lists_.Idle(), in_ram);
+  EXPECT_EQ(lists_.Idle(0), in_ram);
 }
 
 TEST_F(SessionListsTest, GiveUpSlotsOfIdleSessionsFirst) {
@@ -70,20 +70,20 @@ TEST_F(SessionListsTest, GiveUpSlotsOfIdleSessionsFirst) {
 
 TEST_F(SessionListsTest, FindWhatCanBeDropped) {
   Session* const session = Add(0, /*slot=*/0);
-  EXPECT_EQ(lists_.WithSlotCopy(nullptr), nullptr);
-  EXPECT_EQ(lists_.WithLongAnswer(nullptr), nullptr);
+  EXPECT_EQ(lists_.WithSlotCopy(0, nullptr), nullptr);
+  EXPECT_EQ(lists_.WithLongAnswer(0, nullptr), nullptr);
   lists_.Unlist(session);
   session->block = MakeBlock(8);
   session->record = Answer(1);
   lists_.Enlist(session);
-  EXPECT_EQ(lists_.WithSlotCopy(nullptr), session);
-  EXPECT_EQ(lists_.WithSlotCopy(session), nullptr);
+  EXPECT_EQ(lists_.WithSlotCopy(0, nullptr), session);
+  EXPECT_EQ(lists_.WithSlotCopy(0, session), nullptr);
   // It would gain little.
-  EXPECT_EQ(lists_.WithLongAnswer(nullptr), nullptr);
+  EXPECT_EQ(lists_.WithLongAnswer(0, nullptr), nullptr);
   lists_.Unlist(session);
   session->record = Answer(100000);
   lists_.Enlist(session);
-  EXPECT_EQ(lists_.WithLongAnswer(nullptr), session);
+  EXPECT_EQ(lists_.WithLongAnswer(0, nullptr), session);
 }
 
 TEST_F(SessionListsTest, TellWhoseTimeHasCome) {

@@ -88,11 +88,12 @@ TEST_F(SessionRoomTest, FindsAPlaceUnlessAllHaveTurns) {
   for (int i = 0; i < 99; ++i) {
     Add(absl::StrCat("s", i), /*slot=*/-1, nullptr, /*running=*/true);
   }
-  EXPECT_TRUE(room_.FindPlace().ok());
+  EXPECT_TRUE(room_.FindPlace(nullptr).ok());
   EXPECT_TRUE(idle->deleted);
-  EXPECT_TRUE(room_.FindPlace().ok());
+  EXPECT_TRUE(room_.FindPlace(nullptr).ok());
   Add("another", /*slot=*/-1, nullptr, /*running=*/true);
-  EXPECT_EQ(room_.FindPlace().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(room_.FindPlace(nullptr).code(),
+            absl::StatusCode::kResourceExhausted);
 }
 
 TEST_F(SessionRoomTest, ExpiresSomeDozensOfSessionsAtATime) {

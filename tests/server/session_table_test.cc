@@ -42,7 +42,7 @@ TEST_F(SessionTableTest, FindsNoneThatWasRemovedAndReleasesItsSlot) {
   EXPECT_EQ(table_.size(), 0);
   EXPECT_TRUE(table_.sessions_of(nullptr).by_id.empty());
   EXPECT_TRUE(table_.sessions_of(nullptr).by_model[0].empty());
-  EXPECT_EQ(table_.lists().Idle(), nullptr);
+  EXPECT_EQ(table_.lists().Idle(0), nullptr);
   EXPECT_EQ(table_.TakeReleasedSlots(0), std::vector<int>{3});
   EXPECT_TRUE(table_.TakeReleasedSlots(0).empty());
 }

@@ -1,4 +1,5 @@
-// What tenants know of each other's sessions: nothing.
+// What tenants know of each other's sessions, which is nothing, and what they
+// may have of memory and places.
 #include <memory>
 #include <string>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "server/session_store.h"
 #include "tests/server/test_engine.h"
+#include "tools/status/retry_after.h"
 
 namespace engram {
 namespace {
@@ -165,6 +167,173 @@ TEST_F(SessionTenantsTest, HaveRequestIdsMadeForEachAlone) {
       store().BeginTurn(0, Turn(bob_, "a", made), nullptr).status().code(),
       Code::kFailedPrecondition);
   EXPECT_TRUE(store().BeginTurn(0, Turn(ann_, "a", made), nullptr).ok());
+}
+
+// --- Shares of memory and of places.
+
+TEST_F(SessionTenantsTest, LoseSessionsOfWhoeverIsOverItsShareFirst) {
+  limits_.memory_bytes = 8 * (kStateBytes + 2048);
+  RunTurn(bob_, "oldest");
+  for (int i = 0; i < 20; ++i) RunTurn(ann_, absl::StrCat("a", i));
+  EXPECT_TRUE(store().Get({bob_, "oldest"}).ok());
+  EXPECT_FALSE(store().Get({ann_, "a0"}).ok());
+  EXPECT_TRUE(store().Get({ann_, "a19"}).ok());
+  // What nobody else wanted of bob's share comes back to him.
+  for (int i = 0; i < 3; ++i) RunTurn(bob_, absl::StrCat("b", i));
+  EXPECT_THAT(Ids(bob_), ElementsAre("b0", "b1", "b2", "oldest"));
+  EXPECT_LE(store().Counts().ram_bytes, limits_.memory_bytes);
+  // Beyond it he makes room for himself.
+  const std::vector<std::string> of_ann = Ids(ann_);
+  for (int i = 3; i < 9; ++i) RunTurn(bob_, absl::StrCat("b", i));
+  EXPECT_GE(Ids(ann_).size() + 1, of_ann.size());
+  EXPECT_FALSE(store().Get({bob_, "oldest"}).ok());
+}
+
+TEST_F(SessionTenantsTest, HaveSharesByWeight) {
+  limits_.memory_bytes = 12 * (kStateBytes + 2048);
+  TenantLimits heavy;
+  heavy.weight = 3;
+  ann_->SetLimits(heavy);
+  for (int i = 0; i < 30; ++i) {
+    RunTurn(ann_, absl::StrCat("a", i));
+    RunTurn(bob_, absl::StrCat("b", i));
+  }
+  const double ratio = double(Ids(ann_).size()) / double(Ids(bob_).size());
+  EXPECT_GT(ratio, 2.4) << Ids(ann_).size() << " and " << Ids(bob_).size();
+  EXPECT_LT(ratio, 3.7) << Ids(ann_).size() << " and " << Ids(bob_).size();
+}
+
+TEST_F(SessionTenantsTest, GiveBackPlacesIfTheyHaveTheMost) {
+  limits_.sessions = 4;
+  ASSERT_TRUE(Create(bob_, "b").ok());
+  for (int i = 0; i < 9; ++i) {
+    ASSERT_TRUE(Create(ann_, absl::StrCat("a", i)).ok());
+  }
+  EXPECT_THAT(Ids(ann_), ElementsAre("a6", "a7", "a8"));
+  ASSERT_TRUE(Create(bob_, "c").ok());
+  EXPECT_THAT(Ids(ann_), ElementsAre("a7", "a8"));
+  // Who asks for more than its share takes it from itself.
+  ASSERT_TRUE(Create(ann_, "a9").ok());
+  EXPECT_THAT(Ids(ann_), ElementsAre("a8", "a9"));
+  ASSERT_TRUE(Create(bob_, "d").ok());
+  EXPECT_THAT(Ids(bob_), ElementsAre("c", "d"));
+}
+
+TEST_F(SessionTenantsTest, ForgetTheDepartedOfWhoHasTheMost) {
+  limits_.departed = 3;
+  limits_.time_to_live = absl::Seconds(10);
+  RunTurn(bob_, "b");
+  for (int i = 0; i < 9; ++i) RunTurn(ann_, absl::StrCat("a", i));
+  clock_.Advance(limits_.time_to_live);
+  ASSERT_TRUE(store().Sweep());
+  EXPECT_THAT(std::string(store().Get({bob_, "b"}).status().message()),
+              HasSubstr("is gone"));
+  EXPECT_THAT(std::string(store().Get({ann_, "a6"}).status().message()),
+              HasSubstr("there is no"));
+  EXPECT_THAT(std::string(store().Get({ann_, "a8"}).status().message()),
+              HasSubstr("is gone"));
+}
+
+// --- Limits.
+
+void ExpectRefused(const absl::Status& status, const std::string& part,
+                   absl::Duration wait = absl::Seconds(30)) {
+  EXPECT_EQ(status.code(), Code::kResourceExhausted) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr(part));
+  EXPECT_EQ(RetryAfter(status), wait);
+}
+
+TEST_F(SessionTenantsTest, HaveNoMoreSessionsThanTheyMay) {
+  TenantLimits limits;
+  limits.sessions = 2;
+  ann_->SetLimits(limits);
+  RunTurn(ann_, "a");
+  ASSERT_TRUE(Create(ann_, "b").ok());
+  const std::string why = "tenant \"ann\" has 2 sessions, limit 2 (sessions)";
+  ExpectRefused(Create(ann_, "c").status(), why);
+  ExpectRefused(store().BeginTurn(0, Turn(ann_, "c", "r"), nullptr).status(),
+                why);
+  const SessionHandle source = *store().Find({ann_, "a"});
+  ExpectRefused(store().InstallFork(source, "c", {}, nullptr).status(), why);
+  // What it has goes on, and the other's are not counted.
+  EXPECT_TRUE(store().BeginTurn(0, Turn(ann_, "a", "r2"), nullptr).ok());
+  for (const char* id : {"a", "b", "c"}) EXPECT_TRUE(Create(bob_, id).ok());
+  ASSERT_TRUE(store().Delete({ann_, "b"}).ok());
+  EXPECT_TRUE(Create(ann_, "c").ok());
+}
+
+TEST_F(SessionTenantsTest, AreToldWhenASessionExpires) {
+  TenantLimits limits;
+  limits.sessions = 1;
+  ann_->SetLimits(limits);
+  limits_.time_to_live = absl::Seconds(10);
+  ASSERT_TRUE(Create(ann_, "a").ok());
+  clock_.Advance(absl::Seconds(3));
+  ExpectRefused(Create(ann_, "b").status(), "1 sessions", absl::Seconds(7));
+}
+
+TEST_F(SessionTenantsTest, HaveNoMoreBytesThanTheyMayWhereverStatesLie) {
+  TenantLimits limits;
+  limits.session_bytes = 2 * (kStateBytes + 2048);
+  ann_->SetLimits(limits);
+  // The first lies in a slot, the second is still to come.
+  CommitTurn(&store(), Turn(ann_, "a", "r"), /*slot=*/0);
+  const auto second = store().BeginTurn(0, Turn(ann_, "b", "r"), nullptr);
+  ASSERT_TRUE(second.ok()) << second.status();
+  ExpectRefused(
+      store().BeginTurn(0, Turn(ann_, "c", "r"), nullptr).status(),
+      absl::StrCat("limit ", *limits.session_bytes, " (session_bytes)"));
+  // A turn that adds nothing may run.
+  EXPECT_TRUE(store().BeginTurn(0, Turn(ann_, "a", "r2"), nullptr).ok());
+  store().Abort(std::get<SessionStore::Turn>(*second).session);
+  EXPECT_TRUE(store().BeginTurn(0, Turn(ann_, "c", "r"), nullptr).ok());
+}
+
+TEST_F(SessionTenantsTest, KeepWhatTheyHaveWhenALimitIsLowered) {
+  RunTurn(ann_, "a");
+  RunTurn(ann_, "b");
+  TenantLimits limits;
+  limits.sessions = 1;
+  limits.session_bytes = 1;
+  ann_->SetLimits(limits);
+  for (const char* id : {"a", "b"}) {
+    EXPECT_TRUE(store().BeginTurn(0, Turn(ann_, id, "r2"), nullptr).ok()) << id;
+  }
+}
+
+TEST_F(SessionTenantsTest, AreCountedEachForItself) {
+  RunTurn(ann_, "a");
+  CommitTurn(&store(), Turn(bob_, "b", "r"), /*slot=*/0);
+  ASSERT_TRUE(Create(bob_, "c").ok());
+  const std::vector<TenantUse> uses = store().UsesOfTenants();
+  ASSERT_EQ(uses.size(), 2);
+  EXPECT_EQ(uses[0].tenant, ann_);
+  EXPECT_EQ(uses[0].sessions, 1);
+  EXPECT_GT(uses[0].bytes, kStateBytes);
+  EXPECT_LT(uses[0].bytes, kStateBytes + 2048);
+  EXPECT_EQ(uses[1].tenant, bob_);
+  EXPECT_EQ(uses[1].sessions, 2);
+  EXPECT_GT(uses[1].bytes, kStateBytes);
+  EXPECT_LT(uses[1].bytes, kStateBytes + 2 * 2048);
+  ASSERT_TRUE(store().Delete({ann_, "a"}).ok());
+  EXPECT_EQ(store().UsesOfTenants()[0].sessions, 0);
+  EXPECT_EQ(store().UsesOfTenants()[0].bytes, 0);
+}
+
+// Forks hold one state together; one that goes on needs another.
+TEST_F(SessionTenantsTest, HoldStatesThatForksShareOnce) {
+  RunTurn(ann_, "a");
+  const SessionHandle source = *store().Find({ann_, "a"});
+  const SessionStore::Location location = *store().Locate(source);
+  TenantLimits limits;
+  limits.session_bytes = kStateBytes + 3 * 2048;
+  ann_->SetLimits(limits);
+  ASSERT_TRUE(
+      store().InstallFork(source, "b", location.turns, location.block).ok());
+  ExpectRefused(store().BeginTurn(0, Turn(ann_, "b", "r2"), nullptr).status(),
+                "(session_bytes)");
+  ASSERT_TRUE(store().Delete({ann_, "a"}).ok());
+  EXPECT_TRUE(store().BeginTurn(0, Turn(ann_, "b", "r2"), nullptr).ok());
 }
 
 }  // namespace

@@ -9,7 +9,7 @@ namespace engram {
 namespace {
 
 constexpr int kIterations = 1000;
-constexpr int kSessions = 8;  // ids that clients use
+constexpr int kSessions = 4;  // ids that clients of each tenant use
 constexpr int64_t kVocabulary = 16;
 
 }  // namespace
@@ -74,6 +74,9 @@ TestEngineOptions Simulation::RandomOptions(std::mt19937_64* random) {
 
 Simulation::Simulation(uint64_t seed)
     : random_(seed), engine_(RandomOptions(&random_)) {
+  TenantLimits heavier;
+  heavier.weight = 2;
+  tenants_[1]->SetLimits(heavier);
   engine_.on_end = [this](const RequestSummary& summary) { OnEnd(summary); };
   if (Chance(50)) engine_.script.BreakStateOneIn(Uniform(50, 2000));
   device_fails_ = engine_.options.devices == 1 && Chance(10);
@@ -85,7 +88,26 @@ int64_t Simulation::Uniform(int64_t least, int64_t most) {
 }
 
 std::string Simulation::RandomSession() {
-  return absl::StrCat("s", Uniform(1, kSessions));
+  return RandomSessionOf(
+      SessionName(tenants_[Uniform(0, tenants_.size() - 1)], ""));
+}
+
+std::string Simulation::RandomSessionOf(const SessionName& other) {
+  return absl::StrCat(NumberOf(other.tenant), ":s", Uniform(1, kSessions));
+}
+
+SessionName Simulation::NameOf(const std::string& name) const {
+  return SessionName(tenants_[name[0] - '0'], name.substr(2));
+}
+
+std::string Simulation::NameIn(const Request& request) {
+  return absl::StrCat(NumberOf(request.tenant), ":", request.session_id);
+}
+
+void Simulation::SetSession(const std::string& name, Request* request) const {
+  const SessionName session = NameOf(name);
+  request->tenant = session.tenant;
+  request->session_id = session.id;
 }
 
 Tokens Simulation::RandomTokens(int64_t least, int64_t most) {
@@ -109,7 +131,10 @@ SimulationCounts Simulation::Run() {
     if (Chance(5)) CheckSlots();
     Deliver();
     Read();
-    if (Chance(5)) CheckSessions();
+    if (Chance(5)) {
+      CheckSessions();
+      CheckLists();
+    }
     engine_.clock.Advance(absl::Milliseconds(Uniform(0, 500)));
     if (Chance(1)) engine_.clock.Advance(absl::Seconds(Uniform(1, 60)));
     if (::testing::Test::HasFailure()) break;  // what follows tells less
@@ -156,6 +181,7 @@ void Simulation::Drain() {
   EXPECT_TRUE(running_.empty() || ::testing::Test::HasFailure());
   CheckSlots();
   CheckSessions();
+  CheckLists();
   EXPECT_EQ(running(), 0);
   EXPECT_EQ(parked(), 0);
   EXPECT_EQ(engine_.sessions.Counts().parked_bytes, 0);

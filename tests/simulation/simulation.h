@@ -1,14 +1,14 @@
 // Simulation: one run of a whole engine under random clients, on a FakeClock
 // and a ScriptedModel; everything follows from the seed.
 //
-// Clients generate with and without sessions, score, repeat, resume, fork,
-// create and delete; they cancel, have deadlines, read slowly or not at all,
-// and some of them only when they are told that there is something; states
-// break and, in some runs, there are two devices, or the only one fails. At the
-// end the server drains.
-// Beside it the simulation keeps a record of its own of what every session must
-// hold, and computes every answer from tokens alone. What must hold is said at
-// each check.
+// Clients of two tenants, who use the same ids, generate with and without
+// sessions, score, repeat, resume, fork, create and delete; they cancel, have
+// deadlines, read slowly or not at all, and some of them only when they are
+// told that there is something; states break and, in some runs, there are two
+// devices, or the only one fails. At the end the server drains. Beside it the
+// simulation keeps a record of its own of what every session must hold, and
+// computes every answer from tokens alone. What must hold is said at each
+// check.
 #pragma once
 
 #include <algorithm>
@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "server/session_name.h"
 #include "tests/server/test_engine.h"
 
 namespace engram {
@@ -107,7 +108,12 @@ class Simulation {
   static TestEngineOptions RandomOptions(std::mt19937_64* random);
   int64_t Uniform(int64_t least, int64_t most);
   bool Chance(int percent) { return Uniform(1, 100) <= percent; }
+  // The names that clients use: a tenant's number and an id, as "1:s2".
   std::string RandomSession();
+  std::string RandomSessionOf(const SessionName& other);
+  SessionName NameOf(const std::string& name) const;
+  static std::string NameIn(const Request& request);
+  void SetSession(const std::string& name, Request* request) const;
   Tokens RandomTokens(int64_t least, int64_t most);
 
   // --- What clients do.
@@ -167,12 +173,18 @@ class Simulation {
   void CheckLimits();
   void CheckSlots();
   void CheckSessions();
+  // Each is told of its own sessions, and of all of them.
+  void CheckLists();
+  size_t ListedSessions() const;
   void CheckAnswer(const Call& call);
   void Drain();
 
   std::mt19937_64 random_;
   TestEngine engine_;
+  const std::vector<TenantHandle> tenants_ = {
+      nullptr, std::make_shared<Tenant>("second", 1)};
   SimulationCounts counts_;
+  // By name.
   std::map<std::string, SessionPointer> sessions_;
   std::set<std::string> departed_;
   std::map<std::string, CallPointer> running_;  // by request id

@@ -5,7 +5,6 @@
 #include "gtest/gtest.h"
 #include "kernels/status.h"
 #include "tests/simulation/simulation.h"
-#include "tests/support/named.h"
 #include "tools/status/retry_after.h"
 
 namespace engram {
@@ -25,9 +24,9 @@ void Simulation::OnEnd(const RequestSummary& summary) {
   if (!summary.finish_reason.empty()) return Commit(*call, summary);
   // One that the turn made is gone with it.
   if (call->session->version() == 0 &&
-      Known(call->request.session_id) == call->session &&
-      !engine_.sessions.Get(Named(call->request.session_id)).ok()) {
-    sessions_.erase(call->request.session_id);
+      Known(NameIn(call->request)) == call->session &&
+      !engine_.sessions.Get(call->request.session()).ok()) {
+    sessions_.erase(NameIn(call->request));
   }
 }
 
@@ -96,7 +95,7 @@ void Simulation::Commit(const Call& call, const RequestSummary& summary) {
   session.tokens_at.push_back(session.tokens.size());
   session.committed.push_back(call.request.request_id);
   const int device =
-      engine_.sessions.DeviceOf(Named(call.request.session_id)).value_or(-1);
+      engine_.sessions.DeviceOf(call.request.session()).value_or(-1);
   if (device < 0) return;
   counts_.moves += session.device >= 0 && session.device != device;
   session.device = device;
@@ -110,8 +109,7 @@ void Simulation::CheckLimits() {
               options.admission.max_queue);
     EXPECT_LE(engine_.engine_of(i).running(), options.model.slots);
   }
-  EXPECT_LE(engine_.sessions.List(nullptr, -1, "", 1000).size(),
-            options.sessions.sessions);
+  EXPECT_LE(ListedSessions(), options.sessions.sessions);
   // Sessions that hold a slot or run a turn have their own fields in RAM and
   // cannot be dropped there, nor can one that has just been made.
   size_t turns = 0;
@@ -162,6 +160,40 @@ void Simulation::CheckSlots() {
   EXPECT_EQ(keys.available() + keys.used, keys.blocks);
 }
 
+size_t Simulation::ListedSessions() const {
+  size_t listed = 0;
+  for (const TenantHandle& tenant : tenants_) {
+    listed += engine_.sessions.List(tenant, -1, "", 1000).size();
+  }
+  return listed;
+}
+
+void Simulation::CheckLists() {
+  size_t there = 0;
+  for (const auto& [name, session] : sessions_) {
+    there += engine_.sessions.Get(NameOf(name)).ok();
+  }
+  EXPECT_EQ(ListedSessions(), there);
+  std::vector<int64_t> counted(tenants_.size());
+  for (const TenantUse& use : engine_.sessions.UsesOfTenants()) {
+    counted[NumberOf(use.tenant)] = use.sessions;
+  }
+  for (const TenantHandle& tenant : tenants_) {
+    const auto listed = engine_.sessions.List(tenant, -1, "", 1000);
+    // Those in their first turn are counted and not listed.
+    EXPECT_LE(listed.size(), counted[NumberOf(tenant)]);
+    for (const SessionInfo& info : listed) {
+      const std::string name =
+          absl::StrCat(NumberOf(tenant), ":", info.session_id);
+      SCOPED_TRACE(name);
+      const SessionPointer session = Known(name);
+      ASSERT_TRUE(session != nullptr);
+      EXPECT_EQ(info.version, session->version());
+      EXPECT_EQ(info.position, session->position());
+    }
+  }
+}
+
 // Every session that is still there holds its history and nothing else.
 void Simulation::CheckSessions() {
   ScriptedModel probe(
@@ -175,7 +207,7 @@ void Simulation::CheckSessions() {
   for (const auto& [id, session] : sessions_) {
     SCOPED_TRACE(id);
     const absl::StatusOr<SessionHandle> handle =
-        engine_.sessions.Find(Named(id));
+        engine_.sessions.Find(NameOf(id));
     if (!handle.ok()) {
       EXPECT_TRUE(!session->running || session->version() == 0);
       continue;

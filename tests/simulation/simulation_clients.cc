@@ -7,7 +7,6 @@
 #include "gtest/gtest.h"
 #include "server/replay.h"
 #include "tests/simulation/simulation.h"
-#include "tests/support/named.h"
 #include "tools/status/retry_after.h"
 
 namespace engram {
@@ -35,10 +34,11 @@ void Simulation::Act() {
 }
 
 void Simulation::Generate() {
-  const std::string id = Chance(70) ? RandomSession() : "";
-  Request request = TestEngine::Turn(id, absl::StrCat("r", ++next_request_),
+  const std::string name = Chance(70) ? RandomSession() : "0:";
+  Request request = TestEngine::Turn("", absl::StrCat("r", ++next_request_),
                                      RandomTokens(1, 20), Uniform(0, 12));
-  const SessionPointer session = Known(id);
+  SetSession(name, &request);
+  const SessionPointer session = Known(name);
   if (session != nullptr) {
     if (session->pending && Chance(20)) request.prompt.clear();
     if (Chance(30)) request.expected_version = session->version();
@@ -81,7 +81,7 @@ void Simulation::Repeat() {
     if (!more.empty()) ++counts_.resumed;
   }
   // The tokens are those of the version that it ran on.
-  const SessionPointer session = Known(request.session_id);
+  const SessionPointer session = Known(NameIn(request));
   if (session != call->session ||
       (session != nullptr && session->version() != call->version &&
        std::find(session->committed.begin(), session->committed.end(),
@@ -92,8 +92,8 @@ void Simulation::Repeat() {
 }
 
 void Simulation::Score() {
-  Request request =
-      TestEngine::Score(Chance(70) ? RandomSession() : "", RandomTokens(1, 20));
+  Request request = TestEngine::Score("", RandomTokens(1, 20));
+  SetSession(Chance(70) ? RandomSession() : "0:", &request);
   request.request_id = absl::StrCat("r", ++next_request_);
   Submit(std::move(request));
 }
@@ -101,7 +101,7 @@ void Simulation::Score() {
 void Simulation::Create() {
   const std::string id = RandomSession();
   const absl::Status status =
-      engine_.sessions.Create(EmptySession(id)).status();
+      engine_.sessions.Create({.name = NameOf(id)}).status();
   const bool taken = status.code() == absl::StatusCode::kAlreadyExists;
   if (taken) {
     EXPECT_TRUE(Known(id) != nullptr) << id;
@@ -117,7 +117,7 @@ void Simulation::Create() {
 void Simulation::Delete() {
   const std::string id = RandomSession();
   const SessionPointer session = Known(id);
-  const absl::Status status = engine_.sessions.Delete(Named(id));
+  const absl::Status status = engine_.sessions.Delete(NameOf(id));
   EXPECT_TRUE(status.ok() || session == nullptr || session->version() == 0)
       << status;
   for (const auto& [name, call] : running_) {
@@ -129,11 +129,11 @@ void Simulation::Delete() {
 
 void Simulation::Fork() {
   const std::string source = RandomSession();
-  const std::string target = RandomSession();
+  const std::string target = RandomSessionOf(NameOf(source));
   const absl::Status posted =
       engine_.admission.inbox().Post([this, source, target] {
         const absl::StatusOr<SessionHandle> handle =
-            engine_.sessions.Find(Named(source));
+            engine_.sessions.Find(NameOf(source));
         if (!handle.ok()) {
           return CheckForkRefusal(source, ExpectedForkRefusal(source, target),
                                   handle.status());
@@ -153,7 +153,7 @@ void Simulation::Fork() {
 void Simulation::CopyForFork(const std::string& source,
                              const SessionHandle& handle,
                              const std::string& target) {
-  const int device = engine_.sessions.DeviceOf(Named(source)).value_or(0);
+  const int device = engine_.sessions.DeviceOf(NameOf(source)).value_or(0);
   engine_.engine_of(device).TakeSnapshot(
       handle, [this, source, target,
                handle](absl::StatusOr<StateSnapshots::Snapshot> snapshot) {
@@ -172,7 +172,7 @@ void Simulation::CopyForFork(const std::string& source,
         }
         // It left to make room for another fork.
         EXPECT_EQ(snapshot.status().code(), absl::StatusCode::kNotFound);
-        EXPECT_NE(engine_.sessions.Find(Named(source)).value_or(nullptr),
+        EXPECT_NE(engine_.sessions.Find(NameOf(source)).value_or(nullptr),
                   handle);
       });
 }
@@ -183,10 +183,10 @@ void Simulation::InstallFork(const std::string& source,
                              const StateSnapshots::Snapshot& snapshot) {
   const SessionPointer session = Known(source);
   const absl::StatusCode expected = ExpectedForkRefusal(source, target);
-  const absl::Status status =
-      engine_.sessions
-          .InstallFork(handle, target, snapshot.turns, snapshot.block)
-          .status();
+  const absl::Status status = engine_.sessions
+                                  .InstallFork(handle, NameOf(target).id,
+                                               snapshot.turns, snapshot.block)
+                                  .status();
   if (!status.ok()) return CheckForkRefusal(source, expected, status);
   EXPECT_EQ(expected, absl::StatusCode::kOk);
   ++counts_.forks;
@@ -252,7 +252,7 @@ void Simulation::Submit(Request request) {
   const bool may_be_full = FullQueues() > 0;
   auto call = std::make_shared<Call>();
   call->request = request;
-  call->session = Known(request.session_id);
+  call->session = Known(NameIn(request));
   call->arrival = engine_.clock.Now();
   absl::StatusOr<Admission::Admitted> admitted =
       engine_.admission.Submit(engine_.Resolved(std::move(request)));
@@ -280,10 +280,9 @@ void Simulation::Submit(Request request) {
                 too_long)
         << admitted.status() << ", not " << absl::StatusCodeToString(expected);
     // Whoever is told that a session has gone may start anew.
-    if (departed_.contains(call->request.session_id) && Chance(50)) {
-      EXPECT_TRUE(
-          engine_.sessions.Delete(Named(call->request.session_id)).ok());
-      departed_.erase(call->request.session_id);
+    if (departed_.contains(NameIn(call->request)) && Chance(50)) {
+      EXPECT_TRUE(engine_.sessions.Delete(call->request.session()).ok());
+      departed_.erase(NameIn(call->request));
     }
     return;
   }
@@ -296,7 +295,7 @@ void Simulation::Submit(Request request) {
   if (turn && !call->request.session_id.empty()) {
     if (call->session == nullptr) {
       call->session = std::make_shared<Session>();
-      sessions_[call->request.session_id] = call->session;
+      sessions_[NameIn(call->request)] = call->session;
     }
     call->session->running = true;
   }
@@ -316,7 +315,7 @@ void Simulation::Submit(Request request) {
 void Simulation::CheckReplay(const Request& request,
                              std::shared_ptr<const TurnRecord> record) {
   ++counts_.replays;
-  const SessionPointer session = Known(request.session_id);
+  const SessionPointer session = Known(NameIn(request));
   ASSERT_TRUE(session != nullptr);
   EXPECT_EQ(record->request_id, request.request_id);
   EXPECT_EQ(session->committed.back(), request.request_id);

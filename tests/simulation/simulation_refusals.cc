@@ -1,7 +1,6 @@
 // What must be refused in a simulation, and with which code.
 #include "gtest/gtest.h"
 #include "tests/simulation/simulation.h"
-#include "tests/support/named.h"
 
 namespace engram {
 namespace {
@@ -26,17 +25,17 @@ absl::StatusCode Simulation::ExpectedRefusal(const Request& request) {
   }
 
   // A session may have left for good since; its id then is of the departed.
-  SessionPointer session = Known(request.session_id);
+  SessionPointer session = Known(NameIn(request));
   if (session != nullptr && !session->running &&
-      !engine_.sessions.Find(Named(request.session_id)).ok()) {
-    Depart(request.session_id);
+      !engine_.sessions.Find(request.session()).ok()) {
+    Depart(NameIn(request));
     session = nullptr;
   }
-  if (departed_.contains(request.session_id)) return Code::kNotFound;
+  if (departed_.contains(NameIn(request))) return Code::kNotFound;
   if (request.kind == RequestKind::kScore) {
     if (session == nullptr) return Code::kNotFound;
     if (session->version() == 0 &&
-        !engine_.sessions.Find(Named(request.session_id)).ok()) {
+        !engine_.sessions.Find(request.session()).ok()) {
       return Code::kNotFound;  // its first turn runs
     }
     return full ? Code::kUnavailable : Code::kOk;
@@ -109,13 +108,13 @@ absl::StatusCode Simulation::ExpectedForkRefusal(
   const SessionPointer session = Known(source);
   // Whether a session has left since it was last heard of, only the store can
   // know.
-  if (session == nullptr || !engine_.sessions.Find(Named(source)).ok()) {
+  if (session == nullptr || !engine_.sessions.Find(NameOf(source)).ok()) {
     return absl::StatusCode::kNotFound;
   }
   const SessionPointer other = Known(target);
   const bool exists =
       other != nullptr &&
-      (other->running || engine_.sessions.Find(Named(target)).ok());
+      (other->running || engine_.sessions.Find(NameOf(target)).ok());
   return exists ? absl::StatusCode::kAlreadyExists : absl::StatusCode::kOk;
 }
 
@@ -132,7 +131,7 @@ void Simulation::CheckForkRefusal(const std::string& source,
   const SessionLimits& limits = engine_.options.sessions;
   const size_t bytes = engine_.sessions.Counts().ram_bytes +
                        StateBytes(Known(source)->position()) + kSessionFields;
-  const size_t sessions = engine_.sessions.List(nullptr, -1, "", 1000).size();
+  const size_t sessions = ListedSessions();
   EXPECT_TRUE(bytes > limits.memory_bytes ||
               sessions + running_.size() >=
                   static_cast<size_t>(limits.sessions))
