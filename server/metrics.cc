@@ -14,6 +14,7 @@
 #include "server/request_counter.h"
 #include "server/request_ends.h"
 #include "server/session_metrics.h"
+#include "server/tenant_metrics.h"
 #include "server/watched_metrics.h"
 
 namespace engram {
@@ -62,6 +63,11 @@ class PrometheusMetrics final : public Metrics {
     sessions_.Watch(sessions, memory_bytes);
   }
 
+  void WatchTenants(const Tenants* tenants, const SessionStore* sessions,
+                    int labels) override {
+    tenants_.Watch(tenants, sessions, labels);
+  }
+
   void WatchCounter(const std::string& name, const std::string& help,
                     std::function<double()> value,
                     const MetricLabels& labels) override {
@@ -76,14 +82,18 @@ class PrometheusMetrics final : public Metrics {
                    labels);
   }
 
+  void CountForTenant(const RequestSummary& request) override {
+    tenants_.Count(request);
+  }
+
   void ObserveRequest(const RequestSummary& request) override {
     without_model_.Count(request);
   }
 
   std::string Text() const override {
     std::vector<prometheus::MetricFamily> families = registry_.Collect();
-    for (auto&& more :
-         {sessions_.Collect(), watched_.Collect(), CollectProcessUsage()}) {
+    for (auto&& more : {sessions_.Collect(), tenants_.Collect(),
+                        watched_.Collect(), CollectProcessUsage()}) {
       families.insert(families.end(), more.begin(), more.end());
     }
     return prometheus::TextSerializer().Serialize(families);
@@ -92,6 +102,7 @@ class PrometheusMetrics final : public Metrics {
  private:
   prometheus::Registry registry_;
   SessionMetrics sessions_;
+  TenantMetrics tenants_;
   WatchedMetrics watched_;
   RequestCounter without_model_;
   std::vector<std::unique_ptr<ModelMetrics>> models_;

@@ -20,6 +20,7 @@
 #include "model/model.h"
 #include "server/request.h"
 #include "server/session_store.h"
+#include "server/tenants.h"
 
 namespace engram {
 
@@ -74,6 +75,12 @@ class Metrics {
   virtual void WatchSessions(const SessionStore* sessions,
                              size_t memory_bytes) = 0;
 
+  // There are keys: from now on tenants have families of their own, which name
+  // `labels` of them at most. `tenants` and `sessions` are asked at every
+  // Text().
+  virtual void WatchTenants(const Tenants* tenants,
+                            const SessionStore* sessions, int labels) = 0;
+
   // Tell a value that another part keeps: `value` is asked at every scrape, on
   // a thread of the metrics port, for as long as this lives; it must be
   // thread-safe and quick. `name` is without "engram_"; a counter's ends in
@@ -86,6 +93,8 @@ class Metrics {
                           std::function<double()> value,
                           const MetricLabels& labels = {}) = 0;
 
+  // Counts a call for its tenant, whether it reached a model or not.
+  virtual void CountForTenant(const RequestSummary& request) = 0;
   // Counts a call that reached no model: it named none or one that is not
   // served, or is not about one. Its label `model` is empty.
   virtual void ObserveRequest(const RequestSummary& request) = 0;

@@ -262,6 +262,8 @@ void AddKeys(FlagList* list, ServerOptions* options) {
             [=](const std::string& value) {
               return SetReflection(value, &options->reflection);
             });
+  list->Integer("tenant-labels", 0, 1 << 20, &options->tenant_labels,
+                "Tenants that metrics name; all others together are other.");
 }
 
 void AddServing(FlagList* list, ServerOptions* options) {

@@ -50,6 +50,7 @@ struct ServerOptions {
   int64_t remembered_turns = 65536;
   int64_t max_sessions = 100000;
   int64_t max_departed = 10000;
+  int64_t tenant_labels = 100;
 
   std::optional<WeightFormat> weights;  // nothing: as stored
   int64_t slots = 64;

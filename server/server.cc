@@ -232,6 +232,8 @@ absl::Status Server::LoadKeys() {
 }
 
 void Server::WatchKeys() {
+  metrics_->WatchTenants(tenants_.get(), sessions_.get(),
+                         static_cast<int>(options_.tenant_labels));
   metrics_->WatchGauge(
       "keys", "Keys that are taken, expired ones too.", [keys = keys_.get()] {
         return static_cast<double>(keys->current()->keys().size());
@@ -375,6 +377,7 @@ void Server::StartEngines() {
       [metrics = metrics_.get(),
        log = options_.request_log](const RequestSummary& request) {
         metrics->ObserveRequest(request);
+        metrics->CountForTenant(request);
         if (log) LogRequest(request);
       });
   delivery_ =
@@ -421,9 +424,11 @@ void Server::MakeEngines(ServedModel* model) {
   model->admission = std::make_unique<Admission>(limits, std::move(queued),
                                                  sessions_.get(), RealClock());
   // What is told of a request is told of all devices together.
-  model->on_end = [metrics = model->devices.front().metrics,
+  model->on_end = [all = metrics_.get(),
+                   metrics = model->devices.front().metrics,
                    log = options_.request_log](const RequestSummary& request) {
     metrics->ObserveRequest(request);
+    all->CountForTenant(request);
     if (log) LogRequest(request);
   };
   std::vector<Engine*> engines;

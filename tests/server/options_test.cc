@@ -276,6 +276,8 @@ std::vector<FlagCase> FlagsOfSessions() {
                 kMany, "0", kTooMany),
       CountCase("max-departed", &ServerOptions::max_departed, "10000", "1",
                 kMany, "0", kTooMany),
+      CountCase("tenant-labels", &ServerOptions::tenant_labels, "100", "0",
+                "1048576", "-1", "1048577"),
   };
 }
 

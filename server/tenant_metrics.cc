@@ -1,0 +1,94 @@
+#include "server/tenant_metrics.h"
+
+#include "server/metric_family.h"
+
+namespace engram {
+namespace {
+
+using Type = prometheus::MetricType;
+
+// Told from the start, or the first of its kind could not be told from one that
+// was always there.
+constexpr absl::StatusCode kKnownCodes[] = {
+    absl::StatusCode::kOk, absl::StatusCode::kResourceExhausted};
+
+}  // namespace
+
+void TenantMetrics::Watch(const Tenants* tenants, const SessionStore* sessions,
+                          int labels) {
+  absl::MutexLock lock(&mutex_);
+  tenants_ = tenants;
+  sessions_ = sessions;
+  labels_ = labels;
+}
+
+// Numbers go up from 1, so that a tenant keeps its name for as long as the
+// process runs.
+std::string TenantMetrics::LabelOf(const TenantHandle& tenant) const {
+  const int number = NumberOf(tenant);
+  if (number == 0) return "";
+  return number <= labels_ ? tenant->name() : "other";
+}
+
+void TenantMetrics::Count(const RequestSummary& request) {
+  absl::MutexLock lock(&mutex_);
+  if (tenants_ == nullptr) return;
+  Counts& counts = counts_[LabelOf(request.tenant)];
+  ++counts.requests[request.status.code()];
+  // Tokens are fed once, not with every replay.
+  if (request.handling != RequestHandling::kRun) return;
+  counts.prompt_tokens += request.usage.prompt_tokens;
+  counts.generated_tokens += request.usage.generated_tokens;
+}
+
+std::map<std::string, TenantMetrics::Usage> TenantMetrics::Usages() const {
+  std::map<std::string, Usage> usages;
+  for (const TenantHandle& tenant : tenants_->all()) usages[LabelOf(tenant)];
+  for (const TenantUse& use : sessions_->UsesOfTenants()) {
+    Usage& usage = usages[LabelOf(use.tenant)];
+    usage.sessions += use.sessions;
+    usage.session_bytes += static_cast<double>(use.bytes);
+  }
+  return usages;
+}
+
+std::vector<prometheus::MetricFamily> TenantMetrics::Collect() const {
+  absl::MutexLock lock(&mutex_);
+  if (tenants_ == nullptr) return {};
+  prometheus::MetricFamily requests =
+      MakeMetricFamily(MetricName("tenant_requests_total"),
+                       "Requests that ended, by tenant and code; tenants "
+                       "beyond --tenant-labels are other.",
+                       Type::Counter);
+  prometheus::MetricFamily tokens = MakeMetricFamily(
+      MetricName("tenant_tokens_total"),
+      "Tokens of prompts fed and tokens sampled, by tenant.", Type::Counter);
+  prometheus::MetricFamily sessions = MakeMetricFamily(
+      MetricName("tenant_sessions"), "Sessions by tenant.", Type::Gauge);
+  prometheus::MetricFamily bytes = MakeMetricFamily(
+      MetricName("tenant_session_bytes"),
+      "Bytes of a tenant's sessions: states wherever they lie, those that "
+      "forks share once, and what is kept beside them.",
+      Type::Gauge);
+  for (const auto& [label, usage] : Usages()) {
+    const auto found = counts_.find(label);
+    Counts counts = found == counts_.end() ? Counts() : found->second;
+    for (const absl::StatusCode code : kKnownCodes) counts.requests[code];
+    for (const auto& [code, count] : counts.requests) {
+      AddSample(&requests,
+                MetricLabelMap{{"tenant", label},
+                               {"code", absl::StatusCodeToString(code)}},
+                static_cast<double>(count));
+    }
+    AddSample(&tokens, MetricLabelMap{{"tenant", label}, {"kind", "prompt"}},
+              static_cast<double>(counts.prompt_tokens));
+    AddSample(&tokens, MetricLabelMap{{"tenant", label}, {"kind", "generated"}},
+              static_cast<double>(counts.generated_tokens));
+    const MetricLabelMap labels = {{"tenant", label}};
+    AddSample(&sessions, labels, static_cast<double>(usage.sessions));
+    AddSample(&bytes, labels, usage.session_bytes);
+  }
+  return {requests, tokens, sessions, bytes};
+}
+
+}  // namespace engram
