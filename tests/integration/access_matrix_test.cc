@@ -288,7 +288,7 @@ TEST(Access, AKeyThatIsGoneBeginsNoTurnOnAStreamThatIsOpen) {
   folder.Write("keys", KeysText({other}));
   ASSERT_TRUE(Eventually([&] { return server.Metrics().Sum("keys") == 1; }));
   ASSERT_TRUE(stream.Write(turn));
-  EXPECT_FALSE(stream.Read(&response));
+  ASSERT_FALSE(stream.Read(&response));
   EXPECT_EQ(stream.Finish(), absl::UnauthenticatedError("unknown key"));
 }
 
