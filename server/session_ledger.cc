@@ -60,6 +60,7 @@ void SessionLedger::Count(Session* session) {
   TenantBytes& own = BytesOf(*session);
   own.ram += ram;
   own.held += ram + BytesOnlyInSlot(*session);
+  held_bytes_ += ram + BytesOnlyInSlot(*session);
 }
 
 void SessionLedger::Discount(Session* session) {
@@ -79,6 +80,7 @@ void SessionLedger::Discount(Session* session) {
   TenantBytes& own = BytesOf(*session);
   own.ram -= ram;
   own.held -= ram + BytesOnlyInSlot(*session);
+  held_bytes_ -= ram + BytesOnlyInSlot(*session);
 }
 
 size_t SessionLedger::BytesToHold(const StateBlock* block) const {
@@ -104,16 +106,18 @@ void SessionLedger::Promise(Session* session, size_t bytes) {
   BytesOf(*session).promised += bytes;
 }
 
-bool SessionLedger::Reserve(Session* session) {
+bool SessionLedger::Reserve(Session* session, size_t kept) {
   const size_t bytes = StateBytes(*session);
-  if (reserved_bytes_ + bytes > memory_bytes_) return false;
+  if (bytes > 0 && reserved_bytes_ + bytes + kept > memory_bytes_) return false;
   session->reserved_bytes = bytes;
   reserved_bytes_ += bytes;
+  BytesOf(*session).reserved += bytes;
   return true;
 }
 
 void SessionLedger::EndReservation(Session* session) {
   reserved_bytes_ -= session->reserved_bytes;
+  BytesOf(*session).reserved -= session->reserved_bytes;
   session->reserved_bytes = 0;
   BytesOf(*session).promised -= session->promised_bytes;
   session->promised_bytes = 0;

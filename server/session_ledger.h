@@ -27,6 +27,8 @@ struct TenantBytes {
   size_t held = 0;
   // That turns which have begun may add to `held`.
   size_t promised = 0;
+  // Set apart for the states behind those turns.
+  size_t reserved = 0;
 };
 
 class SessionLedger {
@@ -54,6 +56,12 @@ class SessionLedger {
     return tenant < static_cast<int>(tenants_.size()) ? tenants_[tenant]
                                                       : TenantBytes();
   }
+  // Whether states of all sessions fit beside what is reserved, and so many
+  // bytes more.
+  bool IsRoomy(size_t bytes) const {
+    return reserved_bytes_ + held_bytes_ + bytes <= memory_bytes_;
+  }
+  size_t memory_bytes() const { return memory_bytes_; }
   // How much more the session's tenant holds when it has `tokens`, its other
   // fields apart.
   size_t GrowthTo(const Session& session, int64_t tokens) const;
@@ -64,9 +72,9 @@ class SessionLedger {
   bool Fits(size_t bytes) const { return ram_bytes_ + bytes <= memory_bytes_; }
   bool CouldFit(size_t bytes) const { return bytes <= memory_bytes_; }
 
-  // Sets RAM apart for the state behind the session's turn. False if all is
-  // reserved already.
-  bool Reserve(Session* session);
+  // Sets RAM apart for the state behind the session's turn, and leaves `kept`
+  // of it. False if all is reserved already.
+  bool Reserve(Session* session, size_t kept = 0);
   // And what was promised.
   void EndReservation(Session* session);
   // The same for the state of a sequence without a slot; all of these may take
@@ -95,6 +103,7 @@ class SessionLedger {
   // How many sessions hold a block.
   absl::btree_map<const StateBlock*, int64_t> holders_;
   std::vector<TenantBytes> tenants_;  // by number
+  size_t held_bytes_ = 0;             // by all tenants
   size_t ram_bytes_ = 0;
   size_t parked_bytes_ = 0;
   size_t reserved_bytes_ = 0;

@@ -69,15 +69,20 @@ absl::StatusOr<SessionStore::TurnOrRecord> SessionStore::BeginTurn(
     session->made_by_turn = true;
   }
 
-  if (!table_->ledger().Reserve(session.get())) {
+  SessionLedger& ledger = table_->ledger();
+  const size_t kept = ledger.IsRoomy(ledger.StateBytes(*session))
+                          ? 0
+                          : table_->BytesKeptFrom(session->name.tenant);
+  if (!ledger.Reserve(session.get(), kept)) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "session memory of ", limits_.memory_bytes, " bytes is reserved for ",
-        "turns that are running; try again later or raise --session-memory"));
+        "turns that are running, and for what sessions of others may need; try "
+        "again later or raise --session-memory"));
   }
   const SessionTable::Relisting relisting(table_.get(), session.get());
   session->running = true;
   session->cancel_turn = std::move(cancel_turn);
-  table_->ledger().Promise(session.get(), growth);
+  ledger.Promise(session.get(), growth);
   return TurnOrRecord(Turn{session, session->turns});
 }
 

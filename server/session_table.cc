@@ -169,6 +169,7 @@ void SessionTable::Enlist(Session* session) {
 void SessionTable::RankTenant(const TenantHandle& tenant) {
   const int number = NumberOf(tenant);
   const double weight = WeightOf(tenant);
+  SessionsOf(tenant).weight = weight;
   const double bytes = double(ledger_.bytes_of(number).ram) / weight;
   const auto rank = [number](TenantsByLoad* order, bool gives, double load) {
     if (gives) return order->Set(number, load);
@@ -183,6 +184,28 @@ void SessionTable::RankTenant(const TenantHandle& tenant) {
   rank(&by_bytes_in_slots_, in_slot, bytes);
   rank(&by_sessions_, in_ram || in_slot,
        double(sessions_of(tenant).by_id.size()) / weight);
+}
+
+size_t SessionTable::BytesKeptFrom(const TenantHandle& tenant) const {
+  // Alone, nobody has to share.
+  if (sessions_of(tenant).by_id.size() == size_) return 0;
+  double weights = 0;
+  for (const auto& own : tenants_) {
+    if (own != nullptr && !own->by_id.empty()) weights += own->weight;
+  }
+  size_t kept = 0;
+  for (size_t number = 0; number < tenants_.size(); ++number) {
+    const TenantSessions* const own = tenants_[number].get();
+    if (own == nullptr || static_cast<int>(number) == NumberOf(tenant)) {
+      continue;
+    }
+    const TenantBytes bytes = ledger_.bytes_of(static_cast<int>(number));
+    const auto share = static_cast<size_t>(double(ledger_.memory_bytes()) *
+                                           own->weight / weights);
+    const size_t needed = std::min(share, bytes.held);
+    if (needed > bytes.reserved) kept += needed - bytes.reserved;
+  }
+  return kept;
 }
 
 bool SessionTable::AddTenantUses(int* next,

@@ -43,6 +43,7 @@ class SessionTable {
   // A tenant's sessions in order of id; keys are the sessions' own.
   struct TenantSessions {
     TenantHandle tenant;
+    double weight = 1;  // as it was when a session changed last
     ById by_id;
     std::vector<ModelById> by_model;
   };
@@ -86,7 +87,10 @@ class SessionTable {
   const TenantsByLoad& by_bytes() const { return by_bytes_; }
   const TenantsByLoad& by_bytes_in_slots() const { return by_bytes_in_slots_; }
   const TenantsByLoad& by_sessions() const { return by_sessions_; }
-  // What `tenants` take, some dozens from number `next` on, which goes on to
+  // What turns of `tenant` must leave of the memory, so that others can begin
+  // theirs on the sessions that they have, each within its share.
+  size_t BytesKeptFrom(const TenantHandle& tenant) const;
+  // What tenants take, some dozens from number `next` on, which goes on to
   // the first that is left; false if there are no more.
   bool AddTenantUses(int* next, std::vector<TenantUse>* uses) const;
 

@@ -203,6 +203,39 @@ TEST_F(SessionTenantsTest, HaveSharesByWeight) {
   EXPECT_LT(ratio, 3.7) << Ids(ann_).size() << " and " << Ids(bob_).size();
 }
 
+// However many turns one has begun, others can begin theirs.
+TEST_F(SessionTenantsTest, ReserveNoMemoryThatOthersSessionsMayNeed) {
+  limits_.memory_bytes = 4 * (kStateBytes + 2048);
+  int slot = 0;
+  for (const char* id : {"a", "b", "c", "d"}) {
+    CommitTurn(&store(), Turn(ann_, id, "r"), slot++);
+  }
+  for (const char* id : {"a", "b"}) {
+    CommitTurn(&store(), Turn(bob_, id, "r"), slot++);
+  }
+  for (const char* id : {"a", "b"}) {
+    EXPECT_TRUE(store().BeginTurn(0, Turn(ann_, id, "s"), nullptr).ok()) << id;
+  }
+  EXPECT_EQ(store().BeginTurn(0, Turn(ann_, "c", "s"), nullptr).status().code(),
+            Code::kResourceExhausted);
+  for (const char* id : {"a", "b"}) {
+    EXPECT_TRUE(store().BeginTurn(0, Turn(bob_, id, "s"), nullptr).ok()) << id;
+  }
+}
+
+// What others leave of theirs is nobody's loss.
+TEST_F(SessionTenantsTest, ReserveAllThatOthersDoNotNeed) {
+  limits_.memory_bytes = 4 * (kStateBytes + 2048);
+  int slot = 0;
+  for (const char* id : {"a", "b", "c", "d"}) {
+    CommitTurn(&store(), Turn(ann_, id, "r"), slot++);
+  }
+  ASSERT_TRUE(Create(bob_, "empty").ok());
+  for (const char* id : {"a", "b", "c", "d"}) {
+    EXPECT_TRUE(store().BeginTurn(0, Turn(ann_, id, "s"), nullptr).ok()) << id;
+  }
+}
+
 TEST_F(SessionTenantsTest, GiveBackPlacesIfTheyHaveTheMost) {
   limits_.sessions = 4;
   ASSERT_TRUE(Create(bob_, "b").ok());

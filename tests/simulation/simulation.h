@@ -146,6 +146,7 @@ class Simulation {
   // Whether a turn on `session` (nullptr: a fresh sequence) could come to more
   // tokens than there can be keys for.
   bool CouldOutgrow(const Session* session, const Request& request) const;
+  size_t BytesKeptFrom(const TenantHandle& tenant) const;
   size_t StateBytes(int64_t tokens) const;
   void CheckReplay(const Request& request,
                    std::shared_ptr<const TurnRecord> record);

@@ -69,11 +69,37 @@ absl::StatusCode Simulation::ExpectedRefusal(const Request& request) {
     for (const auto& [id, other] : sessions_) {
       if (other->running) reserved += StateBytes(other->position());
     }
-    if (reserved > engine_.options.sessions.memory_bytes) {
+    if (reserved + BytesKeptFrom(request.tenant) >
+        engine_.options.sessions.memory_bytes) {
       return Code::kResourceExhausted;
     }
   }
   return Code::kOk;
+}
+
+// What the other tenant's sessions may need, within its share, and is not
+// reserved for its turns already.
+size_t Simulation::BytesKeptFrom(const TenantHandle& tenant) const {
+  const std::vector<TenantUse> uses = engine_.sessions.UsesOfTenants();
+  double weights = 0;
+  for (const TenantUse& use : uses) {
+    if (use.sessions > 0) weights += WeightOf(use.tenant);
+  }
+  size_t kept = 0;
+  for (const TenantUse& use : uses) {
+    if (NumberOf(use.tenant) == NumberOf(tenant)) continue;
+    size_t reserved = 0;
+    for (const auto& [name, session] : sessions_) {
+      const bool its = NumberOf(NameOf(name).tenant) == NumberOf(use.tenant);
+      if (its && session->running) reserved += StateBytes(session->position());
+    }
+    const auto share =
+        static_cast<size_t>(double(engine_.options.sessions.memory_bytes) *
+                            WeightOf(use.tenant) / weights);
+    const size_t needed = std::min(share, use.bytes);
+    if (needed > reserved) kept += needed - reserved;
+  }
+  return kept;
 }
 
 size_t Simulation::StateBytes(int64_t tokens) const {
