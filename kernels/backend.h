@@ -5,7 +5,8 @@
 //
 // Memory. Activations, states and packed weights live in memory of the back
 // end (Buffer); on a CPU that is host memory. All of it is taken when a model
-// is loaded, none during a step.
+// is loaded, none during a step; how much is known before (BufferBytes,
+// PackedBytes, StepsNeed).
 //
 // Rows. A step runs a ragged batch. PrepareStep() lays its rows out where the
 // operations find them: their tokens, positions and the slots of their states.
@@ -68,6 +69,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "kernels/blocks.h"
+#include "kernels/memory.h"
 #include "kernels/operations.h"
 #include "kernels/outcomes.h"
 #include "kernels/step_rows.h"
@@ -85,14 +87,6 @@ class Buffer {
 
   float* floats() { return static_cast<float*>(data()); }
   const float* floats() const { return static_cast<const float*>(data()); }
-};
-
-// What this process has of a device's memory, for all back ends on it. Bytes.
-struct DeviceMemoryUse {
-  int device = 0;    // DeviceOptions::index
-  size_t limit = 0;  // the most that it may take
-  size_t taken = 0;  // from the device
-  size_t used = 0;   // of that, by buffers and packed weights
 };
 
 // A library of a device's maker that computes products of many tokens with
@@ -132,6 +126,9 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual std::string name() const = 0;  // "cpu", "cuda"
+  // What its maker calls the device, "NVIDIA H100 80GB HBM3"; empty if nobody
+  // tells.
+  virtual std::string device_name() const { return ""; }
 
   // SsdScan's cuts between rows that change no bit are those at multiples of so
   // many tokens from the sequence's begin; at others the same is so within
@@ -147,12 +144,32 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(
       size_t bytes) = 0;
 
-  // Takes so much of its device's memory at once, from which Allocate() and
-  // Pack() are served later; without a device nothing. RESOURCE_EXHAUSTED with
-  // the bytes asked for and those left.
-  virtual absl::Status ReserveMemory(size_t) { return absl::OkStatus(); }
-  // Nothing: its memory is the host's. Thread-safe.
-  virtual std::optional<DeviceMemoryUse> device_memory() const { return {}; }
+  // Takes so much of its device's memory, and of page-locked memory, at once,
+  // from which all that takes memory is served later; without a device nothing.
+  // RESOURCE_EXHAUSTED with the bytes asked for and those left.
+  virtual absl::Status ReserveMemory(const MemoryNeed&) {
+    return absl::OkStatus();
+  }
+  // Nothing more is taken from now on, neither of its device nor page-locked,
+  // by any back end that shares it, but by ReserveMemory(): what has no room in
+  // what is taken is refused with RESOURCE_EXHAUSTED.
+  virtual void CloseMemory() {}
+  // Of all back ends of the process on its device. A CPU's has no limit, and
+  // what is taken is what is used. Thread-safe; so is pinned_memory().
+  virtual MemoryUse device_memory() const = 0;
+  // Page-locked, of all back ends of the process; nothing where AllocateHost()
+  // gives ordinary memory.
+  virtual std::optional<MemoryUse> pinned_memory() const { return {}; }
+
+  // What is used more by a buffer of so many bytes.
+  virtual size_t BufferBytes(size_t bytes) const = 0;
+  // By what Pack() makes of such a weight, and beside that while it does.
+  virtual size_t PackedBytes(const WeightShape& shape) const = 0;
+  virtual size_t PackingBytes(const WeightShape&) const { return 0; }
+  // By ReserveSteps() for such steps, if the weights have been packed and
+  // nothing was reserved before.
+  virtual MemoryNeed StepsNeed(const LargestStep& largest,
+                               absl::Span<const WeightShape> weights) const = 0;
 
   // Begin a copy, which is done when the event is reached; so are then all that
   // were begun before it. Until then neither side may change, nor what is
@@ -188,6 +205,13 @@ class Backend {
   virtual std::optional<ProductLibrary> product_library() const { return {}; }
 
   // --- Steps.
+
+  // Takes all that steps need beside the caller's buffers, so that none up to
+  // these limits takes memory; more than once is the most of each. To be called
+  // when weights are packed, before the first block and the first outcomes;
+  // rows beyond the limits take memory when they come. RESOURCE_EXHAUSTED with
+  // the bytes asked for. REQUIRES: nothing is begun that is not finished.
+  virtual absl::Status ReserveSteps(const LargestStep& largest);
 
   // The rows of the next step, for the operations below. Arguments as for
   // StepRows::Assign, host memory, copied; the id of a row that follows means
@@ -338,11 +362,6 @@ class Backend {
                       const AttentionBlockArguments& block, float* residual);
   void MlpBlock(const StepRows& step, const MlpBlockArguments& block,
                 float* residual);
-  // Takes what blocks of at most `tokens` tokens need for what lies between
-  // their operations; `floats` is the most that their ScratchFloats() tell. To
-  // be called before the first of them; more than once is the most of all.
-  // RESOURCE_EXHAUSTED with the bytes asked for.
-  virtual absl::Status ReserveBlocks(int64_t tokens, int64_t floats);
 
   // --- Rows and their outcomes.
 
@@ -373,19 +392,18 @@ class Backend {
   //   logits    [requests, ids] in, raw; only ids that may be drawn
   //   requests  host
   //   outcomes  [requests] out, host
-  // REQUIRES: ReserveOutcomes for as many rows and ids; ids in requests below
+  // REQUIRES: ReserveSteps for as many outcomes and ids; ids in requests below
   // `ids`; valid sampling parameters.
   void Outcomes(ConstMatrix logits, int64_t ids,
                 absl::Span<const OutcomeRequest> requests,
                 absl::Span<Outcome> outcomes);
-  // Takes what Outcomes() needs for `rows` rows of `ids` logits; more than once
-  // is the most of each.
-  virtual absl::Status ReserveOutcomes(int64_t rows, int64_t ids) = 0;
 
  protected:
-  // What ReserveBlocks has taken. REQUIRES: as many `floats` of each token of
-  // the step.
+  // For what lies between a block's operations. REQUIRES: ReserveSteps for as
+  // many `floats` of each token of the step.
   float* Scratch(const StepRows& step, int64_t floats);
+  // The most that ReserveSteps was asked for.
+  const LargestStep& reserved() const { return reserved_; }
 
   // These do what kernels/blocks.h lists, by the operations below; a back end
   // that has something better falls back on them.
@@ -468,6 +486,7 @@ class Backend {
                        absl::Span<const int32_t> ids);
   StepRows step_;
   absl::Span<const Outcome> last_outcomes_;
+  LargestStep reserved_;
   std::unique_ptr<Buffer> scratch_;  // of blocks
 };
 
@@ -500,6 +519,10 @@ struct DeviceOptions {
   // free when the first of them is made, but a reserve of 1.5 GiB. That first
   // one's holds as long as one of them lives.
   int64_t memory = 0;
+  // What all back ends of the process together may pin of the host's memory; 0:
+  // as much as the system gives. The first one's holds as long as one of them
+  // lives.
+  int64_t pinned_memory = 0;
   // Any cut of a sequence into rows gives the same bits: SsdScan steps through
   // long rows, where else it scans whole chunks (Backend::ssd_chunk_tokens).
   bool deterministic = false;

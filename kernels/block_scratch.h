@@ -1,5 +1,5 @@
 // BlockScratch: what lies between the operations of a block, one matrix behind
-// the other in memory that ReserveBlocks has taken.
+// the other in memory that ReserveSteps has taken.
 #pragma once
 
 #include <algorithm>

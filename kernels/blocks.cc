@@ -88,13 +88,13 @@ void CheckDiagonalSsm(const DiagonalSsmWeights& ssm, int64_t channels,
 
 }  // namespace
 
-absl::Status Backend::ReserveBlocks(int64_t tokens, int64_t floats) {
-  ENGRAM_CHECK(tokens >= 1 && floats >= 1);
-  const size_t bytes = tokens * floats * sizeof(float);
-  if (scratch_ != nullptr && scratch_->bytes() >= bytes) {
-    return absl::OkStatus();
+absl::Status Backend::ReserveSteps(const LargestStep& largest) {
+  const LargestStep most = reserved_.MostOf(largest);
+  const size_t bytes = most.scratch_bytes();
+  if (bytes > (scratch_ == nullptr ? 0 : scratch_->bytes())) {
+    ENGRAM_ASSIGN_OR_RETURN(scratch_, Allocate(bytes));
   }
-  ENGRAM_ASSIGN_OR_RETURN(scratch_, Allocate(bytes));
+  reserved_ = most;
   return absl::OkStatus();
 }
 

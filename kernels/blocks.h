@@ -60,7 +60,7 @@ struct MambaBlockArguments {
 
   int64_t d_model() const { return in_proj.weight->inputs(); }
   int64_t scan_inputs() const { return dt_rank + 2 * d_state; }
-  // Of a token, see Backend::ReserveBlocks; so are those below.
+  // Of a token, see Backend::ReserveSteps; so are those below.
   int64_t ScratchFloats() const;
 };
 

@@ -39,6 +39,14 @@ WeightFormat FormatOf(DataType type);
 // What a weight of this shape takes, with its scales and without padding.
 int64_t WeightBytes(WeightFormat format, int64_t outputs, int64_t inputs);
 
+struct WeightShape {
+  int64_t outputs = 0;
+  int64_t inputs = 0;
+  WeightFormat format = WeightFormat::kFloat32;
+
+  auto operator<=>(const WeightShape&) const = default;
+};
+
 // A matrix [outputs, inputs] laid out for MatMul as the back end likes it;
 // opaque to models.
 class PackedWeight {

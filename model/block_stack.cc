@@ -23,14 +23,11 @@ std::vector<MixerKind> KindsOf(const ModelConfig& config) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<BlockStack>> BlockStack::Load(
-    const ModelConfig& config, const ModelLimits& limits, Backend* backend,
-    WeightLoader* loader) {
+    const ModelConfig& config, Backend* backend, WeightLoader* loader) {
   ENGRAM_CHECK(!config.mixers.empty());
   std::unique_ptr<BlockStack> stack(new BlockStack(backend));
   ENGRAM_RETURN_IF_ERROR(stack->LoadLayers(config, loader));
   ENGRAM_RETURN_IF_ERROR(stack->LoadKinds(config, loader));
-  ENGRAM_RETURN_IF_ERROR(
-      backend->ReserveBlocks(limits.max_batch_tokens, stack->ScratchFloats()));
   return stack;
 }
 

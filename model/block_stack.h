@@ -30,14 +30,17 @@ class BlockStack {
   // `backend` must outlive the stack; `loader` is not needed afterwards. Errors
   // as for LoadModel().
   static absl::StatusOr<std::unique_ptr<BlockStack>> Load(
-      const ModelConfig& config, const ModelLimits& limits, Backend* backend,
-      WeightLoader* loader);
+      const ModelConfig& config, Backend* backend, WeightLoader* loader);
 
   // What the layers keep of a sequence, in the order of the state pool, whose
   // first components these are.
   std::vector<StateComponent> StateComponents() const;
   // What attention layers keep of every token; layers 0: there are none.
   KeyValueShape KeyValues() const;
+
+  // What the back end needs of a token for any of the blocks, which is to be
+  // reserved before they run (Backend::ReserveSteps).
+  int64_t ScratchFloats() const;
 
   // All layers one after the other, with the rows' states moved on.
   //   residual  [tokens, d_model] in and out
@@ -60,9 +63,6 @@ class BlockStack {
   explicit BlockStack(Backend* backend) : backend_(backend) {}
   absl::Status LoadLayers(const ModelConfig& config, WeightLoader* loader);
   absl::Status LoadKinds(const ModelConfig& config, WeightLoader* loader);
-  // What the back end needs of a token for any of the blocks.
-  int64_t ScratchFloats() const;
-
   Backend* const backend_;
   std::vector<Layer> layers_;
   std::vector<Kind> kinds_;

@@ -2,59 +2,74 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <limits>
+#include <optional>
 #include <string>
+#include <vector>
 
-#include "kernels/cpu/outcomes.h"
-#include "kernels/large_weights.h"
 #include "kernels/status.h"
 #include "kernels/tensor.h"
 
 namespace engram {
 namespace {
 
-constexpr size_t kLargest = std::numeric_limits<size_t>::max();
-
 class CountedBuffer final : public Buffer {
  public:
-  explicit CountedBuffer(size_t bytes) : bytes_(bytes) {}
+  CountedBuffer(size_t bytes, size_t counted, CountedMemory* memory)
+      : bytes_(bytes), counted_(counted), memory_(*memory) {
+    memory_.device = AddSizes(memory_.device, counted_);
+    memory_.most = std::max(memory_.most, memory_.device);
+  }
+  ~CountedBuffer() override { memory_.device -= counted_; }
   void* data() override { return nullptr; }
   const void* data() const override { return nullptr; }
   size_t bytes() const override { return bytes_; }
 
  private:
   const size_t bytes_;
+  const size_t counted_;
+  CountedMemory& memory_;
 };
 
 class CountedWeight final : public PackedWeight {
  public:
-  CountedWeight(const Tensor& weight, WeightFormat format)
-      : outputs_(weight.shape[0]), inputs_(weight.shape[1]), format_(format) {}
-  int64_t outputs() const override { return outputs_; }
-  int64_t inputs() const override { return inputs_; }
-  WeightFormat format() const override { return format_; }
-  size_t bytes() const override {
-    return WeightBytes(format_, outputs_, inputs_);
-  }
+  CountedWeight(const WeightShape& shape, size_t bytes, CountedMemory* memory)
+      : shape_(shape), buffer_(bytes, bytes, memory) {}
+  int64_t outputs() const override { return shape_.outputs; }
+  int64_t inputs() const override { return shape_.inputs; }
+  WeightFormat format() const override { return shape_.format; }
+  size_t bytes() const override { return buffer_.bytes(); }
 
  private:
-  const int64_t outputs_;
-  const int64_t inputs_;
-  const WeightFormat format_;
+  const WeightShape shape_;
+  const CountedBuffer buffer_;
 };
 
 class CountingBackend final : public Backend {
  public:
-  explicit CountingBackend(size_t* bytes) : bytes_(*bytes) {}
+  CountingBackend(const Backend* like, CountedMemory* memory)
+      : like_(*like), memory_(*memory) {}
 
   std::string name() const override { return "counting"; }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override {
-    bytes_ = AddSizes(bytes_, bytes);
-    return std::make_unique<CountedBuffer>(bytes);
+    return std::make_unique<CountedBuffer>(bytes, BufferBytes(bytes), &memory_);
   }
-  absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) override {
-    return Allocate(bytes);
+  absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t) override {
+    Refuse();
+  }
+  MemoryUse device_memory() const override {
+    return {
+        .limit = std::nullopt, .taken = memory_.device, .used = memory_.device};
+  }
+  size_t BufferBytes(size_t bytes) const override {
+    return like_.BufferBytes(bytes);
+  }
+  size_t PackedBytes(const WeightShape& shape) const override {
+    return like_.PackedBytes(shape);
+  }
+  MemoryNeed StepsNeed(const LargestStep& largest,
+                       absl::Span<const WeightShape> weights) const override {
+    return like_.StepsNeed(largest, weights);
   }
   absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyToHost(
       void*, const void*, size_t) override {
@@ -70,26 +85,23 @@ class CountingBackend final : public Backend {
   absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordEvent() override {
     return MakeReachedEvent();
   }
-  absl::Status ReserveBlocks(int64_t tokens, int64_t floats) override {
-    ENGRAM_RETURN_IF_ERROR(Backend::ReserveBlocks(tokens, floats));
-    // As much as a device's library of products takes, that has all weights.
-    bytes_ = AddSizes(bytes_, MultiplySizes(tokens, library_bytes_));
-    return absl::OkStatus();
-  }
-  absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
-    // As much as the CPU takes.
-    bytes_ = AddSizes(bytes_, cpu::OutcomeScratchBytes(rows, ids));
+  absl::Status ReserveSteps(const LargestStep& largest) override {
+    const MemoryNeed need = StepsNeed(largest, weights_);
+    steps_ =
+        std::make_unique<CountedBuffer>(need.device, need.device, &memory_);
+    memory_.pinned = AddSizes(memory_.pinned, need.pinned);
     return absl::OkStatus();
   }
 
  private:
   absl::StatusOr<std::unique_ptr<PackedWeight>> DoPack(
       const Tensor& weight, WeightFormat format) override {
-    auto packed = std::make_unique<CountedWeight>(weight, format);
-    bytes_ = AddSizes(bytes_, packed->bytes());
-    library_bytes_ = std::max(
-        library_bytes_,
-        LibraryProductBytes(format, packed->outputs(), packed->inputs()));
+    const WeightShape shape = {weight.shape[0], weight.shape[1], format};
+    weights_.push_back(shape);
+    auto packed = std::make_unique<CountedWeight>(
+        shape, like_.PackedBytes(shape), &memory_);
+    memory_.most = std::max(
+        memory_.most, AddSizes(memory_.device, like_.PackingBytes(shape)));
     return packed;
   }
 
@@ -146,24 +158,17 @@ class CountingBackend final : public Backend {
     std::abort();
   }
 
-  size_t& bytes_;
-  int64_t library_bytes_ = 0;  // of a token, LibraryProductBytes
+  const Backend& like_;
+  CountedMemory& memory_;
+  std::vector<WeightShape> weights_;
+  std::unique_ptr<Buffer> steps_;
 };
 
 }  // namespace
 
-std::unique_ptr<Backend> MakeCountingBackend(size_t* bytes) {
-  return std::make_unique<CountingBackend>(bytes);
-}
-
-size_t AddSizes(size_t a, size_t b) {
-  size_t sum = 0;
-  return __builtin_add_overflow(a, b, &sum) ? kLargest : sum;
-}
-
-size_t MultiplySizes(size_t a, size_t b) {
-  size_t product = 0;
-  return __builtin_mul_overflow(a, b, &product) ? kLargest : product;
+std::unique_ptr<Backend> MakeCountingBackend(const Backend* like,
+                                             CountedMemory* memory) {
+  return std::make_unique<CountingBackend>(like, memory);
 }
 
 }  // namespace engram

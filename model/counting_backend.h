@@ -1,6 +1,6 @@
-// CountingBackend: a back end that has no memory, but counts how much it was
-// asked for. Loading a model with it tells what loading it in earnest will
-// take.
+// CountingBackend: a back end that has no memory, but counts how much another
+// one would have taken for what it is asked. Loading a model with it tells what
+// loading it in earnest will take.
 //
 // Buffers and packed weights know their sizes and nothing else; nothing may be
 // computed with them.
@@ -13,12 +13,17 @@
 
 namespace engram {
 
-// `bytes` is added to, and must outlive the back end; at most the largest
+// What there is of what was asked for; sums that do not fit are the largest
 // size_t.
-std::unique_ptr<Backend> MakeCountingBackend(size_t* bytes);
+struct CountedMemory {
+  size_t device = 0;
+  // The most that there was of it at a time, while weights were packed.
+  size_t most = 0;
+  size_t pinned = 0;
+};
 
-// The sum and the product, or the largest size_t if that is less.
-size_t AddSizes(size_t a, size_t b);
-size_t MultiplySizes(size_t a, size_t b);
+// Both must outlive the back end, whose buffers may be outlived by neither.
+std::unique_ptr<Backend> MakeCountingBackend(const Backend* like,
+                                             CountedMemory* memory);
 
 }  // namespace engram

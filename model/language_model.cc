@@ -10,7 +10,6 @@
 #include "kernels/status.h"
 #include "model/begun_step.h"
 #include "model/block_stack.h"
-#include "model/counting_backend.h"
 #include "model/embedding.h"
 #include "model/modules.h"
 
@@ -44,8 +43,26 @@ absl::StatusOr<WorkBuffers> AllocateWorkBuffers(const ModelConfig& config,
   ENGRAM_ASSIGN_OR_RETURN(work.head_input,
                           allocate(logits_rows, config.d_model));
   ENGRAM_ASSIGN_OR_RETURN(work.logits, allocate(logits_rows, config.vocab));
-  ENGRAM_RETURN_IF_ERROR(backend->ReserveOutcomes(logits_rows, config.vocab));
   return work;
+}
+
+// Of a step that may be padded.
+int64_t MostPaddedRows(const ModelLimits& limits) {
+  return std::min(limits.max_batch_tokens, limits.max_logits_rows);
+}
+
+LargestStep LargestStepOf(const ModelConfig& config, const ModelLimits& limits,
+                          int64_t block_floats, int64_t kv_blocks) {
+  LargestStep largest = {
+      .rows = std::max<int64_t>(limits.slots, MostPaddedRows(limits)),
+      .tokens = limits.max_batch_tokens,
+      .block_floats = block_floats,
+      .outcomes = limits.max_logits_rows,
+      .ids = config.vocab};
+  // Each row may have all of them, for slots share them.
+  largest.kv_blocks = std::min<int64_t>(MultiplySizes(limits.slots, kv_blocks),
+                                        std::numeric_limits<int32_t>::max());
+  return largest;
 }
 
 // What is asked for, or what all slots can fill if that is less.
@@ -81,6 +98,8 @@ struct Parts {
   Norm final_norm;
   WorkBuffers work;
   std::unique_ptr<StatePool> states;
+  // Of these, as the back end says what it has.
+  MemoryPlan memory;
 };
 
 // One is finished while another runs.
@@ -295,9 +314,7 @@ bool LanguageModel::IsDecode(const Batch& batch) const {
   return WantsTokens(batch) && step_->tokens() == rows;
 }
 
-int64_t LanguageModel::MostRows() const {
-  return std::min(limits_.max_batch_tokens, limits_.max_logits_rows);
-}
+int64_t LanguageModel::MostRows() const { return MostPaddedRows(limits_); }
 
 absl::Status LanguageModel::WarmUp() {
   const int64_t most = std::min<int64_t>(limits_.slots, MostRows());
@@ -447,18 +464,37 @@ std::vector<float> LanguageModel::LogitsForTest() const {
   return logits;
 }
 
+// What a back end uses more from one call to the next.
+class UsedSince {
+ public:
+  explicit UsedSince(const Backend& backend)
+      : backend_(backend), before_(backend.device_memory().used) {}
+
+  size_t Next() {
+    const size_t now = backend_.device_memory().used;
+    return now - std::exchange(before_, now);
+  }
+
+ private:
+  const Backend& backend_;
+  size_t before_;
+};
+
 absl::StatusOr<Parts> LoadParts(const ModelConfig& config,
                                 const ModelLimits& limits, Backend* backend,
                                 WeightLoader* loader) {
   Parts parts;
+  MemoryPlan& memory = parts.memory;
+  UsedSince used(*backend);
   ENGRAM_ASSIGN_OR_RETURN(parts.layers,
-                          BlockStack::Load(config, limits, backend, loader));
+                          BlockStack::Load(config, backend, loader));
   ENGRAM_ASSIGN_OR_RETURN(parts.embedding, LoadEmbedding(config, loader));
   ENGRAM_ASSIGN_OR_RETURN(parts.final_norm,
                           LoadNorm(config.names.final_norm, config, loader));
   ENGRAM_RETURN_IF_ERROR(loader->CheckAllUsed({"backbone.", "lm_head."}));
-  ENGRAM_ASSIGN_OR_RETURN(parts.work,
-                          AllocateWorkBuffers(config, limits, backend));
+  memory.weights = used.Next();
+  memory.parameters = loader->parameters();
+
   std::vector<StateComponent> components = parts.layers->StateComponents();
   components.push_back({kLastHidden, 1, {config.d_model}});
   const KeyValueShape key_values = parts.layers->KeyValues();
@@ -466,6 +502,18 @@ absl::StatusOr<Parts> LoadParts(const ModelConfig& config,
       parts.states,
       StatePool::Create(backend, std::move(components), limits.slots,
                         key_values, KeyValueBytes(config, limits, key_values)));
+  const int64_t blocks = parts.states->key_values().blocks;
+  if (blocks > 0) {
+    memory.key_values = backend->BufferBytes(blocks * key_values.block_bytes());
+  }
+  memory.states = used.Next() - memory.key_values;
+
+  ENGRAM_ASSIGN_OR_RETURN(parts.work,
+                          AllocateWorkBuffers(config, limits, backend));
+  ENGRAM_RETURN_IF_ERROR(backend->ReserveSteps(
+      LargestStepOf(config, limits, parts.layers->ScratchFloats(), blocks)));
+  memory.logits = backend->BufferBytes(parts.work.logits->bytes());
+  memory.buffers = used.Next() - memory.logits;
   ENGRAM_RETURN_IF_ERROR(backend->Synchronize());
   return parts;
 }
@@ -478,14 +526,7 @@ absl::StatusOr<MemoryPlan> PlanLanguageModel(const ModelConfig& config,
                                              WeightLoader* loader) {
   ENGRAM_ASSIGN_OR_RETURN(const Parts parts,
                           LoadParts(config, limits, backend, loader));
-  MemoryPlan plan;
-  plan.weights = loader->bytes();
-  plan.states = MultiplySizes(parts.states->state_bytes(), limits.slots);
-  plan.key_values = MultiplySizes(parts.states->key_values().blocks,
-                                  parts.layers->KeyValues().block_bytes());
-  plan.logits =
-      MultiplySizes(config.vocab, limits.max_logits_rows * sizeof(float));
-  return plan;
+  return parts.memory;
 }
 
 absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(

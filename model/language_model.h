@@ -22,8 +22,8 @@ absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
     const ModelConfig& config, const ModelLimits& limits, int64_t known_ids,
     Backend* backend, WeightLoader* loader);
 
-// What the same would take in memory, but for `buffers`: those are what else
-// `backend`, a counting one, was asked for.
+// What the same would take of what `backend`, a counting one, is like; but for
+// what that counts itself.
 absl::StatusOr<MemoryPlan> PlanLanguageModel(const ModelConfig& config,
                                              const ModelLimits& limits,
                                              Backend* backend,

@@ -79,21 +79,20 @@ std::unique_ptr<ModelFolder> ModelFolder::Of(
   return folder;
 }
 
-absl::StatusOr<MemoryPlan> ModelFolder::Plan(const ModelLimits& limits) const {
+absl::StatusOr<MemoryPlan> ModelFolder::Plan(const Backend& backend,
+                                             const ModelLimits& limits) const {
   CheckLimits(limits);
-  size_t asked = 0;
-  const std::unique_ptr<Backend> backend = MakeCountingBackend(&asked);
-  WeightLoader loader(path_, checkpoint_.get(), backend.get(),
+  CountedMemory counted;
+  const std::unique_ptr<Backend> counting =
+      MakeCountingBackend(&backend, &counted);
+  WeightLoader loader(path_, checkpoint_.get(), counting.get(),
                       limits.weight_format);
   loader.SkipValues();
   ENGRAM_ASSIGN_OR_RETURN(
       MemoryPlan plan,
-      PlanLanguageModel(config_, limits, backend.get(), &loader));
-  size_t known = plan.logits;
-  for (const size_t part : {plan.weights, plan.states, plan.key_values}) {
-    known = AddSizes(known, part);
-  }
-  plan.buffers = asked > known ? asked - known : 0;
+      PlanLanguageModel(config_, limits, counting.get(), &loader));
+  plan.loading = counted.most;
+  plan.pinned = counted.pinned;
   return plan;
 }
 

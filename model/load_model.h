@@ -45,10 +45,11 @@ class ModelFolder {
       std::string name, ModelConfig config,
       std::unique_ptr<Checkpoint> checkpoint);
 
-  // What Load() takes with these limits: the same code runs with a back end
-  // that takes nothing and counts. Errors are those of LoadModel(), which may
-  // still find more: whether values are finite is not looked at.
-  absl::StatusOr<MemoryPlan> Plan(const ModelLimits& limits) const;
+  // What Load() takes of `backend` with these limits: the same code runs with a
+  // back end that takes nothing and counts. Errors are those of LoadModel(),
+  // which may still find more: whether values are finite is not looked at.
+  absl::StatusOr<MemoryPlan> Plan(const Backend& backend,
+                                  const ModelLimits& limits) const;
 
   // `backend` must outlive the model. Errors: those of Tokenizer::Load and
   // LoadModel().

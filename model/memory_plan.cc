@@ -1,6 +1,6 @@
 #include "model/memory_plan.h"
 
-#include "model/counting_backend.h"
+#include <algorithm>
 
 namespace engram {
 
@@ -10,6 +10,10 @@ size_t MemoryPlan::total() const {
     sum = AddSizes(sum, part);
   }
   return sum;
+}
+
+MemoryNeed MemoryPlan::need() const {
+  return {.device = std::max(total(), loading), .pinned = pinned};
 }
 
 }  // namespace engram

@@ -42,7 +42,7 @@ class Mixers {
   virtual KeyValueShape KeyValues() const { return {}; }
 
   // What each of their blocks needs of the back end for a token, see
-  // Backend::ReserveBlocks.
+  // Backend::ReserveSteps.
   virtual int64_t ScratchFloats() const = 0;
 
   // residual += mixer(norm(residual)), with the rows' states moved on, as one

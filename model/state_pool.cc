@@ -140,6 +140,14 @@ size_t StatePool::bytes(int slot) const {
   return state_bytes_ + (key_values_ == nullptr ? 0 : key_values_->bytes(slot));
 }
 
+absl::StatusOr<std::unique_ptr<Buffer>> StatePool::AllocateHost(
+    size_t bytes) const {
+  absl::StatusOr<std::unique_ptr<Buffer>> memory =
+      backend_->AllocateHost(bytes);
+  if (!absl::IsResourceExhausted(memory.status())) return memory;
+  return AllocateOrdinaryMemory(bytes);
+}
+
 absl::Status StatePool::Save(int slot, void* block) const {
   return SavePart(slot, 0, bytes(slot), block);
 }

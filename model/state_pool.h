@@ -91,10 +91,10 @@ class StatePool {
 
   // What Save writes of a slot: its components, then its keys and values.
   size_t bytes(int slot) const;
-  // Host memory for that, which the device copies at full speed.
-  absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) const {
-    return backend_->AllocateHost(bytes);
-  }
+  // Host memory for that, which the device copies at full speed as long as
+  // there is page-locked memory for it; then ordinary memory.
+  // RESOURCE_EXHAUSTED with the bytes asked for.
+  absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) const;
   // The whole state as one block of bytes(slot). `block` is host memory.
   absl::Status Save(int slot, void* block) const;
   // Those of its bytes from `begin` on. REQUIRES: begin + count <= bytes(slot).

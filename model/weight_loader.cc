@@ -134,7 +134,6 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::Pack(
                         absl::StrCat(folder_, ": tensor ", name, ": ",
                                      packed.status().message()));
   }
-  bytes_ += (*packed)->bytes();
   formats_.insert(format);
   if (format != stored && format != WeightFormat::kFloat32) rounded_ = true;
   return packed;
@@ -171,7 +170,6 @@ absl::StatusOr<std::unique_ptr<Buffer>> WeightLoader::Upload(
   const size_t bytes = values.size() * sizeof(float);
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
                           backend_->Allocate(bytes));
-  bytes_ += bytes;
   ENGRAM_RETURN_IF_ERROR(
       backend_->CopyFromHost(buffer->data(), values.data(), bytes));
   return buffer;

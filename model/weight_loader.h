@@ -95,10 +95,8 @@ class WeightLoader {
 
   const std::string& folder() const { return folder_; }
   const Checkpoint& checkpoint() const { return *checkpoint_; }
-  // Elements of the distinct tensors loaded so far, and the back end's memory
-  // that they take.
+  // Elements of the distinct tensors loaded so far.
   int64_t parameters() const { return parameters_; }
-  size_t bytes() const { return bytes_; }
   // From now on tensors are taken without a look at whether they are finite:
   // for a pass that is only to tell sizes, and should not read whole files.
   // What IsCopy() compares it still reads, since sizes depend on that.
@@ -128,7 +126,6 @@ class WeightLoader {
   std::set<WeightFormat> formats_;
   bool rounded_ = false;
   int64_t parameters_ = 0;
-  size_t bytes_ = 0;
   bool checks_values_ = true;
   std::vector<std::string> warnings_;
 };

@@ -1,10 +1,8 @@
 #include "server/device_metrics.h"
 
-#include <algorithm>
 #include <cstddef>
 #include <functional>
 #include <map>
-#include <optional>
 #include <string>
 #include <utility>
 
@@ -12,9 +10,6 @@
 
 namespace engram {
 namespace {
-
-constexpr char kName[] = "device_memory_bytes";
-constexpr char kHelp[] = "Memory taken of a device, by what it is for.";
 
 // The models of one device.
 struct DeviceModels {
@@ -26,56 +21,100 @@ std::map<int, DeviceModels> ByDevice(const ServedModels& models) {
   std::map<int, DeviceModels> devices;
   for (const auto& model : models.all()) {
     for (const ServedDevice& served : model->devices) {
-      const std::optional<DeviceMemoryUse> use =
-          served.backend->device_memory();
-      if (!use.has_value()) continue;
-      DeviceModels& device = devices[use->device];
+      if (!served.backend->device_memory().limit.has_value()) continue;
+      DeviceModels& device = devices[served.index];
       device.backend = served.backend.get();
       device.planned.weights += model->memory.weights;
       device.planned.states += model->memory.states;
       device.planned.key_values += model->memory.key_values;
-      device.planned.buffers += model->memory.buffers;
-      device.planned.logits += model->memory.logits;
+      device.planned.pinned += model->memory.pinned;
     }
   }
   return devices;
 }
 
+// By `kind`, beside the labels.
+class KindsWatch {
+ public:
+  KindsWatch(std::string name, std::string help, MetricLabels labels,
+             Metrics* metrics)
+      : name_(std::move(name)),
+        help_(std::move(help)),
+        labels_(std::move(labels)),
+        metrics_(*metrics) {}
+
+  void Add(const char* kind, std::function<size_t()> bytes) {
+    MetricLabels labels = labels_;
+    labels.emplace_back("kind", kind);
+    metrics_.WatchGauge(
+        name_, help_,
+        [bytes = std::move(bytes)] { return static_cast<double>(bytes()); },
+        std::move(labels));
+  }
+  void Add(const char* kind, size_t bytes) {
+    Add(kind, [bytes] { return bytes; });
+  }
+
+ private:
+  const std::string name_;
+  const std::string help_;
+  const MetricLabels labels_;
+  Metrics& metrics_;
+};
+
+void WatchDevice(int number, const DeviceModels& device, Metrics* metrics) {
+  const MetricLabels labels = {{"device", absl::StrCat(number)}};
+  const Backend* const backend = device.backend;
+  const MemoryPlan& planned = device.planned;
+  KindsWatch kinds("device_memory_bytes",
+                   "Memory taken of a device, by what it is for.", labels,
+                   metrics);
+  kinds.Add("weights", planned.weights);
+  kinds.Add("states", planned.states);
+  kinds.Add("key_values", planned.key_values);
+  const size_t others = planned.weights + planned.states + planned.key_values;
+  kinds.Add("buffers", [=] { return backend->device_memory().used - others; });
+  kinds.Add("unused", [=] {
+    const MemoryUse use = backend->device_memory();
+    return use.taken - use.used;
+  });
+  metrics->WatchGauge(
+      "device_memory_limit_bytes",
+      "The most that models may take of a device's memory.",
+      [=] { return static_cast<double>(*backend->device_memory().limit); },
+      labels);
+}
+
+// `steps`: what they have of it.
+void WatchPinned(const Backend* backend, size_t steps, Metrics* metrics) {
+  KindsWatch kinds("pinned_memory_bytes",
+                   "Page-locked memory of the host, by what it is for.", {},
+                   metrics);
+  kinds.Add("steps", steps);
+  kinds.Add("states", [=] { return backend->pinned_memory()->used - steps; });
+  kinds.Add("unused", [=] {
+    const MemoryUse use = *backend->pinned_memory();
+    return use.taken - use.used;
+  });
+  metrics->WatchGauge(
+      "pinned_memory_limit_bytes",
+      "The most that models may pin of the host's memory.", [=] {
+        const MemoryUse use = *backend->pinned_memory();
+        return static_cast<double>(use.limit.value_or(use.taken));
+      });
+}
+
 }  // namespace
 
 void WatchDeviceMemory(const ServedModels& models, Metrics* metrics) {
-  for (const auto& [number, device] : ByDevice(models)) {
-    const std::string label = absl::StrCat(number);
-    const MemoryPlan& planned = device.planned;
-    const auto watch = [&](const char* kind, std::function<double()> value) {
-      metrics->WatchGauge(kName, kHelp, std::move(value),
-                          {{"device", label}, {"kind", kind}});
-    };
-    for (const auto& [kind, bytes] :
-         {std::pair("weights", planned.weights),
-          std::pair("states", planned.states),
-          std::pair("key_values", planned.key_values),
-          std::pair("buffers", planned.buffers + planned.logits)}) {
-      watch(kind, [bytes] { return static_cast<double>(bytes); });
-    }
-    // Less than planned is used where a model is smaller than it was thought.
-    watch("other", [backend = device.backend, total = planned.total()] {
-      const size_t used = backend->device_memory()->used;
-      return static_cast<double>(std::max(used, total) - total);
-    });
-    watch("unused", [backend = device.backend, total = planned.total()] {
-      const DeviceMemoryUse use = *backend->device_memory();
-      const size_t used = std::max(use.used, total);
-      return static_cast<double>(std::max(use.taken, used) - used);
-    });
-    metrics->WatchGauge(
-        "device_memory_limit_bytes",
-        "The most that models may take of a device's memory.",
-        [backend = device.backend] {
-          return static_cast<double>(backend->device_memory()->limit);
-        },
-        {{"device", label}});
+  const std::map<int, DeviceModels> devices = ByDevice(models);
+  if (devices.empty()) return;
+  size_t steps = 0;
+  for (const auto& [number, device] : devices) {
+    WatchDevice(number, device, metrics);
+    steps += device.planned.pinned;
   }
+  WatchPinned(devices.begin()->second.backend, steps, metrics);
 }
 
 }  // namespace engram

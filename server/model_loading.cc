@@ -30,10 +30,10 @@ ModelLimits LimitsOf(const ServerOptions& options) {
 // its cache and page-locked memory for requests and answers.
 absl::Status TakeRoom(const MemoryPlan& plan, const ModelLimits& limits,
                       Backend* backend) {
-  if (!backend->device_memory().has_value()) {
+  if (!backend->device_memory().limit.has_value()) {
     return CheckRoom(plan, limits, FindMemoryRoom());
   }
-  const absl::Status status = backend->ReserveMemory(plan.total());
+  const absl::Status status = backend->ReserveMemory(plan.need());
   if (!absl::IsResourceExhausted(status)) return status;
   return absl::ResourceExhaustedError(absl::StrCat("the model takes ",
                                                    DescribeMemory(plan, limits),
@@ -51,7 +51,7 @@ std::vector<int> DevicesFor(const ServerOptions& options) {
 // Loads the model on one device more.
 absl::Status AddDevice(int index, const ServerOptions& options,
                        std::shared_ptr<cpu::ThreadPool> pool,
-                       ModelFolder* folder, ServedModel* served) {
+                       const ModelFolder& folder, ServedModel* served) {
   BackendOptions backend;
   backend.kind = options.backend;
   backend.threads = static_cast<int>(options.threads);
@@ -59,6 +59,7 @@ absl::Status AddDevice(int index, const ServerOptions& options,
   backend.device.index = index;
   backend.device.deterministic = options.deterministic;
   backend.device.memory = options.device_memory;
+  backend.device.pinned_memory = options.pinned_memory;
   backend.on_no_device = [served](const absl::Status& reason) {
     served->no_device = std::string(reason.message());
   };
@@ -66,11 +67,12 @@ absl::Status AddDevice(int index, const ServerOptions& options,
   device.index = index;
   ENGRAM_ASSIGN_OR_RETURN(device.backend, MakeBackend(backend));
   const ModelLimits limits = LimitsOf(options);
+  ENGRAM_ASSIGN_OR_RETURN(served->memory, folder.Plan(*device.backend, limits));
   ENGRAM_RETURN_IF_ERROR(
       TakeRoom(served->memory, limits, device.backend.get()));
   if (served->devices.empty()) {
     ENGRAM_ASSIGN_OR_RETURN(LoadedModel loaded,
-                            folder->Load(device.backend.get(), limits));
+                            folder.Load(device.backend.get(), limits));
     device.model = std::move(loaded.model);
     // Alike for all.
     served->tokenizer = std::move(loaded.tokenizer);
@@ -80,36 +82,51 @@ absl::Status AddDevice(int index, const ServerOptions& options,
     const Tokenizer* const tokenizer = served->tokenizer.get();
     ENGRAM_ASSIGN_OR_RETURN(
         device.model,
-        folder->LoadModel(device.backend.get(), limits,
-                          tokenizer == nullptr ? 0 : tokenizer->ids()));
+        folder.LoadModel(device.backend.get(), limits,
+                         tokenizer == nullptr ? 0 : tokenizer->ids()));
   }
   ENGRAM_RETURN_IF_ERROR(device.model->WarmUp());
   served->devices.push_back(std::move(device));
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<ServedModel>> Load(
-    const std::string& name, const std::string& folder,
-    const ServerOptions& options, std::shared_ptr<cpu::ThreadPool> pool,
-    MemoryPlan* plan) {
-  auto served = std::make_unique<ServedModel>();
-  served->name = name;
-  const ModelLimits limits = LimitsOf(options);
-  // The files first: what is wrong with them matters more than their size.
+absl::Status Load(const std::string& folder, const ServerOptions& options,
+                  std::shared_ptr<cpu::ThreadPool> pool, ServedModel* served) {
   ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<ModelFolder> opened,
                           ModelFolder::Open(folder));
-  ENGRAM_ASSIGN_OR_RETURN(*plan, opened->Plan(limits));
-  served->memory = *plan;
   for (const int index : DevicesFor(options)) {
-    ENGRAM_RETURN_IF_ERROR(
-        AddDevice(index, options, pool, opened.get(), served.get()));
+    ENGRAM_RETURN_IF_ERROR(AddDevice(index, options, pool, *opened, served));
     // A CPU is one device, whatever it was taken for.
     if (served->devices.back().backend->name() == "cpu") break;
   }
-  return served;
+  return absl::OkStatus();
 }
 
 }  // namespace
+
+absl::Status CompleteMemory(const ServedModels& models,
+                            const ServerOptions& options) {
+  std::vector<Backend*> backends;
+  size_t slots = 0;
+  for (const auto& model : models.all()) {
+    for (const ServedDevice& device : model->devices) {
+      if (!device.backend->pinned_memory().has_value()) continue;
+      backends.push_back(device.backend.get());
+      slots = AddSizes(
+          slots, AddSizes(model->memory.states, model->memory.key_values));
+    }
+  }
+  if (backends.empty()) return absl::OkStatus();
+  const size_t taken = backends.front()->pinned_memory()->taken;
+  const auto most = static_cast<size_t>(options.pinned_memory);
+  const size_t states =
+      most == 0 ? std::min(slots, static_cast<size_t>(options.session_memory))
+                : std::max(most, taken) - taken;
+  ENGRAM_RETURN_IF_ERROR(
+      backends.front()->ReserveMemory({.device = 0, .pinned = states}));
+  for (Backend* const backend : backends) backend->CloseMemory();
+  return absl::OkStatus();
+}
 
 std::string DescribeMemory(const MemoryPlan& plan, const ModelLimits& limits) {
   std::string text = absl::StrCat(
@@ -121,6 +138,10 @@ std::string DescribeMemory(const MemoryPlan& plan, const ModelLimits& limits) {
   if (plan.key_values > 0) {
     absl::StrAppend(&text, ", ", plan.key_values,
                     " of keys and values (--kv-memory)");
+  }
+  if (plan.pinned > 0) {
+    absl::StrAppend(&text, "; and ", plan.pinned,
+                    " bytes of page-locked memory (--pinned-memory)");
   }
   return text;
 }
@@ -136,17 +157,20 @@ absl::Status CheckRoom(const MemoryPlan& plan, const ModelLimits& limits,
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
     const std::string& name, const std::string& folder,
     const ServerOptions& options, std::shared_ptr<cpu::ThreadPool> pool) {
-  MemoryPlan plan;
+  auto served = std::make_unique<ServedModel>();
+  served->name = name;
   try {
-    return Load(name, folder, options, std::move(pool), &plan);
+    ENGRAM_RETURN_IF_ERROR(
+        Load(folder, options, std::move(pool), served.get()));
+    return served;
   } catch (const std::bad_alloc&) {
     // Thrown by the standard library: there is room by the limits, but it is
     // taken by others or in pieces.
     const MemoryRoom room = FindMemoryRoom();
     return absl::ResourceExhaustedError(
         absl::StrCat("no memory for what the model takes, ",
-                     DescribeMemory(plan, LimitsOf(options)), "; ", room.limit,
-                     " leaves ", room.bytes));
+                     DescribeMemory(served->memory, LimitsOf(options)), "; ",
+                     room.limit, " leaves ", room.bytes));
   }
 }
 

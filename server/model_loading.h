@@ -24,6 +24,13 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
     const ServerOptions& options,
     std::shared_ptr<cpu::ThreadPool> pool = nullptr);
 
+// Takes what --pinned-memory leaves for states in RAM, if any model is on a
+// device that needs it; from then on no memory is taken of devices, nor pinned.
+// To be called when all models are loaded. RESOURCE_EXHAUSTED if the system
+// does not give it.
+absl::Status CompleteMemory(const ServedModels& models,
+                            const ServerOptions& options);
+
 // "1200 bytes: 1000 of weights (--weights), ...", with the flags.
 std::string DescribeMemory(const MemoryPlan& plan, const ModelLimits& limits);
 

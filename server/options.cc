@@ -378,6 +378,13 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
       "all at start; what they need is set by --slots, --weights, "
       "--max-batch-tokens and --kv-memory. 0: what is free at start but "
       "1536MiB.");
+  list->Bytes(
+      "pinned-memory", int64_t{1} << 50, &options->pinned_memory,
+      "What all models together may pin of the host's memory for devices of "
+      "CUDA's: for what steps send and get back, and for states in RAM, which "
+      "have ordinary memory beyond it and are then copied more slowly. It is "
+      "taken at start, all of it. 0: what steps need, and for states as much "
+      "as all slots hold, but not more than --session-memory.");
   list->Life("session-ttl", /*may_be_infinite=*/true, &options->session_ttl,
              "Idle time after which a session is forgotten.");
   list->Life("max-session-ttl", /*may_be_infinite=*/false,

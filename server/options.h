@@ -44,6 +44,7 @@ struct ServerOptions {
   int64_t session_memory = int64_t{1} << 30;
   int64_t kv_memory = int64_t{256} << 20;
   int64_t device_memory = 0;  // DeviceOptions::memory
+  int64_t pinned_memory = 0;  // likewise; 0: CompleteMemory() knows
   absl::Duration session_ttl = absl::Hours(24);
   absl::Duration max_session_ttl = absl::Hours(876'600);  // 100 years
   int64_t max_answer_bytes = int64_t{8} << 20;

@@ -181,6 +181,7 @@ absl::Status Server::StartPartsOrThrow() {
   ENGRAM_RETURN_IF_ERROR(LoadKeys());
   ENGRAM_RETURN_IF_ERROR(OpenHttpPort());
   ENGRAM_RETURN_IF_ERROR(LoadModels());
+  ENGRAM_RETURN_IF_ERROR(CompleteMemory(*models_, options_));
   WatchDeviceMemory(*models_, metrics_.get());
   metrics_->WatchSessions(sessions_.get(), options_.session_memory);
   metrics_->WatchCounter(

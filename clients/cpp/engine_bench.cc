@@ -256,7 +256,7 @@ absl::StatusOr<std::unique_ptr<Model>> EngineBench::Load(
   std::sort(rows.begin(), rows.end());
   while (true) {
     const ModelLimits limits = Limits(rows.back());
-    ENGRAM_ASSIGN_OR_RETURN(*plan, folder->Plan(limits));
+    ENGRAM_ASSIGN_OR_RETURN(*plan, folder->Plan(*backend_, limits));
     auto model = folder->LoadModel(backend_.get(), limits, 0);
     if (!absl::IsResourceExhausted(model.status()) || rows.size() == 1) {
       return model;

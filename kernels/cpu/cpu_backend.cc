@@ -4,8 +4,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,11 +39,19 @@ constexpr size_t kAlignment = 64;
 // fewer address translations.
 constexpr size_t kLargePage = size_t{2} << 20;
 
+// Of all back ends.
+std::atomic<size_t> used_bytes = 0;
+
 class HostBuffer : public Buffer {
  public:
   // Takes ownership of `data`, which free() must accept.
-  HostBuffer(void* data, size_t bytes) : data_(data), bytes_(bytes) {}
-  ~HostBuffer() override { std::free(data_); }
+  HostBuffer(void* data, size_t bytes) : data_(data), bytes_(bytes) {
+    used_bytes += bytes;
+  }
+  ~HostBuffer() override {
+    std::free(data_);
+    used_bytes -= bytes_;
+  }
 
   void* data() override { return data_; }
   const void* data() const override { return data_; }
@@ -89,6 +99,21 @@ class CpuBackend : public Backend {
     return AllocateOrdinaryMemory(bytes);
   }
 
+  MemoryUse device_memory() const override {
+    const size_t bytes = used_bytes;
+    return {.limit = std::nullopt, .taken = bytes, .used = bytes};
+  }
+  size_t BufferBytes(size_t bytes) const override { return bytes; }
+  size_t PackedBytes(const WeightShape& shape) const override {
+    return PackedMatrix::PanelCount(shape.outputs) *
+           PackedMatrix::PanelBytes(shape.inputs, shape.format);
+  }
+  MemoryNeed StepsNeed(const LargestStep& largest,
+                       absl::Span<const WeightShape>) const override {
+    return {.device = largest.scratch_bytes() +
+                      cpu::OutcomeScratchBytes(largest.outcomes, largest.ids)};
+  }
+
   // There is no queue: what was begun is done.
   absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyToHost(
       void* host, const void* source, size_t bytes) override {
@@ -113,12 +138,13 @@ class CpuBackend : public Backend {
     return MakeReachedEvent();
   }
 
-  absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
-    const size_t bytes = cpu::OutcomeScratchBytes(rows, ids);
-    if (outcome_scratch_ != nullptr && outcome_scratch_->bytes() >= bytes) {
-      return absl::OkStatus();
+  absl::Status ReserveSteps(const LargestStep& largest) override {
+    ENGRAM_RETURN_IF_ERROR(Backend::ReserveSteps(largest));
+    const size_t bytes =
+        cpu::OutcomeScratchBytes(reserved().outcomes, reserved().ids);
+    if (bytes > (outcome_scratch_ == nullptr ? 0 : outcome_scratch_->bytes())) {
+      ENGRAM_ASSIGN_OR_RETURN(outcome_scratch_, Allocate(bytes));
     }
-    ENGRAM_ASSIGN_OR_RETURN(outcome_scratch_, Allocate(bytes));
     return absl::OkStatus();
   }
 
@@ -128,9 +154,8 @@ class CpuBackend : public Backend {
     const int64_t outputs = weight.shape[0];
     const int64_t inputs = weight.shape[1];
     const int64_t panels = PackedMatrix::PanelCount(outputs);
-    ENGRAM_ASSIGN_OR_RETURN(
-        std::unique_ptr<Buffer> buffer,
-        Allocate(panels * PackedMatrix::PanelBytes(inputs, format)));
+    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
+                            Allocate(PackedBytes({outputs, inputs, format})));
     auto packed = std::make_unique<PackedMatrix>(outputs, inputs, format,
                                                  std::move(buffer));
     std::vector<absl::Status> filled(panels);

@@ -8,6 +8,7 @@
 #include "kernels/cuda/cublaslt_operands.h"
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/device_status.h"
+#include "kernels/cuda/packed_matrix.h"
 #include "kernels/cuda/product.h"
 #include "kernels/status.h"
 
@@ -17,6 +18,19 @@ namespace {
 constexpr int64_t kTrialTokens = 128;
 // Of the numbers that trials begin with.
 constexpr uint32_t kWeightSeed = 1, kInputSeed = 2, kBeforeSeed = 3;
+
+// What trials with a weight have memory for, in bytes, all of them multiples of
+// 16, as what is behind them has to begin.
+struct TrialParts {
+  explicit TrialParts(const WeightView& weight)
+      : x(kTrialTokens * weight.stride * 4),
+        rounded(kTrialTokens * weight.stride * 2),
+        y(kTrialTokens * CublasLtProduct::ResultStride(weight) * 4) {}
+
+  size_t sum() const { return x + rounded + 2 * y + sizeof(uint32_t); }
+
+  size_t x, rounded, y;
+};
 
 // The trials of one shape, in memory of their own and in the weight's.
 class Trials {
@@ -29,21 +43,16 @@ class Trials {
         y_stride_(CublasLtProduct::ResultStride(weight)) {}
 
   absl::Status Prepare() {
-    const int64_t y_bytes = kTrialTokens * y_stride_ * 4;
-    const int64_t rounded_bytes = kTrialTokens * weight_.stride * 2;
-    const int64_t x_bytes = kTrialTokens * weight_.stride * 4;
-    ENGRAM_ASSIGN_OR_RETURN(
-        memory_, AllocateDeviceMemory(2 * y_bytes + rounded_bytes + x_bytes +
-                                      sizeof(uint32_t)));
-    // Each a multiple of 16 bytes, as what is behind it has to begin.
+    const TrialParts parts(weight_);
+    ENGRAM_ASSIGN_OR_RETURN(memory_, AllocateDeviceMemory(parts.sum()));
     auto* next = static_cast<std::byte*>(memory_->data());
-    const auto take = [&next](int64_t bytes) {
+    const auto take = [&next](size_t bytes) {
       return std::exchange(next, next + bytes);
     };
-    x_ = {take(x_bytes), weight_.stride};
-    rounded_ = take(rounded_bytes);
-    by_tile_ = {take(y_bytes), y_stride_};
-    by_library_ = {take(y_bytes), y_stride_};
+    x_ = {take(parts.x), weight_.stride};
+    rounded_ = take(parts.rounded);
+    by_tile_ = {take(parts.y), y_stride_};
+    by_library_ = {take(parts.y), y_stride_};
     differences_ = reinterpret_cast<uint32_t*>(take(sizeof(uint32_t)));
     Note(FillWithOdd(stream_, weight_.format, const_cast<void*>(weight_.values),
                      weight_.outputs * weight_.stride, kWeightSeed));
@@ -180,6 +189,10 @@ absl::StatusOr<std::shared_ptr<CublasLtPins>> CublasLtPins::Of(int device) {
     known = pins;
   }
   return pins;
+}
+
+size_t CublasLtPins::TrialBytes(const WeightShape& shape) {
+  return TrialParts(LayoutOf(shape)).sum();
 }
 
 absl::StatusOr<const ShapePins*> CublasLtPins::Prove(const WeightView& weight,

@@ -9,7 +9,6 @@
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
-#include <compare>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -23,17 +22,10 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/cublaslt_product.h"
 #include "kernels/cuda/weight_view.h"
+#include "kernels/operations.h"
 
 namespace engram::cuda {
 
-// What a pin is of.
-struct WeightShape {
-  int64_t outputs;
-  int64_t inputs;
-  WeightFormat format;
-
-  auto operator<=>(const WeightShape&) const = default;
-};
 WeightShape ShapeOf(const WeightView& weight);
 
 // Of one shape. A pin serves products of so many tokens and of more, up to the
@@ -59,6 +51,9 @@ class CublasLtPins {
   static absl::StatusOr<std::shared_ptr<CublasLtPins>> Of(int device);
 
   const CublasLtProduct& library() const { return *library_; }
+
+  // What trials take of the device's memory.
+  static size_t TrialBytes(const WeightShape& shape);
 
   // Of weights of this shape and format, by trials the first time. They take
   // place in the weight's memory, whose values are lost; as much as 128 tokens'

@@ -64,24 +64,24 @@ class AwaitedBuffer final : public Buffer {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(const DeviceOptions& options, std::shared_ptr<DeviceQueue> queue,
+  CudaBackend(const DeviceOptions& options, std::string device_name,
+              std::shared_ptr<DeviceQueue> queue,
               cuda::LargeProducts large_products,
-              std::shared_ptr<cuda::MemoryArena> arena)
+              std::shared_ptr<cuda::MemoryArena> arena,
+              std::shared_ptr<cuda::MemoryArena> pinned)
       : deterministic_(options.deterministic),
+        device_name_(std::move(device_name)),
         owned_queue_(std::move(queue)),
         queue_(*owned_queue_),
         arena_(std::move(arena)),
+        pinned_(std::move(pinned)),
         large_products_(std::move(large_products)),
         tables_(&upload_),
         outcomes_(&upload_) {}
   ~CudaBackend() override { queue_.WaitForWork(); }
 
-  absl::Status Reserve() {
-    ENGRAM_RETURN_IF_ERROR(tables_.Reserve(queue_.operations()));
-    return finite_rows_.Reserve();
-  }
-
   std::string name() const override { return "cuda"; }
+  std::string device_name() const override { return device_name_; }
   int64_t ssd_chunk_tokens() const override {
     return deterministic_ ? 1 : cuda::kChunkTokens;
   }
@@ -101,16 +101,50 @@ class CudaBackend final : public Backend {
     return cuda::AllocatePinnedMemory(bytes);
   }
 
-  absl::Status ReserveMemory(size_t bytes) override {
+  absl::Status ReserveMemory(const MemoryNeed& need) override {
     queue_.BeCurrent();
-    return arena_->Reserve(bytes);
+    if (need.device > 0) {
+      ENGRAM_RETURN_IF_ERROR(arena_->Reserve(need.device));
+    }
+    return need.pinned > 0 ? pinned_->Reserve(need.pinned) : absl::OkStatus();
   }
-  std::optional<DeviceMemoryUse> device_memory() const override {
-    const cuda::MemoryArena::Use use = arena_->use();
-    return DeviceMemoryUse{.device = queue_.device(),
-                           .limit = use.limit,
-                           .taken = use.taken,
-                           .used = use.used};
+  void CloseMemory() override {
+    arena_->Close();
+    pinned_->Close();
+  }
+  MemoryUse device_memory() const override { return arena_->use(); }
+  std::optional<MemoryUse> pinned_memory() const override {
+    return pinned_->use();
+  }
+
+  size_t BufferBytes(size_t bytes) const override {
+    return cuda::DevicePieceBytes(bytes);
+  }
+  size_t PackedBytes(const WeightShape& shape) const override {
+    return cuda::DevicePieceBytes(cuda::PackedMatrix::BytesOf(shape));
+  }
+  size_t PackingBytes(const WeightShape& shape) const override {
+    const size_t bytes = large_products_.LearningBytes(shape);
+    return bytes == 0 ? 0 : cuda::DevicePieceBytes(bytes);
+  }
+  MemoryNeed StepsNeed(const LargestStep& largest,
+                       absl::Span<const WeightShape> weights) const override {
+    MemoryNeed sum;
+    for (const MemoryNeed& need :
+         {cuda::StepUpload::NeedOf(cuda::StepTables::BytesFor(largest),
+                                   cuda::OutcomeKernels::RequestBytes(
+                                       largest.outcomes, largest.ids)),
+          cuda::OutcomeKernels::NeedOf(largest.outcomes, largest.ids),
+          cuda::FiniteRows::NeedOf(largest.rows)}) {
+      sum.device += need.device;
+      sum.pinned += need.pinned;
+    }
+    for (const size_t bytes :
+         {largest.scratch_bytes(),
+          large_products_.RoomFor(largest.tokens, weights)}) {
+      if (bytes > 0) sum.device += cuda::DevicePieceBytes(bytes);
+    }
+    return sum;
   }
 
   absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyToHost(
@@ -148,21 +182,29 @@ class CudaBackend final : public Backend {
     return {graphs_.count(), graphs_.bytes()};
   }
 
-  absl::Status ReserveBlocks(int64_t tokens, int64_t floats) override {
-    ENGRAM_RETURN_IF_ERROR(Backend::ReserveBlocks(tokens, floats));
-    const size_t bytes = large_products_.RoomFor(tokens);
-    if (bytes <= large_products_.room()) return absl::OkStatus();
-    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> room, Allocate(bytes));
-    large_products_.SetRoom(std::move(room));
-    return absl::OkStatus();
-  }
-  absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
-    bool moved = false;
-    ENGRAM_RETURN_IF_ERROR(
-        outcomes_.Reserve(rows, ids, queue_.operations(), &moved));
-    if (!moved) return absl::OkStatus();
+  // What is recorded has the addresses of before.
+  absl::Status ReserveSteps(const LargestStep& largest) override {
+    const size_t room_bytes =
+        large_products_.RoomFor(std::max(reserved().tokens, largest.tokens));
+    if (reserved() == reserved().MostOf(largest) &&
+        room_bytes <= large_products_.room()) {
+      return absl::OkStatus();
+    }
     ENGRAM_RETURN_IF_ERROR(queue_.Synchronize());
     graphs_.Forget();
+    ENGRAM_RETURN_IF_ERROR(Backend::ReserveSteps(largest));
+    const LargestStep& most = reserved();
+    bool moved = false;
+    ENGRAM_RETURN_IF_ERROR(upload_.Reserve(
+        cuda::StepTables::BytesFor(most),
+        cuda::OutcomeKernels::RequestBytes(most.outcomes, most.ids),
+        queue_.operations(), &moved));
+    ENGRAM_RETURN_IF_ERROR(outcomes_.Reserve(most.outcomes, most.ids,
+                                             queue_.operations(), &moved));
+    ENGRAM_RETURN_IF_ERROR(finite_rows_.Reserve(most.rows));
+    if (room_bytes <= large_products_.room()) return absl::OkStatus();
+    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> room, Allocate(room_bytes));
+    large_products_.SetRoom(std::move(room));
     return absl::OkStatus();
   }
 
@@ -184,7 +226,7 @@ class CudaBackend final : public Backend {
       const Tensor& weight, WeightFormat format) override {
     ENGRAM_ASSIGN_OR_RETURN(
         std::unique_ptr<cuda::PackedMatrix> packed,
-        cuda::PackedMatrix::Make(weight.shape[0], weight.shape[1], format,
+        cuda::PackedMatrix::Make({weight.shape[0], weight.shape[1], format},
                                  stream()));
     // In its memory, before that has its values.
     ENGRAM_RETURN_IF_ERROR(large_products_.Learn(packed->view(), stream()));
@@ -422,9 +464,11 @@ class CudaBackend final : public Backend {
   }
 
   const bool deterministic_;
+  const std::string device_name_;
   const std::shared_ptr<DeviceQueue> owned_queue_;  // and of Allocate's buffers
   DeviceQueue& queue_;                              // *owned_queue_
   const std::shared_ptr<cuda::MemoryArena> arena_;
+  const std::shared_ptr<cuda::MemoryArena> pinned_;
   cuda::LargeProducts large_products_;
   cuda::StepUpload upload_;
   cuda::StepTables tables_;
@@ -462,10 +506,16 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(
   ENGRAM_ASSIGN_OR_RETURN(
       std::shared_ptr<cuda::MemoryArena> arena,
       cuda::DeviceArena(options.index, static_cast<size_t>(options.memory)));
-  auto backend = std::make_unique<CudaBackend>(
-      options, std::move(queue), std::move(large_products), std::move(arena));
-  ENGRAM_RETURN_IF_ERROR(backend->Reserve());
-  return backend;
+  ENGRAM_ASSIGN_OR_RETURN(
+      std::shared_ptr<cuda::MemoryArena> pinned,
+      cuda::PinnedArena(static_cast<size_t>(options.pinned_memory)));
+  cudaDeviceProp properties;
+  ENGRAM_RETURN_IF_ERROR(
+      cuda::DeviceStatus(cudaGetDeviceProperties(&properties, options.index),
+                         "asking for a device's name"));
+  return std::make_unique<CudaBackend>(
+      options, properties.name, std::move(queue), std::move(large_products),
+      std::move(arena), std::move(pinned));
 }
 
 }  // namespace engram

@@ -3,8 +3,8 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <limits>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "absl/base/attributes.h"
@@ -18,10 +18,11 @@ namespace engram::cuda {
 namespace {
 
 constexpr int kHost = -1;
-// A page, so that pieces' ends are told apart on an emulated device.
-constexpr size_t kDeviceAlignment = 4096;
+constexpr size_t kPage = 4096;
+// As much, so that pieces' ends are told apart on an emulated device.
+constexpr size_t kDeviceAlignment = kPage;
 constexpr size_t kPinnedAlignment = 256;
-// Where nothing was reserved, models grow by pieces.
+// What a device gives memory in; where nothing was reserved, models grow by it.
 constexpr size_t kDeviceSlab = size_t{2} << 20;
 // To lock pages takes milliseconds: many states at once.
 constexpr size_t kPinnedSlab = size_t{32} << 20;
@@ -54,9 +55,11 @@ absl::StatusOr<std::shared_ptr<MemoryArena>> MakeDeviceArena(int device,
       .take = [](void** slab, size_t bytes) { return cudaMalloc(slab, bytes); },
       .give_back = &cudaFree,
       .slab_bytes = kDeviceSlab,
+      .grain = kDeviceSlab,
       .alignment = kDeviceAlignment,
       .device = device,
       .name = "device memory",
+      .flag = "--device-memory",
       .limit = " that --device-memory allows"};
   if (limit == 0) {
     size_t free_bytes = 0, total_bytes = 0;
@@ -71,18 +74,20 @@ absl::StatusOr<std::shared_ptr<MemoryArena>> MakeDeviceArena(int device,
   return std::make_shared<MemoryArena>(std::move(kind), limit);
 }
 
-absl::StatusOr<std::shared_ptr<MemoryArena>> MakePinnedArena() {
+absl::StatusOr<std::shared_ptr<MemoryArena>> MakePinnedArena(size_t limit) {
   return std::make_shared<MemoryArena>(
       MemoryArena::Kind{
           .take = [](void** slab,
                      size_t bytes) { return cudaMallocHost(slab, bytes); },
           .give_back = &cudaFreeHost,
           .slab_bytes = kPinnedSlab,
+          .grain = kPage,
           .alignment = kPinnedAlignment,
           .device = kHost,
           .name = "page-locked memory",
-          .limit = ""},
-      std::numeric_limits<size_t>::max());
+          .flag = "--pinned-memory",
+          .limit = " that --pinned-memory allows"},
+      limit == 0 ? std::nullopt : std::optional(limit));
 }
 
 // That of a device, or of kHost.
@@ -94,7 +99,7 @@ absl::StatusOr<std::shared_ptr<MemoryArena>> ArenaOf(int device, size_t limit) {
   std::shared_ptr<MemoryArena> arena = known.lock();
   if (arena == nullptr) {
     ENGRAM_ASSIGN_OR_RETURN(arena, device == kHost
-                                       ? MakePinnedArena()
+                                       ? MakePinnedArena(limit)
                                        : MakeDeviceArena(device, limit));
     known = arena;
   }
@@ -108,6 +113,18 @@ absl::StatusOr<std::shared_ptr<MemoryArena>> DeviceArena(int device,
   return ArenaOf(device, limit);
 }
 
+absl::StatusOr<std::shared_ptr<MemoryArena>> PinnedArena(size_t limit) {
+  return ArenaOf(kHost, limit);
+}
+
+size_t DevicePieceBytes(size_t bytes) {
+  return RoundUpTo(std::max<size_t>(bytes, 1), kDeviceAlignment);
+}
+
+size_t PinnedPieceBytes(size_t bytes) {
+  return RoundUpTo(std::max<size_t>(bytes, 1), kPinnedAlignment);
+}
+
 absl::StatusOr<std::unique_ptr<Buffer>> AllocateDeviceMemory(size_t bytes) {
   int device = 0;
   ENGRAM_RETURN_IF_ERROR(
@@ -118,8 +135,7 @@ absl::StatusOr<std::unique_ptr<Buffer>> AllocateDeviceMemory(size_t bytes) {
 }
 
 absl::StatusOr<std::unique_ptr<Buffer>> AllocatePinnedMemory(size_t bytes) {
-  ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<MemoryArena> arena,
-                          ArenaOf(kHost, /*limit=*/0));
+  ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<MemoryArena> arena, PinnedArena());
   return TakePiece(std::move(arena), bytes);
 }
 

@@ -23,14 +23,21 @@ inline constexpr size_t kDeviceMemoryReserve = size_t{1536} << 20;
 absl::StatusOr<std::shared_ptr<MemoryArena>> DeviceArena(int device,
                                                          size_t limit = 0);
 
+// The host's, page-locked, likewise. `limit`: 0: as much as the system gives.
+absl::StatusOr<std::shared_ptr<MemoryArena>> PinnedArena(size_t limit = 0);
+
+// What a piece of so many bytes takes of its arena.
+size_t DevicePieceBytes(size_t bytes);
+size_t PinnedPieceBytes(size_t bytes);
+
 // A piece of the current device's arena. Not zeroed. Aligned to 4096 bytes.
 // RESOURCE_EXHAUSTED with the bytes asked for, those left, and what sets them.
 // REQUIRES: whoever destroys it has waited for all that the device does with
 // it.
 absl::StatusOr<std::unique_ptr<Buffer>> AllocateDeviceMemory(size_t bytes);
 
-// Page-locked; 256-byte aligned. Errors and REQUIRES likewise. Any thread may
-// destroy it.
+// A piece of PinnedArena(); 256-byte aligned. Errors and REQUIRES likewise. Any
+// thread may destroy it.
 absl::StatusOr<std::unique_ptr<Buffer>> AllocatePinnedMemory(size_t bytes);
 
 }  // namespace engram::cuda

@@ -7,10 +7,21 @@
 #include "kernels/status.h"
 
 namespace engram::cuda {
+namespace {
 
-absl::Status FiniteRows::Reserve() { return Take(1024); }
+// What steps are not much above.
+constexpr int64_t kUsualRows = 1024;
 
-absl::Status FiniteRows::Take(int64_t rows) {
+}  // namespace
+
+MemoryNeed FiniteRows::NeedOf(int64_t rows) {
+  if (rows == 0) return {};
+  return {.device = kSteps * DevicePieceBytes(rows * sizeof(uint32_t)),
+          .pinned = kSteps * PinnedPieceBytes(rows * sizeof(uint32_t))};
+}
+
+absl::Status FiniteRows::Reserve(int64_t rows) {
+  if (rows <= rows_) return absl::OkStatus();
   for (Counts& counts : counts_) {
     ENGRAM_ASSIGN_OR_RETURN(counts.device,
                             AllocateDeviceMemory(rows * sizeof(uint32_t)));
@@ -29,7 +40,7 @@ void FiniteRows::Begin(DeviceQueue* queue, const StepTable& step, ConstMatrix x,
     if (!queue->Synchronize().ok()) return;
   }
   if (rows > rows_) {
-    const absl::Status status = Take(2 * rows);
+    const absl::Status status = Reserve(std::max(2 * rows, kUsualRows));
     if (!status.ok()) return queue->Fail(status);
   }
   Counts& counts = counts_[next_];

@@ -10,14 +10,18 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/device_queue.h"
 #include "kernels/cuda/step_table.h"
+#include "kernels/memory.h"
 
 namespace engram::cuda {
 
 // Engine thread only.
 class FiniteRows {
  public:
-  // Takes room for steps as large as are usual. Errors: the device's.
-  absl::Status Reserve();
+  // Takes room for so many rows, unless there is. Errors: the device's.
+  // REQUIRES: all that was begun is delivered.
+  absl::Status Reserve(int64_t rows);
+  // What that takes the first time.
+  static MemoryNeed NeedOf(int64_t rows);
 
   // Backend::FiniteRows: `finite` is filled by a delivery of `queue`.
   void Begin(DeviceQueue* queue, const StepTable& step, ConstMatrix x,
@@ -31,8 +35,6 @@ class FiniteRows {
     std::unique_ptr<Buffer> host;    // likewise, page-locked
     bool awaited = false;            // until they are delivered
   };
-
-  absl::Status Take(int64_t rows);
 
   int64_t rows_ = 0;  // that there is room for
   Counts counts_[kSteps];

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "kernels/cuda/alignment.h"
 #include "kernels/cuda/cublaslt_operands.h"
@@ -11,12 +12,6 @@
 
 namespace engram::cuda {
 namespace {
-
-bool IsForLibrary(const WeightView& weight) {
-  return LibraryProductBytes(weight.format, weight.outputs, weight.inputs) >
-             0 &&
-         OrderOf(weight.outputs, weight.inputs) == ProductOrder::kPlain;
-}
 
 // A product's parts of the room: its rounded inputs, then sums that are added
 // to y by us.
@@ -32,22 +27,40 @@ size_t SumsBytes(const ProductArguments& product) {
 
 LargeProducts::LargeProducts(int device) : pins_(CublasLtPins::Of(device)) {}
 
+bool LargeProducts::IsForLibrary(const WeightShape& shape) const {
+  return pins_.ok() &&
+         LibraryProductBytes(shape.format, shape.outputs, shape.inputs) > 0 &&
+         OrderOf(shape.outputs, shape.inputs) == ProductOrder::kPlain;
+}
+
+size_t LargeProducts::LearningBytes(const WeightShape& shape) const {
+  return IsForLibrary(shape) ? CublasLtPins::TrialBytes(shape) : 0;
+}
+
 absl::Status LargeProducts::Learn(const WeightView& weight,
                                   cudaStream_t stream) {
-  if (!pins_.ok() || !IsForLibrary(weight)) return absl::OkStatus();
+  if (!IsForLibrary(ShapeOf(weight))) return absl::OkStatus();
   ENGRAM_ASSIGN_OR_RETURN(const ShapePins* const pins,
                           (*pins_)->Prove(weight, stream));
   shapes_[ShapeOf(weight)] = pins;
   return absl::OkStatus();
 }
 
-size_t LargeProducts::RoomFor(int64_t tokens) const {
+size_t LargeProducts::RoomFor(int64_t tokens,
+                              absl::Span<const WeightShape> weights) const {
   int64_t bytes = 0;
-  for (const auto& [shape, pins] : shapes_) {
+  for (const WeightShape& shape : weights) {
+    if (!IsForLibrary(shape)) continue;
     bytes = std::max(
         bytes, LibraryProductBytes(shape.format, shape.outputs, shape.inputs));
   }
   return tokens * bytes;
+}
+
+size_t LargeProducts::RoomFor(int64_t tokens) const {
+  std::vector<WeightShape> learnt;
+  for (const auto& [shape, pins] : shapes_) learnt.push_back(shape);
+  return RoomFor(tokens, learnt);
 }
 
 cudaError_t LargeProducts::Begin(cudaStream_t stream,

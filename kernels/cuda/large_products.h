@@ -12,10 +12,12 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/cublaslt_pins.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/weight_view.h"
+#include "kernels/operations.h"
 
 namespace engram::cuda {
 
@@ -30,8 +32,13 @@ class LargeProducts {
   // values yet: it may be written. INTERNAL if the device fails.
   absl::Status Learn(const WeightView& weight, cudaStream_t stream);
 
-  // What products of at most `tokens` need, with all that was learnt; and so
-  // much memory. REQUIRES: nothing is done with what it had.
+  // What Learn() takes of the device's memory and gives back.
+  size_t LearningBytes(const WeightShape& shape) const;
+
+  // What products of at most `tokens` need, with these weights, and with all
+  // that was learnt; and so much memory. REQUIRES: nothing is done with what it
+  // had.
+  size_t RoomFor(int64_t tokens, absl::Span<const WeightShape> weights) const;
   size_t RoomFor(int64_t tokens) const;
   size_t room() const { return room_ == nullptr ? 0 : room_->bytes(); }
   void SetRoom(std::unique_ptr<Buffer> room) { room_ = std::move(room); }
@@ -45,6 +52,8 @@ class LargeProducts {
   // False: nothing is begun.
   bool BeginByLibrary(cudaStream_t stream, const ProductArguments& product,
                       cudaError_t* error) const;
+
+  bool IsForLibrary(const WeightShape& shape) const;
 
   // Or why there is no library.
   absl::StatusOr<std::shared_ptr<CublasLtPins>> pins_;

@@ -14,18 +14,11 @@
 namespace engram::cuda {
 namespace {
 
-// What a device gives memory in.
-constexpr size_t kGrain = size_t{2} << 20;
-
-size_t RoundUp(size_t bytes, size_t to) {
-  return bytes > std::numeric_limits<size_t>::max() - to
-             ? std::numeric_limits<size_t>::max() / to * to
-             : (bytes + to - 1) / to * to;
-}
+constexpr size_t kLargest = std::numeric_limits<size_t>::max();
 
 }  // namespace
 
-MemoryArena::MemoryArena(Kind kind, size_t limit)
+MemoryArena::MemoryArena(Kind kind, std::optional<size_t> limit)
     : kind_(std::move(kind)), limit_(limit), pieces_(kind_.alignment) {}
 
 MemoryArena::~MemoryArena() {
@@ -50,6 +43,7 @@ absl::StatusOr<void*> MemoryArena::Take(size_t bytes) {
   // Buffers that differ have addresses that differ, also those of 0 bytes.
   const size_t some = std::max<size_t>(bytes, 1);
   void* piece = pieces_.TryTake(some);
+  if (piece == nullptr && is_closed_) return NoRoom(some);
   if (piece == nullptr) {
     ENGRAM_RETURN_IF_ERROR(AddSlab(some, std::max(some, kind_.slab_bytes)));
     piece = pieces_.TryTake(some);
@@ -65,18 +59,30 @@ void MemoryArena::GiveBack(void* piece) {
   UnmarkPiece(is_on_device(), piece, pieces_.GiveBack(piece));
 }
 
-MemoryArena::Use MemoryArena::use() const {
+void MemoryArena::Close() {
+  absl::MutexLock lock(&mutex_);
+  is_closed_ = true;
+}
+
+MemoryUse MemoryArena::use() const {
   absl::MutexLock lock(&mutex_);
   return {.limit = limit_, .taken = taken_, .used = pieces_.used()};
 }
 
+absl::Status MemoryArena::NoRoom(size_t bytes) const {
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "CUDA: no room for ", bytes, " bytes of ", kind_.name, ": ",
+      taken_ - pieces_.used(), " are left of ", taken_,
+      " that were taken at start; ", kind_.flag, " sets how many"));
+}
+
 absl::Status MemoryArena::AddSlab(size_t least, size_t wanted) {
-  const size_t left = limit_ - taken_;
-  const size_t bytes = std::min(RoundUp(wanted, kGrain), left);
-  if (RoundUp(least, kind_.alignment) > bytes) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("CUDA: no room for ", least, " bytes of ", kind_.name,
-                     ": ", left, " are left of ", limit_, kind_.limit));
+  const size_t left = limit_.value_or(kLargest) - taken_;
+  const size_t bytes = std::min(RoundUpTo(wanted, kind_.grain), left);
+  if (RoundUpTo(least, kind_.alignment) > bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "CUDA: no room for ", least, " bytes of ", kind_.name, ": ", left,
+        " are left of ", limit_.value_or(kLargest), kind_.limit));
   }
   void* slab = nullptr;
   const cudaError_t error = kind_.take(&slab, bytes);

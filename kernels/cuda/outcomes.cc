@@ -74,6 +74,19 @@ ListSizes SizesOf(const TokenDraw& draw, int64_t ids) {
   return sizes;
 }
 
+int64_t MostAlternatives(int64_t rows, int64_t ids) {
+  return std::max(ids, rows * kUsualAlternatives);
+}
+
+size_t AnswerBytes(int64_t rows, int64_t ids) {
+  return rows * sizeof(OutcomeAnswer) +
+         MostAlternatives(rows, ids) * sizeof(ScoredId);
+}
+
+size_t StripBytes(int64_t rows, int64_t ids) {
+  return std::min(rows, kStrips) * ids * sizeof(float);
+}
+
 int64_t AlternativesOf(const OutcomeRequest& request, int64_t ids) {
   return std::clamp<int64_t>(request.alternatives, 0, ids);
 }
@@ -198,27 +211,38 @@ absl::Status Grow(const Allocate& allocate, size_t bytes,
 
 }  // namespace
 
-absl::Status OutcomeKernels::Reserve(int64_t rows, int64_t ids,
-                                     cudaStream_t stream, bool* moved) {
-  rows_ = std::max(rows_, rows);
-  ids_ = std::max(ids_, ids);
-  const ListSizes most = MostOf(ids_);
+size_t OutcomeKernels::RequestBytes(int64_t rows, int64_t ids) {
+  if (rows == 0) return 0;
+  const ListSizes most = MostOf(ids);
   const ListSizes usual = {
       .biased = std::min(kUsualEntries, most.biased),
       .seen = most.seen,
       .counted = std::min(kUsualEntries, most.counted),
   };
-  ENGRAM_RETURN_IF_ERROR(upload_.ReserveRequests(
-      rows_ * sizeof(OutcomeRow) +
-          std::max(BytesOf(most),
-                   std::min(rows_ * BytesOf(usual), kMostUsualBytes)),
-      stream, moved));
-  most_alternatives_ = std::max(ids_, rows_ * kUsualAlternatives);
-  const size_t answer_bytes =
-      rows_ * sizeof(OutcomeAnswer) + most_alternatives_ * sizeof(ScoredId);
-  ENGRAM_RETURN_IF_ERROR(Grow(AllocateDeviceMemory,
-                              std::min(rows_, kStrips) * ids_ * sizeof(float),
-                              &strips_, moved));
+  return rows * sizeof(OutcomeRow) +
+         std::max(BytesOf(most),
+                  std::min(rows * BytesOf(usual), kMostUsualBytes));
+}
+
+MemoryNeed OutcomeKernels::NeedOf(int64_t rows, int64_t ids) {
+  if (rows == 0) return {};
+  const size_t answers = AnswerBytes(rows, ids);
+  return {.device = DevicePieceBytes(StripBytes(rows, ids)) +
+                    DevicePieceBytes(answers),
+          .pinned = kStagings * PinnedPieceBytes(answers)};
+}
+
+absl::Status OutcomeKernels::Reserve(int64_t rows, int64_t ids,
+                                     cudaStream_t stream, bool* moved) {
+  rows_ = std::max(rows_, rows);
+  ids_ = std::max(ids_, ids);
+  if (rows_ == 0) return absl::OkStatus();
+  ENGRAM_RETURN_IF_ERROR(
+      upload_.Reserve(0, RequestBytes(rows_, ids_), stream, moved));
+  most_alternatives_ = MostAlternatives(rows_, ids_);
+  ENGRAM_RETURN_IF_ERROR(
+      Grow(AllocateDeviceMemory, StripBytes(rows_, ids_), &strips_, moved));
+  const size_t answer_bytes = AnswerBytes(rows_, ids_);
   ENGRAM_RETURN_IF_ERROR(
       Grow(AllocateDeviceMemory, answer_bytes, &answers_, moved));
   for (Staging& staging : stagings_) {

@@ -34,6 +34,11 @@ class OutcomeKernels {
   // `upload` must outlive this.
   explicit OutcomeKernels(StepUpload* upload) : upload_(*upload) {}
 
+  // What Reserve takes, but of the upload, for the first time; and the upload's
+  // bytes of requests. Nothing for no rows.
+  static MemoryNeed NeedOf(int64_t rows, int64_t ids);
+  static size_t RequestBytes(int64_t rows, int64_t ids);
+
   // Takes all memory for `rows` rows of `ids` logits; more than once is the
   // most of each. *moved: what has been recorded is no longer right.
   // RESOURCE_EXHAUSTED with the bytes asked for.

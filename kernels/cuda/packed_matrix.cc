@@ -97,20 +97,28 @@ PackedMatrix::~PackedMatrix() {
   if (!DeviceIsLost()) (void)cudaStreamSynchronize(stream_);
 }
 
-absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Make(
-    int64_t outputs, int64_t inputs, WeightFormat format, cudaStream_t stream) {
+WeightView LayoutOf(const WeightShape& shape) {
   WeightView view;
-  view.outputs = outputs;
-  view.inputs = inputs;
-  view.stride = RoundUp(inputs, WeightView::kInputsMultiple);
-  view.format = format;
-  ENGRAM_ASSIGN_OR_RETURN(
-      std::unique_ptr<Buffer> buffer,
-      AllocateDeviceMemory(PaddedOutputs(view) *
-                           (RowBytes(view) + ScaleRowBytes(view))));
+  view.outputs = shape.outputs;
+  view.inputs = shape.inputs;
+  view.stride = RoundUp(shape.inputs, WeightView::kInputsMultiple);
+  view.format = shape.format;
+  return view;
+}
+
+size_t PackedMatrix::BytesOf(const WeightShape& shape) {
+  const WeightView view = LayoutOf(shape);
+  return PaddedOutputs(view) * (RowBytes(view) + ScaleRowBytes(view));
+}
+
+absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Make(
+    const WeightShape& shape, cudaStream_t stream) {
+  WeightView view = LayoutOf(shape);
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
+                          AllocateDeviceMemory(BytesOf(shape)));
   view.values = buffer->data();
   // Behind all values, whose rows are multiples of 16 bytes.
-  if (format == WeightFormat::kInt8) {
+  if (shape.format == WeightFormat::kInt8) {
     view.scales =
         reinterpret_cast<float*>(static_cast<std::byte*>(buffer->data()) +
                                  PaddedOutputs(view) * RowBytes(view));

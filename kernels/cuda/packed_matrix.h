@@ -15,13 +15,17 @@
 
 namespace engram::cuda {
 
+// Of a weight of that shape, without values.
+WeightView LayoutOf(const WeightShape& shape);
+
 class PackedMatrix : public PackedWeight {
  public:
+  // What the memory of one has, its padding and scales included.
+  static size_t BytesOf(const WeightShape& shape);
   // Memory for a weight of that shape, without values. `stream` must outlive
   // it. Errors: those of Backend::Pack.
   static absl::StatusOr<std::unique_ptr<PackedMatrix>> Make(
-      int64_t outputs, int64_t inputs, WeightFormat format,
-      cudaStream_t stream);
+      const WeightShape& shape, cudaStream_t stream);
   // Lays `weight`, which has the shape, out in it and copies it by the stream;
   // returns when that is done. Errors likewise.
   absl::Status Fill(const Tensor& weight);

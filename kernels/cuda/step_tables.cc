@@ -11,6 +11,10 @@ namespace {
 
 constexpr size_t kAlignment = 256;
 
+// What steps are not much above.
+constexpr LargestStep kUsual = {
+    .rows = 1024, .tokens = 16384, .kv_blocks = 65536};
+
 size_t Aligned(size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
@@ -41,11 +45,16 @@ StepTables::Room StepTables::RoomFor(const StepRows& step) {
   return room;
 }
 
-absl::Status StepTables::Reserve(cudaStream_t stream) {
-  constexpr Room kUsual = {
-      .rows = 1024, .tokens = 16384, .requests = 0, .blocks = 65536};
-  bool moved = false;
-  return upload_.ReserveRows(PlacesOf(kUsual).end, stream, &moved);
+// Of one that is recorded, with its requests, or of one that is not.
+size_t StepTables::BytesFor(const LargestStep& largest) {
+  const Room all = {.rows = largest.rows,
+                    .tokens = std::max(largest.tokens, largest.rows),
+                    .blocks = largest.kv_blocks};
+  Room recorded = all;
+  recorded.rows = std::min(all.rows, kLargestBucket);
+  recorded.tokens = std::min(all.tokens, kLargestBucket);
+  recorded.requests = recorded.rows;
+  return std::max(PlacesOf(all).end, PlacesOf(recorded).end);
 }
 
 void StepTables::Place(const StepRows& step) {
@@ -110,7 +119,9 @@ absl::Status StepTables::LayOut(const StepRows& step, cudaStream_t stream,
   const Room room = RoomFor(step);
   const Places places = PlacesOf(room);
   if (places.end > upload_.row_bytes()) {
-    ENGRAM_RETURN_IF_ERROR(upload_.ReserveRows(2 * places.end, stream, moved));
+    ENGRAM_RETURN_IF_ERROR(
+        upload_.Reserve(std::max(2 * places.end, BytesFor(kUsual)),
+                        /*request_bytes=*/0, stream, moved));
   }
   ENGRAM_ASSIGN_OR_RETURN(std::byte* const upload, upload_.Begin());
   places_ = places;

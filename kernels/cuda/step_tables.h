@@ -10,6 +10,7 @@
 #include "kernels/cuda/following_rows.h"
 #include "kernels/cuda/step_table.h"
 #include "kernels/cuda/step_upload.h"
+#include "kernels/memory.h"
 #include "kernels/step_rows.h"
 
 namespace engram::cuda {
@@ -20,12 +21,12 @@ class StepTables {
   // `upload` must outlive this.
   explicit StepTables(StepUpload* upload) : upload_(*upload) {}
 
-  // Takes room for steps as large as are usual. Errors: the device's.
-  absl::Status Reserve(cudaStream_t stream);
+  // What the largest of steps takes of an upload.
+  static size_t BytesFor(const LargestStep& largest);
 
   // Lays the rows out in the first end() bytes of a new upload. A step that is
-  // larger than there is room for waits for `stream`, takes room anew and sets
-  // *moved. Errors: the device's.
+  // larger than there is room for waits for `stream`, takes room anew, with
+  // some for larger ones, and sets *moved. Errors: the device's.
   absl::Status LayOut(const StepRows& step, cudaStream_t stream, bool* moved);
 
   // Right once the upload is there.

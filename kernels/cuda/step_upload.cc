@@ -1,7 +1,6 @@
 #include "kernels/cuda/step_upload.h"
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include "kernels/cuda/device_memory.h"
@@ -17,28 +16,29 @@ StepUpload::~StepUpload() {
   }
 }
 
-absl::Status StepUpload::ReserveRows(size_t bytes, cudaStream_t stream,
-                                     bool* moved) {
-  return Grow(std::max(bytes, row_bytes_), request_bytes_, stream, moved);
+MemoryNeed StepUpload::NeedOf(size_t row_bytes, size_t request_bytes) {
+  const size_t bytes = row_bytes + request_bytes;
+  if (bytes == 0) return {};
+  return {.device = DevicePieceBytes(bytes),
+          .pinned = kStagings * PinnedPieceBytes(bytes)};
 }
 
-absl::Status StepUpload::ReserveRequests(size_t bytes, cudaStream_t stream,
-                                         bool* moved) {
-  return Grow(row_bytes_, std::max(bytes, request_bytes_), stream, moved);
-}
-
-absl::Status StepUpload::Grow(size_t row_bytes, size_t request_bytes,
-                              cudaStream_t stream, bool* moved) {
-  *moved = row_bytes > row_bytes_ || request_bytes > request_bytes_;
-  if (!*moved) return absl::OkStatus();
+absl::Status StepUpload::Reserve(size_t row_bytes, size_t request_bytes,
+                                 cudaStream_t stream, bool* moved) {
+  row_bytes = std::max(row_bytes, row_bytes_);
+  request_bytes = std::max(request_bytes, request_bytes_);
+  if (row_bytes == row_bytes_ && request_bytes == request_bytes_) {
+    return absl::OkStatus();
+  }
+  *moved = true;
   // Kernels of earlier steps may still read what is about to be freed.
   ENGRAM_RETURN_IF_ERROR(
       DeviceStatus(cudaStreamSynchronize(stream), "waiting for a step"));
   const size_t bytes = row_bytes + request_bytes;
   // What there is stays until there is all of the new: a step that has no room
   // goes on to its end, and looks at what was there before it.
-  std::unique_ptr<Buffer> memories[std::size(stagings_)];
-  for (size_t i = 0; i < std::size(stagings_); ++i) {
+  std::unique_ptr<Buffer> memories[kStagings];
+  for (size_t i = 0; i < kStagings; ++i) {
     ENGRAM_ASSIGN_OR_RETURN(memories[i], AllocatePinnedMemory(bytes));
     cudaEvent_t& copied = stagings_[i].copied;
     if (copied != nullptr) continue;
@@ -47,7 +47,7 @@ absl::Status StepUpload::Grow(size_t row_bytes, size_t request_bytes,
                      "making an event"));
   }
   ENGRAM_ASSIGN_OR_RETURN(device_, AllocateDeviceMemory(bytes));
-  for (size_t i = 0; i < std::size(stagings_); ++i) {
+  for (size_t i = 0; i < kStagings; ++i) {
     stagings_[i].memory = std::move(memories[i]);
   }
   row_bytes_ = row_bytes;

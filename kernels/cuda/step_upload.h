@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "kernels/memory.h"
 
 namespace engram::cuda {
 
@@ -29,8 +30,10 @@ class StepUpload {
   // of each. *moved: what is on the device lies elsewhere from now on, and
   // `stream` was waited for. Errors: the device's, and RESOURCE_EXHAUSTED,
   // which leaves what there was.
-  absl::Status ReserveRows(size_t bytes, cudaStream_t stream, bool* moved);
-  absl::Status ReserveRequests(size_t bytes, cudaStream_t stream, bool* moved);
+  absl::Status Reserve(size_t row_bytes, size_t request_bytes,
+                       cudaStream_t stream, bool* moved);
+  // What that takes the first time.
+  static MemoryNeed NeedOf(size_t row_bytes, size_t request_bytes);
   size_t row_bytes() const { return row_bytes_; }
   size_t request_bytes() const { return request_bytes_; }
 
@@ -53,13 +56,11 @@ class StepUpload {
     cudaEvent_t copied = nullptr;
   };
 
-  absl::Status Grow(size_t row_bytes, size_t request_bytes, cudaStream_t stream,
-                    bool* moved);
-
   size_t row_bytes_ = 0;
   size_t request_bytes_ = 0;
   std::unique_ptr<Buffer> device_;
-  Staging stagings_[2];
+  static constexpr size_t kStagings = 2;
+  Staging stagings_[kStagings];
   int current_ = 0;
   bool takes_requests_ = false;  // the current one has none yet
 };

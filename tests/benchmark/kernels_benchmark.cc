@@ -377,7 +377,7 @@ void Outcomes(benchmark::State& state) {
   for (int64_t i = 0; i < rows * kVocab; ++i) {
     logits->floats()[i] = normal(random);
   }
-  ENGRAM_CHECK_OK(backend->ReserveOutcomes(rows, kVocab));
+  ENGRAM_CHECK_OK(backend->ReserveSteps({.outcomes = rows, .ids = kVocab}));
   std::vector<OutcomeRequest> requests(rows);
   for (OutcomeRequest& request : requests) {
     request.draw.parameters = &parameters;

@@ -16,7 +16,7 @@ namespace {
 // A token and its log-probability of each row; more rows than threads.
 Floats RunOutcomes(Backend& backend) {
   constexpr int64_t kRows = 40, kIds = 700;
-  ENGRAM_CHECK_OK(backend.ReserveOutcomes(kRows, kIds));
+  ENGRAM_CHECK_OK(backend.ReserveSteps({.outcomes = kRows, .ids = kIds}));
   DeviceFloats logits(backend, RandomFloats(6, kRows * kIds));
   const SamplingParameters parameters = {.temperature = 0.8f, .top_p = 0.9f};
   std::vector<OutcomeRequest> requests(kRows);

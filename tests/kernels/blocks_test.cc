@@ -135,7 +135,8 @@ class BlocksTest : public BackendUnderTestSuite {
   void ExpectSame(int64_t d_model, int64_t scratch_floats,
                   const std::vector<int64_t>& states, const Way& block,
                   const Way& operations, bool has_blocks = false) {
-    ENGRAM_CHECK_OK(backend().ReserveBlocks(kTokensMax, scratch_floats));
+    ENGRAM_CHECK_OK(backend().ReserveSteps(
+        {.tokens = kTokensMax, .block_floats = scratch_floats}));
     std::vector<Floats> by_block, by_operations;
     for (size_t i = 0; i < states.size(); ++i) {
       by_block.push_back(RandomFloats(i + 1, kShares * states[i]));
@@ -465,9 +466,11 @@ TEST_P(BlocksTest, OfOtherShapesOrWithoutScratchAreBugs) {
   float* const residual = memory().Zeros(3 * 16);
   const StepRows& step = Prepare(backend(), {{0, 0, 3}});
   EXPECT_DEATH(backend().MlpBlock(step, block, residual), "scratch");
-  ENGRAM_CHECK_OK(backend().ReserveBlocks(2, block.ScratchFloats()));
+  ENGRAM_CHECK_OK(backend().ReserveSteps(
+      {.tokens = 2, .block_floats = block.ScratchFloats()}));
   EXPECT_DEATH(backend().MlpBlock(step, block, residual), "scratch");
-  ENGRAM_CHECK_OK(backend().ReserveBlocks(3, block.ScratchFloats()));
+  ENGRAM_CHECK_OK(backend().ReserveSteps(
+      {.tokens = 3, .block_floats = block.ScratchFloats()}));
   backend().MlpBlock(step, block, residual);
   block.gated = true;
   EXPECT_DEATH(backend().MlpBlock(step, block, residual), "outputs");
@@ -480,8 +483,8 @@ TEST_P(BlocksTest, OfOtherShapesOrWithoutScratchAreBugs) {
 }
 
 TEST_P(BlocksTest, ScratchThatCannotBeHadIsRefusedWithItsBytes) {
-  const absl::Status status =
-      backend().ReserveBlocks(int64_t{1} << 30, int64_t{1} << 20);
+  const absl::Status status = backend().ReserveSteps(
+      {.tokens = int64_t{1} << 30, .block_floats = int64_t{1} << 20});
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_NE(status.message().find("4503599627370496"), std::string::npos)
       << status;

@@ -36,7 +36,7 @@ class Outcomes : public BackendUnderTestSuite {
                            const std::vector<OutcomeRequest>& requests,
                            int64_t stride = 0) {
     const auto rows = static_cast<int64_t>(requests.size());
-    ENGRAM_CHECK_OK(backend().ReserveOutcomes(rows, ids));
+    ENGRAM_CHECK_OK(backend().ReserveSteps({.outcomes = rows, .ids = ids}));
     auto buffer = backend().Allocate(logits.size() * sizeof(float));
     ENGRAM_CHECK_OK(buffer.status());
     ENGRAM_CHECK_OK(backend().CopyFromHost((*buffer)->data(), logits.data(),

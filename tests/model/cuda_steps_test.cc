@@ -233,9 +233,9 @@ TEST_F(CudaStepsTest, MoreLogitsThanWereThoughtOfForgetWhatWasRecorded) {
     return step->logits;
   };
   const std::vector<float> expected = logits();
-  ENGRAM_CHECK_OK(backend_->ReserveOutcomes(8, 40));
+  ENGRAM_CHECK_OK(backend_->ReserveSteps({.outcomes = 8, .ids = 40}));
   EXPECT_EQ(backend_->recordings().count, 3) << "there is room";
-  ENGRAM_CHECK_OK(backend_->ReserveOutcomes(200, 100000));
+  ENGRAM_CHECK_OK(backend_->ReserveSteps({.outcomes = 200, .ids = 100000}));
   EXPECT_EQ(backend_->recordings().count, 0);
   for (int i = 0; i < 3; ++i) EXPECT_EQ(logits(), expected);
 }

@@ -88,7 +88,7 @@ TEST_F(LoadModelTest, TheEndOfTextOfTheConfigurationStands) {
 TEST_F(LoadModelTest, AFolderThatIsOpenMayBeLoadedSeveralTimes) {
   const auto opened = ModelFolder::Open(folder_.path());
   ASSERT_TRUE(opened.ok()) << opened.status();
-  ASSERT_TRUE((*opened)->Plan(kLimits).ok());
+  ASSERT_TRUE((*opened)->Plan(*backend_, kLimits).ok());
   const auto first = (*opened)->Load(backend_.get(), kLimits);
   const auto second = (*opened)->Load(backend_.get(), kLimits);
   ASSERT_TRUE(first.ok() && second.ok());

@@ -192,7 +192,8 @@ TEST_F(ModulesTest, AnMlpIsGatedOrHasGelu) {
     const auto weight = Upload(std::vector<double>(kWidth, 500.0));
     const NormWeights norm = {NormKind::kRms, weight->floats(), nullptr, 1e6f};
     const MlpBlockArguments block = mlp->Block(norm);
-    ENGRAM_CHECK_OK(backend_->ReserveBlocks(kTokens, block.ScratchFloats()));
+    ENGRAM_CHECK_OK(backend_->ReserveSteps(
+        {.tokens = kTokens, .block_floats = block.ScratchFloats()}));
     const auto residual = Upload(x_);
     backend_->MlpBlock(backend_->PrepareStep({{0, 0, kTokens}}), block,
                        residual->floats());

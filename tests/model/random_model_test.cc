@@ -25,15 +25,20 @@ const std::map<std::string, int64_t>& PublishedParameters() {
   return *parameters;
 }
 
+std::unique_ptr<Backend> Cpu() {
+  return MakeBackend({BackendKind::kCpu, 1}).value();
+}
+
 TEST(RandomModel, HasAsManyParametersAsThePublishedOne) {
+  const auto backend = Cpu();
   ModelLimits limits;
   limits.weight_format = WeightFormat::kFloat32;
   for (const auto& [shape, parameters] : PublishedParameters()) {
     const auto folder = RandomModel(shape, DataType::kBFloat16);
     ENGRAM_CHECK_OK(folder.status());
-    const auto plan = (*folder)->Plan(limits);
+    const auto plan = (*folder)->Plan(*backend, limits);
     ENGRAM_CHECK_OK(plan.status());
-    EXPECT_EQ(plan->weights, parameters * sizeof(float)) << shape;
+    EXPECT_EQ(plan->parameters, parameters) << shape;
   }
 }
 
@@ -41,7 +46,7 @@ TEST(RandomModel, IsUnderstoodInEveryShape) {
   for (const std::string& shape : RandomModelShapes()) {
     const auto folder = RandomModel(shape, DataType::kFloat16);
     ENGRAM_CHECK_OK(folder.status());
-    const auto plan = (*folder)->Plan({});
+    const auto plan = (*folder)->Plan(*Cpu(), {});
     EXPECT_TRUE(plan.ok()) << plan.status();
   }
 }
@@ -75,9 +80,9 @@ TEST(RandomModel, CanHaveItsFirstLayersAlone) {
     const auto whole = RandomModel(shape, DataType::kBFloat16);
     const auto part = RandomModel(shape, DataType::kBFloat16, {.layers = 3});
     ENGRAM_CHECK_OK(part.status());
-    const auto plan = (*part)->Plan({});
+    const auto plan = (*part)->Plan(*Cpu(), {});
     ASSERT_TRUE(plan.ok()) << plan.status();
-    EXPECT_LT(plan->states, (*whole)->Plan({})->states) << shape;
+    EXPECT_LT(plan->states, (*whole)->Plan(*Cpu(), {})->states) << shape;
   }
 }
 
@@ -86,7 +91,7 @@ TEST(RandomModel, KeepsALayerOfAttentionWhereAHybridIsCut) {
     const auto folder =
         RandomModel("h3-125m", DataType::kBFloat16, {.layers = layers});
     ENGRAM_CHECK_OK(folder.status());
-    const auto plan = (*folder)->Plan({});
+    const auto plan = (*folder)->Plan(*Cpu(), {});
     ENGRAM_CHECK_OK(plan.status());
     EXPECT_EQ(plan->key_values > 0, layers > 1) << layers << " layers";
   }
@@ -98,7 +103,7 @@ TEST(RandomModel, IsUnderstoodWithASmallerWidthAndVocabulary) {
         RandomModel(shape, DataType::kBFloat16,
                     {.layers = 1, .d_model = 96, .vocabulary = 64});
     ENGRAM_CHECK_OK(folder.status());
-    const auto plan = (*folder)->Plan({});
+    const auto plan = (*folder)->Plan(*Cpu(), {});
     ASSERT_TRUE(plan.ok()) << plan.status();
     EXPECT_LT(plan->weights, 500'000) << shape;
   }

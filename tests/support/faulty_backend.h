@@ -46,13 +46,9 @@ class FaultyBackend final : public ForwardingBackend {
     ENGRAM_RETURN_IF_ERROR(Next());
     return ForwardingBackend::Zero(target, bytes);
   }
-  absl::Status ReserveBlocks(int64_t tokens, int64_t floats) override {
+  absl::Status ReserveSteps(const LargestStep& largest) override {
     ENGRAM_RETURN_IF_ERROR(Next());
-    return ForwardingBackend::ReserveBlocks(tokens, floats);
-  }
-  absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
-    ENGRAM_RETURN_IF_ERROR(Next());
-    return ForwardingBackend::ReserveOutcomes(rows, ids);
+    return ForwardingBackend::ReserveSteps(largest);
   }
   absl::Status Synchronize() override {
     ENGRAM_RETURN_IF_ERROR(Next());

@@ -28,11 +28,27 @@ class ForwardingBackend : public Backend {
   absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) override {
     return inner_.AllocateHost(bytes);
   }
-  absl::Status ReserveMemory(size_t bytes) override {
-    return inner_.ReserveMemory(bytes);
+  std::string device_name() const override { return inner_.device_name(); }
+  absl::Status ReserveMemory(const MemoryNeed& need) override {
+    return inner_.ReserveMemory(need);
   }
-  std::optional<DeviceMemoryUse> device_memory() const override {
-    return inner_.device_memory();
+  void CloseMemory() override { inner_.CloseMemory(); }
+  MemoryUse device_memory() const override { return inner_.device_memory(); }
+  std::optional<MemoryUse> pinned_memory() const override {
+    return inner_.pinned_memory();
+  }
+  size_t BufferBytes(size_t bytes) const override {
+    return inner_.BufferBytes(bytes);
+  }
+  size_t PackedBytes(const WeightShape& shape) const override {
+    return inner_.PackedBytes(shape);
+  }
+  size_t PackingBytes(const WeightShape& shape) const override {
+    return inner_.PackingBytes(shape);
+  }
+  MemoryNeed StepsNeed(const LargestStep& largest,
+                       absl::Span<const WeightShape> weights) const override {
+    return inner_.StepsNeed(largest, weights);
   }
   absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyToHost(
       void* host, const void* source, size_t bytes) override {
@@ -60,11 +76,8 @@ class ForwardingBackend : public Backend {
     return inner_.product_library();
   }
   bool is_asynchronous() const override { return inner_.is_asynchronous(); }
-  absl::Status ReserveBlocks(int64_t tokens, int64_t floats) override {
-    return inner_.ReserveBlocks(tokens, floats);
-  }
-  absl::Status ReserveOutcomes(int64_t rows, int64_t ids) override {
-    return inner_.ReserveOutcomes(rows, ids);
+  absl::Status ReserveSteps(const LargestStep& largest) override {
+    return inner_.ReserveSteps(largest);
   }
 
  protected:

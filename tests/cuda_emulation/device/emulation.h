@@ -69,7 +69,8 @@ struct Counts {
   // Asynchronous copies from or to memory that a device cannot reach by itself:
   // they are done at once.
   int64_t pageable_copies = 0;
-  int64_t graphs = 0;  // launched
+  int64_t graphs = 0;          // launched
+  int64_t instantiations = 0;  // of graphs, for which a device has memory
   // Kernels and fills that were put into a stream by themselves, in no graph.
   int64_t alone = 0;
   // Kernels that begin when all before them is done, and not earlier.

@@ -388,6 +388,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
   Lock lock(RuntimeMutex());
   if (StickyError() != cudaSuccess) return Tell(StickyError());
   *exec = new CUgraphExec_st{graph->device, graph->nodes};
+  ++counting().instantiations;
   return cudaSuccess;
 }
 

@@ -195,6 +195,13 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute,
   return Tell(StickyError());
 }
 
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  Lock lock(RuntimeMutex());
+  if (!IsDevice(device)) return Tell(cudaErrorInvalidDevice);
+  *properties = {.name = "emulated device"};
+  return Tell(StickyError());
+}
+
 cudaError_t cudaDeviceSynchronize() {
   Lock lock(RuntimeMutex());
   if (BreaksCapture()) return Tell(cudaErrorStreamCaptureUnsupported);

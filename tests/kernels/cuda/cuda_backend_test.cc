@@ -139,7 +139,8 @@ TokenDraw Greedy(const std::vector<int32_t>& stop_ids) {
 }
 
 TEST_F(CudaBackendTest, RowsThatFollowFeedWhatWasDrawnBeforeTheHostKnowsIt) {
-  ENGRAM_CHECK_OK(backend().ReserveOutcomes(3, 4));
+  ENGRAM_CHECK_OK(backend().ReserveSteps(
+      {.rows = 3, .tokens = 3, .outcomes = 3, .ids = 4}));
   const auto table = PackFloats(backend(), {10, 11, 12, 13}, 4, 1);
   DeviceFloats logits(backend(), {0, 0, 3, 0,  //
                                   0, 5, 0, 0,  //
@@ -199,7 +200,7 @@ TEST_F(CudaBackendTest, RowsThatFollowFeedWhatWasDrawnBeforeTheHostKnowsIt) {
 }
 
 TEST_F(CudaBackendTest, OutcomesAreToldByTheEventsBehindThem) {
-  ENGRAM_CHECK_OK(backend().ReserveOutcomes(1, 3));
+  ENGRAM_CHECK_OK(backend().ReserveSteps({.outcomes = 1, .ids = 3}));
   DeviceFloats logits(backend(), {0, 1, 0, 0, 0, 1, 1, 0, 0});
   const std::vector<OutcomeRequest> request = {{.draw = Greedy({})}};
   ENGRAM_CHECK_OK(backend().Synchronize());
@@ -229,7 +230,7 @@ TEST_F(CudaBackendTest, OutcomesAreToldByTheEventsBehindThem) {
 }
 
 TEST_F(CudaBackendTest, OutcomesOfMoreStepsThanThereIsRoomForAreToldAll) {
-  ENGRAM_CHECK_OK(backend().ReserveOutcomes(1, 3));
+  ENGRAM_CHECK_OK(backend().ReserveSteps({.outcomes = 1, .ids = 3}));
   DeviceFloats logits(backend(), {0, 1, 0, 0, 0, 1, 1, 0, 0});
   const std::vector<OutcomeRequest> request = {{.draw = Greedy({})}};
   std::vector<Outcome> outcomes(9);

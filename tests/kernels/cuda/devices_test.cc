@@ -74,7 +74,9 @@ TEST_F(CudaDevicesTest, EveryCallIsAboutTheBackEndsOwnDevice) {
             },
             [&] { y = *mine.Allocate(4 * sizeof(float)); },
             [&] { host = *mine.AllocateHost(4 * sizeof(float)); },
-            [&] { ENGRAM_CHECK_OK(mine.ReserveOutcomes(1, 2)); },
+            [&] {
+              ENGRAM_CHECK_OK(mine.ReserveSteps({.outcomes = 1, .ids = 2}));
+            },
             [&] { step = &PrepareIds(mine, {1}); },
             [&] { embed(); },
             [&] { mine.Replay(1, embed); },

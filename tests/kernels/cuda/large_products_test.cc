@@ -57,7 +57,8 @@ class LargeProductsTest : public ::testing::Test {
       WeightFormat format = WeightFormat::kBFloat16, int64_t inputs = kInputs) {
     auto packed = PackFloats(backend(), RandomFloats(1, kOutputs * inputs),
                              kOutputs, inputs, format);
-    ENGRAM_CHECK_OK(backend().ReserveBlocks(kTokensMax, 1));
+    ENGRAM_CHECK_OK(
+        backend().ReserveSteps({.tokens = kTokensMax, .block_floats = 1}));
     return packed;
   }
 
@@ -283,7 +284,7 @@ TEST_F(LargeProductsTest, WithoutTheLibraryTilesComputeAllAndWhyIsTold) {
 TEST_F(LargeProductsTest, WithoutRoomForItsInputsTilesComputeAProduct) {
   const auto weight = PackFloats(backend(), RandomFloats(1, kOutputs * kInputs),
                                  kOutputs, kInputs, WeightFormat::kBFloat16);
-  ENGRAM_CHECK_OK(backend().ReserveBlocks(256, 1));
+  ENGRAM_CHECK_OK(backend().ReserveSteps({.tokens = 256, .block_floats = 1}));
   const int64_t runs = emulation::runs(Algorithm::kAddsFirst);
   ExpectBitsOfTile(*weight, 400);
   EXPECT_EQ(emulation::runs(Algorithm::kAddsFirst), runs);

@@ -30,7 +30,8 @@ class LaunchesTest : public ::testing::Test {
     backend_ = *std::move(made);
     memory_ =
         std::make_unique<BlockMemory>(backend_.get(), WeightFormat::kBFloat16);
-    ENGRAM_CHECK_OK(backend_->ReserveBlocks(kTokensMax, 4096));
+    ENGRAM_CHECK_OK(
+        backend_->ReserveSteps({.tokens = kTokensMax, .block_floats = 4096}));
     residual_ = memory_->Zeros(kTokensMax * kModel);
   }
   ~LaunchesTest() override { memory_.reset(); }

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -104,6 +105,7 @@ TEST(MemoryPieces, AreNeverMoreThanTheirHole) {
 
 TEST(DeviceArena, AllBackEndsOfADeviceShareOne) {
   const auto first = MakeCuda();
+  const auto some = Take(*first, kMiB / 2);
   const int64_t before = DeviceAllocations();
   const auto second = MakeCuda();
   const auto buffer = Take(*second, kMiB / 2);
@@ -138,7 +140,7 @@ TEST(DeviceArena, GoesWithTheLastThatHasSomethingOfIt) {
 
 TEST(DeviceArena, RefusesWhatIsBeyondTheLimitWithBytesAndFlag) {
   const auto backend = MakeCuda(/*memory=*/8 * kMiB);
-  const auto some = Take(*backend, 4 * kMiB);
+  const auto some = Take(*backend, 6 * kMiB);
   const absl::Status status = backend->Allocate(3 * kMiB).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()),
@@ -173,9 +175,13 @@ TEST(DeviceArena, ADeviceThatHasLessThanTheLimitIsToldInBytes) {
 
 TEST(DeviceArena, AStepThatHasNoRoomForItsFlagsSaysWhichLimitIsInItsWay) {
   const auto backend = MakeCuda(/*memory=*/2 * kMiB);
+  ENGRAM_CHECK_OK(backend->ReserveSteps({.rows = 1024}));
   DeviceFloats x(*backend, Floats(1));
-  const auto use = cuda::DeviceArena(0).value()->use();
-  const auto rest = Take(*backend, use.limit - use.used);
+  (void)backend->PrepareStep(std::vector<Row>(1025));  // which has room now
+  std::vector<std::unique_ptr<Buffer>> rest;
+  while (auto some = backend->Allocate(1).value_or(nullptr)) {
+    rest.push_back(std::move(some));
+  }
   const std::vector<Row> rows(1025);  // of no tokens
   std::vector<uint8_t> finite(rows.size());
   backend->FiniteRows(backend->PrepareStep(rows), {x.data(), 1}, 1,
@@ -187,7 +193,7 @@ TEST(DeviceArena, AStepThatHasNoRoomForItsFlagsSaysWhichLimitIsInItsWay) {
 
 TEST(DeviceArena, AStepThatHasNoRoomForItsRowsSaysWhichLimitIsInItsWay) {
   const auto backend = MakeCuda(/*memory=*/2 * kMiB);
-  ENGRAM_CHECK_OK(backend->ReserveOutcomes(/*rows=*/1, /*ids=*/1));
+  ENGRAM_CHECK_OK(backend->ReserveSteps({.outcomes = 1, .ids = 1}));
   const auto table = PackFloats(*backend, {7}, 1, 1, WeightFormat::kFloat32);
   DeviceFloats residual(*backend, Floats(1));
   backend->Embed(backend->PrepareStep({Row{.tokens = 1}}, {}, {0}), *table,
@@ -243,7 +249,7 @@ TEST(PinnedArena, StatesThatComeAndGoCostOneCallOfTheRuntime) {
       state = backend->AllocateHost(2 * kMiB + 100).value();
     }
   }
-  EXPECT_EQ(HostAllocations(), before);
+  EXPECT_EQ(HostAllocations(), before + 1);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(states[3]->data()) % 64, 0u);
 }
 
@@ -252,9 +258,11 @@ TEST(PinnedArena, ARefusalSaysNothingOfADevicesMemory) {
       {.take = [](void**, size_t) { return cudaErrorMemoryAllocation; },
        .give_back = &cudaFreeHost,
        .slab_bytes = 4 * kMiB,
+       .grain = 4096,
        .alignment = 256,
        .device = -1,
        .name = "page-locked memory",
+       .flag = "--pinned-memory",
        .limit = ""},
       64 * kMiB);
   const absl::Status status = arena.Take(10).status();
@@ -262,6 +270,55 @@ TEST(PinnedArena, ARefusalSaysNothingOfADevicesMemory) {
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr("no 4194304 bytes of page-locked memory"),
                     Not(HasSubstr("device"))));
+}
+
+TEST(PinnedArena, RefusesWhatIsBeyondTheLimitWithBytesAndFlag) {
+  const auto backend =
+      MakeCudaBackend({.pinned_memory = static_cast<int64_t>(4 * kMiB)})
+          .value();
+  ENGRAM_CHECK_OK(backend->ReserveMemory({.pinned = 3 * kMiB}));
+  const absl::Status status = backend->ReserveMemory({.pinned = kMiB + 1});
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("1048577 bytes of page-locked memory"),
+                    HasSubstr("1048576 are left of 4194304"),
+                    HasSubstr("--pinned-memory")));
+  EXPECT_EQ(backend->pinned_memory()->limit, 4 * kMiB);
+}
+
+TEST(PinnedArena, TellsWhatIsTakenAndWhatOfThatIsUsed) {
+  const auto backend = MakeCuda();
+  EXPECT_EQ(backend->pinned_memory()->limit, std::nullopt);
+  ENGRAM_CHECK_OK(backend->ReserveMemory({.pinned = 6 * kMiB}));
+  const auto host = backend->AllocateHost(kMiB + 1).value();
+  EXPECT_EQ(backend->pinned_memory()->taken, 6 * kMiB);
+  EXPECT_EQ(backend->pinned_memory()->used, kMiB + 256);
+}
+
+// --- Both.
+
+TEST(ClosedMemory, IsGivenOutAndNeverMore) {
+  const auto backend = MakeCuda();
+  const auto other = MakeCuda();
+  ENGRAM_CHECK_OK(
+      backend->ReserveMemory({.device = 4 * kMiB, .pinned = 2 * kMiB}));
+  backend->CloseMemory();
+  const int64_t before = DeviceAllocations() + HostAllocations();
+  for (int round = 0; round < 2; ++round) {
+    const auto buffer = Take(*other, 3 * kMiB);
+    const auto host = other->AllocateHost(2 * kMiB).value();
+    const absl::Status device = other->Allocate(kMiB + 1).status();
+    EXPECT_EQ(device.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_THAT(std::string(device.message()),
+                AllOf(HasSubstr("1048577 bytes of device memory"),
+                      HasSubstr("1048576 are left of 4194304"),
+                      HasSubstr("--device-memory")));
+    const absl::Status pinned = other->AllocateHost(1).status();
+    EXPECT_EQ(pinned.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_THAT(std::string(pinned.message()), HasSubstr("--pinned-memory"));
+  }
+  EXPECT_EQ(DeviceAllocations() + HostAllocations(), before);
+  EXPECT_TRUE(backend->Synchronize().ok());
 }
 
 // --- A device that is lost.

@@ -68,8 +68,8 @@ class OutcomeKernelsTest : public ::testing::Test {
 
   std::vector<Outcome> RunOnCpu(const Logits& logits, int64_t ids,
                                 const Requests& requests) {
-    ENGRAM_CHECK_OK(
-        cpu_->ReserveOutcomes(static_cast<int64_t>(requests.size()), ids));
+    ENGRAM_CHECK_OK(cpu_->ReserveSteps(
+        {.outcomes = static_cast<int64_t>(requests.size()), .ids = ids}));
     std::vector<Outcome> outcomes(requests.size());
     cpu_->Outcomes({logits.data(), ids}, ids, requests,
                    absl::MakeSpan(outcomes));

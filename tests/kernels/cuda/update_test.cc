@@ -60,7 +60,6 @@ class CudaUpdateTest : public ::testing::Test {
     ENGRAM_CHECK_OK(made.status());
     backend_ = *std::move(made);
     EXPECT_EQ(cudaStreamCreate(&stream_), cudaSuccess);
-    ENGRAM_CHECK_OK(tables_.Reserve(stream_));
   }
   ~CudaUpdateTest() override { (void)cudaStreamDestroy(stream_); }
 
