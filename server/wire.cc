@@ -156,6 +156,15 @@ void SetTime(absl::Time time, google::protobuf::Timestamp* message) {
       absl::IDivDuration(since, absl::Nanoseconds(1), &since)));
 }
 
+void SetDevice(const ServedDevice& device, v1::Device* message) {
+  const MemoryUse memory = device.backend->device_memory();
+  message->set_index(device.index);
+  message->set_name(device.backend->device_name());
+  message->set_memory_limit(memory.limit.value_or(0));
+  message->set_memory_taken(memory.taken);
+  message->set_memory_used(memory.used);
+}
+
 }  // namespace
 
 grpc::Status ToGrpc(const absl::Status& status) {
@@ -407,6 +416,10 @@ v1::ModelInfo ToMessage(const ServedModel& model) {
   message.set_backend(info.backend);
   message.set_weight_hash(info.weight_hash);
   message.set_has_tokenizer(model.tokenizer != nullptr);
+  message.set_chunk_tokens(info.chunk_tokens);
+  for (const ServedDevice& device : model.devices) {
+    SetDevice(device, message.add_devices());
+  }
   return message;
 }
 

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "clients/cpp/human.h"
 #include "clients/cpp/verb.h"
 
 namespace engram::client {
@@ -38,6 +39,16 @@ std::string DescribeCost(const v1::ModelInfo& model) {
   return cost;
 }
 
+// A CPU's memory is the machine's, of which others tell.
+void PrintDevice(const v1::Device& device) {
+  if (device.memory_limit() == 0) return;
+  Print(absl::StrFormat(
+      "  on device %d%s, where models have %s and may take %s\n",
+      device.index(),
+      device.name().empty() ? "" : absl::StrCat(" (", device.name(), ")"),
+      Bytes(device.memory_taken()), Bytes(device.memory_limit())));
+}
+
 void PrintModel(const v1::ModelInfo& model) {
   Print(absl::StrFormat(
       "%s\n"
@@ -52,6 +63,14 @@ void PrintModel(const v1::ModelInfo& model) {
     Print(absl::StrFormat("  a sequence has at most %d tokens\n",
                           model.max_positions()));
   }
+  if (model.chunk_tokens() > 1) {
+    Print(
+        absl::StrFormat("  a text is read in chunks of %d tokens: cuts "
+                        "elsewhere change answers "
+                        "within rounding\n",
+                        model.chunk_tokens()));
+  }
+  for (const v1::Device& device : model.devices()) PrintDevice(device);
   Print(absl::StrFormat("  weight hash %s\n", model.weight_hash()));
   for (const std::string& warning : model.warnings()) {
     Print(absl::StrFormat("  warning: %s\n", warning));

@@ -76,12 +76,12 @@ TEST_F(EmulatedDevice, IsDoneWithoutWhereThereIsNoneAndThatIsSaidOnce) {
 
 TEST_F(EmulatedDevice, ThatHasTooLittleMemoryIsToldByArithmetic) {
   ServerProcess server =
-      Serve({"--backend", "cuda", "--device-memory", "3MiB"});
+      Serve({"--backend", "cuda", "--device-memory", "1MiB"});
   EXPECT_EQ(server.process().Wait(), 1);
   EXPECT_THAT(server.process().ErrorOutput(),
               AllOf(HasSubstr("of weights (--weights)"),
                     HasSubstr("of states in 2 slots (--slots)"),
-                    HasSubstr("are left of 3145728 that --device-memory "
+                    HasSubstr("are left of 1048576 that --device-memory "
                               "allows")));
 }
 
@@ -97,7 +97,7 @@ TEST_F(EmulatedDevice, TellsWhatModelsHaveOfItsMemory) {
   const std::string device = "device=\"0\"";
   EXPECT_EQ(page.Sum("device_memory_limit_bytes", {device}), 64 << 20);
   double sum = 0;
-  for (const char* kind : {"weights", "states", "buffers", "other"}) {
+  for (const char* kind : {"weights", "states", "buffers"}) {
     const double bytes = page.Sum(
         "device_memory_bytes", {device, absl::StrCat("kind=\"", kind, "\"")});
     EXPECT_GT(bytes, 0) << kind;
@@ -105,6 +105,22 @@ TEST_F(EmulatedDevice, TellsWhatModelsHaveOfItsMemory) {
   }
   EXPECT_GT(page.Sum("device_memory_bytes", {device}), sum);
   EXPECT_EQ(page.Sum("device_memory_bytes", {"kind=\"key_values\""}), 0);
+  const auto model = client.GetModel(kInduction);
+  ASSERT_TRUE(model.ok()) << model.status();
+  ASSERT_EQ(model->devices_size(), 1);
+  const v1::Device& told = model->devices(0);
+  EXPECT_EQ(told.name(), "emulated device");
+  EXPECT_EQ(told.memory_limit(), 64 << 20);
+  EXPECT_EQ(told.memory_taken(), page.Sum("device_memory_bytes", {device}));
+  EXPECT_EQ(told.memory_used(), sum);
+
+  const double pinned = page.Sum("pinned_memory_bytes");
+  EXPECT_EQ(pinned, page.Sum("pinned_memory_limit_bytes"));
+  EXPECT_GT(page.Sum("pinned_memory_bytes", {"kind=\"steps\""}), 0);
+  EXPECT_EQ(page.Sum("pinned_memory_bytes", {"kind=\"states\""}), 0);
+  EXPECT_GE(page.Sum("pinned_memory_bytes", {"kind=\"unused\""}),
+            2 * model->state_bytes())
+      << "as much as all slots";
 }
 
 TEST_F(EmulatedDevice, TellsWhyItsProductsHaveNoLibrary) {

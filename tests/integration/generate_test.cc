@@ -249,6 +249,13 @@ TEST_F(Generate, ModelsTellWhatIsServed) {
     EXPECT_EQ(model->backend(), "cpu");
     EXPECT_FALSE(model->weight_hash().empty());
     EXPECT_TRUE(model->has_tokenizer());
+    EXPECT_EQ(model->chunk_tokens(), 1);
+    ASSERT_EQ(model->devices_size(), 1);
+    const v1::Device& device = model->devices(0);
+    EXPECT_EQ(device.index(), 0);
+    EXPECT_EQ(device.memory_limit(), 0);
+    EXPECT_GT(device.memory_used(), model->parameters());
+    EXPECT_EQ(device.memory_taken(), device.memory_used());
   }
 }
 
