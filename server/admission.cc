@@ -65,6 +65,9 @@ EngineInbox& Admission::ChooseInbox(const Request& request) const {
 
 absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
   ENGRAM_RETURN_IF_ERROR(CheckLimits(request));
+  if (request.tenant != nullptr) {
+    ENGRAM_RETURN_IF_ERROR(request.tenant->CountRequest(clock_->Now()));
+  }
   if (IsTurn(request)) request.identity = IdentityOf(request);
   EngineInbox& inbox = ChooseInbox(request);
   auto stream = std::make_shared<TokenStream>(
@@ -91,9 +94,15 @@ absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
 
 absl::StatusOr<EngineInbox::Place> Admission::Reserve(Sequence* sequence,
                                                       EngineInbox* inbox) {
-  ENGRAM_ASSIGN_OR_RETURN(sequence->memory,
-                          TakeMemory(sequence->request, *inbox));
-  return inbox->Reserve(sequence->request);
+  const Request& request = sequence->request;
+  ENGRAM_ASSIGN_OR_RETURN(
+      sequence->place,
+      TenantPlace::Take(
+          request.tenant,
+          static_cast<int64_t>(request.prompt.size() + request.received.size()),
+          clock_->Now()));
+  ENGRAM_ASSIGN_OR_RETURN(sequence->memory, TakeMemory(request, *inbox));
+  return inbox->Reserve(request);
 }
 
 absl::StatusOr<std::shared_ptr<const TurnRecord>> Admission::FindRecord(

@@ -59,6 +59,7 @@ class Admission {
   // A stream of events to come, or the record of a turn that has committed, to
   // be replayed. INVALID_ARGUMENT: over a fixed limit, an id out of range,
   // longer than the model can ever hold.
+  // RESOURCE_EXHAUSTED: Tenant::CountRequest, TenantPlace::Take.
   // UNAVAILABLE: EngineInbox::Reserve, or the requests that wait and run leave
   // no memory for it.
   // Others: SessionStore::BeginTurn, SessionStore::Find.
@@ -77,7 +78,7 @@ class Admission {
  private:
   // Where the request is to run.
   EngineInbox& ChooseInbox(const Request& request) const;
-  // A place in that queue, and the sequence's memory.
+  // A place of its tenant's and in that queue, and the sequence's memory.
   absl::StatusOr<EngineInbox::Place> Reserve(Sequence* sequence,
                                              EngineInbox* inbox);
   // UNAVAILABLE if those that wait and run leave no room for it; `inbox` says

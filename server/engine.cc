@@ -1,5 +1,6 @@
 #include "server/engine.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +14,9 @@ namespace {
 // deadlines and times to live are seen this late at most.
 constexpr absl::Duration kPausedWait = absl::Milliseconds(20);
 constexpr absl::Duration kIdleWait = absl::Seconds(1);
+// The least that it sleeps until a tenant's pace allows a token: what it allows
+// meanwhile is fed in steps without a pause.
+constexpr absl::Duration kPacedWaitLeast = absl::Milliseconds(1);
 
 // After so many steps that ran ahead in a row comes what is done between steps
 // and is in no haste, such as to end sessions whose time is over.
@@ -62,15 +66,19 @@ absl::Status Engine::Run() {
   while (failure_.ok()) {
     const bool worked = RunOnce();
     if (drain_deadline_ && idle() && NobodyWaits()) break;
-    if (!worked) {
-      inbox_->WaitForWork(idle() && !drain_deadline_ ? kIdleWait : kPausedWait);
-    }
+    if (!worked) inbox_->WaitForWork(TimeToWait());
   }
   // Whoever waits for a task is answered.
   inbox_->CloseTasks();
   RunTasks();
   snapshots_.Finish();
   return failure_;
+}
+
+absl::Duration Engine::TimeToWait() const {
+  if (idle() && !drain_deadline_) return kIdleWait;
+  const absl::Duration paced = steps_.pace_resumes() - clock_->Now();
+  return std::clamp(paced, kPacedWaitLeast, kPausedWait);
 }
 
 bool Engine::NobodyWaits() const {

@@ -122,6 +122,8 @@ class Engine {
 
   void ReadDrainDeadline();
   void RunTasks();
+  // When there is nothing to run, and nobody calls.
+  absl::Duration TimeToWait() const;
   // For this engine, or for another that may want a state of it.
   bool NobodyWaits() const;
   void EndWaiting(absl::Time now);

@@ -18,6 +18,7 @@
 #include "server/request.h"
 #include "server/session_store.h"
 #include "server/state_fetch.h"
+#include "server/tenant.h"
 #include "server/token_stream.h"
 #include "server/turn_text.h"
 
@@ -33,6 +34,7 @@ struct Sequence {
   Request request;
   std::shared_ptr<TokenStream> stream;
   ByteBudget::Share memory;  // SequenceBytes of the request
+  TenantPlace place;         // until it has ended
   // The turn's session, or the one that a score looks at; nullptr without.
   SessionHandle session;
   CommittedTurns start;  // what the session was before

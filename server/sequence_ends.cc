@@ -128,6 +128,7 @@ void SequenceEnds::TellEnd(Sequence* sequence, CompletedEvent completed,
 
 void SequenceEnds::Release(Sequence* sequence) {
   states_.Release(sequence);
+  sequence->place = {};
   sequence->over = true;
 }
 

@@ -4,8 +4,8 @@
 #include <memory>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "kernels/status.h"
-#include "server/scheduler.h"
 
 namespace engram {
 namespace {
@@ -49,23 +49,139 @@ StepRunner::StepRunner(Model* model, absl::Duration target, StateKeeper* states,
       metrics_(metrics),
       step_time_(target) {}
 
-std::vector<int> StepRunner::Plan(const RunningSequences& running) const {
-  std::vector<Candidate> candidates;
-  int streams = 0;
+StepRunner::Candidates StepRunner::FindCandidates(
+    const RunningSequences& running) const {
+  Candidates found;
+  found.all.reserve(running.all().size());
+  absl::flat_hash_map<const Tenant*, int> parts;
   for (const std::unique_ptr<Sequence>& sequence : running.all()) {
-    candidates.push_back(MakeCandidate(*sequence));
-    if (candidates.back().decoding) ++streams;
+    Candidate candidate = MakeCandidate(*sequence);
+    Tenant* const tenant = sequence->request.tenant.get();
+    const auto [place, is_new] =
+        parts.try_emplace(tenant, static_cast<int>(found.parts.size()));
+    if (is_new) {
+      found.parts.emplace_back();
+      found.parts.back().tenant = tenant;
+      if (tenant != nullptr) {
+        found.parts.back().demand.tenant = tenant->number();
+        found.parts.back().demand.weight = tenant->weight();
+      }
+    }
+    candidate.tenant = place->second;
+    Part& part = found.parts[candidate.tenant];
+    part.demand.tokens += candidate.tokens;
+    if (candidate.tokens > 0 && !candidate.decoding) part.has_prompts = true;
+    found.all.push_back(candidate);
   }
+  for (Part& part : found.parts) {
+    part.demand.tokens =
+        std::min<int64_t>(part.demand.tokens, model_.limits().max_batch_tokens);
+  }
+  return found;
+}
+
+void StepRunner::KeepPace(Candidates* candidates) {
+  pace_resumes_ = absl::InfiniteFuture();
+  for (size_t i = 0; i < candidates->parts.size(); ++i) {
+    Part& part = candidates->parts[i];
+    if (part.tenant == nullptr || !part.tenant->is_paced() ||
+        part.demand.tokens == 0) {
+      continue;
+    }
+    const absl::Time now = clock_.Now();
+    const int64_t least = part.has_prompts ? model_.info().chunk_tokens : 1;
+    part.taken = part.tenant->TakeTokens(part.demand.tokens, least, now);
+    part.demand.tokens = part.taken;
+    if (part.taken > 0) continue;
+    for (Candidate& candidate : candidates->all) {
+      const int tenant = static_cast<int>(i);
+      if (candidate.tenant == tenant) candidate = {.tenant = tenant};
+    }
+    pace_resumes_ =
+        std::min(pace_resumes_, now + part.tenant->TimeToNextToken(now));
+  }
+}
+
+StepLimits StepRunner::Limits(const Candidates& candidates) const {
+  const auto streams = static_cast<int>(std::count_if(
+      candidates.all.begin(), candidates.all.end(),
+      [](const Candidate& candidate) { return candidate.decoding; }));
   StepLimits limits;
   limits.max_batch_tokens = model_.limits().max_batch_tokens;
   limits.max_logits_rows = model_.limits().max_logits_rows;
   limits.max_prompt_tokens =
       step_time_.PromptTokens(streams, limits.max_batch_tokens);
   limits.chunk_tokens = static_cast<int>(model_.info().chunk_tokens);
-  std::vector<int> plan = PlanStep(candidates, limits);
+  limits.max_shared_tokens = std::min(
+      limits.max_batch_tokens,
+      streams + std::max(limits.max_prompt_tokens, limits.chunk_tokens));
+  return limits;
+}
+
+std::vector<StepTenant> StepRunner::ShareStep(const Candidates& candidates,
+                                              StepLimits* limits) {
+  std::vector<StepTenant> tenants(std::max<size_t>(1, candidates.parts.size()));
+  std::vector<TenantDemand> demands;
+  double weights = 0;
+  for (size_t i = 0; i < candidates.parts.size(); ++i) {
+    const Part& part = candidates.parts[i];
+    if (part.taken > 0) tenants[i].most = part.taken;
+    if (part.demand.tokens == 0) continue;
+    demands.push_back(part.demand);
+    weights += part.demand.weight;
+  }
+  if (demands.size() < 2) {
+    shares_.Forget();
+    return tenants;
+  }
+  double tokens = limits->max_shared_tokens;
+  for (const TenantDemand& demand : demands) {
+    tokens = std::min(
+        tokens, step_time_.TokensBeside(static_cast<double>(demand.tokens),
+                                        demand.weight / weights));
+  }
+  tokens = std::max(tokens, 1.0);
+  const std::vector<double> shares = shares_.Share(
+      demands, tokens, std::max<double>(tokens, limits->chunk_tokens));
+  size_t next = 0;
+  for (size_t i = 0; i < candidates.parts.size(); ++i) {
+    const bool wants = candidates.parts[i].demand.tokens > 0;
+    tenants[i].share = wants ? shares[next++] : 0;
+  }
+  // Shares keep the step as short as it shall be.
+  limits->max_shared_tokens = static_cast<int>(tokens);
+  limits->max_prompt_tokens = limits->max_batch_tokens;
+  return tenants;
+}
+
+void StepRunner::SettleShares(const std::vector<int>& plan,
+                              Candidates* candidates) {
+  for (size_t i = 0; i < plan.size(); ++i) {
+    candidates->parts[candidates->all[i].tenant].fed += plan[i];
+  }
+  std::vector<TenantDemand> demands;
+  std::vector<int64_t> fed;
+  for (const Part& part : candidates->parts) {
+    if (part.taken > part.fed) {
+      part.tenant->GiveBackTokens(part.taken - part.fed);
+    }
+    if (part.demand.tokens == 0) continue;
+    demands.push_back(part.demand);
+    fed.push_back(part.fed);
+  }
+  if (demands.size() > 1) shares_.Fed(demands, fed);
+}
+
+std::vector<int> StepRunner::Plan(const RunningSequences& running) {
+  Candidates candidates = FindCandidates(running);
+  KeepPace(&candidates);
+  StepLimits limits = Limits(candidates);
+  const std::vector<StepTenant> tenants = ShareStep(candidates, &limits);
+  std::vector<int> plan = PlanStep(candidates.all, limits, tenants);
+  SettleShares(plan, &candidates);
   for (size_t i = 0; i < plan.size(); ++i) {
     Sequence& sequence = *running.all()[i];
-    const bool left_out = candidates[i].tokens > 0 && plan[i] == 0;
+    const bool left_out = candidates.all[i].tokens > 0 && plan[i] == 0;
     sequence.steps_waited = left_out ? sequence.steps_waited + 1 : 0;
     if (plan[i] > 0) ++sequence.steps;
   }
@@ -101,7 +217,7 @@ BatchRow StepRunner::MakeRow(const Sequence& sequence, int tokens) const {
   return row;
 }
 
-StepRunner::Step StepRunner::Fill(const RunningSequences& running) const {
+StepRunner::Step StepRunner::Fill(const RunningSequences& running) {
   const std::vector<int> plan = Plan(running);
   Step step;
   for (size_t i = 0; i < plan.size(); ++i) {
@@ -135,6 +251,7 @@ absl::StatusOr<bool> StepRunner::Run(const RunningSequences& running,
     }
     ENGRAM_RETURN_IF_ERROR(Begin(&step));
   }
+  goes_on = goes_on && TakeTokensAhead(step);
   if (goes_on) ENGRAM_RETURN_IF_ERROR(BeginAhead(step));
   ENGRAM_ASSIGN_OR_RETURN(const StepResult result, model_.Finish());
   Ends ends = AdvanceAll(&step, result);
@@ -175,6 +292,23 @@ absl::StatusOr<bool> StepRunner::TakeSpares(const Step& step) {
     if (!taken) return false;
   }
   return true;
+}
+
+bool StepRunner::TakeTokensAhead(const Step& step) {
+  absl::flat_hash_map<Tenant*, int64_t> rows;
+  for (const Sequence* sequence : step.sequences) {
+    Tenant* const tenant = sequence->request.tenant.get();
+    if (tenant != nullptr && tenant->is_paced()) ++rows[tenant];
+  }
+  absl::flat_hash_map<Tenant*, int64_t> taken;
+  bool all = true;
+  for (const auto& [tenant, tokens] : rows) {
+    taken[tenant] = tenant->TakeTokens(tokens, /*least=*/1, clock_.Now());
+    all = all && taken[tenant] == tokens;
+  }
+  if (all) return true;
+  for (const auto& [tenant, tokens] : taken) tenant->GiveBackTokens(tokens);
+  return false;
 }
 
 BatchRow StepRunner::MakeRowAhead(const Sequence& sequence,
@@ -232,6 +366,7 @@ StepRunner::Ends StepRunner::AdvanceAll(Step* step, const StepResult& result) {
     const BatchRow& row = step->batch.rows[i];
     states_.HasRun(sequence, row.out());
     const int tokens = row.follows ? 1 : static_cast<int>(row.tokens.size());
+    sequence->place.Fed(tokens);
     std::optional<SequenceEnd> end = progress_.Advance(
         sequence, tokens, result.rows[i], now, &step->observation);
     if (end.has_value()) ends.emplace_back(sequence, *std::move(end));

@@ -23,11 +23,14 @@
 #include "server/clock.h"
 #include "server/metrics.h"
 #include "server/running_sequences.h"
+#include "server/scheduler.h"
 #include "server/sequence.h"
 #include "server/sequence_ends.h"
 #include "server/sequence_progress.h"
 #include "server/state_keeper.h"
 #include "server/step_time.h"
+#include "server/tenant.h"
+#include "server/tenant_shares.h"
 
 namespace engram {
 
@@ -48,6 +51,9 @@ class StepRunner {
   absl::StatusOr<bool> Run(const RunningSequences& running,
                            bool may_run_ahead = false);
   bool is_ahead() const { return ahead_.has_value(); }
+  // When somebody may be fed again who has something to feed and was left out
+  // of the last step for its tenant's pace; InfiniteFuture if nobody was.
+  absl::Time pace_resumes() const { return pace_resumes_; }
   // Finishes the step that is ahead, if one is. INTERNAL: as for Run.
   absl::Status Settle();
 
@@ -69,10 +75,33 @@ class StepRunner {
   // Those that have come to their ends and have still their slots.
   using Ends = std::vector<std::pair<Sequence*, SequenceEnd>>;
 
+  // What one tenant has in a step.
+  struct Part {
+    Tenant* tenant = nullptr;  // nullptr: of no name
+    TenantDemand demand;       // no tokens: nobody has something to feed
+    bool has_prompts = false;
+    int64_t taken = 0;  // of what its pace allows (Tenant::TakeTokens)
+    int64_t fed = 0;
+  };
+  struct Candidates {
+    std::vector<Candidate> all;  // of those that run, in their order
+    std::vector<Part> parts;     // by Candidate::tenant
+  };
+
   // The tokens that each of `running` feeds, 0 for those that wait.
-  std::vector<int> Plan(const RunningSequences& running) const;
+  std::vector<int> Plan(const RunningSequences& running);
+  Candidates FindCandidates(const RunningSequences& running) const;
+  // Leaves out whose tenants have fed what they may, for now.
+  void KeepPace(Candidates* candidates);
+  StepLimits Limits(const Candidates& candidates) const;
+  // What each of the tenants may have of the step; `limits` become those of a
+  // step that several share, if they do.
+  std::vector<StepTenant> ShareStep(const Candidates& candidates,
+                                    StepLimits* limits);
+  // What was planned is counted.
+  void SettleShares(const std::vector<int>& plan, Candidates* candidates);
   BatchRow MakeRow(const Sequence& sequence, int tokens) const;
-  Step Fill(const RunningSequences& running) const;
+  Step Fill(const RunningSequences& running);
   absl::Status Begin(Step* step);
   // Whether the step after this one is the same once more, and only what is
   // drawn can end its sequences.
@@ -81,6 +110,9 @@ class StepRunner {
   // now a slot for it. One state at most is moved out of their way, so that it
   // may take some steps. Errors: StateKeeper::TryTakeSpare.
   absl::StatusOr<bool> TakeSpares(const Step& step);
+  // Whether the tenants of its sequences may feed so many tokens once more,
+  // which are taken then.
+  bool TakeTokensAhead(const Step& step);
   // The row behind `row`, which is begun. Its draw comes one token later.
   BatchRow MakeRowAhead(const Sequence& sequence, const BatchRow& row) const;
   // Begins the step after one that is begun and goes on.
@@ -95,6 +127,8 @@ class StepRunner {
   Clock& clock_;
   ModelMetrics* const metrics_;
   StepTime step_time_;
+  TenantShares shares_;
+  absl::Time pace_resumes_ = absl::InfiniteFuture();
   absl::Time last_finished_ = absl::InfinitePast();
   std::optional<Step> ahead_;  // begun, and not finished
 };

@@ -1,6 +1,7 @@
 #include "server/step_time.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace engram {
 namespace {
@@ -100,6 +101,14 @@ int StepTime::PromptTokens(int streams, int most) const {
                          std::max(most, kLeastPromptTokens));
   if (steps_ % kStepsBetweenShortOnes == 0) tokens /= 2;
   return std::min(most, static_cast<int>(tokens));
+}
+
+double StepTime::TokensBeside(double wanted, double share) const {
+  if (per_token_ <= 0) return std::numeric_limits<double>::infinity();
+  const double fixed_tokens = fixed_ / per_token_;
+  double tokens = (wanted + fixed_tokens) / share - fixed_tokens;
+  if (steps_ % kStepsBetweenShortOnes == 0) tokens /= 2;
+  return tokens;
 }
 
 absl::Duration StepTime::TimePerPromptToken(int streams, int most) const {

@@ -31,6 +31,10 @@ class StepTime {
   // than a few tokens, for which alone it would not be worth reading the
   // weights.
   int PromptTokens(int streams, int most) const;
+  // Tokens of a step that takes no longer than what a tenant alone would need
+  // for `wanted` (> 0) of its own, divided by its `share` (0 to 1) of the
+  // machine: what others feed beside it slows it down by no more than that.
+  double TokensBeside(double wanted, double share) const;
   // For each prompt token, if a step has as many as it may.
   absl::Duration TimePerPromptToken(int streams, int most) const;
 

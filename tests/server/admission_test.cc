@@ -278,6 +278,72 @@ TEST_F(AdmissionTest, AcceptsAStopAsTheLastReceivedToken) {
   EXPECT_TRUE(Submit(request).ok());
 }
 
+// --- Quotas.
+
+TEST_F(AdmissionTest, RefusesMoreRequestsThanATenantMayMake) {
+  const auto tenant = std::make_shared<Tenant>("acme", 1);
+  tenant->SetLimits({.requests_per_second = 2});
+  Request request = Good();
+  request.tenant = tenant;
+  // What could never run does not count.
+  request.prompt = Tokens(9, 1);
+  EXPECT_EQ(Submit(request).code(), Code::kInvalidArgument);
+  request.prompt = Tokens(8, 1);
+  EXPECT_TRUE(Submit(request).ok());
+  request.session_id = "b";
+  const absl::Status refused = Submit(request);
+  EXPECT_EQ(refused.code(), Code::kResourceExhausted) << refused;
+  EXPECT_EQ(RetryAfter(refused), absl::Milliseconds(500));
+  EXPECT_TRUE(Submit(TestEngine::Generate({1}, 1)).ok()) << "of nobody";
+  clock_.Advance(absl::Milliseconds(500));
+  EXPECT_TRUE(Submit(request).ok());
+}
+
+TEST_F(AdmissionTest, RefusesMoreStreamsThanATenantMayHave) {
+  const auto tenant = std::make_shared<Tenant>("acme", 1);
+  tenant->SetLimits({.streams = 1});
+  Request request = Good();
+  request.tenant = tenant;
+  EXPECT_TRUE(Submit(request).ok());
+  Request other = TestEngine::Score("", {1});
+  other.tenant = tenant;
+  const absl::Status refused = Submit(other);
+  EXPECT_EQ(refused.code(), Code::kResourceExhausted) << refused;
+  EXPECT_TRUE(RetryAfter(refused).has_value());
+  // What is wrong with the request itself is told first.
+  other.session_id = "nobody";
+  EXPECT_EQ(Submit(other).code(), Code::kNotFound);
+  other.session_id = "";
+  // What waits or runs counts, and nothing that was refused.
+  std::unique_ptr<Sequence> running = admission().inbox().TakeNext();
+  EXPECT_FALSE(Submit(other).ok());
+  running.reset();
+  EXPECT_TRUE(Submit(other).ok());
+}
+
+TEST_F(AdmissionTest, RefusesWhatATenantCouldNotFeedForLong) {
+  const auto tenant = std::make_shared<Tenant>("acme", 1);
+  tenant->SetLimits({.tokens_per_second = 6});
+  Request request = TestEngine::Generate(Tokens(3, 1), 5);
+  request.received = Tokens(4, 2);
+  request.tenant = tenant;
+  EXPECT_TRUE(Submit(request).ok());
+  EXPECT_EQ(Submit(request).code(), Code::kResourceExhausted);
+}
+
+TEST_F(AdmissionTest, ReplaysWhateverATenantMayHave) {
+  Request request = Good();
+  request.tenant = std::make_shared<Tenant>("", 0);
+  request.tenant->SetLimits({.streams = 0});
+  Request committed = request;
+  committed.identity = IdentityOf(request);
+  CommitTurn(&sessions_, committed, /*slot=*/0);
+  const auto admitted = admission().Submit(request);
+  ASSERT_TRUE(admitted.ok()) << admitted.status();
+  EXPECT_TRUE(
+      std::holds_alternative<std::shared_ptr<const TurnRecord>>(*admitted));
+}
+
 // --- Sessions.
 
 TEST_F(AdmissionTest, RefusesAScoreOnASessionThatIsNotThere) {

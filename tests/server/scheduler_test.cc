@@ -259,5 +259,108 @@ TEST(Scheduler, CutsAnywhereForScoresThatHaveNoRowsForAChunk) {
   EXPECT_EQ(PlanStep(candidates, Chunked(512)).back(), 28);
 }
 
+// --- Tenants.
+
+Candidate Of(int tenant, Candidate candidate) {
+  candidate.tenant = tenant;
+  return candidate;
+}
+
+TEST(Scheduler, GivesEachTenantItsShareOfStreamsAndPrompts) {
+  EXPECT_THAT(PlanStep({Of(0, Decode()), Of(0, Decode()), Of(0, Decode()),
+                        Of(1, Prompt(9)), Of(1, Decode())},
+                       {.max_batch_tokens = 6, .max_logits_rows = 8},
+                       {{.share = 2}, {.share = 4}}),
+              ElementsAre(1, 1, 0, 3, 1));
+}
+
+TEST(Scheduler, GoesByPriorityWithinATenantAlone) {
+  EXPECT_THAT(PlanStep({Of(0, Decode(9)), Of(0, Decode(8)), Of(1, Decode(-1)),
+                        Of(1, Decode(0))},
+                       {.max_batch_tokens = 2, .max_logits_rows = 8},
+                       {{.share = 1}, {.share = 1}}),
+              ElementsAre(1, 0, 0, 1));
+}
+
+TEST(Scheduler, GivesAwayWhatATenantLeavesOfTheStep) {
+  const std::vector<Candidate> candidates = {Of(0, Decode()), Of(0, Decode()),
+                                             Of(0, Decode()), Of(1, Prompt(2))};
+  StepLimits limits{.max_batch_tokens = 8, .max_logits_rows = 8};
+  const std::vector<StepTenant> tenants = {{.share = 1}, {.share = 7}};
+  EXPECT_THAT(PlanStep(candidates, limits, tenants), ElementsAre(1, 1, 1, 2));
+  // But no more than the step shall have.
+  limits.max_shared_tokens = 4;
+  EXPECT_THAT(PlanStep(candidates, limits, tenants), ElementsAre(1, 1, 0, 2));
+}
+
+TEST(Scheduler, FeedsNoTenantMoreThanItMay) {
+  EXPECT_THAT(PlanStep({Of(0, Decode()), Of(0, Decode()), Of(0, Decode()),
+                        Of(1, Prompt(20))},
+                       {.max_batch_tokens = 16, .max_logits_rows = 8},
+                       {{.share = 8, .most = 2}, {.share = 8, .most = 9}}),
+              ElementsAre(1, 1, 0, 9));
+  EXPECT_THAT(
+      PlanStep({Decode(), Decode(), Prompt(9)},
+               {.max_batch_tokens = 16, .max_logits_rows = 8}, {{.most = 5}}),
+      ElementsAre(1, 1, 3));
+}
+
+TEST(Scheduler, LetsWhoIsOwedMostGoFirstWhereRowsAreFew) {
+  const StepLimits limits{.max_batch_tokens = 16, .max_logits_rows = 4};
+  const std::vector<Candidate> candidates = {Of(0, Scored(4)),
+                                             Of(1, Scored(6))};
+  EXPECT_THAT(PlanStep(candidates, limits, {{.share = 8}, {.share = 8}}),
+              ElementsAre(4, 0));
+  EXPECT_THAT(PlanStep(candidates, limits, {{.share = 8}, {.share = 12}}),
+              ElementsAre(0, 4));
+}
+
+TEST(Scheduler, CutsNoChunkForAShareThatIsLess) {
+  StepLimits limits = Chunked(512);
+  limits.max_shared_tokens = 65;
+  // What is not fed is owed, until it is a chunk.
+  const auto plan = [&](double share, int64_t waited) {
+    return PlanStep({Of(0, PromptAt(0, 1000, waited)), Of(1, Decode())}, limits,
+                    {{.share = share}, {.share = 65 - share}});
+  };
+  for (int64_t waited : {int64_t{0}, kSchedulerPatience}) {
+    EXPECT_THAT(plan(63, waited), ElementsAre(64, 1)) << "given away";
+    EXPECT_THAT(plan(64, waited), ElementsAre(64, 1));
+    limits.max_shared_tokens = 40;
+    EXPECT_THAT(plan(63, waited), ElementsAre(0, 1));
+    EXPECT_THAT(plan(64, waited), ElementsAre(64, 1));
+    limits.max_shared_tokens = 65;
+  }
+}
+
+TEST(Scheduler, LeavesNoSharedStepIdle) {
+  StepLimits limits = Chunked(512);
+  limits.max_shared_tokens = 10;
+  EXPECT_THAT(PlanStep({Of(0, PromptAt(0, 1000)), Of(1, PromptAt(0, 1000))},
+                       limits, {{.share = 5}, {.share = 6}}),
+              ElementsAre(0, 512));
+}
+
+TEST(Scheduler, StarvesNobodyOfATenant) {
+  std::vector<Candidate> all(8, Of(0, Decode()));
+  all.push_back(Of(0, Prompt(100000, -9)));
+  all.push_back(Of(1, Decode()));
+  std::vector<int> fed(all.size());
+  for (int step = 0; step < 900; ++step) {
+    const std::vector<int> plan = PlanStep(
+        all,
+        {.max_batch_tokens = 64, .max_logits_rows = 64, .max_shared_tokens = 2},
+        {{.share = 1}, {.share = 1}});
+    for (size_t i = 0; i < all.size(); ++i) {
+      fed[i] += plan[i];
+      all[i].waited = plan[i] > 0 ? 0 : all[i].waited + 1;
+      all[i].turns += plan[i] > 0;
+    }
+  }
+  EXPECT_EQ(fed.back(), 900);
+  fed.pop_back();
+  EXPECT_THAT(fed, Each(Ge(50)));
+}
+
 }  // namespace
 }  // namespace engram

@@ -91,6 +91,22 @@ TEST_F(SequenceEndsTest, TellReaderAndReportTheSameFigures) {
   EXPECT_EQ(reported_[0].total, absl::Seconds(6));
 }
 
+// Before the reader can know, who may ask for more at once.
+TEST_F(SequenceEndsTest, GiveBackThePlaceThatTheTenantHas) {
+  const auto tenant = std::make_shared<Tenant>("acme", 1);
+  for (const bool completes : {true, false}) {
+    const auto sequence = Run(TestEngine::Generate({1, 2}, 1));
+    sequence->place = *TenantPlace::Take(tenant, 2, clock_.Now());
+    EXPECT_EQ(tenant->streams(), 1);
+    if (completes) {
+      ends_.Complete(sequence.get(), FinishReason::kLength);
+    } else {
+      ends_.End(sequence.get(), absl::CancelledError("gone"));
+    }
+    EXPECT_EQ(tenant->streams(), 0);
+  }
+}
+
 TEST_F(SequenceEndsTest, CommitWhatCompletes) {
   const Request request = TestEngine::Turn("a", "r", {1, 2}, 1);
   const auto sequence = Run(request);

@@ -126,5 +126,25 @@ TEST(StepTime, TellsWhatAStepWillTake) {
               absl::ToDoubleSeconds(kSmall.Step(100)), 1e-5);
 }
 
+// What a tenant's own tokens would take alone is half of the step, or its part.
+TEST(StepTime, TellsWhatAStepMayHaveThatLeavesATenantItsShareOfTheTime) {
+  StepTime time(kTarget);
+  EXPECT_GE(time.TokensBeside(1, 0.5), 1e9) << "nothing is known yet";
+  for (const Machine& machine : {kSmall, kLarge}) {
+    StepTime learned(kTarget);
+    for (int tokens = 1; tokens < 100; ++tokens) {
+      learned.Observe(tokens, machine.Step(tokens));
+    }
+    for (const int wanted : {1, 30}) {
+      for (const double share : {0.1, 0.5, 0.75, 1.0}) {
+        const double tokens = learned.TokensBeside(wanted, share);
+        const absl::Duration step = machine.fixed + tokens * machine.per_token;
+        EXPECT_NEAR(absl::FDivDuration(machine.Step(wanted), step), share,
+                    0.01);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace engram
