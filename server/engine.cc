@@ -300,10 +300,10 @@ void Engine::StartWaiting(absl::Time now) {
   while (keeper_.moved_bytes() - moved_before < options_.bytes_between_steps ||
          !running_.StreamsRun()) {
     if (!failure_.ok()) return;
-    const std::optional<WaitingRequest> waiting = inbox_->Next();
-    const std::optional<WaitingRequest> parked = parked_.Next();
+    const std::optional<WaitingRequest> waiting = inbox_->Next(running_.shares());
+    const std::optional<WaitingRequest> parked = parked_.Next(running_.shares());
     if (!waiting && !parked) return;
-    bool resume = parked && (!waiting || !GoesBefore(*waiting, *parked));
+    bool resume = parked && (!waiting || !running_.shares().GoesBefore(*waiting, *parked));
     // Every running sequence has a slot; committed states yield theirs.
     if (running() == states_.slots() && !Park(running_.LongestPaused()) &&
         !Park(running_.WhoMakesWayFor(resume ? *parked : *waiting))) {
@@ -318,7 +318,7 @@ void Engine::StartWaiting(absl::Time now) {
 }
 
 bool Engine::StartNext(absl::Time now) {
-  SequencePointer sequence = inbox_->TakeNext();
+  SequencePointer sequence = inbox_->TakeNext(running_.shares());
   if (sequence == nullptr) return false;
   if (sequence->fetch != nullptr && !sequence->fetch->answer().ok()) {
     // Whatever became of the other device, this one has not failed.
@@ -366,7 +366,7 @@ void Engine::Fetch(SequencePointer sequence) {
 }
 
 bool Engine::ResumeNext() {
-  SequencePointer sequence = parked_.TakeNext();
+  SequencePointer sequence = parked_.TakeNext(running_.shares());
   const absl::StatusOr<bool> unparked = keeper_.TryUnpark(sequence.get());
   if (!unparked.ok()) {
     EndUnmoved(sequence.get(), unparked.status());

@@ -19,6 +19,15 @@ std::string InMilliseconds(absl::Duration duration) {
   return absl::FormatDuration(absl::Trunc(duration, absl::Milliseconds(1)));
 }
 
+// Whether the one that stands later in the queue goes before the other.
+bool GoesFirst(const Sequence& later, const Sequence& earlier,
+               const SlotShares& shares) {
+  if (later.request.tenant == earlier.request.tenant) {
+    return later.request.priority > earlier.request.priority;
+  }
+  return shares.GoesBefore(AsWaiting(later), AsWaiting(earlier));
+}
+
 PromptAhead PromptOf(const Request& request) {
   return {request.priority, static_cast<int64_t>(request.prompt.size())};
 }
@@ -150,29 +159,30 @@ void EngineInbox::SetLoad(const QueueLoad& load,
   prompts_ = std::move(prompts);
 }
 
-EngineInbox::Queue::const_iterator EngineInbox::FindNext() const {
+EngineInbox::Queue::const_iterator EngineInbox::FindNext(
+    const SlotShares& shares) const {
   auto next = queue_.end();
   for (auto waiting = queue_.begin(); waiting != queue_.end(); ++waiting) {
     const Sequence& sequence = **waiting;
     if (sequence.fetch != nullptr && !sequence.fetch->is_over()) continue;
-    if (next == queue_.end() ||
-        (*next)->request.priority < sequence.request.priority) {
+    if (next == queue_.end() || GoesFirst(sequence, **next, shares)) {
       next = waiting;
     }
   }
   return next;
 }
 
-std::optional<WaitingRequest> EngineInbox::Next() const {
+std::optional<WaitingRequest> EngineInbox::Next(
+    const SlotShares& shares) const {
   absl::MutexLock lock(&mutex_);
-  const auto next = FindNext();
+  const auto next = FindNext(shares);
   if (next == queue_.end()) return std::nullopt;
   return AsWaiting(**next);
 }
 
-std::unique_ptr<Sequence> EngineInbox::TakeNext() {
+std::unique_ptr<Sequence> EngineInbox::TakeNext(const SlotShares& shares) {
   absl::MutexLock lock(&mutex_);
-  const auto next = FindNext();
+  const auto next = FindNext(shares);
   if (next == queue_.end()) return nullptr;
   // Erasing nothing makes an iterator that may change what it points to.
   std::unique_ptr<Sequence> taken = std::move(*queue_.erase(next, next));

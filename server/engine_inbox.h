@@ -26,6 +26,7 @@
 #include "server/device_choice.h"
 #include "server/queue_time.h"
 #include "server/sequence.h"
+#include "server/slot_shares.h"
 
 namespace engram {
 
@@ -93,9 +94,10 @@ class EngineInbox {
   void SetLoad(const QueueLoad& load, std::vector<PromptAhead> prompts);
   // The one that TakeNext would take now: none whose state is still on its way
   // here (server/state_fetch.h).
-  std::optional<WaitingRequest> Next() const;
-  // Of highest priority, then the earliest; nullptr if none waits.
-  std::unique_ptr<Sequence> TakeNext();
+  std::optional<WaitingRequest> Next(const SlotShares& shares = {}) const;
+  // The first as SlotShares::GoesBefore has it, of those of a tenant and a
+  // priority the one that came first; nullptr if none waits.
+  std::unique_ptr<Sequence> TakeNext(const SlotShares& shares = {});
   // The one that was just taken has its slot.
   void Started();
   // The one that was just taken ends without one.
@@ -132,7 +134,8 @@ class EngineInbox {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Duration ExpectedWait(const Request& request, absl::Time now) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  Queue::const_iterator FindNext() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Queue::const_iterator FindNext(const SlotShares& shares) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Takes those of the queue that `leaves` is true of.
   std::vector<std::unique_ptr<Sequence>> TakeWhere(
       absl::FunctionRef<bool(const Sequence&)> leaves)

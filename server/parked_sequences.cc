@@ -8,26 +8,28 @@
 namespace engram {
 
 std::vector<std::unique_ptr<Sequence>>::const_iterator
-ParkedSequences::FindNext() const {
+ParkedSequences::FindNext(const SlotShares& shares) const {
   auto best = sequences_.end();
   for (auto next = sequences_.begin(); next != sequences_.end(); ++next) {
     if ((*next)->over || !(*next)->stream->HasAmpleRoom()) continue;
     if (best == sequences_.end() ||
-        GoesBefore(AsWaiting(**next), AsWaiting(**best))) {
+        shares.GoesBefore(AsWaiting(**next), AsWaiting(**best))) {
       best = next;
     }
   }
   return best;
 }
 
-std::optional<WaitingRequest> ParkedSequences::Next() const {
-  const auto next = FindNext();
+std::optional<WaitingRequest> ParkedSequences::Next(
+    const SlotShares& shares) const {
+  const auto next = FindNext(shares);
   if (next == sequences_.end()) return std::nullopt;
   return AsWaiting(**next);
 }
 
-std::unique_ptr<Sequence> ParkedSequences::TakeNext() {
-  const auto next = FindNext();
+std::unique_ptr<Sequence> ParkedSequences::TakeNext(
+    const SlotShares& shares) {
+  const auto next = FindNext(shares);
   ENGRAM_CHECK(next != sequences_.end());
   const auto place = sequences_.begin() + (next - sequences_.cbegin());
   std::unique_ptr<Sequence> taken = std::move(*place);

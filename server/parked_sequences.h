@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "server/sequence.h"
+#include "server/slot_shares.h"
 
 namespace engram {
 
@@ -25,16 +26,17 @@ class ParkedSequences {
   void Add(std::unique_ptr<Sequence> sequence) {
     sequences_.push_back(std::move(sequence));
   }
-  // Whose reader has made ample room: of highest priority, then the earliest.
-  // A full stream with room for one token would only be parked again.
-  std::optional<WaitingRequest> Next() const;
+  // Whose reader has made ample room, as SlotShares::GoesBefore has it: a full
+  // stream with room for one token would only be parked again.
+  std::optional<WaitingRequest> Next(const SlotShares& shares) const;
   // REQUIRES: Next() told of one.
-  std::unique_ptr<Sequence> TakeNext();
+  std::unique_ptr<Sequence> TakeNext(const SlotShares& shares);
   // Those that have ended.
   void DropOver();
 
  private:
-  std::vector<std::unique_ptr<Sequence>>::const_iterator FindNext() const;
+  std::vector<std::unique_ptr<Sequence>>::const_iterator FindNext(
+      const SlotShares& shares) const;
 
   std::vector<std::unique_ptr<Sequence>> sequences_;
 };

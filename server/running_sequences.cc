@@ -18,6 +18,8 @@ void RunningSequences::Add(std::unique_ptr<Sequence> sequence) {
   // Found full anew before it is parked again: nothing is moved twice at a
   // time.
   sequence->paused_since = absl::InfiniteFuture();
+  const WaitingRequest had_waited = AsWaiting(*sequence);
+  shares_.Took(had_waited.tenant, had_waited.weight);
   const auto place =
       std::upper_bound(sequences_.begin(), sequences_.end(), sequence,
                        [](const auto& left, const auto& right) {
@@ -33,12 +35,15 @@ std::unique_ptr<Sequence> RunningSequences::Take(const Sequence* sequence) {
   ENGRAM_CHECK(place != sequences_.end());
   std::unique_ptr<Sequence> taken = std::move(*place);
   sequences_.erase(place);
+  shares_.Gave(AsWaiting(*taken).tenant);
   return taken;
 }
 
 void RunningSequences::DropOver() {
-  std::erase_if(sequences_,
-                [](const auto& sequence) { return sequence->over; });
+  std::erase_if(sequences_, [this](const auto& sequence) {
+    if (sequence->over) shares_.Gave(AsWaiting(*sequence).tenant);
+    return sequence->over;
+  });
 }
 
 Sequence* RunningSequences::LongestPaused() const {
@@ -57,20 +62,33 @@ Sequence* RunningSequences::LongestPaused() const {
 Sequence* RunningSequences::WhoMakesWayFor(
     const WaitingRequest& request) const {
   Sequence* chosen = nullptr;
+  double share = 0;  // of the tenant of `chosen`, if it has too much
   for (const auto& sequence : sequences_) {
-    if (!MakesWayFor(*sequence, request)) continue;
-    if (chosen == nullptr ||
-        GoesBefore(AsWaiting(*chosen), AsWaiting(*sequence))) {
+    if (!HasHadItsSteps(*sequence)) continue;
+    const WaitingRequest one = AsWaiting(*sequence);
+    double its_share = 0;
+    if (one.tenant != request.tenant) {
+      if (!shares_.MakesWay(one.tenant, one.weight, request)) continue;
+      its_share = shares_.Share(one.tenant, one.weight);
+    } else if (!MakesWayFor(*sequence, request)) {
+      continue;
+    }
+    if (chosen == nullptr || its_share > share ||
+        (its_share == share && GoesBefore(AsWaiting(*chosen), one))) {
       chosen = sequence.get();
+      share = its_share;
     }
   }
   return chosen;
 }
 
+bool RunningSequences::HasHadItsSteps(const Sequence& sequence) const {
+  // A state is not moved for less work than it takes.
+  return sequence.steps - sequence.steps_before >= turns_.steps;
+}
+
 bool RunningSequences::MakesWayFor(const Sequence& sequence,
                                    const WaitingRequest& request) const {
-  // A state is not moved for less work than it takes.
-  if (sequence.steps - sequence.steps_before < turns_.steps) return false;
   const int priority = sequence.request.priority;
   if (priority != request.priority) return priority < request.priority;
   const auto remaining = static_cast<int64_t>(sequence.remaining());

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "server/sequence.h"
+#include "server/slot_shares.h"
 
 namespace engram {
 
@@ -30,6 +31,9 @@ class RunningSequences {
     return sequences_;
   }
 
+  // Whose slots they have.
+  const SlotShares& shares() const { return shares_; }
+
   // One that has just got its slot.
   void Add(std::unique_ptr<Sequence> sequence);
   // REQUIRES: it is here.
@@ -39,8 +43,10 @@ class RunningSequences {
 
   // The one that has waited longest for its reader; nullptr if none does.
   Sequence* LongestPaused() const;
-  // The one that is to make way for such a request: the last of those that
-  // matter less or are much longer; nullptr if none is.
+  // The one that is to make way for such a request: of the tenant that has most
+  // slots for its weight, if it has more than its share; else, of the request's
+  // own tenant, the last of those that matter less or are much longer; nullptr
+  // if none is.
   Sequence* WhoMakesWayFor(const WaitingRequest& request) const;
   // Whether a step would give somebody a token.
   bool StreamsRun() const;
@@ -49,7 +55,11 @@ class RunningSequences {
   bool MakesWayFor(const Sequence& sequence,
                    const WaitingRequest& request) const;
 
+  // Whether it has done enough in its slot that its state may be moved.
+  bool HasHadItsSteps(const Sequence& sequence) const;
+
   const SlotTurns turns_;
+  SlotShares shares_;
   std::vector<std::unique_ptr<Sequence>> sequences_;
 };
 

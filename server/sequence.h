@@ -96,10 +96,12 @@ struct WaitingRequest {
   int priority = 0;
   absl::Time arrival;
   int64_t prompt_tokens = 0;  // of what it has begun to feed, the rest
+  int tenant = 0;             // Tenant::number
+  double weight = 1;          // the tenant's
 };
 
 WaitingRequest AsWaiting(const Sequence& sequence);
-// By priority, then arrival.
+// By priority, then arrival: among those of a tenant (server/slot_shares.h).
 bool GoesBefore(const WaitingRequest& left, const WaitingRequest& right);
 
 // Whether sampling `id` ends a turn.
