@@ -74,6 +74,11 @@ absl::StatusOr<Caller> Access::Admit(const ShownIdentity& shown,
   }
   ENGRAM_RETURN_IF_ERROR(CheckNeed(key, need->need, method));
   ENGRAM_ASSIGN_OR_RETURN(TenantHandle tenant, FindTenant(shown, key));
+  // Turns and scores count where they are admitted: a Converse has many. What
+  // operators look at is not the tenant's doing.
+  if (need->need != Need::kGenerate && !key.of_operators()) {
+    ENGRAM_RETURN_IF_ERROR(tenant->CountRequest(clock_->Now()));
+  }
   return Caller{.key = key.name, .tenant = std::move(tenant)};
 }
 

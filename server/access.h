@@ -45,8 +45,9 @@ class Access {
 
   // Who calls `method` (MethodNeed::method). UNAUTHENTICATED: no key, one that
   // is not known, or has expired; PERMISSION_DENIED names the key and what it
-  // lacks; NOT_FOUND: operators named a tenant that there never was. Nothing
-  // of what is no key is in the message.
+  // lacks; RESOURCE_EXHAUSTED: Tenant::CountRequest, of what is no turn nor
+  // score; NOT_FOUND: operators named a tenant that there never was. Nothing of
+  // what is no key is in the message.
   absl::StatusOr<Caller> Admit(const ShownIdentity& shown,
                                absl::string_view method) const;
 

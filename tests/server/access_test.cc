@@ -8,6 +8,7 @@
 #include "tests/support/fake_clock.h"
 #include "tests/support/key_file.h"
 #include "tests/support/temporary_folder.h"
+#include "tools/status/retry_after.h"
 
 namespace engram {
 namespace {
@@ -168,6 +169,21 @@ TEST_F(AccessTest, OthersActForTheirOwnTenant) {
             absl::PermissionDeniedError(
                 "metadata engram-tenant is \"other\", and key \"admin\" is of "
                 "tenant \"acme\""));
+}
+
+TEST_F(AccessTest, NobodyMakesMoreRequestsThanItsTenantMay) {
+  const TenantHandle acme = tenants_.Find("acme");
+  acme->SetLimits({.requests_per_second = 2});
+  EXPECT_TRUE(Admit("admin", "Sessions.List").ok());
+  const absl::Status refused = Admit("bare", "Models.List").status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_TRUE(RetryAfter(refused).has_value());
+  // These are counted by their turns, or are not the tenant's.
+  EXPECT_TRUE(Admit("writer", "Generate").ok());
+  EXPECT_TRUE(Admit("operator", "Sessions.List", "acme").ok());
+  EXPECT_TRUE(Admit("other", "Sessions.List").ok());
+  clock_.Advance(absl::Milliseconds(500));
+  EXPECT_TRUE(Admit("admin", "Sessions.List").ok());
 }
 
 }  // namespace
