@@ -147,20 +147,27 @@ absl::StatusOr<SessionHandle> Admission::FindSession(
   return SessionHandle();
 }
 
-absl::StatusOr<ByteBudget::Share> Admission::TakeMemory(
+absl::StatusOr<TenantBudget::Share> Admission::TakeMemory(
     const Request& request, const EngineInbox& inbox) {
   const size_t bytes = SequenceBytes(request);
-  std::optional<ByteBudget::Share> share = memory_.Take(bytes);
+  TenantBudget::Shortage shortage;
+  std::optional<TenantBudget::Share> share =
+      memory_.Take(request.tenant.get(), bytes, &shortage);
   if (share.has_value()) return *std::move(share);
   if (bytes > memory_.limit()) {
     return absl::InvalidArgumentError(
         absl::StrCat("the request takes ", bytes, " bytes, limit ",
                      memory_.limit(), " (--request-memory)"));
   }
+  const std::string whose =
+      shortage.of_tenant
+          ? absl::StrCat(" of tenant \"", request.tenant->name(), "\"")
+          : "";
   return WithRetryAfter(
       absl::UnavailableError(absl::StrCat(
-          "the queue is full: requests that wait or run take ", memory_.taken(),
-          " bytes, this one ", bytes, ", limit ", memory_.limit(),
+          "the queue is full: requests", whose, " that wait or run take ",
+          shortage.taken, " bytes, this one ", bytes, ", limit ",
+          shortage.limit, shortage.of_tenant ? " beside other tenants" : "",
           " (--request-memory); try again later")),
       inbox.RetryTime(request));
 }

@@ -17,12 +17,12 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "server/byte_budget.h"
 #include "server/clock.h"
 #include "server/engine_inbox.h"
 #include "server/model_capacity.h"
 #include "server/sequence.h"
 #include "server/session_store.h"
+#include "server/tenant_budget.h"
 #include "server/turn_record.h"
 
 namespace engram {
@@ -83,8 +83,8 @@ class Admission {
                                              EngineInbox* inbox);
   // UNAVAILABLE if those that wait and run leave no room for it; `inbox` says
   // when to come again.
-  absl::StatusOr<ByteBudget::Share> TakeMemory(const Request& request,
-                                               const EngineInbox& inbox);
+  absl::StatusOr<TenantBudget::Share> TakeMemory(const Request& request,
+                                                 const EngineInbox& inbox);
   // Whether the request could run; the record, if it is answered from one.
   absl::StatusOr<std::shared_ptr<const TurnRecord>> FindRecord(
       const Request& request) const;
@@ -99,7 +99,7 @@ class Admission {
   const AdmissionModel model_;
   SessionStore* const sessions_;
   Clock* const clock_;
-  ByteBudget memory_;
+  TenantBudget memory_;
   std::vector<std::unique_ptr<EngineInbox>> inboxes_;  // of the devices
 };
 

@@ -152,6 +152,7 @@ void Engine::TellLoad() {
   QueueLoad load;
   std::vector<PromptAhead> prompts;
   int streams = 0;
+  load.slots = states_.slots();
   load.free_slots = states_.slots();
   load.empty_slots = states_.free_slots() + keeper_.spare_slots();
   for (const SequencePointer& sequence : running_.all()) {
@@ -161,12 +162,13 @@ void Engine::TellLoad() {
     if (sequence->decoding) {
       ++streams;
     } else {
-      prompts.push_back({sequence->request.priority,
-                         static_cast<int64_t>(sequence->remaining())});
+      prompts.push_back(PromptAheadOf(sequence->request));
+      prompts.back().tokens = static_cast<int64_t>(sequence->remaining());
     }
   }
   load.time_per_prompt_token = steps_.TimePerPromptToken(streams);
-  inbox_->SetLoad(load, std::move(prompts));
+  load.tenants = running_.shares().Named();
+  inbox_->SetLoad(std::move(load), std::move(prompts));
 }
 
 // --- Copies.
@@ -300,10 +302,13 @@ void Engine::StartWaiting(absl::Time now) {
   while (keeper_.moved_bytes() - moved_before < options_.bytes_between_steps ||
          !running_.StreamsRun()) {
     if (!failure_.ok()) return;
-    const std::optional<WaitingRequest> waiting = inbox_->Next(running_.shares());
-    const std::optional<WaitingRequest> parked = parked_.Next(running_.shares());
+    const std::optional<WaitingRequest> waiting =
+        inbox_->Next(running_.shares());
+    const std::optional<WaitingRequest> parked =
+        parked_.Next(running_.shares());
     if (!waiting && !parked) return;
-    bool resume = parked && (!waiting || !running_.shares().GoesBefore(*waiting, *parked));
+    bool resume = parked && (!waiting ||
+                             !running_.shares().GoesBefore(*waiting, *parked));
     // Every running sequence has a slot; committed states yield theirs.
     if (running() == states_.slots() && !Park(running_.LongestPaused()) &&
         !Park(running_.WhoMakesWayFor(resume ? *parked : *waiting))) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
 #include "tools/status/retry_after.h"
@@ -28,11 +29,26 @@ bool GoesFirst(const Sequence& later, const Sequence& earlier,
   return shares.GoesBefore(AsWaiting(later), AsWaiting(earlier));
 }
 
-PromptAhead PromptOf(const Request& request) {
-  return {request.priority, static_cast<int64_t>(request.prompt.size())};
-}
+// What goes before a request that comes now: its tenant's, or of another's so
+// much as has its turn before the request has.
+struct Ahead {
+  double requests = 0;
+  double prompt_tokens = 0;
+  double weight = 1;
+};
 
 }  // namespace
+
+PromptAhead PromptAheadOf(const Request& request) {
+  PromptAhead prompt;
+  prompt.priority = request.priority;
+  prompt.tokens = static_cast<int64_t>(request.prompt.size());
+  if (request.tenant != nullptr) {
+    prompt.tenant = request.tenant->number();
+    prompt.weight = request.tenant->weight();
+  }
+  return prompt;
+}
 
 EngineInbox::EngineInbox(int max_queue, absl::Duration max_queue_time,
                          Clock* clock)
@@ -47,7 +63,7 @@ absl::StatusOr<EngineInbox::Place> EngineInbox::Reserve(
     const Request& request) {
   absl::MutexLock lock(&mutex_);
   ENGRAM_RETURN_IF_ERROR(CheckRoom(request));
-  reserved_.push_back(PromptOf(request));
+  reserved_.push_back(PromptAheadOf(request));
   return Place(this, std::prev(reserved_.end()));
 }
 
@@ -80,8 +96,22 @@ absl::Status EngineInbox::CheckRoom(const Request& request) {
                          max_queue_, " (--max-queue); try again later")),
         TimeToRetry(expected));
   }
+  const int tenant = PromptAheadOf(request).tenant;
+  if (tenant != 0) {
+    const Places places = PlacesOf(request);
+    if (places.taken >= places.most) {
+      return WithRetryAfter(
+          absl::UnavailableError(absl::StrCat(
+              "the queue is full for tenant \"", request.tenant->name(),
+              "\": ", places.taken, " of its requests wait, limit ",
+              places.most, " of ", max_queue_,
+              " beside other tenants (--max-queue); try again later")),
+          TimeToRetry(expected));
+    }
+    if (places.taken == 0) queue_time_.Rested(tenant);
+  }
   const std::optional<absl::Duration> limit =
-      queue_time_.Forbids(now, expected);
+      queue_time_.Forbids(now, expected, tenant);
   if (!limit.has_value()) return absl::OkStatus();
   return WithRetryAfter(
       absl::UnavailableError(absl::StrCat(
@@ -92,30 +122,68 @@ absl::Status EngineInbox::CheckRoom(const Request& request) {
       TimeToRetry(expected));
 }
 
+EngineInbox::Places EngineInbox::PlacesOf(const Request& request) const {
+  const PromptAhead mine = PromptAheadOf(request);
+  absl::flat_hash_map<int, double> weights = {{mine.tenant, mine.weight}};
+  Places places;
+  const auto count = [&](const PromptAhead& other) {
+    if (other.tenant == mine.tenant) ++places.taken;
+    weights.try_emplace(other.tenant, other.weight);
+  };
+  for (const auto& waiting : queue_) count(PromptAheadOf(waiting->request));
+  for (const PromptAhead& reserved : reserved_) count(reserved);
+  double all = 1;
+  for (const auto& [tenant, weight] : weights) all += weight;
+  places.most = std::max(1, static_cast<int>(max_queue_ * mine.weight / all));
+  return places;
+}
+
 absl::Duration EngineInbox::ExpectedWait(const Request& request,
                                          absl::Time now) const {
   if (max_queue_time_ == absl::InfiniteDuration()) return absl::ZeroDuration();
-  const PromptAhead mine = PromptOf(request);
+  const PromptAhead mine = PromptAheadOf(request);
   const int free_slots = queue_time_.load().free_slots;
-  int requests = 0;
-  int64_t tokens_ahead = 0;
+  Ahead own;
+  absl::flat_hash_map<int, Ahead> others;
+  const auto ahead_of = [&](const PromptAhead& other) -> Ahead& {
+    if (other.tenant == mine.tenant) return own;
+    Ahead& ahead = others[other.tenant];
+    ahead.weight = other.weight;
+    return ahead;
+  };
+  // Priorities and lengths count within a tenant.
+  const auto goes_before = [&](const PromptAhead& other) {
+    return other.tenant != mine.tenant || other.priority > mine.priority ||
+           (other.priority == mine.priority && other.tokens <= mine.tokens);
+  };
   const auto wait_for = [&](const PromptAhead& other) {
-    if (other.priority < mine.priority) return;
+    if (other.tenant == mine.tenant && other.priority < mine.priority) return;
+    Ahead& ahead = ahead_of(other);
     // Those that wait for a slot are in the time between two starts.
-    if (requests++ < free_slots &&
-        (other.priority > mine.priority || other.tokens <= mine.tokens)) {
-      tokens_ahead += other.tokens;
+    if (ahead.requests++ < free_slots && goes_before(other)) {
+      ahead.prompt_tokens += static_cast<double>(other.tokens);
     }
   };
-  for (const auto& waiting : queue_) wait_for(PromptOf(waiting->request));
+  for (const auto& waiting : queue_) wait_for(PromptAheadOf(waiting->request));
   for (const PromptAhead& reserved : reserved_) wait_for(reserved);
   for (const PromptAhead& prompt : prompts_) {
-    if (prompt.priority > mine.priority ||
-        (prompt.priority == mine.priority && prompt.tokens <= mine.tokens)) {
-      tokens_ahead += prompt.tokens;
-    }
+    if (!goes_before(prompt)) continue;
+    ahead_of(prompt).prompt_tokens += static_cast<double>(prompt.tokens);
   }
-  return queue_time_.Expected(now, requests, tokens_ahead);
+  Ahead all = own;
+  for (const auto& [tenant, ahead] : others) {
+    const double turns = ahead.weight / mine.weight;
+    all.requests += std::min(ahead.requests, (own.requests + 1) * turns);
+    all.prompt_tokens += std::min(
+        ahead.prompt_tokens,
+        (own.prompt_tokens + static_cast<double>(mine.tokens)) * turns);
+  }
+  const auto tokens = static_cast<int64_t>(all.prompt_tokens);
+  if (mine.tenant != 0 &&
+      own.requests < queue_time_.GivenTo(mine.tenant, mine.weight)) {
+    return queue_time_.Feeding(tokens);
+  }
+  return queue_time_.Expected(now, static_cast<int>(all.requests), tokens);
 }
 
 absl::Duration EngineInbox::RetryTime(const Request& request) const {
@@ -147,13 +215,13 @@ bool EngineInbox::closed() const {
 
 // --- The engine takes.
 
-void EngineInbox::SetLoad(const QueueLoad& load,
-                          std::vector<PromptAhead> prompts) {
+void EngineInbox::SetLoad(QueueLoad load, std::vector<PromptAhead> prompts) {
   const absl::Time now = clock_->Now();
   absl::MutexLock lock(&mutex_);
-  queue_time_.SetLoad(load);
+  const int free_slots = load.free_slots;
+  queue_time_.SetLoad(std::move(load));
   started_ = 0;
-  if (queue_.empty() && prompts.empty() && load.free_slots > 0) {
+  if (queue_.empty() && prompts.empty() && free_slots > 0) {
     queue_time_.NobodyWaits(now);
   }
   prompts_ = std::move(prompts);

@@ -5,6 +5,11 @@
 // cannot be refused any more, so that a turn is begun only for a request that
 // will run.
 //
+// Where there are keys no tenant can fill it for the others: each has its part
+// by weight, among those who have something here and one more who may come. How
+// long it waits is told from what it has in the queue itself, and the turns of
+// the others between.
+//
 // Thread-safe.
 #pragma once
 
@@ -34,7 +39,11 @@ namespace engram {
 struct PromptAhead {
   int priority = 0;
   int64_t tokens = 0;  // left of it
+  int tenant = 0;      // Tenant::number
+  double weight = 1;   // the tenant's
 };
+
+PromptAhead PromptAheadOf(const Request& request);
 
 class EngineInbox {
  public:
@@ -64,8 +73,8 @@ class EngineInbox {
     Reserved reserved_;
   };
 
-  // UNAVAILABLE: the queue is full or would take too long (RetryAfter says when
-  // to come again), or it is closed.
+  // UNAVAILABLE: the queue, or the tenant's part of it, is full or would take
+  // too long (RetryAfter says when to come again), or it is closed.
   absl::StatusOr<Place> Reserve(const Request& request);
   void Enqueue(Place place, std::unique_ptr<Sequence> sequence);
   // When it may be of use to come again with such a request.
@@ -91,7 +100,7 @@ class EngineInbox {
 
   // --- Engine.
   // What runs, after each step: for how long newcomers would wait.
-  void SetLoad(const QueueLoad& load, std::vector<PromptAhead> prompts);
+  void SetLoad(QueueLoad load, std::vector<PromptAhead> prompts);
   // The one that TakeNext would take now: none whose state is still on its way
   // here (server/state_fetch.h).
   std::optional<WaitingRequest> Next(const SlotShares& shares = {}) const;
@@ -131,6 +140,13 @@ class EngineInbox {
   absl::Status AddTask(std::function<void()> task)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckRoom(const Request& request)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // How many places the request's tenant has here, and how many it may have.
+  struct Places {
+    int taken = 0;
+    int most = 0;
+  };
+  Places PlacesOf(const Request& request) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Duration ExpectedWait(const Request& request, absl::Time now) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

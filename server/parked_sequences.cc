@@ -27,8 +27,7 @@ std::optional<WaitingRequest> ParkedSequences::Next(
   return AsWaiting(**next);
 }
 
-std::unique_ptr<Sequence> ParkedSequences::TakeNext(
-    const SlotShares& shares) {
+std::unique_ptr<Sequence> ParkedSequences::TakeNext(const SlotShares& shares) {
   const auto next = FindNext(shares);
   ENGRAM_CHECK(next != sequences_.end());
   const auto place = sequences_.begin() + (next - sequences_.cbegin());

@@ -28,9 +28,9 @@ class ParkedSequences {
   }
   // Whose reader has made ample room, as SlotShares::GoesBefore has it: a full
   // stream with room for one token would only be parked again.
-  std::optional<WaitingRequest> Next(const SlotShares& shares) const;
+  std::optional<WaitingRequest> Next(const SlotShares& shares = {}) const;
   // REQUIRES: Next() told of one.
-  std::unique_ptr<Sequence> TakeNext(const SlotShares& shares);
+  std::unique_ptr<Sequence> TakeNext(const SlotShares& shares = {});
   // Those that have ended.
   void DropOver();
 

@@ -17,8 +17,11 @@ constexpr double kComesIn = 1;
 
 }  // namespace
 
-QueueTime::QueueTime(absl::Duration limit)
-    : limit_(limit), allowance_(limit - limit / kStanding) {}
+QueueTime::QueueTime(absl::Duration limit) : limit_(limit) {}
+
+absl::Duration QueueTime::WholeAllowance() const {
+  return limit_ - limit_ / kStanding;
+}
 
 void QueueTime::Started(absl::Time now, int waiting) {
   if (last_start_.has_value()) {
@@ -29,9 +32,23 @@ void QueueTime::Started(absl::Time now, int waiting) {
   last_start_ = now;
 }
 
+int QueueTime::GivenTo(int tenant, double weight) const {
+  double weights = weight;
+  int64_t held = 0;
+  for (const TenantSlots& other : load_.tenants) {
+    if (other.tenant == tenant) {
+      held = other.slots;
+    } else {
+      weights += other.weight;
+    }
+  }
+  const double share = load_.slots * weight / weights;
+  return std::max(0, static_cast<int>(share - static_cast<double>(held)));
+}
+
 absl::Duration QueueTime::Expected(absl::Time now, int requests_ahead,
                                    int64_t prompt_tokens_ahead) const {
-  absl::Duration wait = prompt_tokens_ahead * load_.time_per_prompt_token;
+  absl::Duration wait = Feeding(prompt_tokens_ahead);
   if (requests_ahead >= load_.free_slots) {
     // The next start is due, or has not come for longer than usual.
     absl::Duration next = interval_;
@@ -42,24 +59,39 @@ absl::Duration QueueTime::Expected(absl::Time now, int requests_ahead,
 }
 
 std::optional<absl::Duration> QueueTime::Forbids(absl::Time now,
-                                                 absl::Duration expected) {
+                                                 absl::Duration expected,
+                                                 int tenant) {
   if (limit_ == absl::InfiniteDuration()) return std::nullopt;
-  SetCalm(now, expected <= limit_ / kCalm);
-  const absl::Duration limit = limit_ / kStanding + allowance_;
+  Allowance& allowance =
+      allowances_.try_emplace(tenant, Allowance{.left = WholeAllowance()})
+          .first->second;
+  SetCalm(now, expected <= limit_ / kCalm, &allowance);
+  const absl::Duration limit = limit_ / kStanding + allowance.left;
   if (expected <= limit) return std::nullopt;
   return limit;
 }
 
-void QueueTime::SetCalm(absl::Time now, bool calm) {
-  if (limit_ == absl::InfiniteDuration()) return;
-  if (allowance_time_ != absl::InfinitePast()) {
-    const absl::Duration passed = now - allowance_time_;
-    allowance_ += calm_ ? passed / kComesIn : -passed / kGoesIn;
-    allowance_ = std::clamp(allowance_, absl::ZeroDuration(),
-                            limit_ - limit_ / kStanding);
+void QueueTime::NobodyWaits(absl::Time now) {
+  for (auto& [tenant, allowance] : allowances_) SetCalm(now, true, &allowance);
+  absl::erase_if(allowances_, [this](const auto& one) {
+    return one.second.left == WholeAllowance();
+  });
+}
+
+void QueueTime::Rested(int tenant) {
+  const auto found = allowances_.find(tenant);
+  if (found != allowances_.end()) found->second.calm = true;
+}
+
+void QueueTime::SetCalm(absl::Time now, bool calm, Allowance* allowance) const {
+  if (allowance->time != absl::InfinitePast()) {
+    const absl::Duration passed = now - allowance->time;
+    allowance->left += allowance->calm ? passed / kComesIn : -passed / kGoesIn;
+    allowance->left =
+        std::clamp(allowance->left, absl::ZeroDuration(), WholeAllowance());
   }
-  allowance_time_ = now;
-  calm_ = calm;
+  allowance->time = now;
+  allowance->calm = calm;
 }
 
 }  // namespace engram

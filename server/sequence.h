@@ -14,11 +14,11 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "server/byte_budget.h"
 #include "server/request.h"
 #include "server/session_store.h"
 #include "server/state_fetch.h"
 #include "server/tenant.h"
+#include "server/tenant_budget.h"
 #include "server/token_stream.h"
 #include "server/turn_text.h"
 
@@ -33,8 +33,8 @@ struct Sequence {
 
   Request request;
   std::shared_ptr<TokenStream> stream;
-  ByteBudget::Share memory;  // SequenceBytes of the request
-  TenantPlace place;         // until it has ended
+  TenantBudget::Share memory;  // SequenceBytes of the request
+  TenantPlace place;           // until it has ended
   // The turn's session, or the one that a score looks at; nullptr without.
   SessionHandle session;
   CommittedTurns start;  // what the session was before

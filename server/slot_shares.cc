@@ -18,6 +18,7 @@ void SlotShares::Took(int tenant, double weight) {
   Turns turns = Of(tenant);
   now_ = turns.had;
   turns.had += 1 / weight;
+  turns.weight = weight;
   ++turns.slots;
   turns_[tenant] = turns;
 }
@@ -32,6 +33,16 @@ double SlotShares::Share(int tenant, double weight) const {
   const auto found = turns_.find(tenant);
   if (found == turns_.end()) return 0;
   return static_cast<double>(found->second.slots) / weight;
+}
+
+std::vector<TenantSlots> SlotShares::Named() const {
+  std::vector<TenantSlots> named;
+  for (const auto& [tenant, turns] : turns_) {
+    if (tenant == 0 || turns.slots == 0) continue;
+    named.push_back(
+        {.tenant = tenant, .weight = turns.weight, .slots = turns.slots});
+  }
+  return named;
 }
 
 bool SlotShares::GoesBefore(const WaitingRequest& left,

@@ -7,11 +7,19 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "server/sequence.h"
 
 namespace engram {
+
+// What one tenant has.
+struct TenantSlots {
+  int tenant = 0;
+  double weight = 1;
+  int64_t slots = 0;
+};
 
 class SlotShares {
  public:
@@ -29,10 +37,13 @@ class SlotShares {
   bool MakesWay(int tenant, double weight, const WaitingRequest& request) const;
   // Slots for each of its weight.
   double Share(int tenant, double weight) const;
+  // Of tenants by name that have some.
+  std::vector<TenantSlots> Named() const;
 
  private:
   struct Turns {
     int64_t slots = 0;
+    double weight = 1;
     // What it has had, in slots for its weight; in step with others who take
     // some.
     double had = 0;

@@ -53,22 +53,23 @@ StepRunner::Candidates StepRunner::FindCandidates(
     const RunningSequences& running) const {
   Candidates found;
   found.all.reserve(running.all().size());
-  absl::flat_hash_map<const Tenant*, int> parts;
+  absl::flat_hash_map<const Tenant*, int> places;
+  int place = -1;
   for (const std::unique_ptr<Sequence>& sequence : running.all()) {
     Candidate candidate = MakeCandidate(*sequence);
     Tenant* const tenant = sequence->request.tenant.get();
-    const auto [place, is_new] =
-        parts.try_emplace(tenant, static_cast<int>(found.parts.size()));
-    if (is_new) {
-      found.parts.emplace_back();
-      found.parts.back().tenant = tenant;
-      if (tenant != nullptr) {
-        found.parts.back().demand.tenant = tenant->number();
-        found.parts.back().demand.weight = tenant->weight();
-      }
+    // Mostly it is the one before.
+    if (place < 0 || found.parts[place].tenant != tenant) {
+      const auto next = static_cast<int>(found.parts.size());
+      place = places.try_emplace(tenant, next).first->second;
+      if (place == next) found.parts.emplace_back().tenant = tenant;
     }
-    candidate.tenant = place->second;
-    Part& part = found.parts[candidate.tenant];
+    candidate.tenant = place;
+    Part& part = found.parts[place];
+    if (tenant != nullptr) {
+      part.demand.tenant = tenant->number();
+      part.demand.weight = tenant->weight();
+    }
     part.demand.tokens += candidate.tokens;
     if (candidate.tokens > 0 && !candidate.decoding) part.has_prompts = true;
     found.all.push_back(candidate);

@@ -35,7 +35,7 @@ struct TenantLimits {
   std::optional<int64_t> session_bytes = std::nullopt;
   // Fed, those sampled among them.
   std::optional<double> tokens_per_second = std::nullopt;
-  // Turns and scores that come, refused ones apart.
+  // Turns, scores and calls of other methods that come, refused ones apart.
   std::optional<double> requests_per_second = std::nullopt;
   // Its share of steps and of memory where they do not suffice, beside that of
   // the others.

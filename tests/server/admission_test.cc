@@ -283,6 +283,7 @@ TEST_F(AdmissionTest, AcceptsAStopAsTheLastReceivedToken) {
 TEST_F(AdmissionTest, RefusesMoreRequestsThanATenantMayMake) {
   const auto tenant = std::make_shared<Tenant>("acme", 1);
   tenant->SetLimits({.requests_per_second = 2});
+  limits_.max_queue = 100;
   Request request = Good();
   request.tenant = tenant;
   // What could never run does not count.

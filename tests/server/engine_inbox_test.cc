@@ -239,5 +239,101 @@ TEST_F(EngineInboxTest, RefusesATaskThatNobodyWouldRun) {
   EXPECT_EQ(inbox_.Post([] {}).code(), Code::kUnavailable);
 }
 
+// --- Tenants.
+
+class EngineInboxTenantsTest : public ::testing::Test {
+ protected:
+  static Request Of(const TenantHandle& tenant, const std::string& id,
+                    int priority = 0, int tokens = 1) {
+    Request request = TestEngine::Generate(Tokens(tokens, 1), 1);
+    request.request_id = id;
+    request.priority = priority;
+    request.tenant = tenant;
+    return request;
+  }
+  absl::Status Add(const Request& request) {
+    absl::StatusOr<EngineInbox::Place> place = inbox_.Reserve(request);
+    if (!place.ok()) return place.status();
+    clock_.Advance(absl::Milliseconds(1));
+    inbox_.Enqueue(*std::move(place), MakeSequence(request));
+    return absl::OkStatus();
+  }
+
+  const TenantHandle many_ = std::make_shared<Tenant>("many", 1);
+  const TenantHandle few_ = std::make_shared<Tenant>("few", 2);
+  FakeClock clock_;
+  EngineInbox inbox_{/*max_queue=*/12, absl::Seconds(2), &clock_};
+};
+
+TEST_F(EngineInboxTenantsTest, KeepsPlacesForOtherTenants) {
+  for (int i = 0; i < 6; ++i) EXPECT_TRUE(Add(Of(many_, "m")).ok());
+  const absl::Status full = Add(Of(many_, "m"));
+  EXPECT_EQ(full.code(), Code::kUnavailable);
+  EXPECT_THAT(
+      std::string(full.message()),
+      AllOf(HasSubstr("tenant \"many\""), HasSubstr("6 of its requests"),
+            HasSubstr("limit 6 of 12"), HasSubstr("--max-queue")));
+  EXPECT_TRUE(RetryAfter(full).has_value());
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(Add(Of(few_, "f")).ok());
+  EXPECT_FALSE(Add(Of(few_, "f")).ok());
+  // Without a name all that is left.
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(Add(Of(nullptr, "n")).ok());
+  EXPECT_THAT(std::string(Add(Of(nullptr, "n")).message()),
+              HasSubstr("12 requests wait, limit 12"));
+}
+
+TEST_F(EngineInboxTenantsTest, HasOnePlaceForWhoeverHasNone) {
+  many_->SetLimits({.weight = 100});
+  for (int i = 0; i < 11; ++i) EXPECT_TRUE(Add(Of(many_, "m")).ok());
+  EXPECT_FALSE(Add(Of(many_, "m")).ok());
+  EXPECT_TRUE(Add(Of(few_, "f")).ok());
+}
+
+TEST_F(EngineInboxTenantsTest, LetsWhoHasFewestSlotsGoFirst) {
+  ASSERT_TRUE(Add(Of(many_, "m1", /*priority=*/5)).ok());
+  ASSERT_TRUE(Add(Of(few_, "f1")).ok());
+  ASSERT_TRUE(Add(Of(few_, "f2", /*priority=*/1)).ok());
+  SlotShares shares;
+  shares.Took(1, 1);
+  EXPECT_EQ(inbox_.Next(shares)->tenant, 2);
+  EXPECT_EQ(inbox_.TakeNext(shares)->request.request_id, "f2");
+  shares.Took(2, 1);
+  shares.Took(2, 1);
+  EXPECT_EQ(inbox_.TakeNext(shares)->request.request_id, "m1");
+  EXPECT_EQ(inbox_.TakeNext(shares)->request.request_id, "f1");
+}
+
+TEST_F(EngineInboxTenantsTest, TellsTheTimeThatATenantsOwnRequestsTake) {
+  EngineInbox inbox(/*max_queue=*/12, absl::Hours(1), &clock_);
+  const auto add = [&](const Request& request) {
+    absl::StatusOr<EngineInbox::Place> place = inbox.Reserve(request);
+    ASSERT_TRUE(place.ok()) << place.status();
+    inbox.Enqueue(*std::move(place), MakeSequence(request));
+  };
+  const Request one_more = Of(many_, "m", 0, /*tokens=*/100);
+  const Request other = Of(few_, "f", 0, /*tokens=*/3);
+  // All slots are taken, and one is free every 100 ms.
+  for (int i = 0; i < 5; ++i) add(one_more);
+  for (int i = 0; i < 20; ++i) {
+    clock_.Advance(absl::Milliseconds(100));
+    inbox.TakeNext();
+    inbox.Started();
+    add(one_more);
+  }
+  EXPECT_EQ(inbox.RetryTime(one_more), absl::Milliseconds(600));
+  EXPECT_EQ(inbox.RetryTime(other), absl::Milliseconds(200));
+  add(other);
+  EXPECT_EQ(inbox.RetryTime(other), absl::Milliseconds(400));
+  // The other tenant would be given half of the slots.
+  QueueLoad load;
+  load.slots = 4;
+  load.time_per_prompt_token = absl::Milliseconds(100);
+  load.tenants = {{.tenant = 1, .slots = 4}};
+  inbox.SetLoad(load, {PromptAheadOf(one_more)});
+  EXPECT_EQ(inbox.RetryTime(other), absl::Milliseconds(300));
+  add(other);
+  EXPECT_GT(inbox.RetryTime(other), absl::Milliseconds(600));
+}
+
 }  // namespace
 }  // namespace engram

@@ -126,7 +126,7 @@ TEST_F(EngineTenantsTest, OneStreamHasNearlyHalfOfTheTokensBeside64) {
   Start(Options(/*slots=*/65, /*max_batch_tokens=*/128), kOnlyTokens);
   Clients& many = Add(Named("many", 1), Stream(), 64);
   Clients& one = Add(Named("one", 2), Stream(), 1);
-  Run(absl::Seconds(20));
+  Run(absl::Seconds(4));
   EXPECT_GE(Share(one, many), 0.45);
   EXPECT_LE(Share(one, many), 0.55);
 }
@@ -175,7 +175,7 @@ TEST_F(EngineTenantsTest, TokensAreSharedByWeight) {
   Start(Options(/*slots=*/32, /*max_batch_tokens=*/16), kOnlyTokens);
   Clients& heavy = Add(Named("heavy", 1, {.weight = 3}), Stream(), 16);
   Clients& light = Add(Named("light", 2), Stream(), 16);
-  Run(absl::Seconds(20));
+  Run(absl::Seconds(4));
   EXPECT_NEAR(Share(heavy, light), 0.75, 0.02);
 }
 
@@ -197,6 +197,46 @@ TEST_F(EngineTenantsTest, AllTokensAreTheTenantsWhoIsAlone) {
   Clients& clients = Add(Named("alone", 1, {.weight = 0.1}), Stream(), 4);
   const int64_t steps = Run(absl::Seconds(1));
   EXPECT_GE(clients.tokens(), 4 * (steps - 1));
+}
+
+// --- Slots.
+
+TEST_F(EngineTenantsTest, OneStreamHasItsSlotSoonBesideHundredsThatWait) {
+  for (const StepCost& cost : {kOnlyTokens, kMostlyFixed}) {
+    clients_.clear();
+    TestEngineOptions options = Options(/*slots=*/4, /*max_batch_tokens=*/128);
+    Start(options, cost);
+    Clients& many = Add(Named("many", 1), Stream(), 200);
+    Run(absl::Milliseconds(200));
+    Clients& one = Add(Named("one", 2), Stream(), 1);
+    const int64_t before = steps_;
+    while (one.tokens() == 0 && steps_ < before + 1000) {
+      Run(absl::Milliseconds(1));
+    }
+    EXPECT_LE(steps_ - before, options.engine.steps_in_a_slot + 10);
+    // And keeps it.
+    one.TakeTokens();
+    many.TakeTokens();
+    const int64_t steps = Run(absl::Seconds(1));
+    EXPECT_GE(one.tokens(), 0.9 * steps);
+    EXPECT_GT(many.tokens(), 0.9 * steps);
+  }
+}
+
+TEST_F(EngineTenantsTest, OneSlotIsSharedByTurns) {
+  Start(Options(/*slots=*/1, /*max_batch_tokens=*/128), kOnlyTokens);
+  Clients& many = Add(Named("many", 1, {.weight = 1}), Stream(), 20);
+  Clients& one = Add(Named("one", 2), Stream(), 1);
+  Run(absl::Seconds(5));
+  EXPECT_NEAR(Share(one, many), 0.5, 0.05);
+}
+
+TEST_F(EngineTenantsTest, ShortAnswersOfOneAreNotKeptWaitingByALongQueue) {
+  Start(Options(/*slots=*/1, /*max_batch_tokens=*/128), kOnlyTokens);
+  Clients& many = Add(Named("many", 1), TestEngine::Generate({1}, 10), 200);
+  Clients& one = Add(Named("one", 2), TestEngine::Generate({1}, 10), 1);
+  Run(absl::Seconds(2));
+  EXPECT_NEAR(Share(one, many), 0.5, 0.05);
 }
 
 // --- Pace.

@@ -119,5 +119,29 @@ TEST(QueueTime, LetsNobodyWaitIfItIsZero) {
   EXPECT_TRUE(queue.Forbids(now, absl::Milliseconds(1)).has_value());
 }
 
+TEST_F(QueueTimeTest, HoldsLessForTheTenantThatHasWaited) {
+  for (int i = 0; i < 100; ++i) {
+    now_ += absl::Milliseconds(10);
+    queue_.Forbids(now_, absl::Seconds(1), /*tenant=*/1);
+  }
+  EXPECT_EQ(queue_.Forbids(now_, kLimit, /*tenant=*/1), kLimit / 16);
+  EXPECT_EQ(queue_.Forbids(now_, kLimit, /*tenant=*/2), std::nullopt);
+  // Nothing of it has waited since.
+  now_ += absl::Seconds(10);
+  queue_.Rested(2);
+  EXPECT_EQ(queue_.Forbids(now_, kLimit, /*tenant=*/2), std::nullopt);
+}
+
+TEST_F(QueueTimeTest, TellsWhatOthersWouldGiveUp) {
+  QueueLoad load;
+  load.slots = 8;
+  load.tenants = {{.tenant = 1, .slots = 7}, {.tenant = 2, .slots = 1}};
+  queue_.SetLoad(load);
+  EXPECT_EQ(queue_.GivenTo(1, 1), 0);
+  EXPECT_EQ(queue_.GivenTo(2, 1), 3);
+  EXPECT_EQ(queue_.GivenTo(3, 2), 4);
+  EXPECT_EQ(queue_.GivenTo(3, 0.1), 0);
+}
+
 }  // namespace
 }  // namespace engram

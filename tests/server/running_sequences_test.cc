@@ -12,9 +12,11 @@ namespace {
 class RunningSequencesTest : public ::testing::Test {
  protected:
   // One that has had its slot for so many steps and has so much to feed.
-  Sequence* Add(int seconds, int priority, int64_t steps, int64_t tokens) {
+  Sequence* Add(int seconds, int priority, int64_t steps, int64_t tokens,
+                const TenantHandle& tenant = nullptr) {
     Request request = TestEngine::Generate({1}, 1);
     request.priority = priority;
+    request.tenant = tenant;
     auto sequence = std::make_unique<Sequence>(
         request, nullptr, std::make_shared<TokenStream>(1, [] {}));
     sequence->arrival = absl::UnixEpoch() + absl::Seconds(seconds);
@@ -25,10 +27,11 @@ class RunningSequencesTest : public ::testing::Test {
     added->steps += steps;
     return added;
   }
-  static WaitingRequest Waiting(int priority, int64_t tokens) {
+  static WaitingRequest Waiting(int priority, int64_t tokens, int tenant = 0) {
     return {.priority = priority,
             .arrival = absl::UnixEpoch() + absl::Seconds(100),
-            .prompt_tokens = tokens};
+            .prompt_tokens = tokens,
+            .tenant = tenant};
   }
 
   RunningSequences running_{{.steps = 4, .long_prompt_tokens = 100}};
@@ -101,6 +104,30 @@ TEST_F(RunningSequencesTest, KnowWhetherStreamsRun) {
   // Its reader has room for no more.
   EXPECT_FALSE(sequence->stream->Push(SampledToken()));
   EXPECT_FALSE(running_.StreamsRun());
+}
+
+TEST_F(RunningSequencesTest, MakeWayForATenantThatHasLessThanItsShare) {
+  const auto many = std::make_shared<Tenant>("many", 1);
+  const auto few = std::make_shared<Tenant>("few", 2);
+  Add(1, 0, 4, 1, many);
+  Sequence* const last = Add(2, 0, 4, 1, many);
+  Sequence* const urgent = Add(3, 9, 4, 1, many);
+  Add(4, -9, 4, 1, few);
+  // Whatever they matter within their own.
+  EXPECT_EQ(running_.WhoMakesWayFor(Waiting(-5, 1000, 2)), last);
+  EXPECT_EQ(running_.WhoMakesWayFor(Waiting(9, 1, 3)), last);
+  // Not before they have done their steps, nor for who has its share.
+  last->steps = 3;
+  urgent->steps = 3;
+  EXPECT_EQ(running_.WhoMakesWayFor(Waiting(0, 1, 3)), running_.all()[0].get());
+  EXPECT_EQ(running_.WhoMakesWayFor(Waiting(0, 1, 1)), nullptr);
+  running_.Take(last);
+  EXPECT_EQ(running_.WhoMakesWayFor(Waiting(0, 1, 2)), running_.all()[0].get());
+  urgent->over = true;
+  running_.DropOver();
+  EXPECT_EQ(running_.shares().Share(1, 1), 1);
+  // Of the tenant's own, one that matters less.
+  EXPECT_EQ(running_.WhoMakesWayFor(Waiting(0, 1, 2)), running_.all()[1].get());
 }
 
 }  // namespace
