@@ -52,7 +52,8 @@ void Print(const SimulationCounts& counts) {
             << counts.departed << " departed, " << counts.parked
             << " steps with parked ones, " << counts.with_spares
             << " steps with spare slots, " << counts.overdue << " overdue, "
-            << counts.told << " told to read, " << counts.moves << " moves\n";
+            << counts.told << " told to read, " << counts.moves << " moves, "
+            << counts.over_quota << " over a quota\n";
   for (const auto& [code, count] : counts.ends) {
     std::cout << "  ended " << code << ": " << count << "\n";
   }
@@ -93,6 +94,7 @@ TEST(EngineSimulation, HoldsItsPromisesUnderRandomClients) {
   EXPECT_GT(counts.overdue, often);
   EXPECT_GT(counts.told, often);
   EXPECT_GT(counts.moves, often);
+  EXPECT_GT(counts.over_quota, often);
   if (seeds < kAllSeeds) return;
   // And every way to end and to be refused was taken, the rarest too.
   for (const char* code : {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL",

@@ -29,6 +29,7 @@ void SimulationCounts::Add(const SimulationCounts& other) {
   overdue += other.overdue;
   told += other.told;
   moves += other.moves;
+  over_quota += other.over_quota;
   steps += other.steps;
 }
 
@@ -74,9 +75,12 @@ TestEngineOptions Simulation::RandomOptions(std::mt19937_64* random) {
 
 Simulation::Simulation(uint64_t seed)
     : random_(seed), engine_(RandomOptions(&random_)) {
-  TenantLimits heavier;
-  heavier.weight = 2;
-  tenants_[1]->SetLimits(heavier);
+  TenantLimits limits;
+  limits.weight = 2;
+  if (Chance(30)) limits.streams = Uniform(1, 4);
+  if (Chance(30)) limits.requests_per_second = Uniform(1, 4);
+  if (Chance(30)) limits.tokens_per_second = Uniform(1, 100);
+  tenants_[1]->SetLimits(limits);
   engine_.on_end = [this](const RequestSummary& summary) { OnEnd(summary); };
   if (Chance(50)) engine_.script.BreakStateOneIn(Uniform(50, 2000));
   device_fails_ = engine_.options.devices == 1 && Chance(10);

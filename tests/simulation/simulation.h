@@ -1,13 +1,13 @@
 // Simulation: one run of a whole engine under random clients, on a FakeClock
 // and a ScriptedModel; everything follows from the seed.
 //
-// Clients of two tenants, who use the same ids, generate with and without
-// sessions, score, repeat, resume, fork, create and delete; they cancel, have
-// deadlines, read slowly or not at all, and some of them only when they are
-// told that there is something; states break and, in some runs, there are two
-// devices, or the only one fails. At the end the server drains. Beside it the
-// simulation keeps a record of its own of what every session must hold, and
-// computes every answer from tokens alone. What must hold is said at each
+// Clients of two tenants, one with quotas, who use the same ids, generate with
+// and without sessions, score, repeat, resume, fork, create and delete; they
+// cancel, have deadlines, read slowly or not at all, and some of them only when
+// they are told that there is something; states break and, in some runs, there
+// are two devices, or the only one fails. At the end the server drains. Beside
+// it the simulation keeps a record of its own of what every session must hold,
+// and computes every answer from tokens alone. What must hold is said at each
 // check.
 #pragma once
 
@@ -57,6 +57,7 @@ struct SimulationCounts {
   int64_t overdue = 0;      // refused or ended for the queue's time
   int64_t told = 0;         // readers that waited for it
   int64_t moves = 0;        // turns that left a state on another device
+  int64_t over_quota = 0;   // refused for what their tenant may
   int64_t steps = 0;
 
   void Add(const SimulationCounts& other);

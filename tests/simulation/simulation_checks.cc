@@ -1,4 +1,5 @@
 // What must hold in a simulation after each step and at each end.
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -102,6 +103,13 @@ void Simulation::Commit(const Call& call, const RequestSummary& summary) {
 }
 
 void Simulation::CheckLimits() {
+  const TenantHandle& limited = tenants_[1];
+  const auto calls =
+      std::count_if(running_.begin(), running_.end(), [&](const auto& named) {
+        return named.second->request.tenant == limited;
+      });
+  EXPECT_EQ(limited->streams(), calls) << "a place is lost";
+  EXPECT_LE(calls, limited->limits().streams.value_or(calls));
   const TestEngineOptions& options = engine_.options;
   const SessionCounts counts = engine_.sessions.Counts();
   for (int i = 0; i < options.devices; ++i) {

@@ -3,6 +3,7 @@
 #include <utility>
 #include <variant>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "server/replay.h"
@@ -264,10 +265,21 @@ void Simulation::Submit(Request request) {
         admitted.status().code() == absl::StatusCode::kResourceExhausted;
     const bool could_run = expected == absl::StatusCode::kOk ||
                            expected == absl::StatusCode::kResourceExhausted;
-    const bool full =
-        may_be_full && could_run && absl::IsUnavailable(admitted.status());
+    // What is the tenant's own may be full, or all that it may have taken.
+    const bool of_tenant =
+        call->request.tenant != nullptr &&
+        absl::StrContains(
+            admitted.status().message(),
+            absl::StrCat("tenant \"", call->request.tenant->name(), "\""));
+    const bool full = (may_be_full || of_tenant) && could_run &&
+                      absl::IsUnavailable(admitted.status());
+    const bool over_quota =
+        of_tenant && absl::IsResourceExhausted(admitted.status());
+    counts_.over_quota += over_quota;
+    EXPECT_TRUE(!of_tenant || RetryAfter(admitted.status()).has_value());
     // It may also have to wait too long, and is then told when to return.
     const bool too_long = RetryAfter(admitted.status()).has_value() && !full &&
+                          !over_quota &&
                           expected != absl::StatusCode::kUnavailable;
     if (too_long) {
       ++counts_.overdue;
@@ -277,7 +289,7 @@ void Simulation::Submit(Request request) {
                 absl::InfiniteDuration());
     }
     EXPECT_TRUE(admitted.status().code() == expected || no_place || full ||
-                too_long)
+                too_long || over_quota)
         << admitted.status() << ", not " << absl::StatusCodeToString(expected);
     // Whoever is told that a session has gone may start anew.
     if (departed_.contains(NameIn(call->request)) && Chance(50)) {
