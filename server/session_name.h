@@ -16,7 +16,7 @@ inline int NumberOf(const TenantHandle& tenant) {
 
 // As in its limits.
 inline double WeightOf(const TenantHandle& tenant) {
-  return tenant == nullptr ? 1 : tenant->limits().weight;
+  return tenant == nullptr ? 1 : tenant->weight();
 }
 
 struct SessionName {

@@ -43,7 +43,9 @@ void TenantMetrics::Count(const RequestSummary& request) {
 
 std::map<std::string, TenantMetrics::Usage> TenantMetrics::Usages() const {
   std::map<std::string, Usage> usages;
-  for (const TenantHandle& tenant : tenants_->all()) usages[LabelOf(tenant)];
+  for (const TenantHandle& tenant : tenants_->all()) {
+    usages[LabelOf(tenant)].streams += tenant->streams();
+  }
   for (const TenantUse& use : sessions_->UsesOfTenants()) {
     Usage& usage = usages[LabelOf(use.tenant)];
     usage.sessions += use.sessions;
@@ -63,6 +65,9 @@ std::vector<prometheus::MetricFamily> TenantMetrics::Collect() const {
   prometheus::MetricFamily tokens = MakeMetricFamily(
       MetricName("tenant_tokens_total"),
       "Tokens of prompts fed and tokens sampled, by tenant.", Type::Counter);
+  prometheus::MetricFamily streams = MakeMetricFamily(
+      MetricName("tenant_streams"),
+      "Turns and scores of a tenant that wait or run.", Type::Gauge);
   prometheus::MetricFamily sessions = MakeMetricFamily(
       MetricName("tenant_sessions"), "Sessions by tenant.", Type::Gauge);
   prometheus::MetricFamily bytes = MakeMetricFamily(
@@ -85,10 +90,11 @@ std::vector<prometheus::MetricFamily> TenantMetrics::Collect() const {
     AddSample(&tokens, MetricLabelMap{{"tenant", label}, {"kind", "generated"}},
               static_cast<double>(counts.generated_tokens));
     const MetricLabelMap labels = {{"tenant", label}};
+    AddSample(&streams, labels, static_cast<double>(usage.streams));
     AddSample(&sessions, labels, static_cast<double>(usage.sessions));
     AddSample(&bytes, labels, usage.session_bytes);
   }
-  return {requests, tokens, sessions, bytes};
+  return {requests, tokens, streams, sessions, bytes};
 }
 
 }  // namespace engram

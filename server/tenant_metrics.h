@@ -40,6 +40,7 @@ class TenantMetrics {
     int64_t generated_tokens = 0;
   };
   struct Usage {
+    int64_t streams = 0;
     int64_t sessions = 0;
     double session_bytes = 0;
   };

@@ -75,6 +75,11 @@ TEST_F(TenantMetricsTest, TellWhatEachHas) {
     ASSERT_TRUE(
         sessions_.Create({.name = SessionName(tenants_.Find("ann"), id)}).ok());
   }
+  const auto place = TenantPlace::Take(tenants_.Find("ann"),
+                                       /*prompt_tokens=*/1, clock_.Now());
+  ASSERT_TRUE(place.ok()) << place.status();
+  EXPECT_THAT(Text(), HasSubstr("engram_tenant_streams{tenant=\"ann\"} 1\n"));
+  EXPECT_THAT(Text(), HasSubstr("engram_tenant_streams{tenant=\"bob\"} 0\n"));
   EXPECT_THAT(Text(), HasSubstr("engram_tenant_sessions{tenant=\"ann\"} 2\n"));
   EXPECT_THAT(Text(),
               Not(HasSubstr("engram_tenant_session_bytes{tenant=\"ann\"} 0")));
