@@ -51,12 +51,18 @@ void Add(Response response, Answer* answer) {
   }
 }
 
+void Prepare(const std::string& key, absl::Duration limit,
+             grpc::ClientContext* context) {
+  context->set_deadline(absl::ToChronoTime(absl::Now() + limit));
+  if (!key.empty()) context->AddMetadata("authorization", "Bearer " + key);
+}
+
 class GrpcGenerateStream final : public GenerateStream {
  public:
   GrpcGenerateStream(v1::Generation::Stub* stub,
                      const v1::GenerateRequest& request,
-                     absl::Duration deadline) {
-    context_.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
+                     absl::Duration deadline, const std::string& key) {
+    Prepare(key, deadline, &context_);
     reader_ = stub->Generate(&context_, request);
   }
   ~GrpcGenerateStream() override {
@@ -93,8 +99,8 @@ class GrpcGenerateStream final : public GenerateStream {
 
 class GrpcConverseStream final : public ConverseStream {
  public:
-  explicit GrpcConverseStream(v1::Generation::Stub* stub) {
-    context_.set_deadline(absl::ToChronoTime(absl::Now() + kTestLimit));
+  GrpcConverseStream(v1::Generation::Stub* stub, const std::string& key) {
+    Prepare(key, kTestLimit, &context_);
     stream_ = stub->Converse(&context_);
   }
   ~GrpcConverseStream() override {
@@ -141,13 +147,14 @@ std::shared_ptr<grpc::Channel> OpenTestChannel(const std::string& address) {
 
 // A unary call by its stub's method.
 template <typename Stub, typename Request, typename Response>
-absl::StatusOr<Response> Call(const std::unique_ptr<Stub>& stub,
+absl::StatusOr<Response> Call(const std::string& key,
+                              const std::unique_ptr<Stub>& stub,
                               grpc::Status (Stub::*method)(grpc::ClientContext*,
                                                            const Request&,
                                                            Response*),
                               const Request& request) {
   grpc::ClientContext context;
-  context.set_deadline(absl::ToChronoTime(absl::Now() + kTestLimit));
+  Prepare(key, kTestLimit, &context);
   Response response;
   const grpc::Status status =
       (stub.get()->*method)(&context, request, &response);
@@ -285,15 +292,16 @@ struct TestClient::Stubs {
   std::unique_ptr<v1::Models::Stub> models;
 };
 
-TestClient::TestClient(const std::string& address)
-    : stubs_(std::make_unique<Stubs>(OpenTestChannel(address))) {}
+TestClient::TestClient(const std::string& address, std::string key)
+    : stubs_(std::make_unique<Stubs>(OpenTestChannel(address))),
+      key_(std::move(key)) {}
 
 TestClient::~TestClient() = default;
 
 std::unique_ptr<GenerateStream> TestClient::StartGenerate(
     const v1::GenerateRequest& request, absl::Duration deadline) const {
   return std::make_unique<GrpcGenerateStream>(stubs_->generation.get(), request,
-                                              deadline);
+                                              deadline, key_);
 }
 
 Answer TestClient::Generate(const v1::GenerateRequest& request,
@@ -302,35 +310,36 @@ Answer TestClient::Generate(const v1::GenerateRequest& request,
 }
 
 std::unique_ptr<ConverseStream> TestClient::Converse() const {
-  return std::make_unique<GrpcConverseStream>(stubs_->generation.get());
+  return std::make_unique<GrpcConverseStream>(stubs_->generation.get(), key_);
 }
 
 absl::StatusOr<v1::ScoreResponse> TestClient::Score(
     const v1::ScoreRequest& request) const {
-  return Call(stubs_->generation, &v1::Generation::Stub::Score, request);
+  return Call(key_, stubs_->generation, &v1::Generation::Stub::Score, request);
 }
 
 absl::StatusOr<v1::Session> TestClient::CreateSession(
     const v1::CreateSessionRequest& request) const {
-  return Call(stubs_->sessions, &v1::Sessions::Stub::Create, request);
+  return Call(key_, stubs_->sessions, &v1::Sessions::Stub::Create, request);
 }
 
 absl::StatusOr<v1::Session> TestClient::GetSession(
     const std::string& session_id) const {
   v1::GetSessionRequest request;
   request.set_session_id(session_id);
-  return Call(stubs_->sessions, &v1::Sessions::Stub::Get, request);
+  return Call(key_, stubs_->sessions, &v1::Sessions::Stub::Get, request);
 }
 
 absl::StatusOr<v1::ListSessionsResponse> TestClient::ListSessions(
     const v1::ListSessionsRequest& request) const {
-  return Call(stubs_->sessions, &v1::Sessions::Stub::List, request);
+  return Call(key_, stubs_->sessions, &v1::Sessions::Stub::List, request);
 }
 
 absl::Status TestClient::DeleteSession(const std::string& session_id) const {
   v1::DeleteSessionRequest request;
   request.set_session_id(session_id);
-  return Call(stubs_->sessions, &v1::Sessions::Stub::Delete, request).status();
+  return Call(key_, stubs_->sessions, &v1::Sessions::Stub::Delete, request)
+      .status();
 }
 
 absl::StatusOr<v1::Session> TestClient::Fork(
@@ -338,28 +347,29 @@ absl::StatusOr<v1::Session> TestClient::Fork(
   v1::ForkSessionRequest request;
   request.set_session_id(session_id);
   request.set_new_session_id(new_session_id);
-  return Call(stubs_->sessions, &v1::Sessions::Stub::Fork, request);
+  return Call(key_, stubs_->sessions, &v1::Sessions::Stub::Fork, request);
 }
 
 absl::StatusOr<v1::ListModelsResponse> TestClient::ListModels() const {
-  return Call(stubs_->models, &v1::Models::Stub::List, v1::ListModelsRequest());
+  return Call(key_, stubs_->models, &v1::Models::Stub::List,
+              v1::ListModelsRequest());
 }
 
 absl::StatusOr<v1::ModelInfo> TestClient::GetModel(
     const std::string& model) const {
   v1::GetModelRequest request;
   request.set_model(model);
-  return Call(stubs_->models, &v1::Models::Stub::Get, request);
+  return Call(key_, stubs_->models, &v1::Models::Stub::Get, request);
 }
 
 absl::StatusOr<v1::TokenizeResponse> TestClient::Tokenize(
     const v1::TokenizeRequest& request) const {
-  return Call(stubs_->models, &v1::Models::Stub::Tokenize, request);
+  return Call(key_, stubs_->models, &v1::Models::Stub::Tokenize, request);
 }
 
 absl::StatusOr<v1::DetokenizeResponse> TestClient::Detokenize(
     const v1::DetokenizeRequest& request) const {
-  return Call(stubs_->models, &v1::Models::Stub::Detokenize, request);
+  return Call(key_, stubs_->models, &v1::Models::Stub::Detokenize, request);
 }
 
 std::vector<int32_t> TestClient::Ids(const std::string& model,

@@ -123,8 +123,8 @@ class ConverseStream {
 // Thread-safe. Every call is over after kTestLimit at the latest.
 class TestClient {
  public:
-  // A connection of its own.
-  explicit TestClient(const std::string& address);
+  // A connection of its own. `key` is sent with every call, if there is one.
+  explicit TestClient(const std::string& address, std::string key = "");
   ~TestClient();
 
   std::unique_ptr<GenerateStream> StartGenerate(
@@ -158,6 +158,7 @@ class TestClient {
  private:
   struct Stubs;
   const std::unique_ptr<Stubs> stubs_;
+  const std::string key_;
 };
 
 // --- Requests, short to write.
