@@ -16,6 +16,8 @@
 #include "absl/strings/strip.h"
 #include "tests/support/folders.h"
 #include "tests/support/http_connection.h"
+#include "tests/support/key_file.h"
+#include "tests/support/temporary_folder.h"
 #include "tests/support/test_server.h"
 
 namespace engram {
@@ -151,11 +153,18 @@ std::set<std::string> MetricsNamedIn(const std::string& file) {
 }
 
 TEST(Metrics, WhatTheDashboardAndTheAlertsAskForIsThere) {
-  TestServer server(GoldenOptions({{"h3", "h3/hybrid"}}));
-  ASSERT_TRUE(server.client().Generate(TokenTurn("", {1, 2}, 3)).status.ok());
+  // With keys, of which some of them tell.
+  TemporaryFolder folder;
+  folder.Write("keys.json",
+               KeysText({KeyEntry("all", "acme", R"("roles": ["admin"])")}));
+  ServerOptions options = GoldenOptions({{"h3", "h3/hybrid"}});
+  options.keys = folder.File("keys.json");
+  TestServer server(options);
+  const TestClient client(server.address(), KeyOf("all"));
+  ASSERT_TRUE(client.Generate(TokenTurn("", {1, 2}, 3)).status.ok());
   ASSERT_TRUE(server.AwaitLoad(0, 0));
   const MetricsPage page = server.Metrics();
-  const bool on_cpu = server.client().GetModel("")->backend() == "cpu";
+  const bool on_cpu = client.GetModel("")->backend() == "cpu";
   for (const char* file : {"dashboard.json", "alerts.yml"}) {
     const std::set<std::string> names = MetricsNamedIn(file);
     EXPECT_GT(names.size(), 5u) << file;
