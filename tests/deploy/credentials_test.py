@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -107,6 +108,26 @@ class MakeCredentialsTest(unittest.TestCase):
         (self.server / "server.key").write_text("")
         self.assertIn("made a certificate", self.make())
         self.assertEqual(self.make(), "")
+
+    def test_without_random_numbers_there_is_no_key(self):
+        # One whose `rand` fails, and one whose `rand` gives too little.
+        for number, (rand, words) in enumerate((("exit 1", "openssl rand failed"),
+                                                ("echo c2hvcnQ=; exit 0", "openssl rand did not give 256 bits"))):
+            with self.subTest(rand):
+                self.make()
+                key = self.folder / "user.key"
+                key.unlink()
+                (self.server / "keys.json").unlink()
+                programs = self.folder.parent / f"programs-{number}"
+                programs.mkdir()
+                openssl = programs / "openssl"
+                openssl.write_text(f'#!/bin/sh\n[ "$1" != rand ] || {{ {rand}; }}\nexec {shutil.which("openssl")} "$@"\n')
+                openssl.chmod(0o755)
+                done = run(SCRIPT, "--folder", self.folder, PATH=f"{programs}:{os.environ['PATH']}")
+                self.assertEqual(done.returncode, 1, done.stdout)
+                self.assertIn(words, done.stderr)
+                self.assertFalse(key.exists())
+                self.assertFalse((self.server / "keys.json").exists())
 
     def test_wrong_use_is_told(self):
         for arguments, words in ((("a b",), "'a b' is neither a host name nor an address"),
