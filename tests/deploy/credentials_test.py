@@ -109,6 +109,22 @@ class MakeCredentialsTest(unittest.TestCase):
         self.assertIn("made a certificate", self.make())
         self.assertEqual(self.make(), "")
 
+    def test_certificate_and_key_in_one_are_those_that_are_there(self):
+        self.make()
+        one, pair = self.server / "server.pem", (self.server / "server.crt", self.server / "server.key")
+        of_before = one.read_bytes()
+        self.make("--renew")
+        renewed = b"".join(path.read_bytes() for path in pair)
+        self.assertEqual(one.read_bytes(), renewed)
+        # They are enough: nobody has to bring the authority's key back.
+        (self.folder / "ca.key").unlink()
+        for damage in (of_before, b""):
+            one.write_bytes(damage)
+            self.assertIn("made server/server.pem of", self.make())
+            self.assertEqual(one.read_bytes(), renewed)
+            self.assertEqual(stat.S_IMODE(one.stat().st_mode), 0o600)
+        self.assertEqual(self.make(), "")
+
     def test_without_random_numbers_there_is_no_key(self):
         # One whose `rand` fails, and one whose `rand` gives too little.
         for number, (rand, words) in enumerate((("exit 1", "openssl rand failed"),
