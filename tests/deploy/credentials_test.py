@@ -234,6 +234,12 @@ class ComposeTest(unittest.TestCase):
                 # That of prometheus is nobody.
                 self.assertEqual((mode, owner), ("400", user if "/of/engram/" in line else "65534"), line)
 
+    def test_nobody_signs_in_to_grafana(self):
+        settings = COMPOSE["services"]["grafana"]["environment"]
+        # By its page, and by a name and a password with each request.
+        self.assertEqual((settings["GF_AUTH_DISABLE_LOGIN_FORM"], settings["GF_AUTH_BASIC_ENABLED"]), ("true", "false"))
+        self.assertEqual(settings["GF_AUTH_ANONYMOUS_ORG_ROLE"], "Viewer")
+
     def test_no_service_has_what_only_the_owner_needs(self):
         command = COMPOSE["services"]["credentials"]["command"][0]
         for private in ("ca.key", "user.key", "operator.key"):
