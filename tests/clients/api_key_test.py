@@ -8,7 +8,6 @@ import concurrent.futures
 import os
 import pathlib
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -21,11 +20,10 @@ sys.path[:0] = [str(ROOT / "tests/support"), str(STUBS)]
 
 import grpc  # noqa: E402: found only now
 from engram.v1 import generation_pb2, models_pb2, sessions_pb2  # noqa: E402
+from server_program import C_ARES_LEAKS, run  # noqa: E402
 from test_certificates import Authority  # noqa: E402
 
-LIMIT_SECONDS = 180  # a hang becomes a failure
-C_ARES_LEAKS = ROOT / "tests/integration/c_ares.supp"
-os.environ["LSAN_OPTIONS"] = f"suppressions={C_ARES_LEAKS}:print_suppressions=0"
+os.environ["LSAN_OPTIONS"] = C_ARES_LEAKS
 KEY = "a-key-that-nobody-may-see"
 PYTHON = ("/usr/bin/python3", ROOT / "clients/python/client.py")
 
@@ -100,9 +98,7 @@ class ApiKeyTest(unittest.TestCase):
         return file
 
     def run_program(self, *command, **variables):
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=LIMIT_SECONDS,
-                              cwd=ROOT, env=dict(os.environ, PYTHONPATH=str(STUBS),
-                                                 **{name: str(value) for name, value in variables.items()}))
+        done = run(*command, PYTHONPATH=STUBS, **variables)
         # Whatever becomes of it.
         self.assertNotIn(KEY, done.stdout + done.stderr)
         return done

@@ -16,18 +16,13 @@ import unittest
 
 import yaml
 
-from deploy_support import BIN, LIMIT_SECONDS, MODEL, ROOT, Credentials, Process
+from deploy_support import BIN, ROOT, Credentials, Process
 
-from server_program import start_server
+from server_program import MODEL, run, start_server
 
 SCRIPT = ROOT / "deploy/make-credentials"
 COMPOSE = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-
-
-def run(*command, **variables):
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=LIMIT_SECONDS,
-                          env=dict(os.environ, **{name: str(value) for name, value in variables.items()}))
 
 
 class MakeCredentialsTest(unittest.TestCase):

@@ -7,8 +7,6 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 import urllib.request
 
 ROOT = pathlib.Path(sys.argv.pop(1)).resolve()
@@ -17,9 +15,7 @@ STUBS = pathlib.Path(sys.argv.pop(1)).resolve()
 sys.path[:0] = [str(STUBS), str(ROOT / "tests/support")]
 
 import grpc  # noqa: E402: found only now
-from server_program import start_server  # noqa: E402
-
-LIMIT_SECONDS = 180  # a hang becomes a failure
+from server_program import LIMIT_SECONDS, MODEL, start_server  # noqa: E402
 
 
 def program(name):
@@ -41,19 +37,6 @@ def accepts(address):
     host, port = address.split(":")
     with socket.socket() as tried:
         return tried.connect_ex((host, int(port))) == 0
-
-
-def eventually(condition, what):
-    """The first value of `condition()` that is true; asks until then."""
-    pause = threading.Event()
-    end = time.monotonic() + LIMIT_SECONDS
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {LIMIT_SECONDS} s: {what}")
-        pause.wait(0.05)
 
 
 class Process:
@@ -108,16 +91,11 @@ class Credentials:
             return page.read().decode()
 
 
-# Of a server that is small.
-MODEL = ("--model", f"m={ROOT}/model/zoo/mamba-induction", "--threads", "1", "--drain-timeout", "0s", "--request-log",
-         "off")
-
-
 class EngramServer(Process):
     """mamba-induction as "m", on free ports."""
 
     def __init__(self, *flags):
-        process, self.grpc, metrics = start_server(BIN, *MODEL, *flags)
+        process, self.grpc, metrics = start_server(BIN, *MODEL, "--request-log", "off", *flags)
         super().__init__(process)
         if self.grpc is None:
             raise AssertionError(f"engram-server ended with {self.stop()}")

@@ -11,10 +11,11 @@ import tempfile
 import unittest
 import urllib.request
 
-from deploy_support import ROOT, Credentials, EngramServer, Process, eventually, free_port, program
+from deploy_support import ROOT, Credentials, EngramServer, Process, free_port, program
 
 import grpc
 from engram.v1 import generation_pb2, generation_pb2_grpc
+from server_program import eventually
 
 MONITORING = ROOT / "deploy/monitoring"
 

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import unittest
 
-from deploy_support import LIMIT_SECONDS, ROOT, Credentials, EngramServer, Process, accepts, eventually, free_port, program
+from deploy_support import ROOT, Credentials, EngramServer, Process, accepts, free_port, program
 
 import grpc
 from engram.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
+from server_program import LIMIT_SECONDS, eventually
 
 CONFIGURATION = ROOT / "deploy/haproxy/haproxy.cfg"
 

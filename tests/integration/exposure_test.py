@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import re
-import subprocess
 import sys
 import tempfile
 import unittest
@@ -16,14 +15,10 @@ ROOT = pathlib.Path(sys.argv.pop(1)).resolve()
 BIN = pathlib.Path(sys.argv.pop(1)).resolve()
 sys.path.insert(0, str(ROOT / "tests/support"))
 
-from server_program import start_server  # noqa: E402: found only now
+from server_program import C_ARES_LEAKS, MODEL, LoggedServer, run  # noqa: E402: found only now
 from test_certificates import Authority  # noqa: E402
 
-LIMIT_SECONDS = 180  # a hang becomes a failure
-C_ARES_LEAKS = ROOT / "tests/integration/c_ares.supp"
-os.environ["LSAN_OPTIONS"] = f"suppressions={C_ARES_LEAKS}:print_suppressions=0"
-MODEL = ("--model", f"m={ROOT}/model/zoo/mamba-induction", "--threads", "1", "--drain-timeout", "0s", "--request-log",
-         "off")
+os.environ["LSAN_OPTIONS"] = C_ARES_LEAKS
 # Said after what start_server says, and so instead of it.
 EVERYWHERE = ("--grpc-address", "0.0.0.0:0", "--metrics-address", "0.0.0.0:0")
 KEY = "a key is not a password but a random number".replace(" ", "-")
@@ -54,19 +49,9 @@ class ExposureTest(unittest.TestCase):
 
     def start(self, *flags):
         """The address of a server's gRPC port, or None if it ended at once; and how to end it and read its log."""
-        log = tempfile.TemporaryFile()
-        self.addCleanup(log.close)
-        process, address, _ = start_server(BIN, *MODEL, *flags, stderr=log)
-
-        def end():
-            if process.poll() is None:
-                process.terminate()
-            process.wait(timeout=LIMIT_SECONDS)
-            process.stdout.close()
-            log.seek(0)
-            return process.returncode, [json.loads(line) for line in log.read().decode().splitlines()]
-
-        return address, end
+        server = LoggedServer(BIN, *MODEL, "--request-log", "off", *flags)
+        self.addCleanup(server.stop)
+        return server.grpc, lambda: (server.stop(), server.log())
 
     def warnings(self, lines):
         return [line["message"] for line in lines if line["event"] == "insecure"]
@@ -87,7 +72,7 @@ class ExposureTest(unittest.TestCase):
         served, end = self.start(*EVERYWHERE, "--insecure")
         self.assertIsNotNone(served)
         port = served.rsplit(":", 1)[1]
-        done = subprocess.run([BIN / "engram", "models", "--server", f"localhost:{port}"], capture_output=True)
+        done = run(BIN / "engram", "models", "--server", f"localhost:{port}")
         self.assertEqual(done.returncode, 0, done.stderr)
         code, lines = end()
         self.assertEqual(code, 0)
@@ -100,11 +85,11 @@ class ExposureTest(unittest.TestCase):
         self.assertIsNotNone(served)
         command = [BIN / "engram", "models", "--server", f"localhost:{served.rsplit(':', 1)[1]}", "--ca",
                    self.authority.certificate]
-        refused = subprocess.run(command, capture_output=True, text=True)
+        refused = run(*command)
         self.assertEqual(refused.returncode, 1)
         self.assertIn("UNAUTHENTICATED: no key", refused.stderr)
         self.assertIn("--api-key-file FILE", refused.stderr)
-        done = subprocess.run([*command, "--api-key-file", self.key_file], capture_output=True, text=True)
+        done = run(*command, "--api-key-file", self.key_file)
         self.assertEqual(done.returncode, 0, done.stderr)
         code, lines = end()
         self.assertEqual(code, 0)
@@ -125,9 +110,8 @@ class ExposureTest(unittest.TestCase):
         gateway = self.authority.issue("gateway", "DNS:gateway.acme.example")
         stranger = self.authority.issue("stranger", "DNS:stranger.example")
         for pair, flags, code in ((stranger, ("--api-key-file", self.key_file), 0), (gateway, (), 0), (stranger, (), 1)):
-            done = subprocess.run([BIN / "engram", "models", "--server", served, "--ca", self.authority.certificate,
-                                   "--certificate", pair.certificate, "--key", pair.key, *flags],
-                                  capture_output=True, text=True)
+            done = run(BIN / "engram", "models", "--server", served, "--ca", self.authority.certificate, "--certificate",
+                       pair.certificate, "--key", pair.key, *flags)
             self.assertEqual(done.returncode, code, done.stderr)
         self.assertIn("UNAUTHENTICATED", done.stderr)
         end()
@@ -148,12 +132,10 @@ class ExposureTest(unittest.TestCase):
                               (0, ("tokenize", *model, "--text", secret)),
                               (1, ("sessions", "create", *model, "--label", f"a={secret * 1000}"))):
             with self.subTest(command=str(command)[:200]):
-                done = subprocess.run([BIN / "engram", *map(str, command), "--server", served, "--api-key-file",
-                                       self.key_file], capture_output=True, text=True, timeout=LIMIT_SECONDS)
+                done = run(BIN / "engram", *command, "--server", served, "--api-key-file", self.key_file)
                 self.assertEqual(done.returncode, code, done.stderr)
                 answer = answer or done.stdout.strip()
-        wrong = subprocess.run([BIN / "engram", "models", "--server", served, "--api-key-file", self.wrong_key_file],
-                               capture_output=True, text=True)
+        wrong = run(BIN / "engram", "models", "--server", served, "--api-key-file", self.wrong_key_file)
         self.assertIn("UNAUTHENTICATED: unknown key", wrong.stderr)
         code, lines = end()
         self.assertEqual(code, 0)

@@ -11,7 +11,6 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import unittest
 
@@ -19,29 +18,13 @@ ROOT = pathlib.Path(sys.argv.pop(1)).resolve()
 BIN = pathlib.Path(sys.argv.pop(1)).resolve()
 sys.path.insert(0, str(ROOT / "tests/support"))
 
-from server_program import start_server  # noqa: E402: found only now
+from server_program import (  # noqa: E402: found only now
+    C_ARES_LEAKS, LIMIT_SECONDS, MODEL, LoggedServer, eventually, run)
 from test_certificates import Authority  # noqa: E402
 
-LIMIT_SECONDS = 180  # a hang becomes a failure
-C_ARES_LEAKS = ROOT / "tests/integration/c_ares.supp"
-os.environ["LSAN_OPTIONS"] = f"suppressions={C_ARES_LEAKS}:print_suppressions=0"
-MODEL = ("--model", f"m={ROOT}/model/zoo/mamba-induction", "--threads", "1", "--drain-timeout", "0s")
+os.environ["LSAN_OPTIONS"] = C_ARES_LEAKS
 PROMPT = ("--prompt", "3 11 0 => 7 5 12 2 9 =>", "--max-tokens", "1")
 ENDLESS = ("--prompt", "3 11 0", "--max-tokens", "1000000", "--ignore-eos")
-
-
-def eventually(condition, what):
-    pause = threading.Event()
-    end = time.monotonic() + LIMIT_SECONDS
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {LIMIT_SECONDS} s: {what}")
-        pause.wait(0.02)
-
-
-def run(*command):
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=LIMIT_SECONDS,
-                          cwd=ROOT)
 
 
 def make_key(name, tenant="acme", *flags):
@@ -72,29 +55,16 @@ class KeysTest(unittest.TestCase):
         return path
 
     def start(self, *flags):
-        """A server; `self.log()` is what it has said so far."""
-        log = tempfile.TemporaryFile()
-        self.addCleanup(log.close)
-        self.process, self.grpc, self.metrics = start_server(BIN, *MODEL, "--keys", self.keys, *flags, stderr=log)
-
-        def read():
-            log.seek(0)
-            return [json.loads(line) for line in log.read().decode().splitlines()]
-
-        self.log = read
+        self.server = LoggedServer(BIN, *MODEL, "--keys", self.keys, *flags)
         self.addCleanup(self.stop)
-        self.assertIsNotNone(self.grpc, str(read()))
+        self.assertIsNotNone(self.server.grpc, self.server.log_text())
 
     def stop(self):
-        if self.process.poll() is None:
-            self.process.terminate()
-        code = self.process.wait(timeout=LIMIT_SECONDS)
-        self.process.stdout.close()
-        self.assertEqual(code, 0)
+        self.assertEqual(self.server.stop(), 0, self.server.log_text())
 
     def engram(self, *words, key=None):
         shown = ("--api-key-file", self.key_file(key)) if key else ()
-        return run(BIN / "engram", *words, "--server", self.grpc, *shown)
+        return run(BIN / "engram", *words, "--server", self.server.grpc, *shown)
 
     def models(self, key):
         """Whether a key is taken, and what is said if it is not."""
@@ -103,7 +73,7 @@ class KeysTest(unittest.TestCase):
 
     def page(self, path="/metrics", headers=None, settings=None):
         """Status and text of a page of the metrics port."""
-        port = int(self.metrics.rsplit(":", 1)[1])
+        port = int(self.server.metrics.rsplit(":", 1)[1])
         connection = (http.client.HTTPSConnection("localhost", port, context=settings, timeout=LIMIT_SECONDS)
                       if settings else http.client.HTTPConnection("localhost", port, timeout=LIMIT_SECONDS))
         try:
@@ -126,16 +96,16 @@ class KeysTest(unittest.TestCase):
         self.assertIn('key "robot" has no role "sessions"', refused.stderr)
         self.assertEqual(self.engram("health").stdout.strip(), "SERVING")
         self.stop()
-        requests = [line for line in self.log() if line["event"] == "request" and line["code"] == "OK"]
+        requests = [line for line in self.server.log() if line["event"] == "request" and line["code"] == "OK"]
         self.assertEqual([(line["key"], line["tenant"]) for line in requests], [("robot", "acme")])
-        self.assertNotIn(key, json.dumps(self.log()))
+        self.assertNotIn(key, json.dumps(self.server.log()))
 
     def test_the_file_of_keys_is_read_again(self):
         first, first_entry = make_key("first", "acme", "--roles", "generate")
         second, second_entry = make_key("second")
         self.write_keys(first_entry)
         self.start()
-        stream = subprocess.Popen([BIN / "engram", "generate", "--server", self.grpc, "--api-key-file",
+        stream = subprocess.Popen([BIN / "engram", "generate", "--server", self.server.grpc, "--api-key-file",
                                    self.key_file(first), *ENDLESS], stdout=subprocess.PIPE)
         self.addCleanup(stream.wait)
         self.addCleanup(stream.stdout.close)
@@ -150,7 +120,7 @@ class KeysTest(unittest.TestCase):
         # What has begun goes on.
         for _ in range(100):
             self.assertTrue(stream.stdout.read(1))
-        self.assertEqual([line["keys"] for line in self.log() if line["event"] == "keys_reloaded"], [1])
+        self.assertEqual([line["keys"] for line in self.server.log() if line["event"] == "keys_reloaded"], [1])
 
     def test_a_broken_file_keeps_the_keys_that_were(self):
         key, entry = make_key("robot")
@@ -160,7 +130,7 @@ class KeysTest(unittest.TestCase):
         eventually(lambda: self.metric("keys_reload_failures_total") == 1, "the failure is counted")
         self.assertTrue(self.models(key)[0])
         self.assertEqual(self.metric("keys"), 1)
-        [told] = [line for line in self.log() if line["event"] == "keys_reload_failed"]
+        [told] = [line for line in self.server.log() if line["event"] == "keys_reload_failed"]
         self.assertIn("not JSON at byte", told["message"])
 
     def test_a_key_expires_while_the_server_runs(self):
@@ -196,7 +166,7 @@ class KeysTest(unittest.TestCase):
                    authority.certificate, "--metrics-address", "0.0.0.0:0")
 
         def ask(pair):
-            return run(BIN / "engram", "generate", *PROMPT, "--server", self.grpc, "--ca", authority.certificate,
+            return run(BIN / "engram", "generate", *PROMPT, "--server", self.server.grpc, "--ca", authority.certificate,
                        "--certificate", pair.certificate, "--key", pair.key)
 
         self.assertEqual(ask(client).stdout.strip(), "7")
@@ -245,7 +215,7 @@ class KeysTest(unittest.TestCase):
         for _ in range(20):
             self.assertFalse(self.models("wrong")[0])
         # One in ten seconds.
-        lines = [line for line in self.log() if line["event"] == "caller_refused"]
+        lines = [line for line in self.server.log() if line["event"] == "caller_refused"]
         self.assertIn(len(lines), range(1, 10))
         self.assertEqual((lines[0]["method"], lines[0]["message"]), ("Models.List", "unknown key"))
 

@@ -22,30 +22,13 @@ BIN = pathlib.Path(sys.argv.pop(1)).resolve()
 STUBS = pathlib.Path(sys.argv.pop(1)).resolve()
 sys.path.insert(0, str(ROOT / "tests/support"))
 
-from server_program import start_server  # noqa: E402: found only now
+from server_program import (  # noqa: E402: found only now
+    C_ARES_LEAKS, LIMIT_SECONDS, MODEL, LoggedServer, eventually, run, start_server)
 from test_certificates import Authority, openssl  # noqa: E402
 
-LIMIT_SECONDS = 180  # a hang becomes a failure
-# Of every program that is started here, in the build with AddressSanitizer.
-C_ARES_LEAKS = ROOT / "tests/integration/c_ares.supp"
-os.environ["LSAN_OPTIONS"] = f"suppressions={C_ARES_LEAKS}:print_suppressions=0"
-MODEL = ("--model", f"m={ROOT}/model/zoo/mamba-induction", "--threads", "1", "--drain-timeout", "0s",
-         "--request-log", "off")
+os.environ["LSAN_OPTIONS"] = C_ARES_LEAKS
+QUIET = (*MODEL, "--request-log", "off")
 PROMPT = ("--prompt", "3 11 0 => 7 5 12 2 9 =>", "--max-tokens", "1")
-
-
-def eventually(condition, what):
-    pause = threading.Event()
-    end = time.monotonic() + LIMIT_SECONDS
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {LIMIT_SECONDS} s: {what}")
-        pause.wait(0.02)
-
-
-def run(*command, variables=None):
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=LIMIT_SECONDS,
-                          cwd=ROOT, env=dict(os.environ, **(variables or {})))
 
 
 class Certificates:
@@ -59,30 +42,20 @@ class Certificates:
         self.client = self.authority.issue("client", "DNS:client")
 
 
-class Server:
+class Server(LoggedServer):
     """mamba-induction as "m", by TLS with the certificate of `certificates`."""
 
     def __init__(self, certificates, *flags):
         self.certificates = certificates
-        self.log = tempfile.TemporaryFile()
-        self.process, self.grpc, self.metrics = start_server(
-            BIN, *MODEL, "--tls-certificate", certificates.server.certificate, "--tls-key", certificates.server.key,
-            *flags, stderr=self.log)
+        super().__init__(BIN, *QUIET, "--tls-certificate", certificates.server.certificate, "--tls-key",
+                         certificates.server.key, *flags)
         assert self.grpc, f"engram-server ended: {self.log_text()}"
 
-    def log_text(self):
-        self.log.seek(0)
-        return self.log.read().decode()
-
     def stop(self):
-        """Ends it; returns its whole log."""
-        self.process.terminate()
-        code = self.process.wait(timeout=LIMIT_SECONDS)
-        text = self.log_text()
-        assert code == 0, text
-        self.process.stdout.close()
-        self.log.close()
-        return text
+        """Ends it, which must be by itself; returns its whole log."""
+        code = super().stop()
+        assert code == 0, self.log_text()
+        return self.log_text()
 
     def flags(self, *more):
         """For clients, that believe its authority."""
@@ -126,7 +99,7 @@ class TlsTest(unittest.TestCase):
         return server
 
     def check_runs(self, *command, variables=None):
-        done = run(*command, variables=variables)
+        done = run(*command, **(variables or {}))
         self.assertEqual(done.returncode, 0, f"{command}\n{done.stdout}\n{done.stderr}")
         return done.stdout
 
@@ -140,7 +113,7 @@ class TlsTest(unittest.TestCase):
 
     def check_python_is_told(self, address, **variables):
         done = run("/usr/bin/python3", ROOT / "clients/python/client.py", address, "m", "3 11 => 7",
-                   variables={"PYTHONPATH": str(STUBS), **variables})
+                   **{"PYTHONPATH": STUBS, **variables})
         self.assertEqual(done.returncode, 1)
         self.assertIn("Does one of both speak TLS and the other not?", done.stderr)
 
@@ -181,7 +154,7 @@ class OneSidedTest(TlsTest):
         variables = {"ENGRAM_SERVER": self.server.grpc, "ENGRAM_TLS": "true",
                      "ENGRAM_CA": str(self.certificates.authority.certificate), "ENGRAM_SERVER_NAME": "localhost"}
         self.assertEqual(self.check_runs(BIN / "engram", "health", variables=variables).strip(), "SERVING")
-        done = run(BIN / "engram", "health", variables={"ENGRAM_TLS": "perhaps"})
+        done = run(BIN / "engram", "health", ENGRAM_TLS="perhaps")
         self.assertEqual(done.returncode, 2)
         self.assertIn("ENGRAM_TLS: 'perhaps' is not true or false", done.stderr)
 
@@ -474,7 +447,7 @@ class ClientTest(TlsTest):
                 self.assertIn("UNAVAILABLE", done.stderr)
 
     def test_a_tls_client_at_a_plain_server_is_told_so(self):
-        process, address, _ = start_server(BIN, *MODEL)
+        process, address, _ = start_server(BIN, *QUIET)
         try:
             for verb in ("models", "health"):
                 self.check_refused("does not speak TLS, and this client does", BIN / "engram", verb, "--server",
@@ -498,7 +471,7 @@ class DocumentTest(TlsTest):
         for line in lines:
             words = shlex.split(line)
             if words[0] == "engram-server":
-                process, *addresses = start_server(BIN, *MODEL, *words[1:], cwd=self.folder.name)
+                process, *addresses = start_server(BIN, *QUIET, *words[1:], cwd=self.folder.name)
                 self.addCleanup(process.stdout.close)
                 self.addCleanup(process.wait)
                 self.addCleanup(process.terminate)
@@ -552,7 +525,7 @@ class StartTest(TlsTest):
                  f"the certificate authority {expired.certificate} expired on ")):
             with self.subTest(words):
                 flags = () if authority is None else ("--tls-client-ca", authority)
-                done = run(BIN / "engram-server", *MODEL, "--grpc-address", "127.0.0.1:0", "--metrics-address",
+                done = run(BIN / "engram-server", *QUIET, "--grpc-address", "127.0.0.1:0", "--metrics-address",
                            "127.0.0.1:0", "--tls-certificate", certificate, "--tls-key", key, *flags)
                 self.assertEqual(done.returncode, 1, done.stderr)
                 self.assertIn(words, json.loads(done.stderr.splitlines()[-1])["message"])
