@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
 #include "model/quoted.h"
-#include "server/method_needs.h"
 
 namespace engram {
 namespace {
@@ -23,7 +22,6 @@ std::string TimeText(absl::Time time) {
   return absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", time, absl::UTCTimeZone());
 }
 
-// "role \"generate\"".
 absl::Status CheckRole(const Key& key, Role role, absl::string_view method) {
   if (key.Has(role)) return absl::OkStatus();
   return absl::PermissionDeniedError(
@@ -59,18 +57,17 @@ absl::StatusOr<Caller> Access::Admit(const ShownIdentity& shown,
                                      absl::string_view method) const {
   if (!keyed()) return nobody();
   const MethodNeed* const need = FindMethodNeed(method);
-  if (need == nullptr) {
-    return absl::PermissionDeniedError(
-        absl::StrCat(method, ": nobody may call it while keys are used"));
-  }
-  if (need->need == Need::kNothing ||
-      (need->need == Need::kReflection && !keyed_reflection_)) {
-    return nobody();
-  }
+  if (need != nullptr && !NeedsKey(need->need)) return nobody();
   ENGRAM_ASSIGN_OR_RETURN(const Key key, FindKey(shown));
   if (key.expires <= clock_->Now()) {
     return absl::UnauthenticatedError(absl::StrCat(
         "key ", Quoted(key.name), " expired at ", TimeText(key.expires)));
+  }
+  // The path is the client's, and may be long.
+  if (need == nullptr) {
+    return absl::PermissionDeniedError(
+        absl::StrCat(Shortened({method.data(), method.size()}),
+                     ": nobody may call it while keys are used"));
   }
   ENGRAM_RETURN_IF_ERROR(CheckNeed(key, need->need, method));
   ENGRAM_ASSIGN_OR_RETURN(TenantHandle tenant, FindTenant(shown, key));
@@ -80,6 +77,11 @@ absl::StatusOr<Caller> Access::Admit(const ShownIdentity& shown,
     ENGRAM_RETURN_IF_ERROR(tenant->CountRequest(clock_->Now()));
   }
   return Caller{.key = key.name, .tenant = std::move(tenant)};
+}
+
+bool Access::NeedsKey(Need need) const {
+  return need != Need::kNothing &&
+         (need != Need::kReflection || keyed_reflection_);
 }
 
 absl::StatusOr<Key> Access::FindKey(const ShownIdentity& shown) const {

@@ -13,6 +13,7 @@
 #include "server/caller.h"
 #include "server/clock.h"
 #include "server/key_ring.h"
+#include "server/method_needs.h"
 #include "server/tenants.h"
 
 namespace engram {
@@ -43,15 +44,17 @@ class Access {
   // Of a server without keys.
   Caller nobody() const { return {.key = "", .tenant = tenants_->nameless()}; }
 
-  // Who calls `method` (MethodNeed::method). UNAUTHENTICATED: no key, one that
-  // is not known, or has expired; PERMISSION_DENIED names the key and what it
-  // lacks; RESOURCE_EXHAUSTED: Tenant::CountRequest, of what is no turn nor
-  // score; NOT_FOUND: operators named a tenant that there never was. Nothing of
-  // what is no key is in the message.
+  // Who calls `method` (MethodNeed::method, or whatever a client asks for).
+  // UNAUTHENTICATED: no key, one that is not known, or has expired;
+  // PERMISSION_DENIED names the key and what it lacks, or the method that there
+  // is none of; RESOURCE_EXHAUSTED: Tenant::CountRequest, of what is no turn
+  // nor score; NOT_FOUND: operators named a tenant that there never was.
+  // Nothing of what is no key is in the message.
   absl::StatusOr<Caller> Admit(const ShownIdentity& shown,
                                absl::string_view method) const;
 
  private:
+  bool NeedsKey(Need need) const;
   absl::StatusOr<Key> FindKey(const ShownIdentity& shown) const;
   absl::StatusOr<TenantHandle> FindTenant(const ShownIdentity& shown,
                                           const Key& key) const;

@@ -3,6 +3,8 @@
 #include <string>
 #include <vector>
 
+#include "server/method_needs.h"
+
 namespace engram {
 namespace {
 
@@ -29,6 +31,12 @@ std::vector<std::string> CertificateNames(
   return names;
 }
 
+// A path that is nothing's is the client's to choose: no label of metrics.
+std::string LabelOf(absl::string_view method) {
+  const MethodNeed* const known = FindMethodNeed(method);
+  return known == nullptr ? kUnknownMethod : known->method;
+}
+
 }  // namespace
 
 ShownIdentity ShownBy(const grpc::ServerContextBase& context) {
@@ -47,7 +55,7 @@ absl::StatusOr<Caller> AdmitCall(const CallSurroundings& around,
   if (!caller.ok()) {
     RequestSummary refusal;
     refusal.handling = RequestHandling::kRefused;
-    refusal.method = std::string(method);
+    refusal.method = LabelOf(method);
     refusal.peer = context.peer();
     refusal.status = caller.status();
     around.models.Report(refusal);

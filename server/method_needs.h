@@ -28,6 +28,9 @@ struct MethodNeed {
   Need need;
 };
 
+// How log and metrics call what is not in the table.
+inline constexpr char kUnknownMethod[] = "unknown";
+
 const std::vector<MethodNeed>& MethodNeeds();
 // nullptr if the method is not there.
 const MethodNeed* FindMethodNeed(absl::string_view method);

@@ -62,13 +62,14 @@ std::vector<RequestEnd> MakeEndsWithoutModel() {
 }  // namespace
 
 std::vector<RequestEnd> EndsOfRefusedCallers() {
-  std::vector<RequestEnd> ends;
+  std::vector<const char*> methods = {kUnknownMethod};
   for (const MethodNeed& one : MethodNeeds()) {
     // Pages are no calls.
     if (one.need == Need::kNothing || one.need == Need::kMetrics) continue;
-    Add({one.method}, "", {Code::kUnauthenticated, Code::kPermissionDenied},
-        &ends);
+    methods.push_back(one.method);
   }
+  std::vector<RequestEnd> ends;
+  Add(methods, "", {Code::kUnauthenticated, Code::kPermissionDenied}, &ends);
   return ends;
 }
 

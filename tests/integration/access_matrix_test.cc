@@ -292,6 +292,28 @@ TEST(Access, AKeyThatIsGoneBeginsNoTurnOnAStreamThatIsOpen) {
   EXPECT_EQ(stream.Finish(), absl::UnauthenticatedError("unknown key"));
 }
 
+// A path is the client's to choose, of any length.
+TEST_F(AccessMatrix, AMethodThatThereIsNotIsRefusedUnderOneNameForAll) {
+  const std::vector<std::string> labels = {"method=\"unknown\"",
+                                           "code=\"UNAUTHENTICATED\""};
+  const MetricsPage before = server_->Metrics();
+  testing::HealthResponse none;
+  for (int i = 0; i < 100; ++i) {
+    const absl::Status status =
+        CallOnce(server_->address(), absl::StrCat("/no.such.Service/", i),
+                 testing::HealthRequest(), &none);
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnauthenticated) << status;
+  }
+  const absl::Status denied =
+      CallOnce(server_->address(), "/no.such.Service/Steal",
+               testing::HealthRequest(), &none, Showing("operator"));
+  EXPECT_EQ(denied.code(), absl::StatusCode::kPermissionDenied) << denied;
+  const MetricsPage after = server_->Metrics();
+  EXPECT_EQ(before.Samples("requests_total"), after.Samples("requests_total"));
+  EXPECT_EQ(after.Sum("requests_total", labels),
+            before.Sum("requests_total", labels) + 100);
+}
+
 TEST_F(AccessMatrix, RefusalsAreCountedByMethodAndCode) {
   const MetricsPage before = server_->Metrics();
   const std::vector<std::string> unauthenticated = {

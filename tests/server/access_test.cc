@@ -132,6 +132,12 @@ TEST_F(AccessTest, AMethodThatIsNotInTheTableIsNobodys) {
   EXPECT_EQ(Admit("operator", "Sessions.Steal").status(),
             absl::PermissionDeniedError(
                 "Sessions.Steal: nobody may call it while keys are used"));
+  const std::string path = absl::StrCat("/", std::string(8000, 'x'));
+  EXPECT_LT(Admit("operator", path).status().message().size(), 200);
+  // Who has no key is told as of any other.
+  EXPECT_EQ(Admit("nobody", path).status(),
+            absl::UnauthenticatedError("unknown key"));
+  EXPECT_TRUE(absl::IsUnauthenticated(access_->Admit({}, path).status()));
 }
 
 TEST_F(AccessTest, WhatTellsOfAllTenantsIsForOperators) {
