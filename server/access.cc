@@ -110,19 +110,20 @@ absl::StatusOr<Key> Access::FindKey(const ShownIdentity& shown) const {
 
 absl::StatusOr<TenantHandle> Access::FindTenant(const ShownIdentity& shown,
                                                 const Key& key) const {
+  // Who is between the client and us may have put one more there.
+  if (shown.tenants.size() > 1) {
+    return absl::PermissionDeniedError(
+        "metadata engram-tenant is there more than once");
+  }
   const bool named = !shown.tenants.empty();
+  const absl::string_view name = named ? shown.tenants.front() : "";
   if (!key.of_operators()) {
-    for (const absl::string_view name : shown.tenants) {
-      if (name == key.tenant) continue;
-      return absl::PermissionDeniedError(
-          absl::StrCat("metadata engram-tenant is ",
-                       Quoted({name.data(), name.size()}), ", and key ",
-                       Quoted(key.name), " is of tenant ", Quoted(key.tenant)));
-    }
-    return tenants_->Find(key.tenant);
+    if (!named || name == key.tenant) return tenants_->Find(key.tenant);
+    return absl::PermissionDeniedError(absl::StrCat(
+        "metadata engram-tenant is ", Quoted({name.data(), name.size()}),
+        ", and key ", Quoted(key.name), " is of tenant ", Quoted(key.tenant)));
   }
   if (!named) return tenants_->nameless();
-  const absl::string_view name = shown.tenants.front();
   TenantHandle tenant = tenants_->Find(name);
   if (tenant == nullptr) {
     return absl::NotFoundError(

@@ -177,6 +177,19 @@ TEST_F(AccessTest, OthersActForTheirOwnTenant) {
                 "tenant \"acme\""));
 }
 
+TEST_F(AccessTest, TwoTenantsAreNamedByNobody) {
+  for (const char* name : {"operator", "admin"}) {
+    const std::string authorization = AuthorizationOf(name);
+    ShownIdentity shown;
+    shown.authorizations = {authorization};
+    shown.tenants = {"acme", "acme"};
+    EXPECT_EQ(access_->Admit(shown, "Generate").status(),
+              absl::PermissionDeniedError(
+                  "metadata engram-tenant is there more than once"))
+        << name;
+  }
+}
+
 TEST_F(AccessTest, NobodyMakesMoreRequestsThanItsTenantMay) {
   const TenantHandle acme = tenants_.Find("acme");
   acme->SetLimits({.requests_per_second = 2});
