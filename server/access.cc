@@ -51,6 +51,13 @@ absl::Status CheckNeed(const Key& key, Need need, absl::string_view method) {
   return absl::InternalError("no such need");
 }
 
+// Turns and scores count where they are admitted: a Converse has many. A page
+// that tells of all tenants is not the doing of one, nor is what operators look
+// at.
+bool IsRequestOfTenant(Need need) {
+  return need != Need::kGenerate && need != Need::kMetrics;
+}
+
 }  // namespace
 
 absl::StatusOr<Caller> Access::Admit(const ShownIdentity& shown,
@@ -71,9 +78,7 @@ absl::StatusOr<Caller> Access::Admit(const ShownIdentity& shown,
   }
   ENGRAM_RETURN_IF_ERROR(CheckNeed(key, need->need, method));
   ENGRAM_ASSIGN_OR_RETURN(TenantHandle tenant, FindTenant(shown, key));
-  // Turns and scores count where they are admitted: a Converse has many. What
-  // operators look at is not the tenant's doing.
-  if (need->need != Need::kGenerate && !key.of_operators()) {
+  if (IsRequestOfTenant(need->need) && !key.of_operators()) {
     ENGRAM_RETURN_IF_ERROR(tenant->CountRequest(clock_->Now()));
   }
   return Caller{.key = key.name, .tenant = std::move(tenant)};

@@ -47,9 +47,9 @@ class Access {
   // Who calls `method` (MethodNeed::method, or whatever a client asks for).
   // UNAUTHENTICATED: no key, one that is not known, or has expired;
   // PERMISSION_DENIED names the key and what it lacks, or the method that there
-  // is none of; RESOURCE_EXHAUSTED: Tenant::CountRequest, of what is no turn
-  // nor score; NOT_FOUND: operators named a tenant that there never was.
-  // Nothing of what is no key is in the message.
+  // is none of; RESOURCE_EXHAUSTED: Tenant::CountRequest, of what is no turn,
+  // no score and no page of metrics; NOT_FOUND: operators named a tenant that
+  // there never was. Nothing of what is no key is in the message.
   absl::StatusOr<Caller> Admit(const ShownIdentity& shown,
                                absl::string_view method) const;
 

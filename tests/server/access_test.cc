@@ -19,13 +19,15 @@ class AccessTest : public ::testing::Test {
     clock_.Set(
         absl::FromCivil(absl::CivilDay(2027, 1, 1), absl::UTCTimeZone()));
     folder_.Write(
-        "keys", KeysText({KeyEntry("writer", "acme", R"("roles": ["generate"],
+        "keys",
+        KeysText({KeyEntry("writer", "acme", R"("roles": ["generate"],
                            "expires": "2027-01-02T00:00:00Z",
                            "certificate": "writer.acme")"),
-                          KeyEntry("bare", "acme"),
-                          KeyEntry("admin", "acme", R"("roles": ["admin"])"),
-                          KeyEntry("other", "other", R"("roles": ["admin"])"),
-                          KeyEntry("operator", "*", R"("roles": ["admin"])")}));
+                  KeyEntry("bare", "acme"),
+                  KeyEntry("admin", "acme", R"("roles": ["admin"])"),
+                  KeyEntry("scraper", "acme", R"("roles": ["metrics"])"),
+                  KeyEntry("other", "other", R"("roles": ["admin"])"),
+                  KeyEntry("operator", "*", R"("roles": ["admin"])")}));
     auto ring = KeyRing::Load(folder_.File("keys"), /*asks_certificates=*/false,
                               &tenants_);
     ENGRAM_CHECK_OK(ring.status());
@@ -200,6 +202,7 @@ TEST_F(AccessTest, NobodyMakesMoreRequestsThanItsTenantMay) {
   // These are counted by their turns, or are not the tenant's.
   EXPECT_TRUE(Admit("writer", "Generate").ok());
   EXPECT_TRUE(Admit("operator", "Sessions.List", "acme").ok());
+  EXPECT_TRUE(Admit("scraper", "/metrics").ok());
   EXPECT_TRUE(Admit("other", "Sessions.List").ok());
   clock_.Advance(absl::Milliseconds(500));
   EXPECT_TRUE(Admit("admin", "Sessions.List").ok());
