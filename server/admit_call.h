@@ -1,5 +1,6 @@
 // Who may call, asked of gRPC's calls: each reactor of ours begins with
-// AdmitCall, and where it says no the call gets a RefusedCall in its place.
+// AdmitCall, and where it says no the call gets a RefusedCall
+// (server/refused_call.h) in its place.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -18,20 +19,5 @@ ShownIdentity ShownBy(const grpc::ServerContextBase& context);
 absl::StatusOr<Caller> AdmitCall(const CallSurroundings& around,
                                  const grpc::ServerContextBase& context,
                                  absl::string_view method);
-
-// A call that ends at once. It owns itself until gRPC is done with it.
-template <typename Reactor>
-class RefusedCall final : public Reactor {
- public:
-  static Reactor* Start(const grpc::Status& status) {
-    auto* const call = new RefusedCall;
-    call->Finish(status);
-    return call;
-  }
-
- private:
-  RefusedCall() = default;
-  void OnDone() override { delete this; }
-};
 
 }  // namespace engram

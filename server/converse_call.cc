@@ -9,6 +9,7 @@
 #include "kernels/status.h"
 #include "server/admit_call.h"
 #include "server/conversation.h"
+#include "server/refused_call.h"
 #include "server/wire.h"
 #include "server/wire_message.h"
 

@@ -8,6 +8,7 @@
 #include "kernels/status.h"
 #include "server/admit_call.h"
 #include "server/call_feed.h"
+#include "server/refused_call.h"
 #include "server/wire.h"
 #include "server/wire_message.h"
 

@@ -11,12 +11,22 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "server/refused_call.h"
 
 namespace engram {
 namespace {
 
 namespace health = grpc::health::v1;
 using Status = health::HealthCheckResponse::ServingStatus;
+
+// No key is asked for here, and gRPC keeps the request of a watch, with
+// whatever fields there are in it, until the watch ends. No service's name is
+// so long.
+constexpr size_t kMaxWatchBytes = 1024;
+
+grpc::Status NoSuchService() {
+  return {grpc::StatusCode::NOT_FOUND, "no such service"};
+}
 
 // What all calls ask and wait for.
 class Statuses {
@@ -161,16 +171,19 @@ class CallbackHealthService final : public HealthService,
     const Status now = statuses_.Get(request->service());
     response->set_status(now);
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(
-        now == health::HealthCheckResponse::SERVICE_UNKNOWN
-            ? grpc::Status(grpc::StatusCode::NOT_FOUND, "no such service")
-            : grpc::Status::OK);
+    reactor->Finish(now == health::HealthCheckResponse::SERVICE_UNKNOWN
+                        ? NoSuchService()
+                        : grpc::Status::OK);
     return reactor;
   }
 
   grpc::ServerWriteReactor<health::HealthCheckResponse>* Watch(
       grpc::CallbackServerContext*,
       const health::HealthCheckRequest* request) override {
+    using Reactor = grpc::ServerWriteReactor<health::HealthCheckResponse>;
+    if (request->ByteSizeLong() > kMaxWatchBytes) {
+      return RefusedCall<Reactor>::Start(NoSuchService());
+    }
     return WatchCall::Start(&statuses_, request->service());
   }
 

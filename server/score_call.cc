@@ -10,6 +10,7 @@
 #include "kernels/status.h"
 #include "server/admit_call.h"
 #include "server/call_feed.h"
+#include "server/refused_call.h"
 #include "server/unary_call.h"
 #include "server/wire.h"
 

@@ -20,6 +20,7 @@
 #include "absl/synchronization/mutex.h"
 #include "server/admit_call.h"
 #include "server/generation_call.h"
+#include "server/refused_call.h"
 #include "server/reply_budget.h"
 #include "server/request_threads.h"
 #include "server/wire.h"

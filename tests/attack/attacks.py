@@ -271,6 +271,22 @@ def long_messages(ground):
 
 
 @attack
+def long_watches(ground):
+    """Watches of health, for which nobody needs a key, keep nothing of a message that was long."""
+    with ground.server() as server, ground.watched(server, growth=192 * MIB), contextlib.ExitStack() as stack:
+        channel = stack.enter_context(server.channel())
+        # A name, and a field 1000 that the message does not have.
+        for head in (b"\x0a", b"\xc2\x3e"):
+            request = head + b"\x80\x80\x80\x02" + b"x" * (4 * MIB)
+            for _ in range(ground.size(100, 500)):
+                watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(request, timeout=LIMIT)
+                stack.callback(watch.cancel)
+                # An answer of a watch that goes on, or its end.
+                with contextlib.suppress(grpc.RpcError):
+                    next(watch)
+
+
+@attack
 def labels(ground):
     """Labels count against the memory of sessions."""
     with ground.server("--session-memory", "16MiB", "--request-log", "off") as server, server.channel() as channel:

@@ -93,6 +93,29 @@ TEST(Health, AWatchThatItsClientLeavesEnds) {
   EXPECT_TRUE(server.server().Drain().ok());
 }
 
+// gRPC keeps a watch's request for as long as the watch goes on.
+TEST_F(StandardServices, AWatchIsOfNoLongMessage) {
+  HealthRequest request;
+  request.set_service(std::string(1000, 'x'));
+  HealthResponse response;
+  GenericCall watch(server_->address(), kWatch);
+  ASSERT_TRUE(watch.Write(request));
+  watch.WritesDone();
+  ASSERT_TRUE(watch.Read(&response));
+  EXPECT_EQ(response.status(), HealthResponse::SERVICE_UNKNOWN);
+  // A name, and a field 1000 that the message does not have.
+  request.set_service(std::string(1100, 'x'));
+  const std::string unknown =
+      absl::StrCat("\xc2\x3e\xcc\x08", std::string(1100, 'x'));
+  for (const std::string& bytes : {request.SerializeAsString(), unknown}) {
+    GenericCall refused(server_->address(), kWatch);
+    ASSERT_TRUE(refused.WriteBytes(bytes));
+    refused.WritesDone();
+    ASSERT_FALSE(refused.Read(&response));
+    EXPECT_EQ(refused.Finish(), absl::NotFoundError("no such service"));
+  }
+}
+
 // Their calls are gRPC's own, and have no end of themselves.
 TEST(Reflection, AStreamThatIsOpenEndsWithTheServer) {
   TestServer server(ZooOptions({kInduction}));
