@@ -37,6 +37,17 @@ std::string LabelOf(absl::string_view method) {
   return known == nullptr ? kUnknownMethod : known->method;
 }
 
+void ReportRefused(const CallSurroundings& around,
+                   const grpc::ServerContextBase& context,
+                   absl::string_view method, const absl::Status& status) {
+  RequestSummary refusal;
+  refusal.handling = RequestHandling::kRefused;
+  refusal.method = LabelOf(method);
+  refusal.peer = context.peer();
+  refusal.status = status;
+  around.models.Report(refusal);
+}
+
 }  // namespace
 
 ShownIdentity ShownBy(const grpc::ServerContextBase& context) {
@@ -52,15 +63,20 @@ absl::StatusOr<Caller> AdmitCall(const CallSurroundings& around,
                                  absl::string_view method) {
   if (!around.access.keyed()) return around.access.nobody();
   absl::StatusOr<Caller> caller = around.access.Admit(ShownBy(context), method);
-  if (!caller.ok()) {
-    RequestSummary refusal;
-    refusal.handling = RequestHandling::kRefused;
-    refusal.method = LabelOf(method);
-    refusal.peer = context.peer();
-    refusal.status = caller.status();
-    around.models.Report(refusal);
-  }
+  if (!caller.ok()) ReportRefused(around, context, method, caller.status());
   return caller;
+}
+
+absl::Status AdmitAgain(const CallSurroundings& around,
+                        const grpc::ServerContextBase& context,
+                        const Caller& before, absl::string_view method) {
+  const absl::StatusOr<Caller> now = AdmitCall(around, context, method);
+  if (!now.ok()) return now.status();
+  if (now->tenant == before.tenant) return absl::OkStatus();
+  const auto moved = absl::UnauthenticatedError(
+      "the key is another tenant's now; open a new stream");
+  ReportRefused(around, context, method, moved);
+  return moved;
 }
 
 }  // namespace engram

@@ -20,4 +20,10 @@ absl::StatusOr<Caller> AdmitCall(const CallSurroundings& around,
                                  const grpc::ServerContextBase& context,
                                  absl::string_view method);
 
+// The same of a call that `before` began and would go on with. UNAUTHENTICATED,
+// too, if the key is another tenant's now.
+absl::Status AdmitAgain(const CallSurroundings& around,
+                        const grpc::ServerContextBase& context,
+                        const Caller& before, absl::string_view method);
+
 }  // namespace engram

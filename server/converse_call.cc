@@ -148,7 +148,7 @@ class ConverseCall final
     if (!named.ok()) return RefuseTurn(named);
     // The stream may be older than the file of keys.
     const absl::Status admitted =
-        AdmitCall(around_, *context_, "Converse").status();
+        AdmitAgain(around_, *context_, caller_, "Converse");
     if (!admitted.ok()) return KeepTurn(admitted);
     // It may be over, and forgotten by the conversation, before Start returns.
     work->Start(context_->peer(), turn_.ByteSizeLong(),

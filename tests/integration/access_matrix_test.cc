@@ -268,28 +268,49 @@ TEST_F(AccessMatrix, AnotherTenantsSessionIsAsOneThatNeverWas) {
   }
 }
 
-// A stream may be older than the file of keys: each turn is asked again.
-TEST(Access, AKeyThatIsGoneBeginsNoTurnOnAStreamThatIsOpen) {
+// A stream may be older than the file of keys: each turn is asked again. How a
+// stream ends on which `first` had a turn when the keys were `before`, and that
+// would have another when they are `after`.
+absl::Status EndOfStreamWhoseKeysChange(const std::vector<std::string>& before,
+                                        const std::vector<std::string>& after) {
   TemporaryFolder folder;
-  const std::string other = KeyEntry("other", "acme");
-  folder.Write("keys",
-               KeysText({KeyEntry("writer", "acme", R"("roles": ["generate"])"),
-                         other}));
+  folder.Write("keys", KeysText(before));
   ServerOptions options = ZooOptions({kInduction});
   options.keys = folder.File("keys");
   TestServer server(options);
   GenericCall stream(server.address(), "/engram.v1.Generation/Converse",
-                     {{"authorization", AuthorizationOf("writer")}});
+                     {{"authorization", AuthorizationOf("first")}});
   v1::ConverseRequest turn;
   *turn.mutable_turn() = TokenTurn(kInduction, {1}, 1);
-  ASSERT_TRUE(stream.Write(turn));
+  EXPECT_TRUE(stream.Write(turn));
   v1::ConverseResponse response;
-  while (!response.has_completed()) ASSERT_TRUE(stream.Read(&response));
-  folder.Write("keys", KeysText({other}));
-  ASSERT_TRUE(Eventually([&] { return server.Metrics().Sum("keys") == 1; }));
-  ASSERT_TRUE(stream.Write(turn));
-  ASSERT_FALSE(stream.Read(&response));
-  EXPECT_EQ(stream.Finish(), absl::UnauthenticatedError("unknown key"));
+  while (!response.has_completed()) {
+    if (!stream.Read(&response)) return stream.Finish();
+  }
+  folder.Write("keys", KeysText(after));
+  const double count = static_cast<double>(after.size());
+  EXPECT_TRUE(
+      Eventually([&] { return server.Metrics().Sum("keys") == count; }));
+  EXPECT_TRUE(stream.Write(turn));
+  if (stream.Read(&response)) return absl::OkStatus();  // it goes on
+  return stream.Finish();
+}
+
+TEST(Access, AKeyThatIsGoneBeginsNoTurnOnAStreamThatIsOpen) {
+  const std::string first =
+      KeyEntry("first", "acme", R"("roles": ["generate"])");
+  const std::string other = KeyEntry("other", "acme");
+  EXPECT_EQ(EndOfStreamWhoseKeysChange({first, other}, {other}),
+            absl::UnauthenticatedError("unknown key"));
+}
+
+TEST(Access, AKeyThatIsAnotherTenantsNowBeginsNoTurnOnAStreamThatIsOpen) {
+  const char* const generate = R"("roles": ["generate"])";
+  EXPECT_EQ(EndOfStreamWhoseKeysChange({KeyEntry("first", "acme", generate),
+                                        KeyEntry("other", "acme")},
+                                       {KeyEntry("first", "other", generate)}),
+            absl::UnauthenticatedError(
+                "the key is another tenant's now; open a new stream"));
 }
 
 // A path is the client's to choose, of any length.
