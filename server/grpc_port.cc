@@ -57,6 +57,10 @@ void LogFromGrpc(gpr_log_func_args* arguments) {
        {"source", absl::StrCat(arguments->file, ":", arguments->line)}});
 }
 
+// Of gRPC's own services, reflection and channelz, which keep a thread for each
+// call: over it calls end with RESOURCE_EXHAUSTED. Ours need none of them.
+constexpr int kThreadsOfStandardServices = 64;
+
 // As gRPC takes times: 0 would mean something else, and INT_MAX is for ever.
 int Milliseconds(absl::Duration duration) {
   return static_cast<int>(std::clamp<int64_t>(
@@ -94,6 +98,11 @@ void SetArguments(const ServerOptions& options, grpc::ServerBuilder* builder) {
   for (const auto& [name, value] : arguments) {
     builder->AddChannelArgument(name, value);
   }
+  // Each queue has a thread of its own among them, and else there is one queue
+  // for each processor.
+  builder->SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
+  builder->SetResourceQuota(
+      grpc::ResourceQuota("engram").SetMaxThreads(kThreadsOfStandardServices));
 }
 
 }  // namespace

@@ -495,6 +495,28 @@ def descriptors(ground):
 
 
 @attack
+def reflection_streams(ground):
+    """Streams of reflection that stay open take so many threads and no more."""
+    with ground.server() as server, ground.watched(server), contextlib.ExitStack() as stack:
+        begin, most = server.threads(), 0
+        channels = [stack.enter_context(server.channel()) for _ in range(4)]
+        request = b"\x3a\x01*"  # the list of services
+        for i in range(ground.size(200, 2000)):
+            asked = queue.SimpleQueue()
+            asked.put(request)
+            stack.callback(asked.put, None)
+            stream = channels[i % 4].stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")(
+                iter(asked.get, None), timeout=LIMIT)
+            stack.callback(stream.cancel)
+            # An answer of a stream that stays, or its end.
+            with contextlib.suppress(grpc.RpcError):
+                next(stream)
+            most = max(most, server.threads())
+        expect(most <= begin + 80, f"it had {begin} threads, and then {most}")
+        return f"{begin} threads, at most {most}"
+
+
+@attack
 def silent_metrics_connections(ground):
     """Whoever says nothing to the metrics port keeps no scrape from others."""
     with ground.server() as server, ground.watched(server), contextlib.ExitStack() as stack:

@@ -106,6 +106,9 @@ class Server:
         expect(found is not None, "the server has ended")
         return int(found.group(1)) << 10
 
+    def threads(self):
+        return len(list(pathlib.Path(f"/proc/{self.process.pid}/task").iterdir()))
+
     def terminate(self):
         """SIGTERM; the seconds until it has ended, and its exit code."""
         begin = time.monotonic()

@@ -130,6 +130,36 @@ TEST(Reflection, AStreamThatIsOpenEndsWithTheServer) {
   EXPECT_EQ(call.Finish().code(), absl::StatusCode::kUnavailable);
 }
 
+// Each keeps a thread.
+TEST(Reflection, SoManyStreamsAreOpenAndNoMore) {
+  TestServer server(ZooOptions({kInduction}));
+  testing::ReflectionRequest request;
+  request.set_list_services("*");
+  std::vector<std::unique_ptr<GenericCall>> streams;
+  int refused = 0;
+  for (int i = 0; i < 80; ++i) {
+    auto stream = std::make_unique<GenericCall>(server.address(), kReflection);
+    stream->Write(request);  // it may be refused by then
+    ReflectionResponse response;
+    if (stream->Read(&response)) {
+      streams.push_back(std::move(stream));
+    } else {
+      EXPECT_EQ(stream->Finish().code(), absl::StatusCode::kResourceExhausted);
+      ++refused;
+    }
+  }
+  EXPECT_GE(streams.size(), 50);
+  EXPECT_GE(refused, 80 - 64);
+  EXPECT_TRUE(
+      server.client().Generate(TokenTurn(kInduction, {1}, 1)).status.ok());
+  // Whoever leaves makes room.
+  streams.clear();
+  EXPECT_TRUE(Eventually([&] {
+    ReflectionResponse response;
+    return CallOnce(server.address(), kReflection, request, &response).ok();
+  }));
+}
+
 TEST(Reflection, ItCanBeSwitchedOff) {
   ServerOptions options = ZooOptions({kInduction});
   options.reflection = ReflectionMode::kOff;
