@@ -6,20 +6,25 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/tcp_address.h"
+#include "tools/status/early_return.h"
 
 namespace engram {
 namespace {
 
 // "--grpc-address 0.0.0.0:8001 and ...", those that other machines can reach.
-std::string OpenAddresses(const ServerOptions& options) {
+absl::StatusOr<std::string> OpenAddresses(const ServerOptions& options) {
   std::vector<std::string> open;
   for (const auto& [flag, address] :
        {std::pair("--grpc-address ", options.grpc_address),
         std::pair("--metrics-address ", options.metrics_address)}) {
-    // What stands for nothing is told by who would listen there.
-    if (!IsLoopback(SplitAddress(address)).value_or(true)) {
-      open.push_back(absl::StrCat(flag, address));
+    const absl::StatusOr<bool> loopback = IsLoopback(SplitAddress(address));
+    // It may stand for something a moment later, when the port is opened.
+    if (!loopback.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          flag, address, " is no address: ", loopback.status().message(),
+          "; give HOST:PORT"));
     }
+    if (!*loopback) open.push_back(absl::StrCat(flag, address));
   }
   return absl::StrJoin(open, " and ");
 }
@@ -27,7 +32,7 @@ std::string OpenAddresses(const ServerOptions& options) {
 }  // namespace
 
 absl::StatusOr<std::string> CheckExposure(const ServerOptions& options) {
-  const std::string open = OpenAddresses(options);
+  ENGRAM_ASSIGN_OR_RETURN(const std::string open, OpenAddresses(options));
   if (open.empty()) return "";
   std::vector<std::string> missing, dangers;
   if (options.tls.certificate.empty()) {

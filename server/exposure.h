@@ -13,8 +13,8 @@ namespace engram {
 
 // What to warn of before the ports of `options` are opened, in one sentence; ""
 // if nothing is open that should not be. INVALID_ARGUMENT, with what to do: an
-// address is not of loopback, and without TLS or without keys it takes
-// --insecure.
+// address stands for nothing, or is not of loopback, and without TLS or without
+// keys it takes --insecure.
 absl::StatusOr<std::string> CheckExposure(const ServerOptions& options);
 
 }  // namespace engram

@@ -274,8 +274,7 @@ std::function<HttpPage(const HttpRequest&)> Server::MetricsPage() {
     return HttpPage{.content_type = "text/plain; version=0.0.4; charset=utf-8",
                     .body = metrics_->Text()};
   };
-  // Who is on this machine needs no key. What stands for nothing is told by who
-  // would listen there.
+  // Who is on this machine needs no key.
   if (!access_->keyed() ||
       IsLoopback(SplitAddress(options_.metrics_address)).value_or(false)) {
     return [page](const HttpRequest&) { return page(); };

@@ -75,9 +75,14 @@ TEST(Exposure, ThatIsMeantIsWarnedOf) {
   EXPECT_EQ(*CheckExposure(options), "");
 }
 
-// Who listens there says what is wrong with it.
-TEST(Exposure, OfWhatIsNoAddressIsNotItsBusiness) {
-  EXPECT_EQ(*CheckExposure(At("no host:1", "127.0.0.1:0")), "");
+// It could stand for anything by the time that somebody listens there.
+TEST(Exposure, OfWhatStandsForNothingIsRefused) {
+  EXPECT_THAT(Refusal(At("no host:1", "127.0.0.1:0")),
+              AllOf(HasSubstr("--grpc-address no host:1 is no address: "),
+                    HasSubstr("; give HOST:PORT")));
+  ServerOptions options = At("127.0.0.1:0", "no host:1");
+  options.insecure = true;
+  EXPECT_THAT(Refusal(options), HasSubstr("--metrics-address no host:1 is no"));
 }
 
 }  // namespace
