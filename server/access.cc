@@ -61,15 +61,26 @@ bool IsRequestOfTenant(Need need) {
 }  // namespace
 
 absl::StatusOr<Caller> Access::Admit(const ShownIdentity& shown,
-                                     absl::string_view method) const {
+                                     absl::string_view method,
+                                     Caller* refused) const {
   if (!keyed()) return nobody();
   const MethodNeed* const need = FindMethodNeed(method);
   if (need != nullptr && !NeedsKey(need->need)) return nobody();
   ENGRAM_ASSIGN_OR_RETURN(const Key key, FindKey(shown));
+  absl::StatusOr<TenantHandle> tenant = AdmitKey(shown, key, method);
+  if (tenant.ok()) return Caller{.key = key.name, .tenant = *std::move(tenant)};
+  if (refused != nullptr) *refused = {.key = key.name, .tenant = TenantOf(key)};
+  return tenant.status();
+}
+
+absl::StatusOr<TenantHandle> Access::AdmitKey(const ShownIdentity& shown,
+                                              const Key& key,
+                                              absl::string_view method) const {
   if (key.expires <= clock_->Now()) {
     return absl::UnauthenticatedError(absl::StrCat(
         "key ", Quoted(key.name), " expired at ", TimeText(key.expires)));
   }
+  const MethodNeed* const need = FindMethodNeed(method);
   // The path is the client's, and may be long.
   if (need == nullptr) {
     return absl::PermissionDeniedError(
@@ -81,7 +92,7 @@ absl::StatusOr<Caller> Access::Admit(const ShownIdentity& shown,
   if (IsRequestOfTenant(need->need) && !key.of_operators()) {
     ENGRAM_RETURN_IF_ERROR(tenant->CountRequest(clock_->Now()));
   }
-  return Caller{.key = key.name, .tenant = std::move(tenant)};
+  return tenant;
 }
 
 bool Access::NeedsKey(Need need) const {
@@ -113,6 +124,10 @@ absl::StatusOr<Key> Access::FindKey(const ShownIdentity& shown) const {
       "no key: send metadata authorization: Bearer KEY");
 }
 
+TenantHandle Access::TenantOf(const Key& key) const {
+  return key.of_operators() ? tenants_->nameless() : tenants_->Find(key.tenant);
+}
+
 absl::StatusOr<TenantHandle> Access::FindTenant(const ShownIdentity& shown,
                                                 const Key& key) const {
   // Who is between the client and us may have put one more there.
@@ -123,12 +138,12 @@ absl::StatusOr<TenantHandle> Access::FindTenant(const ShownIdentity& shown,
   const bool named = !shown.tenants.empty();
   const absl::string_view name = named ? shown.tenants.front() : "";
   if (!key.of_operators()) {
-    if (!named || name == key.tenant) return tenants_->Find(key.tenant);
+    if (!named || name == key.tenant) return TenantOf(key);
     return absl::PermissionDeniedError(absl::StrCat(
         "metadata engram-tenant is ", Quoted({name.data(), name.size()}),
         ", and key ", Quoted(key.name), " is of tenant ", Quoted(key.tenant)));
   }
-  if (!named) return tenants_->nameless();
+  if (!named) return TenantOf(key);
   TenantHandle tenant = tenants_->Find(name);
   if (tenant == nullptr) {
     return absl::NotFoundError(

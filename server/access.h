@@ -49,13 +49,20 @@ class Access {
   // PERMISSION_DENIED names the key and what it lacks, or the method that there
   // is none of; RESOURCE_EXHAUSTED: Tenant::CountRequest, of what is no turn,
   // no score and no page of metrics; NOT_FOUND: operators named a tenant that
-  // there never was. Nothing of what is no key is in the message.
+  // there never was. Nothing of what is no key is in the message. `refused`
+  // gets, of who is not let in, the key if it is a known one, and its tenant
+  // (that without a name of operators); it stays as it is otherwise.
   absl::StatusOr<Caller> Admit(const ShownIdentity& shown,
-                               absl::string_view method) const;
+                               absl::string_view method,
+                               Caller* refused = nullptr) const;
 
  private:
   bool NeedsKey(Need need) const;
   absl::StatusOr<Key> FindKey(const ShownIdentity& shown) const;
+  absl::StatusOr<TenantHandle> AdmitKey(const ShownIdentity& shown,
+                                        const Key& key,
+                                        absl::string_view method) const;
+  TenantHandle TenantOf(const Key& key) const;
   absl::StatusOr<TenantHandle> FindTenant(const ShownIdentity& shown,
                                           const Key& key) const;
 

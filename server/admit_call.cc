@@ -38,12 +38,14 @@ std::string LabelOf(absl::string_view method) {
 }
 
 void ReportRefused(const CallSurroundings& around,
-                   const grpc::ServerContextBase& context,
+                   const grpc::ServerContextBase& context, const Caller& caller,
                    absl::string_view method, const absl::Status& status) {
   RequestSummary refusal;
   refusal.handling = RequestHandling::kRefused;
   refusal.method = LabelOf(method);
   refusal.peer = context.peer();
+  refusal.tenant = caller.tenant;
+  refusal.key = caller.key;
   refusal.status = status;
   around.models.Report(refusal);
 }
@@ -62,8 +64,12 @@ absl::StatusOr<Caller> AdmitCall(const CallSurroundings& around,
                                  const grpc::ServerContextBase& context,
                                  absl::string_view method) {
   if (!around.access.keyed()) return around.access.nobody();
-  absl::StatusOr<Caller> caller = around.access.Admit(ShownBy(context), method);
-  if (!caller.ok()) ReportRefused(around, context, method, caller.status());
+  Caller refused;
+  absl::StatusOr<Caller> caller =
+      around.access.Admit(ShownBy(context), method, &refused);
+  if (!caller.ok()) {
+    ReportRefused(around, context, refused, method, caller.status());
+  }
   return caller;
 }
 
@@ -75,7 +81,7 @@ absl::Status AdmitAgain(const CallSurroundings& around,
   if (now->tenant == before.tenant) return absl::OkStatus();
   const auto moved = absl::UnauthenticatedError(
       "the key is another tenant's now; open a new stream");
-  ReportRefused(around, context, method, moved);
+  ReportRefused(around, context, *now, method, moved);
   return moved;
 }
 

@@ -129,7 +129,7 @@ struct RequestSummary {
   // of few: it is a label of the metrics.
   std::string method;
   std::string peer;     // as in Request
-  TenantHandle tenant;  // as in Request; nullptr, too, of who is not let in
+  TenantHandle tenant;  // as in Request; nullptr, too, of who has no known key
   std::string key;
   std::string session_id;
   std::string request_id;

@@ -347,6 +347,11 @@ TEST_F(AccessMatrix, RefusalsAreCountedByMethodAndCode) {
     Call(row, Showing("writer")).IgnoreError();
   }
   const MetricsPage after = server_->Metrics();
+  // Of the two that there are, only one is known to be of a tenant.
+  const std::vector<std::string> theirs = {"tenant=\"acme\"",
+                                           "code=\"PERMISSION_DENIED\""};
+  EXPECT_EQ(after.Sum("tenant_requests_total", theirs),
+            before.Sum("tenant_requests_total", theirs) + 1);
   for (const auto& labels : {unauthenticated, denied}) {
     EXPECT_EQ(after.Sum("requests_total", labels),
               before.Sum("requests_total", labels) + 1);

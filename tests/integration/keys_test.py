@@ -98,6 +98,8 @@ class KeysTest(unittest.TestCase):
         self.stop()
         requests = [line for line in self.server.log() if line["event"] == "request" and line["code"] == "OK"]
         self.assertEqual([(line["key"], line["tenant"]) for line in requests], [("robot", "acme")])
+        denied = [line for line in self.server.log() if line.get("code") == "PERMISSION_DENIED"]
+        self.assertEqual([(line["key"], line["tenant"]) for line in denied], [("robot", "acme")])
         self.assertNotIn(key, json.dumps(self.server.log()))
 
     def test_the_file_of_keys_is_read_again(self):

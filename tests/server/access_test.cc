@@ -130,6 +130,30 @@ TEST_F(AccessTest, ARoleThatIsNotThereIsNamed) {
   EXPECT_TRUE(Admit("admin", "Sessions.Get").ok());
 }
 
+TEST_F(AccessTest, WhoseAKnownKeyIsThatIsRefusedIsTold) {
+  const auto refused = [this](const std::string& name,
+                              const std::string& method) {
+    const std::string authorization = AuthorizationOf(name);
+    ShownIdentity shown;
+    shown.authorizations = {authorization};
+    Caller caller;
+    EXPECT_FALSE(access_->Admit(shown, method, &caller).ok());
+    return caller;
+  };
+  Caller caller = refused("bare", "Generate");
+  EXPECT_EQ(caller.key, "bare");
+  EXPECT_EQ(caller.tenant, tenants_.Find("acme"));
+  EXPECT_EQ(refused("operator", "Sessions.Steal").tenant, tenants_.nameless());
+  tenants_.Find("other")->SetLimits({.requests_per_second = 1});
+  EXPECT_TRUE(Admit("other", "Sessions.List").ok());
+  EXPECT_EQ(refused("other", "Sessions.List").tenant, tenants_.Find("other"));
+  clock_.Advance(absl::Hours(24));
+  EXPECT_EQ(refused("writer", "Generate").key, "writer");
+  caller = refused("nobody", "Generate");
+  EXPECT_EQ(caller.key, "");
+  EXPECT_EQ(caller.tenant, nullptr);
+}
+
 TEST_F(AccessTest, AMethodThatIsNotInTheTableIsNobodys) {
   EXPECT_EQ(Admit("operator", "Sessions.Steal").status(),
             absl::PermissionDeniedError(
