@@ -73,10 +73,15 @@ std::vector<std::string> NamesOfClient(gnutls_session_t session) {
     size_t size = bytes.size();
     const int kind = gnutls_x509_crt_get_subject_alt_name(
         certificate.get(), i, bytes.data(), &size, nullptr);
-    if (kind == GNUTLS_E_REQUESTED_DATA_NOT_AVAILABLE) break;
-    if (kind < 0) continue;
+    // One that is no key's, of a length or of a kind.
+    if (kind == GNUTLS_E_SHORT_MEMORY_BUFFER ||
+        kind == GNUTLS_E_X509_UNKNOWN_SAN) {
+      continue;
+    }
+    if (kind < 0) break;  // there are no more, or they cannot be read
     bytes.resize(size);
-    names.push_back(NameText(kind, bytes));
+    std::string name = NameText(kind, bytes);
+    if (!name.empty()) names.push_back(std::move(name));
   }
   return names;
 }

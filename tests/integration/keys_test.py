@@ -161,6 +161,8 @@ class KeysTest(unittest.TestCase):
     def test_a_certificate_stands_for_a_key_on_both_ports(self):
         authority = Authority(self.folder, "authority")
         server, client = authority.issue("server"), authority.issue("client", "DNS:robot.example")
+        # One name among others that no key can be named by: of a kind, and of a length.
+        crowded = authority.issue("crowded", f"otherName:1.2.3.4;UTF8:x,DNS:{'x' * 5000},DNS:robot.example")
         stranger = authority.issue("stranger", "DNS:elsewhere.example")
         roles = ["generate", "metrics"]
         self.write_keys({"name": "robot", "tenant": "acme", "certificate": "robot.example", "roles": roles})
@@ -171,7 +173,8 @@ class KeysTest(unittest.TestCase):
             return run(BIN / "engram", "generate", *PROMPT, "--server", self.server.grpc, "--ca", authority.certificate,
                        "--certificate", pair.certificate, "--key", pair.key)
 
-        self.assertEqual(ask(client).stdout.strip(), "7")
+        for pair in (client, crowded):
+            self.assertEqual(ask(pair).stdout.strip(), "7")
         refused = ask(stranger)
         self.assertEqual(refused.returncode, 1)
         self.assertIn("no key", refused.stderr)
@@ -181,7 +184,8 @@ class KeysTest(unittest.TestCase):
             settings.load_cert_chain(pair.certificate, pair.key)
             return self.page(settings=settings)
 
-        self.assertEqual(page(client)[0], 200)
+        for pair in (client, crowded):
+            self.assertEqual(page(pair)[0], 200)
         self.assertEqual(page(stranger)[0], 401)
 
     def test_the_metrics_of_other_machines_need_a_key(self):
