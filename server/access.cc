@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/status.h"
 #include "model/quoted.h"
+#include "server/time_text.h"
 
 namespace engram {
 namespace {
@@ -16,10 +17,6 @@ absl::string_view SentKey(absl::string_view authorization) {
   constexpr absl::string_view kScheme = "bearer ";
   if (!absl::StartsWithIgnoreCase(authorization, kScheme)) return "";
   return absl::StripAsciiWhitespace(authorization.substr(kScheme.size()));
-}
-
-std::string TimeText(absl::Time time) {
-  return absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", time, absl::UTCTimeZone());
 }
 
 absl::Status CheckRole(const Key& key, Role role, absl::string_view method) {

@@ -5,15 +5,9 @@
 #include "kernels/status.h"
 #include "server/http_credentials.h"
 #include "server/log.h"
+#include "server/time_text.h"
 
 namespace engram {
-namespace {
-
-std::string TimeText(absl::Time time) {
-  return absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", time, absl::UTCTimeZone());
-}
-
-}  // namespace
 
 TlsIdentity::TlsIdentity(const TlsFiles& names, Clock* clock)
     : names_(names),
