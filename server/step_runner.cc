@@ -94,6 +94,7 @@ void StepRunner::KeepPace(Candidates* candidates) {
     part.taken = part.tenant->TakeTokens(part.demand.tokens, least, now);
     part.demand.tokens = part.taken;
     if (part.taken > 0) continue;
+    part.is_held = true;
     for (Candidate& candidate : candidates->all) {
       const int tenant = static_cast<int>(i);
       if (candidate.tenant == tenant) candidate = {.tenant = tenant};
@@ -182,6 +183,8 @@ std::vector<int> StepRunner::Plan(const RunningSequences& running) {
   SettleShares(plan, &candidates);
   for (size_t i = 0; i < plan.size(); ++i) {
     Sequence& sequence = *running.all()[i];
+    // What a pace allows nobody says nothing of whose turn it is.
+    if (candidates.parts[candidates.all[i].tenant].is_held) continue;
     const bool left_out = candidates.all[i].tokens > 0 && plan[i] == 0;
     sequence.steps_waited = left_out ? sequence.steps_waited + 1 : 0;
     if (plan[i] > 0) ++sequence.steps;

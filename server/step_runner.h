@@ -80,7 +80,8 @@ class StepRunner {
     Tenant* tenant = nullptr;  // nullptr: of no name
     TenantDemand demand;       // no tokens: nobody has something to feed
     bool has_prompts = false;
-    int64_t taken = 0;  // of what its pace allows (Tenant::TakeTokens)
+    int64_t taken = 0;     // of what its pace allows (Tenant::TakeTokens)
+    bool is_held = false;  // by its pace, from the whole step
     int64_t fed = 0;
   };
   struct Candidates {

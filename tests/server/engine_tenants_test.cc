@@ -281,6 +281,18 @@ TEST_F(EngineTenantsTest, PaceOfOneIsNothingToTheOthers) {
   EXPECT_GE(free.tokens(), 4 * 0.9 * (alone - 5 * kRate));
 }
 
+TEST_F(EngineTenantsTest, PaceLetsAPromptOfATenantInBesideItsOwnStream) {
+  Start(Options(8, 128), {absl::Milliseconds(10), absl::ZeroDuration()});
+  const TenantHandle tenant = Named("paced", 1, {.tokens_per_second = 50});
+  Clients& stream = Add(tenant, Stream(), 1);
+  Run(absl::Seconds(2));
+  Clients& prompts = Add(tenant, Prompt(20), 1);
+  stream.TakeTokens();
+  Run(absl::Seconds(20));
+  EXPECT_GE(prompts.tokens(), 40);
+  EXPECT_GE(stream.tokens(), 500);
+}
+
 TEST_F(EngineTenantsTest, PaceIsSharedByTheStreamsOfATenant) {
   Start(Options(8, 128), kOnlyTokens);
   const TenantHandle tenant = Named("paced", 1, {.tokens_per_second = kRate});
