@@ -14,7 +14,7 @@ constexpr int64_t kMuchLonger = 8;
 }  // namespace
 
 void RunningSequences::Add(std::unique_ptr<Sequence> sequence) {
-  sequence->steps_before = sequence->steps;
+  sequence->steps_in_slot = 0;
   // Found full anew before it is parked again: nothing is moved twice at a
   // time.
   sequence->paused_since = absl::InfiniteFuture();
@@ -83,8 +83,9 @@ Sequence* RunningSequences::WhoMakesWayFor(
 }
 
 bool RunningSequences::HasHadItsSteps(const Sequence& sequence) const {
-  // A state is not moved for less work than it takes.
-  return sequence.steps - sequence.steps_before >= turns_.steps;
+  // A state is not moved for less work than it takes; but who is fed slowly
+  // holds the slot no longer than others.
+  return sequence.steps_in_slot >= turns_.steps;
 }
 
 bool RunningSequences::MakesWayFor(const Sequence& sequence,

@@ -16,7 +16,8 @@ namespace engram {
 // When a sequence gives up its slot to one that matters more, or is much
 // shorter.
 struct SlotTurns {
-  // Steps that it does in the slot before.
+  // Steps that there are before while it has the slot, whether it is in them
+  // or not.
   int64_t steps = 64;
   // How long the rest of a prompt is that yields to shorter ones.
   int64_t long_prompt_tokens = 8192;

@@ -66,8 +66,9 @@ struct Sequence {
 
   // Its state while it has none (server/parked_sequences.h), else nullptr.
   std::shared_ptr<const StateBlock> parked_state;
-  int64_t steps = 0;         // that it was in
-  int64_t steps_before = 0;  // it got the slot that it has
+  int64_t steps = 0;  // that it was in
+  // Since it got the slot that it has, those that left it out too.
+  int64_t steps_in_slot = 0;
   int64_t steps_waited = 0;  // in a row that left it out though it could run
   bool over = false;         // ended; to be dropped
 

@@ -183,6 +183,7 @@ std::vector<int> StepRunner::Plan(const RunningSequences& running) {
   SettleShares(plan, &candidates);
   for (size_t i = 0; i < plan.size(); ++i) {
     Sequence& sequence = *running.all()[i];
+    ++sequence.steps_in_slot;
     // What a pace allows nobody says nothing of whose turn it is.
     if (candidates.parts[candidates.all[i].tenant].is_held) continue;
     const bool left_out = candidates.all[i].tokens > 0 && plan[i] == 0;
@@ -340,7 +341,10 @@ absl::Status StepRunner::BeginAhead(const Step& step) {
   }
   next.sequences = step.sequences;
   next.observation.tokens = static_cast<int>(next.sequences.size());
-  for (Sequence* sequence : next.sequences) ++sequence->steps;
+  for (Sequence* sequence : next.sequences) {
+    ++sequence->steps;
+    ++sequence->steps_in_slot;
+  }
   ENGRAM_RETURN_IF_ERROR(Begin(&next));
   ahead_ = std::move(next);
   return absl::OkStatus();

@@ -223,6 +223,21 @@ TEST_F(EngineTenantsTest, OneStreamHasItsSlotSoonBesideHundredsThatWait) {
   }
 }
 
+// Its streams are in few steps, but the slots are theirs in all of them.
+TEST_F(EngineTenantsTest, OneStreamHasItsSlotSoonBesideSlowOnes) {
+  TestEngineOptions options = Options(/*slots=*/4, /*max_batch_tokens=*/128);
+  Start(options, kOnlyTokens);
+  Add(Named("slow", 1, {.tokens_per_second = 4}), Stream(), 4);
+  engine_->RunOnce();
+  Clients& one = Add(Named("one", 2), Stream(), 1);
+  int64_t plans = 0;
+  while (one.tokens() == 0 && plans < 1000) {
+    ++plans;
+    Run(absl::Microseconds(1));
+  }
+  EXPECT_LE(plans, options.engine.steps_in_a_slot + 16);
+}
+
 TEST_F(EngineTenantsTest, OneSlotIsSharedByTurns) {
   Start(Options(/*slots=*/1, /*max_batch_tokens=*/128), kOnlyTokens);
   Clients& many = Add(Named("many", 1, {.weight = 1}), Stream(), 20);

@@ -24,7 +24,7 @@ class RunningSequencesTest : public ::testing::Test {
     sequence->to_feed.assign(tokens, 1);
     Sequence* const added = sequence.get();
     running_.Add(std::move(sequence));
-    added->steps += steps;
+    added->steps_in_slot += steps;
     return added;
   }
   static WaitingRequest Waiting(int priority, int64_t tokens, int tenant = 0) {
@@ -79,7 +79,7 @@ TEST_F(RunningSequencesTest, MakeWayForWhatMattersMoreTheLastOfThemFirst) {
 TEST_F(RunningSequencesTest, MakeNoWayBeforeTheyHaveDoneTheirSteps) {
   Sequence* const sequence = Add(1, 0, 3, 1);
   EXPECT_EQ(running_.WhoMakesWayFor(Waiting(1, 1)), nullptr);
-  ++sequence->steps;
+  ++sequence->steps_in_slot;
   EXPECT_EQ(running_.WhoMakesWayFor(Waiting(1, 1)), sequence);
   // Nor in a slot that they have got anew.
   running_.Add(running_.Take(sequence));
@@ -117,8 +117,8 @@ TEST_F(RunningSequencesTest, MakeWayForATenantThatHasLessThanItsShare) {
   EXPECT_EQ(running_.WhoMakesWayFor(Waiting(-5, 1000, 2)), last);
   EXPECT_EQ(running_.WhoMakesWayFor(Waiting(9, 1, 3)), last);
   // Not before they have done their steps, nor for who has its share.
-  last->steps = 3;
-  urgent->steps = 3;
+  last->steps_in_slot = 3;
+  urgent->steps_in_slot = 3;
   EXPECT_EQ(running_.WhoMakesWayFor(Waiting(0, 1, 3)), running_.all()[0].get());
   EXPECT_EQ(running_.WhoMakesWayFor(Waiting(0, 1, 1)), nullptr);
   running_.Take(last);
