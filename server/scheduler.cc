@@ -157,6 +157,7 @@ struct Part {
   std::vector<int> prompts;
   int oldest = -1;  // of the prompts, whose share it is that waiting earns
   bool starving = false;  // it was kept out for too long
+  int64_t waited = 0;     // for so many steps; 0 if it is not starving
 };
 
 std::vector<Part> PartsOf(const std::vector<Candidate>& candidates,
@@ -175,12 +176,14 @@ std::vector<Part> PartsOf(const std::vector<Candidate>& candidates,
     if (!part.prompts.empty()) {
       part.oldest = LongestWaiting(candidates, part.prompts);
       part.starving = candidates[part.oldest].waited >= kSchedulerPatience;
+      if (part.starving) part.waited = candidates[part.oldest].waited;
     }
     OrderDecodes(candidates, &part.decodes);
     OrderPrompts(candidates, &part.prompts);
   }
   std::stable_sort(
       parts.begin(), parts.end(), [&](const Part& left, const Part& right) {
+        if (left.waited != right.waited) return left.waited > right.waited;
         return tenants[left.tenant].share > tenants[right.tenant].share;
       });
   return parts;

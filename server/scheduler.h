@@ -57,8 +57,9 @@ struct Candidate {
 
 // One whose candidates share a step with those of others.
 struct StepTenant {
-  // Of the step's tokens, its own. Who has most of them goes first where
-  // something else does not suffice for all.
+  // Of the step's tokens, its own. Where something else does not suffice for
+  // all, whose prompt was kept out too long goes first, then who has most of
+  // them.
   double share = std::numeric_limits<double>::infinity();
   // Tokens that it may feed, whatever the others leave (Tenant::TakeTokens).
   int64_t most = std::numeric_limits<int64_t>::max();

@@ -5,6 +5,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/tenant_shares.h"
 
 namespace engram {
 namespace {
@@ -339,6 +340,34 @@ TEST(Scheduler, LeavesNoSharedStepIdle) {
   EXPECT_THAT(PlanStep({Of(0, PromptAt(0, 1000)), Of(1, PromptAt(0, 1000))},
                        limits, {{.share = 5}, {.share = 6}}),
               ElementsAre(0, 512));
+}
+
+// Scores of one want all rows of all steps, and their share is never all fed.
+TEST(Scheduler, StarvesNoTenantWhereRowsAreFew) {
+  std::vector<Candidate> all(16, Of(0, Scored(500)));
+  all.push_back(Of(1, Prompt(10)));
+  TenantShares shares;
+  int ended = 0;
+  for (int step = 0; step < 200; ++step) {
+    const std::vector<TenantDemand> demands = {
+        {.tenant = 0, .tokens = 512},
+        {.tenant = 1, .tokens = all.back().tokens}};
+    const std::vector<double> own = shares.Share(demands, 512, 512);
+    const std::vector<int> plan =
+        PlanStep(all, {.max_batch_tokens = 512, .max_logits_rows = 128},
+                 {{.share = own[0]}, {.share = own[1]}});
+    std::vector<int64_t> fed(2);
+    for (size_t i = 0; i < all.size(); ++i) {
+      fed[all[i].tenant] += plan[i];
+      all[i].waited = plan[i] > 0 ? 0 : all[i].waited + 1;
+      all[i].tokens -= plan[i];
+      if (all[i].tokens > 0) continue;
+      if (all[i].tenant == 1) ++ended;
+      all[i] = all[i].tenant == 0 ? Of(0, Scored(500)) : Of(1, Prompt(10));
+    }
+    shares.Fed(demands, fed);
+  }
+  EXPECT_GE(ended, 5);
 }
 
 TEST(Scheduler, StarvesNobodyOfATenant) {
