@@ -92,6 +92,7 @@ void StepRunner::KeepPace(Candidates* candidates) {
     const absl::Time now = clock_.Now();
     const int64_t least = part.has_prompts ? model_.info().chunk_tokens : 1;
     part.taken = part.tenant->TakeTokens(part.demand.tokens, least, now);
+    part.is_slowed = part.taken < part.demand.tokens;
     part.demand.tokens = part.taken;
     if (part.taken > 0) continue;
     part.is_held = true;
@@ -137,10 +138,12 @@ std::vector<StepTenant> StepRunner::ShareStep(const Candidates& candidates,
     return tenants;
   }
   double tokens = limits->max_shared_tokens;
-  for (const TenantDemand& demand : demands) {
+  for (const Part& part : candidates.parts) {
+    // Who waits for its own pace is slowed down by no step.
+    if (part.demand.tokens == 0 || part.is_slowed) continue;
     tokens = std::min(
-        tokens, step_time_.TokensBeside(static_cast<double>(demand.tokens),
-                                        demand.weight / weights));
+        tokens, step_time_.TokensBeside(static_cast<double>(part.demand.tokens),
+                                        part.demand.weight / weights));
   }
   tokens = std::max(tokens, 1.0);
   const std::vector<double> shares = shares_.Share(

@@ -80,8 +80,9 @@ class StepRunner {
     Tenant* tenant = nullptr;  // nullptr: of no name
     TenantDemand demand;       // no tokens: nobody has something to feed
     bool has_prompts = false;
-    int64_t taken = 0;     // of what its pace allows (Tenant::TakeTokens)
-    bool is_held = false;  // by its pace, from the whole step
+    int64_t taken = 0;       // of what its pace allows (Tenant::TakeTokens)
+    bool is_slowed = false;  // by its pace: it wants more than that
+    bool is_held = false;    // by its pace, from the whole step
     int64_t fed = 0;
   };
   struct Candidates {

@@ -308,6 +308,19 @@ TEST_F(EngineTenantsTest, PaceLetsAPromptOfATenantInBesideItsOwnStream) {
   EXPECT_GE(stream.tokens(), 500);
 }
 
+// No step can slow down who waits for its own pace.
+TEST_F(EngineTenantsTest, PaceOfManyShortensNoStepsOfTheOthers) {
+  Start(Options(97, 128), {absl::Microseconds(500), absl::Microseconds(100)});
+  Clients& free = Add(Named("free", 1), Stream(), 64);
+  Run(absl::Seconds(5));
+  const int64_t alone = free.TakeTokens();
+  Clients& paced =
+      Add(Named("paced", 2, {.tokens_per_second = 1000}), Stream(), 32);
+  Run(absl::Seconds(20));
+  EXPECT_NEAR(paced.tokens(), 20 * 1000, 0.05 * 20 * 1000);
+  EXPECT_GE(free.tokens(), 4 * 0.8 * alone);
+}
+
 TEST_F(EngineTenantsTest, PaceIsSharedByTheStreamsOfATenant) {
   Start(Options(8, 128), kOnlyTokens);
   const TenantHandle tenant = Named("paced", 1, {.tokens_per_second = kRate});
