@@ -319,6 +319,11 @@ bool StepRunner::TakeTokensAhead(const Step& step) {
   return false;
 }
 
+void StepRunner::GiveBackTokenAhead(const Sequence& sequence) {
+  Tenant* const tenant = sequence.request.tenant.get();
+  if (tenant != nullptr && tenant->is_paced()) tenant->GiveBackTokens(1);
+}
+
 BatchRow StepRunner::MakeRowAhead(const Sequence& sequence,
                                   const BatchRow& row) const {
   BatchRow next = row;
@@ -372,6 +377,7 @@ StepRunner::Ends StepRunner::AdvanceAll(Step* step, const StepResult& result) {
     if (sequence->over) {
       --step->observation.rows;
       --step->observation.tokens;
+      GiveBackTokenAhead(*sequence);
       continue;
     }
     const BatchRow& row = step->batch.rows[i];

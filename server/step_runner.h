@@ -115,6 +115,8 @@ class StepRunner {
   // Whether the tenants of its sequences may feed so many tokens once more,
   // which are taken then.
   bool TakeTokensAhead(const Step& step);
+  // It had ended before the step that was ahead.
+  void GiveBackTokenAhead(const Sequence& sequence);
   // The row behind `row`, which is begun. Its draw comes one token later.
   BatchRow MakeRowAhead(const Sequence& sequence, const BatchRow& row) const;
   // Begins the step after one that is begun and goes on.

@@ -133,6 +133,23 @@ TEST_F(StepRunnerTest, NothingIsAheadWhenASequenceEnds) {
   EXPECT_EQ(last.tokens, 1);
 }
 
+TEST_F(StepRunnerTest, TakesNoTokenForWhoHadStoppedBeforeTheStepAhead) {
+  const auto tenant = std::make_shared<Tenant>("paced", 1);
+  tenant->SetLimits({.tokens_per_second = 100});
+  Request request = TestEngine::Generate({1}, 9);
+  request.tenant = tenant;
+  Sequence* const other = Run(request);
+  request.stopping.stop_token_ids = {7};
+  Sequence* const stopped = Run(request);
+  script_.Say(2, 7);
+  stopped->stop_ids = {7};
+  while (!stopped->over) {
+    ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
+  }
+  EXPECT_EQ(tenant->TakeTokens(1000, /*least=*/1, clock_.Now()),
+            50 - stopped->position - other->position);
+}
+
 TEST_F(StepRunnerTest, RunsAheadOfNobodyWhoMayEndOtherwise) {
   Run(TestEngine::Generate({1}, 1));
   ASSERT_TRUE(*steps_.Run(running_, /*may_run_ahead=*/true));
