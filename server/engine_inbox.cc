@@ -132,7 +132,8 @@ EngineInbox::Places EngineInbox::PlacesOf(const Request& request) const {
   };
   for (const auto& waiting : queue_) count(PromptAheadOf(waiting->request));
   for (const PromptAhead& reserved : reserved_) count(reserved);
-  double all = 1;
+  // One more may come who is like it.
+  double all = mine.weight;
   for (const auto& [tenant, weight] : weights) all += weight;
   places.most = std::max(1, static_cast<int>(max_queue_ * mine.weight / all));
   return places;

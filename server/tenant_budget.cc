@@ -32,8 +32,9 @@ std::optional<TenantBudget::Share> TenantBudget::Take(const Tenant* tenant,
 }
 
 size_t TenantBudget::PartLimit(double weight) const {
-  // Its own is among them as soon as it has some; nobody without any is asked.
-  double weights = 1;
+  // One more may come who is like it. Its own is among the others as soon as it
+  // has some; nobody without any is asked.
+  double weights = weight;
   for (const auto& [number, part] : parts_) {
     if (part.budget.taken() > 0) weights += part.weight;
   }

@@ -1,6 +1,6 @@
 // TenantBudget: a ByteBudget that no tenant can take for itself where there are
 // keys: each has its part by weight, among those who have some of it and one
-// more who may come. Who has nothing of it may take what is left.
+// more like it who may come. Who has nothing of it may take what is left.
 //
 // Thread-safe; a Share may outlive its budget.
 #pragma once

@@ -283,10 +283,17 @@ TEST_F(EngineInboxTenantsTest, KeepsPlacesForOtherTenants) {
 }
 
 TEST_F(EngineInboxTenantsTest, HasOnePlaceForWhoeverHasNone) {
-  many_->SetLimits({.weight = 100});
-  for (int i = 0; i < 11; ++i) EXPECT_TRUE(Add(Of(many_, "m")).ok());
-  EXPECT_FALSE(Add(Of(many_, "m")).ok());
+  few_->SetLimits({.weight = 0.01});
+  for (int i = 0; i < 6; ++i) EXPECT_TRUE(Add(Of(many_, "m")).ok());
   EXPECT_TRUE(Add(Of(few_, "f")).ok());
+  EXPECT_FALSE(Add(Of(few_, "f")).ok());
+}
+
+TEST_F(EngineInboxTenantsTest, HasHalfOfItsPlacesForALoneTenantHoweverLight) {
+  few_->SetLimits({.weight = 0.01});
+  for (int i = 0; i < 6; ++i) EXPECT_TRUE(Add(Of(few_, "f")).ok());
+  EXPECT_THAT(std::string(Add(Of(few_, "f")).message()),
+              HasSubstr("limit 6 of 12"));
 }
 
 TEST_F(EngineInboxTenantsTest, LetsWhoHasFewestSlotsGoFirst) {

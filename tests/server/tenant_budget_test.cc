@@ -54,10 +54,22 @@ TEST_F(TenantBudgetTest, KeepsAPartForTheNextTenant) {
 
 TEST_F(TenantBudgetTest, IsSharedByWeight) {
   one_.SetLimits({.weight = 3});
-  EXPECT_TRUE(Take(&one_, 80));
+  EXPECT_TRUE(Take(&one_, 50));
   EXPECT_TRUE(Take(&one_, 10));
   EXPECT_FALSE(Take(&one_, 1));
-  EXPECT_EQ(shortage_.limit, 90);
+  EXPECT_EQ(shortage_.limit, 60);
+  // A light one that comes takes little of that.
+  two_.SetLimits({.weight = 1.5});
+  EXPECT_TRUE(Take(&two_, 10));
+  EXPECT_FALSE(Take(&one_, 1));
+  EXPECT_EQ(shortage_.limit, 48);
+}
+
+TEST_F(TenantBudgetTest, IsHalfForALoneTenantHoweverLight) {
+  one_.SetLimits({.weight = 0.01});
+  EXPECT_TRUE(Take(&one_, 50));
+  EXPECT_TRUE(Take(&one_, 10));
+  EXPECT_FALSE(Take(&one_, 1));
 }
 
 TEST_F(TenantBudgetTest, HasRoomForOneThatIsLargerThanAPart) {
