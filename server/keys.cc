@@ -6,7 +6,6 @@
 #include <openssl/sha.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -31,6 +30,8 @@ constexpr std::pair<Role, const char*> kRoles[] = {
     {Role::kAdmin, "admin"},
 };
 
+// More is no limit, and could not be counted.
+constexpr double kMostRate = 1e12;
 // Shares of more than these would be no shares any more.
 constexpr double kLeastWeight = 0.001;
 constexpr double kMostWeight = 1000;
@@ -132,10 +133,10 @@ absl::Status ReadRate(const json& limits, const char* name,
   const auto found = limits.find(name);
   if (found == limits.end()) return absl::OkStatus();
   const double value = found->is_number() ? found->get<double>() : 0;
-  if (!std::isfinite(value) || value <= 0) {
-    return Bad(absl::StrCat("limits: ", name,
-                            " is not a number above 0; without the field there "
-                            "is no limit"));
+  if (!(value > 0 && value <= kMostRate)) {
+    return Bad(absl::StrCat("limits: ", name, " is not a number above 0 up to ",
+                            kMostRate,
+                            "; without the field there is no limit"));
   }
   *rate = value;
   return absl::OkStatus();
