@@ -65,9 +65,6 @@ EngineInbox& Admission::ChooseInbox(const Request& request) const {
 
 absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
   ENGRAM_RETURN_IF_ERROR(CheckLimits(request));
-  if (request.tenant != nullptr) {
-    ENGRAM_RETURN_IF_ERROR(request.tenant->CountRequest(clock_->Now()));
-  }
   if (IsTurn(request)) request.identity = IdentityOf(request);
   EngineInbox& inbox = ChooseInbox(request);
   auto stream = std::make_shared<TokenStream>(

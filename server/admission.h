@@ -59,7 +59,7 @@ class Admission {
   // A stream of events to come, or the record of a turn that has committed, to
   // be replayed. INVALID_ARGUMENT: over a fixed limit, an id out of range,
   // longer than the model can ever hold.
-  // RESOURCE_EXHAUSTED: Tenant::CountRequest, TenantPlace::Take.
+  // RESOURCE_EXHAUSTED: TenantPlace::Take.
   // UNAVAILABLE: EngineInbox::Reserve, or the requests that wait and run leave
   // no memory for it.
   // Others: SessionStore::BeginTurn, SessionStore::Find.

@@ -46,6 +46,18 @@ RequestSummary Refusal(const grpc::CallbackServerContext& context,
 }
 
 template <typename Message>
+void ReportRefusalOf(const CallSurroundings& around,
+                     const grpc::CallbackServerContext& context,
+                     const Caller& caller, const Message& message,
+                     const char* method, const absl::Status& status) {
+  RequestSummary refusal = Refusal(context, caller, message, method, status);
+  const auto model = around.models.Find(
+      message.model(), SessionName(caller.tenant, message.session_id()));
+  if (model.ok()) refusal.model = (*model)->name;
+  around.models.Report(refusal);
+}
+
+template <typename Message>
 absl::StatusOr<Request> ReadRequest(
     const CallSurroundings& around, const grpc::CallbackServerContext& context,
     const Caller& caller, const Message& message, const ServedModel& model,
@@ -66,22 +78,19 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(
     const Caller& caller, const Message& message, const char* method,
     const WorkCheck::Ask& may_go_on,
     const std::function<absl::Status(const Request&)>& check) {
+  const auto refuse = [&](const absl::Status& status) {
+    ReportRefusalOf(around, context, caller, message, method, status);
+    return status;
+  };
+  // Before there is any work, and whatever comes of it.
+  const absl::Status counted = caller.tenant->CountRequest(RealClock()->Now());
+  if (!counted.ok()) return refuse(counted);
   const absl::StatusOr<ServedModel*> model = around.models.Find(
       message.model(), SessionName(caller.tenant, message.session_id()));
-  if (!model.ok()) {
-    around.models.Report(
-        Refusal(context, caller, message, method, model.status()));
-    return model.status();
-  }
+  if (!model.ok()) return refuse(model.status());
   absl::StatusOr<Request> request =
       ReadRequest(around, context, caller, message, **model, may_go_on, check);
-  if (!request.ok()) {
-    RequestSummary refusal =
-        Refusal(context, caller, message, method, request.status());
-    refusal.model = (*model)->name;
-    (*model)->on_end(refusal);
-    return request.status();
-  }
+  if (!request.ok()) return refuse(request.status());
   request->method = method;
   request->peer = context.peer();
   request->key = caller.key;
@@ -105,11 +114,7 @@ void ReportRefusal(const CallSurroundings& around,
                    const Caller& caller, const char* method,
                    const v1::GenerateRequest& message,
                    const absl::Status& status) {
-  RequestSummary refusal = Refusal(context, caller, message, method, status);
-  const auto model = around.models.Find(
-      message.model(), SessionName(caller.tenant, message.session_id()));
-  if (model.ok()) refusal.model = (*model)->name;
-  around.models.Report(refusal);
+  ReportRefusalOf(around, context, caller, message, method, status);
 }
 
 absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(

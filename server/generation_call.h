@@ -44,8 +44,9 @@ void ReportRefusal(const CallSurroundings& around,
                    const v1::GenerateRequest& message,
                    const absl::Status& status);
 
-// Reports refusals. Ends early with what `may_go_on` says; `check` sees the
-// request before a model does, and may refuse it. Errors:
+// Counts the request for its tenant, whatever comes of it, and reports
+// refusals. Ends early with what `may_go_on` says; `check` sees the request
+// before a model does, and may refuse it. Errors: Tenant::CountRequest,
 // ServedModels::Find, ToRequest, TurnFeed::Submit.
 absl::StatusOr<std::unique_ptr<TurnFeed>> SubmitMessage(
     const CallSurroundings& around, const grpc::CallbackServerContext& context,

@@ -120,5 +120,24 @@ TEST_F(TenantsTest, ARequestMoreThanATenantMayMakeIsRefused) {
                 "limit 0.001 a second (requests_per_second)");
 }
 
+// Else one could have texts encoded without end.
+TEST_F(TenantsTest, ARequestThatComesToNothingCounts) {
+  const auto client = ClientOf("rare");
+  v1::GenerateRequest turn = TokenTurn(kEnglish, {1}, 1);
+  turn.mutable_sampling()->set_top_p(-1);
+  EXPECT_EQ(client->Generate(turn).status.code(),
+            absl::StatusCode::kInvalidArgument);
+  ExpectRefused(client->Generate(turn),
+                "limit 0.001 a second (requests_per_second)");
+}
+
+TEST_F(TenantsTest, ARequestOfAModelThatIsNotThereCounts) {
+  const auto client = ClientOf("rare");
+  const v1::GenerateRequest turn = TokenTurn("nowhere", {1}, 1);
+  EXPECT_EQ(client->Generate(turn).status.code(), absl::StatusCode::kNotFound);
+  ExpectRefused(client->Generate(turn),
+                "limit 0.001 a second (requests_per_second)");
+}
+
 }  // namespace
 }  // namespace engram

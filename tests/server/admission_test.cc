@@ -280,26 +280,6 @@ TEST_F(AdmissionTest, AcceptsAStopAsTheLastReceivedToken) {
 
 // --- Quotas.
 
-TEST_F(AdmissionTest, RefusesMoreRequestsThanATenantMayMake) {
-  const auto tenant = std::make_shared<Tenant>("acme", 1);
-  tenant->SetLimits({.requests_per_second = 2});
-  limits_.max_queue = 100;
-  Request request = Good();
-  request.tenant = tenant;
-  // What could never run does not count.
-  request.prompt = Tokens(9, 1);
-  EXPECT_EQ(Submit(request).code(), Code::kInvalidArgument);
-  request.prompt = Tokens(8, 1);
-  EXPECT_TRUE(Submit(request).ok());
-  request.session_id = "b";
-  const absl::Status refused = Submit(request);
-  EXPECT_EQ(refused.code(), Code::kResourceExhausted) << refused;
-  EXPECT_EQ(RetryAfter(refused), absl::Milliseconds(500));
-  EXPECT_TRUE(Submit(TestEngine::Generate({1}, 1)).ok()) << "of nobody";
-  clock_.Advance(absl::Milliseconds(500));
-  EXPECT_TRUE(Submit(request).ok());
-}
-
 TEST_F(AdmissionTest, RefusesMoreStreamsThanATenantMayHave) {
   const auto tenant = std::make_shared<Tenant>("acme", 1);
   tenant->SetLimits({.streams = 1});

@@ -78,7 +78,6 @@ Simulation::Simulation(uint64_t seed)
   TenantLimits limits;
   limits.weight = 2;
   if (Chance(30)) limits.streams = Uniform(1, 4);
-  if (Chance(30)) limits.requests_per_second = Uniform(1, 4);
   if (Chance(30)) limits.tokens_per_second = Uniform(1, 100);
   tenants_[1]->SetLimits(limits);
   engine_.on_end = [this](const RequestSummary& summary) { OnEnd(summary); };
