@@ -17,6 +17,10 @@ SlotShares::Turns SlotShares::Of(int tenant) const {
 void SlotShares::Took(int tenant, double weight) {
   Turns turns = Of(tenant);
   now_ = turns.had;
+  // They have saved nothing, and whoever comes is as they are.
+  absl::erase_if(turns_, [this](const auto& one) {
+    return one.second.slots == 0 && one.second.had <= now_;
+  });
   turns.had += 1 / weight;
   turns.weight = weight;
   ++turns.slots;
