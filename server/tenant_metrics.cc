@@ -37,6 +37,8 @@ void TenantMetrics::Count(const RequestSummary& request) {
   ++counts.requests[request.status.code()];
   // Tokens are fed once, not with every replay.
   if (request.handling != RequestHandling::kRun) return;
+  // What ended in the queue was not fed.
+  if (request.timing.prefill == absl::ZeroDuration()) return;
   counts.prompt_tokens += request.usage.prompt_tokens;
   counts.generated_tokens += request.usage.generated_tokens;
 }
@@ -64,7 +66,8 @@ std::vector<prometheus::MetricFamily> TenantMetrics::Collect() const {
                        Type::Counter);
   prometheus::MetricFamily tokens = MakeMetricFamily(
       MetricName("tenant_tokens_total"),
-      "Tokens of prompts fed and tokens sampled, by tenant.", Type::Counter);
+      "Tokens of prompts that were begun and tokens sampled, by tenant.",
+      Type::Counter);
   prometheus::MetricFamily streams = MakeMetricFamily(
       MetricName("tenant_streams"),
       "Turns and scores of a tenant that wait or run.", Type::Gauge);

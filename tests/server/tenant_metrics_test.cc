@@ -29,6 +29,7 @@ class TenantMetricsTest : public ::testing::Test {
     request.tenant = tenants_.Find(tenant);
     request.usage.prompt_tokens = 3;
     request.usage.generated_tokens = 2;
+    request.timing.prefill = absl::Milliseconds(1);
     return request;
   }
 
@@ -53,6 +54,11 @@ TEST_F(TenantMetricsTest, CountWhatEachAsksFor) {
   RequestSummary replayed = Ended("ann");
   replayed.handling = RequestHandling::kReplayed;
   metrics_.Count(replayed);
+  RequestSummary queued = Ended("ann");
+  queued.status = absl::CancelledError("the client left");
+  queued.usage.generated_tokens = 0;
+  queued.timing.prefill = absl::ZeroDuration();
+  metrics_.Count(queued);
   const std::string text = Text();
   for (const char* line :
        {"engram_tenant_requests_total{code=\"OK\",tenant=\"ann\"} 2\n",
