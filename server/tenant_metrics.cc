@@ -12,6 +12,36 @@ using Type = prometheus::MetricType;
 constexpr absl::StatusCode kKnownCodes[] = {
     absl::StatusCode::kOk, absl::StatusCode::kResourceExhausted};
 
+// What tenants have, all together under one label.
+struct Usage {
+  int64_t streams = 0;
+  int64_t sessions = 0;
+  double session_bytes = 0;
+};
+
+// Numbers go up from 1, so that a tenant keeps its name for as long as the
+// process runs.
+std::string LabelOf(const TenantHandle& tenant, int labels) {
+  const int number = NumberOf(tenant);
+  if (number == 0) return "";
+  return number <= labels ? tenant->name() : "other";
+}
+
+// Each label that there is has one, zero or not.
+std::map<std::string, Usage> Usages(const Tenants& tenants,
+                                    const SessionStore& sessions, int labels) {
+  std::map<std::string, Usage> usages;
+  for (const TenantHandle& tenant : tenants.all()) {
+    usages[LabelOf(tenant, labels)].streams += tenant->streams();
+  }
+  for (const TenantUse& use : sessions.UsesOfTenants()) {
+    Usage& usage = usages[LabelOf(use.tenant, labels)];
+    usage.sessions += use.sessions;
+    usage.session_bytes += static_cast<double>(use.bytes);
+  }
+  return usages;
+}
+
 }  // namespace
 
 void TenantMetrics::Watch(const Tenants* tenants, const SessionStore* sessions,
@@ -22,18 +52,10 @@ void TenantMetrics::Watch(const Tenants* tenants, const SessionStore* sessions,
   labels_ = labels;
 }
 
-// Numbers go up from 1, so that a tenant keeps its name for as long as the
-// process runs.
-std::string TenantMetrics::LabelOf(const TenantHandle& tenant) const {
-  const int number = NumberOf(tenant);
-  if (number == 0) return "";
-  return number <= labels_ ? tenant->name() : "other";
-}
-
 void TenantMetrics::Count(const RequestSummary& request) {
   absl::MutexLock lock(&mutex_);
   if (tenants_ == nullptr) return;
-  Counts& counts = counts_[LabelOf(request.tenant)];
+  Counts& counts = counts_[LabelOf(request.tenant, labels_)];
   ++counts.requests[request.status.code()];
   // Tokens are fed once, not with every replay.
   if (request.handling != RequestHandling::kRun) return;
@@ -43,22 +65,20 @@ void TenantMetrics::Count(const RequestSummary& request) {
   counts.generated_tokens += request.usage.generated_tokens;
 }
 
-std::map<std::string, TenantMetrics::Usage> TenantMetrics::Usages() const {
-  std::map<std::string, Usage> usages;
-  for (const TenantHandle& tenant : tenants_->all()) {
-    usages[LabelOf(tenant)].streams += tenant->streams();
-  }
-  for (const TenantUse& use : sessions_->UsesOfTenants()) {
-    Usage& usage = usages[LabelOf(use.tenant)];
-    usage.sessions += use.sessions;
-    usage.session_bytes += static_cast<double>(use.bytes);
-  }
-  return usages;
-}
-
 std::vector<prometheus::MetricFamily> TenantMetrics::Collect() const {
-  absl::MutexLock lock(&mutex_);
-  if (tenants_ == nullptr) return {};
+  const Tenants* tenants = nullptr;
+  const SessionStore* store = nullptr;
+  int labels_at_most = 0;
+  std::map<std::string, Counts> all_counts;
+  {
+    // Engines that count do not wait for more than this.
+    absl::MutexLock lock(&mutex_);
+    if (tenants_ == nullptr) return {};
+    tenants = tenants_;
+    store = sessions_;
+    labels_at_most = labels_;
+    all_counts = counts_;
+  }
   prometheus::MetricFamily requests =
       MakeMetricFamily(MetricName("tenant_requests_total"),
                        "Requests that ended, by tenant and code; tenants "
@@ -78,9 +98,8 @@ std::vector<prometheus::MetricFamily> TenantMetrics::Collect() const {
       "Bytes of a tenant's sessions: states wherever they lie, those that "
       "forks share once, and what is kept beside them.",
       Type::Gauge);
-  for (const auto& [label, usage] : Usages()) {
-    const auto found = counts_.find(label);
-    Counts counts = found == counts_.end() ? Counts() : found->second;
+  for (const auto& [label, usage] : Usages(*tenants, *store, labels_at_most)) {
+    Counts& counts = all_counts[label];
     for (const absl::StatusCode code : kKnownCodes) counts.requests[code];
     for (const auto& [code, count] : counts.requests) {
       AddSample(&requests,

@@ -39,17 +39,6 @@ class TenantMetrics {
     int64_t prompt_tokens = 0;
     int64_t generated_tokens = 0;
   };
-  struct Usage {
-    int64_t streams = 0;
-    int64_t sessions = 0;
-    double session_bytes = 0;
-  };
-
-  std::string LabelOf(const TenantHandle& tenant) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Each label that there is has one, zero or not.
-  std::map<std::string, Usage> Usages() const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable absl::Mutex mutex_;
   const Tenants* tenants_ ABSL_GUARDED_BY(mutex_) = nullptr;
