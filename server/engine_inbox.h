@@ -6,9 +6,9 @@
 // will run.
 //
 // Where there are keys no tenant can fill it for the others: each has its part
-// by weight, among those who have something here and one more who may come. How
-// long it waits is told from what it has in the queue itself, and the turns of
-// the others between.
+// by weight, among those who have something here and one more like it who may
+// come. How long it waits is told from what it has in the queue itself, and the
+// turns of the others between.
 //
 // Thread-safe.
 #pragma once
