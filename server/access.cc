@@ -48,9 +48,9 @@ absl::Status CheckNeed(const Key& key, Need need, absl::string_view method) {
   return absl::InternalError("no such need");
 }
 
-// Turns and scores count where they are admitted: a Converse has many. A page
-// that tells of all tenants is not the doing of one, nor is what operators look
-// at.
+// Turns and scores count where their message is read: a Converse has many. A
+// page that tells of all tenants is not the doing of one, nor is what operators
+// look at.
 bool IsRequestOfTenant(Need need) {
   return need != Need::kGenerate && need != Need::kMetrics;
 }
