@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/cuda/cublaslt_product.h"
+#include "kernels/operations.h"
 #include "tests/device_facts/device_array.h"
 #include "tests/device_facts/mma_chain.h"
 #include "tests/device_facts/mma_facts.h"
@@ -16,10 +17,7 @@
 namespace engram {
 namespace {
 
-// Of weights large enough to be summed in one chain.
-struct WeightShape {
-  int64_t outputs, inputs;
-};
+// Large enough to be summed in one chain.
 constexpr WeightShape kWeights[] = {{13696, 768}, {4096, 2560}, {1024, 10240}};
 constexpr int64_t kTokens[] = {16, 64, 256, 512, 1024, 2048};
 // That are compared: a tile of all kernels.
