@@ -136,7 +136,6 @@ class SessionsVerb {
         call_({.deadline = global.deadline}) {}
 
   int List() {
-    if (!global_.json) Print(flags_.wide ? WideHeading() : Heading());
     v1::ListSessionsRequest request;
     request.set_model(flags_.model);
     int exit_code = kExitOk;
@@ -145,6 +144,9 @@ class SessionsVerb {
           client_.ListSessions(request, call_);
       exit_code = ShowResponse<v1::ListSessionsResponse>(
           global_, page, [&](const v1::ListSessionsResponse& response) {
+            if (request.page_token().empty()) {
+              Print(flags_.wide ? WideHeading() : Heading());
+            }
             const absl::Time now = absl::Now();
             for (const v1::Session& session : response.sessions()) {
               Print(flags_.wide ? WideRow(session) : Row(session, now));

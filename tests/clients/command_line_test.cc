@@ -376,6 +376,12 @@ TEST(CommandLine, ListsSessionsInEightyColumns) {
   EXPECT_THAT(wide.out, HasSubstr("a-model-with-a-long-name"));
 }
 
+TEST(CommandLine, HeadsNoListThatItDoesNotGet) {
+  const Outcome list = RunEngram("sessions list --server 127.0.0.1:1");
+  EXPECT_EQ(list.exit_code, 1);
+  EXPECT_EQ(list.out, "");
+}
+
 TEST(CommandLine, HintsFitTheError) {
   struct Case {
     grpc::Status status;
