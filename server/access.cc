@@ -64,7 +64,7 @@ absl::StatusOr<Caller> Access::Admit(const ShownIdentity& shown,
   const MethodNeed* const need = FindMethodNeed(method);
   if (need != nullptr && !NeedsKey(need->need)) return nobody();
   ENGRAM_ASSIGN_OR_RETURN(const Key key, FindKey(shown));
-  absl::StatusOr<TenantHandle> tenant = AdmitKey(shown, key, method);
+  absl::StatusOr<TenantHandle> tenant = AdmitKey(shown, key, method, need);
   if (tenant.ok()) return Caller{.key = key.name, .tenant = *std::move(tenant)};
   if (refused != nullptr) *refused = {.key = key.name, .tenant = TenantOf(key)};
   return tenant.status();
@@ -72,12 +72,12 @@ absl::StatusOr<Caller> Access::Admit(const ShownIdentity& shown,
 
 absl::StatusOr<TenantHandle> Access::AdmitKey(const ShownIdentity& shown,
                                               const Key& key,
-                                              absl::string_view method) const {
+                                              absl::string_view method,
+                                              const MethodNeed* need) const {
   if (key.expires <= clock_->Now()) {
     return absl::UnauthenticatedError(absl::StrCat(
         "key ", Quoted(key.name), " expired at ", TimeText(key.expires)));
   }
-  const MethodNeed* const need = FindMethodNeed(method);
   // The path is the client's, and may be long.
   if (need == nullptr) {
     return absl::PermissionDeniedError(

@@ -59,9 +59,11 @@ class Access {
  private:
   bool NeedsKey(Need need) const;
   absl::StatusOr<Key> FindKey(const ShownIdentity& shown) const;
+  // `need` is the method's; nullptr if there is no such method.
   absl::StatusOr<TenantHandle> AdmitKey(const ShownIdentity& shown,
                                         const Key& key,
-                                        absl::string_view method) const;
+                                        absl::string_view method,
+                                        const MethodNeed* need) const;
   TenantHandle TenantOf(const Key& key) const;
   absl::StatusOr<TenantHandle> FindTenant(const ShownIdentity& shown,
                                           const Key& key) const;
