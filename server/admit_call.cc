@@ -31,6 +31,15 @@ std::vector<std::string> CertificateNames(
   return names;
 }
 
+// By its metadata and its connection; `context` outlives it.
+ShownIdentity ShownBy(const grpc::ServerContextBase& context) {
+  ShownIdentity shown;
+  shown.authorizations = Values(context, "authorization");
+  shown.tenants = Values(context, "engram-tenant");
+  shown.certificate_names = [&context] { return CertificateNames(context); };
+  return shown;
+}
+
 // A path that is nothing's is the client's to choose: no label of metrics.
 std::string LabelOf(absl::string_view method) {
   const MethodNeed* const known = FindMethodNeed(method);
@@ -40,25 +49,10 @@ std::string LabelOf(absl::string_view method) {
 void ReportRefused(const CallSurroundings& around,
                    const grpc::ServerContextBase& context, const Caller& caller,
                    absl::string_view method, const absl::Status& status) {
-  RequestSummary refusal;
-  refusal.handling = RequestHandling::kRefused;
-  refusal.method = LabelOf(method);
-  refusal.peer = context.peer();
-  refusal.tenant = caller.tenant;
-  refusal.key = caller.key;
-  refusal.status = status;
-  around.models.Report(refusal);
+  around.models.Report(RefusalOf(context, caller, LabelOf(method), status));
 }
 
 }  // namespace
-
-ShownIdentity ShownBy(const grpc::ServerContextBase& context) {
-  ShownIdentity shown;
-  shown.authorizations = Values(context, "authorization");
-  shown.tenants = Values(context, "engram-tenant");
-  shown.certificate_names = [&context] { return CertificateNames(context); };
-  return shown;
-}
 
 absl::StatusOr<Caller> AdmitCall(const CallSurroundings& around,
                                  const grpc::ServerContextBase& context,

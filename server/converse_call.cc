@@ -9,7 +9,6 @@
 #include "kernels/status.h"
 #include "server/admit_call.h"
 #include "server/conversation.h"
-#include "server/refused_call.h"
 #include "server/wire.h"
 #include "server/wire_message.h"
 
@@ -25,24 +24,22 @@ class ConverseCall final
  public:
   static grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Start(
       const CallSurroundings& around, grpc::CallbackServerContext* context) {
-    absl::StatusOr<Caller> caller = AdmitCall(around, *context, "Converse");
-    if (!caller.ok()) {
-      return RefusedCall<grpc::ServerBidiReactor<
-          grpc::ByteBuffer, grpc::ByteBuffer>>::Start(ToGrpc(caller.status(),
-                                                             context));
-    }
-    auto call =
-        std::make_shared<ConverseCall>(around, context, *std::move(caller));
-    call->self_ = call;
-    call->StartSendInitialMetadata();
-    call->StartRead(&call->incoming_);
-    call->stop_ = around.stop.Subscribe([weak = call->weak_from_this()] {
-      const auto call = weak.lock();
-      if (call == nullptr) return;
-      call->conversation_.Stop();
-      call->Pump();
-    });
-    return call.get();
+    using Reactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
+    return StartAdmitted<Reactor>(
+        around, context, "Converse", [&](Caller caller) {
+          auto call = std::make_shared<ConverseCall>(around, context,
+                                                     std::move(caller));
+          call->self_ = call;
+          call->StartSendInitialMetadata();
+          call->StartRead(&call->incoming_);
+          call->stop_ = around.stop.Subscribe([weak = call->weak_from_this()] {
+            const auto call = weak.lock();
+            if (call == nullptr) return;
+            call->conversation_.Stop();
+            call->Pump();
+          });
+          return call.get();
+        });
   }
 
   ConverseCall(const CallSurroundings& around,

@@ -8,7 +8,6 @@
 #include "kernels/status.h"
 #include "server/admit_call.h"
 #include "server/call_feed.h"
-#include "server/refused_call.h"
 #include "server/wire.h"
 #include "server/wire_message.h"
 
@@ -21,20 +20,18 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   static grpc::ServerWriteReactor<grpc::ByteBuffer>* Start(
       const CallSurroundings& around, grpc::CallbackServerContext* context,
       const grpc::ByteBuffer* message) {
-    absl::StatusOr<Caller> caller = AdmitCall(around, *context, "Generate");
-    if (!caller.ok()) {
-      return RefusedCall<grpc::ServerWriteReactor<grpc::ByteBuffer>>::Start(
-          ToGrpc(caller.status(), context));
-    }
-    auto call =
-        std::make_shared<GenerateCall>(around, context, *std::move(caller));
-    call->self_ = call;
-    const grpc::ByteBuffer bytes = TakeBytes(message);
-    call->work_.Start(context->peer(), bytes.Length(),
-                      [call, bytes](const absl::Status& status) {
-                        call->Run(status, bytes);
-                      });
-    return call.get();
+    return StartAdmitted<grpc::ServerWriteReactor<grpc::ByteBuffer>>(
+        around, context, "Generate", [&](Caller caller) {
+          auto call = std::make_shared<GenerateCall>(around, context,
+                                                     std::move(caller));
+          call->self_ = call;
+          const grpc::ByteBuffer bytes = TakeBytes(message);
+          call->work_.Start(context->peer(), bytes.Length(),
+                            [call, bytes](const absl::Status& status) {
+                              call->Run(status, bytes);
+                            });
+          return call.get();
+        });
   }
 
   GenerateCall(const CallSurroundings& around,

@@ -29,28 +29,14 @@ std::string RequestIdOf(const v1::GenerateRequest& message) {
 std::string RequestIdOf(const v1::ScoreRequest&) { return ""; }
 
 template <typename Message>
-RequestSummary Refusal(const grpc::CallbackServerContext& context,
-                       const Caller& caller, const Message& message,
-                       const char* method, const absl::Status& status) {
-  RequestSummary summary;
-  summary.handling = RequestHandling::kRefused;
-  summary.kind = RequestKindName(KindOf(message));
-  summary.method = method;
-  summary.peer = context.peer();
-  summary.tenant = caller.tenant;
-  summary.key = caller.key;
-  summary.session_id = Shortened(message.session_id());
-  summary.request_id = Shortened(RequestIdOf(message));
-  summary.status = status;
-  return summary;
-}
-
-template <typename Message>
 void ReportRefusalOf(const CallSurroundings& around,
                      const grpc::CallbackServerContext& context,
                      const Caller& caller, const Message& message,
                      const char* method, const absl::Status& status) {
-  RequestSummary refusal = Refusal(context, caller, message, method, status);
+  RequestSummary refusal = RefusalOf(context, caller, method, status);
+  refusal.kind = RequestKindName(KindOf(message));
+  refusal.session_id = Shortened(message.session_id());
+  refusal.request_id = Shortened(RequestIdOf(message));
   const auto model = around.models.Find(
       message.model(), SessionName(caller.tenant, message.session_id()));
   if (model.ok()) refusal.model = (*model)->name;
@@ -107,6 +93,19 @@ absl::Status CancelReason(const grpc::CallbackServerContext& context) {
     return absl::DeadlineExceededError("the deadline passed");
   }
   return absl::CancelledError("the client cancelled or went away");
+}
+
+RequestSummary RefusalOf(const grpc::ServerContextBase& context,
+                         const Caller& caller, std::string method,
+                         const absl::Status& status) {
+  RequestSummary summary;
+  summary.handling = RequestHandling::kRefused;
+  summary.method = std::move(method);
+  summary.peer = context.peer();
+  summary.tenant = caller.tenant;
+  summary.key = caller.key;
+  summary.status = status;
+  return summary;
 }
 
 void ReportRefusal(const CallSurroundings& around,

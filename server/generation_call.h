@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "engram/v1/generation.pb.h"
@@ -16,6 +17,7 @@
 #include "server/caller.h"
 #include "server/options.h"
 #include "server/reply_budget.h"
+#include "server/request.h"
 #include "server/request_threads.h"
 #include "server/served_model.h"
 #include "server/stop_signal.h"
@@ -35,6 +37,12 @@ struct CallSurroundings {
 
 // Why gRPC cancelled a call: it does so too when the deadline passes.
 absl::Status CancelReason(const grpc::CallbackServerContext& context);
+
+// What log and metrics are told of a call that is refused, but for what is in
+// its message. `method` is RequestSummary::method.
+RequestSummary RefusalOf(const grpc::ServerContextBase& context,
+                         const Caller& caller, std::string method,
+                         const absl::Status& status);
 
 // Tells log and metrics of a turn that came to nothing before a model took it.
 // `method` is the call's: "Generate" or "Converse".

@@ -10,7 +10,6 @@
 #include "kernels/status.h"
 #include "server/admit_call.h"
 #include "server/call_feed.h"
-#include "server/refused_call.h"
 #include "server/unary_call.h"
 #include "server/wire.h"
 
@@ -111,15 +110,13 @@ grpc::ServerUnaryReactor* StartScoreCall(const CallSurroundings& around,
                                          grpc::CallbackServerContext* context,
                                          const grpc::ByteBuffer* message,
                                          grpc::ByteBuffer* reply) {
-  absl::StatusOr<Caller> caller = AdmitCall(around, *context, "Score");
-  if (!caller.ok()) {
-    return RefusedCall<grpc::ServerUnaryReactor>::Start(
-        ToGrpc(caller.status(), context));
-  }
-  auto call = std::make_shared<ScoreCall>(around, context, *std::move(caller),
-                                          message, reply);
-  call->Start(call);
-  return call.get();
+  return StartAdmitted<grpc::ServerUnaryReactor>(
+      around, context, "Score", [&](Caller caller) {
+        auto call = std::make_shared<ScoreCall>(
+            around, context, std::move(caller), message, reply);
+        call->Start(call);
+        return call.get();
+      });
 }
 
 }  // namespace engram

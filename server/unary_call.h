@@ -20,10 +20,8 @@
 #include "absl/synchronization/mutex.h"
 #include "server/admit_call.h"
 #include "server/generation_call.h"
-#include "server/refused_call.h"
 #include "server/reply_budget.h"
 #include "server/request_threads.h"
-#include "server/wire.h"
 #include "server/wire_message.h"
 
 namespace engram {
@@ -138,16 +136,14 @@ grpc::ServerUnaryReactor* StartUnaryCall(
     const grpc::ByteBuffer* message, grpc::ByteBuffer* reply,
     const char* method,
     typename UnaryCall<Request, Response>::Handler handler) {
-  absl::StatusOr<Caller> caller = AdmitCall(around, *context, method);
-  if (!caller.ok()) {
-    return RefusedCall<grpc::ServerUnaryReactor>::Start(
-        ToGrpc(caller.status(), context));
-  }
-  auto call = std::make_shared<UnaryCall<Request, Response>>(
-      around, context, *std::move(caller), message, reply, method,
-      std::move(handler));
-  call->Start(call);
-  return call.get();
+  return StartAdmitted<grpc::ServerUnaryReactor>(
+      around, context, method, [&](Caller caller) {
+        auto call = std::make_shared<UnaryCall<Request, Response>>(
+            around, context, std::move(caller), message, reply, method,
+            std::move(handler));
+        call->Start(call);
+        return call.get();
+      });
 }
 
 }  // namespace engram
