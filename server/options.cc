@@ -181,6 +181,15 @@ class FlagList {
     flags_.push_back({std::move(name), std::move(value_name), std::move(help),
                       std::move(default_text), repeatable, std::move(set)});
   }
+  template <typename Target>
+  void Add(std::string name, std::string value_name, std::string default_text,
+           Target* target,
+           absl::Status (*set)(const std::string& value, Target* target),
+           std::string help) {
+    Add(std::move(name), std::move(value_name), std::move(default_text),
+        std::move(help),
+        [=](const std::string& value) { return set(value, target); });
+  }
   void Integer(std::string name, int64_t least, int64_t most, int64_t* target,
                std::string help) {
     Add(std::move(name), "N", absl::StrCat(*target), std::move(help),
@@ -196,13 +205,12 @@ class FlagList {
         });
   }
   void Switch(std::string name, bool* target, std::string help) {
-    Add(std::move(name), "on|off", *target ? "on" : "off", std::move(help),
-        [=](const std::string& value) { return SetSwitch(value, target); });
+    Add(std::move(name), "on|off", *target ? "on" : "off", target, SetSwitch,
+        std::move(help));
   }
   void Duration(std::string name, absl::Duration* target, std::string help) {
-    Add(std::move(name), "DURATION", absl::FormatDuration(*target),
-        std::move(help),
-        [=](const std::string& value) { return SetDuration(value, target); });
+    Add(std::move(name), "DURATION", absl::FormatDuration(*target), target,
+        SetDuration, std::move(help));
   }
   void Life(std::string name, bool may_be_infinite, absl::Duration* target,
             std::string help) {
@@ -220,8 +228,8 @@ class FlagList {
         });
   }
   void Address(std::string name, std::string* target, std::string help) {
-    Add(std::move(name), "HOST:PORT", *target, std::move(help),
-        [=](const std::string& value) { return SetAddress(value, target); });
+    Add(std::move(name), "HOST:PORT", *target, target, SetAddress,
+        std::move(help));
   }
   std::vector<OptionFlag> Take() { return std::move(flags_); }
 
@@ -256,14 +264,27 @@ void AddKeys(FlagList* list, ServerOptions* options) {
       "the metadata engram-tenant name. The file is read again when it "
       "changes; what is wrong then changes nothing, but is logged and "
       "counted in engram_keys_reload_failures_total.");
-  list->Add("reflection", "on|off|keyed", "on",
+  list->Add("reflection", "on|off|keyed", "on", &options->reflection,
+            SetReflection,
             "Whether the server tells its methods and messages to tools such "
-            "as grpcurl; keyed: to those with a key.",
-            [=](const std::string& value) {
-              return SetReflection(value, &options->reflection);
-            });
+            "as grpcurl; keyed: to those with a key.");
   list->Integer("tenant-labels", 0, 1 << 20, &options->tenant_labels,
                 "Tenants that metrics name; all others together are other.");
+}
+
+// And who may use them.
+void AddPorts(FlagList* list, ServerOptions* options) {
+  list->Address("grpc-address", &options->grpc_address,
+                "Where gRPC is served; port 0 picks a free one.");
+  list->Address("metrics-address", &options->metrics_address,
+                "Where Prometheus metrics are served, at /metrics.");
+  AddTls(list, options);
+  AddKeys(list, options);
+  list->Switch(
+      "insecure", &options->insecure,
+      "Start on an address that is not loopback without TLS or without "
+      "keys: whoever reaches it may do everything. Else that is "
+      "refused.");
 }
 
 void AddServing(FlagList* list, ServerOptions* options) {
@@ -279,19 +300,13 @@ void AddServing(FlagList* list, ServerOptions* options) {
               options->zoo = value;
               return absl::OkStatus();
             });
-  list->Add("backend", "auto|cpu|cuda", "auto",
-            "Where models run; auto takes CUDA if a device answers.",
-            [=](const std::string& value) {
-              return SetBackend(value, &options->backend);
-            });
-  list->Add("devices", "all|N,N,...", "all",
+  list->Add("backend", "auto|cpu|cuda", "auto", &options->backend, SetBackend,
+            "Where models run; auto takes CUDA if a device answers.");
+  list->Add("devices", "all|N,N,...", "all", &options->devices, SetDevices,
             "Which of CUDA's devices run every model, by number; each has its "
             "weights, slots and steps, and sessions go to the one with most "
             "free slots. Only those that CUDA_VISIBLE_DEVICES leaves are "
-            "there.",
-            [=](const std::string& value) {
-              return SetDevices(value, &options->devices);
-            });
+            "there.");
   list->Switch(
       "deterministic", &options->deterministic,
       "Every way to cut a text into calls gives the same bits on CUDA, as all "
@@ -304,17 +319,7 @@ void AddServing(FlagList* list, ServerOptions* options) {
   list->Integer("delivery-threads", 0, 1024, &options->delivery_threads,
                 "Threads that turn tokens into text and give them to clients, "
                 "while models run; 0: models wait for it.");
-  list->Address("grpc-address", &options->grpc_address,
-                "Where gRPC is served; port 0 picks a free one.");
-  list->Address("metrics-address", &options->metrics_address,
-                "Where Prometheus metrics are served, at /metrics.");
-  AddTls(list, options);
-  AddKeys(list, options);
-  list->Switch(
-      "insecure", &options->insecure,
-      "Start on an address that is not loopback without TLS or without "
-      "keys: whoever reaches it may do everything. Else that is "
-      "refused.");
+  AddPorts(list, options);
   list->Duration("drain-timeout", &options->drain_timeout,
                  "After SIGTERM, how long requests may run and their answers "
                  "be read; the last quarter (5 s at most) is for reading.");
@@ -331,14 +336,12 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
                 "States on a device, per model: requests that run there at "
                 "once.");
   list->Add(
-      "weights", "stored|f32|bf16|f16|int8", "stored",
+      "weights", "stored|f32|bf16|f16|int8", "stored", &options->weights,
+      SetWeights,
       "How matrices are kept: as the file stores them, or in this format. "
       "Formats of 16 bits take half the memory of f32, int8 little more than a "
       "quarter, and decode faster; sums are float32 in any case. int8 has a "
-      "scale for each 64 values, and leaves a Mamba's dt_proj as stored.",
-      [=](const std::string& value) {
-        return SetWeights(value, &options->weights);
-      });
+      "scale for each 64 values, and leaves a Mamba's dt_proj as stored.");
   list->Integer("max-batch-tokens", 1, 1 << 20, &options->max_batch_tokens,
                 "Tokens of one step at most, per model and device.");
   list->Duration("target-step-time", &options->target_step_time,
