@@ -15,7 +15,7 @@ ROOT = pathlib.Path(sys.argv.pop(1)).resolve()
 BIN = pathlib.Path(sys.argv.pop(1)).resolve()
 sys.path.insert(0, str(ROOT / "tests/support"))
 
-from server_program import C_ARES_LEAKS, MODEL, LoggedServer, run  # noqa: E402: found only now
+from server_program import C_ARES_LEAKS, MODEL, LoggedServer, private_file, run  # noqa: E402: found only now
 from test_certificates import Authority  # noqa: E402
 
 os.environ["LSAN_OPTIONS"] = C_ARES_LEAKS
@@ -36,12 +36,8 @@ class ExposureTest(unittest.TestCase):
         keys.write_text(json.dumps({"keys": [{"name": "user", "tenant": "acme", "roles": ["generate", "sessions"],
                                               "sha256": hashlib.sha256(KEY.encode()).hexdigest()}]}))
         cls.keys = ("--keys", keys)
-        cls.key_file = folder / "key"
-        cls.key_file.touch(mode=0o600)
-        cls.key_file.write_text(KEY + "\n")
-        cls.wrong_key_file = folder / "wrong"
-        cls.wrong_key_file.touch(mode=0o600)
-        cls.wrong_key_file.write_text(KEY[::-1])
+        cls.key_file = private_file(folder / "key", KEY + "\n")
+        cls.wrong_key_file = private_file(folder / "wrong", KEY[::-1])
 
     @classmethod
     def tearDownClass(cls):

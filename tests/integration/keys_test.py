@@ -2,7 +2,6 @@
 
 Usage: keys_test.py SOURCE_FOLDER BINARY_FOLDER
 """
-import http.client
 import json
 import os
 import pathlib
@@ -19,11 +18,10 @@ BIN = pathlib.Path(sys.argv.pop(1)).resolve()
 sys.path.insert(0, str(ROOT / "tests/support"))
 
 from server_program import (  # noqa: E402: found only now
-    C_ARES_LEAKS, LIMIT_SECONDS, MODEL, LoggedServer, eventually, run)
+    C_ARES_LEAKS, MODEL, PROMPT, LoggedServer, eventually, private_file, run)
 from test_certificates import Authority  # noqa: E402
 
 os.environ["LSAN_OPTIONS"] = C_ARES_LEAKS
-PROMPT = ("--prompt", "3 11 0 => 7 5 12 2 9 =>", "--max-tokens", "1")
 ENDLESS = ("--prompt", "3 11 0", "--max-tokens", "1000000", "--ignore-eos")
 
 
@@ -49,10 +47,7 @@ class KeysTest(unittest.TestCase):
         step.replace(self.keys)
 
     def key_file(self, key):
-        path = self.folder / f"{key[:16]}.key"
-        path.touch(mode=0o600)
-        path.write_text(key + "\n")
-        return path
+        return private_file(self.folder / f"{key[:16]}.key", key + "\n")
 
     def start(self, *flags):
         self.server = LoggedServer(BIN, *MODEL, "--keys", self.keys, *flags)
@@ -71,20 +66,8 @@ class KeysTest(unittest.TestCase):
         done = self.engram("models", key=key)
         return done.returncode == 0, done.stderr
 
-    def page(self, path="/metrics", headers=None, settings=None):
-        """Status and text of a page of the metrics port."""
-        port = int(self.server.metrics.rsplit(":", 1)[1])
-        connection = (http.client.HTTPSConnection("localhost", port, context=settings, timeout=LIMIT_SECONDS)
-                      if settings else http.client.HTTPConnection("localhost", port, timeout=LIMIT_SECONDS))
-        try:
-            connection.request("GET", path, headers=headers or {})
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        finally:
-            connection.close()
-
     def metric(self, name):
-        return float(re.search(rf"^engram_{name} (\S+)$", self.page()[1], re.M)[1])
+        return float(re.search(rf"^engram_{name} (\S+)$", self.server.ask("/metrics")[1], re.M)[1])
 
     def test_a_key_that_was_made_is_taken_as_its_entry_says(self):
         key, entry = make_key("robot", "acme", "--roles", "generate")
@@ -182,7 +165,7 @@ class KeysTest(unittest.TestCase):
         def page(pair):
             settings = ssl.create_default_context(cafile=authority.certificate)
             settings.load_cert_chain(pair.certificate, pair.key)
-            return self.page(settings=settings)
+            return self.server.ask("/metrics", settings=settings)
 
         for pair in (client, crowded):
             self.assertEqual(page(pair)[0], 200)
@@ -200,7 +183,7 @@ class KeysTest(unittest.TestCase):
 
         def page(key, path="/metrics"):
             headers = {"Authorization": f"Bearer {key}"} if key else {}
-            return self.page(path, headers, settings)
+            return self.server.ask(path, headers, settings)
 
         status, text = page(scraper)
         self.assertEqual(status, 200)

@@ -23,12 +23,11 @@ STUBS = pathlib.Path(sys.argv.pop(1)).resolve()
 sys.path.insert(0, str(ROOT / "tests/support"))
 
 from server_program import (  # noqa: E402: found only now
-    C_ARES_LEAKS, LIMIT_SECONDS, MODEL, LoggedServer, eventually, run, start_server)
+    C_ARES_LEAKS, LIMIT_SECONDS, MODEL, PROMPT, LoggedServer, eventually, run, start_server)
 from test_certificates import Authority, openssl  # noqa: E402
 
 os.environ["LSAN_OPTIONS"] = C_ARES_LEAKS
 QUIET = (*MODEL, "--request-log", "off")
-PROMPT = ("--prompt", "3 11 0 => 7 5 12 2 9 =>", "--max-tokens", "1")
 
 
 class Certificates:
@@ -71,13 +70,7 @@ class Server(LoggedServer):
         settings = ssl.create_default_context(cafile=(authority or self.certificates.authority).certificate)
         if client is not None:
             settings.load_cert_chain(client.certificate, client.key)
-        host, port = self.metrics.split(":")
-        connection = http.client.HTTPSConnection(host, int(port), context=settings, timeout=LIMIT_SECONDS)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().read().decode()
-        finally:
-            connection.close()
+        return self.ask(path, settings=settings)[1]
 
     def metric(self, name):
         return float(re.search(rf"^engram_{name} (\S+)$", self.page(), re.M)[1])

@@ -1,4 +1,5 @@
 """engram-server as a program on free ports of loopback, and programs beside it, for tests in Python."""
+import http.client
 import json
 import os
 import pathlib
@@ -12,6 +13,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 LIMIT_SECONDS = 180  # a hang becomes a failure
 # A server that is small, and ends at once.
 MODEL = ("--model", f"m={ROOT}/model/zoo/mamba-induction", "--threads", "1", "--drain-timeout", "0s")
+# Of a call that it answers with 7.
+PROMPT = ("--prompt", "3 11 0 => 7 5 12 2 9 =>", "--max-tokens", "1")
 # For LSAN_OPTIONS of all programs that look for a server by its name, in the build with AddressSanitizer.
 C_ARES_LEAKS = f"suppressions={ROOT}/tests/integration/c_ares.supp:print_suppressions=0"
 
@@ -33,6 +36,13 @@ def run(*command, **variables):
     """A program that ends by itself, in the source folder, with `variables` besides those of the environment."""
     return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=LIMIT_SECONDS,
                           cwd=ROOT, env=dict(os.environ, **{name: str(value) for name, value in variables.items()}))
+
+
+def private_file(path, text):
+    """A file that only its owner can read, as clients want those of keys; its path."""
+    path.touch(mode=0o600)
+    path.write_text(text)
+    return path
 
 
 def start_server(binaries, *flags, **arguments):
@@ -63,6 +73,19 @@ class LoggedServer:
             self._whole = self.log_text()
             self._file.close()
         return self._code
+
+    def ask(self, path, headers=None, settings=None):
+        """Status and text of a page of the metrics port; by TLS if there are `settings`."""
+        port = int(self.metrics.rsplit(":", 1)[1])
+        # Whatever it listens on. Its certificate has this name.
+        connection = (http.client.HTTPSConnection("localhost", port, context=settings, timeout=LIMIT_SECONDS)
+                      if settings else http.client.HTTPConnection("localhost", port, timeout=LIMIT_SECONDS))
+        try:
+            connection.request("GET", path, headers=headers or {})
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
 
     def log_text(self):
         if self._file.closed:
