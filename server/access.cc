@@ -63,7 +63,9 @@ absl::StatusOr<Caller> Access::Admit(const ShownIdentity& shown,
   if (!keyed()) return nobody();
   const MethodNeed* const need = FindMethodNeed(method);
   if (need != nullptr && !NeedsKey(need->need)) return nobody();
-  ENGRAM_ASSIGN_OR_RETURN(const Key key, FindKey(shown));
+  ENGRAM_ASSIGN_OR_RETURN(const std::shared_ptr<const Key> found,
+                          FindKey(shown));
+  const Key& key = *found;
   absl::StatusOr<TenantHandle> tenant = AdmitKey(shown, key, method, need);
   if (tenant.ok()) return Caller{.key = key.name, .tenant = *std::move(tenant)};
   if (refused != nullptr) *refused = {.key = key.name, .tenant = TenantOf(key)};
@@ -97,7 +99,8 @@ bool Access::NeedsKey(Need need) const {
          (need != Need::kReflection || keyed_reflection_);
 }
 
-absl::StatusOr<Key> Access::FindKey(const ShownIdentity& shown) const {
+absl::StatusOr<std::shared_ptr<const Key>> Access::FindKey(
+    const ShownIdentity& shown) const {
   const std::shared_ptr<const KeySet> keys = ring_->current();
   if (shown.authorizations.size() > 1) {
     return absl::UnauthenticatedError(
@@ -107,14 +110,14 @@ absl::StatusOr<Key> Access::FindKey(const ShownIdentity& shown) const {
       shown.authorizations.empty() ? "" : SentKey(shown.authorizations.front());
   if (!sent.empty()) {
     const Key* const key = keys->FindSent(sent);
-    if (key != nullptr) return *key;
+    if (key != nullptr) return std::shared_ptr<const Key>(keys, key);
     return absl::UnauthenticatedError("unknown key");
   }
   // A key that was meant is not passed over for a certificate.
   if (shown.authorizations.empty() && shown.certificate_names != nullptr) {
     for (const std::string& name : shown.certificate_names()) {
       const Key* const key = keys->FindCertificate(name);
-      if (key != nullptr) return *key;
+      if (key != nullptr) return std::shared_ptr<const Key>(keys, key);
     }
   }
   return absl::UnauthenticatedError(

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -58,7 +59,9 @@ class Access {
 
  private:
   bool NeedsKey(Need need) const;
-  absl::StatusOr<Key> FindKey(const ShownIdentity& shown) const;
+  // Keeps the file of keys that it is of.
+  absl::StatusOr<std::shared_ptr<const Key>> FindKey(
+      const ShownIdentity& shown) const;
   // `need` is the method's; nullptr if there is no such method.
   absl::StatusOr<TenantHandle> AdmitKey(const ShownIdentity& shown,
                                         const Key& key,
