@@ -140,6 +140,9 @@ class Simulation {
   int FullQueues();
   // The code that a turn must be refused with; OK if it must not.
   absl::StatusCode ExpectedRefusal(const Request& request);
+  // `expected` is what ExpectedRefusal said; `may_be_full`: a queue was.
+  void CheckRefusal(const Call& call, absl::StatusCode expected,
+                    bool may_be_full, const absl::Status& status);
   absl::StatusCode ExpectedForkRefusal(const std::string& source,
                                        const std::string& target) const;
   void CheckForkRefusal(const std::string& source, absl::StatusCode expected,

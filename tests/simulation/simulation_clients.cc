@@ -3,12 +3,10 @@
 #include <utility>
 #include <variant>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "server/replay.h"
 #include "tests/simulation/simulation.h"
-#include "tools/status/retry_after.h"
 
 namespace engram {
 
@@ -258,39 +256,7 @@ void Simulation::Submit(Request request) {
   absl::StatusOr<Admission::Admitted> admitted =
       engine_.admission.Submit(engine_.Resolved(std::move(request)));
   if (!admitted.ok()) {
-    ++counts_.refusals[CodeName(admitted.status())];
-    // All sessions may be busy, so that none can leave for a new one.
-    const bool no_place =
-        call->session == nullptr &&
-        admitted.status().code() == absl::StatusCode::kResourceExhausted;
-    const bool could_run = expected == absl::StatusCode::kOk ||
-                           expected == absl::StatusCode::kResourceExhausted;
-    // What is the tenant's own may be full, or all that it may have taken.
-    const bool of_tenant =
-        call->request.tenant != nullptr &&
-        absl::StrContains(
-            admitted.status().message(),
-            absl::StrCat("tenant \"", call->request.tenant->name(), "\""));
-    const bool full = (may_be_full || of_tenant) && could_run &&
-                      absl::IsUnavailable(admitted.status());
-    const bool over_quota =
-        of_tenant && absl::IsResourceExhausted(admitted.status());
-    counts_.over_quota += over_quota;
-    EXPECT_TRUE(!of_tenant || RetryAfter(admitted.status()).has_value());
-    // It may also have to wait too long, and is then told when to return.
-    const bool too_long = RetryAfter(admitted.status()).has_value() && !full &&
-                          !over_quota &&
-                          expected != absl::StatusCode::kUnavailable;
-    if (too_long) {
-      ++counts_.overdue;
-      EXPECT_TRUE(absl::IsUnavailable(admitted.status()));
-      EXPECT_TRUE(could_run);
-      EXPECT_NE(engine_.options.admission.max_queue_time,
-                absl::InfiniteDuration());
-    }
-    EXPECT_TRUE(admitted.status().code() == expected || no_place || full ||
-                too_long || over_quota)
-        << admitted.status() << ", not " << absl::StatusCodeToString(expected);
+    CheckRefusal(*call, expected, may_be_full, admitted.status());
     // Whoever is told that a session has gone may start anew.
     if (departed_.contains(NameIn(call->request)) && Chance(50)) {
       EXPECT_TRUE(engine_.sessions.Delete(call->request.session()).ok());

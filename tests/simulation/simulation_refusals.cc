@@ -1,6 +1,9 @@
 // What must be refused in a simulation, and with which code.
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "tests/simulation/simulation.h"
+#include "tools/status/retry_after.h"
 
 namespace engram {
 namespace {
@@ -75,6 +78,41 @@ absl::StatusCode Simulation::ExpectedRefusal(const Request& request) {
     }
   }
   return Code::kOk;
+}
+
+void Simulation::CheckRefusal(const Call& call, absl::StatusCode expected,
+                              bool may_be_full, const absl::Status& status) {
+  ++counts_.refusals[CodeName(status)];
+  // All sessions may be busy, so that none can leave for a new one.
+  const bool no_place = call.session == nullptr &&
+                        status.code() == absl::StatusCode::kResourceExhausted;
+  const bool could_run = expected == absl::StatusCode::kOk ||
+                         expected == absl::StatusCode::kResourceExhausted;
+  // What is the tenant's own may be full, or all that it may have taken.
+  const bool of_tenant =
+      call.request.tenant != nullptr &&
+      absl::StrContains(
+          status.message(),
+          absl::StrCat("tenant \"", call.request.tenant->name(), "\""));
+  const bool full =
+      (may_be_full || of_tenant) && could_run && absl::IsUnavailable(status);
+  const bool over_quota = of_tenant && absl::IsResourceExhausted(status);
+  counts_.over_quota += over_quota;
+  EXPECT_TRUE(!of_tenant || RetryAfter(status).has_value());
+  // It may also have to wait too long, and is then told when to return.
+  const bool too_long = RetryAfter(status).has_value() && !full &&
+                        !over_quota &&
+                        expected != absl::StatusCode::kUnavailable;
+  if (too_long) {
+    ++counts_.overdue;
+    EXPECT_TRUE(absl::IsUnavailable(status));
+    EXPECT_TRUE(could_run);
+    EXPECT_NE(engine_.options.admission.max_queue_time,
+              absl::InfiniteDuration());
+  }
+  EXPECT_TRUE(status.code() == expected || no_place || full || too_long ||
+              over_quota)
+      << status << ", not " << absl::StatusCodeToString(expected);
 }
 
 // What the other tenant's sessions may need, within its share, and is not
