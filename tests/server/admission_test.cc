@@ -70,6 +70,18 @@ class AdmissionTest : public ::testing::Test {
     EXPECT_TRUE(sessions_.List(nullptr, -1, "", 10).empty());
   }
 
+  // Its answer, which is then kept.
+  void Commit(Request request) {
+    request.identity = IdentityOf(request);
+    CommitTurn(&sessions_, request, /*slot=*/0);
+  }
+  void ExpectReplayed(const Request& request) {
+    const auto admitted = admission().Submit(request);
+    ASSERT_TRUE(admitted.ok()) << admitted.status();
+    EXPECT_TRUE(
+        std::holds_alternative<std::shared_ptr<const TurnRecord>>(*admitted));
+  }
+
   FakeClock clock_;
   SessionStore sessions_;
   AdmissionLimits limits_;
@@ -168,13 +180,8 @@ TEST_F(AdmissionTest, RefusesForGoodWhatItsMemoryCanNeverHold) {
 TEST_F(AdmissionTest, ReplaysWhenItsMemoryIsFull) {
   limits_.request_bytes = 0;
   const Request request = Good();
-  Request committed = request;
-  committed.identity = IdentityOf(request);
-  CommitTurn(&sessions_, committed, /*slot=*/0);
-  const auto admitted = admission().Submit(request);
-  ASSERT_TRUE(admitted.ok()) << admitted.status();
-  EXPECT_TRUE(
-      std::holds_alternative<std::shared_ptr<const TurnRecord>>(*admitted));
+  Commit(request);
+  ExpectReplayed(request);
 }
 
 TEST_F(AdmissionTest, RefusesPromptTokensOutOfRange) {
@@ -316,13 +323,8 @@ TEST_F(AdmissionTest, ReplaysWhateverATenantMayHave) {
   Request request = Good();
   request.tenant = std::make_shared<Tenant>("", 0);
   request.tenant->SetLimits({.streams = 0});
-  Request committed = request;
-  committed.identity = IdentityOf(request);
-  CommitTurn(&sessions_, committed, /*slot=*/0);
-  const auto admitted = admission().Submit(request);
-  ASSERT_TRUE(admitted.ok()) << admitted.status();
-  EXPECT_TRUE(
-      std::holds_alternative<std::shared_ptr<const TurnRecord>>(*admitted));
+  Commit(request);
+  ExpectReplayed(request);
 }
 
 // --- Sessions.
@@ -418,9 +420,7 @@ TEST_F(AdmissionTest, TakesOutWhatIsCancelledOrLate) {
 TEST_F(AdmissionTest, TakesNoPlaceForWhatItRefusesOrReplays) {
   limits_.max_queue = 1;
   const Request request = Good();
-  Request committed = request;
-  committed.identity = IdentityOf(request);
-  CommitTurn(&sessions_, committed, /*slot=*/0);
+  Commit(request);
   Request stale = Good();
   stale.request_id = "stale";
   stale.expected_version = 7;
