@@ -42,6 +42,50 @@ std::map<std::string, Usage> Usages(const Tenants& tenants,
   return usages;
 }
 
+// Families of one scrape, and how they get the samples of a label.
+struct TenantFamilies {
+  prometheus::MetricFamily requests =
+      MakeMetricFamily(MetricName("tenant_requests_total"),
+                       "Requests that ended, by tenant and code; tenants "
+                       "beyond --tenant-labels are other.",
+                       Type::Counter);
+  prometheus::MetricFamily tokens = MakeMetricFamily(
+      MetricName("tenant_tokens_total"),
+      "Tokens of prompts that were begun and tokens sampled, by tenant.",
+      Type::Counter);
+  prometheus::MetricFamily streams = MakeMetricFamily(
+      MetricName("tenant_streams"),
+      "Turns and scores of a tenant that wait or run.", Type::Gauge);
+  prometheus::MetricFamily sessions = MakeMetricFamily(
+      MetricName("tenant_sessions"), "Sessions by tenant.", Type::Gauge);
+  prometheus::MetricFamily bytes = MakeMetricFamily(
+      MetricName("tenant_session_bytes"),
+      "Bytes of a tenant's sessions: states wherever they lie, those that "
+      "forks share once, and what is kept beside them.",
+      Type::Gauge);
+
+  void AddRequests(const std::string& label,
+                   std::map<absl::StatusCode, int64_t> counts) {
+    for (const absl::StatusCode code : kKnownCodes) counts[code];
+    for (const auto& [code, count] : counts) {
+      AddSample(&requests,
+                MetricLabelMap{{"tenant", label},
+                               {"code", absl::StatusCodeToString(code)}},
+                static_cast<double>(count));
+    }
+  }
+  void AddTokens(const std::string& label, const char* kind, int64_t count) {
+    AddSample(&tokens, MetricLabelMap{{"tenant", label}, {"kind", kind}},
+              static_cast<double>(count));
+  }
+  void AddUsage(const std::string& label, const Usage& usage) {
+    const MetricLabelMap labels = {{"tenant", label}};
+    AddSample(&streams, labels, static_cast<double>(usage.streams));
+    AddSample(&sessions, labels, static_cast<double>(usage.sessions));
+    AddSample(&bytes, labels, usage.session_bytes);
+  }
+};
+
 }  // namespace
 
 void TenantMetrics::Watch(const Tenants* tenants, const SessionStore* sessions,
@@ -79,44 +123,16 @@ std::vector<prometheus::MetricFamily> TenantMetrics::Collect() const {
     labels_at_most = labels_;
     all_counts = counts_;
   }
-  prometheus::MetricFamily requests =
-      MakeMetricFamily(MetricName("tenant_requests_total"),
-                       "Requests that ended, by tenant and code; tenants "
-                       "beyond --tenant-labels are other.",
-                       Type::Counter);
-  prometheus::MetricFamily tokens = MakeMetricFamily(
-      MetricName("tenant_tokens_total"),
-      "Tokens of prompts that were begun and tokens sampled, by tenant.",
-      Type::Counter);
-  prometheus::MetricFamily streams = MakeMetricFamily(
-      MetricName("tenant_streams"),
-      "Turns and scores of a tenant that wait or run.", Type::Gauge);
-  prometheus::MetricFamily sessions = MakeMetricFamily(
-      MetricName("tenant_sessions"), "Sessions by tenant.", Type::Gauge);
-  prometheus::MetricFamily bytes = MakeMetricFamily(
-      MetricName("tenant_session_bytes"),
-      "Bytes of a tenant's sessions: states wherever they lie, those that "
-      "forks share once, and what is kept beside them.",
-      Type::Gauge);
+  TenantFamilies families;
   for (const auto& [label, usage] : Usages(*tenants, *store, labels_at_most)) {
-    Counts& counts = all_counts[label];
-    for (const absl::StatusCode code : kKnownCodes) counts.requests[code];
-    for (const auto& [code, count] : counts.requests) {
-      AddSample(&requests,
-                MetricLabelMap{{"tenant", label},
-                               {"code", absl::StatusCodeToString(code)}},
-                static_cast<double>(count));
-    }
-    AddSample(&tokens, MetricLabelMap{{"tenant", label}, {"kind", "prompt"}},
-              static_cast<double>(counts.prompt_tokens));
-    AddSample(&tokens, MetricLabelMap{{"tenant", label}, {"kind", "generated"}},
-              static_cast<double>(counts.generated_tokens));
-    const MetricLabelMap labels = {{"tenant", label}};
-    AddSample(&streams, labels, static_cast<double>(usage.streams));
-    AddSample(&sessions, labels, static_cast<double>(usage.sessions));
-    AddSample(&bytes, labels, usage.session_bytes);
+    const Counts& counts = all_counts[label];
+    families.AddRequests(label, counts.requests);
+    families.AddTokens(label, "prompt", counts.prompt_tokens);
+    families.AddTokens(label, "generated", counts.generated_tokens);
+    families.AddUsage(label, usage);
   }
-  return {requests, tokens, streams, sessions, bytes};
+  return {families.requests, families.tokens, families.streams,
+          families.sessions, families.bytes};
 }
 
 }  // namespace engram
