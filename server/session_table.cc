@@ -169,7 +169,6 @@ void SessionTable::Enlist(Session* session) {
 void SessionTable::RankTenant(const TenantHandle& tenant) {
   const int number = NumberOf(tenant);
   const double weight = WeightOf(tenant);
-  SessionsOf(tenant).weight = weight;
   const double bytes = double(ledger_.bytes_of(number).ram) / weight;
   const auto rank = [number](TenantsByLoad* order, bool gives, double load) {
     if (gives) return order->Set(number, load);
@@ -191,7 +190,7 @@ size_t SessionTable::BytesKeptFrom(const TenantHandle& tenant) const {
   if (sessions_of(tenant).by_id.size() == size_) return 0;
   double weights = 0;
   for (const auto& own : tenants_) {
-    if (own != nullptr && !own->by_id.empty()) weights += own->weight;
+    if (own != nullptr && !own->by_id.empty()) weights += WeightOf(own->tenant);
   }
   size_t kept = 0;
   for (size_t number = 0; number < tenants_.size(); ++number) {
@@ -201,7 +200,7 @@ size_t SessionTable::BytesKeptFrom(const TenantHandle& tenant) const {
     }
     const TenantBytes bytes = ledger_.bytes_of(static_cast<int>(number));
     const auto share = static_cast<size_t>(double(ledger_.memory_bytes()) *
-                                           own->weight / weights);
+                                           WeightOf(own->tenant) / weights);
     const size_t needed = std::min(share, bytes.held);
     if (needed > bytes.reserved) kept += needed - bytes.reserved;
   }

@@ -43,7 +43,6 @@ class SessionTable {
   // A tenant's sessions in order of id; keys are the sessions' own.
   struct TenantSessions {
     TenantHandle tenant;
-    double weight = 1;  // as it was when a session changed last
     ById by_id;
     std::vector<ModelById> by_model;
   };

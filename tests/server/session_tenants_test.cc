@@ -51,6 +51,13 @@ class SessionTenantsTest : public ::testing::Test {
     store().ReleasedSlots(0);
     clock_.Advance(absl::Seconds(1));
   }
+  // Turns whose states stay in slots of their own.
+  void RunInSlots(const TenantHandle& tenant,
+                  const std::vector<std::string>& ids) {
+    for (const std::string& id : ids) {
+      CommitTurn(&store(), Turn(tenant, id, "r"), next_slot_++);
+    }
+  }
   absl::StatusOr<SessionInfo> Create(const TenantHandle& tenant,
                                      const std::string& id, int model = 0) {
     return store().Create({.name = SessionName(tenant, id), .model = model});
@@ -70,6 +77,7 @@ class SessionTenantsTest : public ::testing::Test {
   FakeClock clock_;
   SessionLimits limits_;
   std::unique_ptr<SessionStore> store_;
+  int next_slot_ = 0;
 };
 
 TEST_F(SessionTenantsTest, UseOneIdForSessionsOfTheirOwn) {
@@ -206,13 +214,8 @@ TEST_F(SessionTenantsTest, HaveSharesByWeight) {
 // However many turns one has begun, others can begin theirs.
 TEST_F(SessionTenantsTest, ReserveNoMemoryThatOthersSessionsMayNeed) {
   limits_.memory_bytes = 4 * (kStateBytes + 2048);
-  int slot = 0;
-  for (const char* id : {"a", "b", "c", "d"}) {
-    CommitTurn(&store(), Turn(ann_, id, "r"), slot++);
-  }
-  for (const char* id : {"a", "b"}) {
-    CommitTurn(&store(), Turn(bob_, id, "r"), slot++);
-  }
+  RunInSlots(ann_, {"a", "b", "c", "d"});
+  RunInSlots(bob_, {"a", "b"});
   for (const char* id : {"a", "b"}) {
     EXPECT_TRUE(store().BeginTurn(0, Turn(ann_, id, "s"), nullptr).ok()) << id;
   }
@@ -223,13 +226,22 @@ TEST_F(SessionTenantsTest, ReserveNoMemoryThatOthersSessionsMayNeed) {
   }
 }
 
+TEST_F(SessionTenantsTest, ReserveByTheirWeightsAsTheyAre) {
+  limits_.memory_bytes = 4 * (kStateBytes + 2048);
+  RunInSlots(ann_, {"a", "b", "c", "d"});
+  RunInSlots(bob_, {"a", "b"});
+  bob_->SetLimits({.weight = 0.3});
+  for (const char* id : {"a", "b", "c"}) {
+    EXPECT_TRUE(store().BeginTurn(0, Turn(ann_, id, "s"), nullptr).ok()) << id;
+  }
+  EXPECT_EQ(store().BeginTurn(0, Turn(ann_, "d", "s"), nullptr).status().code(),
+            Code::kResourceExhausted);
+}
+
 // What others leave of theirs is nobody's loss.
 TEST_F(SessionTenantsTest, ReserveAllThatOthersDoNotNeed) {
   limits_.memory_bytes = 4 * (kStateBytes + 2048);
-  int slot = 0;
-  for (const char* id : {"a", "b", "c", "d"}) {
-    CommitTurn(&store(), Turn(ann_, id, "r"), slot++);
-  }
+  RunInSlots(ann_, {"a", "b", "c", "d"});
   ASSERT_TRUE(Create(bob_, "empty").ok());
   for (const char* id : {"a", "b", "c", "d"}) {
     EXPECT_TRUE(store().BeginTurn(0, Turn(ann_, id, "s"), nullptr).ok()) << id;
