@@ -40,14 +40,10 @@ struct Ahead {
 }  // namespace
 
 PromptAhead PromptAheadOf(const Request& request) {
-  PromptAhead prompt;
-  prompt.priority = request.priority;
-  prompt.tokens = static_cast<int64_t>(request.prompt.size());
-  if (request.tenant != nullptr) {
-    prompt.tenant = request.tenant->number();
-    prompt.weight = request.tenant->weight();
-  }
-  return prompt;
+  return {.priority = request.priority,
+          .tokens = static_cast<int64_t>(request.prompt.size()),
+          .tenant = NumberOf(request.tenant),
+          .weight = WeightOf(request.tenant)};
 }
 
 EngineInbox::EngineInbox(int max_queue, absl::Duration max_queue_time,
@@ -96,7 +92,7 @@ absl::Status EngineInbox::CheckRoom(const Request& request) {
                          max_queue_, " (--max-queue); try again later")),
         TimeToRetry(expected));
   }
-  const int tenant = PromptAheadOf(request).tenant;
+  const int tenant = NumberOf(request.tenant);
   if (tenant != 0) {
     const Places places = PlacesOf(request);
     if (places.taken >= places.most) {

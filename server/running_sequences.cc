@@ -18,8 +18,8 @@ void RunningSequences::Add(std::unique_ptr<Sequence> sequence) {
   // Found full anew before it is parked again: nothing is moved twice at a
   // time.
   sequence->paused_since = absl::InfiniteFuture();
-  const WaitingRequest had_waited = AsWaiting(*sequence);
-  shares_.Took(had_waited.tenant, had_waited.weight);
+  const TenantHandle& tenant = sequence->request.tenant;
+  shares_.Took(NumberOf(tenant), WeightOf(tenant));
   const auto place =
       std::upper_bound(sequences_.begin(), sequences_.end(), sequence,
                        [](const auto& left, const auto& right) {
@@ -35,13 +35,13 @@ std::unique_ptr<Sequence> RunningSequences::Take(const Sequence* sequence) {
   ENGRAM_CHECK(place != sequences_.end());
   std::unique_ptr<Sequence> taken = std::move(*place);
   sequences_.erase(place);
-  shares_.Gave(AsWaiting(*taken).tenant);
+  shares_.Gave(NumberOf(taken->request.tenant));
   return taken;
 }
 
 void RunningSequences::DropOver() {
   std::erase_if(sequences_, [this](const auto& sequence) {
-    if (sequence->over) shares_.Gave(AsWaiting(*sequence).tenant);
+    if (sequence->over) shares_.Gave(NumberOf(sequence->request.tenant));
     return sequence->over;
   });
 }

@@ -27,14 +27,13 @@ size_t SequenceBytes(const Request& request) {
 }
 
 WaitingRequest AsWaiting(const Sequence& sequence) {
-  const Tenant* const tenant = sequence.request.tenant.get();
   return {.priority = sequence.request.priority,
           .arrival = sequence.arrival,
           .prompt_tokens = static_cast<int64_t>(
               sequence.has_started() ? sequence.remaining()
                                      : sequence.request.prompt.size()),
-          .tenant = tenant == nullptr ? 0 : tenant->number(),
-          .weight = tenant == nullptr ? 1 : tenant->weight()};
+          .tenant = NumberOf(sequence.request.tenant),
+          .weight = WeightOf(sequence.request.tenant)};
 }
 
 bool GoesBefore(const WaitingRequest& left, const WaitingRequest& right) {

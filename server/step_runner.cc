@@ -57,19 +57,19 @@ StepRunner::Candidates StepRunner::FindCandidates(
   int place = -1;
   for (const std::unique_ptr<Sequence>& sequence : running.all()) {
     Candidate candidate = MakeCandidate(*sequence);
-    Tenant* const tenant = sequence->request.tenant.get();
+    const TenantHandle& tenant = sequence->request.tenant;
     // Mostly it is the one before.
-    if (place < 0 || found.parts[place].tenant != tenant) {
+    if (place < 0 || found.parts[place].tenant != tenant.get()) {
       const auto next = static_cast<int>(found.parts.size());
-      place = places.try_emplace(tenant, next).first->second;
-      if (place == next) found.parts.emplace_back().tenant = tenant;
+      place = places.try_emplace(tenant.get(), next).first->second;
+      if (place == next) {
+        found.parts.push_back({.tenant = tenant.get(),
+                               .demand = {.tenant = NumberOf(tenant),
+                                          .weight = WeightOf(tenant)}});
+      }
     }
     candidate.tenant = place;
     Part& part = found.parts[place];
-    if (tenant != nullptr) {
-      part.demand.tenant = tenant->number();
-      part.demand.weight = tenant->weight();
-    }
     part.demand.tokens += candidate.tokens;
     if (candidate.tokens > 0 && !candidate.decoding) part.has_prompts = true;
     found.all.push_back(candidate);
