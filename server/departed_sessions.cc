@@ -20,13 +20,13 @@ size_t DepartedSessions::Departure::bytes() const {
 void DepartedSessions::Add(const SessionName& name, std::string reason) {
   Erase(name);
   const int tenant = NumberOf(name.tenant);
-  Order& order = OrderOf(tenant);
+  Order& order = orders_.At(tenant);
   order.push_back({tenant, name.id, std::move(reason)});
   by_name_.emplace(Key(tenant, order.back().id), std::prev(order.end()));
   by_count_.Set(tenant, static_cast<double>(order.size()));
   bytes_ += order.back().bytes();
   while (by_name_.size() > limit_) {
-    Erase(OrderOf(by_count_.order().begin()->second).begin());
+    Erase(orders_.At(by_count_.order().begin()->second).begin());
   }
 }
 
@@ -40,16 +40,11 @@ bool DepartedSessions::Erase(const SessionName& name) {
 void DepartedSessions::Erase(Order::iterator departure) {
   bytes_ -= departure->bytes();
   const int tenant = departure->tenant;
-  Order& order = OrderOf(tenant);
+  Order& order = orders_.At(tenant);
   by_name_.erase(Key(tenant, departure->id));
   order.erase(departure);
   if (order.empty()) return by_count_.Erase(tenant);
   by_count_.Set(tenant, static_cast<double>(order.size()));
-}
-
-DepartedSessions::Order& DepartedSessions::OrderOf(int tenant) {
-  if (tenant >= static_cast<int>(orders_.size())) orders_.resize(tenant + 1);
-  return orders_[tenant];
 }
 
 const std::string* DepartedSessions::ReasonOf(const SessionName& name) const {

@@ -10,10 +10,10 @@
 #include <list>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/container/btree_map.h"
 #include "absl/strings/string_view.h"
+#include "server/by_tenant.h"
 #include "server/session_name.h"
 #include "server/tenants_by_load.h"
 
@@ -48,10 +48,9 @@ class DepartedSessions {
   }
 
   void Erase(Order::iterator departure);
-  Order& OrderOf(int tenant);
 
   const size_t limit_;
-  std::vector<Order> orders_;  // of each tenant, oldest first
+  ByTenant<Order> orders_;  // oldest first
   TenantsByLoad by_count_;
   absl::btree_map<Key, Order::iterator> by_name_;
   size_t bytes_ = 0;

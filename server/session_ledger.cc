@@ -35,9 +35,7 @@ void SessionLedger::CountPlace(const Session& session, int sign) {
 }
 
 TenantBytes& SessionLedger::BytesOf(const Session& session) {
-  const auto tenant = static_cast<size_t>(NumberOf(session.name.tenant));
-  if (tenant >= tenants_.size()) tenants_.resize(tenant + 1);
-  return tenants_[tenant];
+  return tenants_.At(NumberOf(session.name.tenant));
 }
 
 size_t SessionLedger::BytesOnlyInSlot(const Session& session) const {

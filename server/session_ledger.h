@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/container/btree_map.h"
+#include "server/by_tenant.h"
 #include "server/model_capacity.h"
 #include "server/session_store.h"
 #include "server/state_block.h"
@@ -52,10 +53,7 @@ class SessionLedger {
   // What it takes of RAM that one more session holds `block`; 0 of nullptr.
   size_t BytesToHold(const StateBlock* block) const;
   // Of the tenant of that number.
-  TenantBytes bytes_of(int tenant) const {
-    return tenant < static_cast<int>(tenants_.size()) ? tenants_[tenant]
-                                                      : TenantBytes();
-  }
+  const TenantBytes& bytes_of(int tenant) const { return tenants_.Get(tenant); }
   // Whether states of all sessions fit beside what is reserved, and so many
   // bytes more.
   bool IsRoomy(size_t bytes) const {
@@ -94,6 +92,7 @@ class SessionLedger {
   };
 
   void CountPlace(const Session& session, int sign);
+  // Of its tenant.
   TenantBytes& BytesOf(const Session& session);
   // Of the state in the session's slot, if there is no copy of it.
   size_t BytesOnlyInSlot(const Session& session) const;
@@ -102,8 +101,8 @@ class SessionLedger {
   std::vector<Model> models_;
   // How many sessions hold a block.
   absl::btree_map<const StateBlock*, int64_t> holders_;
-  std::vector<TenantBytes> tenants_;  // by number
-  size_t held_bytes_ = 0;             // by all tenants
+  ByTenant<TenantBytes> tenants_;
+  size_t held_bytes_ = 0;  // by all tenants
   size_t ram_bytes_ = 0;
   size_t parked_bytes_ = 0;
   size_t reserved_bytes_ = 0;

@@ -38,24 +38,8 @@ void SessionLists::AddModel(int devices) {
   in_slots_.emplace_back(devices);
 }
 
-SessionLists::OfTenant& SessionLists::ListsOf(const Session& session) {
-  const auto tenant = static_cast<size_t>(NumberOf(session.name.tenant));
-  if (tenant >= tenants_.size()) tenants_.resize(tenant + 1);
-  if (tenants_[tenant] == nullptr) {
-    tenants_[tenant] = std::make_unique<OfTenant>();
-  }
-  return *tenants_[tenant];
-}
-
-const SessionLists::OfTenant& SessionLists::ListsOf(int tenant) const {
-  static const auto* const none = new OfTenant();
-  const bool found =
-      tenant < static_cast<int>(tenants_.size()) && tenants_[tenant] != nullptr;
-  return found ? *tenants_[tenant] : *none;
-}
-
 void SessionLists::Enlist(Session* session) {
-  OfTenant& own = ListsOf(*session);
+  OfTenant& own = tenants_.At(NumberOf(session->name.tenant));
   if (session->slot >= 0) {
     InSlots& in_slots = in_slots_[session->model][DeviceOfSlot(session->slot)];
     session->residence = session->running ? &in_slots.running : &in_slots.idle;
@@ -72,7 +56,7 @@ void SessionLists::Enlist(Session* session) {
 }
 
 void SessionLists::Unlist(Session* session) {
-  OfTenant& own = ListsOf(*session);
+  OfTenant& own = tenants_.At(NumberOf(session->name.tenant));
   if (session->residence != nullptr) session->residence->erase(session->use);
   session->residence = nullptr;
   if (session->slot >= 0 && !session->running) {
@@ -84,11 +68,11 @@ void SessionLists::Unlist(Session* session) {
 }
 
 Session* SessionLists::IdleInRam(int tenant, const Session* keep) const {
-  return FirstBut(ListsOf(tenant).idle_in_ram, keep);
+  return FirstBut(tenants_.Get(tenant).idle_in_ram, keep);
 }
 
 Session* SessionLists::IdleInSlot(int tenant, const Session* keep) const {
-  return FirstBut(ListsOf(tenant).idle_in_slots, keep);
+  return FirstBut(tenants_.Get(tenant).idle_in_slots, keep);
 }
 
 Session* SessionLists::Idle(int tenant) const {
@@ -101,11 +85,11 @@ Session* SessionLists::Idle(int tenant) const {
 }
 
 Session* SessionLists::WithLongAnswer(int tenant, const Session* keep) const {
-  return FirstBut(ListsOf(tenant).long_answers, keep);
+  return FirstBut(tenants_.Get(tenant).long_answers, keep);
 }
 
 Session* SessionLists::WithSlotCopy(int tenant, const Session* keep) const {
-  return FirstBut(ListsOf(tenant).slot_copies, keep);
+  return FirstBut(tenants_.Get(tenant).slot_copies, keep);
 }
 
 Session* SessionLists::InSlot(int model, int device) const {

@@ -6,12 +6,12 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <utility>
 #include <vector>
 
 #include "absl/container/btree_map.h"
 #include "absl/time/time.h"
+#include "server/by_tenant.h"
 #include "server/session_store.h"
 
 namespace engram {
@@ -53,12 +53,8 @@ class SessionLists {
     SessionsByUse slot_copies;
   };
 
-  OfTenant& ListsOf(const Session& session);
-  const OfTenant& ListsOf(int tenant) const;
-
   std::vector<std::vector<InSlots>> in_slots_;  // per model and device
-  // By number. They must not move: sessions point at them.
-  std::vector<std::unique_ptr<OfTenant>> tenants_;
+  ByTenant<OfTenant> tenants_;                  // sessions point into it
   // Idle ones.
   absl::btree_map<std::pair<absl::Time, int64_t>, Session*> expiries_;
 };

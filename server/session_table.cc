@@ -20,7 +20,7 @@ constexpr int kUsesPerLock = 128;
 
 int SessionTable::AddModel(const std::string& name,
                            const ModelCapacity& capacity, int devices) {
-  ENGRAM_CHECK(tenants_.empty());
+  ENGRAM_CHECK(tenants_.size() == 0);
   lists_.AddModel(devices);
   ledger_.AddModel(capacity);
   models_.push_back(
@@ -30,22 +30,17 @@ int SessionTable::AddModel(const std::string& name,
 
 const SessionTable::TenantSessions& SessionTable::sessions_of(
     const TenantHandle& tenant) const {
-  static const auto* const none = new TenantSessions();
-  const auto number = static_cast<size_t>(NumberOf(tenant));
-  const bool found = number < tenants_.size() && tenants_[number] != nullptr;
-  return found ? *tenants_[number] : *none;
+  return tenants_.Get(NumberOf(tenant));
 }
 
 SessionTable::TenantSessions& SessionTable::SessionsOf(
     const TenantHandle& tenant) {
-  const auto number = static_cast<size_t>(NumberOf(tenant));
-  if (number >= tenants_.size()) tenants_.resize(number + 1);
-  if (tenants_[number] == nullptr) {
-    tenants_[number] = std::make_unique<TenantSessions>();
-    tenants_[number]->tenant = tenant;
-    tenants_[number]->by_model.resize(models_.size());
+  TenantSessions& sessions = tenants_.At(NumberOf(tenant));
+  if (!sessions.exists()) {
+    sessions.tenant = tenant;
+    sessions.by_model.resize(models_.size());
   }
-  return *tenants_[number];
+  return sessions;
 }
 
 SessionHandle SessionTable::Find(const SessionName& name) const {
@@ -189,18 +184,17 @@ size_t SessionTable::BytesKeptFrom(const TenantHandle& tenant) const {
   // Alone, nobody has to share.
   if (sessions_of(tenant).by_id.size() == size_) return 0;
   double weights = 0;
-  for (const auto& own : tenants_) {
-    if (own != nullptr && !own->by_id.empty()) weights += WeightOf(own->tenant);
+  for (int number = 0; number < tenants_.size(); ++number) {
+    const TenantSessions& own = tenants_.Get(number);
+    if (!own.by_id.empty()) weights += WeightOf(own.tenant);
   }
   size_t kept = 0;
-  for (size_t number = 0; number < tenants_.size(); ++number) {
-    const TenantSessions* const own = tenants_[number].get();
-    if (own == nullptr || static_cast<int>(number) == NumberOf(tenant)) {
-      continue;
-    }
-    const TenantBytes bytes = ledger_.bytes_of(static_cast<int>(number));
+  for (int number = 0; number < tenants_.size(); ++number) {
+    const TenantSessions& own = tenants_.Get(number);
+    if (!own.exists() || number == NumberOf(tenant)) continue;
+    const TenantBytes& bytes = ledger_.bytes_of(number);
     const auto share = static_cast<size_t>(double(ledger_.memory_bytes()) *
-                                           WeightOf(own->tenant) / weights);
+                                           WeightOf(own.tenant) / weights);
     const size_t needed = std::min(share, bytes.held);
     if (needed > bytes.reserved) kept += needed - bytes.reserved;
   }
@@ -209,15 +203,14 @@ size_t SessionTable::BytesKeptFrom(const TenantHandle& tenant) const {
 
 bool SessionTable::AddTenantUses(int* next,
                                  std::vector<TenantUse>* uses) const {
-  const auto all = static_cast<int>(tenants_.size());
-  const int end = std::min(all, *next + kUsesPerLock);
+  const int end = std::min(tenants_.size(), *next + kUsesPerLock);
   for (; *next < end; ++*next) {
-    const TenantSessions* const own = tenants_[*next].get();
-    if (own == nullptr) continue;
-    uses->push_back({own->tenant, static_cast<int64_t>(own->by_id.size()),
+    const TenantSessions& own = tenants_.Get(*next);
+    if (!own.exists()) continue;
+    uses->push_back({own.tenant, static_cast<int64_t>(own.by_id.size()),
                      ledger_.bytes_of(*next).held});
   }
-  return end < all;
+  return end < tenants_.size();
 }
 
 }  // namespace engram

@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "server/by_tenant.h"
 #include "server/departed_sessions.h"
 #include "server/model_capacity.h"
 #include "server/session_ledger.h"
@@ -45,6 +46,9 @@ class SessionTable {
     TenantHandle tenant;
     ById by_id;
     std::vector<ModelById> by_model;
+
+    // Whether the tenant has ever had any.
+    bool exists() const { return !by_model.empty(); }
   };
   // Of all tenants.
   size_t size() const { return size_; }
@@ -112,9 +116,7 @@ class SessionTable {
   void Unlist(Session* session);
   void Enlist(Session* session);
 
-  // By number, up to the last one that has had a session. They stay where they
-  // are.
-  std::vector<std::unique_ptr<TenantSessions>> tenants_;
+  ByTenant<TenantSessions> tenants_;
   size_t size_ = 0;
   std::vector<ModelSessions> models_;
   TenantsByLoad by_bytes_;
