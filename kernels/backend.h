@@ -210,7 +210,8 @@ class Backend {
   // these limits takes memory; more than once is the most of each. To be called
   // when weights are packed, before the first block and the first outcomes;
   // rows beyond the limits take memory when they come. RESOURCE_EXHAUSTED with
-  // the bytes asked for. REQUIRES: nothing is begun that is not finished.
+  // the bytes asked for, and as if it had not been called, but that memory may
+  // have been taken. REQUIRES: nothing is begun that is not finished.
   virtual absl::Status ReserveSteps(const LargestStep& largest);
 
   // The rows of the next step, for the operations below. Arguments as for
@@ -402,7 +403,7 @@ class Backend {
   // For what lies between a block's operations. REQUIRES: ReserveSteps for as
   // many `floats` of each token of the step.
   float* Scratch(const StepRows& step, int64_t floats);
-  // The most that ReserveSteps was asked for.
+  // The most that ReserveSteps has taken all for.
   const LargestStep& reserved() const { return reserved_; }
 
   // These do what kernels/blocks.h lists, by the operations below; a back end
@@ -427,6 +428,11 @@ class Backend {
   // body here have the contract of their namesakes above.
   virtual absl::StatusOr<std::unique_ptr<PackedWeight>> DoPack(
       const Tensor& weight, WeightFormat format) = 0;
+  // What there is to take beside Scratch(). `largest` is nowhere less than what
+  // was reserved before.
+  virtual absl::Status DoReserveSteps(const LargestStep&) {
+    return absl::OkStatus();
+  }
   // Brings the step's rows to where kernels read them.
   virtual void DoPrepareStep(const StepRows&) {}
   virtual void DoReplay(uint64_t, absl::FunctionRef<void()> record) {

@@ -94,6 +94,7 @@ absl::Status Backend::ReserveSteps(const LargestStep& largest) {
   if (bytes > (scratch_ == nullptr ? 0 : scratch_->bytes())) {
     ENGRAM_ASSIGN_OR_RETURN(scratch_, Allocate(bytes));
   }
+  ENGRAM_RETURN_IF_ERROR(DoReserveSteps(most));
   reserved_ = most;
   return absl::OkStatus();
 }

@@ -138,16 +138,6 @@ class CpuBackend : public Backend {
     return MakeReachedEvent();
   }
 
-  absl::Status ReserveSteps(const LargestStep& largest) override {
-    ENGRAM_RETURN_IF_ERROR(Backend::ReserveSteps(largest));
-    const size_t bytes =
-        cpu::OutcomeScratchBytes(reserved().outcomes, reserved().ids);
-    if (bytes > (outcome_scratch_ == nullptr ? 0 : outcome_scratch_->bytes())) {
-      ENGRAM_ASSIGN_OR_RETURN(outcome_scratch_, Allocate(bytes));
-    }
-    return absl::OkStatus();
-  }
-
  private:
   absl::StatusOr<std::unique_ptr<PackedWeight>> DoPack(
       const Tensor& weight, WeightFormat format) override {
@@ -165,6 +155,15 @@ class CpuBackend : public Backend {
     });
     for (const absl::Status& status : filled) ENGRAM_RETURN_IF_ERROR(status);
     return packed;
+  }
+
+  absl::Status DoReserveSteps(const LargestStep& largest) override {
+    const size_t bytes =
+        cpu::OutcomeScratchBytes(largest.outcomes, largest.ids);
+    if (bytes > (outcome_scratch_ == nullptr ? 0 : outcome_scratch_->bytes())) {
+      ENGRAM_ASSIGN_OR_RETURN(outcome_scratch_, Allocate(bytes));
+    }
+    return absl::OkStatus();
   }
 
   void DoEmbed(const StepRows& step, const PackedWeight& table,

@@ -182,32 +182,6 @@ class CudaBackend final : public Backend {
     return {graphs_.count(), graphs_.bytes()};
   }
 
-  // What is recorded has the addresses of before.
-  absl::Status ReserveSteps(const LargestStep& largest) override {
-    const size_t room_bytes =
-        large_products_.RoomFor(std::max(reserved().tokens, largest.tokens));
-    if (reserved() == reserved().MostOf(largest) &&
-        room_bytes <= large_products_.room()) {
-      return absl::OkStatus();
-    }
-    ENGRAM_RETURN_IF_ERROR(queue_.Synchronize());
-    graphs_.Forget();
-    ENGRAM_RETURN_IF_ERROR(Backend::ReserveSteps(largest));
-    const LargestStep& most = reserved();
-    bool moved = false;
-    ENGRAM_RETURN_IF_ERROR(upload_.Reserve(
-        cuda::StepTables::BytesFor(most),
-        cuda::OutcomeKernels::RequestBytes(most.outcomes, most.ids),
-        queue_.operations(), &moved));
-    ENGRAM_RETURN_IF_ERROR(outcomes_.Reserve(most.outcomes, most.ids,
-                                             queue_.operations(), &moved));
-    ENGRAM_RETURN_IF_ERROR(finite_rows_.Reserve(most.rows));
-    if (room_bytes <= large_products_.room()) return absl::OkStatus();
-    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> room, Allocate(room_bytes));
-    large_products_.SetRoom(std::move(room));
-    return absl::OkStatus();
-  }
-
   std::optional<ProductLibrary> product_library() const override {
     return large_products_.Tell();
   }
@@ -232,6 +206,27 @@ class CudaBackend final : public Backend {
     ENGRAM_RETURN_IF_ERROR(large_products_.Learn(packed->view(), stream()));
     ENGRAM_RETURN_IF_ERROR(packed->Fill(weight));
     return packed;
+  }
+
+  // What is recorded has the addresses of before.
+  absl::Status DoReserveSteps(const LargestStep& largest) override {
+    const size_t room_bytes = large_products_.RoomFor(largest.tokens);
+    if (largest == reserved() && room_bytes <= large_products_.room()) {
+      return absl::OkStatus();
+    }
+    ENGRAM_RETURN_IF_ERROR(queue_.Synchronize());
+    graphs_.Forget();
+    bool moved = false;
+    ENGRAM_RETURN_IF_ERROR(upload_.Reserve(
+        cuda::StepTables::BytesFor(largest),
+        cuda::OutcomeKernels::RequestBytes(largest.outcomes, largest.ids),
+        queue_.operations(), &moved));
+    ENGRAM_RETURN_IF_ERROR(outcomes_.Reserve(largest.outcomes, largest.ids));
+    ENGRAM_RETURN_IF_ERROR(finite_rows_.Reserve(largest.rows));
+    if (room_bytes <= large_products_.room()) return absl::OkStatus();
+    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> room, Allocate(room_bytes));
+    large_products_.SetRoom(std::move(room));
+    return absl::OkStatus();
   }
 
   void DoPrepareStep(const StepRows& step) override {

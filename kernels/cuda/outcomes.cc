@@ -196,15 +196,13 @@ OutcomeWork PartOf(OutcomeWork work, int64_t first, int64_t rows) {
   return work;
 }
 
-// Makes `memory` one of at least so many bytes; *moved if it is another then.
+// Makes `memory` one of at least so many bytes; it stays if there is no room.
 template <class Allocate>
 absl::Status Grow(const Allocate& allocate, size_t bytes,
-                  std::unique_ptr<Buffer>* memory, bool* moved) {
+                  std::unique_ptr<Buffer>* memory) {
   if (*memory != nullptr && (*memory)->bytes() >= bytes) {
     return absl::OkStatus();
   }
-  *moved = true;
-  memory->reset();
   ENGRAM_ASSIGN_OR_RETURN(*memory, allocate(bytes));
   return absl::OkStatus();
 }
@@ -232,24 +230,24 @@ MemoryNeed OutcomeKernels::NeedOf(int64_t rows, int64_t ids) {
           .pinned = kStagings * PinnedPieceBytes(answers)};
 }
 
-absl::Status OutcomeKernels::Reserve(int64_t rows, int64_t ids,
-                                     cudaStream_t stream, bool* moved) {
-  rows_ = std::max(rows_, rows);
-  ids_ = std::max(ids_, ids);
-  if (rows_ == 0) return absl::OkStatus();
+absl::Status OutcomeKernels::Reserve(int64_t rows, int64_t ids) {
+  rows = std::max(rows, rows_);
+  ids = std::max(ids, ids_);
+  if (rows == 0) {
+    ids_ = ids;
+    return absl::OkStatus();
+  }
   ENGRAM_RETURN_IF_ERROR(
-      upload_.Reserve(0, RequestBytes(rows_, ids_), stream, moved));
-  most_alternatives_ = MostAlternatives(rows_, ids_);
-  ENGRAM_RETURN_IF_ERROR(
-      Grow(AllocateDeviceMemory, StripBytes(rows_, ids_), &strips_, moved));
-  const size_t answer_bytes = AnswerBytes(rows_, ids_);
-  ENGRAM_RETURN_IF_ERROR(
-      Grow(AllocateDeviceMemory, answer_bytes, &answers_, moved));
+      Grow(AllocateDeviceMemory, StripBytes(rows, ids), &strips_));
+  const size_t answer_bytes = AnswerBytes(rows, ids);
+  ENGRAM_RETURN_IF_ERROR(Grow(AllocateDeviceMemory, answer_bytes, &answers_));
   for (Staging& staging : stagings_) {
     ENGRAM_RETURN_IF_ERROR(
-        Grow(AllocatePinnedMemory, answer_bytes, &staging.answers, moved));
-    staging.alternatives.reserve(rows_);
+        Grow(AllocatePinnedMemory, answer_bytes, &staging.answers));
+    staging.alternatives.reserve(rows);
   }
+  rows_ = rows;
+  ids_ = ids;
   return absl::OkStatus();
 }
 
@@ -268,7 +266,8 @@ int64_t OutcomeKernels::FittingRequests(
   for (const OutcomeRequest& request : requests) {
     bytes += sizeof(OutcomeRow) + BytesOf(SizesOf(request.draw, ids));
     alternatives += AlternativesOf(request, ids);
-    if (bytes > upload_.request_bytes() || alternatives > most_alternatives_) {
+    if (bytes > upload_.request_bytes() ||
+        alternatives > MostAlternatives(rows_, ids_)) {
       break;
     }
     ++fitting;

@@ -34,17 +34,16 @@ class OutcomeKernels {
   // `upload` must outlive this.
   explicit OutcomeKernels(StepUpload* upload) : upload_(*upload) {}
 
-  // What Reserve takes, but of the upload, for the first time; and the upload's
-  // bytes of requests. Nothing for no rows.
+  // What Reserve takes the first time; and what it is to be for of the upload,
+  // in bytes of requests. Nothing for no rows.
   static MemoryNeed NeedOf(int64_t rows, int64_t ids);
   static size_t RequestBytes(int64_t rows, int64_t ids);
 
-  // Takes all memory for `rows` rows of `ids` logits; more than once is the
-  // most of each. *moved: what has been recorded is no longer right.
-  // RESOURCE_EXHAUSTED with the bytes asked for.
-  // REQUIRES: all that was begun is delivered.
-  absl::Status Reserve(int64_t rows, int64_t ids, cudaStream_t stream,
-                       bool* moved);
+  // Takes all memory for `rows` rows of `ids` logits, beside the upload's; more
+  // than once is the most of each, and what has been recorded before is no
+  // longer right. RESOURCE_EXHAUSTED with the bytes asked for, which leaves
+  // what there was. REQUIRES: all that was begun is delivered.
+  absl::Status Reserve(int64_t rows, int64_t ids);
 
   // As Backend::Outcomes, of logits in device memory, behind the operations of
   // `queue`, by a delivery of which `outcomes` are filled. `step` holds the
@@ -52,7 +51,7 @@ class OutcomeKernels {
   // `row_bytes` of the upload. What fails is the queue's failure;
   // RESOURCE_EXHAUSTED if a request has so many stop ids twice that no upload
   // has room for it.
-  // REQUIRES: Reserve for as many rows and ids.
+  // REQUIRES: Reserve for as many rows and ids, and RequestBytes of the upload.
   void Begin(DeviceQueue* queue, const StepTable& step, size_t row_bytes,
              ConstMatrix logits, int64_t ids,
              absl::Span<const OutcomeRequest> requests,
@@ -114,7 +113,6 @@ class OutcomeKernels {
   StepUpload& upload_;
   int64_t rows_ = 0;
   int64_t ids_ = 0;
-  int64_t most_alternatives_ = 0;
   std::unique_ptr<Buffer> strips_;
   // OutcomeAnswer of each row; behind those of rows begun together, their
   // alternatives.

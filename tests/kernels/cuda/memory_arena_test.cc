@@ -214,6 +214,29 @@ TEST(DeviceArena, AStepThatHasNoRoomForItsRowsSaysWhichLimitIsInItsWay) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("--device-memory"));
 }
 
+// Which would have steps begin without it.
+TEST(DeviceArena, StepsThatHaveNoRoomAreNotTakenForReserved) {
+  const auto backend = MakeCuda(/*memory=*/4 * kMiB);
+  const LargestStep large = {
+      .rows = 1, .tokens = 1, .outcomes = 100, .ids = 40000};
+  for (int i = 0; i < 2; ++i) {
+    const absl::Status status = backend->ReserveSteps(large);
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("16000000 bytes"));
+  }
+  ENGRAM_CHECK_OK(
+      backend->ReserveSteps({.rows = 1, .tokens = 1, .outcomes = 1, .ids = 3}));
+  DeviceFloats logits(*backend, {0, 2, 1});
+  (void)backend->PrepareStep({Row{.tokens = 1}}, {}, {0});
+  std::vector<Outcome> outcomes(1);
+  backend->Outcomes({logits.data(), 3}, 3,
+                    std::vector<OutcomeRequest>{{.alternatives = 1}},
+                    absl::MakeSpan(outcomes));
+  ENGRAM_CHECK_OK(backend->Synchronize());
+  ASSERT_EQ(outcomes[0].top.size(), 1u);
+  EXPECT_EQ(outcomes[0].top[0].id, 1);
+}
+
 // What a step has begun with memory that goes is done before it goes.
 TEST(DeviceArena, MemoryGoesOnceTheDeviceIsDoneWithIt) {
   const auto backend = MakeCuda();

@@ -37,9 +37,12 @@ class OutcomeKernelsTest : public ::testing::Test {
   absl::Status TryRun(const Logits& logits, int64_t ids,
                       const Requests& requests,
                       std::vector<Outcome>* outcomes) {
+    const auto rows = static_cast<int64_t>(requests.size());
     bool moved = false;
-    ENGRAM_CHECK_OK(kernels_.Reserve(static_cast<int64_t>(requests.size()), ids,
-                                     /*stream=*/nullptr, &moved));
+    ENGRAM_CHECK_OK(upload_.Reserve(/*row_bytes=*/0,
+                                    OutcomeKernels::RequestBytes(rows, ids),
+                                    /*stream=*/nullptr, &moved));
+    ENGRAM_CHECK_OK(kernels_.Reserve(rows, ids));
     const size_t bytes = logits.size() * sizeof(float);
     auto memory = AllocateDeviceMemory(bytes);
     ENGRAM_CHECK_OK(memory.status());
