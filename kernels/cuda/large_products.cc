@@ -7,20 +7,23 @@
 
 #include "kernels/cuda/alignment.h"
 #include "kernels/cuda/cublaslt_operands.h"
-#include "kernels/large_weights.h"
+#include "kernels/cuda/packed_matrix.h"
 #include "kernels/status.h"
 
 namespace engram::cuda {
 namespace {
 
-// A product's parts of the room: its rounded inputs, then sums that are added
-// to y by us.
-size_t InputBytes(const ProductArguments& product) {
-  return product.tokens * product.weight.stride * 2;
+// A product's parts of the room, for each token: its rounded inputs, then sums
+// that are added to y by us.
+size_t InputBytes(const WeightView& weight) { return weight.stride * 2; }
+size_t SumsBytes(const WeightView& weight) {
+  return CublasLtProduct::ResultStride(weight) * sizeof(float);
 }
-size_t SumsBytes(const ProductArguments& product) {
-  return product.tokens * CublasLtProduct::ResultStride(product.weight) *
-         sizeof(float);
+
+// Both, where a product may need both: what models add to y is no wider than x.
+size_t RoomBytes(const WeightView& weight) {
+  const bool may_add = weight.outputs <= weight.inputs;
+  return InputBytes(weight) + (may_add ? SumsBytes(weight) : 0);
 }
 
 }  // namespace
@@ -28,8 +31,9 @@ size_t SumsBytes(const ProductArguments& product) {
 LargeProducts::LargeProducts(int device) : pins_(CublasLtPins::Of(device)) {}
 
 bool LargeProducts::IsForLibrary(const WeightShape& shape) const {
-  return pins_.ok() &&
-         LibraryProductBytes(shape.format, shape.outputs, shape.inputs) > 0 &&
+  const bool has_16_bits = shape.format == WeightFormat::kBFloat16 ||
+                           shape.format == WeightFormat::kFloat16;
+  return pins_.ok() && has_16_bits &&
          OrderOf(shape.outputs, shape.inputs) == ProductOrder::kPlain;
 }
 
@@ -48,11 +52,10 @@ absl::Status LargeProducts::Learn(const WeightView& weight,
 
 size_t LargeProducts::RoomFor(int64_t tokens,
                               absl::Span<const WeightShape> weights) const {
-  int64_t bytes = 0;
+  size_t bytes = 0;
   for (const WeightShape& shape : weights) {
     if (!IsForLibrary(shape)) continue;
-    bytes = std::max(
-        bytes, LibraryProductBytes(shape.format, shape.outputs, shape.inputs));
+    bytes = std::max(bytes, RoomBytes(LayoutOf(shape)));
   }
   return tokens * bytes;
 }
@@ -85,9 +88,9 @@ bool LargeProducts::BeginByLibrary(cudaStream_t stream,
                             AreFoursAligned(product.y);
   const ShapePins::Pin& pin = pins[library_adds][*bucket];
   const bool apart = options.accumulate && !library_adds;
-  const size_t input_bytes = InputBytes(product);
-  if (!pin.algorithm.has_value() ||
-      input_bytes + (apart ? SumsBytes(product) : 0) > room() ||
+  const size_t input_bytes = product.tokens * InputBytes(weight);
+  const size_t sums_bytes = apart ? product.tokens * SumsBytes(weight) : 0;
+  if (!pin.algorithm.has_value() || input_bytes + sums_bytes > room() ||
       (!apart && !AreFoursAligned(product.y))) {
     return false;
   }
