@@ -7,6 +7,7 @@ import hashlib
 import json
 import pathlib
 import queue
+import signal
 import socket
 import struct
 import subprocess
@@ -380,65 +381,86 @@ def vocabulary(ground):
 
 # --- Keys.
 
-class Pace:
-    """Tokens a second of a stream that goes on and on."""
+class EndlessStream:
+    """A stream that goes on and on, to a client that costs little: the command line, which prints to nowhere."""
 
-    def __init__(self, channel, metadata):
-        self.call = generation_pb2_grpc.GenerationStub(channel).Generate(endless(ENGLISH), metadata=metadata)
-        self.count = 0
-        self.thread = threading.Thread(target=self._read, daemon=True)
-        self.thread.start()
+    def __init__(self, ground, server, key_file):
+        self.server = server
+        self.client = subprocess.Popen(
+            [ground.binaries / "engram", "generate", "--server", server.address, "--api-key-file", key_file, "--model", ENGLISH,
+             "--prompt", "In", "--ignore-eos", "--max-tokens", str(1 << 20)], stdout=subprocess.DEVNULL)
 
-    def _read(self):
-        with contextlib.suppress(grpc.RpcError):
-            for _ in self.call:
-                self.count += 1
+    def tokens(self):
+        return self.server.metric("engram_generation_tokens_total", f'model="{ENGLISH}"')
 
-    def measure(self, condition):
-        """While `condition` holds."""
-        count, begin = self.count, time.monotonic()
-        while condition():
-            pause(0.05)
-        return (self.count - count) / (time.monotonic() - begin)
+    def measure(self, process, seconds):
+        """Tokens, and how long it took: while `process` goes on, but not longer than `seconds`. It is halted before and after."""
+        count, begin = self.tokens(), time.monotonic()
+        process.send_signal(signal.SIGCONT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        process.send_signal(signal.SIGSTOP)
+        return self.tokens() - count, time.monotonic() - begin
 
-    def stop(self):
-        self.call.cancel()
-        self.thread.join()
+    def __enter__(self):
+        eventually(lambda: self.tokens() > 0 or self.client.poll() is not None)
+        expect(self.client.poll() is None, "the stream did not begin")
+        return self
+
+    def __exit__(self, *_):
+        self.client.kill()
+        self.client.wait()
+
+
+@contextlib.contextmanager
+def halted(*arguments):
+    """A Python process of its own that stands still until it is told to go on."""
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        expect(process.stdout.readline() == "ready\n", f"{arguments[0]} did not begin")
+        process.send_signal(signal.SIGSTOP)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 @attack
 def wrong_keys(ground):
     """Wrong keys, as many as come, keep no stream from its pace, take no memory and fill no log."""
-    count, parts, key = ground.size(10_000, 100_000), 4, "a good key"
+    count, key = ground.size(10_000, 100_000), "a-good-key"
     entry = {"name": "user", "tenant": "t", "roles": ["generate"], "sha256": hashlib.sha256(key.encode()).hexdigest()}
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as keys:
-        json.dump({"keys": [entry]}, keys)
-        keys.flush()
-        with ground.server("--keys", keys.name, key=key) as server, server.channel() as channel:
-            pace = Pace(channel, server.metadata)
-            expect(eventually(lambda: pace.count > 0), "the stream did not begin")
+    with tempfile.TemporaryDirectory() as folder:
+        keys, key_file = pathlib.Path(folder, "keys.json"), pathlib.Path(folder, "key")
+        keys.write_text(json.dumps({"keys": [entry]}))
+        key_file.touch(0o600)
+        key_file.write_text(key)
+        with ground.server("--keys", keys, key=key) as server:
             begin = time.monotonic()
-            # In turns, so that what else the machine does is in both.
-            alone, beside = [], []
-            with ground.watched(server, growth=24 * MIB):
-                for _ in range(parts):
-                    end = time.monotonic() + 2
-                    alone.append(pace.measure(lambda: time.monotonic() < end))
-                    attacker = subprocess.Popen([sys.executable, HERE / "wrong_keys.py", server.address,
-                                                 str(count // parts)], stdout=subprocess.PIPE, text=True)
-                    beside.append(pace.measure(lambda: attacker.poll() is None))
-                    told = attacker.communicate()[0].strip()
-                    expect(told == f"UNAUTHENTICATED={count // parts}", f"its calls ended with {told}")
+            beside, alone = [], []
+            with EndlessStream(ground, server, key_file) as stream, ground.watched(server, growth=24 * MIB), \
+                    halted(HERE / "idler.py") as idler, halted(HERE / "wrong_keys.py", server.address, str(count)) as attacker:
+                # In turns so short that what else the machine does is in both.
+                # The attacker stands for other machines: while it rests, another
+                # process takes what time the server leaves, so that what is
+                # measured is what its calls cost the server.
+                while attacker.poll() is None:
+                    alone.append(stream.measure(idler, 0.5))
+                    beside.append(stream.measure(attacker, 0.5))
+                told = attacker.stdout.read().strip()
+                expect(told == f"UNAUTHENTICATED={count}", f"its calls ended with {told}")
             seconds = time.monotonic() - begin
-            pace.stop()
             refused = server.metric("engram_requests_total", 'code="UNAUTHENTICATED"')
             expect(refused == count, f"{refused} of {count} refusals were counted")
-            ratio = sum(beside) / sum(alone)
+            (tokens, time_beside), (tokens_alone, time_alone) = (map(sum, zip(*parts)) for parts in (beside, alone))
+            ratio = tokens / time_beside / (tokens_alone / time_alone)
             expect(ratio >= 0.9, f"the stream's pace was {ratio:.2f} of what it was alone")
             server.terminate()
             lines = server.text().count('"event":"caller_refused"')
             expect(1 <= lines <= seconds / 10 + 1, f"{lines} lines of refused callers in {seconds:.0f} s")
-            return f"{count} in {seconds:.0f} s: the stream kept {ratio:.2f} of its pace; {lines} lines"
+            return (f"{count / time_beside:.0f} a second: the stream kept {ratio:.2f} of its {tokens_alone / time_alone:.0f} tokens "
+                    f"a second; {lines} lines")
 
 
 # --- Connections.

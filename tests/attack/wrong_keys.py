@@ -16,6 +16,7 @@ def main():
     channel = grpc.insecure_channel(sys.argv[1])
     models = channel.unary_unary("/engram.v1.Models/List")
     left, codes, running = int(sys.argv[2]), {}, []
+    print("ready", flush=True)
     while left or running:
         while left and len(running) < AT_ONCE:
             # Each is another key, and each second call has none.
