@@ -23,8 +23,8 @@ MAY_INCLUDE = {
     "server": {"tools/shell", "tools/status", "tools/tls", "kernels", "model", "server", "engram"},
     "clients": {"tools/shell", "tools/status", "tools/tls", "clients", "engram"},
 }
-# `engram-bench engine` measures back ends themselves.
-ENGINE_BENCH_FILES = re.compile(r"clients/cpp/engine_(bench|steps)\.(h|cc)$")
+# `engram-bench engine` and `limits` measure back ends and processors themselves.
+ENGINE_BENCH_FILES = re.compile(r"clients/cpp/(engine_bench|engine_steps|limits_bench)\.(h|cc)$")
 GRPC_FILES = re.compile(r"server/(\w*service|\w*call|wire\w*|grpc_port|grpc_credentials|live_calls|server)\.(h|cc)$")
 PROMETHEUS_FILES = re.compile(r"server/(\w*metric\w*|request_counter)\.(h|cc)$")
 # Every way to read the time. A deadline that gRPC gives as a time_point is none.

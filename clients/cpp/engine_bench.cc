@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "clients/cpp/engine_steps.h"
 #include "clients/cpp/flags.h"
+#include "clients/cpp/human.h"
 #include "clients/cpp/program.h"
 #include "clients/cpp/progress_display.h"
 #include "model/random_model.h"
@@ -321,20 +322,10 @@ void EngineBench::Prefill(const Result& about, Model* model) {
   }
 }
 
-std::string RateText(double rate, const char* unit) {
-  const char* prefix = "";
-  for (const char* larger : {"k", "M", "G", "T"}) {
-    if (rate < 1000) break;
-    rate /= 1000;
-    prefix = larger;
-  }
-  return absl::StrFormat("%.3g %s%s", rate, prefix, unit);
-}
-
 std::string EngineBench::Text() const {
   std::string text = absl::StrCat("back end: ", backend_->name());
   if (copy_rate_ > 0) {
-    absl::StrAppend(&text, "; copies move ", RateText(copy_rate_, "B/s"));
+    absl::StrAppend(&text, "; copies move ", Rate(copy_rate_, "B/s"));
   }
   if (const auto library = backend_->product_library()) {
     absl::StrAppend(&text, "; library of products: ", library->Summary());
@@ -358,12 +349,11 @@ std::string EngineBench::Text() const {
       const std::string share =
           copy_rate_ > 0 ? absl::StrFormat("%.1f %%", 100 * rate / copy_rate_)
                          : "-";
-      absl::StrAppendFormat(&text, " %10s %10s\n", share,
-                            RateText(rate, "B/s"));
+      absl::StrAppendFormat(&text, " %10s %10s\n", share, Rate(rate, "B/s"));
     } else {
       absl::StrAppendFormat(
           &text, " %10s %10s\n", "-",
-          RateText(result.operations / result.seconds(), "FLOP/s"));
+          Rate(result.operations / result.seconds(), "FLOP/s"));
     }
   }
   return text;

@@ -1,8 +1,8 @@
 // What a step of a model takes, measured without a server: on the back end
 // itself.
 //
-// These files and engine_bench.* alone of the clients know models and back
-// ends.
+// These files, engine_bench.* and limits_bench.* alone of the clients know
+// models and back ends.
 #pragma once
 
 #include <cstdint>

@@ -14,6 +14,7 @@
 #include "clients/cpp/engine_bench.h"
 #include "clients/cpp/flags.h"
 #include "clients/cpp/interrupt.h"
+#include "clients/cpp/limits_bench.h"
 #include "clients/cpp/program.h"
 #include "clients/cpp/progress_display.h"
 #include "clients/cpp/resumable_turn.h"
@@ -31,6 +32,8 @@ constexpr char kHelp[] =
     "Usage: engram-bench [flags]\n"
     "       engram-bench engine [flags] [MODEL...]   measures steps without a "
     "server\n"
+    "       engram-bench limits [flags]              measures what the machine "
+    "can do\n"
     "       engram-bench --version\n\n"
     "Examples:\n"
     "  engram-bench --model mamba-english --concurrency 8 --requests 200\n"
@@ -110,6 +113,9 @@ int Run(BenchOptions options, Interrupt* interrupt) {
 int Main(const std::vector<std::string>& arguments) {
   if (!arguments.empty() && arguments[0] == "engine") {
     return RunEngineBench({arguments.begin() + 1, arguments.end()});
+  }
+  if (!arguments.empty() && arguments[0] == "limits") {
+    return RunLimitsBench({arguments.begin() + 1, arguments.end()});
   }
   Interrupt interrupt;
   BenchOptions options;

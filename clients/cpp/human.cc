@@ -44,6 +44,16 @@ std::string Bytes(int64_t bytes) {
   return absl::StrFormat("%.0f EiB", value / 1024);
 }
 
+std::string Rate(double rate, absl::string_view unit) {
+  const char* prefix = "";
+  for (const char* larger : {"k", "M", "G", "T"}) {
+    if (rate < 1000) break;
+    rate /= 1000;
+    prefix = larger;
+  }
+  return absl::StrFormat("%.3g %s%s", rate, prefix, unit);
+}
+
 std::string Shortened(absl::string_view text, size_t width) {
   if (text.size() <= width) return std::string(text);
   const size_t end = (width - 3) / 2;

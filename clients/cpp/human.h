@@ -20,6 +20,9 @@ std::string Until(absl::Time time, absl::Time now);
 // "512 B", "2.8 MiB": at most 8 characters.
 std::string Bytes(int64_t bytes);
 
+// "512 B/s", "2.81 GB/s": of 1000, with three digits, in `unit`.
+std::string Rate(double rate, absl::string_view unit);
+
 // `text`, or if it is longer than `width` characters its beginning and end with
 // "..." between. REQUIRES: ASCII, width >= 5.
 std::string Shortened(absl::string_view text, size_t width);

@@ -298,6 +298,7 @@ TEST(CommandLine, FailsIfStandardOutputCannotBeWritten) {
            {"engram", "sessions create" + to},
            {"engram-bench", "--help"},
            {"engram-bench", "engine --help"},
+           {"engram-bench", "limits --help"},
            {"engram-eval", "--help"},
            {"engram-eval", "table --help"},
            {"engram-server", "--help"},
@@ -311,6 +312,27 @@ TEST(CommandLine, FailsIfStandardOutputCannotBeWritten) {
                            "on device\n"))
         << program << " " << arguments;
   }
+}
+
+TEST(CommandLine, TellsWhatTheMachineCanDo) {
+  const std::string little = "limits --threads 1 --rounds 2 --memory 1048576";
+  const Outcome text = RunProgram("engram-bench", little);
+  EXPECT_EQ(text.exit_code, 0);
+  EXPECT_THAT(text.out, HasSubstr("FLOP/s\n"));
+  EXPECT_THAT(text.out, HasSubstr("B/s\n"));
+  const Outcome json =
+      RunProgram("engram-bench", absl::StrCat(little, " --json"));
+  EXPECT_THAT(json.out, HasSubstr("\"threads\": 1"));
+  EXPECT_THAT(json.out, HasSubstr("\"fma_flops_per_second\": "));
+  EXPECT_THAT(json.out, HasSubstr("\"dram_read_bytes_per_second\": "));
+
+  const Outcome word = RunProgram("engram-bench", "limits mamba-130m");
+  EXPECT_EQ(word.exit_code, 2);
+  EXPECT_THAT(word.err, HasSubstr("unexpected argument 'mamba-130m'"));
+  const Outcome vast =
+      RunProgram("engram-bench", "limits --rounds 1 --memory 1099511627776");
+  EXPECT_EQ(vast.exit_code, 1);
+  EXPECT_THAT(vast.err, HasSubstr("cannot allocate 1099511627776 bytes"));
 }
 
 TEST(CommandLine, EndsTheCallIfItsAnswerCannotBeWritten) {

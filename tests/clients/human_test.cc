@@ -43,6 +43,13 @@ TEST(Bytes, HasAtMostEightCharacters) {
   }
 }
 
+TEST(Rate, HasThreeDigits) {
+  EXPECT_EQ(Rate(0, "B/s"), "0 B/s");
+  EXPECT_EQ(Rate(512, "B/s"), "512 B/s");
+  EXPECT_EQ(Rate(2'811'000'000, "B/s"), "2.81 GB/s");
+  EXPECT_EQ(Rate(1.5e15, "FLOP/s"), "1.5e+03 TFLOP/s");
+}
+
 TEST(Shortened, KeepsBeginningAndEnd) {
   EXPECT_EQ(Shortened("short", 5), "short");
   EXPECT_EQ(Shortened("0123456789", 9), "012...789");
