@@ -136,12 +136,30 @@ absl::StatusOr<SessionHandle> Admission::FindSession(
   if (!request.session_id.empty()) {
     return sessions_->FindOfModel(request.session(), model_.number);
   }
-  if (request.prompt.empty()) {
-    return absl::InvalidArgumentError(
-        "the prompt is empty and there is no session to go on from");
+  return FindCheckpoint(request);
+}
+
+absl::StatusOr<SessionHandle> Admission::FindCheckpoint(
+    const Request& request) const {
+  SessionHandle checkpoint;
+  CommittedTurns start;
+  if (!request.from_checkpoint.empty()) {
+    ENGRAM_ASSIGN_OR_RETURN(
+        checkpoint,
+        sessions_->UseCheckpoint(request.checkpoint(), model_.number));
+    ENGRAM_ASSIGN_OR_RETURN(SessionStore::Location location,
+                            sessions_->Locate(checkpoint));
+    start = std::move(location.turns);
   }
-  ENGRAM_RETURN_IF_ERROR(CheckLength(model_.capacity, /*before=*/0, request));
-  return SessionHandle();
+  if (request.prompt.empty() && !start.pending.has_value()) {
+    return absl::InvalidArgumentError(
+        checkpoint == nullptr
+            ? "the prompt is empty and there is no session to go on from"
+            : "the prompt is empty and the checkpoint has no pending token to "
+              "go on from");
+  }
+  ENGRAM_RETURN_IF_ERROR(CheckLength(model_.capacity, start.tokens(), request));
+  return checkpoint;
 }
 
 absl::StatusOr<TenantBudget::Share> Admission::TakeMemory(

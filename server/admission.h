@@ -62,7 +62,7 @@ class Admission {
   // RESOURCE_EXHAUSTED: TenantPlace::Take.
   // UNAVAILABLE: EngineInbox::Reserve, or the requests that wait and run leave
   // no memory for it.
-  // Others: SessionStore::BeginTurn, SessionStore::Find.
+  // Others: SessionStore::BeginTurn, Find, UseCheckpoint.
   absl::StatusOr<Admitted> Submit(Request request);
 
   // As SessionStore::MakeRequestId.
@@ -92,6 +92,8 @@ class Admission {
   absl::StatusOr<std::shared_ptr<const TurnRecord>> Begin(Sequence* sequence);
   // Of a request that is no turn: nullptr if it names none.
   absl::StatusOr<SessionHandle> FindSession(const Request& request) const;
+  // The same of a request without a session, which may start from a checkpoint.
+  absl::StatusOr<SessionHandle> FindCheckpoint(const Request& request) const;
   absl::Status CheckLimits(const Request& request) const;
   absl::Status CheckReceived(const Request& request) const;
 

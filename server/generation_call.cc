@@ -29,6 +29,15 @@ std::string RequestIdOf(const v1::GenerateRequest& message) {
 std::string RequestIdOf(const v1::ScoreRequest&) { return ""; }
 
 template <typename Message>
+absl::StatusOr<ServedModel*> FindModel(const CallSurroundings& around,
+                                       const Caller& caller,
+                                       const Message& message) {
+  return around.models.Find(
+      message.model(), SessionName(caller.tenant, message.session_id()),
+      SessionName(caller.tenant, message.from_checkpoint()));
+}
+
+template <typename Message>
 void ReportRefusalOf(const CallSurroundings& around,
                      const grpc::CallbackServerContext& context,
                      const Caller& caller, const Message& message,
@@ -37,8 +46,7 @@ void ReportRefusalOf(const CallSurroundings& around,
   refusal.kind = RequestKindName(KindOf(message));
   refusal.session_id = Shortened(message.session_id());
   refusal.request_id = Shortened(RequestIdOf(message));
-  const auto model = around.models.Find(
-      message.model(), SessionName(caller.tenant, message.session_id()));
+  const auto model = FindModel(around, caller, message);
   if (model.ok()) refusal.model = (*model)->name;
   around.models.Report(refusal);
 }
@@ -71,8 +79,7 @@ absl::StatusOr<std::unique_ptr<TurnFeed>> Submit(
   // Before there is any work, and whatever comes of it.
   const absl::Status counted = caller.tenant->CountRequest(RealClock()->Now());
   if (!counted.ok()) return refuse(counted);
-  const absl::StatusOr<ServedModel*> model = around.models.Find(
-      message.model(), SessionName(caller.tenant, message.session_id()));
+  const absl::StatusOr<ServedModel*> model = FindModel(around, caller, message);
   if (!model.ok()) return refuse(model.status());
   absl::StatusOr<Request> request =
       ReadRequest(around, context, caller, message, **model, may_go_on, check);

@@ -362,9 +362,11 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
   list->Bytes("reply-memory", int64_t{1} << 50, &options->reply_memory,
               "Answers of Score, Tokenize and others that come in one piece, "
               "until they are read; one connection: half.");
-  list->Bytes("session-memory", int64_t{1} << 50, &options->session_memory,
-              "RAM for states of sessions that hold no slot, and for all that "
-              "is kept beside states: labels, ids, answers for repeats.");
+  list->Bytes(
+      "session-memory", int64_t{1} << 50, &options->session_memory,
+      "RAM for states of sessions that hold no slot, and for all that "
+      "is kept beside states: labels, ids, answers for repeats. Checkpoints "
+      "may take half of it.");
   list->Bytes("max-answer-bytes", int64_t{1} << 40, &options->max_answer_bytes,
               "A turn's answer that is kept for a repeat; of a longer one only "
               "the request_id is.");
@@ -395,6 +397,9 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
              "Longest time_to_live that a client may give a session.");
   list->Integer("max-sessions", 1, kMany, &options->max_sessions,
                 "Sessions in all; the one used least recently leaves first.");
+  list->Integer("max-checkpoints", 1, kMany, &options->max_checkpoints,
+                "Checkpoints in all; where there are keys, a tenant has its "
+                "part of them by weight.");
   list->Integer("max-departed", 1, kMany, &options->max_departed,
                 "Ids of evicted and expired sessions that are remembered.");
   list->Integer("stream-tokens", 1, 1 << 20, &options->stream_tokens,

@@ -50,6 +50,7 @@ struct ServerOptions {
   int64_t max_answer_bytes = int64_t{8} << 20;
   int64_t remembered_turns = 65536;
   int64_t max_sessions = 100000;
+  int64_t max_checkpoints = 1000;
   int64_t max_departed = 10000;
   int64_t tenant_labels = 100;
 

@@ -41,6 +41,7 @@ struct Request {
   std::string key;         // the name of the key that was shown; empty: none
   std::string session_id;  // empty: without memory
   std::string request_id;  // never empty once admitted
+  std::string from_checkpoint;  // what it starts from; empty: from nothing
   std::optional<int64_t> expected_version;
   std::vector<int32_t> prompt;
   SamplingParameters sampling;
@@ -56,6 +57,8 @@ struct Request {
 
   // Its session; one without an id if it has none.
   SessionName session() const { return {tenant, session_id}; }
+  // The same of its checkpoint.
+  SessionName checkpoint() const { return {tenant, from_checkpoint}; }
 };
 
 enum class FinishReason { kStop, kLength, kCancelled };

@@ -94,7 +94,8 @@ void AddStopping(const Stopping& stopping, Digest* digest) {
 RequestIdentity IdentityOf(const Request& request) {
   Digest digest;
   // Another list of fields must have another name.
-  digest.Add(absl::string_view("engram.v1 turn 1"));
+  digest.Add(absl::string_view("engram.v1 turn 2"));
+  digest.Add(absl::string_view(request.from_checkpoint));
   digest.Add(request.prompt);
   AddSampling(request.sampling, &digest);
   AddStopping(request.stopping, &digest);

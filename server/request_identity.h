@@ -20,10 +20,11 @@ struct Request;
 
 using RequestIdentity = std::array<uint8_t, 32>;
 
-// Of the answer that is asked for: prompt, sampling with its seed, stopping,
-// keep_partial, logprobs. Not of what may differ in a repeat: request_id and
-// session_id (by which its record is found), expected_version, received tokens,
-// priority, deadline. A text and its token ids are equal.
+// Of the answer that is asked for: what it starts from, prompt, sampling with
+// its seed, stopping, keep_partial, logprobs. Not of what may differ in a
+// repeat: request_id and session_id (by which its record is found),
+// expected_version, received tokens, priority, deadline. A text and its token
+// ids are equal.
 RequestIdentity IdentityOf(const Request& request);
 
 // The first 64 bits of SHA-256. Nobody finds two texts of equal digest for

@@ -15,6 +15,7 @@ size_t SequenceBytes(const Request& request) {
       sizeof(Sequence) + HeapBytes(sizeof(TurnText)) +
       2 * HeapBytesOf(request.prompt) + 3 * HeapBytesOf(request.received) +
       HeapBytesOf(request.session_id) + HeapBytesOf(request.request_id) +
+      HeapBytesOf(request.from_checkpoint) +
       2 * HeapBytesOf(request.stopping.stop_token_ids) +
       2 * HeapBytesOf(request.stopping.end_of_text_ids) +
       request.sampling.logit_bias.size() *

@@ -35,7 +35,8 @@ struct Sequence {
   std::shared_ptr<TokenStream> stream;
   TenantBudget::Share memory;  // SequenceBytes of the request
   TenantPlace place;           // until it has ended
-  // The turn's session, or the one that a score looks at; nullptr without.
+  // The turn's session; else what it only looks at: a session that a score
+  // follows, or a checkpoint. nullptr without.
   SessionHandle session;
   CommittedTurns start;  // what the session was before
 
@@ -81,7 +82,8 @@ struct Sequence {
   int64_t events_read = 0;  // by then
 
   bool is_turn() const {
-    return session != nullptr && request.kind == RequestKind::kGenerate;
+    return session != nullptr && !request.session_id.empty() &&
+           request.kind == RequestKind::kGenerate;
   }
   // It has had a slot.
   bool has_started() const { return start_time != absl::InfinitePast(); }

@@ -1,17 +1,23 @@
 #include "server/served_model.h"
 
 #include "absl/strings/str_cat.h"
+#include "kernels/status.h"
 #include "model/quoted.h"
 
 namespace engram {
 
 absl::StatusOr<ServedModel*> ServedModels::Find(
-    absl::string_view name, const SessionName& session) const {
-  if (name.empty() && !session.id.empty()) {
+    absl::string_view name, const SessionName& session,
+    const SessionName& checkpoint) const {
+  if (!name.empty()) return Find(name);
+  if (!session.id.empty()) {
     const absl::StatusOr<int> number = sessions_->ModelOf(session);
     if (number.ok()) return models_[*number].get();
   }
-  return Find(name);
+  if (checkpoint.id.empty()) return Find(name);
+  ENGRAM_ASSIGN_OR_RETURN(const int number,
+                          sessions_->ModelOfCheckpoint(checkpoint));
+  return models_[number].get();
 }
 
 absl::StatusOr<ServedModel*> ServedModels::Find(absl::string_view name) const {

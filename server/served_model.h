@@ -84,9 +84,11 @@ class ServedModels {
   // INVALID_ARGUMENT: it must be named. Both list the names.
   absl::StatusOr<ServedModel*> Find(absl::string_view name) const;
   // The same, but an empty name is that of the model of `session`, if there is
-  // such a session.
+  // such a session, or else of `checkpoint`, if one is named; NOT_FOUND: there
+  // is no such checkpoint.
   absl::StatusOr<ServedModel*> Find(absl::string_view name,
-                                    const SessionName& session) const;
+                                    const SessionName& session,
+                                    const SessionName& checkpoint) const;
 
  private:
   std::string Names() const;

@@ -142,6 +142,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
   limits.remembered_turns = options.remembered_turns;
   limits.time_to_live = options.session_ttl;
   limits.sessions = static_cast<int>(options.max_sessions);
+  limits.checkpoints = static_cast<int>(options.max_checkpoints);
   limits.departed = static_cast<int>(options.max_departed);
   server->sessions_ = std::make_unique<SessionStore>(limits, RealClock());
   server->models_ = std::make_unique<ServedModels>(server->sessions_.get());

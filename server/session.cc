@@ -29,6 +29,13 @@ SessionHandle MakeSession(NewSession created, absl::Duration time_to_live) {
   return session;
 }
 
+void Session::StartFrom(const CommittedTurns& start,
+                        std::shared_ptr<const StateBlock> state) {
+  turns = start;
+  remembered = RememberedTurns(start.version);
+  block = std::move(state);
+}
+
 size_t LabelBytes(const SessionLabels& labels) {
   return SharedBytes<SessionLabels>() + HeapBytesOf(labels);
 }

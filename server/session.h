@@ -39,7 +39,8 @@ struct Session {
   int64_t use = 0;  // goes up with every use of any session
 
   bool running = false;
-  bool made_by_turn = false;  // the running turn; gone if it does not commit
+  bool made_by_turn = false;   // the running turn; gone if it does not commit
+  bool is_checkpoint = false;  // no session: in no list, and never run
   bool deleted = false;
   size_t reserved_bytes = 0;
   size_t promised_bytes = 0;
@@ -50,6 +51,11 @@ struct Session {
   size_t counted_bytes = 0;  // its block apart
 
   bool has_slot_copy() const { return slot >= 0 && block != nullptr; }
+  // Not yet in the table.
+  bool is_new() const { return use == 0; }
+  // A new one begins where the other is, and shares its state.
+  void StartFrom(const CommittedTurns& start,
+                 std::shared_ptr<const StateBlock> state);
   // All that it takes of RAM but for its block, which forks may share.
   size_t own_bytes() const;
 };

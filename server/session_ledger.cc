@@ -24,7 +24,10 @@ size_t SessionLedger::StateBytes(const Session& session) const {
 
 void SessionLedger::CountPlace(const Session& session, int sign) {
   SessionCounts::PerModel& counts = models_[session.model].counts;
-  if (session.slot >= 0) {
+  if (session.is_checkpoint) {
+    counts.checkpoints += sign;
+    counts.checkpoint_state_bytes += StateBytes(session) * sign;
+  } else if (session.slot >= 0) {
     counts.sessions_in_slots += sign;
     counts.state_bytes_in_slots += StateBytes(session) * sign;
   } else if (session.block != nullptr) {
@@ -89,9 +92,10 @@ size_t SessionLedger::GrowthTo(const Session& session, int64_t tokens) const {
   const size_t after = capacity(session.model).StateBytes(tokens);
   size_t before = BytesOnlyInSlot(session);
   if (session.block != nullptr) {
-    // What forks share stays theirs.
+    // What forks and checkpoints share stays theirs.
     const auto holders = holders_.find(session.block.get());
-    const bool shared = holders != holders_.end() && holders->second > 1;
+    const int64_t own = session.is_new() ? 0 : 1;
+    const bool shared = holders != holders_.end() && holders->second > own;
     if (!shared) before = session.block->bytes();
   }
   return after > before ? after - before : 0;

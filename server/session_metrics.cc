@@ -18,6 +18,12 @@ struct SessionFamilies {
       "Bytes of sessions: states in slots and in RAM, and what is kept "
       "beside them (labels, ids, answers for repeats).",
       Type::Gauge);
+  prometheus::MetricFamily checkpoints =
+      MakeMetricFamily(MetricName("checkpoints"), "Checkpoints.", Type::Gauge);
+  prometheus::MetricFamily checkpoint_bytes = MakeMetricFamily(
+      MetricName("checkpoint_state_bytes"),
+      "Bytes of session memory that are reserved for states of checkpoints.",
+      Type::Gauge);
   prometheus::MetricFamily evictions = MakeMetricFamily(
       MetricName("session_evictions_total"),
       "States that left a tier; to \"none\": for good.", Type::Counter);
@@ -52,6 +58,8 @@ struct SessionFamilies {
     add_move("slot", "ram", model.evictions_slot_to_ram);
     add_move("ram", "none", model.evictions_for_good);
     const MetricLabelMap labels = {{"model", name}};
+    AddSample(&checkpoints, labels, double(model.checkpoints));
+    AddSample(&checkpoint_bytes, labels, double(model.checkpoint_state_bytes));
     AddSample(&restores, labels, double(model.restores));
     AddSample(&forks, labels, double(model.forks));
     AddSample(&expirations, labels, double(model.expirations));
@@ -83,8 +91,10 @@ std::vector<prometheus::MetricFamily> SessionMetrics::Collect() const {
             double(counts.departed_bytes));
   AddSample(&families.usage, MetricLabelMap{},
             memory_bytes_ == 0 ? 0 : double(counts.ram_bytes) / memory_bytes_);
-  return {families.sessions, families.bytes, families.evictions,
-          families.restores, families.forks, families.expirations,
+  return {families.sessions,    families.bytes,
+          families.checkpoints, families.checkpoint_bytes,
+          families.evictions,   families.restores,
+          families.forks,       families.expirations,
           families.usage};
 }
 

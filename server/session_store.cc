@@ -9,6 +9,7 @@
 #include "server/request_id.h"
 #include "server/request_identity.h"
 #include "server/session.h"
+#include "server/session_checkpoints.h"
 #include "server/session_ledger.h"
 #include "server/session_pages.h"
 #include "server/session_quota.h"
@@ -38,7 +39,9 @@ SessionStore::SessionStore(const SessionLimits& limits, Clock* clock)
     : limits_(limits),
       clock_(clock),
       table_(std::make_unique<SessionTable>(limits)),
-      room_(std::make_unique<SessionRoom>(limits, table_.get())) {}
+      room_(std::make_unique<SessionRoom>(limits, table_.get())),
+      checkpoints_(std::make_unique<SessionCheckpoints>(limits, table_.get())) {
+}
 
 SessionStore::~SessionStore() = default;
 
@@ -56,11 +59,11 @@ absl::StatusOr<SessionStore::TurnOrRecord> SessionStore::BeginTurn(
   const uint64_t digest = ShortDigest(request.request_id);
   SessionHandle session;  // freed after the lock
   Lock lock(this);
-  ENGRAM_ASSIGN_OR_RETURN(session, FindOrMake(request.session(), model));
+  ENGRAM_ASSIGN_OR_RETURN(session, FindOrMake(request, model));
   ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<const TurnRecord> record,
                           CheckTurnOn(*session, model, request, digest));
   if (record != nullptr) return TurnOrRecord(std::move(record));
-  const bool is_new = table_->Find(session->name) == nullptr;
+  const bool is_new = session->is_new();
   const size_t growth = table_->ledger().GrowthTo(
       *session, TokensInTheEnd(session->turns.tokens(), request));
   ENGRAM_RETURN_IF_ERROR(CheckTenant(*session, is_new, growth));
@@ -74,6 +77,8 @@ absl::StatusOr<SessionStore::TurnOrRecord> SessionStore::BeginTurn(
                           ? 0
                           : table_->BytesKeptFrom(session->name.tenant);
   if (!ledger.Reserve(session.get(), kept)) {
+    // What starts from a checkpoint has a state from the beginning.
+    if (is_new) table_->Remove(session);
     return absl::ResourceExhaustedError(absl::StrCat(
         "session memory of ", limits_.memory_bytes, " bytes is reserved for ",
         "turns that are running, and for what sessions of others may need; try "
@@ -91,17 +96,32 @@ absl::StatusOr<std::shared_ptr<const TurnRecord>> SessionStore::CheckTurn(
   const uint64_t digest = ShortDigest(request.request_id);
   absl::MutexLock lock(&mutex_);
   ENGRAM_ASSIGN_OR_RETURN(const SessionHandle session,
-                          FindOrMake(request.session(), model));
+                          FindOrMake(request, model));
   return CheckTurnOn(*session, model, request, digest);
 }
 
-absl::StatusOr<SessionHandle> SessionStore::FindOrMake(SessionName name,
+absl::StatusOr<SessionHandle> SessionStore::FindOrMake(const Request& request,
                                                        int model) const {
+  SessionName name = request.session();
   if (SessionHandle found = table_->Find(name)) return found;
   // What has departed is missed aloud.
   if (table_->HasDeparted(name)) return table_->Get(name);
-  NewSession made = {.name = std::move(name), .model = model};
-  return MakeSession(std::move(made), limits_.time_to_live);
+  NewSession created = {.name = std::move(name), .model = model};
+  SessionHandle made = MakeSession(std::move(created), limits_.time_to_live);
+  ENGRAM_RETURN_IF_ERROR(
+      StartFromCheckpoint(request.from_checkpoint, made.get()));
+  return made;
+}
+
+absl::Status SessionStore::StartFromCheckpoint(const std::string& id,
+                                               Session* session) const {
+  if (id.empty()) return absl::OkStatus();
+  ENGRAM_ASSIGN_OR_RETURN(
+      const SessionHandle checkpoint,
+      checkpoints_->Use(SessionName(session->name.tenant, id), session->model,
+                        clock_->Now()));
+  session->StartFrom(checkpoint->turns, checkpoint->block);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::shared_ptr<const TurnRecord>> SessionStore::CheckTurnOn(
@@ -204,7 +224,8 @@ absl::StatusOr<SessionStore::Location> SessionStore::Locate(
   absl::MutexLock lock(&mutex_);
   if (session->deleted) {
     return absl::NotFoundError(
-        absl::StrCat("session ", Quoted(session->name.id), " was deleted"));
+        absl::StrCat(session->is_checkpoint ? "checkpoint " : "session ",
+                     Quoted(session->name.id), " was deleted"));
   }
   return Location{session->turns, session->slot, session->block};
 }
@@ -269,6 +290,7 @@ std::vector<int> SessionStore::ReleasedSlots(int model, int device) {
 // --- Sessions as users see them.
 
 absl::StatusOr<SessionInfo> SessionStore::Create(NewSession created) {
+  const std::string from_checkpoint = std::move(created.from_checkpoint);
   const SessionHandle session =
       MakeSession(std::move(created), limits_.time_to_live);
   SessionInfo info;
@@ -278,6 +300,7 @@ absl::StatusOr<SessionInfo> SessionStore::Create(NewSession created) {
       return absl::AlreadyExistsError(
           absl::StrCat("session ", Quoted(session->name.id), " exists"));
     }
+    ENGRAM_RETURN_IF_ERROR(StartFromCheckpoint(from_checkpoint, session.get()));
     ENGRAM_RETURN_IF_ERROR(CheckTenant(*session, /*is_new=*/true, 0));
     ENGRAM_RETURN_IF_ERROR(Insert(session));
     info = DescribeSession(*table_, *session);
@@ -292,15 +315,15 @@ absl::StatusOr<SessionInfo> SessionStore::InstallFork(
   NewSession made = {
       .name = SessionName(source->name.tenant, new_session_id),
       .model = source->model,
-      .time_to_live = source->time_to_live,
   };
   const SessionHandle session =
       MakeSession(std::move(made), limits_.time_to_live);
-  session->labels = source->labels;
-  session->label_bytes = source->label_bytes;
-  session->turns = turns;
-  session->remembered = RememberedTurns(turns.version);
-  session->block = std::move(block);
+  if (!source->is_checkpoint) {
+    session->time_to_live = source->time_to_live;
+    session->labels = source->labels;
+    session->label_bytes = source->label_bytes;
+  }
+  session->StartFrom(turns, std::move(block));
 
   while (true) {
     Lock lock(this);
@@ -390,6 +413,82 @@ absl::StatusOr<int> SessionStore::ModelOf(const SessionName& name) const {
   absl::MutexLock lock(&mutex_);
   ENGRAM_ASSIGN_OR_RETURN(SessionHandle session, table_->Get(name));
   return session->model;
+}
+
+// --- Checkpoints.
+
+absl::StatusOr<SessionInfo> SessionStore::InstallCheckpoint(
+    const SessionHandle& source, NewCheckpoint created,
+    const CommittedTurns& turns, std::shared_ptr<const StateBlock> block) {
+  if (block == nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("session ", Quoted(source->name.id),
+                     " has read nothing yet: there is no state to keep"));
+  }
+  NewSession made = {
+      .name = SessionName(source->name.tenant, std::move(created.id)),
+      .model = source->model,
+      .time_to_live = absl::InfiniteDuration(),
+      .labels = std::move(created.labels),
+  };
+  const SessionHandle checkpoint =
+      MakeSession(std::move(made), limits_.time_to_live);
+  checkpoint->is_checkpoint = true;
+  checkpoint->StartFrom(turns, std::move(block));
+
+  while (true) {
+    Lock lock(this);
+    ENGRAM_ASSIGN_OR_RETURN(SessionCheckpoints::Room place,
+                            checkpoints_->FindRoom(*checkpoint));
+    const size_t state = table_->ledger().BytesToHold(checkpoint->block.get());
+    const size_t bytes = checkpoint->own_bytes() + state;
+    ENGRAM_RETURN_IF_ERROR(
+        CheckQuota(*table_, checkpoint->name.tenant, {.bytes = bytes}, clock_));
+    const SessionRoom::Found room = room_->FindBytes(bytes, source.get());
+    if (room == SessionRoom::Found::kNotYet) continue;
+    if (room == SessionRoom::Found::kNone) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "session memory of ", limits_.memory_bytes,
+          " bytes has no room for a checkpoint of ", bytes, " bytes"));
+    }
+    ENGRAM_RETURN_IF_ERROR(
+        checkpoints_->Add(checkpoint, std::move(place), clock_->Now()));
+    return DescribeSession(*table_, *checkpoint);
+  }
+}
+
+std::vector<SessionInfo> SessionStore::ListCheckpoints(
+    const TenantHandle& tenant, int model, const std::string& after,
+    int count) const {
+  std::vector<SessionInfo> page;
+  std::string last = after;
+  while (static_cast<int>(page.size()) < count) {
+    absl::MutexLock lock(&mutex_);
+    if (!checkpoints_->ListSome(tenant, model, count - page.size(), &last,
+                                &page)) {
+      break;
+    }
+  }
+  return page;
+}
+
+absl::Status SessionStore::DeleteCheckpoint(const SessionName& name) {
+  Lock lock(this);
+  return checkpoints_->Remove(name);
+}
+
+absl::StatusOr<SessionHandle> SessionStore::UseCheckpoint(
+    const SessionName& name, int model) {
+  absl::MutexLock lock(&mutex_);
+  return checkpoints_->Use(name, model, clock_->Now());
+}
+
+absl::StatusOr<int> SessionStore::ModelOfCheckpoint(
+    const SessionName& name) const {
+  absl::MutexLock lock(&mutex_);
+  ENGRAM_ASSIGN_OR_RETURN(const SessionHandle checkpoint,
+                          checkpoints_->Get(name));
+  return checkpoint->model;
 }
 
 bool SessionStore::Sweep() {

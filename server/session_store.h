@@ -91,6 +91,12 @@ struct NewSession {
   int model = 0;
   std::optional<absl::Duration> time_to_live = std::nullopt;
   SessionLabels labels = {};
+  std::string from_checkpoint = "";  // empty: it begins with nothing
+};
+
+struct NewCheckpoint {
+  std::string id;
+  SessionLabels labels = {};
 };
 
 struct SessionLimits {
@@ -99,6 +105,7 @@ struct SessionLimits {
   int64_t remembered_turns = 65536;       // of a session
   absl::Duration time_to_live = absl::Hours(24);
   int sessions = 100000;
+  int checkpoints = 1000;
   int departed = 10000;
 };
 
@@ -114,9 +121,13 @@ struct SessionCounts {
     int64_t sessions_in_slots = 0;
     int64_t sessions_in_ram = 0;
     int64_t sessions_empty = 0;
+    int64_t checkpoints = 0;
     size_t state_bytes_in_slots = 0;
-    // Copies of states in slots included; a block that sessions share once.
+    // Copies of states in slots included, and checkpoints; a block that several
+    // share once.
     size_t state_bytes_in_ram = 0;
+    // What is reserved for checkpoints, which may share their states.
+    size_t checkpoint_state_bytes = 0;
     // What they take of RAM beside states, wherever those are.
     size_t own_bytes = 0;
   };
@@ -137,6 +148,7 @@ struct TenantUse {
 
 struct Session;  // opaque: its fields are the store's (server/session.h)
 using SessionHandle = std::shared_ptr<Session>;
+class SessionCheckpoints;
 class SessionRoom;
 class SessionTable;
 // Least recently used first.
@@ -169,7 +181,9 @@ class SessionStore {
   // (FAILED_PRECONDITION), an empty prompt with no pending token and a sequence
   // longer than can be (INVALID_ARGUMENT); then the tenant's limits and room
   // (RESOURCE_EXHAUSTED), and the session is the turn's until Commit or Abort.
-  // An unknown id makes a new session, one of the departed NOT_FOUND.
+  // An unknown id makes a new session, one of the departed NOT_FOUND. With
+  // from_checkpoint it must be new (FAILED_PRECONDITION, told after
+  // expected_version), and errors of UseCheckpoint are told first.
   // `cancel_turn` is called, without locks held, if the session is deleted.
   absl::StatusOr<TurnOrRecord> BeginTurn(
       int model, const Request& request,
@@ -227,6 +241,7 @@ class SessionStore {
   std::vector<int> ReleasedSlots(int model, int device = 0);
 
   // --- Sessions as users see them.
+  // ALREADY_EXISTS; RESOURCE_EXHAUSTED; of from_checkpoint: as UseCheckpoint.
   absl::StatusOr<SessionInfo> Create(NewSession session);
   absl::StatusOr<SessionInfo> Get(const SessionName& name) const;
   // Those of the tenant in order of id, behind `after`; `model` -1: all.
@@ -234,7 +249,7 @@ class SessionStore {
                                 const std::string& after, int count) const;
   absl::Status Delete(const SessionName& name);
   // A new session of the same tenant with the state `source` had when
-  // Locate()d.
+  // Locate()d; of a session's fork also with its labels and time to live.
   absl::StatusOr<SessionInfo> InstallFork(
       const SessionHandle& source, const std::string& new_session_id,
       const CommittedTurns& turns, std::shared_ptr<const StateBlock> block);
@@ -249,6 +264,27 @@ class SessionStore {
   // The session's model by number. NOT_FOUND likewise.
   absl::StatusOr<int> ModelOf(const SessionName& name) const;
 
+  // --- Checkpoints: server/session_checkpoints.h.
+
+  // A checkpoint of the same tenant with the state `source` had when Locate()d.
+  // FAILED_PRECONDITION: it had none; ALREADY_EXISTS; RESOURCE_EXHAUSTED.
+  absl::StatusOr<SessionInfo> InstallCheckpoint(
+      const SessionHandle& source, NewCheckpoint checkpoint,
+      const CommittedTurns& turns, std::shared_ptr<const StateBlock> block);
+  // As List. `session_id` is the checkpoint's id, and it never expires.
+  std::vector<SessionInfo> ListCheckpoints(const TenantHandle& tenant,
+                                           int model, const std::string& after,
+                                           int count) const;
+  // NOT_FOUND. What has started from it stays.
+  absl::Status DeleteCheckpoint(const SessionName& name);
+  // One to start from, which is used now: what can be done with it is what can
+  // be done with a session that runs no turn. NOT_FOUND; INVALID_ARGUMENT if it
+  // belongs to another model.
+  absl::StatusOr<SessionHandle> UseCheckpoint(const SessionName& name,
+                                              int model);
+  // The checkpoint's model by number. NOT_FOUND.
+  absl::StatusOr<int> ModelOfCheckpoint(const SessionName& name) const;
+
   // Forgets the sessions whose time has come, or some dozens of them: false if
   // there are more.
   bool Sweep();
@@ -262,14 +298,19 @@ class SessionStore {
   // Holds the lock; what was let go of meanwhile is freed after it.
   class Lock;
 
-  // The session of that name or, if there is none, one that Insert may take.
-  absl::StatusOr<SessionHandle> FindOrMake(SessionName name, int model) const
+  // The request's session or, if there is none, one that Insert may take.
+  absl::StatusOr<SessionHandle> FindOrMake(const Request& request,
+                                           int model) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // As CheckTurn, of what FindOrMake found.
   absl::StatusOr<std::shared_ptr<const TurnRecord>> CheckTurnOn(
       const Session& session, int model, const Request& request,
       uint64_t digest) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckModel(const Session& session, int model) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A new session begins with the checkpoint of that id, if one is named.
+  absl::Status StartFromCheckpoint(const std::string& id,
+                                   Session* session) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Another one leaves if there are too many.
   absl::Status Insert(const SessionHandle& session)
@@ -290,6 +331,8 @@ class SessionStore {
   mutable absl::Mutex mutex_;
   const std::unique_ptr<SessionTable> table_ ABSL_PT_GUARDED_BY(mutex_);
   const std::unique_ptr<SessionRoom> room_ ABSL_PT_GUARDED_BY(mutex_);
+  const std::unique_ptr<SessionCheckpoints> checkpoints_
+      ABSL_PT_GUARDED_BY(mutex_);
 };
 
 }  // namespace engram

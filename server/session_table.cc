@@ -124,6 +124,20 @@ bool SessionTable::HasDeparted(const SessionName& name) const {
   return departed_.ReasonOf(name) != nullptr;
 }
 
+void SessionTable::AddCheckpoint(Session* checkpoint) {
+  ledger_.Count(checkpoint);
+  RankTenant(checkpoint->name.tenant);
+}
+
+void SessionTable::RemoveCheckpoint(const SessionHandle& checkpoint) {
+  ledger_.Discount(checkpoint.get());
+  ledger_.EndReservation(checkpoint.get());
+  checkpoint->deleted = true;
+  Discard(std::exchange(checkpoint->block, nullptr));
+  Discard(checkpoint);
+  RankTenant(checkpoint->name.tenant);
+}
+
 void SessionTable::ReleaseSlot(const Session& session) {
   if (session.slot < 0) return;
   models_[session.model].released[DeviceOfSlot(session.slot)].push_back(

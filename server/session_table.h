@@ -78,6 +78,11 @@ class SessionTable {
   bool ForgetDeparted(const SessionName& name);
   bool HasDeparted(const SessionName& name) const;
 
+  // It is counted, but is none of the sessions.
+  void AddCheckpoint(Session* checkpoint);
+  // It is deleted, and its reservation ends.
+  void RemoveCheckpoint(const SessionHandle& checkpoint);
+
   // Nobody's any more, until they are taken.
   void ReleaseSlot(const Session& session);
   std::vector<int> TakeReleasedSlots(int model, int device = 0);

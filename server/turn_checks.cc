@@ -77,12 +77,17 @@ absl::Status CheckMayRun(const Session& session, const Request& request) {
     return absl::AbortedError(absl::StrCat("session ", Quoted(session.name.id),
                                            " has a turn that is running"));
   }
-  if (request.expected_version.has_value() &&
-      *request.expected_version != session.turns.version) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("session ", Quoted(session.name.id), " has version ",
-                     session.turns.version, ", expected_version is ",
-                     *request.expected_version));
+  // One that is to start from a checkpoint has no version of its own yet.
+  const int64_t version = session.is_new() ? 0 : session.turns.version;
+  if (request.expected_version.value_or(version) != version) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "session ", Quoted(session.name.id), " has version ", version,
+        ", expected_version is ", *request.expected_version));
+  }
+  if (!request.from_checkpoint.empty() && !session.is_new()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "session ", Quoted(session.name.id), " exists, at version ", version,
+        "; only a new one can start from_checkpoint"));
   }
   if (request.prompt.empty() && !session.turns.pending.has_value()) {
     return absl::InvalidArgumentError(absl::StrCat(

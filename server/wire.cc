@@ -35,11 +35,24 @@ absl::Status CheckOptionalId(absl::string_view field, const std::string& id) {
   return id.empty() ? absl::OkStatus() : CheckId(field, id);
 }
 
-absl::Status NoCheckpoints(const std::string& name) {
-  if (name.empty()) return absl::OkStatus();
-  return absl::UnimplementedError(
-      "from_checkpoint: this server has no checkpoints yet; Fork a session "
-      "instead");
+using LabelsMessage = google::protobuf::Map<std::string, std::string>;
+
+absl::StatusOr<SessionLabels> ReadLabels(const LabelsMessage& message,
+                                         const ServerOptions& limits) {
+  ENGRAM_RETURN_IF_ERROR(CheckCount("labels",
+                                    static_cast<int64_t>(message.size()),
+                                    limits.max_labels, "--max-labels"));
+  SessionLabels labels;
+  for (const auto& [key, value] : message) {
+    if (key.empty() || key.size() > 64 || value.size() > 256) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("label ", Quoted(key), " has a key of ", key.size(),
+                       " and a value of ", value.size(),
+                       " bytes, limits 1 to 64 and 0 to 256"));
+    }
+    labels[key] = value;
+  }
+  return labels;
 }
 
 // The limit also keeps the time at which the session expires within the years
@@ -196,8 +209,10 @@ absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& message,
   request.tenant = tenant;
   ENGRAM_RETURN_IF_ERROR(CheckOptionalId("session_id", message.session_id()));
   ENGRAM_RETURN_IF_ERROR(CheckOptionalId("request_id", message.request_id()));
-  ENGRAM_RETURN_IF_ERROR(NoCheckpoints(message.from_checkpoint()));
+  ENGRAM_RETURN_IF_ERROR(
+      CheckOptionalId("from_checkpoint", message.from_checkpoint()));
   request.session_id = message.session_id();
+  request.from_checkpoint = message.from_checkpoint();
   request.request_id = message.request_id();
   if (request.request_id.empty()) {
     request.request_id =
@@ -258,8 +273,15 @@ absl::StatusOr<Request> ToRequest(const v1::ScoreRequest& message,
   request.kind = RequestKind::kScore;
   request.tenant = tenant;
   ENGRAM_RETURN_IF_ERROR(CheckOptionalId("session_id", message.session_id()));
-  ENGRAM_RETURN_IF_ERROR(NoCheckpoints(message.from_checkpoint()));
+  ENGRAM_RETURN_IF_ERROR(
+      CheckOptionalId("from_checkpoint", message.from_checkpoint()));
+  if (!message.session_id().empty() && !message.from_checkpoint().empty()) {
+    return absl::InvalidArgumentError(
+        "session_id and from_checkpoint are both set, but a text is scored "
+        "after one of them");
+  }
   request.session_id = message.session_id();
+  request.from_checkpoint = message.from_checkpoint();
   request.request_id = RandomId();
   ENGRAM_ASSIGN_OR_RETURN(request.prompt,
                           ReadPrompt(message, model, may_go_on));
@@ -274,30 +296,31 @@ absl::StatusOr<NewSession> ToNewSession(const v1::CreateSessionRequest& message,
                                         const ServedModel& model,
                                         const ServerOptions& limits) {
   ENGRAM_RETURN_IF_ERROR(CheckOptionalId("session_id", message.session_id()));
-  ENGRAM_RETURN_IF_ERROR(NoCheckpoints(message.from_checkpoint()));
+  ENGRAM_RETURN_IF_ERROR(
+      CheckOptionalId("from_checkpoint", message.from_checkpoint()));
   NewSession session = {
       .name = SessionName(tenant, message.session_id().empty()
                                       ? RandomId()
                                       : message.session_id()),
       .model = model.number,
+      .from_checkpoint = message.from_checkpoint(),
   };
   if (message.has_time_to_live()) {
     ENGRAM_ASSIGN_OR_RETURN(
         session.time_to_live,
         ReadTimeToLive(message.time_to_live(), limits.max_session_ttl));
   }
-  ENGRAM_RETURN_IF_ERROR(CheckCount("labels", message.labels_size(),
-                                    limits.max_labels, "--max-labels"));
-  for (const auto& [key, value] : message.labels()) {
-    if (key.empty() || key.size() > 64 || value.size() > 256) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("label ", Quoted(key), " has a key of ", key.size(),
-                       " and a value of ", value.size(),
-                       " bytes, limits 1 to 64 and 0 to 256"));
-    }
-    session.labels[key] = value;
-  }
+  ENGRAM_ASSIGN_OR_RETURN(session.labels, ReadLabels(message.labels(), limits));
   return session;
+}
+
+absl::StatusOr<NewCheckpoint> ToNewCheckpoint(
+    const v1::CheckpointSessionRequest& message, const ServerOptions& limits) {
+  ENGRAM_RETURN_IF_ERROR(CheckId("checkpoint_id", message.checkpoint_id()));
+  NewCheckpoint checkpoint = {.id = message.checkpoint_id()};
+  ENGRAM_ASSIGN_OR_RETURN(checkpoint.labels,
+                          ReadLabels(message.labels(), limits));
+  return checkpoint;
 }
 
 absl::Status CheckSessionMetadata(const grpc::CallbackServerContext& context,
@@ -395,6 +418,21 @@ v1::Session ToMessage(const SessionInfo& session) {
   }
   message.mutable_labels()->insert(session.labels->begin(),
                                    session.labels->end());
+  return message;
+}
+
+v1::CheckpointInfo ToCheckpointMessage(const SessionInfo& checkpoint) {
+  v1::CheckpointInfo message;
+  message.set_checkpoint_id(checkpoint.session_id);
+  message.set_model(checkpoint.model);
+  message.set_version(checkpoint.version);
+  message.set_position(checkpoint.position);
+  message.set_pending_token(checkpoint.pending_token);
+  message.set_state_bytes(checkpoint.state_bytes);
+  SetTime(checkpoint.create_time, message.mutable_create_time());
+  SetTime(checkpoint.last_used_time, message.mutable_last_used_time());
+  message.mutable_labels()->insert(checkpoint.labels->begin(),
+                                   checkpoint.labels->end());
   return message;
 }
 

@@ -37,8 +37,8 @@ grpc::Status ToGrpc(const absl::Status& status,
                     grpc::CallbackServerContext* context);
 
 // Of a caller of `tenant`. INVALID_ARGUMENT names field, value and limit;
-// FAILED_PRECONDITION: text or stop strings to a model without tokenizer;
-// UNIMPLEMENTED: checkpoints; what `may_go_on` says while a text is tokenised.
+// FAILED_PRECONDITION: text or stop strings to a model without tokenizer; what
+// `may_go_on` says while a text is tokenised.
 absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& message,
                                   const TenantHandle& tenant,
                                   const ServedModel& model,
@@ -56,6 +56,8 @@ absl::StatusOr<NewSession> ToNewSession(const v1::CreateSessionRequest& message,
                                         const TenantHandle& tenant,
                                         const ServedModel& model,
                                         const ServerOptions& limits);
+absl::StatusOr<NewCheckpoint> ToNewCheckpoint(
+    const v1::CheckpointSessionRequest& message, const ServerOptions& limits);
 
 // A proxy in front of several servers may route by the metadata x-session-id.
 // INVALID_ARGUMENT if a call has it and it is not its session's id: then the
@@ -69,6 +71,7 @@ v1::Completed ToMessage(const CompletedEvent& event);
 v1::Usage ToMessage(const Usage& usage);
 v1::Timing ToMessage(const Timing& timing);
 v1::Session ToMessage(const SessionInfo& session);
+v1::CheckpointInfo ToCheckpointMessage(const SessionInfo& checkpoint);
 v1::ModelInfo ToMessage(const ServedModel& model);
 
 // The event in a GenerateResponse or a ConverseResponse, which are alike.

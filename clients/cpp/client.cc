@@ -51,6 +51,13 @@ class CancellableContext {
   int64_t registration_ = 0;
 };
 
+// What a proxy is to route a call by.
+template <typename Request>
+const std::string& RouteOf(const Request& request) {
+  return request.session_id().empty() ? request.from_checkpoint()
+                                      : request.session_id();
+}
+
 }  // namespace
 
 std::string DefaultServer() {
@@ -166,7 +173,7 @@ absl::Status Client::Generate(
   // One stream: returns its end, or what Receive() found wrong with it.
   const auto run_stream = [&]() -> absl::Status {
     CancellableContext context(call.cancellation(), call.deadline(),
-                               request.session_id());
+                               RouteOf(request));
     auto stream =
         stubs_->generation->Generate(context.get(), turn.StartStream());
     v1::GenerateResponse response;
@@ -220,14 +227,14 @@ absl::StatusOr<Response> Client::Unary(const Request& request,
 absl::StatusOr<v1::ScoreResponse> Client::Score(const v1::ScoreRequest& request,
                                                 const CallOptions& options) {
   return Unary<v1::ScoreResponse>(
-      request, request.session_id(), options, options_.retries,
+      request, RouteOf(request), options, options_.retries,
       [&](auto* context, auto* response) {
         return stubs_->generation->Score(context, request, response);
       });
 }
 
-// Create, Delete and Fork are not repeated: the first attempt may have been
-// carried out, and the second would then fail and say something untrue.
+// What makes or deletes something is not repeated: the first attempt may have
+// been carried out, and the second would then fail and say something untrue.
 
 absl::StatusOr<v1::Session> Client::CreateSession(
     const v1::CreateSessionRequest& given, const CallOptions& options) {
@@ -271,9 +278,36 @@ absl::StatusOr<v1::Session> Client::ForkSession(
     const v1::ForkSessionRequest& request, const CallOptions& options) {
   return Unary<v1::Session>(
       // A fork is made where the state is that it starts from.
-      request, request.session_id(), options, /*retries=*/0,
+      request, RouteOf(request), options, /*retries=*/0,
       [&](auto* context, auto* response) {
         return stubs_->sessions->Fork(context, request, response);
+      });
+}
+
+absl::StatusOr<v1::CheckpointInfo> Client::CreateCheckpoint(
+    const v1::CheckpointSessionRequest& request, const CallOptions& options) {
+  return Unary<v1::CheckpointInfo>(
+      request, request.session_id(), options, /*retries=*/0,
+      [&](auto* context, auto* response) {
+        return stubs_->sessions->Checkpoint(context, request, response);
+      });
+}
+
+absl::StatusOr<v1::ListCheckpointsResponse> Client::ListCheckpoints(
+    const v1::ListCheckpointsRequest& request, const CallOptions& options) {
+  return Unary<v1::ListCheckpointsResponse>(
+      request, /*session_id=*/"", options, options_.retries,
+      [&](auto* context, auto* response) {
+        return stubs_->sessions->ListCheckpoints(context, request, response);
+      });
+}
+
+absl::StatusOr<v1::DeleteCheckpointResponse> Client::DeleteCheckpoint(
+    const v1::DeleteCheckpointRequest& request, const CallOptions& options) {
+  return Unary<v1::DeleteCheckpointResponse>(
+      request, request.checkpoint_id(), options, /*retries=*/0,
+      [&](auto* context, auto* response) {
+        return stubs_->sessions->DeleteCheckpoint(context, request, response);
       });
 }
 

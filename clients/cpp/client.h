@@ -70,7 +70,9 @@ struct CallOptions {
 // them does not speak it, or does not take the other's certificate.
 //
 // Calls that name a session tell it as the metadata "x-session-id" as well, by
-// which a proxy can send all calls of one session to one server.
+// which a proxy can send all calls of one session to one server; those that
+// name a checkpoint alone tell that, which is found if it has its session's
+// group.
 class Client {
  public:
   explicit Client(ClientOptions options);
@@ -98,6 +100,16 @@ class Client {
       const v1::DeleteSessionRequest& request, const CallOptions& options = {});
   absl::StatusOr<v1::Session> ForkSession(const v1::ForkSessionRequest& request,
                                           const CallOptions& options = {});
+
+  absl::StatusOr<v1::CheckpointInfo> CreateCheckpoint(
+      const v1::CheckpointSessionRequest& request,
+      const CallOptions& options = {});
+  absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(
+      const v1::ListCheckpointsRequest& request,
+      const CallOptions& options = {});
+  absl::StatusOr<v1::DeleteCheckpointResponse> DeleteCheckpoint(
+      const v1::DeleteCheckpointRequest& request,
+      const CallOptions& options = {});
 
   absl::StatusOr<v1::ListModelsResponse> ListModels(
       const CallOptions& options = {});

@@ -27,6 +27,8 @@ constexpr Verb kVerbs[] = {
     {"score", "log-probabilities of a text", RunScore},
     {"sessions", "list, get, create, fork, delete what is remembered",
      RunSessions},
+    {"checkpoints", "list, create, delete states that sessions start from",
+     RunCheckpoints},
     {"models", "what the server has", RunModels},
     {"tokenize", "text to token ids", RunTokenize},
     {"detokenize", "token ids to text", RunDetokenize},

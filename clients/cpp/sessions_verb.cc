@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "clients/cpp/human.h"
+#include "clients/cpp/session_text.h"
 #include "clients/cpp/verb.h"
 #include "tools/shell/closest_word.h"
 
@@ -49,19 +50,9 @@ struct SessionsFlags {
   bool wide = false;
 };
 
-absl::Time ToTime(const google::protobuf::Timestamp& time) {
-  return absl::FromUnixSeconds(time.seconds()) +
-         absl::Nanoseconds(time.nanos());
-}
-
 absl::Time ExpireTime(const v1::Session& session) {
   return session.has_expire_time() ? ToTime(session.expire_time())
                                    : absl::InfiniteFuture();
-}
-
-std::string FullTime(absl::Time time) {
-  if (time == absl::InfiniteFuture()) return "never";
-  return absl::FormatTime("%Y-%m-%d%ET%H:%M:%SZ", time, absl::UTCTimeZone());
 }
 
 // A line of at most 79 characters, whatever the ids are.
@@ -164,16 +155,10 @@ class SessionsVerb {
     return Show(client_.GetSession(request, call_));
   }
 
-  int Create(const std::string& id) {
-    v1::CreateSessionRequest request;
+  int Create(v1::CreateSessionRequest request, const std::string& id) {
     request.set_session_id(id);
     request.set_model(flags_.model);
     request.set_from_checkpoint(flags_.from_checkpoint);
-    for (const std::string& label : flags_.labels) {
-      const std::pair<std::string, std::string> parts =
-          absl::StrSplit(label, absl::MaxSplits('=', 1));
-      (*request.mutable_labels())[parts.first] = parts.second;
-    }
     if (flags_.time_to_live != absl::InfiniteDuration()) {
       absl::Duration rest = flags_.time_to_live;
       google::protobuf::Duration& life = *request.mutable_time_to_live();
@@ -223,12 +208,9 @@ int RunSessions(Invocation invocation) {
   flags.AddTo(&flag_set);
   VerbArguments arguments(&invocation, &flag_set, kHelp);
   if (!arguments.Parse()) return arguments.exit_code();
-  for (const std::string& label : flags.labels) {
-    if (label.find('=') == std::string::npos || label[0] == '=') {
-      return arguments.Refuse(
-          absl::StrCat("flag --label: '", label, "' is not KEY=VALUE"));
-    }
-  }
+  v1::CreateSessionRequest create;
+  const absl::Status read = ReadLabels(flags.labels, create.mutable_labels());
+  if (!read.ok()) return arguments.Refuse(read.message());
 
   std::vector<std::string> ids = arguments.positional();
   if (ids.empty()) return arguments.Refuse("what about the sessions?");
@@ -238,7 +220,7 @@ int RunSessions(Invocation invocation) {
   if (action == "list" && ids.empty()) return verb.List();
   if (action == "get" && ids.size() == 1) return verb.Get(ids[0]);
   if (action == "create" && ids.size() <= 1) {
-    return verb.Create(ids.empty() ? "" : ids[0]);
+    return verb.Create(std::move(create), ids.empty() ? "" : ids[0]);
   }
   if (action == "fork" && !flags.from_checkpoint.empty() && ids.size() <= 1) {
     return verb.Fork("", ids.empty() ? "" : ids[0]);

@@ -115,6 +115,7 @@ int RunGenerate(Invocation invocation);
 int RunChat(Invocation invocation);
 int RunScore(Invocation invocation);
 int RunSessions(Invocation invocation);
+int RunCheckpoints(Invocation invocation);
 int RunModels(Invocation invocation);
 int RunTokenize(Invocation invocation);
 int RunDetokenize(Invocation invocation);

@@ -34,9 +34,8 @@ TEST(Advice, AsksForAServerOnlyIfNoneWasReached) {
 }
 
 TEST(Advice, TellsAnOlderServerFromOneThatLacksSomething) {
-  EXPECT_EQ(AdviceOn(CallEnd::kAnswered, absl::UnimplementedError(
-                                             "from_checkpoint: this server has "
-                                             "no checkpoints yet")),
+  EXPECT_EQ(AdviceOn(CallEnd::kAnswered,
+                     absl::UnimplementedError("echo: not by this server")),
             "");
   for (const char* message :
        {"", "unknown method Generate", "Method not found!"}) {

@@ -393,6 +393,38 @@ TEST(Client, TellsTheSessionOfEveryCallAsMetadata) {
                           "Create new", "Fork s", "Delete s", "List "));
 }
 
+TEST(Client, TellsTheCheckpointWhereNoSessionIsNamed) {
+  ScriptedServer server(kAnswerTokens, {});
+  ClientOptions options;
+  options.server = server.address();
+  Client client(options);
+
+  v1::GenerateRequest turn = TurnWithoutSession();
+  turn.set_from_checkpoint("g:c");
+  EXPECT_TRUE(client.Generate(turn, [](const auto&) {}).ok());
+  turn.set_session_id("s");
+  EXPECT_TRUE(client.Generate(turn, [](const auto&) {}).ok());
+  v1::ScoreRequest score;
+  score.set_from_checkpoint("g:c");
+  EXPECT_TRUE(client.Score(score).ok());
+  v1::ForkSessionRequest fork;
+  fork.set_from_checkpoint("g:c");
+  EXPECT_TRUE(client.ForkSession(fork).ok());
+  v1::CheckpointSessionRequest create;
+  create.set_session_id("s");
+  create.set_checkpoint_id("g:c");
+  EXPECT_EQ(client.CreateCheckpoint(create)->checkpoint_id(), "g:c");
+  EXPECT_EQ(client.ListCheckpoints({})->checkpoints_size(), 1);
+  v1::DeleteCheckpointRequest remove;
+  remove.set_checkpoint_id("g:c");
+  EXPECT_EQ(client.DeleteCheckpoint(remove).status().code(),
+            absl::StatusCode::kNotFound);
+  EXPECT_THAT(
+      server.told_sessions(),
+      ElementsAre("Generate g:c", "Generate s", "Score g:c", "Fork g:c",
+                  "Checkpoint s", "ListCheckpoints ", "DeleteCheckpoint g:c"));
+}
+
 TEST(Client, MakesUpTheIdOfANewSessionSoThatItCanTellIt) {
   ScriptedServer server(kAnswerTokens, {});
   ClientOptions options;

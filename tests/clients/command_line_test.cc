@@ -398,6 +398,39 @@ TEST(CommandLine, ListsSessionsInEightyColumns) {
   EXPECT_THAT(wide.out, HasSubstr("a-model-with-a-long-name"));
 }
 
+TEST(CommandLine, MakesListsAndDeletesCheckpoints) {
+  ScriptedServer server(kAnswerTokens, {});
+  const std::string to = absl::StrCat(" --server ", server.address());
+  const Outcome made =
+      RunEngram("checkpoints create preface --session s --label owner=me" + to);
+  EXPECT_EQ(made.exit_code, 0) << made.err;
+  EXPECT_THAT(made.out, HasSubstr("checkpoint  preface\n"));
+  EXPECT_THAT(made.out, HasSubstr("label       owner=me\n"));
+  const Outcome list = RunEngram("checkpoints list" + to);
+  EXPECT_EQ(list.exit_code, 0) << list.err;
+  EXPECT_THAT(list.out, HasSubstr("preface                   some-model"));
+  EXPECT_THAT(list.out, HasSubstr("3      400  5.0 MiB"));
+  for (absl::string_view line : absl::StrSplit(list.out, '\n')) {
+    EXPECT_LT(line.size(), 80u) << line;
+  }
+  const Outcome wide = RunEngram("checkpoints list --wide" + to);
+  EXPECT_THAT(wide.out, HasSubstr("5242880  2001-09-09T01:46:40Z"));
+  const Outcome gone = RunEngram("checkpoints delete preface" + to);
+  EXPECT_EQ(gone.exit_code, 1);
+  EXPECT_THAT(gone.err, HasSubstr("there is no such checkpoint"));
+  for (const auto& [arguments, why] :
+       std::vector<std::pair<std::string, std::string>>{
+           {"create preface", "Give --session ID"},
+           {"create --session s", "wrong number of names for create"},
+           {"make preface", "unknown action 'make'"},
+           {"create c --session s --label me", "is not KEY=VALUE"},
+           {"", "what about the checkpoints?"}}) {
+    const Outcome refused = RunEngram("checkpoints " + arguments + to);
+    EXPECT_EQ(refused.exit_code, 2) << arguments;
+    EXPECT_THAT(refused.err, HasSubstr(why));
+  }
+}
+
 TEST(CommandLine, HeadsNoListThatItDoesNotGet) {
   const Outcome list = RunEngram("sessions list --server 127.0.0.1:1");
   EXPECT_EQ(list.exit_code, 1);
@@ -412,7 +445,7 @@ TEST(CommandLine, HintsFitTheError) {
   for (const Case& refused : {
            Case{{grpc::StatusCode::UNAVAILABLE, "the queue is full"},
                 "try again later"},
-           Case{{grpc::StatusCode::UNIMPLEMENTED, "from_checkpoint: no"}, ""},
+           Case{{grpc::StatusCode::UNIMPLEMENTED, "echo: not here"}, ""},
            Case{{grpc::StatusCode::UNIMPLEMENTED, ""}, "does not know this"},
            Case{{grpc::StatusCode::INTERNAL, "broken"}, "the server's log"},
            Case{{grpc::StatusCode::INVALID_ARGUMENT, "too many"},

@@ -98,6 +98,38 @@ grpc::Status ScriptedServer::Sessions::List(
   return grpc::Status::OK;
 }
 
+grpc::Status ScriptedServer::Sessions::Checkpoint(
+    grpc::ServerContext* context, const v1::CheckpointSessionRequest* request,
+    v1::CheckpointInfo* checkpoint) {
+  server_->RecordSession("Checkpoint", *context);
+  checkpoint->set_checkpoint_id(request->checkpoint_id());
+  *checkpoint->mutable_labels() = request->labels();
+  return grpc::Status::OK;
+}
+
+grpc::Status ScriptedServer::Sessions::ListCheckpoints(
+    grpc::ServerContext* context, const v1::ListCheckpointsRequest* request,
+    v1::ListCheckpointsResponse* response) {
+  server_->RecordSession("ListCheckpoints", *context);
+  v1::CheckpointInfo& checkpoint = *response->add_checkpoints();
+  checkpoint.set_checkpoint_id("preface");
+  checkpoint.set_model("some-model");
+  checkpoint.set_version(3);
+  checkpoint.set_position(400);
+  checkpoint.set_pending_token(true);
+  checkpoint.set_state_bytes(5 << 20);
+  checkpoint.mutable_create_time()->set_seconds(1'000'000'000);
+  checkpoint.mutable_last_used_time()->set_seconds(1'000'000'000);
+  return grpc::Status::OK;
+}
+
+grpc::Status ScriptedServer::Sessions::DeleteCheckpoint(
+    grpc::ServerContext* context, const v1::DeleteCheckpointRequest* request,
+    v1::DeleteCheckpointResponse* response) {
+  server_->RecordSession("DeleteCheckpoint", *context);
+  return {grpc::StatusCode::NOT_FOUND, "there is no such checkpoint"};
+}
+
 grpc::Status ScriptedServer::Score(grpc::ServerContext* context,
                                    const v1::ScoreRequest* request,
                                    v1::ScoreResponse* response) {

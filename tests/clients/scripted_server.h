@@ -91,6 +91,17 @@ class ScriptedServer final : public v1::Generation::Service {
     grpc::Status List(grpc::ServerContext* context,
                       const v1::ListSessionsRequest* request,
                       v1::ListSessionsResponse* response) override;
+    grpc::Status Checkpoint(grpc::ServerContext* context,
+                            const v1::CheckpointSessionRequest* request,
+                            v1::CheckpointInfo* checkpoint) override;
+    // Of one, of which every field is set.
+    grpc::Status ListCheckpoints(
+        grpc::ServerContext* context, const v1::ListCheckpointsRequest* request,
+        v1::ListCheckpointsResponse* response) override;
+    grpc::Status DeleteCheckpoint(
+        grpc::ServerContext* context,
+        const v1::DeleteCheckpointRequest* request,
+        v1::DeleteCheckpointResponse* response) override;
 
    private:
     ScriptedServer* const server_;

@@ -65,6 +65,14 @@ v1::GenerateRequest TurnOn(const std::string& session_id) {
   return turn;
 }
 
+v1::CheckpointSessionRequest CheckpointOf(const std::string& session_id,
+                                          const std::string& checkpoint_id) {
+  v1::CheckpointSessionRequest request;
+  request.set_session_id(session_id);
+  request.set_checkpoint_id(checkpoint_id);
+  return request;
+}
+
 std::vector<Row> Table() {
   const auto generate = [](const std::string& id) {
     return TurnOn(id).SerializeAsString();
@@ -80,6 +88,14 @@ std::vector<Row> Table() {
   const auto create = [](const std::string&) {
     v1::CreateSessionRequest request;
     request.set_model(kInduction);
+    return request.SerializeAsString();
+  };
+  const auto checkpoint = [](const std::string& id) {
+    return CheckpointOf(id, "another").SerializeAsString();
+  };
+  const auto delete_checkpoint = [](const std::string& id) {
+    v1::DeleteCheckpointRequest request;
+    request.set_checkpoint_id(id);
     return request.SerializeAsString();
   };
   const auto tokenize = [](const std::string&) {
@@ -114,6 +130,12 @@ std::vector<Row> Table() {
       {"/engram.v1.Sessions/List", "Sessions.List", kSessions, Empty},
       {"/engram.v1.Sessions/Fork", "Sessions.Fork", kSessions,
        OfSession<v1::ForkSessionRequest>, true},
+      {"/engram.v1.Sessions/Checkpoint", "Sessions.Checkpoint", kSessions,
+       checkpoint, true},
+      {"/engram.v1.Sessions/ListCheckpoints", "Sessions.ListCheckpoints",
+       kSessions, Empty},
+      {"/engram.v1.Sessions/DeleteCheckpoint", "Sessions.DeleteCheckpoint",
+       kSessions, delete_checkpoint, true},
       {"/engram.v1.Sessions/Delete", "Sessions.Delete", kSessions,
        OfSession<v1::DeleteSessionRequest>, true},
       {"/engram.v1.Models/List", "Models.List", kAnyKey, Empty},
@@ -192,7 +214,7 @@ class AccessMatrix : public ::testing::Test {
     EXPECT_EQ(outcome.answers, 0);
   }
 
-  // A session of the tenant of `key`.
+  // A session of the tenant of `key`, and a checkpoint of the same id.
   static void MakeSession(const std::string& session_id, const char* key) {
     v1::GenerateRequest turn =
         OnSession(TokenTurn(kInduction, {1}, 1), session_id);
@@ -205,6 +227,10 @@ class AccessMatrix : public ::testing::Test {
     }
     const absl::Status status = call.Finish();
     ASSERT_TRUE(status.ok()) << status;
+    const absl::Status kept = CallOnce(
+        server_->address(), "/engram.v1.Sessions/Checkpoint",
+        CheckpointOf(session_id, session_id), &ignored, Showing("keeper"));
+    ASSERT_TRUE(kept.ok()) << kept;
   }
 
   static TemporaryFolder* folder_;

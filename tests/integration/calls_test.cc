@@ -61,7 +61,9 @@ TEST_F(Calls, ATextThatIsNotUtf8IsRefusedByTheNameOfItsField) {
                 HasSubstr("TokenizeRequest.text"));
   ExpectInvalid("Models/Detokenize", "\x0a\x01\xff",
                 HasSubstr("DetokenizeRequest.model"));
-  for (const char* method : {"Get", "Delete", "Fork", "Create", "List"}) {
+  for (const char* method :
+       {"Get", "Delete", "Fork", "Create", "List", "Checkpoint",
+        "ListCheckpoints", "DeleteCheckpoint"}) {
     ExpectInvalid(absl::StrCat("Sessions/", method), "\x0a\x01\xff",
                   HasSubstr("is not UTF-8"));
   }

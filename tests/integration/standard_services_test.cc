@@ -294,7 +294,9 @@ TEST_F(StandardServices, EveryMethodIsReflected) {
   ReflectedDescriptors reflected(server_->address());
   const std::vector<std::pair<std::string, std::vector<std::string>>> expected =
       {{"engram.v1.Generation", {"Generate", "Converse", "Score"}},
-       {"engram.v1.Sessions", {"Create", "Get", "List", "Delete", "Fork"}},
+       {"engram.v1.Sessions",
+        {"Create", "Get", "List", "Delete", "Fork", "Checkpoint",
+         "ListCheckpoints", "DeleteCheckpoint"}},
        {"engram.v1.Models", {"List", "Get", "Tokenize", "Detokenize"}},
        {"grpc.health.v1.Health", {"Check", "Watch"}}};
   for (const auto& [service, methods] : expected) {

@@ -399,6 +399,96 @@ TEST(EngineSessions, AreForkedWhenEmpty) {
   RunTurn(&engine, TestEngine::Turn("b", "r1", {5}, 3), &history);
 }
 
+// --- Checkpoints.
+
+// As Sessions.Checkpoint does it.
+void MakeCheckpoint(TestEngine* engine, const std::string& session_id,
+                    const std::string& checkpoint_id) {
+  const SessionHandle source = *engine->sessions.Find(Named(session_id));
+  const auto snapshot = engine->StateOf(source);
+  ASSERT_TRUE(snapshot.ok()) << snapshot.status();
+  const auto made = engine->sessions.InstallCheckpoint(
+      source, {.id = checkpoint_id}, snapshot->turns, snapshot->block);
+  ASSERT_TRUE(made.ok()) << made.status();
+}
+
+Request From(const std::string& checkpoint_id, Request request) {
+  request.from_checkpoint = checkpoint_id;
+  return request;
+}
+
+TEST(EngineSessions, GoOnFromACheckpointAsFromTheSessionThatItIsOf) {
+  TestEngine engine;
+  Tokens kept;
+  RunTurn(&engine, TestEngine::Turn("a", "r1", {1, 2}, 3), &kept);
+  MakeCheckpoint(&engine, "a", "c");
+  // What becomes of the session makes no difference.
+  Tokens later = kept;
+  RunTurn(&engine, TestEngine::Turn("a", "r2", {3}, 3), &later);
+  ASSERT_TRUE(engine.sessions.Delete(Named("a")).ok());
+  for (const std::string id : {"b", "d"}) {
+    Tokens history = kept;
+    RunTurn(&engine, From("c", TestEngine::Turn(id, "r1", {5}, 3)), &history);
+    EXPECT_EQ(engine.sessions.Get(Named(id))->version, 2);
+    RunTurn(&engine, TestEngine::Turn(id, "r2", {6}, 3), &history);
+  }
+  engine.ExpectNoSlotLost();
+}
+
+TEST(EngineSessions, AreNotNeededByWhatStartsFromACheckpoint) {
+  TestEngine engine;
+  Tokens kept;
+  RunTurn(&engine, TestEngine::Turn("a", "r1", {1, 2}, 3), &kept);
+  MakeCheckpoint(&engine, "a", "c");
+  const Request request = TestEngine::Generate({5}, 4);
+  const Reader answer = engine.Run(From("c", request));
+  EXPECT_EQ(answer.ids(), engine.Expect(kept, request).tokens);
+  EXPECT_EQ(answer.started()->version, 1);
+  EXPECT_EQ(answer.started()->cached_tokens, 4);
+  EXPECT_EQ(answer.completed()->version, 1);
+  EXPECT_EQ(answer.completed()->usage.cached_tokens, 4);
+  // Its pending token is enough of a prompt.
+  const Request more = TestEngine::Generate({}, 4);
+  EXPECT_EQ(engine.Run(From("c", more)).ids(),
+            engine.Expect(kept, more).tokens);
+  const Reader score = engine.Run(From("c", TestEngine::Score("", {5, 6})));
+  bool broken = false;
+  EXPECT_EQ(score.logprobs(),
+            ExpectScore(engine.script, kept, {5, 6}, &broken));
+  EXPECT_EQ(engine.sessions.List(nullptr, -1, "", 10).size(), 1);
+  engine.ExpectNoSlotLost();
+}
+
+TEST(EngineSessions, EndNotFoundIfTheirCheckpointIsDeletedWhileTheyWait) {
+  TestEngine engine;
+  Tokens kept;
+  RunTurn(&engine, TestEngine::Turn("a", "r1", {1, 2}, 3), &kept);
+  MakeCheckpoint(&engine, "a", "c");
+  Reader looking = engine.Submit(From("c", TestEngine::Generate({5}, 4)));
+  // A turn's session has the state already.
+  Reader turn = engine.Submit(From("c", TestEngine::Turn("b", "r", {5}, 4)));
+  ASSERT_TRUE(engine.sessions.DeleteCheckpoint(Named("c")).ok());
+  engine.RunUntilIdle();
+  looking.Read();
+  turn.Read();
+  EXPECT_EQ(looking.status(),
+            absl::NotFoundError("checkpoint \"c\" was deleted"));
+  EXPECT_EQ(turn.ids(),
+            engine.Expect(kept, TestEngine::Generate({5}, 4)).tokens);
+  engine.ExpectNoSlotLost();
+}
+
+TEST(EngineSessions, WantAPromptAfterACheckpointWithoutAPendingToken) {
+  TestEngine engine;
+  engine.Run(TestEngine::Turn("a", "r1", {1, 2}, 0));
+  MakeCheckpoint(&engine, "a", "c");
+  const absl::Status refused =
+      engine.Refusal(From("c", TestEngine::Generate({}, 4)));
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(refused.message()),
+              HasSubstr("the checkpoint has no pending token"));
+}
+
 TEST(EngineSessions, EndTheirTurnWhenDeleted) {
   TestEngine engine;
   Tokens history;

@@ -279,6 +279,8 @@ std::vector<FlagCase> FlagsOfSessions() {
        {"", "-1s", "soon", "8766001h", "inf"}},
       CountCase("max-sessions", &ServerOptions::max_sessions, "100000", "1",
                 kMany, "0", kTooMany),
+      CountCase("max-checkpoints", &ServerOptions::max_checkpoints, "1000", "1",
+                kMany, "0", kTooMany),
       CountCase("max-departed", &ServerOptions::max_departed, "10000", "1",
                 kMany, "0", kTooMany),
       CountCase("tenant-labels", &ServerOptions::tenant_labels, "100", "0",

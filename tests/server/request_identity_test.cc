@@ -46,6 +46,7 @@ TEST(RequestIdentity, IsAnotherOneForEveryFieldThatChangesTheAnswer) {
         request->prompt = {1, 2, 0};
       },
       [](Request* request) { request->prompt.clear(); },
+      [](Request* request) { request->from_checkpoint = "c"; },
       [](Request* request) { request->sampling.temperature = 1; },
       [](Request* request) { request->sampling.top_k = 1; },
       [](Request* request) { request->sampling.top_p = 0.5; },
@@ -102,8 +103,8 @@ TEST(RequestIdentity, IsTheSameWhateverMayDifferInARepeat) {
 TEST(RequestIdentity, IsTheSameInEveryRun) {
   // As Python's hashlib and struct make it.
   EXPECT_EQ(Hex(IdentityOf(Plain())),
-            "74e2ab0dda60bd704bce8aefcbbe3d0c"
-            "7225d75586859c046bd2622849afb887");
+            "e49fc2891955dfcc67037e70a2af6fb7"
+            "08d73333712c2a1e621c1047f079af52");
 }
 
 TEST(ShortDigest, IsHowSha256Begins) {

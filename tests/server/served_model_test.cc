@@ -40,14 +40,32 @@ TEST_F(ServedModelsTest, FindsAModelByName) {
 TEST_F(ServedModelsTest, TakesTheOnlyOneIfNoneIsNamed) {
   Add("a");
   EXPECT_EQ((*models_.Find(""))->name, "a");
-  EXPECT_EQ((*models_.Find("", Named("new")))->name, "a");
+  EXPECT_EQ((*models_.Find("", Named("new"), Named("")))->name, "a");
 }
 
 TEST_F(ServedModelsTest, TakesTheModelOfTheSessionIfNoneIsNamed) {
   Add("a");
   Add("b");
   ASSERT_TRUE(sessions_.Create(EmptySession("s", 1)).ok());
-  EXPECT_EQ((*models_.Find("", Named("s")))->name, "b");
+  EXPECT_EQ((*models_.Find("", Named("s"), Named("")))->name, "b");
+}
+
+TEST_F(ServedModelsTest, TakesTheModelOfTheCheckpointIfThereIsNoSession) {
+  Add("a");
+  Add("b");
+  ASSERT_TRUE(sessions_.Create(EmptySession("of a", 0)).ok());
+  ASSERT_TRUE(sessions_.Create(EmptySession("of b", 1)).ok());
+  CommittedTurns turns;
+  turns.position = 1;
+  ASSERT_TRUE(sessions_
+                  .InstallCheckpoint(*sessions_.Find(Named("of b")),
+                                     {.id = "c"}, turns, MakeBlock(8))
+                  .ok());
+  EXPECT_EQ((*models_.Find("", Named("new"), Named("c")))->name, "b");
+  EXPECT_EQ((*models_.Find("", Named("of a"), Named("c")))->name, "a");
+  EXPECT_EQ((*models_.Find("a", Named("new"), Named("c")))->name, "a");
+  EXPECT_EQ(models_.Find("", Named("new"), Named("d")).status(),
+            absl::NotFoundError("there is no checkpoint \"d\""));
 }
 
 TEST_F(ServedModelsTest, ListsTheNamesIfItMustBeNamed) {

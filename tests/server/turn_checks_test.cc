@@ -23,6 +23,7 @@ class TurnChecksTest : public ::testing::Test {
  protected:
   TurnChecksTest() {
     limits_.remembered_turns = 2;
+    session_.use = 1;
     session_.turns.version = 3;
     session_.turns.position = 3;
     for (const std::string id : {"r1", "r2", "r3"}) {
@@ -94,6 +95,17 @@ TEST_F(TurnChecksTest, TellOfARunningTurnBeforeTheVersion) {
   EXPECT_EQ(CodeOf(request), Code::kFailedPrecondition);
   session_.running = true;
   EXPECT_EQ(CodeOf(request), Code::kAborted);
+}
+
+TEST_F(TurnChecksTest, StartOnlyWhatIsNewFromACheckpoint) {
+  Request request = Turn("r4");
+  request.from_checkpoint = "c";
+  EXPECT_EQ(CodeOf(request), Code::kFailedPrecondition);
+  // A session that was made for it has no version of its own yet.
+  session_.use = 0;
+  EXPECT_EQ(CodeOf(request), Code::kFailedPrecondition);
+  request.expected_version = 0;
+  EXPECT_EQ(CodeOf(request), Code::kOk);
 }
 
 TEST_F(TurnChecksTest, WantAPromptOrAPendingToken) {

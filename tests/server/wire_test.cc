@@ -229,13 +229,33 @@ TEST_F(WireTest, NamesTheFieldThatIsWrong) {
   ExpectInvalid(Create("session_id: 'a b'").status(), "session_id");
 }
 
-TEST_F(WireTest, SaysThatThereAreNoCheckpoints) {
-  for (const absl::Status& status : {Turn("from_checkpoint: 'c'").status(),
-                                     Score("from_checkpoint: 'c'").status(),
-                                     Create("from_checkpoint: 'c'").status()}) {
-    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
-    EXPECT_THAT(std::string(status.message()), HasSubstr("from_checkpoint"));
+TEST_F(WireTest, ReadsWhichCheckpointARequestStartsFrom) {
+  EXPECT_EQ(Turn("from_checkpoint: 'c'")->from_checkpoint, "c");
+  EXPECT_EQ(Score("from_checkpoint: 'c'")->from_checkpoint, "c");
+  EXPECT_EQ(Create("from_checkpoint: 'c'")->from_checkpoint, "c");
+  for (const absl::Status& status :
+       {Turn("from_checkpoint: 'a b'").status(),
+        Score("from_checkpoint: 'a b'").status(),
+        Create("from_checkpoint: 'a b'").status()}) {
+    ExpectInvalid(status, "from_checkpoint");
   }
+  ExpectInvalid(Score("session_id: 's' from_checkpoint: 'c'").status(),
+                "a text is scored after one of them");
+}
+
+TEST_F(WireTest, ACheckpointHasWhatItsMessageSays) {
+  v1::CheckpointSessionRequest message;
+  message.set_checkpoint_id("c");
+  (*message.mutable_labels())["k"] = "v";
+  const absl::StatusOr<NewCheckpoint> checkpoint =
+      ToNewCheckpoint(message, limits_);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_EQ(checkpoint->id, "c");
+  EXPECT_EQ(checkpoint->labels.at("k"), "v");
+  (*message.mutable_labels())[""] = "v";
+  ExpectInvalid(ToNewCheckpoint(message, limits_).status(), "label \"\"");
+  message.set_checkpoint_id("");
+  ExpectInvalid(ToNewCheckpoint(message, limits_).status(), "checkpoint_id");
 }
 
 // --- Sessions.

@@ -49,10 +49,12 @@ bool RunSeed(uint64_t seed, SimulationCounts* counts) {
 void Print(const SimulationCounts& counts) {
   std::cout << counts.steps << " steps, " << counts.replays << " replays, "
             << counts.resumed << " resumed, " << counts.forks << " forks, "
-            << counts.departed << " departed, " << counts.parked
-            << " steps with parked ones, " << counts.with_spares
-            << " steps with spare slots, " << counts.overdue << " overdue, "
-            << counts.told << " told to read, " << counts.moves << " moves, "
+            << counts.checkpoints << " checkpoints, " << counts.from_checkpoints
+            << " from checkpoints, " << counts.departed << " departed, "
+            << counts.parked << " steps with parked ones, "
+            << counts.with_spares << " steps with spare slots, "
+            << counts.overdue << " overdue, " << counts.told
+            << " told to read, " << counts.moves << " moves, "
             << counts.over_quota << " over a quota\n";
   for (const auto& [code, count] : counts.ends) {
     std::cout << "  ended " << code << ": " << count << "\n";
@@ -62,6 +64,9 @@ void Print(const SimulationCounts& counts) {
   }
   for (const auto& [code, count] : counts.fork_refusals) {
     std::cout << "  fork refused " << code << ": " << count << "\n";
+  }
+  for (const auto& [code, count] : counts.checkpoint_refusals) {
+    std::cout << "  checkpoint refused " << code << ": " << count << "\n";
   }
 }
 
@@ -88,6 +93,8 @@ TEST(EngineSimulation, HoldsItsPromisesUnderRandomClients) {
   EXPECT_GT(counts.replays, often);
   EXPECT_GT(counts.resumed, often);
   EXPECT_GT(counts.forks, often);
+  EXPECT_GT(counts.checkpoints, often);
+  EXPECT_GT(counts.from_checkpoints, often);
   EXPECT_GT(counts.departed, often);
   EXPECT_GT(counts.parked, often);
   EXPECT_GT(counts.with_spares, often);
@@ -109,6 +116,10 @@ TEST(EngineSimulation, HoldsItsPromisesUnderRandomClients) {
   for (const char* code :
        {"ALREADY_EXISTS", "NOT_FOUND", "RESOURCE_EXHAUSTED"}) {
     EXPECT_GT(counts.fork_refusals[code], 0) << "fork " << code;
+  }
+  for (const char* code : {"ALREADY_EXISTS", "FAILED_PRECONDITION", "NOT_FOUND",
+                           "RESOURCE_EXHAUSTED"}) {
+    EXPECT_GT(counts.checkpoint_refusals[code], 0) << "checkpoint " << code;
   }
 }
 

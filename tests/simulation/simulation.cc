@@ -22,7 +22,12 @@ void SimulationCounts::Add(const SimulationCounts& other) {
   }
   replays += other.replays;
   resumed += other.resumed;
+  for (const auto& [code, count] : other.checkpoint_refusals) {
+    checkpoint_refusals[code] += count;
+  }
   forks += other.forks;
+  checkpoints += other.checkpoints;
+  from_checkpoints += other.from_checkpoints;
   departed += other.departed;
   parked += other.parked;
   with_spares += other.with_spares;
@@ -62,6 +67,7 @@ TestEngineOptions Simulation::RandomOptions(std::mt19937_64* random) {
       (uniform(0, 3) == 0 ? uniform(100, 300) : uniform(0, 60)) *
       kSessionFields;
   options.sessions.sessions = uniform(4, 12);
+  options.sessions.checkpoints = uniform(1, 4);
   if (uniform(0, 1) == 1) options.sessions.remembered_turns = uniform(2, 20);
   options.sessions.time_to_live = absl::Seconds(uniform(20, 2000));
   options.engine.slow_reader_timeout = absl::Seconds(uniform(2, 30));

@@ -2,7 +2,8 @@
 // and a ScriptedModel; everything follows from the seed.
 //
 // Clients of two tenants, one with quotas, who use the same ids, generate with
-// and without sessions, score, repeat, resume, fork, create and delete; they
+// and without sessions, score, repeat, resume, fork, create and delete, make
+// checkpoints, start from them and delete them; they
 // cancel, have deadlines, read slowly or not at all, and some of them only when
 // they are told that there is something; states break and, in some runs, there
 // are two devices, or the only one fails. At the end the server drains. Beside
@@ -45,12 +46,15 @@ inline Tokens Prefix(const Tokens& tokens, size_t count) {
 
 // What happened, to show that a run was not idle.
 struct SimulationCounts {
-  std::map<std::string, int64_t> ends;           // by code
-  std::map<std::string, int64_t> refusals;       // by code
-  std::map<std::string, int64_t> fork_refusals;  // by code
+  std::map<std::string, int64_t> ends;                 // by code
+  std::map<std::string, int64_t> refusals;             // by code
+  std::map<std::string, int64_t> fork_refusals;        // by code
+  std::map<std::string, int64_t> checkpoint_refusals;  // by code
   int64_t replays = 0;
   int64_t resumed = 0;
   int64_t forks = 0;
+  int64_t checkpoints = 0;
+  int64_t from_checkpoints = 0;  // sessions and requests that started from one
   int64_t departed = 0;
   int64_t parked = 0;       // steps with such
   int64_t with_spares = 0;  // steps with slots for going back by one
@@ -79,7 +83,8 @@ class Simulation {
     std::vector<std::string> committed;  // request ids, the last is on record
     Tokens last_answer;
     bool running = false;
-    int device = -1;  // where the last turn left the state
+    bool made_by_turn = false;  // which runs
+    int device = -1;            // where the last turn left the state
 
     int64_t version() const { return tokens_at.size() - 1; }
     int64_t position() const { return tokens.size() - (pending ? 1 : 0); }
@@ -89,9 +94,10 @@ class Simulation {
   // One admitted request.
   struct Call {
     Request request;
-    SessionPointer session;   // nullptr without
-    int64_t version = 0;      // of the session when it was admitted
-    ExpectedAnswer expected;  // of a turn
+    SessionPointer session;     // nullptr without
+    SessionPointer checkpoint;  // what it starts from; nullptr without
+    int64_t version = 0;        // of what it goes on from when it was admitted
+    ExpectedAnswer expected;    // of a turn
     Reader reader;
     int read_percent = 100;  // how often it reads
     bool cancelled = false;
@@ -124,6 +130,8 @@ class Simulation {
   void Score();
   void Create();
   void Delete();
+  void MakeCheckpoint();
+  void DeleteCheckpoint();
   void Fork();
   void CopyForFork(const std::string& source, const SessionHandle& handle,
                    const std::string& target);
@@ -143,10 +151,15 @@ class Simulation {
   // `expected` is what ExpectedRefusal said; `may_be_full`: a queue was.
   void CheckRefusal(const Call& call, absl::StatusCode expected,
                     bool may_be_full, const absl::Status& status);
+  absl::StatusCode ExpectedRefusalOfTurn(const Request& request,
+                                         const Session* session);
   absl::StatusCode ExpectedForkRefusal(const std::string& source,
                                        const std::string& target) const;
   void CheckForkRefusal(const std::string& source, absl::StatusCode expected,
                         const absl::Status& status);
+  void CheckCheckpointRefusal(const std::string& source,
+                              const std::string& name,
+                              const absl::Status& status);
   // Whether a turn on `session` (nullptr: a fresh sequence) could come to more
   // tokens than there can be keys for.
   bool CouldOutgrow(const Session* session, const Request& request) const;
@@ -155,6 +168,8 @@ class Simulation {
   void CheckReplay(const Request& request,
                    std::shared_ptr<const TurnRecord> record);
   SessionPointer Known(const std::string& id) const;
+  // What the request starts from; nullptr if there is no such checkpoint.
+  SessionPointer CheckpointOf(const Request& request) const;
   // The store no longer has the session: it must have been idle.
   void Depart(const std::string& id);
 
@@ -178,6 +193,9 @@ class Simulation {
   void CheckLimits();
   void CheckSlots();
   void CheckSessions();
+  // The checkpoints too.
+  void CheckState(ScriptedModel* probe, int slot, const SessionHandle& handle,
+                  const Session& session);
   // Each is told of its own sessions, and of all of them.
   void CheckLists();
   size_t ListedSessions() const;
@@ -191,6 +209,7 @@ class Simulation {
   SimulationCounts counts_;
   // By name.
   std::map<std::string, SessionPointer> sessions_;
+  std::map<std::string, SessionPointer> checkpoints_;  // each a copy
   std::set<std::string> departed_;
   std::map<std::string, CallPointer> running_;  // by request id
   std::vector<CallPointer> ended_;

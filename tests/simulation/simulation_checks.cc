@@ -24,7 +24,7 @@ void Simulation::OnEnd(const RequestSummary& summary) {
   call->session->running = false;
   if (!summary.finish_reason.empty()) return Commit(*call, summary);
   // One that the turn made is gone with it.
-  if (call->session->version() == 0 &&
+  if (call->session->made_by_turn &&
       Known(NameIn(call->request)) == call->session &&
       !engine_.sessions.Get(call->request.session()).ok()) {
     sessions_.erase(NameIn(call->request));
@@ -57,8 +57,9 @@ void Simulation::CheckEnd(const Call& call, const RequestSummary& summary) {
       EXPECT_TRUE(call.expected.broken);
       break;
     case absl::StatusCode::kNotFound:
-      EXPECT_EQ(call.request.kind, RequestKind::kScore);
-      EXPECT_FALSE(call.request.session_id.empty());
+      // What it only looks at was deleted.
+      EXPECT_FALSE(call.is_turn());
+      EXPECT_TRUE(call.session != nullptr || call.checkpoint != nullptr);
       break;
     case absl::StatusCode::kInvalidArgument:
       // The session that it looks at has too many tokens.
@@ -84,6 +85,7 @@ void Simulation::CheckEnd(const Call& call, const RequestSummary& summary) {
 
 void Simulation::Commit(const Call& call, const RequestSummary& summary) {
   Session& session = *call.session;
+  session.made_by_turn = false;
   EXPECT_TRUE(summary.status.ok() || call.request.keep_partial);
   EXPECT_NE(summary.status.code(), absl::StatusCode::kInternal);
   session.last_answer =
@@ -122,10 +124,10 @@ void Simulation::CheckLimits() {
   // cannot be dropped there, nor can one that has just been made.
   size_t turns = 0;
   for (const auto& [id, session] : sessions_) turns += session->running;
-  EXPECT_LE(
-      counts.ram_bytes,
-      options.sessions.memory_bytes +
-          (counts.models[0].sessions_in_slots + turns + 1) * kSessionFields);
+  EXPECT_LE(counts.ram_bytes, options.sessions.memory_bytes +
+                                  (counts.models[0].sessions_in_slots + turns +
+                                   checkpoints_.size() + 1) *
+                                      kSessionFields);
 }
 
 // No slot is lost: when the engines have taken back those of sessions that are
@@ -182,6 +184,16 @@ void Simulation::CheckLists() {
     there += engine_.sessions.Get(NameOf(name)).ok();
   }
   EXPECT_EQ(ListedSessions(), there);
+  size_t checkpoints = 0;
+  for (const TenantHandle& tenant : tenants_) {
+    for (const SessionInfo& info :
+         engine_.sessions.ListCheckpoints(tenant, -1, "", 1000)) {
+      ++checkpoints;
+      EXPECT_TRUE(checkpoints_.contains(
+          absl::StrCat(NumberOf(tenant), ":", info.session_id)));
+    }
+  }
+  EXPECT_EQ(checkpoints, checkpoints_.size());
   std::vector<int64_t> counted(tenants_.size());
   for (const TenantUse& use : engine_.sessions.UsesOfTenants()) {
     counted[NumberOf(use.tenant)] = use.sessions;
@@ -217,40 +229,53 @@ void Simulation::CheckSessions() {
     const absl::StatusOr<SessionHandle> handle =
         engine_.sessions.Find(NameOf(id));
     if (!handle.ok()) {
-      EXPECT_TRUE(!session->running || session->version() == 0);
+      EXPECT_TRUE(!session->running || session->made_by_turn);
       continue;
     }
-    const absl::StatusOr<StateSnapshots::Snapshot> snapshot =
-        engine_.StateOf(*handle);
-    ASSERT_TRUE(snapshot.ok()) << snapshot.status();
-    EXPECT_EQ(snapshot->turns.version, session->version());
-    EXPECT_EQ(snapshot->turns.position, session->position());
-    EXPECT_EQ(snapshot->turns.pending.has_value(), session->pending);
-    ASSERT_EQ(snapshot->block != nullptr, session->position() > 0);
-    if (snapshot->block == nullptr) continue;
-    if (session->pending) {
-      EXPECT_EQ(*snapshot->turns.pending, session->tokens.back());
-    }
-    // Its state says what its tokens would.
-    ENGRAM_CHECK_OK(probe.states().Restore(slot, snapshot->block->data(),
-                                           snapshot->turns.position));
-    Script::Sequence sequence;
-    for (int32_t token : Prefix(session->tokens, session->position())) {
-      sequence.Feed(token);
-    }
-    const Tokens next = {1};
-    sequence.Feed(1);
-    if (engine_.script.BreaksState(sequence)) continue;
-    const SamplingParameters greedy;
-    Batch batch;
-    batch.rows.push_back({.slot = slot,
-                          .tokens = next,
-                          .wanted = Wanted::kToken,
-                          .draw = {.parameters = &greedy}});
-    ASSERT_TRUE(probe.Begin(batch).ok());
-    ASSERT_TRUE(probe.Finish().ok());
-    EXPECT_EQ(probe.LogitsForTest(), engine_.script.LogitsAfter(sequence));
+    CheckState(&probe, slot, *handle, *session);
   }
+  for (const auto& [id, checkpoint] : checkpoints_) {
+    SCOPED_TRACE(absl::StrCat("checkpoint ", id));
+    const absl::StatusOr<SessionHandle> handle =
+        engine_.sessions.UseCheckpoint(NameOf(id), engine_.number);
+    ASSERT_TRUE(handle.ok()) << handle.status();
+    CheckState(&probe, slot, *handle, *checkpoint);
+  }
+}
+
+void Simulation::CheckState(ScriptedModel* probe, int slot,
+                            const SessionHandle& handle,
+                            const Session& session) {
+  const absl::StatusOr<StateSnapshots::Snapshot> snapshot =
+      engine_.StateOf(handle);
+  ASSERT_TRUE(snapshot.ok()) << snapshot.status();
+  EXPECT_EQ(snapshot->turns.version, session.version());
+  EXPECT_EQ(snapshot->turns.position, session.position());
+  EXPECT_EQ(snapshot->turns.pending.has_value(), session.pending);
+  ASSERT_EQ(snapshot->block != nullptr, session.position() > 0);
+  if (snapshot->block == nullptr) return;
+  if (session.pending) {
+    EXPECT_EQ(*snapshot->turns.pending, session.tokens.back());
+  }
+  // Its state says what its tokens would.
+  ENGRAM_CHECK_OK(probe->states().Restore(slot, snapshot->block->data(),
+                                          snapshot->turns.position));
+  Script::Sequence sequence;
+  for (int32_t token : Prefix(session.tokens, session.position())) {
+    sequence.Feed(token);
+  }
+  const Tokens next = {1};
+  sequence.Feed(1);
+  if (engine_.script.BreaksState(sequence)) return;
+  const SamplingParameters greedy;
+  Batch batch;
+  batch.rows.push_back({.slot = slot,
+                        .tokens = next,
+                        .wanted = Wanted::kToken,
+                        .draw = {.parameters = &greedy}});
+  ASSERT_TRUE(probe->Begin(batch).ok());
+  ASSERT_TRUE(probe->Finish().ok());
+  EXPECT_EQ(probe->LogitsForTest(), engine_.script.LogitsAfter(sequence));
 }
 
 // What the client read is what the model says, from where it went on.
@@ -267,6 +292,8 @@ void Simulation::CheckAnswer(const Call& call) {
     if (call.session != nullptr) {
       history = Prefix(call.session->tokens,
                        call.session->tokens_at[call.reader.started()->version]);
+    } else if (call.checkpoint != nullptr) {
+      history = call.checkpoint->tokens;
     }
     bool broken = false;
     EXPECT_EQ(

@@ -11,7 +11,11 @@
 namespace engram {
 
 void Simulation::Act() {
-  switch (Uniform(0, 19)) {
+  switch (Uniform(0, 21)) {
+    case 20:
+      return MakeCheckpoint();
+    case 21:
+      return Chance(30) ? DeleteCheckpoint() : MakeCheckpoint();
     case 0:
       return Create();
     case 1:
@@ -37,7 +41,11 @@ void Simulation::Generate() {
   Request request = TestEngine::Turn("", absl::StrCat("r", ++next_request_),
                                      RandomTokens(1, 20), Uniform(0, 12));
   SetSession(name, &request);
-  const SessionPointer session = Known(name);
+  SessionPointer session = Known(name);
+  if (Chance(session == nullptr ? 30 : 3)) {
+    request.from_checkpoint = absl::StrCat("s", Uniform(1, 2));
+    if (session == nullptr) session = CheckpointOf(request);
+  }
   if (session != nullptr) {
     if (session->pending && Chance(20)) request.prompt.clear();
     if (Chance(30)) request.expected_version = session->version();
@@ -81,6 +89,9 @@ void Simulation::Repeat() {
   }
   // The tokens are those of the version that it ran on.
   const SessionPointer session = Known(NameIn(request));
+  if (request.session_id.empty() && CheckpointOf(request) != call->checkpoint) {
+    request.received.clear();
+  }
   if (session != call->session ||
       (session != nullptr && session->version() != call->version &&
        std::find(session->committed.begin(), session->committed.end(),
@@ -94,23 +105,77 @@ void Simulation::Score() {
   Request request = TestEngine::Score("", RandomTokens(1, 20));
   SetSession(Chance(70) ? RandomSession() : "0:", &request);
   request.request_id = absl::StrCat("r", ++next_request_);
+  if (request.session_id.empty() && Chance(50)) {
+    request.from_checkpoint = absl::StrCat("s", Uniform(1, 2));
+  }
   Submit(std::move(request));
 }
 
 void Simulation::Create() {
   const std::string id = RandomSession();
-  const absl::Status status =
-      engine_.sessions.Create({.name = NameOf(id)}).status();
+  NewSession created = {.name = NameOf(id)};
+  SessionPointer start;
+  if (Chance(50)) {
+    created.from_checkpoint = absl::StrCat("s", Uniform(1, 2));
+    const auto found = checkpoints_.find(absl::StrCat(
+        NumberOf(created.name.tenant), ":", created.from_checkpoint));
+    if (found != checkpoints_.end()) start = found->second;
+  }
+  const bool from_nothing =
+      !created.from_checkpoint.empty() && start == nullptr;
+  const absl::Status status = engine_.sessions.Create(created).status();
   const bool taken = status.code() == absl::StatusCode::kAlreadyExists;
   if (taken) {
     EXPECT_TRUE(Known(id) != nullptr) << id;
     return;
   }
   if (status.code() == absl::StatusCode::kResourceExhausted) return;
+  EXPECT_EQ(absl::IsNotFound(status), from_nothing) << status;
+  if (from_nothing) return;
   EXPECT_TRUE(status.ok()) << status;
   if (Known(id) != nullptr) Depart(id);
   departed_.erase(id);
   sessions_[id] = std::make_shared<Session>();
+  if (start == nullptr) return;
+  ++counts_.from_checkpoints;
+  *sessions_[id] = *start;
+}
+
+void Simulation::MakeCheckpoint() {
+  const std::string source = RandomSession();
+  const std::string name =
+      absl::StrCat(source.substr(0, 2), "s", Uniform(1, 2));
+  const absl::StatusOr<SessionHandle> handle =
+      engine_.sessions.Find(NameOf(source));
+  if (!handle.ok()) {
+    return CheckCheckpointRefusal(source, name, handle.status());
+  }
+  const absl::StatusOr<StateSnapshots::Snapshot> snapshot =
+      engine_.StateOf(*handle);
+  ASSERT_TRUE(snapshot.ok()) << snapshot.status();
+  const absl::Status status =
+      engine_.sessions
+          .InstallCheckpoint(*handle, {.id = NameOf(name).id}, snapshot->turns,
+                             snapshot->block)
+          .status();
+  if (!status.ok()) return CheckCheckpointRefusal(source, name, status);
+  ++counts_.checkpoints;
+  EXPECT_FALSE(checkpoints_.contains(name));
+  auto checkpoint = std::make_shared<Session>(*Known(source));
+  checkpoint->running = checkpoint->made_by_turn = false;
+  checkpoint->committed.clear();
+  checkpoint->device = -1;
+  checkpoints_[name] = std::move(checkpoint);
+}
+
+void Simulation::DeleteCheckpoint() {
+  if (checkpoints_.empty()) return;
+  const auto checkpoint =
+      std::next(checkpoints_.begin(), Uniform(0, checkpoints_.size() - 1));
+  const absl::Status status =
+      engine_.sessions.DeleteCheckpoint(NameOf(checkpoint->first));
+  EXPECT_TRUE(status.ok()) << status;
+  checkpoints_.erase(checkpoint);
 }
 
 void Simulation::Delete() {
@@ -227,6 +292,13 @@ Simulation::SessionPointer Simulation::Known(const std::string& id) const {
   return found == sessions_.end() ? nullptr : found->second;
 }
 
+Simulation::SessionPointer Simulation::CheckpointOf(
+    const Request& request) const {
+  const auto found = checkpoints_.find(
+      absl::StrCat(NumberOf(request.tenant), ":", request.from_checkpoint));
+  return found == checkpoints_.end() ? nullptr : found->second;
+}
+
 void Simulation::Depart(const std::string& id) {
   const SessionPointer session = Known(id);
   ASSERT_TRUE(session != nullptr);
@@ -252,6 +324,7 @@ void Simulation::Submit(Request request) {
   auto call = std::make_shared<Call>();
   call->request = request;
   call->session = Known(NameIn(request));
+  call->checkpoint = CheckpointOf(request);
   call->arrival = engine_.clock.Now();
   absl::StatusOr<Admission::Admitted> admitted =
       engine_.admission.Submit(engine_.Resolved(std::move(request)));
@@ -272,16 +345,21 @@ void Simulation::Submit(Request request) {
   const bool turn = call->request.kind == RequestKind::kGenerate;
   if (turn && !call->request.session_id.empty()) {
     if (call->session == nullptr) {
-      call->session = std::make_shared<Session>();
+      call->session = call->checkpoint == nullptr
+                          ? std::make_shared<Session>()
+                          : std::make_shared<Session>(*call->checkpoint);
+      call->session->made_by_turn = true;
       sessions_[NameIn(call->request)] = call->session;
     }
     call->session->running = true;
   }
-  if (call->session != nullptr) call->version = call->session->version();
+  counts_.from_checkpoints += call->checkpoint != nullptr;
+  const SessionPointer start =
+      call->session == nullptr ? call->checkpoint : call->session;
+  if (start != nullptr) call->version = start->version();
   if (turn) {
     // Received tokens must make no difference.
-    const Tokens history =
-        call->session == nullptr ? Tokens() : call->session->tokens;
+    const Tokens history = start == nullptr ? Tokens() : start->tokens;
     call->expected = engine_.Expect(history, call->request);
   }
   if (Chance(30)) call->read_percent = static_cast<int>(Uniform(0, 30));

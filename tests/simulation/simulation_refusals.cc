@@ -22,8 +22,15 @@ absl::StatusCode Simulation::ExpectedRefusal(const Request& request) {
     return Code::kInvalidArgument;
   }
   const bool full = FullQueues() == engine_.options.devices;
+  const bool looks_for_checkpoint = !request.from_checkpoint.empty();
+  const SessionPointer checkpoint = CheckpointOf(request);
   if (request.session_id.empty()) {
-    if (CouldOutgrow(nullptr, request)) return Code::kInvalidArgument;
+    if (looks_for_checkpoint && checkpoint == nullptr) return Code::kNotFound;
+    if (request.prompt.empty() &&
+        (checkpoint == nullptr || !checkpoint->pending)) {
+      return Code::kInvalidArgument;
+    }
+    if (CouldOutgrow(checkpoint.get(), request)) return Code::kInvalidArgument;
     return full ? Code::kUnavailable : Code::kOk;
   }
 
@@ -37,12 +44,43 @@ absl::StatusCode Simulation::ExpectedRefusal(const Request& request) {
   if (departed_.contains(NameIn(request))) return Code::kNotFound;
   if (request.kind == RequestKind::kScore) {
     if (session == nullptr) return Code::kNotFound;
-    if (session->version() == 0 &&
-        !engine_.sessions.Find(request.session()).ok()) {
+    if (session->made_by_turn) {
       return Code::kNotFound;  // its first turn runs
     }
     return full ? Code::kUnavailable : Code::kOk;
   }
+  if (session == nullptr && looks_for_checkpoint && checkpoint == nullptr) {
+    return Code::kNotFound;
+  }
+  const Code refusal = ExpectedRefusalOfTurn(request, session.get());
+  if (refusal != Code::kOk) return refusal;
+  if (session != nullptr && !session->committed.empty() &&
+      session->committed.back() == request.request_id) {
+    return Code::kOk;  // told again
+  }
+  const Session* const start =
+      session == nullptr ? checkpoint.get() : session.get();
+  if (CouldOutgrow(start, request)) return Code::kInvalidArgument;
+  if (full) return Code::kUnavailable;
+  if (start == nullptr || start->position() == 0) return Code::kOk;
+  size_t reserved =
+      StateBytes(start->position()) + engine_.sessions.Counts().parked_bytes;
+  for (const auto& [id, other] : sessions_) {
+    if (other->running) reserved += StateBytes(other->position());
+  }
+  for (const auto& [id, other] : checkpoints_) {
+    reserved += StateBytes(other->position());
+  }
+  return reserved + BytesKeptFrom(request.tenant) >
+                 engine_.options.sessions.memory_bytes
+             ? Code::kResourceExhausted
+             : Code::kOk;
+}
+
+// For what it asks of its session, nullptr: of a new one.
+absl::StatusCode Simulation::ExpectedRefusalOfTurn(const Request& request,
+                                                   const Session* session) {
+  using Code = absl::StatusCode;
   const int64_t version = session == nullptr ? 0 : session->version();
   if (session != nullptr) {
     const auto& ids = session->committed;
@@ -61,21 +99,13 @@ absl::StatusCode Simulation::ExpectedRefusal(const Request& request) {
   if (request.expected_version.value_or(version) != version) {
     return Code::kFailedPrecondition;
   }
-  if (request.prompt.empty() && (session == nullptr || !session->pending)) {
-    return Code::kInvalidArgument;
+  if (session != nullptr && !request.from_checkpoint.empty()) {
+    return Code::kFailedPrecondition;
   }
-  if (CouldOutgrow(session.get(), request)) return Code::kInvalidArgument;
-  if (full) return Code::kUnavailable;
-  if (session != nullptr && session->position() > 0) {
-    size_t reserved = StateBytes(session->position()) +
-                      engine_.sessions.Counts().parked_bytes;
-    for (const auto& [id, other] : sessions_) {
-      if (other->running) reserved += StateBytes(other->position());
-    }
-    if (reserved + BytesKeptFrom(request.tenant) >
-        engine_.options.sessions.memory_bytes) {
-      return Code::kResourceExhausted;
-    }
+  const SessionPointer checkpoint = CheckpointOf(request);
+  const Session* const start = session == nullptr ? checkpoint.get() : session;
+  if (request.prompt.empty() && (start == nullptr || !start->pending)) {
+    return Code::kInvalidArgument;
   }
   return Code::kOk;
 }
@@ -119,10 +149,16 @@ void Simulation::CheckRefusal(const Call& call, absl::StatusCode expected,
 // reserved for its turns already.
 size_t Simulation::BytesKeptFrom(const TenantHandle& tenant) const {
   const std::vector<TenantUse> uses = engine_.sessions.UsesOfTenants();
-  double weights = 0;
+  // It has a session by now, if it had none before.
+  double weights = WeightOf(tenant);
+  bool is_alone = true;
   for (const TenantUse& use : uses) {
-    if (use.sessions > 0) weights += WeightOf(use.tenant);
+    const bool asks = NumberOf(use.tenant) == NumberOf(tenant);
+    if (asks || use.sessions == 0) continue;
+    weights += WeightOf(use.tenant);
+    is_alone = false;
   }
+  if (is_alone) return 0;
   size_t kept = 0;
   for (const TenantUse& use : uses) {
     if (NumberOf(use.tenant) == NumberOf(tenant)) continue;
@@ -130,6 +166,10 @@ size_t Simulation::BytesKeptFrom(const TenantHandle& tenant) const {
     for (const auto& [name, session] : sessions_) {
       const bool its = NumberOf(NameOf(name).tenant) == NumberOf(use.tenant);
       if (its && session->running) reserved += StateBytes(session->position());
+    }
+    for (const auto& [name, checkpoint] : checkpoints_) {
+      const bool its = NumberOf(NameOf(name).tenant) == NumberOf(use.tenant);
+      if (its) reserved += StateBytes(checkpoint->position());
     }
     const auto share =
         static_cast<size_t>(double(engine_.options.sessions.memory_bytes) *
@@ -199,6 +239,40 @@ void Simulation::CheckForkRefusal(const std::string& source,
   EXPECT_TRUE(bytes > limits.memory_bytes ||
               sessions + running_.size() >=
                   static_cast<size_t>(limits.sessions))
+      << status;
+}
+
+// --- Checkpoints.
+
+void Simulation::CheckCheckpointRefusal(const std::string& source,
+                                        const std::string& name,
+                                        const absl::Status& status) {
+  using Code = absl::StatusCode;
+  ++counts_.checkpoint_refusals[CodeName(status)];
+  const SessionPointer session = Known(source);
+  if (session == nullptr || !engine_.sessions.Find(NameOf(source)).ok()) {
+    EXPECT_EQ(status.code(), Code::kNotFound) << status;
+    return;
+  }
+  if (session->position() == 0) {
+    EXPECT_EQ(status.code(), Code::kFailedPrecondition) << status;
+    return;
+  }
+  if (checkpoints_.contains(name)) {
+    EXPECT_EQ(status.code(), Code::kAlreadyExists) << status;
+    return;
+  }
+  ASSERT_EQ(status.code(), Code::kResourceExhausted) << status;
+  // Of their number or of the memory a tenant has half of what all have, and
+  // turns and sessions of others may leave less.
+  const SessionLimits& limits = engine_.options.sessions;
+  const SessionCounts::PerModel counts = engine_.sessions.Counts().models[0];
+  const size_t bytes = counts.checkpoint_state_bytes +
+                       StateBytes(session->position()) +
+                       (checkpoints_.size() + 1) * kSessionFields;
+  EXPECT_TRUE(2 * checkpoints_.size() + 2 >
+                  static_cast<size_t>(limits.checkpoints) ||
+              bytes > limits.memory_bytes / 4 || !running_.empty())
       << status;
 }
 

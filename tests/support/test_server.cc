@@ -347,7 +347,35 @@ absl::StatusOr<v1::Session> TestClient::Fork(
   v1::ForkSessionRequest request;
   request.set_session_id(session_id);
   request.set_new_session_id(new_session_id);
+  return Fork(request);
+}
+
+absl::StatusOr<v1::Session> TestClient::Fork(
+    const v1::ForkSessionRequest& request) const {
   return Call(key_, stubs_->sessions, &v1::Sessions::Stub::Fork, request);
+}
+
+absl::StatusOr<v1::CheckpointInfo> TestClient::Checkpoint(
+    const std::string& session_id, const std::string& checkpoint_id) const {
+  v1::CheckpointSessionRequest request;
+  request.set_session_id(session_id);
+  request.set_checkpoint_id(checkpoint_id);
+  return Call(key_, stubs_->sessions, &v1::Sessions::Stub::Checkpoint, request);
+}
+
+absl::StatusOr<v1::ListCheckpointsResponse> TestClient::ListCheckpoints(
+    const v1::ListCheckpointsRequest& request) const {
+  return Call(key_, stubs_->sessions, &v1::Sessions::Stub::ListCheckpoints,
+              request);
+}
+
+absl::Status TestClient::DeleteCheckpoint(
+    const std::string& checkpoint_id) const {
+  v1::DeleteCheckpointRequest request;
+  request.set_checkpoint_id(checkpoint_id);
+  return Call(key_, stubs_->sessions, &v1::Sessions::Stub::DeleteCheckpoint,
+              request)
+      .status();
 }
 
 absl::StatusOr<v1::ListModelsResponse> TestClient::ListModels() const {

@@ -144,6 +144,12 @@ class TestClient {
   absl::Status DeleteSession(const std::string& session_id) const;
   absl::StatusOr<v1::Session> Fork(const std::string& session_id,
                                    const std::string& new_session_id) const;
+  absl::StatusOr<v1::Session> Fork(const v1::ForkSessionRequest& request) const;
+  absl::StatusOr<v1::CheckpointInfo> Checkpoint(
+      const std::string& session_id, const std::string& checkpoint_id) const;
+  absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(
+      const v1::ListCheckpointsRequest& request) const;
+  absl::Status DeleteCheckpoint(const std::string& checkpoint_id) const;
 
   absl::StatusOr<v1::ListModelsResponse> ListModels() const;
   absl::StatusOr<v1::ModelInfo> GetModel(const std::string& model) const;
