@@ -15,6 +15,7 @@ const std::vector<MethodNeed>& MethodNeeds() {
       {"Sessions.Checkpoint", Need::kSessions},
       {"Sessions.ListCheckpoints", Need::kSessions},
       {"Sessions.DeleteCheckpoint", Need::kSessions},
+      {"Sessions.Export", Need::kSessions},
       {"Models.List", Need::kKey},
       {"Models.Get", Need::kKey},
       {"Tokenize", Need::kKey},

@@ -99,6 +99,8 @@ absl::Status Load(const std::string& folder, const ServerOptions& options,
     // A CPU is one device, whatever it was taken for.
     if (served->devices.back().backend->name() == "cpu") break;
   }
+  served->layout = StateLayout(
+      served->devices.front().model->states().components(), served->info());
   return absl::OkStatus();
 }
 

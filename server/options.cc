@@ -361,7 +361,8 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
               "Long messages that wait to be read; one connection: half.");
   list->Bytes("reply-memory", int64_t{1} << 50, &options->reply_memory,
               "Answers of Score, Tokenize and others that come in one piece, "
-              "until they are read; one connection: half.");
+              "and states that are exported, until they are read; one "
+              "connection: half.");
   list->Bytes(
       "session-memory", int64_t{1} << 50, &options->session_memory,
       "RAM for states of sessions that hold no slot, and for all that "

@@ -19,6 +19,7 @@
 #include "server/engine.h"
 #include "server/metrics.h"
 #include "server/session_store.h"
+#include "server/state_layout.h"
 
 namespace engram {
 
@@ -41,7 +42,8 @@ struct ServedModel {
   std::vector<std::string> warnings;
   // Why it is on the CPU where a device was looked for; else empty.
   std::string no_device;
-  MemoryPlan memory;  // on each device
+  MemoryPlan memory;   // on each device
+  StateLayout layout;  // of its states, on all of them
   std::unique_ptr<Admission> admission;
   std::vector<ServedDevice> devices;  // one at least, once it is loaded
   // Told of each request once, when it has ended: log and metrics.

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "engram/v1/sessions.grpc.pb.h"
 #include "kernels/status.h"
+#include "server/export_call.h"
 #include "server/request_id.h"
 #include "server/service.h"
 #include "server/unary_call.h"
@@ -38,9 +39,10 @@ using OfSessions = v1::Sessions::WithRawCallbackMethod_Create<
             v1::Sessions::WithRawCallbackMethod_Delete<
                 v1::Sessions::WithRawCallbackMethod_Fork<
                     v1::Sessions::Service>>>>>;
-using Methods = v1::Sessions::WithRawCallbackMethod_Checkpoint<
+using OfCheckpoints = v1::Sessions::WithRawCallbackMethod_Checkpoint<
     v1::Sessions::WithRawCallbackMethod_ListCheckpoints<
         v1::Sessions::WithRawCallbackMethod_DeleteCheckpoint<OfSessions>>>;
+using Methods = v1::Sessions::WithRawCallbackMethod_Export<OfCheckpoints>;
 
 using CreateCall = UnaryCall<v1::CreateSessionRequest, v1::Session>;
 using GetCall = UnaryCall<v1::GetSessionRequest, v1::Session>;
@@ -171,6 +173,12 @@ class SessionsService final : public Methods {
           }
           call->Finish(std::move(status));
         });
+  }
+
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Export(
+      grpc::CallbackServerContext* context,
+      const grpc::ByteBuffer* message) override {
+    return StartExportCall(around_, context, message);
   }
 
  private:

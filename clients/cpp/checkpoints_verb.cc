@@ -7,6 +7,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "clients/cpp/export_state.h"
 #include "clients/cpp/human.h"
 #include "clients/cpp/session_text.h"
 #include "clients/cpp/verb.h"
@@ -16,14 +17,15 @@ namespace engram::client {
 namespace {
 
 constexpr VerbHelp kHelp = {
-    "engram checkpoints (list | create NAME --session ID | delete NAME...) "
-    "[flags]",
+    "engram checkpoints (list | create NAME --session ID | export NAME FILE | "
+    "delete NAME...) [flags]",
     "Keeps what a session has read under a name, for any number of sessions\n"
     "and requests to start from (--from-checkpoint), at the cost of one "
     "state.\n"
     "A checkpoint never changes and stays until it is deleted; sessions that\n"
     "started from it stay too. The list cuts long names; --wide and --json do\n"
-    "not.",
+    "not. An exported state is a safetensors file; FILE may be - for standard\n"
+    "output.",
     "  engram generate --session reader --prompt-file preface.txt --max-tokens "
     "0\n"
     "  engram checkpoints create preface --session reader\n"
@@ -32,7 +34,7 @@ constexpr VerbHelp kHelp = {
     "  engram score --from-checkpoint preface --text ' the end'\n"
     "  engram checkpoints list\n"
     "  engram checkpoints delete preface",
-    "list create delete"};
+    "list create export delete"};
 
 struct CheckpointsFlags {
   void AddTo(FlagSet* flags) {
@@ -140,6 +142,13 @@ class CheckpointsVerb {
         global_, client_.CreateCheckpoint(request, call_), PrintCheckpoint);
   }
 
+  int Export(const Invocation& invocation, const std::string& name,
+             const std::string& file) {
+    v1::ExportRequest request;
+    request.set_checkpoint_id(name);
+    return ExportState(invocation, request, file, &client_);
+  }
+
   int Delete(absl::Span<const std::string> names) {
     int exit_code = kExitOk;
     for (const std::string& name : names) {
@@ -183,6 +192,9 @@ int RunCheckpoints(Invocation invocation) {
       return arguments.Refuse("of which session? Give --session ID");
     }
     return verb.Create(std::move(create), names[0]);
+  }
+  if (action == "export" && names.size() == 2) {
+    return verb.Export(invocation, names[0], names[1]);
   }
   if (action == "delete" && !names.empty()) return verb.Delete(names);
 

@@ -311,6 +311,37 @@ absl::StatusOr<v1::DeleteCheckpointResponse> Client::DeleteCheckpoint(
       });
 }
 
+absl::Status Client::Export(
+    const v1::ExportRequest& request,
+    absl::FunctionRef<absl::Status(absl::string_view)> on_data,
+    const CallOptions& options) {
+  ENGRAM_RETURN_IF_ERROR(Check(request));
+  Call call(options_, stubs_->opened->get(), options);
+  bool has_begun = false;
+  for (int repeats = 0;; ++repeats) {
+    CancellableContext context(call.cancellation(), call.deadline(),
+                               request.has_checkpoint_id()
+                                   ? request.checkpoint_id()
+                                   : request.session_id());
+    auto stream = stubs_->sessions->Export(context.get(), request);
+    v1::ExportResponse response;
+    absl::Status taken;
+    while (taken.ok() && stream->Read(&response)) {
+      has_begun = true;
+      taken = on_data(response.data());
+    }
+    if (!taken.ok()) context.get()->TryCancel();
+    absl::Status status = ToStatus(stream->Finish(), *context.get());
+    if (!taken.ok()) return taken;
+    if (repeats == 0) status = ExplainByTls(status, *address_, options_.tls);
+    if (status.ok() || has_begun || !IsTransportFailure(status) ||
+        repeats >= options_.retries) {
+      return status;
+    }
+    ENGRAM_RETURN_IF_ERROR(call.Wait(status, /*made_progress=*/false));
+  }
+}
+
 absl::StatusOr<v1::ListModelsResponse> Client::ListModels(
     const CallOptions& options) {
   const v1::ListModelsRequest request;

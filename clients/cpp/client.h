@@ -15,6 +15,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "clients/cpp/caller_options.h"
 #include "clients/cpp/cancellation.h"
@@ -109,6 +110,14 @@ class Client {
       const CallOptions& options = {});
   absl::StatusOr<v1::DeleteCheckpointResponse> DeleteCheckpoint(
       const v1::DeleteCheckpointRequest& request,
+      const CallOptions& options = {});
+
+  // A state as a safetensors file (Sessions.Export): calls `on_data` in this
+  // thread with each part as it comes, and ends with what it returns if that is
+  // not OK. Not repeated once a part has come.
+  absl::Status Export(
+      const v1::ExportRequest& request,
+      absl::FunctionRef<absl::Status(absl::string_view)> on_data,
       const CallOptions& options = {});
 
   absl::StatusOr<v1::ListModelsResponse> ListModels(

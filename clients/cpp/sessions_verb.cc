@@ -7,6 +7,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "clients/cpp/export_state.h"
 #include "clients/cpp/human.h"
 #include "clients/cpp/session_text.h"
 #include "clients/cpp/verb.h"
@@ -16,18 +17,20 @@ namespace engram::client {
 namespace {
 
 constexpr VerbHelp kHelp = {
-    "engram sessions (list | get ID | create [ID] | fork ID [NEW_ID] | delete "
-    "ID...) [flags]",
-    "Lists, shows, makes, copies and deletes sessions. A fork starts from the\n"
-    "last turn that the other session completed. An id that is left out is\n"
-    "made up. The list cuts long ids; --wide and --json do not.",
+    "engram sessions (list | get ID | create [ID] | fork ID [NEW_ID] | export "
+    "ID FILE | delete ID...) [flags]",
+    "Lists, shows, makes, copies, exports and deletes sessions. A fork starts\n"
+    "from the last turn that the other session completed. An id that is left\n"
+    "out is made up. The list cuts long ids; --wide and --json do not. An\n"
+    "exported state is a safetensors file; FILE may be - for standard output.",
     "  engram sessions list\n"
     "  engram sessions create mine --model mamba-english --label owner=me "
     "--ttl 2h\n"
     "  engram sessions fork mine another\n"
     "  engram sessions fork --from-checkpoint preface another\n"
+    "  engram sessions export mine mine.safetensors\n"
     "  engram sessions delete mine another",
-    "list get create fork delete"};
+    "list get create fork export delete"};
 
 struct SessionsFlags {
   void AddTo(FlagSet* flags) {
@@ -176,6 +179,13 @@ class SessionsVerb {
     return Show(client_.ForkSession(request, call_));
   }
 
+  int Export(const Invocation& invocation, const std::string& id,
+             const std::string& file) {
+    v1::ExportRequest request;
+    request.set_session_id(id);
+    return ExportState(invocation, request, file, &client_);
+  }
+
   int Delete(absl::Span<const std::string> ids) {
     int exit_code = kExitOk;
     for (const std::string& id : ids) {
@@ -228,6 +238,9 @@ int RunSessions(Invocation invocation) {
   if (action == "fork" && flags.from_checkpoint.empty() &&
       (ids.size() == 1 || ids.size() == 2)) {
     return verb.Fork(ids[0], ids.size() == 2 ? ids[1] : "");
+  }
+  if (action == "export" && ids.size() == 2) {
+    return verb.Export(invocation, ids[0], ids[1]);
   }
   if (action == "delete" && !ids.empty()) return verb.Delete(ids);
 

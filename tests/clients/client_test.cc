@@ -425,6 +425,28 @@ TEST(Client, TellsTheCheckpointWhereNoSessionIsNamed) {
                   "Checkpoint s", "ListCheckpoints ", "DeleteCheckpoint g:c"));
 }
 
+TEST(Client, HandsAnExportedStateOnPartByPart) {
+  ScriptedServer server(kAnswerTokens, {});
+  ClientOptions options;
+  options.server = server.address();
+  Client client(options);
+  v1::ExportRequest request;
+  request.set_session_id("s");
+  std::vector<std::string> parts;
+  const absl::Status status =
+      client.Export(request, [&](absl::string_view part) {
+        parts.emplace_back(part);
+        return absl::OkStatus();
+      });
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_THAT(parts, ElementsAre("one", "two", "three"));
+  request.set_checkpoint_id("g:c");
+  const absl::Status full = absl::InvalidArgumentError("the disk is full");
+  EXPECT_EQ(client.Export(request, [&](absl::string_view) { return full; }),
+            full);
+  EXPECT_THAT(server.told_sessions(), ElementsAre("Export s", "Export g:c"));
+}
+
 TEST(Client, MakesUpTheIdOfANewSessionSoThatItCanTellIt) {
   ScriptedServer server(kAnswerTokens, {});
   ClientOptions options;

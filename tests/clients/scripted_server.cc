@@ -130,6 +130,18 @@ grpc::Status ScriptedServer::Sessions::DeleteCheckpoint(
   return {grpc::StatusCode::NOT_FOUND, "there is no such checkpoint"};
 }
 
+grpc::Status ScriptedServer::Sessions::Export(
+    grpc::ServerContext* context, const v1::ExportRequest* request,
+    grpc::ServerWriter<v1::ExportResponse>* writer) {
+  server_->RecordSession("Export", *context);
+  for (const char* data : {"one", "two", "three"}) {
+    v1::ExportResponse response;
+    response.set_data(data);
+    writer->Write(response);
+  }
+  return grpc::Status::OK;
+}
+
 grpc::Status ScriptedServer::Score(grpc::ServerContext* context,
                                    const v1::ScoreRequest* request,
                                    v1::ScoreResponse* response) {

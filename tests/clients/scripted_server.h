@@ -102,6 +102,10 @@ class ScriptedServer final : public v1::Generation::Service {
         grpc::ServerContext* context,
         const v1::DeleteCheckpointRequest* request,
         v1::DeleteCheckpointResponse* response) override;
+    // "one", "two" and "three".
+    grpc::Status Export(
+        grpc::ServerContext* context, const v1::ExportRequest* request,
+        grpc::ServerWriter<v1::ExportResponse>* writer) override;
 
    private:
     ScriptedServer* const server_;

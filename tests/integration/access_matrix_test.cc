@@ -136,6 +136,8 @@ std::vector<Row> Table() {
        kSessions, Empty},
       {"/engram.v1.Sessions/DeleteCheckpoint", "Sessions.DeleteCheckpoint",
        kSessions, delete_checkpoint, true},
+      {"/engram.v1.Sessions/Export", "Sessions.Export", kSessions,
+       OfSession<v1::ExportRequest>, true},
       {"/engram.v1.Sessions/Delete", "Sessions.Delete", kSessions,
        OfSession<v1::DeleteSessionRequest>, true},
       {"/engram.v1.Models/List", "Models.List", kAnyKey, Empty},

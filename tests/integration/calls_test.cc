@@ -63,7 +63,7 @@ TEST_F(Calls, ATextThatIsNotUtf8IsRefusedByTheNameOfItsField) {
                 HasSubstr("DetokenizeRequest.model"));
   for (const char* method :
        {"Get", "Delete", "Fork", "Create", "List", "Checkpoint",
-        "ListCheckpoints", "DeleteCheckpoint"}) {
+        "ListCheckpoints", "DeleteCheckpoint", "Export"}) {
     ExpectInvalid(absl::StrCat("Sessions/", method), "\x0a\x01\xff",
                   HasSubstr("is not UTF-8"));
   }
@@ -196,6 +196,30 @@ TEST(Answers, ThatAreNotReadEndWithTheirTime) {
       Eventually([&] { return server.Metrics().Sum("reply_bytes") == 0; }));
   v1::TokenizeResponse response;
   EXPECT_FALSE(call.Read(&response));
+  EXPECT_FALSE(call.Finish().ok());
+}
+
+TEST(Answers, StatesThatAreNotReadEndWithTheirTime) {
+  constexpr char kAttention[] = "attention-induction-t256";
+  ServerOptions options = ZooOptions({kAttention});
+  options.slow_reader_timeout = absl::Seconds(1);
+  TestServer server(options);
+  // Its keys and values are more than a connection has room for.
+  const Answer said = server.client().Generate(
+      OnSession(TokenTurn(kAttention, RandomIds(8192, 16), 0), "s"));
+  ASSERT_TRUE(said.status.ok()) << said.status;
+  GenericCall call(server.address(), "/engram.v1.Sessions/Export");
+  v1::ExportRequest request;
+  request.set_session_id("s");
+  ASSERT_TRUE(call.Write(request));
+  call.WritesDone();
+  EXPECT_TRUE(
+      Eventually([&] { return server.Metrics().Sum("reply_bytes") > 8e6; }));
+  EXPECT_TRUE(
+      Eventually([&] { return server.Metrics().Sum("reply_bytes") == 0; }));
+  v1::ExportResponse response;
+  while (call.Read(&response)) {
+  }
   EXPECT_FALSE(call.Finish().ok());
 }
 

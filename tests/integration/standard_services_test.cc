@@ -213,12 +213,15 @@ TEST_F(StandardServices, MetadataThatNameAnotherSessionAreRefused) {
   get.set_session_id("group:one");
   v1::ForkSessionRequest fork;
   fork.set_session_id("group:one");
+  v1::ExportRequest exported;
+  exported.set_session_id("group:one");
   v1::DeleteSessionRequest remove;
   remove.set_session_id("group:one");
   const std::vector<std::pair<std::string, const pb::Message*>> calls = {
       {"Sessions/Create", &create}, {"Generation/Generate", &turn},
       {"Generation/Score", &score}, {"Sessions/Get", &get},
-      {"Sessions/Fork", &fork},     {"Sessions/Delete", &remove}};
+      {"Sessions/Fork", &fork},     {"Sessions/Export", &exported},
+      {"Sessions/Delete", &remove}};
   for (const auto& [method, request] : calls) {
     SCOPED_TRACE(method);
     const std::string path = absl::StrCat("/engram.v1.", method);
@@ -296,7 +299,7 @@ TEST_F(StandardServices, EveryMethodIsReflected) {
       {{"engram.v1.Generation", {"Generate", "Converse", "Score"}},
        {"engram.v1.Sessions",
         {"Create", "Get", "List", "Delete", "Fork", "Checkpoint",
-         "ListCheckpoints", "DeleteCheckpoint"}},
+         "ListCheckpoints", "DeleteCheckpoint", "Export"}},
        {"engram.v1.Models", {"List", "Get", "Tokenize", "Detokenize"}},
        {"grpc.health.v1.Health", {"Check", "Watch"}}};
   for (const auto& [service, methods] : expected) {
