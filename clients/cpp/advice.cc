@@ -129,6 +129,9 @@ std::string Advice(const absl::Status& status, absl::string_view program,
       if (Says(status, "engram-tenant")) {
         return "--tenant or $ENGRAM_TENANT names a tenant of the server's keys";
       }
+      if (Says(status, "no checkpoint")) {
+        return "`engram checkpoints list` shows what there is";
+      }
       return "`engram models` and `engram sessions list` show what there is";
     case absl::StatusCode::kFailedPrecondition:
       return FailedPrecondition(status);

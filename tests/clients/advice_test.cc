@@ -94,6 +94,12 @@ TEST(Advice, FitsWhatFailed) {
                        absl::ResourceExhaustedError(
                            "Received message larger than max (5 vs. 4)")),
               HasSubstr("--max-message-bytes"));
+  EXPECT_THAT(AdviceOn(CallEnd::kAnswered,
+                       absl::NotFoundError("there is no session \"s\"")),
+              HasSubstr("engram sessions list"));
+  EXPECT_THAT(AdviceOn(CallEnd::kAnswered,
+                       absl::NotFoundError("there is no checkpoint \"c\"")),
+              HasSubstr("engram checkpoints list"));
   EXPECT_EQ(AdviceOn(CallEnd::kAnswered, absl::CancelledError("deleted")), "");
 }
 

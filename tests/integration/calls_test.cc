@@ -204,17 +204,18 @@ TEST(Answers, StatesThatAreNotReadEndWithTheirTime) {
   ServerOptions options = ZooOptions({kAttention});
   options.slow_reader_timeout = absl::Seconds(1);
   TestServer server(options);
-  // Its keys and values are more than a connection has room for.
+  // Keys and values of a kilobyte each: more than a connection has room for.
+  const int tokens = Scaled(8192, 4096);
   const Answer said = server.client().Generate(
-      OnSession(TokenTurn(kAttention, RandomIds(8192, 16), 0), "s"));
+      OnSession(TokenTurn(kAttention, RandomIds(tokens, 16), 0), "s"));
   ASSERT_TRUE(said.status.ok()) << said.status;
   GenericCall call(server.address(), "/engram.v1.Sessions/Export");
   v1::ExportRequest request;
   request.set_session_id("s");
   ASSERT_TRUE(call.Write(request));
   call.WritesDone();
-  EXPECT_TRUE(
-      Eventually([&] { return server.Metrics().Sum("reply_bytes") > 8e6; }));
+  EXPECT_TRUE(Eventually(
+      [&] { return server.Metrics().Sum("reply_bytes") > 1000 * tokens; }));
   EXPECT_TRUE(
       Eventually([&] { return server.Metrics().Sum("reply_bytes") == 0; }));
   v1::ExportResponse response;
