@@ -171,10 +171,11 @@ class Backend {
   virtual MemoryNeed StepsNeed(const LargestStep& largest,
                                absl::Span<const WeightShape> weights) const = 0;
 
-  // Begin a copy, which is done when the event is reached; so are then all that
-  // were begun before it. Until then neither side may change, nor what is
-  // written be read. The host's memory is to be of AllocateHost; with other
-  // memory the copy may be done at once. INTERNAL if the device failed.
+  // Begin a copy, behind all operations and all copies that were begun before
+  // it, which is done when the event is reached. Until then neither side may
+  // change, nor may what is written be read but by later copies. The host's
+  // memory is to be of AllocateHost; with other memory the copy may be done at
+  // once. INTERNAL if the device failed.
   virtual absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyToHost(
       void* host, const void* source, size_t bytes) = 0;
   virtual absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginCopyFromHost(

@@ -140,20 +140,25 @@ size_t StatePool::bytes(int slot) const {
   return state_bytes_ + (key_values_ == nullptr ? 0 : key_values_->bytes(slot));
 }
 
-absl::StatusOr<std::unique_ptr<Buffer>> StatePool::AllocateHost(
+absl::StatusOr<StatePool::HostMemory> StatePool::AllocateHost(
     size_t bytes) const {
   absl::StatusOr<std::unique_ptr<Buffer>> memory =
       backend_->AllocateHost(bytes);
-  if (!absl::IsResourceExhausted(memory.status())) return memory;
-  return AllocateOrdinaryMemory(bytes);
+  const bool is_ordinary = absl::IsResourceExhausted(memory.status());
+  if (is_ordinary) memory = AllocateOrdinaryMemory(bytes);
+  ENGRAM_RETURN_IF_ERROR(memory.status());
+  return HostMemory{*std::move(memory),
+                    backend_->is_asynchronous() && !is_ordinary};
 }
 
 absl::Status StatePool::Save(int slot, void* block) const {
-  return SavePart(slot, 0, bytes(slot), block);
+  ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<DeviceEvent> copied,
+                          BeginSavePart(slot, 0, bytes(slot), block));
+  return copied->Wait();
 }
 
-absl::Status StatePool::SavePart(int slot, size_t begin, size_t count,
-                                 void* part) const {
+absl::StatusOr<std::unique_ptr<DeviceEvent>> StatePool::BeginSavePart(
+    int slot, size_t begin, size_t count, void* part) const {
   ENGRAM_CHECK(IsTaken(slot) && begin + count <= bytes(slot));
   char* target = static_cast<char*>(part);
   std::unique_ptr<DeviceEvent> copied;  // of the last copy, and so of all
@@ -170,10 +175,17 @@ absl::Status StatePool::SavePart(int slot, size_t begin, size_t count,
         copied,
         key_values_->BeginSavePart(slot, begin - state_bytes_, count, target));
   }
-  return copied == nullptr ? absl::OkStatus() : copied->Wait();
+  return copied == nullptr ? MakeReachedEvent() : std::move(copied);
 }
 
 absl::Status StatePool::Restore(int slot, const void* block, int64_t tokens) {
+  ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<DeviceEvent> copied,
+                          BeginRestore(slot, block, tokens));
+  return copied->Wait();
+}
+
+absl::StatusOr<std::unique_ptr<DeviceEvent>> StatePool::BeginRestore(
+    int slot, const void* block, int64_t tokens) {
   ENGRAM_CHECK(IsTaken(slot));
   tokens_[slot] = tokens;
   ENGRAM_ASSIGN_OR_RETURN(
@@ -187,7 +199,7 @@ absl::Status StatePool::Restore(int slot, const void* block, int64_t tokens) {
   } else if (key_values_ != nullptr) {
     key_values_->Clear(slot);
   }
-  return copied->Wait();
+  return copied;
 }
 
 absl::Status StatePool::Append(int slot_in, int slot_out, int64_t tokens) {

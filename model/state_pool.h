@@ -94,12 +94,27 @@ class StatePool {
   // Host memory for that, which the device copies at full speed as long as
   // there is page-locked memory for it; then ordinary memory.
   // RESOURCE_EXHAUSTED with the bytes asked for.
-  absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) const;
-  // The whole state as one block of bytes(slot). `block` is host memory.
+  struct HostMemory {
+    std::unique_ptr<Buffer> buffer;
+    // What begins a copy from or to it goes on at once, however long that is.
+    bool is_copied_beside = false;
+  };
+  absl::StatusOr<HostMemory> AllocateHost(size_t bytes) const;
+  // Begin a copy, which is done when the event is reached, as the back end's
+  // (kernels/backend.h). Until then the slot must neither change nor be freed.
+  // Of the state as one block of bytes(slot), `count` bytes from `begin` on to
+  // `part`, host memory. REQUIRES: begin + count <= bytes(slot).
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginSavePart(int slot,
+                                                             size_t begin,
+                                                             size_t count,
+                                                             void* part) const;
+  // The inverse of all of them, for the state after `tokens` tokens; nor may
+  // the slot be read.
+  absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginRestore(int slot,
+                                                            const void* block,
+                                                            int64_t tokens);
+  // The same of all of it, until it is done.
   absl::Status Save(int slot, void* block) const;
-  // Those of its bytes from `begin` on. REQUIRES: begin + count <= bytes(slot).
-  absl::Status SavePart(int slot, size_t begin, size_t count, void* part) const;
-  // The inverse, for the state after `tokens` tokens.
   absl::Status Restore(int slot, const void* block, int64_t tokens);
 
   // --- For the model.

@@ -37,7 +37,7 @@ Engine::Engine(EngineModel model, const EngineOptions& options,
       states_(model_.model->states()),
       keeper_(&model_.model->states(), CapacityOf(model_.model->info()),
               model_.number, sessions, model_.device),
-      snapshots_(&states_, sessions, options.max_queue, model_.device),
+      snapshots_(&keeper_.copies(), sessions, options.max_queue, model_.device),
       outbox_(delivery),
       ends_(model_.name, &keeper_, sessions, &outbox_, clock,
             std::move(on_end)),
@@ -66,13 +66,22 @@ absl::Status Engine::Run() {
   while (failure_.ok()) {
     const bool worked = RunOnce();
     if (drain_deadline_ && idle() && NobodyWaits()) break;
-    if (!worked) inbox_->WaitForWork(TimeToWait());
+    if (!worked) WaitForWork();
   }
   // Whoever waits for a task is answered.
   inbox_->CloseTasks();
   RunTasks();
   snapshots_.Finish();
   return failure_;
+}
+
+void Engine::WaitForWork() {
+  if (keeper_.copies().empty()) {
+    return inbox_->WaitForWork(TimeToWait());
+  }
+  // What there is to do comes with it.
+  const absl::Status copied = keeper_.copies().Wait();
+  if (!copied.ok()) Fail(copied);
 }
 
 absl::Duration Engine::TimeToWait() const {
@@ -112,7 +121,7 @@ bool Engine::MayRunAhead(absl::Time now) const {
   if (!model_.model->info().runs_ahead || steps_ahead_ >= kStepsAheadMost) {
     return false;
   }
-  if (drain_deadline_ || !inbox_->empty() || inbox_->HasTasks() ||
+  if (drain_deadline_ || !inbox_->empty() || inbox_->tasks() > 0 ||
       parked() > 0 || !snapshots_.empty()) {
     return false;
   }
@@ -126,6 +135,10 @@ bool Engine::WorkBetweenSteps(absl::Time now) {
   const absl::Status settled = steps_.Settle();
   if (!settled.ok()) Fail(settled);
   ForgetOver();
+  if (failure_.ok()) {
+    const absl::Status copied = keeper_.Settle();
+    if (!copied.ok()) Fail(copied);
+  }
   RunTasks();
   keeper_.ReclaimSlots();
   const absl::StatusOr<bool> copies_are_left = snapshots_.Advance();
@@ -211,6 +224,13 @@ void Engine::Fork(SessionHandle source, std::string new_session_id,
     done(sessions_->InstallFork(source, id, snapshot->turns,
                                 std::move(snapshot->block)));
   });
+}
+
+int Engine::held_slots() const {
+  return keeper_.copies().slots_to_come() +
+         static_cast<int>(std::count_if(
+             parked_.all().begin(), parked_.all().end(),
+             [](const auto& sequence) { return sequence->slot >= 0; }));
 }
 
 void Engine::RunTasks() {
@@ -318,7 +338,19 @@ void Engine::StartWaiting(absl::Time now) {
       }
       resume = false;
     }
-    if (!(resume ? ResumeNext() : StartNext(now))) return;
+    if (!(resume ? ResumeNext() : StartNext(now))) {
+      return EvictAhead();
+    }
+  }
+}
+
+void Engine::EvictAhead() {
+  while (failure_.ok() && keeper_.RoomIsComing() &&
+         states_.free_slots() + keeper_.slots_to_come() < inbox_->waiting() &&
+         keeper_.leaving_bytes() < options_.bytes_between_steps) {
+    const absl::StatusOr<bool> evicted = keeper_.EvictAhead();
+    if (absl::IsInternal(evicted.status())) Fail(evicted.status());
+    if (!evicted.value_or(false)) return;
   }
 }
 
@@ -354,7 +386,7 @@ bool Engine::StartNext(absl::Time now) {
   }
   // Nobody overtakes it, or it could wait for ever.
   inbox_->PutBack(std::move(sequence));
-  return Park(running_.LongestPaused());
+  return !keeper_.RoomIsComing() && Park(running_.LongestPaused());
 }
 
 void Engine::Fetch(SequencePointer sequence) {
@@ -379,7 +411,7 @@ bool Engine::ResumeNext() {
   }
   if (!*unparked) {
     parked_.Add(std::move(sequence));
-    return Park(running_.LongestPaused());
+    return !keeper_.RoomIsComing() && Park(running_.LongestPaused());
   }
   running_.Add(std::move(sequence));
   return true;

@@ -55,7 +55,9 @@ struct EngineOptions {
   absl::Duration slow_reader_timeout = absl::Seconds(30);
   int max_queue = 1024;  // copies of states that may wait
   // Once so much of states was moved for sequences that begin, the others that
-  // wait begin before a later step, if streams run: about a millisecond.
+  // wait begin before a later step, if streams run: about a millisecond. Nor
+  // do states make way ahead while so much is on its way to RAM, where it is
+  // counted only when it has come.
   size_t bytes_between_steps = size_t{4} << 20;
 };
 
@@ -116,13 +118,19 @@ class Engine {
   int parked() const { return parked_.size(); }
   // That running sequences have beside their own.
   int spare_slots() const { return keeper_.spare_slots(); }
+  // That are nobody's any more, or those of sequences that were parked, and
+  // free once copies are done.
+  int held_slots() const;
 
  private:
   using SequencePointer = std::unique_ptr<Sequence>;
 
   void ReadDrainDeadline();
   void RunTasks();
-  // When there is nothing to run, and nobody calls.
+  // When there is nothing to run: for a copy that is not done, or for whoever
+  // calls.
+  void WaitForWork();
+  // When nobody calls.
   absl::Duration TimeToWait() const;
   // For this engine, or for another that may want a state of it.
   bool NobodyWaits() const;
@@ -140,6 +148,8 @@ class Engine {
   // False: it must wait on, and so must whatever comes after it.
   bool StartNext(absl::Time now);
   bool ResumeNext();
+  // What waits behind the one that room is coming for will want some too.
+  void EvictAhead();
   // Thread-safe. As Snapshot, from whichever device has the state; a request
   // that has been admitted is not refused.
   void CopyState(SessionHandle session, bool for_request,

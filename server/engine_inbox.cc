@@ -366,9 +366,9 @@ absl::Status EngineInbox::AddTask(std::function<void()> task) {
   return absl::OkStatus();
 }
 
-bool EngineInbox::HasTasks() const {
+int EngineInbox::tasks() const {
   absl::MutexLock lock(&mutex_);
-  return !tasks_.empty();
+  return static_cast<int>(tasks_.size());
 }
 
 std::vector<std::function<void()>> EngineInbox::TakeTasks() {

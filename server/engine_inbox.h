@@ -125,7 +125,7 @@ class EngineInbox {
   std::vector<std::unique_ptr<Sequence>> TakeLast();
   // Nobody waits, nor has a place, nor was taken and may wait on.
   bool empty() const;
-  bool HasTasks() const;
+  int tasks() const;  // that wait
   std::vector<std::function<void()>> TakeTasks();
   // No task is taken from now on.
   void CloseTasks();

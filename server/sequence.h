@@ -65,7 +65,8 @@ struct Sequence {
   bool record_whole = true;
   int32_t scored = 0;  // prompt tokens with an event (kScore)
 
-  // Its state while it has none (server/parked_sequences.h), else nullptr.
+  // Its state while it has no slot, or is leaving it (server/state_keeper.h);
+  // else nullptr.
   std::shared_ptr<const StateBlock> parked_state;
   int64_t steps = 0;  // that it was in
   // Since it got the slot that it has, those that left it out too.

@@ -1,5 +1,6 @@
 #include "server/session_lists.h"
 
+#include "absl/algorithm/container.h"
 #include "kernels/status.h"
 #include "server/session.h"
 #include "server/slot_number.h"
@@ -92,10 +93,15 @@ Session* SessionLists::WithSlotCopy(int tenant, const Session* keep) const {
   return FirstBut(tenants_.Get(tenant).slot_copies, keep);
 }
 
-Session* SessionLists::InSlot(int model, int device) const {
+Session* SessionLists::InSlot(int model, int device,
+                              absl::Span<const int> but) const {
   const InSlots& in_slots = in_slots_[model][device];
-  Session* const idle = FirstBut(in_slots.idle, nullptr);
-  return idle != nullptr ? idle : FirstBut(in_slots.running, nullptr);
+  for (const SessionsByUse* sessions : {&in_slots.idle, &in_slots.running}) {
+    for (const auto& [use, session] : *sessions) {
+      if (!absl::c_linear_search(but, session->slot)) return session;
+    }
+  }
+  return nullptr;
 }
 
 std::pair<Session*, absl::Time> SessionLists::Expired(absl::Time now) const {

@@ -11,6 +11,7 @@
 
 #include "absl/container/btree_map.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "server/by_tenant.h"
 #include "server/session_store.h"
 
@@ -35,8 +36,10 @@ class SessionLists {
   // Running or not:
   Session* WithLongAnswer(int tenant, const Session* keep) const;
   Session* WithSlotCopy(int tenant, const Session* keep) const;
-  // One of `model` that has a slot of `device`, idle ones first, whosever.
-  Session* InSlot(int model, int device = 0) const;
+  // One of `model` that has a slot of `device`, but none of `but`, idle ones
+  // first, whosever.
+  Session* InSlot(int model, int device = 0,
+                  absl::Span<const int> but = {}) const;
   // One that is to expire at `now` or before, and when it was.
   std::pair<Session*, absl::Time> Expired(absl::Time now) const;
 

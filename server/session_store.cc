@@ -231,9 +231,9 @@ absl::StatusOr<SessionStore::Location> SessionStore::Locate(
 }
 
 std::optional<SessionStore::Resident> SessionStore::EvictionCandidate(
-    int model, int device) const {
+    int model, int device, absl::Span<const int> but) const {
   absl::MutexLock lock(&mutex_);
-  const Session* const session = table_->lists().InSlot(model, device);
+  const Session* const session = table_->lists().InSlot(model, device, but);
   if (session == nullptr) return std::nullopt;
   return Resident{table_->Find(session->name), session->slot, session->block};
 }

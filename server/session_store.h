@@ -49,6 +49,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "server/clock.h"
 #include "server/model_capacity.h"
 #include "server/request.h"
@@ -220,8 +221,10 @@ class SessionStore {
     std::shared_ptr<const StateBlock> copy;  // nullptr: there is none yet
   };
   // The state of `model` on a device whose slot is to be given up first: idle
-  // before running, least recently used first.
-  std::optional<Resident> EvictionCandidate(int model, int device = 0) const;
+  // before running, least recently used first. None of the slots `but`: those
+  // are being given up already.
+  std::optional<Resident> EvictionCandidate(
+      int model, int device = 0, absl::Span<const int> but = {}) const;
   // `block` is a copy of the state in `slot`. True: the slot is the caller's
   // now. False: the session was deleted, and ReleasedSlots() tells the slot.
   bool MoveToRam(const SessionHandle& session, int slot,

@@ -14,6 +14,7 @@ StateKeeper::StateKeeper(StatePool* states, const ModelCapacity& capacity,
       device_(device),
       first_slot_(FirstSlotOf(device)),
       sessions_(*sessions),
+      copies_(states),
       slots_(states->slots()) {}
 
 // --- A sequence's slot.
@@ -74,7 +75,8 @@ absl::Status StateKeeper::SetState(int slot,
   }
   if (location.block != nullptr) {
     ENGRAM_RETURN_IF_ERROR(
-        states_.Restore(slot, location.block->data(), location.turns.position));
+        copies_.BeginRestore(slot, location.block, location.turns.position)
+            .status());
     sessions_.CountRestore(number_);
   } else {
     ENGRAM_RETURN_IF_ERROR(states_.Clear(slot));
@@ -100,9 +102,10 @@ void StateKeeper::HasRun(Sequence* sequence, int slot) {
 
 bool StateKeeper::Keep(Sequence* sequence, CommittedTurns turns,
                        TurnRecord record) {
-  const std::shared_ptr<const StateBlock> parked_state = sequence->parked_state;
-  ForgetParked(sequence);
   const int slot = sequence->slot;
+  // One that is being parked has its slot still.
+  const auto parked_state = slot < 0 ? sequence->parked_state : nullptr;
+  ForgetParked(sequence);
   ENGRAM_CHECK(slot < 0 || slots_[slot].source < 0);
   if (!sessions_.Commit(sequence->session, std::move(turns),
                         slot < 0 ? -1 : first_slot_ + slot, std::move(record),
@@ -111,6 +114,7 @@ bool StateKeeper::Keep(Sequence* sequence, CommittedTurns turns,
   }
   if (slot >= 0) {
     FreeSpare(slot);
+    Stay(slot);
     slots_[slot].in_use = false;
     states_.Seal(slot);
   }
@@ -128,8 +132,9 @@ void StateKeeper::FreeSlot(Sequence* sequence) {
   if (sequence->slot < 0) return;
   EndReading(sequence->slot);
   FreeSpare(sequence->slot);
+  Stay(sequence->slot);
   slots_[sequence->slot].in_use = false;
-  states_.Free(sequence->slot);
+  copies_.Free(sequence->slot);
   sequence->slot = -1;
 }
 
@@ -139,6 +144,7 @@ absl::StatusOr<bool> StateKeeper::TryTakeSpare(const Sequence& sequence) {
   int& spare = slots_[sequence.slot].spare;
   if (spare >= 0) return true;
   if (states_.free_slots() == 0) {
+    if (RoomIsComing()) return false;
     const absl::StatusOr<bool> evicted = EvictOne();
     if (absl::IsResourceExhausted(evicted.status())) return false;
     ENGRAM_RETURN_IF_ERROR(evicted.status());
@@ -154,7 +160,7 @@ absl::StatusOr<bool> StateKeeper::TryTakeSpare(const Sequence& sequence) {
 bool StateKeeper::FreeSpare(int slot) {
   const int spare = std::exchange(slots_[slot].spare, -1);
   if (spare < 0) return false;
-  states_.Free(spare);
+  copies_.Free(spare);
   --spare_slots_;
   return true;
 }
@@ -162,30 +168,39 @@ bool StateKeeper::FreeSpare(int slot) {
 // --- Parked.
 
 absl::StatusOr<bool> StateKeeper::TryPark(Sequence* sequence) {
+  if (!IsReady(*sequence)) return false;
   const int slot = SlotToRead(*sequence);
   const size_t bytes = states_.bytes(slot);
   if (!sessions_.HoldForParked(bytes)) return false;
-  absl::StatusOr<std::shared_ptr<const StateBlock>> block = SaveBlock(slot);
-  if (!block.ok()) {
+  absl::StatusOr<Leaving> leaving = BeginCopyToLeave(slot);
+  if (!leaving.ok()) {
     sessions_.ReleaseParked(bytes);
-    if (absl::IsResourceExhausted(block.status())) return false;
-    return block.status();
+    if (absl::IsResourceExhausted(leaving.status())) return false;
+    return leaving.status();
   }
-  sequence->parked_state = *std::move(block);
-  moved_bytes_ += bytes;
-  FreeSlot(sequence);
+  sequence->parked_state = leaving->block;
+  leaving->sequence = sequence;
+  FreeSpare(sequence->slot);
+  BeginLeaving(sequence->slot, *std::move(leaving));
   return true;
 }
 
 absl::StatusOr<bool> StateKeeper::TryUnpark(Sequence* sequence) {
+  if (sequence->slot >= 0) {
+    Stay(sequence->slot);
+    ForgetParked(sequence);
+    return true;
+  }
   while (!TryTakeSlot(sequence, /*source=*/-1)) {
     ENGRAM_ASSIGN_OR_RETURN(const bool has_room,
                             MakeRoom(*sequence, /*source=*/-1));
     if (!has_room) return false;
   }
   ENGRAM_RETURN_IF_ERROR(
-      states_.Restore(sequence->slot, sequence->parked_state->data(),
-                      sequence->start.position + sequence->position));
+      copies_
+          .BeginRestore(sequence->slot, sequence->parked_state,
+                        sequence->start.position + sequence->position)
+          .status());
   moved_bytes_ += sequence->parked_state->size();
   ForgetParked(sequence);
   return true;
@@ -209,12 +224,18 @@ bool StateKeeper::TryTakeSlot(Sequence* sequence, int source) {
 
 absl::StatusOr<bool> StateKeeper::MakeRoom(const Sequence& sequence,
                                            int source) {
+  // What would make more of it is for others.
+  if (RoomIsComing()) return false;
   // What costs nothing, a copy, and a move to RAM, in this order.
   for (int slot = 0; slot < states_.slots(); ++slot) {
     if (FreeSpare(slot)) return true;
   }
-  ENGRAM_ASSIGN_OR_RETURN(const bool freed, FreeAbandoned());
-  if (freed) return true;
+  if (const int abandoned = FindAbandoned(); abandoned >= 0) {
+    // It is to be read by a sequence that will run then, and leave it.
+    if (copies_.IsArriving(abandoned)) return false;
+    ENGRAM_RETURN_IF_ERROR(CopyToReaders(abandoned));
+    return true;
+  }
   if (states_.free_slots() == 0) {
     // If no state is there to be moved, sessions were deleted meanwhile and
     // left their slots behind.
@@ -238,31 +259,83 @@ absl::StatusOr<bool> StateKeeper::MakeRoom(const Sequence& sequence,
 // --- Committed states.
 
 absl::StatusOr<bool> StateKeeper::EvictOne() {
-  const auto resident = sessions_.EvictionCandidate(number_, device_);
+  std::vector<int> leaving_slots;
+  for (int slot = 0; leaving_ > 0 && slot < states_.slots(); ++slot) {
+    if (!slots_[slot].leaving.has_value()) continue;
+    leaving_slots.push_back(first_slot_ + slot);
+  }
+  const auto resident =
+      sessions_.EvictionCandidate(number_, device_, leaving_slots);
   if (!resident.has_value()) return false;
   const int slot = resident->slot - first_slot_;
-  std::shared_ptr<const StateBlock> block = resident->copy;
-  if (block == nullptr) {
-    ENGRAM_ASSIGN_OR_RETURN(block, SaveBlock(slot));
-    moved_bytes_ += block->size();
+  if (resident->copy != nullptr) {
+    MoveToRam(resident->session, slot, resident->copy);
+    return true;
   }
-  if (sessions_.MoveToRam(resident->session, resident->slot, block)) {
-    // Whoever reads it still keeps it until MakeRoom comes by again.
-    Abandon(slot);
-  } else {
-    // Its session was deleted meanwhile, and left the slot behind.
-    ReclaimSlots();
-  }
+  ENGRAM_ASSIGN_OR_RETURN(Leaving leaving, BeginCopyToLeave(slot));
+  leaving.session = resident->session;
+  BeginLeaving(slot, std::move(leaving));
   return true;
 }
 
-absl::StatusOr<std::shared_ptr<const StateBlock>> StateKeeper::SaveBlock(
-    int slot) const {
-  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> memory,
-                          states_.AllocateHost(states_.bytes(slot)));
-  auto block = std::make_shared<StateBlock>(std::move(memory));
-  ENGRAM_RETURN_IF_ERROR(states_.Save(slot, block->data()));
-  return block;
+void StateKeeper::MoveToRam(const SessionHandle& session, int slot,
+                            std::shared_ptr<const StateBlock> block) {
+  if (sessions_.MoveToRam(session, first_slot_ + slot, std::move(block))) {
+    // Whoever reads it still keeps it until MakeRoom comes by again.
+    Abandon(slot);
+  } else {
+    // Its session has left the slot behind meanwhile.
+    ReclaimSlots();
+  }
+}
+
+absl::StatusOr<StateKeeper::Leaving> StateKeeper::BeginCopyToLeave(int slot) {
+  const size_t bytes = states_.bytes(slot);
+  ENGRAM_ASSIGN_OR_RETURN(StatePool::HostMemory memory,
+                          states_.AllocateHost(bytes));
+  auto block = std::make_shared<StateBlock>(std::move(memory.buffer));
+  Leaving leaving;
+  leaving.block = block;
+  ENGRAM_ASSIGN_OR_RETURN(leaving.copy,
+                          copies_.BeginSave(slot, 0, bytes, std::move(block)));
+  moved_bytes_ += bytes;
+  return leaving;
+}
+
+void StateKeeper::BeginLeaving(int slot, Leaving leaving) {
+  ++leaving_;
+  leaving_bytes_ += leaving.block->size();
+  slots_[slot].leaving = std::move(leaving);
+  EndLeaving(slot);
+}
+
+absl::Status StateKeeper::Settle() {
+  ENGRAM_RETURN_IF_ERROR(copies_.Settle());
+  for (int slot = 0; leaving_ > 0 && slot < states_.slots(); ++slot) {
+    EndLeaving(slot);
+  }
+  return absl::OkStatus();
+}
+
+void StateKeeper::EndLeaving(int slot) {
+  if (!slots_[slot].leaving.has_value() ||
+      !copies_.IsDone(slots_[slot].leaving->copy)) {
+    return;
+  }
+  const Leaving left = *slots_[slot].leaving;
+  Stay(slot);
+  if (left.sequence != nullptr) {
+    FreeSlot(left.sequence);
+  } else {
+    MoveToRam(left.session, slot, left.block);
+  }
+}
+
+void StateKeeper::Stay(int slot) {
+  if (!slots_[slot].leaving.has_value()) return;
+  --leaving_;
+  leaving_bytes_ -= slots_[slot].leaving->block->size();
+  slots_[slot].leaving.reset();
 }
 
 void StateKeeper::ReclaimSlots() {
@@ -281,8 +354,9 @@ void StateKeeper::EndReading(int slot) {
 }
 
 void StateKeeper::Abandon(int slot) {
+  Stay(slot);
   slots_[slot].abandoned = slots_[slot].readers > 0;
-  if (!slots_[slot].abandoned) states_.Free(slot);
+  if (!slots_[slot].abandoned) copies_.Free(slot);
 }
 
 absl::Status StateKeeper::CopyToReaders(int slot) {
@@ -295,13 +369,11 @@ absl::Status StateKeeper::CopyToReaders(int slot) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> StateKeeper::FreeAbandoned() {
+int StateKeeper::FindAbandoned() const {
   for (int slot = 0; slot < states_.slots(); ++slot) {
-    if (!slots_[slot].abandoned) continue;
-    ENGRAM_RETURN_IF_ERROR(CopyToReaders(slot));
-    return true;
+    if (slots_[slot].abandoned) return slot;
   }
-  return false;
+  return -1;
 }
 
 }  // namespace engram

@@ -41,7 +41,9 @@ absl::StatusOr<bool> StateSnapshots::Advance() {
   size_t budget = kBytesAtATime;
   while (!jobs_.empty() && budget > 0) {
     absl::StatusOr<Snapshot> result = Snapshot();
-    if (!Work(&jobs_.front(), &budget, &result)) return true;
+    if (!Work(&jobs_.front(), &budget, &result)) {
+      return !jobs_.front().is_begun();
+    }
     const Job job = std::move(jobs_.front());
     jobs_.pop_front();
     const auto block = job.block;
@@ -49,8 +51,8 @@ absl::StatusOr<bool> StateSnapshots::Advance() {
     job.done(std::move(result));
     if (absl::IsInternal(status)) return status;
     // Who asked holds it by now, so that a copy more takes no memory.
-    if (block != nullptr && job.copied == block->size()) {
-      sessions_.KeepCopy(job.session, job.slot, job.version, block);
+    if (job.is_begun() && copies_.IsDone(job.copy)) {
+      sessions_.KeepCopy(job.session, job.slot, job.turns.version, block);
     }
     budget -= std::min(budget, kBytesOfAnAnswer);
   }
@@ -58,19 +60,35 @@ absl::StatusOr<bool> StateSnapshots::Advance() {
 }
 
 void StateSnapshots::Finish() {
-  while (!jobs_.empty()) (void)Advance();
+  while (!jobs_.empty()) {
+    if (!Advance().value_or(true)) (void)copies_.Wait();
+  }
 }
 
 absl::Status StateSnapshots::BeginCopy(Job* job,
                                        const SessionStore::Location& location) {
   job->slot = location.slot;
-  job->version = location.turns.version;
+  job->turns = location.turns;
+  const StatePool& states = copies_.states();
   ENGRAM_ASSIGN_OR_RETURN(
-      std::unique_ptr<Buffer> memory,
-      states_.AllocateHost(states_.bytes(job->slot - FirstSlotOf(device_))));
-  job->block = std::make_shared<StateBlock>(std::move(memory));
-  job->copied = 0;
+      StatePool::HostMemory memory,
+      states.AllocateHost(states.bytes(job->slot - FirstSlotOf(device_))));
+  job->block = std::make_shared<StateBlock>(std::move(memory.buffer));
+  job->is_copied_beside = memory.is_copied_beside;
+  job->begun = 0;
   ++job->beginnings;
+  return absl::OkStatus();
+}
+
+absl::Status StateSnapshots::CopyPart(Job* job, size_t* budget) {
+  const size_t left = job->block->size() - job->begun;
+  const bool all = job->is_copied_beside || job->beginnings >= kBeginningsMax;
+  const size_t bytes = all ? left : std::min(left, *budget);
+  ENGRAM_ASSIGN_OR_RETURN(
+      job->copy, copies_.BeginSave(job->slot - FirstSlotOf(device_), job->begun,
+                                   bytes, job->block));
+  job->begun += bytes;
+  *budget -= std::min(bytes, *budget);
   return absl::OkStatus();
 }
 
@@ -90,28 +108,21 @@ bool StateSnapshots::Work(Job* job, size_t* budget,
     *result = absl::AbortedError("the state has gone to another device");
     return true;
   }
-  if (job->block == nullptr || job->slot != location->slot ||
-      job->version != location->turns.version) {
-    const absl::Status begun = BeginCopy(job, *location);
-    if (!begun.ok()) {
-      *result = begun;
-      return true;
-    }
-  }
-  const size_t left = job->block->size() - job->copied;
-  const size_t bytes =
-      job->beginnings >= kBeginningsMax ? left : std::min(left, *budget);
-  const absl::Status saved =
-      states_.SavePart(job->slot - FirstSlotOf(device_), job->copied, bytes,
-                       job->block->data() + job->copied);
-  if (!saved.ok()) {
-    *result = saved;
+  absl::Status status = copies_.failure();
+  // What has begun whole is not begun again: its slot is held until then, and
+  // who asked did so when the session was as it was.
+  const bool begins =
+      job->block == nullptr ||
+      (!job->is_begun() && (job->slot != location->slot ||
+                            job->turns.version != location->turns.version));
+  if (status.ok() && begins) status = BeginCopy(job, *location);
+  if (status.ok() && !job->is_begun()) status = CopyPart(job, budget);
+  if (!status.ok()) {
+    *result = status;
     return true;
   }
-  job->copied += bytes;
-  *budget -= std::min(bytes, *budget);
-  if (job->copied < job->block->size()) return false;
-  *result = Snapshot{location->turns, job->block};
+  if (!job->is_begun() || !copies_.IsDone(job->copy)) return false;
+  *result = Snapshot{job->turns, job->block};
   return true;
 }
 

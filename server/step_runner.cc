@@ -56,7 +56,9 @@ StepRunner::Candidates StepRunner::FindCandidates(
   absl::flat_hash_map<const Tenant*, int> places;
   int place = -1;
   for (const std::unique_ptr<Sequence>& sequence : running.all()) {
-    Candidate candidate = MakeCandidate(*sequence);
+    // Others do not wait for its state.
+    Candidate candidate =
+        states_.IsReady(*sequence) ? MakeCandidate(*sequence) : Candidate();
     const TenantHandle& tenant = sequence->request.tenant;
     // Mostly it is the one before.
     if (place < 0 || found.parts[place].tenant != tenant.get()) {

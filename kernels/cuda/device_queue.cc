@@ -24,6 +24,8 @@ class DeviceQueue::Event final : public DeviceEvent {
   }
 
   absl::Status Wait() override {
+    // Copies that were on their way then are waited for when all ends.
+    if (!queue_.failure().ok()) return queue_.failure();
     queue_.Note(cudaEventSynchronize(event_), "waiting for an event");
     if (queue_.failure().ok()) queue_.DeliverUpTo(deliveries_);
     return queue_.failure();

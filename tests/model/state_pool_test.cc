@@ -47,9 +47,11 @@ class StatePoolTest : public testing::Test {
   std::string SavedInParts(int slot, size_t part) const {
     std::string block(pool_->bytes(slot), '?');
     for (size_t begin = 0; begin < block.size(); begin += part) {
-      ENGRAM_CHECK_OK(pool_->SavePart(slot, begin,
-                                      std::min(part, block.size() - begin),
-                                      block.data() + begin));
+      const size_t bytes = std::min(part, block.size() - begin);
+      const auto copied = std::move(
+          pool_->BeginSavePart(slot, begin, bytes, block.data() + begin)
+              .value());
+      ENGRAM_CHECK_OK(copied->Wait());
     }
     return block;
   }

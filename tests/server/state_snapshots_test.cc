@@ -39,8 +39,9 @@ class StateSnapshotsTest : public ::testing::Test {
     limits.memory_bytes = memory_bytes;
     store_ = std::make_unique<SessionStore>(limits, &clock_);
     store_->AddModel("m", {.state_bytes = kStateBytes});
+    copies_ = std::make_unique<StateCopies>(states_.get());
     snapshots_ =
-        std::make_unique<StateSnapshots>(states_.get(), store_.get(), kJobs);
+        std::make_unique<StateSnapshots>(copies_.get(), store_.get(), kJobs);
   }
 
   // A turn that leaves a state which is all `byte`; its slot.
@@ -83,6 +84,7 @@ class StateSnapshotsTest : public ::testing::Test {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<StatePool> states_;
   std::unique_ptr<SessionStore> store_;
+  std::unique_ptr<StateCopies> copies_;
   std::unique_ptr<StateSnapshots> snapshots_;
 };
 

@@ -323,8 +323,11 @@ void TestEngine::ExpectNoSlotLost() {
       states.Free(slot - FirstSlotOf(i));
     }
     taken += states.slots() - states.free_slots() - engine_of(i).running() -
-             engine_of(i).spare_slots();
-    if (engine_of(i).running() > 0 || in_sessions > 0) continue;
+             engine_of(i).spare_slots() - engine_of(i).held_slots();
+    if (engine_of(i).running() > 0 || engine_of(i).held_slots() > 0 ||
+        in_sessions > 0) {
+      continue;
+    }
     const KeyValueUse use = states.key_values();
     EXPECT_EQ(use.available(), use.blocks);
   }

@@ -54,8 +54,9 @@ void Print(const SimulationCounts& counts) {
             << counts.parked << " steps with parked ones, "
             << counts.with_spares << " steps with spare slots, "
             << counts.overdue << " overdue, " << counts.told
-            << " told to read, " << counts.moves << " moves, "
-            << counts.over_quota << " over a quota\n";
+            << " told to read, " << counts.moves << " moves, " << counts.held
+            << " steps with held slots, " << counts.over_quota
+            << " over a quota\n";
   for (const auto& [code, count] : counts.ends) {
     std::cout << "  ended " << code << ": " << count << "\n";
   }
@@ -101,6 +102,7 @@ TEST(EngineSimulation, HoldsItsPromisesUnderRandomClients) {
   EXPECT_GT(counts.overdue, often);
   EXPECT_GT(counts.told, often);
   EXPECT_GT(counts.moves, often);
+  EXPECT_GT(counts.held, often);
   EXPECT_GT(counts.over_quota, often);
   if (seeds < kAllSeeds) return;
   // And every way to end and to be refused was taken, the rarest too.

@@ -34,17 +34,20 @@ void SimulationCounts::Add(const SimulationCounts& other) {
   overdue += other.overdue;
   told += other.told;
   moves += other.moves;
+  held += other.held;
   over_quota += other.over_quota;
   steps += other.steps;
 }
 
 // --- Set-up.
 
-TestEngineOptions Simulation::RandomOptions(std::mt19937_64* random) {
+TestEngineOptions Simulation::RandomOptions(Backend* backend,
+                                            std::mt19937_64* random) {
   const auto uniform = [random](int least, int most) {
     return std::uniform_int_distribution<int>(least, most)(*random);
   };
   TestEngineOptions options;
+  if (uniform(0, 1) == 1) options.backend = backend;
   options.delivers_by_hand = true;
   options.vocabulary_size = kVocabulary;
   // The ids are bytes.
@@ -80,7 +83,11 @@ TestEngineOptions Simulation::RandomOptions(std::mt19937_64* random) {
 }
 
 Simulation::Simulation(uint64_t seed)
-    : random_(seed), engine_(RandomOptions(&random_)) {
+    : random_(seed),
+      cpu_(std::move(MakeBackend({BackendKind::kCpu, 1}).value())),
+      backend_(cpu_.get()),
+      engine_(RandomOptions(&backend_, &random_)) {
+  backend_.Hold();
   TenantLimits limits;
   limits.weight = 2;
   if (Chance(30)) limits.streams = Uniform(1, 4);
@@ -132,7 +139,7 @@ SimulationCounts Simulation::Run() {
     RunEngines();
     counts_.parked += parked() > 0;
     counts_.with_spares += spare_slots() > 0;
-    posted_ = 0;
+    counts_.held += held_slots() > 0;
     // Some readers are told late, while the engine runs on.
     Deliver(static_cast<int>(Uniform(0, 4)));
     Read();
@@ -156,6 +163,7 @@ SimulationCounts Simulation::Run() {
 }
 
 void Simulation::RunEngines() {
+  backend_.Complete(static_cast<int>(Uniform(0, 2)));
   const bool others_first = Chance(50);
   for (int i = 1; i < engine_.options.devices; ++i) {
     if (others_first) engine_.engine_of(i).RunOnce();
@@ -177,6 +185,7 @@ void Simulation::Drain() {
     engine_.engine_of(i).Drain(engine_.clock.Now() + absl::Seconds(5));
   }
   while (!failed && !running_.empty() && !::testing::Test::HasFailure()) {
+    backend_.Complete(static_cast<int>(Uniform(0, 2)));
     engine_.RunOnce();
     Deliver();
     Read();

@@ -6,7 +6,8 @@
 // checkpoints, start from them and delete them; they
 // cancel, have deadlines, read slowly or not at all, and some of them only when
 // they are told that there is something; states break and, in some runs, there
-// are two devices, or the only one fails. At the end the server drains. Beside
+// are two devices, or the only one fails, or copies of states are done some
+// iterations late. At the end the server drains. Beside
 // it the simulation keeps a record of its own of what every session must hold,
 // and computes every answer from tokens alone. What must hold is said at each
 // check.
@@ -25,6 +26,7 @@
 #include "absl/status/status.h"
 #include "server/session_name.h"
 #include "tests/server/test_engine.h"
+#include "tests/support/held_copies_backend.h"
 
 namespace engram {
 
@@ -61,6 +63,7 @@ struct SimulationCounts {
   int64_t overdue = 0;      // refused or ended for the queue's time
   int64_t told = 0;         // readers that waited for it
   int64_t moves = 0;        // turns that left a state on another device
+  int64_t held = 0;         // steps with slots that copies held
   int64_t over_quota = 0;   // refused for what their tenant may
   int64_t steps = 0;
 
@@ -112,7 +115,8 @@ class Simulation {
   };
   using CallPointer = std::shared_ptr<Call>;
 
-  static TestEngineOptions RandomOptions(std::mt19937_64* random);
+  static TestEngineOptions RandomOptions(Backend* backend,
+                                         std::mt19937_64* random);
   int64_t Uniform(int64_t least, int64_t most);
   bool Chance(int percent) { return Uniform(1, 100) <= percent; }
   // The names that clients use: a tenant's number and an id, as "1:s2".
@@ -187,6 +191,7 @@ class Simulation {
   int64_t running() { return OfAll(&Engine::running); }
   int64_t spare_slots() { return OfAll(&Engine::spare_slots); }
   int64_t parked() { return OfAll(&Engine::parked); }
+  int64_t held_slots() { return OfAll(&Engine::held_slots); }
   void OnEnd(const RequestSummary& summary);
   void CheckEnd(const Call& call, const RequestSummary& summary);
   void Commit(const Call& call, const RequestSummary& summary);
@@ -203,6 +208,8 @@ class Simulation {
   void Drain();
 
   std::mt19937_64 random_;
+  const std::unique_ptr<Backend> cpu_;
+  HeldCopiesBackend backend_;
   TestEngine engine_;
   const std::vector<TenantHandle> tenants_ = {
       nullptr, std::make_shared<Tenant>("second", 1)};
@@ -214,7 +221,6 @@ class Simulation {
   std::map<std::string, CallPointer> running_;  // by request id
   std::vector<CallPointer> ended_;
   int64_t next_request_ = 0;
-  int posted_ = 0;  // tasks that the engine has not run yet
   bool device_fails_ = false;
   bool draining_ = false;
 };

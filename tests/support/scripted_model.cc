@@ -280,7 +280,10 @@ absl::StatusOr<StepResult> ScriptedModel::Finish() {
   Step& step = finished_.emplace_back(std::move(begun_.front()));
   begun_.pop_front();
   if (step.fails) return absl::InternalError("the device is on fire");
-  ENGRAM_RETURN_IF_ERROR(backend_->Synchronize());
+  // Copies may go on.
+  ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<DeviceEvent> done,
+                          backend_->RecordEvent());
+  ENGRAM_RETURN_IF_ERROR(done->Wait());
   StepResult result;
   auto rest = absl::MakeConstSpan(step.outcomes);
   for (size_t i = 0; i < step.slots.size(); ++i) {

@@ -361,6 +361,7 @@ TEST(LostDevice, NothingThatGoesCallsTheRuntime) {
   EXPECT_EQ(backend->Synchronize().code(), absl::StatusCode::kInternal);
   EXPECT_TRUE(cuda::DeviceIsLost());
   const int64_t before = emulation::counts().calls;
+  EXPECT_EQ(event->Wait().code(), absl::StatusCode::kInternal);
   event = nullptr;
   weight = nullptr;
   buffer = nullptr;
