@@ -204,6 +204,8 @@ class Simulation {
   // Each is told of its own sessions, and of all of them.
   void CheckLists();
   size_t ListedSessions() const;
+  // Those in their first turn too.
+  int64_t HeldSessions() const;
   void CheckAnswer(const Call& call);
   void Drain();
 

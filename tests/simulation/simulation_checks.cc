@@ -179,6 +179,14 @@ size_t Simulation::ListedSessions() const {
   return listed;
 }
 
+int64_t Simulation::HeldSessions() const {
+  int64_t held = 0;
+  for (const TenantUse& use : engine_.sessions.UsesOfTenants()) {
+    held += use.sessions;
+  }
+  return held;
+}
+
 void Simulation::CheckLists() {
   size_t there = 0;
   for (const auto& [name, session] : sessions_) {
