@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/control_group.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/thread_pool.h"
@@ -64,7 +65,21 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> Backend::Pack(
         absl::StrCat("a weight is a matrix [outputs, inputs], this tensor is ",
                      ShapeToString(weight.shape)));
   }
+  ENGRAM_RETURN_IF_ERROR(CheckFormat(format));
   return DoPack(weight, format);
+}
+
+absl::Status Backend::CheckFormat(WeightFormat format) const {
+  if (HasFormat(format)) return absl::OkStatus();
+  std::vector<std::string> others;
+  for (const WeightFormat other : kWeightFormats) {
+    if (HasFormat(other)) others.push_back(WeightFormatName(other));
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the back end ", name(), " has no weights in ", WeightFormatName(format),
+      ", only in ", absl::StrJoin(others, ", "),
+      "; ask for one of these (--weights) or for another back end "
+      "(--backend)"));
 }
 
 const StepRows& Backend::PrepareStep(

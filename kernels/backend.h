@@ -31,9 +31,9 @@
 // (tests/kernels/summation_test.cc):
 //   MatMul       one accumulator from zero, over k in ascending order, each
 //                step one fused multiply-add with the weight as float32 (of
-//                kInt8 the integer times its scale, rounded); then the bias is
-//                added, then the activation applied, or the sum added
-//                to y
+//                kInt8 the integer times its scale, rounded, of kInt4 plus
+//                its minimum); then the bias is added, then the activation
+//                applied, or the sum added to y
 //   Norm         sums of 16 partial sums, element i in sum i mod 16 in
 //                ascending order, which are then added as a tree: the upper
 //                half to the lower, until one is left; squares by fused
@@ -197,9 +197,14 @@ class Backend {
   // Lays out `weight` [outputs, inputs] (host memory) for MatMul, its values
   // rounded to the nearest of `format` (ties to even) unless they have it
   // already. INVALID_ARGUMENT: no matrix, or a value that the format has no
-  // finite number for.
+  // finite number for. FAILED_PRECONDITION: as CheckFormat().
   absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(const Tensor& weight,
                                                      WeightFormat format);
+
+  // Whether weights can be packed in this format.
+  virtual bool HasFormat(WeightFormat) const { return true; }
+  // FAILED_PRECONDITION names those that there are, if this is none of them.
+  absl::Status CheckFormat(WeightFormat format) const;
 
   // What there is for the weights packed so far; nothing where none is looked
   // for.

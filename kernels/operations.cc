@@ -14,21 +14,21 @@ const char* WeightFormatName(WeightFormat format) {
       return "f16";
     case WeightFormat::kInt8:
       return "int8";
+    case WeightFormat::kInt4:
+      return "int4";
   }
   return "unknown";
 }
 
 std::optional<WeightFormat> FindWeightFormat(absl::string_view name) {
-  for (const WeightFormat format :
-       {WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kFloat16,
-        WeightFormat::kInt8}) {
+  for (const WeightFormat format : kWeightFormats) {
     if (name == WeightFormatName(format)) return format;
   }
   return std::nullopt;
 }
 
 DataType StoredType(WeightFormat format) {
-  ENGRAM_CHECK(format != WeightFormat::kInt8);
+  ENGRAM_CHECK(!IsQuantised(format));
   switch (format) {
     case WeightFormat::kFloat32:
       return DataType::kFloat32;
@@ -37,6 +37,7 @@ DataType StoredType(WeightFormat format) {
     case WeightFormat::kFloat16:
       return DataType::kFloat16;
     case WeightFormat::kInt8:
+    case WeightFormat::kInt4:
       break;
   }
   return DataType::kFloat32;
@@ -58,6 +59,11 @@ int64_t WeightBytes(WeightFormat format, int64_t outputs, int64_t inputs) {
   if (format == WeightFormat::kInt8) {
     return outputs *
            (inputs + Int8Units(inputs) * static_cast<int64_t>(sizeof(float)));
+  }
+  if (format == WeightFormat::kInt4) {
+    return outputs *
+           ((inputs + 1) / 2 +
+            Int4Groups(inputs) * 2 * static_cast<int64_t>(sizeof(uint16_t)));
   }
   return outputs * inputs *
          static_cast<int64_t>(DataTypeBytes(StoredType(format)));

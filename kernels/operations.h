@@ -21,19 +21,33 @@ namespace engram {
 // kInt8: the inputs of an output in units of 64, the last one shorter, each
 // with a float32 scale; a value is an integer from -127 to 127, times the
 // scale, rounded to float32.
-enum class WeightFormat { kFloat32, kBFloat16, kFloat16, kInt8 };
+// kInt4: the inputs of an output in groups of 32, the last one shorter, each
+// with a scale and a minimum in float16; a value is an integer from 0 to 15,
+// times the scale, plus the minimum, rounded to float32.
+enum class WeightFormat { kFloat32, kBFloat16, kFloat16, kInt8, kInt4 };
+inline constexpr WeightFormat kWeightFormats[] = {
+    WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kFloat16,
+    WeightFormat::kInt8, WeightFormat::kInt4};
 inline constexpr int64_t kInt8UnitInputs = 64;
 constexpr int64_t Int8Units(int64_t inputs) {
   return (inputs + kInt8UnitInputs - 1) / kInt8UnitInputs;
 }
+inline constexpr int64_t kInt4GroupInputs = 32;
+constexpr int64_t Int4Groups(int64_t inputs) {
+  return (inputs + kInt4GroupInputs - 1) / kInt4GroupInputs;
+}
 
-// "f32", "bf16", "f16", "int8".
+// "f32", "bf16", "f16", "int8", "int4".
 const char* WeightFormatName(WeightFormat format);
-inline constexpr char kWeightFormatNames[] = "f32, bf16, f16 or int8";
+inline constexpr char kWeightFormatNames[] = "f32, bf16, f16, int8 or int4";
 // Nothing if no format is called so.
 std::optional<WeightFormat> FindWeightFormat(absl::string_view name);
+// Whether values are integers that mean something with their scales alone.
+constexpr bool IsQuantised(WeightFormat format) {
+  return format == WeightFormat::kInt8 || format == WeightFormat::kInt4;
+}
 // The type that holds values of the format, and the format of values of a type.
-// REQUIRES: not kInt8, which no type holds alone.
+// REQUIRES: not IsQuantised, which no type holds.
 DataType StoredType(WeightFormat format);
 WeightFormat FormatOf(DataType type);
 // What a weight of this shape takes, with its scales and without padding.

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "kernels/int4_scale.h"
 #include "kernels/status.h"
 
 namespace engram {
@@ -17,15 +18,26 @@ uint16_t NarrowValue(WeightFormat format, float value) {
                                            : NarrowToFloat16(value);
 }
 
+absl::Status CheckFinite(float value, WeightFormat format) {
+  if (std::isfinite(value)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "the weight ", value, " has no number in ", WeightFormatName(format)));
+}
+
+absl::Status TooLarge(float value, WeightFormat format) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      "the weight ", value, " is too large for ", WeightFormatName(format)));
+}
+
+// From here on the nearest float16 is infinity.
+constexpr float kBeyondFloat16 = 65520.0f;
+
 // One unit; its scale.
 absl::StatusOr<float> Quantise(absl::Span<const float> unit, int8_t* values) {
   constexpr float kLargest = 127.0f;
   float largest = 0;
   for (const float value : unit) {
-    if (!std::isfinite(value)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the weight ", value, " has no number in int8"));
-    }
+    ENGRAM_RETURN_IF_ERROR(CheckFinite(value, WeightFormat::kInt8));
     largest = std::max(largest, std::fabs(value));
   }
   const float scale = largest / kLargest;
@@ -64,16 +76,14 @@ absl::StatusOr<std::vector<uint16_t>> NarrowValues(const Tensor& weight,
     bits[i] = NarrowValue(format, values[i]);
     if (std::isfinite(values[i]) &&
         !std::isfinite(WidenValue(format, bits[i]))) {
-      return absl::InvalidArgumentError(absl::StrCat("the weight ", values[i],
-                                                     " is too large for ",
-                                                     WeightFormatName(format)));
+      return TooLarge(values[i], format);
     }
   }
   return bits;
 }
 
-absl::StatusOr<Int8Rows> QuantiseRows(const Tensor& weight, int64_t first,
-                                      int64_t rows) {
+absl::StatusOr<Int8Rows> QuantiseToInt8(const Tensor& weight, int64_t first,
+                                        int64_t rows) {
   const int64_t inputs = weight.shape[1];
   Int8Rows quantised;
   quantised.values.resize(rows * inputs);
@@ -86,6 +96,37 @@ absl::StatusOr<Int8Rows> QuantiseRows(const Tensor& weight, int64_t first,
           Quantise(absl::MakeConstSpan(row).subspan(k, kInt8UnitInputs),
                    quantised.values.data() + i * inputs + k));
       quantised.scales.push_back(scale);
+    }
+  }
+  return quantised;
+}
+
+float WidenInt4(uint8_t value, uint16_t scale, uint16_t minimum) {
+  // The product is exact.
+  return static_cast<float>(value) * WidenFloat16(scale) +
+         WidenFloat16(minimum);
+}
+
+absl::StatusOr<Int4Rows> QuantiseToInt4(const Tensor& weight, int64_t first,
+                                        int64_t rows) {
+  const int64_t inputs = weight.shape[1];
+  Int4Rows quantised;
+  quantised.values.resize(rows * inputs);
+  std::vector<float> row(inputs);
+  for (int64_t i = 0; i < rows; ++i) {
+    WidenToFloat32(weight, (first + i) * inputs, absl::MakeSpan(row));
+    for (const float value : row) {
+      ENGRAM_RETURN_IF_ERROR(CheckFinite(value, WeightFormat::kInt4));
+      if (std::fabs(value) >= kBeyondFloat16) {
+        return TooLarge(value, WeightFormat::kInt4);
+      }
+    }
+    for (int64_t k = 0; k < inputs; k += kInt4GroupInputs) {
+      const auto group = absl::MakeConstSpan(row).subspan(k, kInt4GroupInputs);
+      const Int4Scale scale = FitInt4Scale(group);
+      RoundToInt4(group, scale, quantised.values.data() + i * inputs + k);
+      quantised.scales.push_back(scale.scale);
+      quantised.minimums.push_back(scale.minimum);
     }
   }
   return quantised;

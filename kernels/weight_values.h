@@ -1,5 +1,5 @@
-// The values of a weight in a format of 16 or 8 bits, for back ends that pack
-// one.
+// The values of a weight in a format of 16, 8 or 4 bits, for back ends that
+// pack one.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,23 @@ struct Int8Rows {
 // Rows [first, first + rows) of `weight` [outputs, inputs]. A unit's scale is a
 // 127th of its largest magnitude, 0 where that is no normal number; its values
 // are the nearest, ties to even. INVALID_ARGUMENT if a value is not finite.
-absl::StatusOr<Int8Rows> QuantiseRows(const Tensor& weight, int64_t first,
-                                      int64_t rows);
+absl::StatusOr<Int8Rows> QuantiseToInt8(const Tensor& weight, int64_t first,
+                                        int64_t rows);
+
+// Outputs of a weight in kInt4; scales and minimums are float16.
+struct Int4Rows {
+  std::vector<uint8_t> values;     // [rows, inputs], each from 0 to 15
+  std::vector<uint16_t> scales;    // [rows, Int4Groups(inputs)]
+  std::vector<uint16_t> minimums;  // likewise
+};
+
+// What an integer of a group with that scale and minimum stands for.
+float WidenInt4(uint8_t value, uint16_t scale, uint16_t minimum);
+
+// Rows [first, first + rows) of `weight` [outputs, inputs]. Of a few scales and
+// minimums a group gets those by which the squares of its errors come to least.
+// INVALID_ARGUMENT if a value is not finite, or beyond what float16 holds.
+absl::StatusOr<Int4Rows> QuantiseToInt4(const Tensor& weight, int64_t first,
+                                        int64_t rows);
 
 }  // namespace engram

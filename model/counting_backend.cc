@@ -49,7 +49,10 @@ class CountingBackend final : public Backend {
   CountingBackend(const Backend* like, CountedMemory* memory)
       : like_(*like), memory_(*memory) {}
 
-  std::string name() const override { return "counting"; }
+  std::string name() const override { return like_.name(); }
+  bool HasFormat(WeightFormat format) const override {
+    return like_.HasFormat(format);
+  }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override {
     return std::make_unique<CountedBuffer>(bytes, BufferBytes(bytes), &memory_);

@@ -35,7 +35,7 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> LoadOwnHead(
         "does not say that it is the embedding matrix; if it is, set "
         "tie_word_embeddings (or tie_embeddings) to true there"));
   }
-  return loader->Matrix(kHead, config.vocab, config.d_model);
+  return loader->VocabularyMatrix(kHead, config.vocab, config.d_model);
 }
 
 }  // namespace

@@ -57,6 +57,12 @@ void CheckLimits(const ModelLimits& limits) {
                limits.max_logits_rows >= 1);
 }
 
+// Before a tensor is looked at.
+absl::Status CheckFormat(const Backend& backend, const ModelLimits& limits) {
+  if (!limits.weight_format.has_value()) return absl::OkStatus();
+  return backend.CheckFormat(*limits.weight_format);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelFolder>> ModelFolder::Open(
@@ -82,6 +88,7 @@ std::unique_ptr<ModelFolder> ModelFolder::Of(
 absl::StatusOr<MemoryPlan> ModelFolder::Plan(const Backend& backend,
                                              const ModelLimits& limits) const {
   CheckLimits(limits);
+  ENGRAM_RETURN_IF_ERROR(CheckFormat(backend, limits));
   CountedMemory counted;
   const std::unique_ptr<Backend> counting =
       MakeCountingBackend(&backend, &counted);
@@ -100,6 +107,7 @@ absl::StatusOr<std::unique_ptr<Model>> ModelFolder::LoadModel(
     Backend* backend, const ModelLimits& limits, int64_t known_ids) const {
   CheckLimits(limits);
   ENGRAM_CHECK(known_ids >= 0);
+  ENGRAM_RETURN_IF_ERROR(CheckFormat(*backend, limits));
   if (known_ids > config_.vocab) {
     return absl::DataLossError(
         absl::StrCat(path_, ": the tokenizer has ids up to ", known_ids - 1,

@@ -113,20 +113,27 @@ absl::StatusOr<Tensor> WeightLoader::Use(const std::string& name,
 absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::Matrix(
     const std::string& name, int64_t outputs, int64_t inputs) {
   ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, Use(name, {outputs, inputs}));
-  return Pack(name, tensor, /*is_small=*/false);
+  return Pack(name, tensor, format_.value_or(FormatOf(tensor.type)));
 }
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::SmallMatrix(
     const std::string& name, int64_t outputs, int64_t inputs) {
   ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, Use(name, {outputs, inputs}));
-  return Pack(name, tensor, /*is_small=*/true);
+  const WeightFormat stored = FormatOf(tensor.type);
+  const WeightFormat format = format_.value_or(stored);
+  return Pack(name, tensor, IsQuantised(format) ? stored : format);
+}
+
+absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::VocabularyMatrix(
+    const std::string& name, int64_t outputs, int64_t inputs) {
+  ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, Use(name, {outputs, inputs}));
+  const WeightFormat format = format_.value_or(FormatOf(tensor.type));
+  return Pack(name, tensor,
+              format == WeightFormat::kInt4 ? WeightFormat::kInt8 : format);
 }
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::Pack(
-    const std::string& name, const Tensor& tensor, bool is_small) {
-  const WeightFormat stored = FormatOf(tensor.type);
-  WeightFormat format = format_.value_or(stored);
-  if (is_small && format == WeightFormat::kInt8) format = stored;
+    const std::string& name, const Tensor& tensor, WeightFormat format) {
   absl::StatusOr<std::unique_ptr<PackedWeight>> packed =
       backend_->Pack(tensor, format);
   if (!packed.ok()) {
@@ -135,7 +142,9 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::Pack(
                                      packed.status().message()));
   }
   formats_.insert(format);
-  if (format != stored && format != WeightFormat::kFloat32) rounded_ = true;
+  if (format != FormatOf(tensor.type) && format != WeightFormat::kFloat32) {
+    rounded_ = true;
+  }
   return packed;
 }
 
@@ -200,7 +209,7 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::SharedMatrix(
         absl::StrCat(folder_, ": tensors ", *first, " and ", name,
                      " differ, expected one matrix under both names"));
   }
-  return Matrix(*first, outputs, inputs);
+  return VocabularyMatrix(*first, outputs, inputs);
 }
 
 absl::StatusOr<bool> WeightLoader::IsCopy(const std::string& name,

@@ -51,8 +51,12 @@ class WeightLoader {
                                                        int64_t outputs,
                                                        int64_t inputs);
   // One of a small share of a model's bytes, which is kept as it is stored
-  // rather than in int8.
+  // rather than in int8 or int4.
   absl::StatusOr<std::unique_ptr<PackedWeight>> SmallMatrix(
+      const std::string& name, int64_t outputs, int64_t inputs);
+  // An embedding or a head, which is in int8 where others are in int4: half of
+  // what int4 costs comes through these.
+  absl::StatusOr<std::unique_ptr<PackedWeight>> VocabularyMatrix(
       const std::string& name, int64_t outputs, int64_t inputs);
   // Its elements as float32 in host memory.
   absl::StatusOr<std::vector<float>> Values(const std::string& name,
@@ -77,9 +81,9 @@ class WeightLoader {
   // The first of `names` that the checkpoint has a tensor under, or nullptr.
   const std::string* FirstOf(absl::Span<const std::string> names) const;
 
-  // The one matrix that the checkpoint may hold under any of `names`. Where
-  // several are there they must have the same values: two matrices taken for
-  // one would give wrong logits in silence.
+  // The one VocabularyMatrix that the checkpoint may hold under any of `names`.
+  // Where several are there they must have the same values: two matrices taken
+  // for one would give wrong logits in silence.
   absl::StatusOr<std::unique_ptr<PackedWeight>> SharedMatrix(
       absl::Span<const std::string> names, int64_t outputs, int64_t inputs);
 
@@ -116,7 +120,7 @@ class WeightLoader {
                              const std::vector<int64_t>& shape);
   absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(const std::string& name,
                                                      const Tensor& tensor,
-                                                     bool is_small);
+                                                     WeightFormat format);
 
   const std::string folder_;
   const Checkpoint* const checkpoint_;

@@ -336,12 +336,14 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
                 "States on a device, per model: requests that run there at "
                 "once.");
   list->Add(
-      "weights", "stored|f32|bf16|f16|int8", "stored", &options->weights,
+      "weights", "stored|f32|bf16|f16|int8|int4", "stored", &options->weights,
       SetWeights,
       "How matrices are kept: as the file stores them, or in this format. "
       "Formats of 16 bits take half the memory of f32, int8 little more than a "
-      "quarter, and decode faster; sums are float32 in any case. int8 has a "
-      "scale for each 64 values, and leaves a Mamba's dt_proj as stored.");
+      "quarter, int4 a sixth, and decode faster; sums are float32 in any case. "
+      "int8 has a scale for each 64 values, and leaves a Mamba's dt_proj as "
+      "stored. int4 has a scale and a minimum for each 32 values, keeps "
+      "embedding and head in int8, and is for a CPU only.");
   list->Integer("max-batch-tokens", 1, 1 << 20, &options->max_batch_tokens,
                 "Tokens of one step at most, per model and device.");
   list->Duration("target-step-time", &options->target_step_time,

@@ -228,11 +228,11 @@ class EngineBench {
 absl::StatusOr<std::unique_ptr<ModelFolder>> EngineBench::Open(
     const std::string& model) const {
   if (std::filesystem::is_directory(model)) return ModelFolder::Open(model);
-  // No type holds int8 weights: they are made of others.
+  // No type holds quantised weights: they are made of others.
   const WeightFormat format =
       options_.weights.value_or(WeightFormat::kBFloat16);
-  return RandomModel(model, format == WeightFormat::kInt8 ? DataType::kBFloat16
-                                                          : StoredType(format));
+  return RandomModel(
+      model, IsQuantised(format) ? DataType::kBFloat16 : StoredType(format));
 }
 
 ModelLimits EngineBench::Limits(int rows) const {

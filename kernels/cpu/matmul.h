@@ -19,7 +19,8 @@ namespace engram::cpu {
 // is exact: it gives the bits that the same values in float32 give. bfloat16
 // values of outputs i and i + kPanelWidth / 2 lie side by side, so that one
 // loaded vector becomes two by a shift and a mask. Of kInt8 the scales of the
-// panel's outputs, one per unit, lie behind its values.
+// panel's outputs, one per unit, lie behind its values. Of kInt4 a panel is an
+// Int4Group for each group of inputs.
 class PackedMatrix : public PackedWeight {
  public:
   static constexpr int64_t kPanelWidth = 32;
@@ -36,9 +37,7 @@ class PackedMatrix : public PackedWeight {
   static int64_t PanelCount(int64_t outputs) {
     return (outputs + kPanelWidth - 1) / kPanelWidth;
   }
-  static int64_t PanelBytes(int64_t inputs, WeightFormat format) {
-    return WeightBytes(format, kPanelWidth, inputs);
-  }
+  static int64_t PanelBytes(int64_t inputs, WeightFormat format);
 
   const std::byte* panel(int64_t index) const {
     return static_cast<const std::byte*>(panels_->data()) +
@@ -58,6 +57,19 @@ class PackedMatrix : public PackedWeight {
   const int64_t inputs_;
   const WeightFormat format_;
   const std::unique_ptr<Buffer> panels_;
+};
+
+// kPanelWidth outputs of a group of inputs in kInt4; of inputs that are missing
+// the integers are 0.
+struct Int4Group {
+  static constexpr int64_t kWordInputs = 8;
+  static constexpr int64_t kWords = kInt4GroupInputs / kWordInputs;
+
+  uint16_t scales[PackedMatrix::kPanelWidth];  // float16
+  uint16_t minimums[PackedMatrix::kPanelWidth];
+  // The integers of eight inputs of an output, the first one in the lowest
+  // bits.
+  uint32_t words[kWords][PackedMatrix::kPanelWidth];
 };
 
 // See Backend::MatMul.

@@ -135,6 +135,7 @@ cudaError_t FillWithOdd(cudaStream_t stream, WeightFormat format, void* values,
       return Launch(shape, stream, FillWithOddKernel<uint16_t, 10, 15>,
                     static_cast<uint16_t*>(values), count, seed);
     case WeightFormat::kInt8:
+    case WeightFormat::kInt4:
       break;
   }
   return cudaErrorInvalidValue;

@@ -27,7 +27,7 @@ cudaError_t FinishSums(cudaStream_t stream, const ProductArguments& product,
                        ConstMatrix sums);
 
 // Numbers from 1/8 to 2 of both signs, whose last bit is one: sums of them
-// depend on their order. The same for a seed. REQUIRES: not kInt8.
+// depend on their order. The same for a seed. REQUIRES: not IsQuantised.
 cudaError_t FillWithOdd(cudaStream_t stream, WeightFormat format, void* values,
                         int64_t count, uint32_t seed);
 

@@ -82,6 +82,9 @@ class CudaBackend final : public Backend {
 
   std::string name() const override { return "cuda"; }
   std::string device_name() const override { return device_name_; }
+  bool HasFormat(WeightFormat format) const override {
+    return format != WeightFormat::kInt4;
+  }
   int64_t ssd_chunk_tokens() const override {
     return deterministic_ ? 1 : cuda::kChunkTokens;
   }

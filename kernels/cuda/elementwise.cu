@@ -34,6 +34,8 @@ __device__ float WeightAt(const WeightView& table, int64_t output,
           LoadConstant(static_cast<const int8_t*>(table.values) + index);
       return static_cast<float>(value) * scale;
     }
+    case WeightFormat::kInt4:
+      break;
   }
   return 0.0f;
 }

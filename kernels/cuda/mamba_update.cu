@@ -239,7 +239,8 @@ cudaError_t MambaUpdate(cudaStream_t stream, const StepTable& step,
     case WeightFormat::kFloat16:
       return LaunchFor<Float16Step>(stream, step, arguments);
     case WeightFormat::kInt8:
-      break;  // has no block's product
+    case WeightFormat::kInt4:
+      break;  // have no block's product
   }
   return cudaErrorInvalidValue;
 }

@@ -80,7 +80,7 @@ absl::StatusOr<PackedRows> Rows(const Tensor& weight, const WeightView& view,
     place(floats.data());
   } else if (view.format == WeightFormat::kInt8) {
     ENGRAM_ASSIGN_OR_RETURN(const Int8Rows quantised,
-                            QuantiseRows(weight, first, count));
+                            QuantiseToInt8(weight, first, count));
     place(quantised.values.data());
     packed.scales = Interleaved(quantised.scales, count, view);
   } else {

@@ -447,6 +447,8 @@ cudaError_t NarrowProduct(cudaStream_t stream,
       return LaunchFor<Float16Step>(stream, product);
     case WeightFormat::kInt8:
       return LaunchFor<Int8Step>(stream, product);
+    case WeightFormat::kInt4:
+      break;
   }
   return cudaErrorInvalidValue;
 }

@@ -404,6 +404,8 @@ cudaError_t TileProduct(cudaStream_t stream, TileSize size,
       return LaunchFor<Float16Step>(stream, size, product);
     case WeightFormat::kInt8:
       return LaunchFor<Int8Step>(stream, size, product);
+    case WeightFormat::kInt4:
+      break;
   }
   return cudaErrorInvalidValue;
 }

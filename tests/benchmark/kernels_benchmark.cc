@@ -399,7 +399,7 @@ void TokensByThreads(benchmark::internal::Benchmark* benchmark) {
       ->UseRealTime();
 }
 // Of WeightFormat; the label tells which.
-const std::vector<int64_t> kFormats = {0, 1, 2, 3};
+const std::vector<int64_t> kFormats = {0, 1, 2, 3, 4};
 void ProductsByFormat(benchmark::internal::Benchmark* benchmark) {
   benchmark->ArgNames({"tokens", "threads", "format"})
       ->ArgsProduct({{1, 2, 8, 32, 512}, {1, 2}, kFormats})

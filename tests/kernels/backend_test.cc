@@ -9,10 +9,12 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "hwy/targets.h"
 #include "kernels/status.h"
+#include "kernels/weight_values.h"
 #include "tests/kernels/backend_under_test.h"
 #include "tests/kernels/kernel_test_case.h"
 
@@ -137,8 +139,26 @@ void RoundUnitToInt8(absl::Span<float> unit) {
   }
 }
 
+Floats RoundedToInt4(const Floats& values, int64_t inputs) {
+  const auto rows = static_cast<int64_t>(values.size()) / inputs;
+  const auto quantised = QuantiseToInt4(
+      {DataType::kFloat32, {rows, inputs}, values.data()}, 0, rows);
+  ENGRAM_CHECK_OK(quantised.status());
+  Floats rounded;
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t k = 0; k < inputs; ++k) {
+      const int64_t group = row * ((inputs + 31) / 32) + k / 32;
+      rounded.push_back(WidenInt4(quantised->values[row * inputs + k],
+                                  quantised->scales[group],
+                                  quantised->minimums[group]));
+    }
+  }
+  return rounded;
+}
+
 // The weights as a format keeps them.
 Floats Rounded(Floats values, int64_t inputs, WeightFormat format) {
+  if (format == WeightFormat::kInt4) return RoundedToInt4(values, inputs);
   if (format == WeightFormat::kInt8) {
     for (size_t row = 0; row < values.size(); row += inputs) {
       for (int64_t k = 0; k < inputs; k += 64) {
@@ -157,17 +177,15 @@ Floats Rounded(Floats values, int64_t inputs, WeightFormat format) {
   }
   return values;
 }
-constexpr WeightFormat kFormats[] = {
-    WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kFloat16,
-    WeightFormat::kInt8};
 
-// Packs weights in each format, and what they are then in float32; of outputs
-// and inputs around the edges of panels, steps and units.
+// Packs weights in each format that there is, and what they are then in
+// float32; of outputs and inputs around the edges of panels, steps and units.
 void ForEveryFormat(Backend& backend,
                     absl::FunctionRef<void(const PackedWeight& narrow,
                                            const PackedWeight& wide)>
                         check) {
-  for (const WeightFormat format : kFormats) {
+  for (const WeightFormat format : kWeightFormats) {
+    if (!backend.HasFormat(format)) continue;
     for (const auto& [outputs, inputs] : std::vector<std::pair<int, int>>{
              {1, 1}, {31, 7}, {33, 40}, {64, 65}, {130, 300}}) {
       SCOPED_TRACE(testing::Message() << WeightFormatName(format) << " "
@@ -188,6 +206,10 @@ TEST_P(BackendTest, EveryFormatEmbedsAsItsValuesInFloat32) {
         if (narrow.format() == WeightFormat::kInt8) {
           // A scale for one input is more than that.
           EXPECT_TRUE(narrow.bytes() * 2 <= wide.bytes() || wide.inputs() == 1);
+        } else if (narrow.format() == WeightFormat::kInt4) {
+          // Whole groups of 20 bytes, of a multiple of 32 outputs.
+          EXPECT_EQ(narrow.bytes(), (wide.outputs() + 31) / 32 * 32 * 20 *
+                                        ((wide.inputs() + 31) / 32));
         } else if (narrow.format() != WeightFormat::kFloat32) {
           EXPECT_EQ(narrow.bytes() * 2, wide.bytes());
         }
@@ -207,7 +229,7 @@ TEST_P(CpuBackendTest, EveryFormatMultipliesAsItsValuesInFloat32) {
   ForEveryFormat(
       backend(), [&](const PackedWeight& narrow, const PackedWeight& wide) {
         const int64_t outputs = wide.outputs(), inputs = wide.inputs();
-        for (const int64_t tokens : {1, 2, 5, 49}) {
+        for (const int64_t tokens : {1, 2, 5, 7, 49, 100}) {
           DeviceFloats x(backend(), RandomFloats(2, tokens * inputs));
           DeviceFloats actual(backend(), Floats(tokens * outputs));
           DeviceFloats expected(backend(), Floats(tokens * outputs));
@@ -218,6 +240,57 @@ TEST_P(CpuBackendTest, EveryFormatMultipliesAsItsValuesInFloat32) {
           ExpectSameBits(actual.ToHost(), expected.ToHost());
         }
       });
+}
+
+TEST_P(CpuBackendTest, ATokenThatIsNotFiniteChangesNoOther) {
+  ForEveryFormat(
+      backend(), [&](const PackedWeight& narrow, const PackedWeight&) {
+        const int64_t outputs = narrow.outputs(), inputs = narrow.inputs();
+        const int64_t tokens = 15;
+        Floats x = RandomFloats(2, tokens * inputs);
+        const auto product = [&] {
+          DeviceFloats device_x(backend(), x);
+          DeviceFloats y(backend(), Floats(tokens * outputs));
+          backend().MatMul(narrow, tokens, {device_x.data(), inputs}, {},
+                           {y.data(), outputs});
+          return y.ToHost();
+        };
+        const Floats expected = product();
+        x[3 * inputs] = kNan;
+        x[8 * inputs + inputs - 1] = kInfinity;
+        const Floats actual = product();
+        for (int64_t token = 0; token < tokens; ++token) {
+          const Floats row = Slice(actual, token, 1, outputs);
+          if (token != 3 && token != 8) {
+            ExpectSameBits(row, Slice(expected, token, 1, outputs));
+          } else {
+            EXPECT_FALSE(std::isfinite(row[0]));
+          }
+        }
+      });
+}
+
+TEST_P(CpuBackendTest, HasEveryFormat) {
+  for (const WeightFormat format : kWeightFormats) {
+    EXPECT_TRUE(backend().HasFormat(format)) << WeightFormatName(format);
+  }
+}
+
+TEST_P(BackendTest, NamesTheFormatsThatItHasWhereItHasNotTheOneAskedFor) {
+  const Floats weight(1);
+  const Tensor tensor{DataType::kFloat32, {1, 1}, weight.data()};
+  for (const WeightFormat format : kWeightFormats) {
+    const absl::Status status = backend().Pack(tensor, format).status();
+    EXPECT_EQ(status.ok(), backend().HasFormat(format));
+    if (status.ok()) continue;
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(status, backend().CheckFormat(format));
+    EXPECT_THAT(
+        std::string(status.message()),
+        testing::AllOf(testing::HasSubstr(absl::StrCat(
+                           " no weights in ", WeightFormatName(format))),
+                       testing::HasSubstr("only in f32, bf16, f16, int8;")));
+  }
 }
 
 TEST_P(BackendTest, KeepsValuesOf16BitsAsTheyAre) {
@@ -257,6 +330,20 @@ TEST_P(BackendTest, Int8HasAScaleForEach64InputsOfAnOutput) {
   ExpectSameBits(rows.ToHost(), expected);
 }
 
+TEST_P(CpuBackendTest, Int4HasAScaleAndAMinimumForEach32InputsOfAnOutput) {
+  // What 16 steps hold comes back as it was.
+  Floats weight(2 * 70);
+  for (int k = 0; k < 32; ++k) {
+    weight[k] = -3 + 0.5f * static_cast<float>(k * 7 % 16);
+    weight[32 + k] = 1024 + 64 * static_cast<float>(k % 16);
+  }
+  for (int k = 64; k < 70; ++k) weight[k] = -0.25f;
+  const auto packed = PackFloats(backend(), weight, 2, 70, WeightFormat::kInt4);
+  DeviceFloats rows(backend(), Floats(2 * 70));
+  backend().Embed(PrepareIds(backend(), {0, 1}), *packed, rows.data());
+  ExpectSameBits(rows.ToHost(), weight);
+}
+
 TEST_P(BackendTest, RefusesAWeightThatTheFormatHasNoNumberFor) {
   const Floats weight = {1, 70000};
   const Tensor tensor{DataType::kFloat32, {2, 1}, weight.data()};
@@ -272,6 +359,25 @@ TEST_P(BackendTest, RefusesAWeightThatTheFormatHasNoNumberFor) {
                 .status()
                 .code(),
             absl::StatusCode::kInvalidArgument);
+}
+
+TEST_P(CpuBackendTest, RefusesAWeightThatInt4HasNoNumberFor) {
+  for (const auto& [weight, message] :
+       std::vector<std::pair<float, std::string>>{
+           {65520, "the weight 65520 is too large for int4"},
+           {-1e30f, "the weight -1e+30 is too large for int4"},
+           {kInfinity, "the weight inf has no number in int4"},
+           {kNan, "nan has no number in int4"}}) {
+    Floats values(3 * 40, 1.0f);
+    values[2 * 40 + 35] = weight;
+    const absl::Status status =
+        backend()
+            .Pack({DataType::kFloat32, {3, 40}, values.data()},
+                  WeightFormat::kInt4)
+            .status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr(message));
+  }
 }
 
 TEST_P(BackendTest, AddsPositionsToTokensOfAWiderMatrix) {

@@ -1,9 +1,11 @@
-// What int8 weights cost the trained models of the zoo: the distributions of
-// tokens differ little from those by the weights as they are stored.
+// What quantised weights cost: the distributions of tokens differ little from
+// those by the weights as they are stored, for the trained models of the zoo
+// and for a random one.
 #include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <ostream>
 #include <random>
 #include <string>
 #include <vector>
@@ -13,6 +15,7 @@
 #include "kernels/backend.h"
 #include "kernels/status.h"
 #include "model/load_model.h"
+#include "model/random_model.h"
 #include "tests/model/golden_model.h"
 #include "tests/model/step.h"
 #include "tests/support/folders.h"
@@ -48,6 +51,15 @@ struct Answers {
   size_t tokens = 0;
 };
 
+// A folder of the zoo, or a random model.
+absl::StatusOr<std::unique_ptr<ModelFolder>> Open(const std::string& name) {
+  if (name != "random") {
+    return ModelFolder::Open(SourceFile("model/zoo/" + name));
+  }
+  return RandomModel("mamba-130m", DataType::kFloat32,
+                     {.layers = 3, .d_model = 256, .vocabulary = 512});
+}
+
 Answers AnswersOf(const std::string& name, std::optional<WeightFormat> format) {
   constexpr size_t kTokens = 20;  // what every model has positions for
   const auto backend = TwoThreadBackend();
@@ -55,7 +67,7 @@ Answers AnswersOf(const std::string& name, std::optional<WeightFormat> format) {
   limits.slots = 1;
   limits.max_batch_tokens = limits.max_logits_rows = kTokens;
   limits.weight_format = format;
-  const auto folder = ModelFolder::Open(SourceFile("model/zoo/" + name));
+  const auto folder = Open(name);
   ENGRAM_CHECK_OK(folder.status());
   const auto loaded = (*folder)->Load(backend.get(), limits);
   ENGRAM_CHECK_OK(loaded.status());
@@ -69,34 +81,67 @@ Answers AnswersOf(const std::string& name, std::optional<WeightFormat> format) {
   return {step->logits, model.info().weight_format, tokens.size()};
 }
 
-class Int8Divergence : public ::testing::TestWithParam<std::string> {};
+struct Case {
+  std::string model;
+  double int4 = 0;  // the most that it may be, in nats a token
+};
+void PrintTo(const Case& c, std::ostream* out) { *out << c.model; }
 
-TEST_P(Int8Divergence, OfATrainedModelIsSmall) {
-  const Answers exact = AnswersOf(GetParam(), std::nullopt);
-  const Answers rounded = AnswersOf(GetParam(), WeightFormat::kInt8);
+double DivergenceOf(const std::string& model, WeightFormat format) {
+  const Answers exact = AnswersOf(model, std::nullopt);
+  const Answers rounded = AnswersOf(model, format);
   EXPECT_EQ(exact.format, "f32");
-  EXPECT_THAT(rounded.format, testing::HasSubstr("int8"));
+  EXPECT_THAT(rounded.format, testing::HasSubstr(WeightFormatName(format)));
   const double divergence =
       MeanDivergence(exact.logits, rounded.logits, exact.tokens);
-  EXPECT_LE(divergence, 2e-3);
-  EXPECT_GT(divergence, 0);
   testing::Test::RecordProperty("divergence", std::to_string(divergence * 1e6));
+  return divergence;
 }
 
-std::string TestName(const testing::TestParamInfo<std::string>& info) {
-  std::string name = info.param;
+class Int8Divergence : public ::testing::TestWithParam<Case> {};
+
+TEST_P(Int8Divergence, OfAModelIsSmall) {
+  const double divergence = DivergenceOf(GetParam().model, WeightFormat::kInt8);
+  EXPECT_LE(divergence, 2e-3);
+  EXPECT_GT(divergence, 0);
+}
+
+// On a CPU alone.
+class Int4Divergence : public ::testing::TestWithParam<Case> {};
+
+TEST_P(Int4Divergence, OfAModelIsAsSmallAsItsWeightsAllow) {
+  const double divergence = DivergenceOf(GetParam().model, WeightFormat::kInt4);
+  EXPECT_LE(divergence, GetParam().int4);
+  EXPECT_GT(divergence, 0);
+}
+
+std::string TestName(const testing::TestParamInfo<Case>& info) {
+  std::string name = info.param.model;
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 }
 
-INSTANTIATE_TEST_SUITE_P(Small, Int8Divergence,
-                         testing::Values("mamba-induction", "mamba-recall",
-                                         "mamba2-induction", "h3-induction",
-                                         "h3-recall", "attention-induction",
-                                         "s4d-recall"),
+const Case kSmall[] = {
+    {"mamba-induction", 0.045},  {"mamba-recall", 0.012},
+    {"mamba2-induction", 0.036}, {"h3-induction", 0.004},
+    {"h3-recall", 0.05},         {"attention-induction", 0.0015},
+    {"s4d-recall", 0.5},
+};
+const Case kRandom[] = {{"random", 3e-4}};
+const Case kEnglish[] = {{"mamba-english", 0.035}};
+
+INSTANTIATE_TEST_SUITE_P(Small, Int8Divergence, testing::ValuesIn(kSmall),
                          TestName);
-INSTANTIATE_TEST_SUITE_P(English, Int8Divergence,
-                         testing::Values("mamba-english"), TestName);
+INSTANTIATE_TEST_SUITE_P(Random, Int8Divergence, testing::ValuesIn(kRandom),
+                         TestName);
+INSTANTIATE_TEST_SUITE_P(English, Int8Divergence, testing::ValuesIn(kEnglish),
+                         TestName);
+INSTANTIATE_TEST_SUITE_P(SmallInt4, Int4Divergence, testing::ValuesIn(kSmall),
+                         TestName);
+INSTANTIATE_TEST_SUITE_P(RandomInt4, Int4Divergence, testing::ValuesIn(kRandom),
+                         TestName);
+INSTANTIATE_TEST_SUITE_P(EnglishInt4, Int4Divergence,
+                         testing::ValuesIn(kEnglish), TestName);
 
 }  // namespace
 }  // namespace engram

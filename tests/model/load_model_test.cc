@@ -15,6 +15,7 @@
 #include "tests/model/model_folder.h"
 #include "tests/model/step.h"
 #include "tests/support/faulty_backend.h"
+#include "tests/support/forwarding_backend.h"
 #include "tests/support/temporary_folder.h"
 
 namespace engram {
@@ -83,6 +84,32 @@ TEST_F(LoadModelTest, TheEndOfTextOfTheConfigurationStands) {
   config.insert(1, R"("eos_token_id":1,)");
   folder_.Write("config.json", config);
   EXPECT_THAT(Load().eos_token_ids, ElementsAre(1));
+}
+
+class BackendWithoutInt4 final : public ForwardingBackend {
+ public:
+  using ForwardingBackend::ForwardingBackend;
+  bool HasFormat(WeightFormat format) const override {
+    return format != WeightFormat::kInt4;
+  }
+};
+
+TEST_F(LoadModelTest, AFormatThatTheBackEndHasNotIsRefusedBeforeAnyTensor) {
+  BackendWithoutInt4 backend(backend_.get());
+  const auto opened = ModelFolder::Open(folder_.path());
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  ModelLimits limits = kLimits;
+  limits.weight_format = WeightFormat::kInt4;
+  const absl::Status refusal = (*opened)->Plan(backend, limits).status();
+  EXPECT_EQ(refusal.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(std::string(refusal.message()),
+            "the back end cpu has no weights in int4, only in f32, bf16, f16, "
+            "int8; ask for one of these (--weights) or for another back end "
+            "(--backend)");
+  EXPECT_EQ((*opened)->LoadModel(&backend, limits, 0).status(), refusal);
+  limits.weight_format = WeightFormat::kInt8;
+  EXPECT_TRUE((*opened)->Plan(backend, limits).ok());
+  EXPECT_TRUE((*opened)->LoadModel(&backend, limits, 0).ok());
 }
 
 TEST_F(LoadModelTest, AFolderThatIsOpenMayBeLoadedSeveralTimes) {

@@ -161,24 +161,26 @@ TEST_P(MemoryPlanOf, IsWhatTheBackEndHasOnceTheModelIsLoadedAndHasRun) {
   EXPECT_GT(plan.weights, 0u);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Families, MemoryPlanOf, testing::ValuesIn([] {
-      std::vector<Case> cases;
-      for (const char* family : {"mamba", "mamba2", "h3", "s4d", "hybrid",
-                                 "h3_hybrid", "attention"}) {
-        cases.push_back({family});
-      }
-      for (const WeightFormat format :
-           {WeightFormat::kBFloat16, WeightFormat::kInt8}) {
-        cases.push_back({"mamba", format});
-        cases.push_back({"hybrid", format});
-      }
-      return cases;
-    }()),
-    [](const auto& info) {
-      return absl::StrCat(info.param.family, "_",
-                          WeightFormatName(info.param.format));
-    });
+std::vector<Case> AllCases() {
+  std::vector<Case> cases;
+  for (const char* family :
+       {"mamba", "mamba2", "h3", "s4d", "hybrid", "h3_hybrid", "attention"}) {
+    cases.push_back({family});
+  }
+  for (const WeightFormat format :
+       {WeightFormat::kBFloat16, WeightFormat::kInt8, WeightFormat::kInt4}) {
+    cases.push_back({"mamba", format});
+    cases.push_back({"hybrid", format});
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, MemoryPlanOf, testing::ValuesIn(AllCases()),
+                         [](const auto& info) {
+                           return absl::StrCat(
+                               info.param.family, "_",
+                               WeightFormatName(info.param.format));
+                         });
 
 TEST(MemoryPlan, SumsThatDoNotFitAreTheLargestNumber) {
   MemoryPlan plan;

@@ -13,6 +13,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <optional>
 #include <ostream>
 #include <random>
 #include <string>
@@ -53,13 +54,15 @@ struct Family {
   int64_t vocab;
   int64_t d_model;
   void (*write)(const TemporaryFolder& folder);
+  std::optional<WeightFormat> weights = std::nullopt;
 };
 void PrintTo(const Family& family, std::ostream* out) { *out << family.name; }
 
 template <class Shape>
 Family MakeFamily(const char* name, const Shape& shape,
-                  void (*write)(const TemporaryFolder& folder)) {
-  return {name, shape.vocab, shape.d_model, write};
+                  void (*write)(const TemporaryFolder& folder),
+                  std::optional<WeightFormat> weights = std::nullopt) {
+  return {name, shape.vocab, shape.d_model, write, weights};
 }
 
 RandomH3Shape HybridShape() {
@@ -106,6 +109,14 @@ const Family kFamilies[] = {
                [](const TemporaryFolder& folder) {
                  WriteRandomH3(folder, AttentionShape());
                }),
+    MakeFamily(
+        "MambaInt8", RandomMambaShape(),
+        [](const TemporaryFolder& folder) { WriteRandomMamba(folder, {}); },
+        WeightFormat::kInt8),
+    MakeFamily(
+        "MambaInt4", RandomMambaShape(),
+        [](const TemporaryFolder& folder) { WriteRandomMamba(folder, {}); },
+        WeightFormat::kInt4),
 };
 
 class ModelEquivalence : public testing::TestWithParam<Family> {
@@ -130,6 +141,7 @@ class ModelEquivalence : public testing::TestWithParam<Family> {
     limits.max_batch_tokens = kSequences * kLength;
     limits.max_logits_rows = kSequences * kLength;
     limits.kv_bytes = size_t{4} << 20;
+    limits.weight_format = family_.weights;
     auto model = LoadModel(folder_.path(), backend, limits, known_ids);
     ENGRAM_CHECK_OK(model.status());
     return std::move(*model);
@@ -468,6 +480,7 @@ TEST_P(ModelEquivalence, HoldsForDecodingThatIsReplayed) {
   limits.slots = 5;
   limits.max_batch_tokens = kLength;
   limits.max_logits_rows = 4;
+  limits.weight_format = family_.weights;
   model_ = std::move(*LoadModel(folder_.path(), &recording, limits, 0));
   // Sequence i has a slot, and begins with a prompt of 1 + i tokens.
   int slots[4], fed[4];

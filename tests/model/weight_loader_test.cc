@@ -87,6 +87,14 @@ TEST_F(WeightLoaderTest, Int8IsOfAllMatricesButSmallOnes) {
             "f16 and f32 and int8");
 }
 
+TEST_F(WeightLoaderTest, Int4IsOfAllMatricesButSmallOnesAndTheVocabulary) {
+  EXPECT_EQ(InfoWith(WeightFormat::kInt4).weight_format,
+            "f32 and int4 and int8");
+  EXPECT_NE(LogitsWith(WeightFormat::kInt4), LogitsWith(WeightFormat::kInt8));
+  EXPECT_NE(InfoWith(WeightFormat::kInt4).weight_hash,
+            InfoWith(WeightFormat::kInt8).weight_hash);
+}
+
 TEST_F(WeightLoaderTest, OnlyRoundingMakesAnotherModel) {
   const std::string stored = InfoWith(std::nullopt).weight_hash;
   const std::string rounded = InfoWith(WeightFormat::kBFloat16).weight_hash;

@@ -28,6 +28,9 @@ class ForwardingBackend : public Backend {
   absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) override {
     return inner_.AllocateHost(bytes);
   }
+  bool HasFormat(WeightFormat format) const override {
+    return inner_.HasFormat(format);
+  }
   std::string device_name() const override { return inner_.device_name(); }
   absl::Status ReserveMemory(const MemoryNeed& need) override {
     return inner_.ReserveMemory(need);

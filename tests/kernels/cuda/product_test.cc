@@ -62,6 +62,7 @@ float RoundedTo(WeightFormat format, float value) {
       return WidenBFloat16(NarrowToBFloat16(value));
     case WeightFormat::kFloat16:
     case WeightFormat::kInt8:
+    case WeightFormat::kInt4:
       return WidenFloat16(NarrowToFloat16(value));
   }
   return value;
@@ -76,7 +77,7 @@ struct Kept {
 Kept KeptAs(WeightFormat format, const Floats& weight, const Shape& shape) {
   Kept kept;
   if (format == WeightFormat::kInt8) {
-    const auto rows = QuantiseRows(
+    const auto rows = QuantiseToInt8(
         {DataType::kFloat32, {shape.outputs, shape.inputs}, weight.data()}, 0,
         shape.outputs);
     ENGRAM_CHECK_OK(rows.status());
