@@ -97,7 +97,8 @@ class Attention final : public Mixers {
              {config_.d_conv - 1, config_.qkv_width()}}};
   }
   KeyValueShape KeyValues() const override {
-    return {static_cast<int64_t>(layers_.size()), config_.kv_width()};
+    return {static_cast<int64_t>(layers_.size()), config_.kv_width(),
+            config_.head_dim};
   }
   int64_t ScratchFloats() const override {
     return Block(layers_.front()).ScratchFloats();
@@ -108,6 +109,13 @@ class Attention final : public Mixers {
     if (config_.d_conv > 0) block.conv_state = step.State(kConvState, index);
     block.blocks = step.states->KeyValueLayer(index);
     backend_->AttentionBlock(step.rows, block, step.residual);
+  }
+  const char* name() const override { return "attention"; }
+  const char* fading_state() const override { return ""; }
+  absl::StatusOr<std::unique_ptr<MixerProbe>> Probe(
+      int64_t index, const SavedLayer& saved,
+      HostProducts* products) const override {
+    return ProbeAttention(Block(layers_[index]), saved, products);
   }
 
  private:

@@ -119,4 +119,61 @@ void BlockStack::Run(const StepRows& rows, StatePool* states, float* residual) {
   }
 }
 
+std::vector<const float*> BlockStack::KeyValuesOf(int64_t layer,
+                                                  const StatePool& states,
+                                                  const void* saved,
+                                                  int64_t position) const {
+  const Layer& own = layers_[layer];
+  std::vector<const float*> blocks;
+  if (saved == nullptr || kinds_[own.kind].mixers->KeyValues().layers == 0) {
+    return blocks;
+  }
+  for (int64_t i = 0; i < KeyValueBlocks(position); ++i) {
+    blocks.push_back(states.SavedKeyValues(saved, own.index, i));
+  }
+  return blocks;
+}
+
+std::vector<BlockStack::LayerState> BlockStack::StatesOf(
+    int64_t layer, const StatePool& states, const void* saved) const {
+  const Layer& own = layers_[layer];
+  const Kind& kind = kinds_[own.kind];
+  std::vector<LayerState> all;
+  int component = kind.first_component;
+  for (StateComponent& shape : kind.mixers->StateComponents()) {
+    LayerState state;
+    state.mixer = kind.mixers->name();
+    state.fades = shape.name == kind.mixers->fading_state();
+    state.component = std::move(shape);
+    if (saved != nullptr) {
+      state.values = states.SavedLayer(saved, component, own.index);
+    }
+    ++component;
+    all.push_back(std::move(state));
+  }
+  return all;
+}
+
+absl::StatusOr<BlockStack::ProbedLayer> BlockStack::Probe(
+    int64_t layer, const StatePool& states, const void* saved, int64_t position,
+    HostProducts* products) const {
+  const Layer& own = layers_[layer];
+  const Mixers& mixers = *kinds_[own.kind].mixers;
+  SavedLayer share;
+  for (const LayerState& state : StatesOf(layer, states, saved)) {
+    share.components.push_back(state.values);
+  }
+  share.position = position;
+  share.blocks = KeyValuesOf(layer, states, saved, position);
+  ProbedLayer probed;
+  probed.norm = own.norm.weights();
+  probed.mixer = mixers.name();
+  ENGRAM_ASSIGN_OR_RETURN(probed.probe,
+                          mixers.Probe(own.index, share, products));
+  if (own.mlp.has_value()) {
+    probed.mlp = own.mlp->Block(own.mlp_norm->weights());
+  }
+  return probed;
+}
+
 }  // namespace engram

@@ -46,6 +46,39 @@ class BlockStack {
   //   residual  [tokens, d_model] in and out
   void Run(const StepRows& rows, StatePool* states, float* residual);
 
+  // --- What is looked into (model/inspection.h).
+
+  int64_t layers() const { return static_cast<int64_t>(layers_.size()); }
+
+  // One layer on the host: its norm, its mixer on a copy of the state, and what
+  // comes after the mixer, if anything does.
+  struct ProbedLayer {
+    NormWeights norm;
+    const char* mixer = "";
+    std::unique_ptr<MixerProbe> probe;
+    std::optional<MlpBlockArguments> mlp;
+  };
+  // `saved` as StatePool::Save wrote it after `position` tokens, nullptr
+  // without any; it must outlive what is returned. INTERNAL: the device failed.
+  absl::StatusOr<ProbedLayer> Probe(int64_t layer, const StatePool& states,
+                                    const void* saved, int64_t position,
+                                    HostProducts* products) const;
+
+  // A component of one layer's.
+  struct LayerState {
+    const char* mixer = "";
+    StateComponent component;
+    bool fades = false;             // Mixers::fading_state()
+    const float* values = nullptr;  // in `saved`; nullptr without
+  };
+  std::vector<LayerState> StatesOf(int64_t layer, const StatePool& states,
+                                   const void* saved) const;
+  // The blocks of its keys and values, the last of which may be part empty;
+  // none if it keeps none.
+  std::vector<const float*> KeyValuesOf(int64_t layer, const StatePool& states,
+                                        const void* saved,
+                                        int64_t position) const;
+
  private:
   // The mixers of one kind.
   struct Kind {

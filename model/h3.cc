@@ -111,6 +111,13 @@ class H3 final : public Mixers {
     block.diagonal_state = step.State(kDiagonalState, index);
     backend_->H3Block(step.rows, block, step.residual);
   }
+  const char* name() const override { return "h3"; }
+  const char* fading_state() const override { return "diagonal_state"; }
+  absl::StatusOr<std::unique_ptr<MixerProbe>> Probe(
+      int64_t index, const SavedLayer& saved,
+      HostProducts* products) const override {
+    return ProbeH3(Block(layers_[index]), saved, products);
+  }
 
  private:
   // Without norm and states.

@@ -27,7 +27,8 @@ namespace engram {
 // each layer.
 struct KeyValueShape {
   int64_t layers = 0;
-  int64_t width = 0;  // heads head_dim
+  int64_t width = 0;     // heads head_dim
+  int64_t head_dim = 0;  // for who looks into a block
 
   size_t token_bytes() const { return 2 * layers * width * sizeof(float); }
   size_t block_bytes() const { return kKeyValueBlockTokens * token_bytes(); }
@@ -93,6 +94,11 @@ class KeyValuePool {
   // is that of all. REQUIRES: 0 < count, begin + count <= bytes(slot).
   absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginSavePart(
       int slot, size_t begin, size_t count, void* target) const;
+  // Where in those bytes one layer's share of a slot's block is.
+  size_t SavedAt(int64_t layer, int64_t index) const {
+    const size_t block_bytes = shape_.block_bytes();
+    return index * block_bytes + layer * (block_bytes / shape_.layers);
+  }
   // The inverse of all of them, for a slot of `tokens`. REQUIRES: tokens > 0,
   // and as for Append.
   absl::StatusOr<std::unique_ptr<DeviceEvent>> BeginRestore(int slot,

@@ -11,6 +11,7 @@
 #include "model/begun_step.h"
 #include "model/block_stack.h"
 #include "model/embedding.h"
+#include "model/model_inspection.h"
 #include "model/modules.h"
 
 namespace engram {
@@ -98,6 +99,7 @@ struct Parts {
   Norm final_norm;
   WorkBuffers work;
   std::unique_ptr<StatePool> states;
+  std::unique_ptr<HostProducts> products;
   // Of these, as the back end says what it has.
   MemoryPlan memory;
 };
@@ -118,6 +120,8 @@ class LanguageModel final : public Model {
   absl::Status Begin(const Batch& batch) override;
   absl::StatusOr<StepResult> Finish() override;
   absl::Status WarmUp() override;
+  absl::StatusOr<std::unique_ptr<Inspection>> Inspect(
+      InspectionQuestion question) override;
   std::vector<float> LogitsForTest() const override;
 
  private:
@@ -163,6 +167,7 @@ class LanguageModel final : public Model {
   const WorkBuffers work_;
   const std::unique_ptr<BlockStack> layers_;
   const std::unique_ptr<StatePool> states_;
+  const std::unique_ptr<HostProducts> products_;
 
   // Of the newest step, in host memory.
   std::vector<int32_t> ids_;  // of all rows
@@ -193,7 +198,8 @@ LanguageModel::LanguageModel(Backend* backend, ModelInfo info,
       final_norm_(std::move(parts.final_norm)),
       work_(std::move(parts.work)),
       layers_(std::move(parts.layers)),
-      states_(std::move(parts.states)) {
+      states_(std::move(parts.states)),
+      products_(std::move(parts.products)) {
   for (BegunStep& step : steps_) step.outcomes.resize(limits.max_logits_rows);
 }
 
@@ -451,6 +457,19 @@ absl::StatusOr<StepResult> LanguageModel::Finish() {
   return step.Result();
 }
 
+absl::StatusOr<std::unique_ptr<Inspection>> LanguageModel::Inspect(
+    InspectionQuestion question) {
+  InspectedModel inspected;
+  inspected.layers = layers_.get();
+  inspected.embedding = &embedding_;
+  inspected.final_norm = final_norm_.weights();
+  inspected.states = states_.get();
+  inspected.d_model = d_model_;
+  inspected.known_ids = known_ids_;
+  inspected.max_positions = info_.max_positions;
+  return MakeInspection(inspected, std::move(question), products_.get());
+}
+
 std::vector<float> LanguageModel::LogitsForTest() const {
   const int64_t vocab = info_.vocabulary_size;
   std::vector<float> logits(requests_.size() * vocab);
@@ -510,6 +529,10 @@ absl::StatusOr<Parts> LoadParts(const ModelConfig& config,
 
   ENGRAM_ASSIGN_OR_RETURN(parts.work,
                           AllocateWorkBuffers(config, limits, backend));
+  ENGRAM_ASSIGN_OR_RETURN(
+      parts.products,
+      HostProducts::Create(backend, loader->widest_inputs(),
+                           loader->widest_outputs(), limits.max_batch_tokens));
   ENGRAM_RETURN_IF_ERROR(backend->ReserveSteps(
       LargestStepOf(config, limits, parts.layers->ScratchFloats(), blocks)));
   memory.logits = backend->BufferBytes(parts.work.logits->bytes());

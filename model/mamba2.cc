@@ -139,6 +139,13 @@ class Mamba2 final : public Mixers {
     block.ssm_state = step.State(kSsmState, index);
     backend_->Mamba2Block(step.rows, block, step.residual);
   }
+  const char* name() const override { return "mamba2"; }
+  const char* fading_state() const override { return "ssm_state"; }
+  absl::StatusOr<std::unique_ptr<MixerProbe>> Probe(
+      int64_t index, const SavedLayer& saved,
+      HostProducts* products) const override {
+    return ProbeMamba2(Block(layers_[index]), saved, products);
+  }
 
  private:
   // Without norm and states.

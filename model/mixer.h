@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/backend.h"
+#include "model/mixer_probe.h"
 #include "model/model_config.h"
 #include "model/state_pool.h"
 #include "model/weight_loader.h"
@@ -48,6 +49,18 @@ class Mixers {
   // residual += mixer(norm(residual)), with the rows' states moved on, as one
   // block of the back end. `index` counts the layers of this kind.
   virtual void Run(int64_t index, const MixerStep& step) = 0;
+
+  // --- What is looked into (model/inspection.h).
+
+  // "mamba", "mamba2", "h3", "s4d", "attention".
+  virtual const char* name() const = 0;
+  // The component that fades, by its name: the others keep their last tokens
+  // whole, as many as the first number of their shapes. Empty: none.
+  virtual const char* fading_state() const = 0;
+  // One layer on the host, on a copy of what was saved, whose memory must
+  // outlive it. INTERNAL: the device failed.
+  virtual absl::StatusOr<std::unique_ptr<MixerProbe>> Probe(
+      int64_t index, const SavedLayer& saved, HostProducts* products) const = 0;
 };
 
 // The mixers of `layers`, which is not empty and has those of one kind.

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "model/batch.h"
+#include "model/inspection.h"
 #include "model/state_pool.h"
 
 namespace engram {
@@ -91,6 +92,14 @@ class Model {
   // none of them waits for that later. States stay as they are. INTERNAL if the
   // device failed. REQUIRES: no step is begun.
   virtual absl::Status WarmUp() { return absl::OkStatus(); }
+
+  // Looks into a state that was saved. REQUIRES: ids below vocabulary_size; no
+  // sequence beyond max_positions, a query counted; queries if answers are
+  // asked for. UNIMPLEMENTED: this model cannot be looked into.
+  virtual absl::StatusOr<std::unique_ptr<Inspection>> Inspect(
+      InspectionQuestion) {
+    return absl::UnimplementedError("this model cannot be looked into");
+  }
 
   // The logits that the last step's outcomes were made of, [outcomes,
   // vocabulary_size], as they are drawn from: -infinity at ids that are not

@@ -41,6 +41,13 @@ class S4d final : public Mixers {
     block.diagonal_state = step.State(kDiagonalState, index);
     backend_->S4dBlock(step.rows, block, step.residual);
   }
+  const char* name() const override { return "s4d"; }
+  const char* fading_state() const override { return "diagonal_state"; }
+  absl::StatusOr<std::unique_ptr<MixerProbe>> Probe(
+      int64_t index, const SavedLayer& saved,
+      HostProducts* products) const override {
+    return ProbeS4d(Block(layers_[index]), saved, products);
+  }
 
  private:
   // Without norm and state.

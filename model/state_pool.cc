@@ -178,6 +178,23 @@ absl::StatusOr<std::unique_ptr<DeviceEvent>> StatePool::BeginSavePart(
   return copied == nullptr ? MakeReachedEvent() : std::move(copied);
 }
 
+const float* StatePool::SavedLayer(const void* block, int component,
+                                   int64_t layer) const {
+  const StateComponent& shape = components_[component];
+  ENGRAM_CHECK(layer >= 0 && layer < shape.layers);
+  return reinterpret_cast<const float*>(static_cast<const char*>(block) +
+                                        offsets_[component] +
+                                        layer * LayerBytes(shape));
+}
+
+const float* StatePool::SavedKeyValues(const void* block, int64_t layer,
+                                       int64_t index) const {
+  ENGRAM_CHECK(key_values_ != nullptr);
+  return reinterpret_cast<const float*>(static_cast<const char*>(block) +
+                                        state_bytes_ +
+                                        key_values_->SavedAt(layer, index));
+}
+
 absl::Status StatePool::Restore(int slot, const void* block, int64_t tokens) {
   ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<DeviceEvent> copied,
                           BeginRestore(slot, block, tokens));

@@ -116,6 +116,13 @@ class StatePool {
   // The same of all of it, until it is done.
   absl::Status Save(int slot, void* block) const;
   absl::Status Restore(int slot, const void* block, int64_t tokens);
+  // Where one layer's share of a component is in such a block, and, after the
+  // components, one attention layer's keys and values of the tokens from
+  // kKeyValueBlockTokens `index` on.
+  const float* SavedLayer(const void* block, int component,
+                          int64_t layer) const;
+  const float* SavedKeyValues(const void* block, int64_t layer,
+                              int64_t index) const;
 
   // --- For the model.
 

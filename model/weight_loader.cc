@@ -141,6 +141,8 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::Pack(
                         absl::StrCat(folder_, ": tensor ", name, ": ",
                                      packed.status().message()));
   }
+  widest_inputs_ = std::max(widest_inputs_, (*packed)->inputs());
+  widest_outputs_ = std::max(widest_outputs_, (*packed)->outputs());
   formats_.insert(format);
   if (format != FormatOf(tensor.type) && format != WeightFormat::kFloat32) {
     rounded_ = true;

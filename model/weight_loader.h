@@ -105,6 +105,9 @@ class WeightLoader {
   // for a pass that is only to tell sizes, and should not read whole files.
   // What IsCopy() compares it still reads, since sizes depend on that.
   void SkipValues() { checks_values_ = false; }
+  // The most inputs and the most outputs that a matrix loaded so far has.
+  int64_t widest_inputs() const { return widest_inputs_; }
+  int64_t widest_outputs() const { return widest_outputs_; }
   // The format of the matrices loaded so far, "f32"; "bf16 and f32" if they
   // have several.
   std::string WeightFormats() const;
@@ -130,6 +133,8 @@ class WeightLoader {
   std::set<WeightFormat> formats_;
   bool rounded_ = false;
   int64_t parameters_ = 0;
+  int64_t widest_inputs_ = 0;
+  int64_t widest_outputs_ = 0;
   bool checks_values_ = true;
   std::vector<std::string> warnings_;
 };

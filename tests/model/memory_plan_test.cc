@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "kernels/status.h"
+#include "model/host_products.h"
 #include "model/load_model.h"
 #include "model/model.h"
 #include "tests/model/golden_model.h"
@@ -78,7 +79,10 @@ TEST(MemoryPlanOnACpu, CountsEveryPartOfAMamba) {
   // For sampling, of each row scores and weights in blocks of 256 ids, and of
   // each block a sum of 8 bytes.
   const size_t sampling = 5 * (2 * 256 + 2);
-  EXPECT_EQ(plan.buffers, (40 * token + 5 * 19 + sampling) * sizeof(float));
+  // For looks into states, the widest inputs and outputs of a few rows.
+  const size_t looks = kInspectedRows * (38 + 2 * 38);
+  EXPECT_EQ(plan.buffers,
+            (40 * token + 5 * 19 + sampling + looks) * sizeof(float));
   EXPECT_EQ(plan.logits, 40u * 5 * sizeof(float));
   EXPECT_EQ(plan.total(),
             plan.weights + plan.states + plan.buffers + plan.logits);

@@ -1,0 +1,167 @@
+#include <algorithm>
+#include <utility>
+
+#include "model/mixer_probe.h"
+#include "model/probe_math.h"
+
+namespace engram {
+namespace {
+
+class AttentionProbe final : public MixerProbe {
+ public:
+  AttentionProbe(const AttentionBlockArguments& block, HostProducts* products)
+      : block_(block), products_(*products) {}
+
+  absl::Status Read(const SavedLayer& saved) {
+    saved_ = saved;
+    if (block_.convolution.taps > 0) {
+      ENGRAM_ASSIGN_OR_RETURN(
+          convolution_,
+          HostConvolution::Read(block_.convolution, block_.qkv_width(),
+                                saved.components[0], products_));
+    }
+    // They are pairs of floats to what copies them.
+    ENGRAM_ASSIGN_OR_RETURN(
+        const std::vector<float> bits,
+        products_.Read(reinterpret_cast<const float*>(block_.frequencies),
+                       block_.rotary_dim / 2 * 2));
+    frequencies_.resize(block_.rotary_dim / 2);
+    std::copy_n(reinterpret_cast<const char*>(bits.data()),
+                frequencies_.size() * sizeof(double),
+                reinterpret_cast<char*>(frequencies_.data()));
+    return absl::OkStatus();
+  }
+
+  std::vector<const char*> shares() const override { return {"keys_values"}; }
+
+  absl::StatusOr<ProbedOutputs> Feed(const ProbedRows& rows) override {
+    const int64_t width = block_.qkv_width(), q_width = block_.q_width();
+    std::vector<float> qkv(rows.rows * width);
+    ENGRAM_RETURN_IF_ERROR(products_.Multiply(
+        block_.qkv, rows.rows, rows.normed, block_.d_model(), qkv.data()));
+    std::vector<float> all(rows.rows * q_width), before(rows.rows * q_width);
+    std::vector<float> convolved(width);
+    for (int64_t row = 0; row < rows.rows; ++row) {
+      float* const own = &qkv[row * width];
+      if (block_.convolution.taps > 0) {
+        convolution_.Apply(own, convolved.data());
+        if (rows.in_sequence) convolution_.Append(own);
+        std::copy(convolved.begin(), convolved.end(), own);
+      }
+      for (int64_t head = 0; head < block_.heads + block_.kv_heads; ++head) {
+        Rotate(own + head * block_.head_dim);
+      }
+      for (int64_t head = 0; head < block_.heads; ++head) {
+        const int64_t at = row * q_width + head * block_.head_dim;
+        Attend(own, head, &all[at], &before[at]);
+      }
+      if (rows.in_sequence) {
+        keys_values_.insert(keys_values_.end(), own + q_width, own + width);
+      }
+    }
+    return Project(block_.output, rows.rows, all, {std::move(before)},
+                   &products_);
+  }
+
+ private:
+  // Tokens before the next one.
+  int64_t tokens() const {
+    return saved_.position +
+           static_cast<int64_t>(keys_values_.size()) / (2 * block_.kv_width());
+  }
+
+  void Rotate(float* head) const {
+    const auto half = static_cast<int64_t>(frequencies_.size());
+    for (int64_t i = 0; i < half; ++i) {
+      const double angle = static_cast<double>(tokens()) * frequencies_[i];
+      const double one = head[i], other = head[i + half];
+      head[i] =
+          static_cast<float>(one * std::cos(angle) - other * std::sin(angle));
+      head[i + half] =
+          static_cast<float>(other * std::cos(angle) + one * std::sin(angle));
+    }
+  }
+
+  // A head's key or value of a token that was fed, and how far its dimensions
+  // are apart.
+  struct Vector {
+    const float* data = nullptr;
+    int64_t stride = 1;
+    float operator[](int64_t i) const { return data[i * stride]; }
+  };
+  Vector Key(int64_t token, int64_t kv_head) const {
+    if (token >= saved_.position) return {Fed(token, kv_head), 1};
+    const int64_t place = token % kKeyValueBlockTokens;
+    return {saved_.blocks[token / kKeyValueBlockTokens] +
+                kv_head * block_.head_dim * kKeyValueBlockTokens + place,
+            kKeyValueBlockTokens};
+  }
+  Vector Value(int64_t token, int64_t kv_head) const {
+    if (token >= saved_.position) {
+      return {Fed(token, kv_head) + block_.kv_width(), 1};
+    }
+    const int64_t place = token % kKeyValueBlockTokens;
+    return {saved_.blocks[token / kKeyValueBlockTokens] +
+                block_.kv_width() * kKeyValueBlockTokens +
+                (kv_head * kKeyValueBlockTokens + place) * block_.head_dim,
+            1};
+  }
+  const float* Fed(int64_t token, int64_t kv_head) const {
+    return &keys_values_[(token - saved_.position) * 2 * block_.kv_width() +
+                         kv_head * block_.head_dim];
+  }
+
+  void Attend(const float* qkv, int64_t head, float* all, float* before) const {
+    const int64_t head_dim = block_.head_dim, count = tokens();
+    const int64_t kv_head = head / (block_.heads / block_.kv_heads);
+    const float* const q = qkv + head * head_dim;
+    const float* const own_key = qkv + block_.q_width() + kv_head * head_dim;
+    const float* const own_value = own_key + block_.kv_width();
+    std::vector<double> weights(count + 1);
+    for (int64_t token = 0; token <= count; ++token) {
+      const Vector key =
+          token < count ? Key(token, kv_head) : Vector{own_key, 1};
+      double score = 0;
+      for (int64_t i = 0; i < head_dim; ++i) score += double{q[i]} * key[i];
+      weights[token] = score * block_.scale;
+    }
+    const double largest = *std::max_element(weights.begin(), weights.end());
+    double sum = 0;
+    for (double& weight : weights) {
+      weight = std::exp(weight - largest);
+      sum += weight;
+    }
+    std::vector<double> values(head_dim);
+    for (int64_t token = 0; token < count; ++token) {
+      const Vector value = Value(token, kv_head);
+      for (int64_t i = 0; i < head_dim; ++i) {
+        values[i] += weights[token] * value[i];
+      }
+    }
+    for (int64_t i = 0; i < head_dim; ++i) {
+      before[i] = static_cast<float>(values[i] / sum);
+      all[i] =
+          static_cast<float>((values[i] + weights[count] * own_value[i]) / sum);
+    }
+  }
+
+  const AttentionBlockArguments block_;
+  HostProducts& products_;
+  SavedLayer saved_;
+  HostConvolution convolution_;
+  std::vector<double> frequencies_;
+  // Keys (rotated) and values of what was fed since: [tokens, 2, kv_width].
+  std::vector<float> keys_values_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<MixerProbe>> ProbeAttention(
+    const AttentionBlockArguments& block, const SavedLayer& saved,
+    HostProducts* products) {
+  auto probe = std::make_unique<AttentionProbe>(block, products);
+  ENGRAM_RETURN_IF_ERROR(probe->Read(saved));
+  return probe;
+}
+
+}  // namespace engram

@@ -1,0 +1,69 @@
+#include "model/host_products.h"
+
+#include <algorithm>
+
+#include "kernels/status.h"
+
+namespace engram {
+
+absl::StatusOr<std::unique_ptr<HostProducts>> HostProducts::Create(
+    Backend* backend, int64_t inputs, int64_t outputs, int64_t max_rows) {
+  const int64_t rows = std::min(kInspectedRows, max_rows);
+  std::unique_ptr<HostProducts> products(new HostProducts(backend, rows));
+  ENGRAM_ASSIGN_OR_RETURN(products->x_,
+                          backend->Allocate(rows * inputs * sizeof(float)));
+  ENGRAM_ASSIGN_OR_RETURN(products->y_,
+                          backend->Allocate(rows * outputs * sizeof(float)));
+  return products;
+}
+
+absl::Status HostProducts::Multiply(const PackedWeight& weight, int64_t rows,
+                                    const float* x, int64_t stride, float* y) {
+  return Multiply(LinearWeights{&weight, nullptr}, rows, x, stride, y);
+}
+
+absl::Status HostProducts::Multiply(const LinearWeights& linear, int64_t rows,
+                                    const float* x, int64_t stride, float* y) {
+  const int64_t inputs = linear.weight->inputs();
+  const int64_t outputs = linear.weight->outputs();
+  ENGRAM_CHECK(rows >= 1 && rows <= rows_ && stride >= inputs);
+  ENGRAM_CHECK(rows * inputs * sizeof(float) <= x_->bytes() &&
+               rows * outputs * sizeof(float) <= y_->bytes());
+  for (int64_t row = 0; row < rows; ++row) {
+    ENGRAM_RETURN_IF_ERROR(backend_->CopyFromHost(
+        x_->floats() + row * inputs, x + row * stride, inputs * sizeof(float)));
+  }
+  MatMulOptions options;
+  options.bias = linear.bias;
+  backend_->MatMul(*linear.weight, rows, {x_->floats(), inputs}, options,
+                   {y_->floats(), outputs});
+  return backend_->CopyToHost(y, y_->floats(), rows * outputs * sizeof(float));
+}
+
+absl::Status HostProducts::Embed(const PackedWeight& table,
+                                 absl::Span<const int32_t> ids,
+                                 float* embedded) {
+  const auto rows = static_cast<int64_t>(ids.size());
+  const int64_t width = table.inputs();
+  ENGRAM_CHECK(rows >= 1 && rows <= rows_);
+  // One row of all of them: where states lie is not asked.
+  Row row;
+  row.tokens = static_cast<int>(rows);
+  const StepRows& step =
+      backend_->PrepareStep({&row, 1}, /*blocks=*/{}, ids, /*most_rows=*/0);
+  backend_->Embed(step, table, x_->floats());
+  return backend_->CopyToHost(embedded, x_->floats(),
+                              rows * width * sizeof(float));
+}
+
+absl::StatusOr<std::vector<float>> HostProducts::Read(const float* source,
+                                                      int64_t count) const {
+  std::vector<float> values;
+  if (source == nullptr) return values;
+  values.resize(count);
+  ENGRAM_RETURN_IF_ERROR(backend_->CopyToHost(values.data(), source,
+                                              values.size() * sizeof(float)));
+  return values;
+}
+
+}  // namespace engram

@@ -1,0 +1,100 @@
+// Inspection: a look into a state that was saved: what each layer keeps there,
+// and what the model, and each layer's state alone, would answer if one token
+// or another came next. No state is changed, no slot is taken.
+//
+// It is done in parts, so that steps can run between them: each is the work of
+// one layer on a few tokens (kInspectedRows), less than a step of a large
+// model takes on the same back end, but for attention, whose part grows with
+// the tokens that are looked back on. In memory it takes d_model floats of the
+// host's for each token and query, as many for each query and each state that
+// answers, and a copy of one layer's state.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/outcomes.h"
+
+namespace engram {
+
+struct InspectionQuestion {
+  // A state in host memory as StatePool::Save wrote it, which must outlive the
+  // inspection; nullptr if nothing was fed.
+  const void* state = nullptr;
+  int64_t position = 0;  // tokens fed to it
+  // Fed first, on a copy.
+  std::vector<int32_t> tokens;
+  // Each of them, and not the others, comes next.
+  std::vector<int32_t> queries;
+  // Likeliest ids that are told of each answer; 0: answers are not asked for.
+  int32_t alternatives = 0;
+  // What the layers keep, in the state as it was saved. How long they keep it
+  // depends on the token in models whose decay does: it is told of the first
+  // query, without one of the likeliest token to come next.
+  bool describe = false;
+};
+
+// How many tokens it takes until what is in a value has faded to 1/e, over all
+// values of a state: quantiles, and the longest. Infinite: it does not fade.
+struct FadingTime {
+  float tenth = 0;
+  float median = 0;
+  float nine_tenths = 0;
+  float longest = 0;
+};
+
+struct StateSummary {
+  int64_t layer = 0;
+  const char* mixer = "";  // "mamba", "mamba2", "h3", "s4d", "attention"
+  std::string state;       // a component's name, or "keys_values"
+  int64_t values = 0;
+  double norm = 0;  // Euclidean
+  // Of magnitudes; of keys and values, if there are many, of every n-th.
+  double median = 0;
+  double largest = 0;
+  // The part of them above kOutlierMedians times the median; 0 if that is 0.
+  double share_above = 0;
+  // It keeps the last so many tokens whole and nothing before; 0: it fades.
+  int64_t window_tokens = 0;
+  FadingTime fading;  // if it fades and something was fed, else zeros
+};
+inline constexpr double kOutlierMedians = 10;
+
+struct LayerAnswer {
+  int64_t layer = 0;
+  const char* mixer = "";
+  const char* state = "";  // MixerProbe::shares()
+  // By the head alone from that share of the last residual, the scale of the
+  // final norm taken as it is for the whole answer, without its bias.
+  std::vector<LogProbability> top;
+};
+
+struct QueryAnswer {
+  int32_t id = 0;
+  std::vector<LogProbability> top;  // of the whole model
+  std::vector<LayerAnswer> layers;
+};
+
+struct InspectionAnswer {
+  std::vector<StateSummary> states;  // if they were to be described
+  // The token that fading was told of; -1: none.
+  int32_t fading_token = -1;
+  std::vector<QueryAnswer> queries;  // if answers were asked for
+};
+
+// Engine thread only, like the model that made it and must outlive it, while no
+// step is begun.
+class Inspection {
+ public:
+  virtual ~Inspection() = default;
+
+  // Does a part. True: it is done. INTERNAL: the device failed.
+  virtual absl::StatusOr<bool> Advance() = 0;
+  // REQUIRES: done.
+  virtual InspectionAnswer TakeAnswer() = 0;
+};
+
+}  // namespace engram
