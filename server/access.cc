@@ -36,6 +36,8 @@ absl::Status CheckNeed(const Key& key, Need need, absl::string_view method) {
       return CheckRole(key, Role::kGenerate, method);
     case Need::kSessions:
       return CheckRole(key, Role::kSessions, method);
+    case Need::kInspect:
+      return CheckRole(key, Role::kInspect, method);
     case Need::kMetrics:
       return CheckRole(key, Role::kMetrics, method);
     case Need::kOperator:

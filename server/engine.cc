@@ -38,6 +38,10 @@ Engine::Engine(EngineModel model, const EngineOptions& options,
       keeper_(&model_.model->states(), CapacityOf(model_.model->info()),
               model_.number, sessions, model_.device),
       snapshots_(&keeper_.copies(), sessions, options.max_queue, model_.device),
+      inspections_(model_.model, options.max_inspections,
+                   [this](SessionHandle session, StateSnapshots::Done found) {
+                     FetchToInspect(std::move(session), std::move(found));
+                   }),
       outbox_(delivery),
       ends_(model_.name, &keeper_, sessions, &outbox_, clock,
             std::move(on_end)),
@@ -72,6 +76,10 @@ absl::Status Engine::Run() {
   inbox_->CloseTasks();
   RunTasks();
   snapshots_.Finish();
+  inspections_.End(
+      failure_.ok()
+          ? absl::UnavailableError("the server is stopping; try another one")
+          : FailureToTell());
   return failure_;
 }
 
@@ -122,7 +130,7 @@ bool Engine::MayRunAhead(absl::Time now) const {
     return false;
   }
   if (drain_deadline_ || !inbox_->empty() || inbox_->tasks() > 0 ||
-      parked() > 0 || !snapshots_.empty()) {
+      parked() > 0 || !snapshots_.empty() || !inspections_.empty()) {
     return false;
   }
   return std::all_of(running_.all().begin(), running_.all().end(),
@@ -143,12 +151,13 @@ bool Engine::WorkBetweenSteps(absl::Time now) {
   keeper_.ReclaimSlots();
   const absl::StatusOr<bool> copies_are_left = snapshots_.Advance();
   if (!copies_are_left.ok()) Fail(copies_are_left.status());
+  const bool inspections_are_left = InspectBetweenSteps();
   const bool swept = sessions_->Sweep();
   EndWaiting(now);
   EndRunning(now);
   StartWaiting(now);
   EndOverdue(now);
-  return copies_are_left.value_or(false) || !swept;
+  return copies_are_left.value_or(false) || inspections_are_left || !swept;
 }
 
 EngineLoad Engine::MeasureLoad() const {
@@ -231,6 +240,29 @@ int Engine::held_slots() const {
          static_cast<int>(std::count_if(
              parked_.all().begin(), parked_.all().end(),
              [](const auto& sequence) { return sequence->slot >= 0; }));
+}
+
+void Engine::Inspect(SessionQuestion question) {
+  const absl::Status posted =
+      inbox_->Post([this, question] { inspections_.Add(question); });
+  if (!posted.ok()) question.done(posted);
+}
+
+void Engine::FetchToInspect(SessionHandle session, StateSnapshots::Done done) {
+  CopyState(std::move(session), /*for_request=*/false,
+            [inbox = inbox_,
+             done](absl::StatusOr<StateSnapshots::Snapshot> snapshot) {
+              // Whoever waits when the engine has ended is told so then.
+              inbox->PostForRequest([done, snapshot] { done(snapshot); })
+                  .IgnoreError();
+            });
+}
+
+bool Engine::InspectBetweenSteps() {
+  if (!failure_.ok()) return false;
+  const absl::StatusOr<bool> worked = inspections_.Advance();
+  if (!worked.ok()) Fail(worked.status());
+  return worked.value_or(false);
 }
 
 void Engine::RunTasks() {

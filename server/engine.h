@@ -29,6 +29,7 @@
 #include "server/delivery.h"
 #include "server/engine_inbox.h"
 #include "server/engine_outbox.h"
+#include "server/inspections.h"
 #include "server/metrics.h"
 #include "server/parked_sequences.h"
 #include "server/request.h"
@@ -53,7 +54,8 @@ struct EngineOptions {
   int64_t long_prompt_tokens = 8192;
   // How long a full stream may pause its sequence.
   absl::Duration slow_reader_timeout = absl::Seconds(30);
-  int max_queue = 1024;  // copies of states that may wait
+  int max_queue = 1024;      // copies of states that may wait
+  int max_inspections = 32;  // likewise
   // Once so much of states was moved for sequences that begin, the others that
   // wait begin before a later step, if streams run: about a millisecond. Nor
   // do states make way ahead while so much is on its way to RAM, where it is
@@ -98,6 +100,11 @@ class Engine {
   // called like Snapshot's. Errors: also SessionStore::InstallFork.
   void Fork(SessionHandle source, std::string new_session_id,
             std::function<void(absl::StatusOr<SessionInfo>)> done);
+
+  // Thread-safe. Looks into the committed state of a session between steps; the
+  // question's `done` is called once, on this engine's thread, or at once if it
+  // is refused (UNAVAILABLE: EngineInbox::Post).
+  void Inspect(SessionQuestion question);
 
   // Until drained or failed. The status says whether the device failed.
   absl::Status Run();
@@ -150,6 +157,10 @@ class Engine {
   bool ResumeNext();
   // What waits behind the one that room is coming for will want some too.
   void EvictAhead();
+  // As Snapshot; `done` is called on this engine's thread, if it runs on.
+  void FetchToInspect(SessionHandle session, StateSnapshots::Done done);
+  // A part of what is looked into. Whether there is more.
+  bool InspectBetweenSteps();
   // Thread-safe. As Snapshot, from whichever device has the state; a request
   // that has been admitted is not refused.
   void CopyState(SessionHandle session, bool for_request,
@@ -190,6 +201,7 @@ class Engine {
   // Engine thread.
   StateKeeper keeper_;
   StateSnapshots snapshots_;
+  Inspections inspections_;
   EngineOutbox outbox_;
   SequenceEnds ends_;
   SequenceProgress progress_;

@@ -16,6 +16,8 @@ const std::vector<MethodNeed>& MethodNeeds() {
       {"Sessions.ListCheckpoints", Need::kSessions},
       {"Sessions.DeleteCheckpoint", Need::kSessions},
       {"Sessions.Export", Need::kSessions},
+      {"Inspection.Describe", Need::kInspect},
+      {"Inspection.ReadOut", Need::kInspect},
       {"Models.List", Need::kKey},
       {"Models.Get", Need::kKey},
       {"Tokenize", Need::kKey},

@@ -15,6 +15,7 @@ enum class Need {
   kKey,       // a key, whatever its roles
   kGenerate,  // Role::kGenerate, and so on
   kSessions,
+  kInspect,
   kMetrics,
   kReflection,  // what --reflection says: nothing, or a key
   kOperator,    // Role::kAdmin of a key of operators

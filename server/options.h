@@ -86,6 +86,9 @@ struct ServerOptions {
   int64_t max_tokenize_bytes = int64_t{1} << 20;
   int64_t max_detokenize_tokens = int64_t{1} << 18;
   int64_t max_score_alternatives = int64_t{1} << 18;
+  int64_t max_inspections = 32;
+  int64_t max_inspected_tokens = 4096;
+  int64_t max_inspected_queries = 256;
 
   bool request_log = true;
   int64_t log_memory = int64_t{8} << 20;

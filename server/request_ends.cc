@@ -35,12 +35,20 @@ std::vector<RequestEnd> MakeEndsOfModelCalls() {
       {Code::kOk, Code::kInvalidArgument, Code::kFailedPrecondition,
        Code::kResourceExhausted, Code::kUnavailable},
       &ends);
+  Add({"Inspection.Describe", "Inspection.ReadOut"}, "",
+      {Code::kOk, Code::kInvalidArgument, Code::kNotFound,
+       Code::kResourceExhausted, Code::kUnavailable, Code::kCancelled,
+       Code::kDeadlineExceeded, Code::kInternal},
+      &ends);
+  Add({"Inspection.ReadOut"}, "", {Code::kFailedPrecondition}, &ends);
   return ends;
 }
 
 std::vector<RequestEnd> MakeEndsWithoutModel() {
   std::vector<RequestEnd> ends;
-  Add({"Generate", "Converse", "Score", "Tokenize", "Detokenize"}, "",
+  Add({"Generate", "Converse", "Score", "Tokenize", "Detokenize",
+       "Inspection.Describe", "Inspection.ReadOut"},
+      "",
       {Code::kInvalidArgument, Code::kNotFound, Code::kResourceExhausted,
        Code::kUnavailable},
       &ends);

@@ -416,6 +416,7 @@ void Server::MakeEngines(ServedModel* model) {
   engine_options.target_step_time = options_.target_step_time;
   engine_options.slow_reader_timeout = options_.slow_reader_timeout;
   engine_options.max_queue = static_cast<int>(options_.max_queue);
+  engine_options.max_inspections = static_cast<int>(options_.max_inspections);
   AdmissionModel queued;
   queued.number = model->number;
   queued.vocabulary_size = model->info().vocabulary_size;
@@ -468,6 +469,7 @@ absl::Status Server::OpenPorts() {
                                      *replies_, *stop_, *access_});
   services_.push_back(MakeGenerationService(*around_));
   services_.push_back(MakeSessionsService(*around_));
+  services_.push_back(MakeInspectionService(*around_));
   services_.push_back(MakeModelsService(*around_));
   ENGRAM_ASSIGN_OR_RETURN(
       grpc_port_,

@@ -15,6 +15,8 @@ std::unique_ptr<grpc::Service> MakeGenerationService(
     const CallSurroundings& around);
 std::unique_ptr<grpc::Service> MakeSessionsService(
     const CallSurroundings& around);
+std::unique_ptr<grpc::Service> MakeInspectionService(
+    const CallSurroundings& around);
 std::unique_ptr<grpc::Service> MakeModelsService(
     const CallSurroundings& around);
 

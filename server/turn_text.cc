@@ -77,17 +77,12 @@ std::string TurnText::Flush() {
   return Release(held_back_.size()) + decoder_.Flush();
 }
 
-namespace {
-
-// One token on its own, as valid UTF-8.
 std::string TextOf(const Tokenizer* tokenizer, int32_t id) {
   if (tokenizer == nullptr) return "";
   TextDecoder decoder(tokenizer);
   std::string text = decoder.Append(id).text;
   return text + decoder.Flush();
 }
-
-}  // namespace
 
 TokenEvent MakeTokenEvent(SampledToken token, const Tokenizer* tokenizer) {
   TokenEvent event;

@@ -83,6 +83,9 @@ struct SampledToken {
   }
 };
 
+// One token on its own, as valid UTF-8; empty without a tokenizer.
+std::string TextOf(const Tokenizer* tokenizer, int32_t id);
+
 // The token as the client sees it; without text if it was not read.
 // `tokenizer` may be nullptr: then alternatives have no text either.
 TokenEvent MakeTokenEvent(SampledToken token, const Tokenizer* tokenizer);

@@ -3,6 +3,7 @@
 #include <grpcpp/server_context.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include "kernels/status.h"
 #include "model/quoted.h"
 #include "server/request_id.h"
+#include "server/turn_text.h"
 #include "tools/status/retry_after.h"
 
 namespace engram {
@@ -178,6 +180,17 @@ void SetDevice(const ServedDevice& device, v1::Device* message) {
   message->set_memory_used(memory.used);
 }
 
+void AddAlternatives(
+    const std::vector<LogProbability>& top, const Tokenizer* tokenizer,
+    google::protobuf::RepeatedPtrField<v1::Alternative>* alternatives) {
+  for (const LogProbability& one : top) {
+    v1::Alternative& alternative = *alternatives->Add();
+    alternative.set_id(one.id);
+    alternative.set_text(TextOf(tokenizer, one.id));
+    alternative.set_logprob(one.value);
+  }
+}
+
 }  // namespace
 
 grpc::Status ToGrpc(const absl::Status& status) {
@@ -289,6 +302,48 @@ absl::StatusOr<Request> ToRequest(const v1::ScoreRequest& message,
       CheckRange("logprobs", message.logprobs(), 0, limits.max_logprobs));
   request.logprobs = message.logprobs();
   return request;
+}
+
+absl::StatusOr<InspectionQuestion> ToQuestion(const v1::ReadOutRequest& message,
+                                              const ServedModel& model,
+                                              const ServerOptions& limits,
+                                              const WorkCheck::Ask& may_go_on) {
+  ENGRAM_RETURN_IF_ERROR(CheckCount("query_ids", message.query_ids_size(),
+                                    limits.max_inspected_queries,
+                                    "--max-inspected-queries"));
+  if (message.query_ids_size() == 0) {
+    return absl::InvalidArgumentError(
+        "query_ids is empty; name the tokens that may come next");
+  }
+  ENGRAM_RETURN_IF_ERROR(
+      CheckRange("top", message.top(), 0, limits.max_logprobs));
+  InspectionQuestion question;
+  question.alternatives = std::max(message.top(), 1);
+  ENGRAM_ASSIGN_OR_RETURN(question.tokens,
+                          ReadPrompt(message, model, may_go_on));
+  const auto tokens = static_cast<int64_t>(question.tokens.size());
+  if (tokens > limits.max_inspected_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the prompt has ", tokens, " tokens, limit ",
+        limits.max_inspected_tokens,
+        " (--max-inspected-tokens); feed a longer one to a session by Generate "
+        "with max_tokens 0 and look at that"));
+  }
+  if (tokens == 0 && message.session_id().empty()) {
+    return absl::InvalidArgumentError(
+        "there is nothing to look at: name a session_id or give a prompt");
+  }
+  question.queries.assign(message.query_ids().begin(),
+                          message.query_ids().end());
+  const int64_t ids = model.info().vocabulary_size;
+  for (const auto& [field, all] : {std::pair("prompt token", &question.tokens),
+                                   std::pair("query_ids", &question.queries)}) {
+    for (size_t i = 0; i < all->size(); ++i) {
+      ENGRAM_RETURN_IF_ERROR(
+          CheckRange(absl::StrCat(field, "[", i, "]"), (*all)[i], 0, ids - 1));
+    }
+  }
+  return question;
 }
 
 absl::StatusOr<NewSession> ToNewSession(const v1::CreateSessionRequest& message,
@@ -457,6 +512,43 @@ v1::ModelInfo ToMessage(const ServedModel& model) {
   message.set_chunk_tokens(info.chunk_tokens);
   for (const ServedDevice& device : model.devices) {
     SetDevice(device, message.add_devices());
+  }
+  return message;
+}
+
+v1::StateSummary ToMessage(const StateSummary& summary) {
+  v1::StateSummary message;
+  message.set_layer(static_cast<int32_t>(summary.layer));
+  message.set_mixer(summary.mixer);
+  message.set_state(summary.state);
+  message.set_values(summary.values);
+  message.set_norm(summary.norm);
+  message.set_median(summary.median);
+  message.set_largest(summary.largest);
+  message.set_share_above(summary.share_above);
+  message.set_window_tokens(summary.window_tokens);
+  if (summary.fading.longest > 0) {
+    v1::FadingTime& fading = *message.mutable_fading();
+    fading.set_tenth(summary.fading.tenth);
+    fading.set_median(summary.fading.median);
+    fading.set_nine_tenths(summary.fading.nine_tenths);
+    fading.set_longest(summary.fading.longest);
+  }
+  return message;
+}
+
+v1::ReadOutQuery ToMessage(const QueryAnswer& answer,
+                           const Tokenizer* tokenizer) {
+  v1::ReadOutQuery message;
+  message.set_id(answer.id);
+  message.set_text(TextOf(tokenizer, answer.id));
+  AddAlternatives(answer.top, tokenizer, message.mutable_answer());
+  for (const LayerAnswer& layer : answer.layers) {
+    v1::StateReadOut& state = *message.add_states();
+    state.set_layer(static_cast<int32_t>(layer.layer));
+    state.set_mixer(layer.mixer);
+    state.set_state(layer.state);
+    AddAlternatives(layer.top, tokenizer, state.mutable_answer());
   }
   return message;
 }

@@ -13,8 +13,11 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "engram/v1/generation.pb.h"
+#include "engram/v1/inspection.pb.h"
 #include "engram/v1/models.pb.h"
 #include "engram/v1/sessions.pb.h"
+#include "model/inspection.h"
+#include "model/tokenizer.h"
 #include "model/work_check.h"
 #include "server/options.h"
 #include "server/request.h"
@@ -49,6 +52,11 @@ absl::StatusOr<Request> ToRequest(const v1::ScoreRequest& message,
                                   const ServedModel& model,
                                   const ServerOptions& limits,
                                   const WorkCheck::Ask& may_go_on);
+// What is to be looked into, without the session's state; errors likewise.
+absl::StatusOr<InspectionQuestion> ToQuestion(const v1::ReadOutRequest& message,
+                                              const ServedModel& model,
+                                              const ServerOptions& limits,
+                                              const WorkCheck::Ask& may_go_on);
 // What a turn starts with that never became a request; without version and
 // position.
 StartedEvent ToStarted(const v1::GenerateRequest& message);
@@ -73,6 +81,10 @@ v1::Timing ToMessage(const Timing& timing);
 v1::Session ToMessage(const SessionInfo& session);
 v1::CheckpointInfo ToCheckpointMessage(const SessionInfo& checkpoint);
 v1::ModelInfo ToMessage(const ServedModel& model);
+v1::StateSummary ToMessage(const StateSummary& summary);
+// `tokenizer` may be nullptr: then there are no texts.
+v1::ReadOutQuery ToMessage(const QueryAnswer& answer,
+                           const Tokenizer* tokenizer);
 
 // The event in a GenerateResponse or a ConverseResponse, which are alike.
 template <typename Response>

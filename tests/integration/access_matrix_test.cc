@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "engram/v1/inspection.pb.h"
 #include "tests/integration/generic_call.h"
 #include "tests/integration/reflected_descriptors.h"
 #include "tests/integration/standard_services.pb.h"
@@ -34,6 +35,7 @@ constexpr Asked kNothing = {nullptr, nullptr, nullptr};
 constexpr Asked kAnyKey = {"bare", nullptr, nullptr};
 constexpr Asked kGenerate = {"writer", "keeper", "has no role \"generate\""};
 constexpr Asked kSessions = {"keeper", "writer", "has no role \"sessions\""};
+constexpr Asked kInspect = {"viewer", "writer", "has no role \"inspect\""};
 constexpr Asked kOperator = {"operator", "admin", "is not one of tenant \"*\""};
 
 struct Row {
@@ -98,6 +100,13 @@ std::vector<Row> Table() {
     request.set_checkpoint_id(id);
     return request.SerializeAsString();
   };
+  const auto read_out = [](const std::string& id) {
+    v1::ReadOutRequest request;
+    request.set_model(kInduction);
+    request.set_session_id(id);
+    request.add_query_ids(3);
+    return request.SerializeAsString();
+  };
   const auto tokenize = [](const std::string&) {
     v1::TokenizeRequest request;
     request.set_model(kInduction);
@@ -140,6 +149,10 @@ std::vector<Row> Table() {
        OfSession<v1::ExportRequest>, true},
       {"/engram.v1.Sessions/Delete", "Sessions.Delete", kSessions,
        OfSession<v1::DeleteSessionRequest>, true},
+      {"/engram.v1.Inspection/Describe", "Inspection.Describe", kInspect,
+       OfSession<v1::DescribeRequest>, true},
+      {"/engram.v1.Inspection/ReadOut", "Inspection.ReadOut", kInspect,
+       read_out, true},
       {"/engram.v1.Models/List", "Models.List", kAnyKey, Empty},
       {"/engram.v1.Models/Get", "Models.Get", kAnyKey, Empty},
       {"/engram.v1.Models/Tokenize", "Tokenize", kAnyKey, tokenize},
@@ -167,6 +180,7 @@ class AccessMatrix : public ::testing::Test {
         KeysText({KeyEntry("bare", "acme"),
                   KeyEntry("writer", "acme", R"("roles": ["generate"])"),
                   KeyEntry("keeper", "acme", R"("roles": ["sessions"])"),
+                  KeyEntry("viewer", "acme", R"("roles": ["inspect"])"),
                   KeyEntry("admin", "acme", admin),
                   KeyEntry("other", "other", admin),
                   KeyEntry("operator", "*", admin),
@@ -405,7 +419,7 @@ TEST_F(AccessMatrix, RefusalsAreCountedByMethodAndCode) {
   }
   EXPECT_THAT(before.Samples("requests_total"),
               ::testing::ElementsAreArray(after.Samples("requests_total")));
-  EXPECT_EQ(after.Sum("keys"), 7);
+  EXPECT_EQ(after.Sum("keys"), 8);
   EXPECT_EQ(after.Sum("keys_reload_failures_total"), 0);
 }
 

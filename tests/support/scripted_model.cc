@@ -294,6 +294,80 @@ absl::StatusOr<StepResult> ScriptedModel::Finish() {
   return result;
 }
 
+// --- Looks into states.
+
+namespace {
+
+// Of a state that Store has written: its halves, as they are found.
+Script::Sequence SequenceOf(const StatePool& states, const void* block) {
+  Script::Sequence sequence;
+  if (block == nullptr) return sequence;
+  for (int i = 0; i < kDigestFloats; ++i) {
+    const float part = states.SavedLayer(block, 0, i / 2)[i % 2];
+    sequence.digest = sequence.digest << 16 | static_cast<uint64_t>(part);
+  }
+  sequence.count = static_cast<int64_t>(*states.SavedLayer(block, 1, 0));
+  return sequence;
+}
+
+class ScriptedInspection final : public Inspection {
+ public:
+  ScriptedInspection(int parts, std::function<bool()> may_work,
+                     std::function<absl::StatusOr<InspectionAnswer>()> answer)
+      : parts_(parts),
+        may_work_(std::move(may_work)),
+        answer_(std::move(answer)) {}
+
+  absl::StatusOr<bool> Advance() override {
+    EXPECT_TRUE(may_work_()) << "a step is begun";
+    EXPECT_GT(parts_, 0) << "it was done";
+    if (--parts_ > 0) return false;
+    absl::StatusOr<InspectionAnswer> answer = answer_();
+    if (!answer.ok()) return answer.status();
+    found_ = *std::move(answer);
+    return true;
+  }
+  InspectionAnswer TakeAnswer() override { return std::move(found_); }
+
+ private:
+  int parts_;
+  const std::function<bool()> may_work_;
+  const std::function<absl::StatusOr<InspectionAnswer>()> answer_;
+  InspectionAnswer found_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Inspection>> ScriptedModel::Inspect(
+    InspectionQuestion question) {
+  const auto answer = [this, question]() -> absl::StatusOr<InspectionAnswer> {
+    if (inspections_fail_) {
+      return absl::InternalError("the device is on fire");
+    }
+    const Script::Sequence saved = SequenceOf(*states_, question.state);
+    EXPECT_EQ(saved.count, question.position);
+    InspectionAnswer found;
+    if (question.describe) {
+      StateSummary summary;
+      summary.window_tokens = saved.count;
+      found.states.push_back(summary);
+      if (!question.queries.empty()) found.fading_token = question.queries[0];
+    }
+    for (const int32_t query : question.queries) {
+      Script::Sequence sequence = saved;
+      for (const int32_t id : question.tokens) sequence.Feed(id);
+      sequence.Feed(query);
+      const std::vector<float> logits = script_->LogitsAfter(sequence);
+      const auto best = std::max_element(logits.begin(), logits.end());
+      found.queries.push_back(
+          {query, {{static_cast<int32_t>(best - logits.begin()), 0}}, {}});
+    }
+    return found;
+  };
+  return std::make_unique<ScriptedInspection>(
+      kInspectionParts, [this] { return begun_.empty(); }, answer);
+}
+
 // --- What is expected.
 
 namespace {

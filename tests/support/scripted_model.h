@@ -84,6 +84,15 @@ class ScriptedModel final : public Model {
   absl::Status Begin(const Batch& batch) override;
   absl::StatusOr<StepResult> Finish() override;
   std::vector<float> LogitsForTest() const override { return logits_; }
+  // In kInspectionParts parts. Each query is answered with the likeliest id
+  // after the state, the tokens and the query, and by no layer; a state is
+  // described by how many tokens it has, as its window. Fails the test if the
+  // state is not what StatePool::Save writes, or a step is begun.
+  absl::StatusOr<std::unique_ptr<Inspection>> Inspect(
+      InspectionQuestion question) override;
+  static constexpr int kInspectionParts = 4;
+  // From now on the device fails in the last part of each.
+  void FailInspections() { inspections_fail_ = true; }
 
   // From now on it says that steps are worth beginning ahead of others.
   void RunAhead() { info_.runs_ahead = true; }
@@ -145,6 +154,7 @@ class ScriptedModel final : public Model {
   int64_t steps_ = 0;
   int64_t steps_ahead_ = 0;
   int64_t fail_at_ = -1;
+  bool inspections_fail_ = false;
   std::vector<RowShape> last_step_;
   std::function<void()> during_step_;
 };

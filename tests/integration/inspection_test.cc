@@ -1,0 +1,286 @@
+// Looks into sessions of a whole server, by calls of engram.v1.Inspection.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "engram/v1/inspection.pb.h"
+#include "tests/integration/generic_call.h"
+#include "tests/support/test_server.h"
+
+namespace engram {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kDescribe[] = "/engram.v1.Inspection/Describe";
+constexpr char kReadOut[] = "/engram.v1.Inspection/ReadOut";
+// "=>" of kInduction, and the symbols around it.
+constexpr char kPrompt[] = "3 1 => 7 0 12 13 5";
+
+class InspectionTest : public ::testing::Test {
+ protected:
+  InspectionTest() : server_(Options()), client_(server_.address()) {}
+
+  static ServerOptions Options() {
+    ServerOptions options = ZooOptions({kInduction});
+    options.max_inspected_tokens = 64;
+    options.max_inspected_queries = 16;
+    return options;
+  }
+
+  v1::Session MakeSession(const std::string& session_id, int max_tokens = 0) {
+    const Answer answer = client_.Generate(
+        OnSession(TextTurn(kInduction, kPrompt, max_tokens), session_id));
+    EXPECT_TRUE(answer.status.ok()) << answer.status;
+    return client_.GetSession(session_id).value();
+  }
+  absl::StatusOr<v1::DescribeResponse> Describe(const std::string& session_id) {
+    v1::DescribeRequest request;
+    request.set_session_id(session_id);
+    v1::DescribeResponse response;
+    const absl::Status status =
+        CallOnce(server_.address(), kDescribe, request, &response);
+    if (!status.ok()) return status;
+    return response;
+  }
+  absl::StatusOr<v1::ReadOutResponse> ReadOut(
+      const v1::ReadOutRequest& request) {
+    v1::ReadOutResponse response;
+    const absl::Status status =
+        CallOnce(server_.address(), kReadOut, request, &response);
+    if (!status.ok()) return status;
+    return response;
+  }
+  void ExpectRefused(const v1::ReadOutRequest& request, absl::StatusCode code,
+                     const std::string& words) {
+    const absl::Status status = ReadOut(request).status();
+    EXPECT_EQ(status.code(), code) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(words));
+  }
+  int32_t Id(const std::string& word) {
+    return client_.Ids(kInduction, word).at(0);
+  }
+
+  TestServer server_;
+  TestClient client_;
+};
+
+TEST_F(InspectionTest, DescribesEachStateOfEachLayer) {
+  const v1::Session session = MakeSession("a", 1);
+  const auto response = Describe("a");
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->model(), kInduction);
+  EXPECT_EQ(response->version(), 1);
+  EXPECT_EQ(response->position(), session.position());
+  EXPECT_TRUE(response->has_fading_token_id());
+  EXPECT_NE(response->fading_token_text(), "");
+  ASSERT_EQ(response->states_size(), 4);
+  const char* const names[] = {"conv_state", "ssm_state"};
+  for (int i = 0; i < 4; ++i) {
+    const v1::StateSummary& state = response->states(i);
+    EXPECT_EQ(state.layer(), i / 2);
+    EXPECT_EQ(state.mixer(), "mamba");
+    EXPECT_EQ(state.state(), names[i % 2]);
+    EXPECT_EQ(state.values(), i % 2 == 0 ? 3 * 128 : 16 * 128);
+    EXPECT_GT(state.norm(), 0);
+    EXPECT_GE(state.largest(), state.median());
+    EXPECT_EQ(state.window_tokens(), i % 2 == 0 ? 3 : 0);
+    EXPECT_EQ(state.has_fading(), i % 2 == 1);
+    EXPECT_LE(state.fading().tenth(), state.fading().median());
+    EXPECT_LE(state.fading().nine_tenths(), state.fading().longest());
+  }
+}
+
+TEST_F(InspectionTest, DescribesASessionThatHasReadNothing) {
+  v1::CreateSessionRequest create;
+  create.set_model(kInduction);
+  create.set_session_id("empty");
+  ASSERT_TRUE(client_.CreateSession(create).ok());
+  const auto response = Describe("empty");
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->position(), 0);
+  EXPECT_FALSE(response->has_fading_token_id());
+  ASSERT_EQ(response->states_size(), 4);
+  EXPECT_EQ(response->states(1).norm(), 0);
+  EXPECT_FALSE(response->states(1).has_fading());
+}
+
+// The bigram that the model was trained on: after "=>" comes what came first.
+TEST_F(InspectionTest, ReadsOutWhatFollowedATokenTheFirstTime) {
+  MakeSession("a");
+  const v1::Session before = client_.GetSession("a").value();
+  v1::ReadOutRequest request;
+  request.set_session_id("a");
+  request.add_query_ids(Id("=>"));
+  request.add_query_ids(Id("0"));
+  request.set_top(16);
+  const auto response = ReadOut(request);
+  ASSERT_TRUE(response.ok()) << response.status();
+  ASSERT_EQ(response->queries_size(), 2);
+  const v1::ReadOutQuery& query = response->queries(0);
+  EXPECT_EQ(query.id(), Id("=>"));
+  EXPECT_EQ(query.answer(0).id(), Id("7"));
+  EXPECT_THAT(query.answer(0).text(), HasSubstr("7"));
+  ASSERT_EQ(query.states_size(), 2);  // one of each layer
+  double sum = 0;
+  for (const v1::Alternative& one : query.states(1).answer()) {
+    sum += std::exp(one.logprob());
+  }
+  EXPECT_NEAR(sum, 1, 1e-4);  // all 16 ids are told
+  EXPECT_NE(response->queries(1).answer(0).logprob(),
+            query.answer(0).logprob());
+  const v1::Session after = client_.GetSession("a").value();
+  EXPECT_EQ(after.version(), before.version());
+  EXPECT_EQ(after.position(), before.position());
+}
+
+// By a session, by a session and a prompt, and by a prompt alone.
+TEST_F(InspectionTest, AnswersTheSameOfTheSameTextHoweverItIsGiven) {
+  MakeSession("a", 1);  // one token is pending
+  const std::vector<int32_t> fed = client_.Ids(kInduction, kPrompt);
+  const v1::Session session = client_.GetSession("a").value();
+  EXPECT_TRUE(session.pending_token());
+  v1::ReadOutRequest request;
+  request.set_session_id("a");
+  request.add_query_ids(3);
+  request.set_text("4 5");
+  request.set_top(3);
+  const auto resumed = ReadOut(request);
+  ASSERT_TRUE(resumed.ok()) << resumed.status();
+
+  const Answer turn =
+      client_.Generate(OnSession(TextTurn(kInduction, "4 5", 0), "a"));
+  ASSERT_TRUE(turn.status.ok());
+  request.clear_text();
+  const auto fed_all = ReadOut(request);
+  ASSERT_TRUE(fed_all.ok()) << fed_all.status();
+  for (int i = 0; i < 3; ++i) {
+    const v1::Alternative& one = resumed->queries(0).answer(i);
+    EXPECT_EQ(one.id(), fed_all->queries(0).answer(i).id());
+    EXPECT_NEAR(one.logprob(), fed_all->queries(0).answer(i).logprob(), 1e-3);
+  }
+  EXPECT_EQ(resumed->version(), 1);
+  EXPECT_EQ(fed_all->version(), 2);
+
+  v1::ReadOutRequest alone;
+  alone.set_model(kInduction);
+  alone.mutable_token_ids()->mutable_ids()->Add(fed.begin(), fed.end());
+  alone.add_query_ids(Id("=>"));
+  const auto answer = ReadOut(alone);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(answer->queries(0).answer(0).id(), Id("7"));
+  EXPECT_EQ(answer->position(), 0);
+}
+
+TEST_F(InspectionTest, RefusesWhatIsHostileWithValueAndLimit) {
+  MakeSession("a");
+  v1::ReadOutRequest request;
+  request.set_session_id("a");
+  const auto invalid = absl::StatusCode::kInvalidArgument;
+  ExpectRefused(request, invalid, "query_ids is empty");
+  request.add_query_ids(16);
+  ExpectRefused(request, invalid, "query_ids[0] is 16, limit 0 to 15");
+  request.set_query_ids(0, -1);
+  ExpectRefused(request, invalid, "query_ids[0] is -1, limit 0 to 15");
+  request.set_query_ids(0, 3);
+  request.set_top(21);
+  ExpectRefused(request, invalid, "top is 21, limit 0 to 20");
+  request.set_top(1);
+  for (int i = 0; i < 16; ++i) request.add_query_ids(3);
+  ExpectRefused(request, invalid,
+                "query_ids has 17 entries, limit 16 (--max-inspected-queries)");
+  request.mutable_query_ids()->RemoveLast();
+  for (int i = 0; i < 64; ++i) request.mutable_token_ids()->add_ids(3);
+  EXPECT_TRUE(ReadOut(request).ok());
+  request.mutable_token_ids()->add_ids(3);
+  ExpectRefused(request, invalid,
+                "the prompt has 65 tokens, limit 64 (--max-inspected-tokens)");
+  request.mutable_token_ids()->clear_ids();
+  request.mutable_token_ids()->add_ids(99);
+  ExpectRefused(request, invalid, "prompt token[0] is 99, limit 0 to 15");
+  request.clear_token_ids();
+  request.set_session_id("unknown");
+  ExpectRefused(request, absl::StatusCode::kNotFound, "unknown");
+  request.set_session_id("bad id");
+  ExpectRefused(request, invalid, "session_id");
+  request.clear_session_id();
+  ExpectRefused(request, invalid, "there is nothing to look at");
+  request.set_model("other");
+  ExpectRefused(request, absl::StatusCode::kNotFound, "other");
+  EXPECT_EQ(Describe("unknown").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Describe("").status().code(), invalid);
+}
+
+TEST_F(InspectionTest, CallsAreCountedByMethodAndModel) {
+  MakeSession("a");
+  const std::vector<std::string> labels = {
+      "method=\"Inspection.Describe\"", "code=\"OK\"",
+      absl::StrCat("model=\"", kInduction, "\"")};
+  const MetricsPage before = server_.Metrics();
+  ASSERT_TRUE(Describe("a").ok());
+  const MetricsPage after = server_.Metrics();
+  EXPECT_EQ(after.Sum("requests_total", labels),
+            before.Sum("requests_total", labels) + 1);
+  EXPECT_EQ(after.Samples("requests_total"), before.Samples("requests_total"));
+}
+
+// Every family, as it is served.
+TEST(InspectionOfFamilies, IsOfEachLayerByItsOwnStates) {
+  struct Family {
+    const char* name;
+    const char* folder;
+    std::vector<std::string> states;
+  };
+  const std::vector<Family> families = {
+      {"mamba",
+       "mamba/odd",
+       {"conv_state", "ssm_state", "conv_state", "ssm_state"}},
+      {"mamba2",
+       "mamba2/two_groups",
+       {"conv_state", "ssm_state", "conv_state", "ssm_state", "conv_state",
+        "ssm_state"}},
+      {"h3",
+       "h3/hybrid_rotary",
+       {"shift_state", "diagonal_state", "keys_values", "shift_state",
+        "diagonal_state"}},
+      {"s4d", "s4d/plain", {"diagonal_state", "diagonal_state"}},
+      {"attention", "attention/rotary", {"keys_values", "keys_values"}}};
+  std::vector<std::pair<std::string, std::string>> models;
+  for (const Family& family : families) {
+    models.push_back({family.name, family.folder});
+  }
+  TestServer server(GoldenOptions(models));
+  TestClient client(server.address());
+  for (const Family& family : families) {
+    SCOPED_TRACE(family.name);
+    const Answer answer = client.Generate(
+        OnSession(TokenTurn(family.name, {1, 2, 3, 4, 5}, 2), family.name));
+    ASSERT_TRUE(answer.status.ok()) << answer.status;
+    v1::DescribeRequest describe;
+    describe.set_session_id(family.name);
+    v1::DescribeResponse described;
+    absl::Status status =
+        CallOnce(server.address(), kDescribe, describe, &described);
+    ASSERT_TRUE(status.ok()) << status;
+    std::vector<std::string> states;
+    for (const v1::StateSummary& state : described.states()) {
+      states.push_back(state.state());
+      EXPECT_GT(state.norm(), 0);
+    }
+    EXPECT_EQ(states, family.states);
+    v1::ReadOutRequest read_out;
+    read_out.set_session_id(family.name);
+    read_out.add_query_ids(7);
+    v1::ReadOutResponse read;
+    status = CallOnce(server.address(), kReadOut, read_out, &read);
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_GE(read.queries(0).states_size(), 2);
+  }
+}
+
+}  // namespace
+}  // namespace engram
