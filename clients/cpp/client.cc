@@ -14,6 +14,7 @@
 #include "clients/cpp/tls_mismatch.h"
 #include "clients/cpp/utf8.h"
 #include "engram/v1/generation.grpc.pb.h"
+#include "engram/v1/inspection.grpc.pb.h"
 #include "engram/v1/models.grpc.pb.h"
 #include "engram/v1/sessions.grpc.pb.h"
 #include "tools/shell/environment.h"
@@ -73,6 +74,7 @@ struct Client::Stubs {
     if (!opened.ok()) return;  // Then nothing is asked.
     generation = v1::Generation::NewStub(*opened);
     sessions = v1::Sessions::NewStub(*opened);
+    inspection = v1::Inspection::NewStub(*opened);
     models = v1::Models::NewStub(*opened);
   }
 
@@ -87,6 +89,7 @@ struct Client::Stubs {
   const absl::StatusOr<std::shared_ptr<grpc::Channel>> opened;
   std::unique_ptr<v1::Generation::Stub> generation;
   std::unique_ptr<v1::Sessions::Stub> sessions;
+  std::unique_ptr<v1::Inspection::Stub> inspection;
   std::unique_ptr<v1::Models::Stub> models;
 };
 
@@ -230,6 +233,24 @@ absl::StatusOr<v1::ScoreResponse> Client::Score(const v1::ScoreRequest& request,
       request, RouteOf(request), options, options_.retries,
       [&](auto* context, auto* response) {
         return stubs_->generation->Score(context, request, response);
+      });
+}
+
+absl::StatusOr<v1::DescribeResponse> Client::Describe(
+    const v1::DescribeRequest& request, const CallOptions& options) {
+  return Unary<v1::DescribeResponse>(
+      request, request.session_id(), options, options_.retries,
+      [&](auto* context, auto* response) {
+        return stubs_->inspection->Describe(context, request, response);
+      });
+}
+
+absl::StatusOr<v1::ReadOutResponse> Client::ReadOut(
+    const v1::ReadOutRequest& request, const CallOptions& options) {
+  return Unary<v1::ReadOutResponse>(
+      request, request.session_id(), options, options_.retries,
+      [&](auto* context, auto* response) {
+        return stubs_->inspection->ReadOut(context, request, response);
       });
 }
 

@@ -21,6 +21,7 @@
 #include "clients/cpp/cancellation.h"
 #include "clients/cpp/tls_options.h"
 #include "engram/v1/generation.pb.h"
+#include "engram/v1/inspection.pb.h"
 #include "engram/v1/models.pb.h"
 #include "engram/v1/sessions.pb.h"
 
@@ -119,6 +120,11 @@ class Client {
       const v1::ExportRequest& request,
       absl::FunctionRef<absl::Status(absl::string_view)> on_data,
       const CallOptions& options = {});
+
+  absl::StatusOr<v1::DescribeResponse> Describe(
+      const v1::DescribeRequest& request, const CallOptions& options = {});
+  absl::StatusOr<v1::ReadOutResponse> ReadOut(const v1::ReadOutRequest& request,
+                                              const CallOptions& options = {});
 
   absl::StatusOr<v1::ListModelsResponse> ListModels(
       const CallOptions& options = {});

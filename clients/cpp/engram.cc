@@ -30,6 +30,7 @@ constexpr Verb kVerbs[] = {
     {"checkpoints",
      "list, create, export, delete states that sessions start from",
      RunCheckpoints},
+    {"look", "what a session's state holds and answers", RunLook},
     {"models", "what the server has", RunModels},
     {"tokenize", "text to token ids", RunTokenize},
     {"detokenize", "token ids to text", RunDetokenize},

@@ -116,6 +116,7 @@ int RunChat(Invocation invocation);
 int RunScore(Invocation invocation);
 int RunSessions(Invocation invocation);
 int RunCheckpoints(Invocation invocation);
+int RunLook(Invocation invocation);
 int RunModels(Invocation invocation);
 int RunTokenize(Invocation invocation);
 int RunDetokenize(Invocation invocation);

@@ -35,7 +35,7 @@ class InstallTest(unittest.TestCase):
         self.run_program("cmake", "--build", self.folder / "build")
         self.assertEqual(self.run_program(self.folder / "build/consumer", self.server.grpc), "m\n")
         protos = {path.name for path in (self.prefix / "share/engram/proto/engram/v1").iterdir()}
-        self.assertEqual(protos, {"generation.proto", "models.proto", "sessions.proto"})
+        self.assertEqual(protos, {"generation.proto", "inspection.proto", "models.proto", "sessions.proto"})
         # Nothing of what was installed names the folders that it was built in.
         for path in self.prefix.rglob("*.cmake"):
             self.assertNotIn(str(ROOT), path.read_text(), path)

@@ -1,0 +1,192 @@
+// engram look: what a session's state holds, and what it answers.
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "clients/cpp/human.h"
+#include "clients/cpp/verb.h"
+#include "tools/status/early_return.h"
+
+namespace engram::client {
+namespace {
+
+constexpr VerbHelp kHelp = {
+    "engram look (SESSION | --prompt TEXT | --tokens 1,2,3) [--query 1,2,3] "
+    "[flags]",
+    "Prints what each layer keeps in a session's state and how long it keeps\n"
+    "it. With --query: what the model would answer if each of these tokens\n"
+    "came next, and what each layer's state alone says of that. Changes no\n"
+    "session.",
+    "  engram look mine\n"
+    "  engram look mine --query 1,2,3 --top 3\n"
+    "  engram look --model mamba-induction --prompt '1 => 7 4 3' --query 15\n"
+    "  engram look mine --json"};
+
+// Of the part of values that are far above the median.
+constexpr int kBarWidth = 10;
+
+struct LookFlags {
+  void AddTo(FlagSet* flags) {
+    flags->AddTokenIds("query", "1,2,3", "Tokens that may come next, by id.",
+                       &query);
+    flags->Add("prompt", "TEXT", "Read this first, on a copy of the state.",
+               &prompt);
+    flags->AddTokenIds("tokens", "1,2,3", "The same as token ids.", &tokens);
+    flags->Add("model", "NAME",
+               "Which model. Default: the session's, or the only one served.",
+               &model);
+    flags->Add("top", "K", "Likeliest tokens of each answer, 1 to 20.", &top);
+    flags->AddSwitch("parse-special-tokens",
+                     "Recognise special tokens such as <|endoftext|>.",
+                     &parse_special_tokens);
+  }
+
+  bool has_prompt() const { return prompt.has_value() || tokens.has_value(); }
+
+  v1::ReadOutRequest MakeRequest(const std::string& session) const {
+    v1::ReadOutRequest request;
+    request.set_model(model);
+    request.set_session_id(session);
+    request.set_top(top);
+    request.set_parse_special_tokens(parse_special_tokens);
+    request.mutable_query_ids()->Add(query->begin(), query->end());
+    if (prompt.has_value()) request.set_text(*prompt);
+    if (tokens.has_value()) {
+      request.mutable_token_ids()->mutable_ids()->Add(tokens->begin(),
+                                                      tokens->end());
+    }
+    return request;
+  }
+
+  std::optional<std::vector<int32_t>> query;
+  std::optional<std::string> prompt;
+  std::optional<std::vector<int32_t>> tokens;
+  std::string model;
+  int32_t top = 1;
+  bool parse_special_tokens = false;
+};
+
+std::string TokensText(double tokens) {
+  if (!std::isfinite(tokens)) return "never";
+  return tokens < 100 ? absl::StrFormat("%.1f", tokens)
+                      : absl::StrFormat("%.3g", tokens);
+}
+
+std::string Bar(double part) {
+  const int filled =
+      std::clamp(static_cast<int>(std::ceil(part * kBarWidth)), 0, kBarWidth);
+  return std::string(filled, '#') + std::string(kBarWidth - filled, '.');
+}
+
+std::string FadingText(const v1::StateSummary& state) {
+  if (state.window_tokens() > 0) {
+    return absl::StrCat("the last ", state.window_tokens());
+  }
+  if (!state.has_fading()) return "-";
+  const v1::FadingTime& fading = state.fading();
+  return absl::StrCat(
+      TokensText(fading.tenth()), " ", TokensText(fading.median()), " ",
+      TokensText(fading.nine_tenths()), " ", TokensText(fading.longest()));
+}
+
+void PrintDescription(const v1::DescribeResponse& response) {
+  Print(absl::StrFormat("model %s, version %d, %d tokens fed\n\n",
+                        response.model(), response.version(),
+                        response.position()));
+  Print(absl::StrFormat("%5s %-9s %-14s %9s %9s %7s %-10s %s\n", "layer",
+                        "mixer", "state", "norm", "largest", "above", "",
+                        "tokens kept"));
+  for (const v1::StateSummary& state : response.states()) {
+    Print(absl::StrFormat("%5d %-9s %-14s %9.4g %9.4g %6.2f%% %s %s\n",
+                          state.layer(), state.mixer(),
+                          Shortened(state.state(), 14), state.norm(),
+                          state.largest(), 100 * state.share_above(),
+                          Bar(state.share_above()), FadingText(state)));
+  }
+  Print(
+      "\nabove: values above 10 times the median. tokens kept: the last ones, "
+      "or until\na value has faded to 1/e: of 10 %, 50 %, 90 % and 100 % of "
+      "the values");
+  if (response.has_fading_token_id()) {
+    Print(absl::StrCat(",\nif all tokens were as ", response.fading_token_id(),
+                       " '", absl::CHexEscape(response.fading_token_text()),
+                       "'"));
+  }
+  Print(".\n");
+  for (const std::string& warning : response.warnings()) {
+    Print(absl::StrCat("warning: ", warning, "\n"));
+  }
+}
+
+template <typename Answer>
+std::string AnswerText(const Answer& answer) {
+  std::string text;
+  for (const v1::Alternative& one : answer) {
+    absl::StrAppend(
+        &text, text.empty() ? "" : "  ",
+        absl::StrFormat("%5.1f%% %d '%s'", 100 * std::exp(one.logprob()),
+                        one.id(), absl::CHexEscape(one.text())));
+  }
+  return text;
+}
+
+void PrintReadOut(const v1::ReadOutResponse& response) {
+  for (const v1::ReadOutQuery& query : response.queries()) {
+    Print(absl::StrFormat("after %d '%s':\n  %-26s %s\n", query.id(),
+                          absl::CHexEscape(query.text()), "the model",
+                          AnswerText(query.answer())));
+    for (const v1::StateReadOut& state : query.states()) {
+      Print(absl::StrFormat(
+          "  %-26s %s\n",
+          absl::StrCat("layer ", state.layer(), " ", state.state()),
+          AnswerText(state.answer())));
+    }
+  }
+}
+
+}  // namespace
+
+int RunLook(Invocation invocation) {
+  LookFlags flags;
+  FlagSet flag_set;
+  flags.AddTo(&flag_set);
+  VerbArguments arguments(&invocation, &flag_set, kHelp);
+  if (!arguments.Parse()) return arguments.exit_code();
+  const std::vector<std::string>& sessions = arguments.positional();
+  if (sessions.size() > 1) {
+    return arguments.Refuse(
+        absl::StrCat("unexpected argument '", sessions[1],
+                     "'; one session is looked at, then a text by --prompt"));
+  }
+  if (flags.prompt.has_value() && flags.tokens.has_value()) {
+    return arguments.Refuse("give one of --prompt TEXT and --tokens 1,2,3");
+  }
+  if (sessions.empty() && !flags.has_prompt()) {
+    return arguments.Refuse("look at what? give a SESSION or --prompt TEXT");
+  }
+  if (!flags.query.has_value() && (sessions.empty() || flags.has_prompt())) {
+    return arguments.Refuse(
+        "give --query 1,2,3: what is asked after the prompt");
+  }
+
+  const GlobalFlags& global = invocation.global;
+  const std::string session = sessions.empty() ? "" : sessions[0];
+  Client client(MakeClientOptions(global));
+  const CallOptions call = {.deadline = global.deadline};
+  if (flags.query.has_value()) {
+    return ShowResponse<v1::ReadOutResponse>(
+        global, client.ReadOut(flags.MakeRequest(session), call), PrintReadOut);
+  }
+  v1::DescribeRequest request;
+  request.set_session_id(session);
+  return ShowResponse<v1::DescribeResponse>(
+      global, client.Describe(request, call), PrintDescription);
+}
+
+}  // namespace engram::client
