@@ -570,6 +570,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadLanguageModel(
   info.kv_block_bytes = parts.layers->KeyValues().block_bytes();
   info.kv_blocks = states->key_values().blocks;
   info.max_positions = config.positions;
+  info.trained_tokens = config.trained_tokens;
   info.weight_format = loader->WeightFormats();
   info.backend = backend->name();
   info.runs_ahead = backend->is_asynchronous();

@@ -32,6 +32,8 @@ struct ModelInfo {
   size_t kv_block_bytes = 0;      // likewise
   int64_t kv_blocks = 0;          // there are on the device
   int64_t max_positions = 0;  // tokens that a sequence may have; 0: no limit
+  // Of the longest text that it was trained on; 0: its folder does not tell.
+  int64_t trained_tokens = 0;
   std::string weight_format;  // of matrices: "f32", "bf16", "bf16 and f32"
   std::string backend;        // "cpu"
   // Whether a step goes on when Begin() has returned, so that time is gained by

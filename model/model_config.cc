@@ -69,6 +69,17 @@ absl::Status ReadTokenIds(const ConfigFields& fields,
   return absl::OkStatus();
 }
 
+// What other programs wrote there means nothing if it is no such number.
+int64_t TrainedTokens(const ConfigFields& fields) {
+  for (const char* const name : {"trained_tokens", "max_position_embeddings"}) {
+    const json* const value = fields.Find(name);
+    if (value == nullptr || !value->is_number_integer()) continue;
+    const auto tokens = value->get<int64_t>();
+    if (tokens > 0) return tokens;
+  }
+  return 0;
+}
+
 }  // namespace
 
 std::vector<int64_t> ModelConfig::LayersWith(MixerKind kind) const {
@@ -87,6 +98,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_text,
                           ParseConfigObject(config_text, file));
   const ConfigFields fields(file, object);
   ENGRAM_ASSIGN_OR_RETURN(ModelConfig config, ReadLayout(fields, file));
+  config.trained_tokens = TrainedTokens(fields);
 
   const std::string generation_file =
       absl::StrCat(folder, "/generation_config.json");

@@ -107,6 +107,10 @@ struct ModelConfig {
   bool zero_order_hold = false;
   AttentionConfig attention;
 
+  // Of the longest text that it was trained on: our own field trained_tokens,
+  // else max_position_embeddings; 0: neither is there.
+  int64_t trained_tokens = 0;
+
   // Distinct, ascending, below vocab (others are ignored with a warning); empty
   // if no file says.
   std::vector<int32_t> eos_token_ids;

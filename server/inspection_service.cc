@@ -142,8 +142,10 @@ class InspectionService final : public Methods {
     for (const StateSummary& summary : look.answer.states) {
       *response.add_states() = ToMessage(summary);
     }
-    for (std::string& warning :
-         StateWarnings(look.answer.states, look.turns.position)) {
+    const int64_t trained_tokens = model.info().trained_tokens;
+    response.set_trained_tokens(trained_tokens);
+    for (std::string& warning : StateWarnings(
+             look.answer.states, look.turns.position, trained_tokens)) {
       response.add_warnings(std::move(warning));
     }
   }

@@ -10,8 +10,9 @@
 namespace engram {
 
 // One sentence for each thing; none where all is as usual. `position`: tokens
-// fed.
+// fed; `trained_tokens`: ModelInfo's.
 std::vector<std::string> StateWarnings(const std::vector<StateSummary>& states,
-                                       int64_t position);
+                                       int64_t position,
+                                       int64_t trained_tokens);
 
 }  // namespace engram

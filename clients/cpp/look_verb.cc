@@ -96,9 +96,12 @@ std::string FadingText(const v1::StateSummary& state) {
 }
 
 void PrintDescription(const v1::DescribeResponse& response) {
-  Print(absl::StrFormat("model %s, version %d, %d tokens fed\n\n",
-                        response.model(), response.version(),
-                        response.position()));
+  Print(absl::StrFormat(
+      "model %s, version %d, %d tokens fed%s\n\n", response.model(),
+      response.version(), response.position(),
+      response.trained_tokens() > 0
+          ? absl::StrCat(", trained on up to ", response.trained_tokens())
+          : ""));
   Print(absl::StrFormat("%5s %-9s %-14s %9s %9s %7s %-10s %s\n", "layer",
                         "mixer", "state", "norm", "largest", "above", "",
                         "tokens kept"));

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <cmath>
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
@@ -106,6 +107,91 @@ TEST(CommandLine, PrintsEachMessageAsALineOfJson) {
             "{\"completed\":{\"finish_reason\":\"LENGTH\",\"text\":\"\","
             "\"version\":\"0\",\"position\":\"0\"}}\n");
   EXPECT_THAT(server.requests()[0].token_ids().ids(), ElementsAre(1, 2));
+}
+
+TEST(CommandLine, LooksIntoASession) {
+  ScriptedServer server(0, {});
+  v1::DescribeResponse description;
+  description.set_model("m");
+  description.set_version(2);
+  description.set_position(40);
+  description.set_trained_tokens(32);
+  description.set_fading_token_id(7);
+  description.set_fading_token_text("x\n");
+  v1::StateSummary* const window = description.add_states();
+  window->set_mixer("mamba");
+  window->set_state("conv_state");
+  window->set_window_tokens(3);
+  v1::StateSummary* const state = description.add_states();
+  state->set_layer(1);
+  state->set_mixer("mamba");
+  state->set_state("ssm_state");
+  state->set_norm(12.5);
+  state->set_largest(4);
+  state->set_share_above(0.31);
+  state->mutable_fading()->set_tenth(0.5f);
+  state->mutable_fading()->set_median(12);
+  state->mutable_fading()->set_nine_tenths(345);
+  state->mutable_fading()->set_longest(HUGE_VALF);
+  description.add_warnings("layer 1: much");
+  server.SetDescription(description);
+  const Outcome outcome =
+      RunEngram(absl::StrCat("look mine --server ", server.address()));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out,
+              HasSubstr("model m, version 2, 40 tokens fed, trained on "
+                        "up to 32\n"));
+  EXPECT_THAT(outcome.out, HasSubstr("conv_state"));
+  EXPECT_THAT(outcome.out, HasSubstr("the last 3\n"));
+  EXPECT_THAT(
+      outcome.out,
+      HasSubstr("12.5         4  31.00% ####...... 0.5 12.0 345 never\n"));
+  EXPECT_THAT(outcome.out, HasSubstr("as 7 'x\\n'."));
+  EXPECT_THAT(outcome.out, HasSubstr("warning: layer 1: much\n"));
+  EXPECT_THAT(server.told_sessions(), ElementsAre("Describe mine"));
+}
+
+TEST(CommandLine, LooksAtWhatAStateAnswers) {
+  ScriptedServer server(0, {});
+  v1::ReadOutResponse read_out;
+  v1::ReadOutQuery* const query = read_out.add_queries();
+  query->set_id(15);
+  query->set_text("=>");
+  v1::Alternative* const whole = query->add_answer();
+  whole->set_id(12);
+  whole->set_text(" 7");
+  v1::StateReadOut* const state = query->add_states();
+  state->set_layer(1);
+  state->set_state("ssm_state");
+  v1::Alternative* const share = state->add_answer();
+  share->set_id(3);
+  share->set_logprob(-0.6931472f);
+  server.SetReadOut(read_out);
+  const std::string program =
+      absl::StrCat("look --server ", server.address(), " ");
+  Outcome outcome = RunEngram(absl::StrCat(
+      program, "mine --query 15,3 --top 4 --tokens 1,2 --model m"));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out,
+            "after 15 '=>':\n"
+            "  the model                  100.0% 12 ' 7'\n"
+            "  layer 1 ssm_state           50.0% 3 ''\n");
+  const v1::ReadOutRequest request = server.read_out_request();
+  EXPECT_EQ(request.session_id(), "mine");
+  EXPECT_EQ(request.model(), "m");
+  EXPECT_EQ(request.top(), 4);
+  EXPECT_THAT(request.query_ids(), ElementsAre(15, 3));
+  EXPECT_THAT(request.token_ids().ids(), ElementsAre(1, 2));
+
+  for (const char* const wrong :
+       {"", "--prompt x", "a b", "a --prompt x", "a --prompt x --tokens 1",
+        "--query 1", "a --query x"}) {
+    outcome = RunEngram(absl::StrCat(program, wrong));
+    EXPECT_EQ(outcome.exit_code, 2) << wrong;
+    EXPECT_EQ(outcome.out, "") << wrong;
+  }
+  EXPECT_EQ(RunEngram(absl::StrCat(program, "--prompt x --query 1")).exit_code,
+            0);
 }
 
 TEST(CommandLine, ExpectsTheVersionThatASessionHas) {

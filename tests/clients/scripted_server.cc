@@ -24,6 +24,7 @@ ScriptedServer::ScriptedServer(int answer_tokens,
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
   builder.RegisterService(this);
   builder.RegisterService(&sessions_service_);
+  builder.RegisterService(&inspection_service_);
   server_ = builder.BuildAndStart();
 }
 
@@ -147,6 +148,40 @@ grpc::Status ScriptedServer::Score(grpc::ServerContext* context,
                                    v1::ScoreResponse* response) {
   RecordSession("Score", *context);
   response->add_tokens()->set_logprob(-1);
+  return grpc::Status::OK;
+}
+
+void ScriptedServer::SetDescription(v1::DescribeResponse description) {
+  absl::MutexLock lock(&mutex_);
+  description_ = std::move(description);
+}
+
+void ScriptedServer::SetReadOut(v1::ReadOutResponse read_out) {
+  absl::MutexLock lock(&mutex_);
+  read_out_ = std::move(read_out);
+}
+
+v1::ReadOutRequest ScriptedServer::read_out_request() const {
+  absl::MutexLock lock(&mutex_);
+  return read_out_request_;
+}
+
+grpc::Status ScriptedServer::Inspection::Describe(
+    grpc::ServerContext* context, const v1::DescribeRequest* request,
+    v1::DescribeResponse* response) {
+  server_->RecordSession("Describe", *context);
+  absl::MutexLock lock(&server_->mutex_);
+  *response = server_->description_;
+  return grpc::Status::OK;
+}
+
+grpc::Status ScriptedServer::Inspection::ReadOut(
+    grpc::ServerContext* context, const v1::ReadOutRequest* request,
+    v1::ReadOutResponse* response) {
+  server_->RecordSession("ReadOut", *context);
+  absl::MutexLock lock(&server_->mutex_);
+  server_->read_out_request_ = *request;
+  *response = server_->read_out_;
   return grpc::Status::OK;
 }
 

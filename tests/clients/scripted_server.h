@@ -1,6 +1,6 @@
 // A Generation service that does what a test tells it, call by call, on a free
-// port of this machine, and as much of Sessions as goes with it. It answers as
-// the real server promises to: one fixed answer, continued after
+// port of this machine, and as much of Sessions and Inspection as goes with it.
+// It answers as the real server promises to: one fixed answer, continued after
 // received_token_ids.
 #pragma once
 
@@ -17,6 +17,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "engram/v1/generation.grpc.pb.h"
+#include "engram/v1/inspection.grpc.pb.h"
 #include "engram/v1/sessions.grpc.pb.h"
 
 namespace engram::client {
@@ -60,6 +61,11 @@ class ScriptedServer final : public v1::Generation::Service {
   void AddSession(const std::string& session_id, int64_t version);
   // What Sessions.List answers.
   void SetSessions(std::vector<v1::Session> sessions);
+  // What Inspection answers.
+  void SetDescription(v1::DescribeResponse description);
+  void SetReadOut(v1::ReadOutResponse read_out);
+  // What ReadOut was asked last.
+  v1::ReadOutRequest read_out_request() const;
   // Of every call: its method and the metadata x-session-id, "Get mine".
   std::vector<std::string> told_sessions() const;
 
@@ -111,6 +117,20 @@ class ScriptedServer final : public v1::Generation::Service {
     ScriptedServer* const server_;
   };
 
+  class Inspection final : public v1::Inspection::Service {
+   public:
+    explicit Inspection(ScriptedServer* server) : server_(server) {}
+    grpc::Status Describe(grpc::ServerContext* context,
+                          const v1::DescribeRequest* request,
+                          v1::DescribeResponse* response) override;
+    grpc::Status ReadOut(grpc::ServerContext* context,
+                         const v1::ReadOutRequest* request,
+                         v1::ReadOutResponse* response) override;
+
+   private:
+    ScriptedServer* const server_;
+  };
+
   void RecordSession(const std::string& method,
                      const grpc::ServerContext& context);
   ScriptedCall Record(const v1::GenerateRequest& request);
@@ -118,11 +138,15 @@ class ScriptedServer final : public v1::Generation::Service {
   const int answer_tokens_;
   int port_ = 0;
   Sessions sessions_service_{this};
+  Inspection inspection_service_{this};
   std::unique_ptr<grpc::Server> server_;
   absl::Notification ends_;
   mutable absl::Mutex mutex_;
   std::deque<ScriptedCall> script_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::GenerateRequest> requests_ ABSL_GUARDED_BY(mutex_);
+  v1::DescribeResponse description_ ABSL_GUARDED_BY(mutex_);
+  v1::ReadOutResponse read_out_ ABSL_GUARDED_BY(mutex_);
+  v1::ReadOutRequest read_out_request_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, int64_t> versions_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::Session> sessions_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> told_sessions_ ABSL_GUARDED_BY(mutex_);

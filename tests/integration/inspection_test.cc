@@ -76,6 +76,8 @@ TEST_F(InspectionTest, DescribesEachStateOfEachLayer) {
   EXPECT_EQ(response->model(), kInduction);
   EXPECT_EQ(response->version(), 1);
   EXPECT_EQ(response->position(), session.position());
+  EXPECT_EQ(response->trained_tokens(), 8192);
+  EXPECT_EQ(response->warnings_size(), 0);
   EXPECT_TRUE(response->has_fading_token_id());
   EXPECT_NE(response->fading_token_text(), "");
   ASSERT_EQ(response->states_size(), 4);
@@ -93,6 +95,17 @@ TEST_F(InspectionTest, DescribesEachStateOfEachLayer) {
     EXPECT_LE(state.fading().tenth(), state.fading().median());
     EXPECT_LE(state.fading().nine_tenths(), state.fading().longest());
   }
+}
+
+TEST_F(InspectionTest, WarnsOfASessionThatHasReadMoreThanTheModelInTraining) {
+  ASSERT_TRUE(client_
+                  .Generate(OnSession(
+                      TokenTurn(kInduction, RandomIds(8193, 16), 0), "long"))
+                  .status.ok());
+  const auto response = Describe("long");
+  ASSERT_TRUE(response.ok()) << response.status();
+  ASSERT_GE(response->warnings_size(), 1);
+  EXPECT_THAT(response->warnings(0), HasSubstr("never been this far"));
 }
 
 TEST_F(InspectionTest, DescribesASessionThatHasReadNothing) {

@@ -20,6 +20,25 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
+TEST(ModelConfig, ReadsTheLengthThatAModelWasTrainedOnIfTheFileTells) {
+  EXPECT_EQ(Parsed(HuggingFace("")).trained_tokens, 0);
+  EXPECT_EQ(Parsed(HuggingFace(R"("trained_tokens":256)")).trained_tokens, 256);
+  EXPECT_EQ(
+      Parsed(HuggingFace(R"("max_position_embeddings":2048)")).trained_tokens,
+      2048);
+  EXPECT_EQ(
+      Parsed(HuggingFace(R"("max_position_embeddings":9,"trained_tokens":7)"))
+          .trained_tokens,
+      7);
+  for (const char* const none :
+       {"0", "-1", "null", "\"far\"", "1.5", "18446744073709551615"}) {
+    EXPECT_EQ(Parsed(HuggingFace(absl::StrCat("\"trained_tokens\":", none)))
+                  .trained_tokens,
+              0)
+        << none;
+  }
+}
+
 // --- Ends of sequence.
 
 TEST(ModelConfig, ReadsEndsOfSequenceOfEveryForm) {

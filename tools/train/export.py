@@ -43,6 +43,8 @@ def main():
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--tokenizer", type=pathlib.Path,
                         help="tokenizer.json to copy; without it the symbols of the tasks")
+    parser.add_argument("--trained-tokens", type=int,
+                        help="the longest text that it was trained on, for who looks into sessions (engram look)")
     args = parser.parse_args()
     model, _ = load(args.checkpoint)
     tokenizer = Tokenizer.from_file(str(args.tokenizer)) if args.tokenizer else symbol_tokenizer(model.config.vocab)
@@ -53,10 +55,11 @@ def main():
 
     args.folder.mkdir(parents=True, exist_ok=True)
     ends = {"bos_token_id": end_id, "eos_token_id": end_id, "pad_token_id": end_id}
+    trained = {"trained_tokens": args.trained_tokens} if args.trained_tokens else {}
     weights = {name: value.to(torch.float32).contiguous() for name, value in model.state_dict().items()}
     save_file(weights, args.folder / "model.safetensors", metadata={"format": "pt"})
     (args.folder / "model.safetensors").chmod(0o644)
-    write_json(args.folder / "config.json", model.config.to_json() | ends | {"torch_dtype": "float32"})
+    write_json(args.folder / "config.json", model.config.to_json() | ends | trained | {"torch_dtype": "float32"})
     write_json(args.folder / "generation_config.json", ends)
     tokenizer.save(str(args.folder / "tokenizer.json"))
     write_json(args.folder / "tokenizer_config.json", {
