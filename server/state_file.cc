@@ -35,12 +35,12 @@ class Checksummer {
     ENGRAM_CHECK(EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size()) ==
                  1);
   }
-  void Add(const Metadata &metadata) {
-    for (const auto &[key, value] : metadata) {
+  void Add(const Metadata& metadata) {
+    for (const auto& [key, value] : metadata) {
       if (key != "checksum") Add(absl::StrCat(key, "\n", value, "\n"));
     }
   }
-  void Add(const std::string &name, absl::string_view bytes) {
+  void Add(const std::string& name, absl::string_view bytes) {
     Add(absl::StrCat(name, "\n"));
     Add(bytes);
   }
@@ -49,21 +49,21 @@ class Checksummer {
     unsigned int size = 0;
     ENGRAM_CHECK(
         EVP_DigestFinal_ex(context_.get(),
-                           reinterpret_cast<unsigned char *>(digest.data()),
+                           reinterpret_cast<unsigned char*>(digest.data()),
                            &size) == 1);
     return absl::BytesToHexString(digest.substr(0, size));
   }
 
  private:
-  const std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX *)> context_;
+  const std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_;
 };
 
-absl::string_view BytesOf(const std::vector<int32_t> &ids) {
-  return {reinterpret_cast<const char *>(ids.data()),
+absl::string_view BytesOf(const std::vector<int32_t>& ids) {
+  return {reinterpret_cast<const char*>(ids.data()),
           ids.size() * sizeof(int32_t)};
 }
 
-std::vector<int32_t> IdsOf(const TokenSet *tokens) {
+std::vector<int32_t> IdsOf(const TokenSet* tokens) {
   std::vector<int32_t> ids;
   if (tokens != nullptr) {
     tokens->ForEach([&](int32_t id) { ids.push_back(id); });
@@ -71,7 +71,7 @@ std::vector<int32_t> IdsOf(const TokenSet *tokens) {
   return ids;
 }
 
-Metadata MetadataOf(const StateFileModel &model, const CommittedTurns &turns) {
+Metadata MetadataOf(const StateFileModel& model, const CommittedTurns& turns) {
   return {{"format", kFormat},
           {"format_version", kFormatVersion},
           {"model", model.name},
@@ -88,18 +88,18 @@ Metadata MetadataOf(const StateFileModel &model, const CommittedTurns &turns) {
 
 }  // namespace
 
-StateFileWriter::StateFileWriter(const StateFileModel &model,
-                                 const CommittedTurns &turns,
+StateFileWriter::StateFileWriter(const StateFileModel& model,
+                                 const CommittedTurns& turns,
                                  std::shared_ptr<const StateBlock> block)
     : block_(std::move(block)), seen_(IdsOf(turns.seen.get())) {
-  const auto *const data = reinterpret_cast<const char *>(block_->data());
+  const auto* const data = reinterpret_cast<const char*>(block_->data());
   struct Part {
-    const char *type;
+    const char* type;
     std::vector<int64_t> shape;
     absl::string_view bytes;
   };
   std::map<std::string, Part> parts;
-  for (StateTensor &tensor : model.layout.TensorsAfter(turns.position)) {
+  for (StateTensor& tensor : model.layout.TensorsAfter(turns.position)) {
     parts[tensor.name] = {
         "F32", std::move(tensor.shape), {data + tensor.offset, tensor.bytes}};
   }
@@ -111,7 +111,7 @@ StateFileWriter::StateFileWriter(const StateFileModel &model,
   Checksummer checksum;
   checksum.Add(metadata);
   size_t begin = 0;
-  for (const auto &[name, part] : parts) {
+  for (const auto& [name, part] : parts) {
     const size_t end = begin + part.bytes.size();
     header[name] = {{"dtype", part.type},
                     {"shape", part.shape},
@@ -126,18 +126,18 @@ StateFileWriter::StateFileWriter(const StateFileModel &model,
   // Data begin at a multiple of eight bytes.
   text.resize((text.size() + 7) / 8 * 8, ' ');
   const uint64_t header_bytes = text.size();
-  header_.assign(reinterpret_cast<const char *>(&header_bytes),
+  header_.assign(reinterpret_cast<const char*>(&header_bytes),
                  sizeof(header_bytes));
   header_ += text;
   pieces_.push_back(header_);
-  for (const auto &[name, part] : parts) pieces_.push_back(part.bytes);
+  for (const auto& [name, part] : parts) pieces_.push_back(part.bytes);
   bytes_ = header_.size() + begin;
 }
 
 std::string StateFileWriter::Next(size_t most) {
   std::string next;
   while (next_piece_ < pieces_.size() && next.size() < most) {
-    absl::string_view &piece = pieces_[next_piece_];
+    absl::string_view& piece = pieces_[next_piece_];
     const size_t count = std::min(piece.size(), most - next.size());
     next.append(piece.data(), count);
     piece.remove_prefix(count);

@@ -49,7 +49,7 @@ class StateFileWriter {
  public:
   // REQUIRES: the block holds a state of that model after turns.position
   // tokens, at least one. Takes some 2 ns for each of its bytes.
-  StateFileWriter(const StateFileModel &model, const CommittedTurns &turns,
+  StateFileWriter(const StateFileModel& model, const CommittedTurns& turns,
                   std::shared_ptr<const StateBlock> block);
 
   // Of the whole file.
