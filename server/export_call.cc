@@ -166,8 +166,7 @@ class ExportCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   void End(const absl::Status& status) {
     around_.models.ReportAnswer(caller_, kMethod,
-                                model_ == nullptr ? "" : model_->name,
-                                Shortened(id_), status);
+                                /*model=*/"", Shortened(id_), status);
     Finish(ToGrpc(status, context_));
   }
 

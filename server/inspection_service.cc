@@ -72,7 +72,6 @@ class InspectionService final : public Methods {
     const SessionName name(call->caller().tenant, session_id);
     ENGRAM_ASSIGN_OR_RETURN(const int number, sessions().ModelOf(name));
     const ServedModel& model = *models_.all()[number];
-    call->SetSubject({model.name, session_id});
     ENGRAM_RETURN_IF_ERROR(
         call->Reserve(model.info().layers * kStatesOfALayer * kStateBytes));
     SessionQuestion question;
@@ -94,7 +93,6 @@ class InspectionService final : public Methods {
     }
     ENGRAM_ASSIGN_OR_RETURN(const ServedModel* model,
                             models_.Find(request.model(), name, no_checkpoint));
-    call->SetSubject({model->name, session_id});
     SessionQuestion question;
     if (!session_id.empty()) {
       ENGRAM_ASSIGN_OR_RETURN(question.session,

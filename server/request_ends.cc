@@ -35,32 +35,35 @@ std::vector<RequestEnd> MakeEndsOfModelCalls() {
       {Code::kOk, Code::kInvalidArgument, Code::kFailedPrecondition,
        Code::kResourceExhausted, Code::kUnavailable},
       &ends);
-  Add({"Inspection.Describe", "Inspection.ReadOut"}, "",
-      {Code::kOk, Code::kInvalidArgument, Code::kNotFound,
-       Code::kResourceExhausted, Code::kUnavailable, Code::kCancelled,
-       Code::kDeadlineExceeded, Code::kInternal},
-      &ends);
-  Add({"Inspection.ReadOut"}, "", {Code::kFailedPrecondition}, &ends);
   return ends;
 }
 
 std::vector<RequestEnd> MakeEndsWithoutModel() {
   std::vector<RequestEnd> ends;
-  Add({"Generate", "Converse", "Score", "Tokenize", "Detokenize",
-       "Inspection.Describe", "Inspection.ReadOut"},
-      "",
+  Add({"Generate", "Converse", "Score", "Tokenize", "Detokenize"}, "",
       {Code::kInvalidArgument, Code::kNotFound, Code::kResourceExhausted,
        Code::kUnavailable},
       &ends);
   Add({"Sessions.Create", "Sessions.Get", "Sessions.List", "Sessions.Delete",
-       "Sessions.Fork"},
+       "Sessions.Fork", "Sessions.Checkpoint", "Sessions.ListCheckpoints",
+       "Sessions.DeleteCheckpoint", "Sessions.Export", "Inspection.Describe",
+       "Inspection.ReadOut"},
       "", {Code::kOk, Code::kInvalidArgument, Code::kNotFound}, &ends);
-  Add({"Sessions.Create", "Sessions.Fork"}, "",
-      {Code::kAlreadyExists, Code::kFailedPrecondition,
-       Code::kResourceExhausted, Code::kUnavailable},
-      &ends);
+  Add({"Sessions.Create", "Sessions.Fork", "Sessions.Checkpoint"}, "",
+      {Code::kAlreadyExists}, &ends);
+  Add({"Sessions.Create", "Sessions.Fork", "Sessions.Checkpoint",
+       "Sessions.Export", "Inspection.ReadOut"},
+      "", {Code::kFailedPrecondition}, &ends);
+  Add({"Sessions.Create", "Sessions.Fork", "Sessions.Checkpoint",
+       "Sessions.Export", "Inspection.Describe", "Inspection.ReadOut"},
+      "", {Code::kResourceExhausted, Code::kUnavailable}, &ends);
   Add({"Sessions.Delete", "Sessions.Fork"}, "", {Code::kAborted}, &ends);
-  Add({"Sessions.Fork"}, "", {Code::kUnimplemented, Code::kInternal}, &ends);
+  Add({"Sessions.Fork"}, "", {Code::kUnimplemented}, &ends);
+  Add({"Sessions.Fork", "Sessions.Checkpoint", "Sessions.Export",
+       "Inspection.Describe", "Inspection.ReadOut"},
+      "", {Code::kInternal}, &ends);
+  Add({"Sessions.Export", "Inspection.Describe", "Inspection.ReadOut"}, "",
+      {Code::kCancelled, Code::kDeadlineExceeded}, &ends);
   Add({"Models.List"}, "", {Code::kOk}, &ends);
   Add({"Models.Get"}, "", {Code::kOk, Code::kInvalidArgument, Code::kNotFound},
       &ends);

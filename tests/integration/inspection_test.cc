@@ -228,11 +228,10 @@ TEST_F(InspectionTest, RefusesWhatIsHostileWithValueAndLimit) {
   EXPECT_EQ(Describe("").status().code(), invalid);
 }
 
-TEST_F(InspectionTest, CallsAreCountedByMethodAndModel) {
+TEST_F(InspectionTest, CallsAreCountedByMethod) {
   MakeSession("a");
-  const std::vector<std::string> labels = {
-      "method=\"Inspection.Describe\"", "code=\"OK\"",
-      absl::StrCat("model=\"", kInduction, "\"")};
+  const std::vector<std::string> labels = {"method=\"Inspection.Describe\"",
+                                           "code=\"OK\""};
   const MetricsPage before = server_.Metrics();
   ASSERT_TRUE(Describe("a").ok());
   const MetricsPage after = server_.Metrics();

@@ -236,6 +236,9 @@ TEST(Metrics, CallsWithoutATurnAreCountedByMethodAndCode) {
   ASSERT_TRUE(client.ListSessions(v1::ListSessionsRequest()).ok());
   ASSERT_TRUE(client.DeleteSession("s").ok());
   EXPECT_FALSE(client.Fork("s", "t").ok());
+  EXPECT_FALSE(client.Checkpoint("s", "c").ok());
+  EXPECT_TRUE(client.ListCheckpoints({}).ok());
+  EXPECT_FALSE(client.DeleteCheckpoint("c").ok());
 
   const MetricsPage page = server.Metrics();
   const auto count = [&](const char* model, const char* method,
@@ -255,7 +258,10 @@ TEST(Metrics, CallsWithoutATurnAreCountedByMethodAndCode) {
   EXPECT_EQ(count("", "Sessions.List", "OK"), 1);
   EXPECT_EQ(count("", "Sessions.Delete", "OK"), 1);
   EXPECT_EQ(count("", "Sessions.Fork", "NOT_FOUND"), 1);
-  EXPECT_EQ(page.Sum("requests_total"), 11);
+  EXPECT_EQ(count("", "Sessions.Checkpoint", "NOT_FOUND"), 1);
+  EXPECT_EQ(count("", "Sessions.ListCheckpoints", "OK"), 1);
+  EXPECT_EQ(count("", "Sessions.DeleteCheckpoint", "NOT_FOUND"), 1);
+  EXPECT_EQ(page.Sum("requests_total"), 14);
   // No times of what no engine ran, and no series that was not there before.
   EXPECT_THAT(page.Samples(), ElementsAreArray(before));
 }
