@@ -18,7 +18,9 @@ import yaml
 
 from deploy_support import BIN, ROOT, Credentials, Process
 
-from server_program import MODEL, run, start_server
+from server_program import C_ARES_LEAKS, MODEL, run, start_server
+
+os.environ["LSAN_OPTIONS"] = C_ARES_LEAKS
 
 SCRIPT = ROOT / "deploy/make-credentials"
 COMPOSE = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
