@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 #include "kernels/status.h"
 #include "tools/status/retry_after.h"
 
@@ -66,12 +67,15 @@ EngineInbox& Admission::ChooseInbox(const Request& request) const {
 absl::StatusOr<Admission::Admitted> Admission::Submit(Request request) {
   ENGRAM_RETURN_IF_ERROR(CheckLimits(request));
   if (IsTurn(request)) request.identity = IdentityOf(request);
+  std::optional<absl::MutexLock> choosing;
+  if (inboxes_.size() > 1) choosing.emplace(&choosing_);
   EngineInbox& inbox = ChooseInbox(request);
   auto stream = std::make_shared<TokenStream>(
       limits_.stream_tokens, [&inbox] { inbox.Wake(); }, model_.tokenizer);
   auto sequence =
       std::make_unique<Sequence>(std::move(request), model_.tokenizer, stream);
   absl::StatusOr<EngineInbox::Place> place = Reserve(sequence.get(), &inbox);
+  choosing.reset();
   ENGRAM_RETURN_IF_ERROR(ReadReceived(sequence.get()));
   if (sequence->request.stopping.stop.empty()) {
     stream->SetText(std::move(sequence->text));

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/clock.h"
 #include "server/engine_inbox.h"
@@ -103,6 +104,9 @@ class Admission {
   Clock* const clock_;
   TenantBudget memory_;
   std::vector<std::unique_ptr<EngineInbox>> inboxes_;  // of the devices
+  // From the choice of a device until there is a place: who chooses next must
+  // see it.
+  absl::Mutex choosing_;
 };
 
 }  // namespace engram
