@@ -2,12 +2,16 @@
 
 #include <malloc.h>
 
+#include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/server/test_engine.h"
@@ -93,6 +97,54 @@ class AdmissionTest : public ::testing::Test {
 using Code = absl::StatusCode;
 
 Request Good() { return TestEngine::Turn("a", "r", Bytes("prompt"), 5); }
+
+// --- Devices.
+
+// The time stands still. Who is the `look`-th to ask for it after ComeBetween
+// is told only when `between` has returned.
+class ClockBetween final : public Clock {
+ public:
+  void ComeBetween(int look, std::function<void()> between) {
+    between_ = std::move(between);
+    looks_left_ = look;
+  }
+  absl::Time Now() override {
+    if (--looks_left_ == 0) between_();
+    return absl::UnixEpoch();
+  }
+
+ private:
+  std::function<void()> between_;
+  std::atomic<int> looks_left_ = 0;
+};
+
+TEST_F(AdmissionTest, RequestsThatComeAtOnceGoToDifferentDevices) {
+  ClockBetween clock;
+  admission_ = std::make_unique<Admission>(
+      limits_,
+      AdmissionModel{.number = number_,
+                     .vocabulary_size = kByteTokenizerIds,
+                     .capacity = {},
+                     .tokenizer = ByteTokenizer(),
+                     .devices = 2},
+      &sessions_, &clock);
+  std::thread other;
+  absl::Notification is_admitted;
+  // After its deadline was looked at, a request has chosen its device, and has
+  // no place there yet. The other one may have to wait for it.
+  clock.ComeBetween(2, [&] {
+    other = std::thread([&] {
+      EXPECT_TRUE(Submit(TestEngine::Generate({1}, 1)).ok());
+      is_admitted.Notify();
+    });
+    is_admitted.WaitForNotificationWithTimeout(absl::Milliseconds(50));
+  });
+  EXPECT_TRUE(Submit(TestEngine::Generate({2}, 1)).ok());
+  other.join();
+  EXPECT_EQ(admission().inbox(0).waiting(), 1);
+  EXPECT_EQ(admission().inbox(1).waiting(), 1);
+  admission_ = nullptr;
+}
 
 // --- Limits.
 
