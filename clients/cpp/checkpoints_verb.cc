@@ -1,17 +1,13 @@
 // engram checkpoints: states with a name that sessions start from.
-#include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "clients/cpp/export_state.h"
 #include "clients/cpp/human.h"
 #include "clients/cpp/session_text.h"
 #include "clients/cpp/verb.h"
-#include "tools/shell/closest_word.h"
 
 namespace engram::client {
 namespace {
@@ -115,24 +111,18 @@ class CheckpointsVerb {
   int List() {
     v1::ListCheckpointsRequest request;
     request.set_model(flags_.model);
-    int exit_code = kExitOk;
-    do {
-      const absl::StatusOr<v1::ListCheckpointsResponse> page =
-          client_.ListCheckpoints(request, call_);
-      exit_code = ShowResponse<v1::ListCheckpointsResponse>(
-          global_, page, [&](const v1::ListCheckpointsResponse& response) {
-            if (request.page_token().empty()) {
-              Print(flags_.wide ? WideHeading() : Heading());
-            }
-            const absl::Time now = absl::Now();
-            for (const v1::CheckpointInfo& one : response.checkpoints()) {
-              Print(flags_.wide ? WideRow(one) : Row(one, now));
-            }
-          });
-      if (exit_code == kExitOk) request.set_page_token(page->next_page_token());
-    } while (exit_code == kExitOk && !request.page_token().empty() &&
-             PrintStatus().ok());
-    return exit_code;
+    return ShowPages<v1::ListCheckpointsResponse, v1::ListCheckpointsRequest>(
+        global_, std::move(request),
+        [this](const v1::ListCheckpointsRequest& page) {
+          return client_.ListCheckpoints(page, call_);
+        },
+        flags_.wide ? WideHeading() : Heading(),
+        [this](const v1::ListCheckpointsResponse& response) {
+          const absl::Time now = absl::Now();
+          for (const v1::CheckpointInfo& one : response.checkpoints()) {
+            Print(flags_.wide ? WideRow(one) : Row(one, now));
+          }
+        });
   }
 
   int Create(v1::CheckpointSessionRequest request, const std::string& name) {
@@ -150,16 +140,12 @@ class CheckpointsVerb {
   }
 
   int Delete(absl::Span<const std::string> names) {
-    int exit_code = kExitOk;
-    for (const std::string& name : names) {
-      v1::DeleteCheckpointRequest request;
-      request.set_checkpoint_id(name);
-      const int shown = ShowResponse<v1::DeleteCheckpointResponse>(
-          global_, client_.DeleteCheckpoint(request, call_),
-          [](const v1::DeleteCheckpointResponse&) {});
-      if (shown != kExitOk) exit_code = shown;
-    }
-    return exit_code;
+    return ShowOfEach<v1::DeleteCheckpointResponse>(
+        global_, names, [this](const std::string& name) {
+          v1::DeleteCheckpointRequest request;
+          request.set_checkpoint_id(name);
+          return client_.DeleteCheckpoint(request, call_);
+        });
   }
 
  private:
@@ -198,12 +184,7 @@ int RunCheckpoints(Invocation invocation) {
   }
   if (action == "delete" && !names.empty()) return verb.Delete(names);
 
-  const std::vector<std::string> actions = absl::StrSplit(kHelp.words, ' ');
-  if (std::find(actions.begin(), actions.end(), action) != actions.end()) {
-    return arguments.Refuse(absl::StrCat("wrong number of names for ", action));
-  }
-  return arguments.Refuse(absl::StrCat("unknown action '", action, "'",
-                                       DidYouMean(action, actions)));
+  return arguments.RefuseAction(action, "names");
 }
 
 }  // namespace engram::client

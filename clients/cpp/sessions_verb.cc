@@ -1,17 +1,14 @@
 // engram sessions: what the server remembers.
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "clients/cpp/export_state.h"
 #include "clients/cpp/human.h"
 #include "clients/cpp/session_text.h"
 #include "clients/cpp/verb.h"
-#include "tools/shell/closest_word.h"
 
 namespace engram::client {
 namespace {
@@ -132,24 +129,18 @@ class SessionsVerb {
   int List() {
     v1::ListSessionsRequest request;
     request.set_model(flags_.model);
-    int exit_code = kExitOk;
-    do {
-      const absl::StatusOr<v1::ListSessionsResponse> page =
-          client_.ListSessions(request, call_);
-      exit_code = ShowResponse<v1::ListSessionsResponse>(
-          global_, page, [&](const v1::ListSessionsResponse& response) {
-            if (request.page_token().empty()) {
-              Print(flags_.wide ? WideHeading() : Heading());
-            }
-            const absl::Time now = absl::Now();
-            for (const v1::Session& session : response.sessions()) {
-              Print(flags_.wide ? WideRow(session) : Row(session, now));
-            }
-          });
-      if (exit_code == kExitOk) request.set_page_token(page->next_page_token());
-    } while (exit_code == kExitOk && !request.page_token().empty() &&
-             PrintStatus().ok());
-    return exit_code;
+    return ShowPages<v1::ListSessionsResponse, v1::ListSessionsRequest>(
+        global_, std::move(request),
+        [this](const v1::ListSessionsRequest& page) {
+          return client_.ListSessions(page, call_);
+        },
+        flags_.wide ? WideHeading() : Heading(),
+        [this](const v1::ListSessionsResponse& response) {
+          const absl::Time now = absl::Now();
+          for (const v1::Session& session : response.sessions()) {
+            Print(flags_.wide ? WideRow(session) : Row(session, now));
+          }
+        });
   }
 
   int Get(const std::string& id) {
@@ -187,16 +178,12 @@ class SessionsVerb {
   }
 
   int Delete(absl::Span<const std::string> ids) {
-    int exit_code = kExitOk;
-    for (const std::string& id : ids) {
-      v1::DeleteSessionRequest request;
-      request.set_session_id(id);
-      const int shown = ShowResponse<v1::DeleteSessionResponse>(
-          global_, client_.DeleteSession(request, call_),
-          [](const v1::DeleteSessionResponse&) {});
-      if (shown != kExitOk) exit_code = shown;
-    }
-    return exit_code;
+    return ShowOfEach<v1::DeleteSessionResponse>(
+        global_, ids, [this](const std::string& id) {
+          v1::DeleteSessionRequest request;
+          request.set_session_id(id);
+          return client_.DeleteSession(request, call_);
+        });
   }
 
  private:
@@ -244,12 +231,7 @@ int RunSessions(Invocation invocation) {
   }
   if (action == "delete" && !ids.empty()) return verb.Delete(ids);
 
-  const std::vector<std::string> actions = absl::StrSplit(kHelp.words, ' ');
-  if (std::find(actions.begin(), actions.end(), action) != actions.end()) {
-    return arguments.Refuse(absl::StrCat("wrong number of ids for ", action));
-  }
-  return arguments.Refuse(absl::StrCat("unknown action '", action, "'",
-                                       DidYouMean(action, actions)));
+  return arguments.RefuseAction(action, "ids");
 }
 
 }  // namespace engram::client

@@ -2,10 +2,13 @@
 
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "clients/cpp/input_file.h"
 #include "clients/cpp/json.h"
+#include "tools/shell/closest_word.h"
 #include "tools/status/retry_after.h"
 
 namespace engram::client {
@@ -68,6 +71,16 @@ int VerbArguments::Refuse(absl::string_view message) const {
   absl::FPrintF(stderr, "engram: %s\nUsage: %s\n", message, help_.usage);
   absl::FPrintF(stderr, "`--help` after the verb tells more.\n");
   return kExitUsage;
+}
+
+int VerbArguments::RefuseAction(const std::string& action,
+                                absl::string_view names) const {
+  const std::vector<std::string> actions = absl::StrSplit(help_.words, ' ');
+  if (absl::c_linear_search(actions, action)) {
+    return Refuse(absl::StrCat("wrong number of ", names, " for ", action));
+  }
+  return Refuse(absl::StrCat("unknown action '", action, "'",
+                             DidYouMean(action, actions)));
 }
 
 ClientOptions MakeClientOptions(const GlobalFlags& global) {

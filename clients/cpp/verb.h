@@ -70,6 +70,9 @@ class VerbArguments {
 
   // Refuses a use of the verb, with what was wrong.
   int Refuse(absl::string_view message) const;
+  // The same of one of VerbHelp::words with a wrong number of `names` behind
+  // it, "ids", or of another word.
+  int RefuseAction(const std::string& action, absl::string_view names) const;
 
  private:
   Invocation* const invocation_;
@@ -101,6 +104,43 @@ int ShowResponse(const GlobalFlags& global,
   if (!status.ok()) return ReportError(status, global);
   if (!global.json) show(*response);
   return kExitOk;
+}
+
+// Shows all pages of a list as ShowResponse does, each as soon as it is there,
+// and before the first one `heading`, unless it is JSON. `get` asks for the
+// page of a request. Returns the exit code.
+template <typename Response, typename Request>
+int ShowPages(const GlobalFlags& global, Request request,
+              absl::FunctionRef<absl::StatusOr<Response>(const Request&)> get,
+              const std::string& heading,
+              absl::FunctionRef<void(const Response&)> show) {
+  int exit_code = kExitOk;
+  do {
+    const absl::StatusOr<Response> page = get(request);
+    exit_code =
+        ShowResponse<Response>(global, page, [&](const Response& response) {
+          if (request.page_token().empty()) Print(heading);
+          show(response);
+        });
+    if (exit_code == kExitOk) request.set_page_token(page->next_page_token());
+  } while (exit_code == kExitOk && !request.page_token().empty() &&
+           PrintStatus().ok());
+  return exit_code;
+}
+
+// Shows what a call gave of each name, whatever came of those before. The exit
+// code of the last that failed.
+template <typename Response>
+int ShowOfEach(
+    const GlobalFlags& global, absl::Span<const std::string> names,
+    absl::FunctionRef<absl::StatusOr<Response>(const std::string&)> call) {
+  int exit_code = kExitOk;
+  for (const std::string& name : names) {
+    const int shown =
+        ShowResponse<Response>(global, call(name), [](const Response&) {});
+    if (shown != kExitOk) exit_code = shown;
+  }
+  return exit_code;
 }
 
 // The text of a flag that names a file, with the flag's name in errors.
