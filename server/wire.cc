@@ -191,6 +191,19 @@ void AddAlternatives(
   }
 }
 
+// What sessions and checkpoints have in common.
+template <typename Message>
+void SetState(const SessionInfo& info, Message* message) {
+  message->set_model(info.model);
+  message->set_version(info.version);
+  message->set_position(info.position);
+  message->set_pending_token(info.pending_token);
+  message->set_state_bytes(info.state_bytes);
+  SetTime(info.create_time, message->mutable_create_time());
+  SetTime(info.last_used_time, message->mutable_last_used_time());
+  message->mutable_labels()->insert(info.labels->begin(), info.labels->end());
+}
+
 }  // namespace
 
 grpc::Status ToGrpc(const absl::Status& status) {
@@ -459,35 +472,19 @@ v1::Timing ToMessage(const Timing& timing) {
 
 v1::Session ToMessage(const SessionInfo& session) {
   v1::Session message;
+  SetState(session, &message);
   message.set_session_id(session.session_id);
-  message.set_model(session.model);
-  message.set_version(session.version);
-  message.set_position(session.position);
-  message.set_pending_token(session.pending_token);
   message.set_tier(session.tier);
-  message.set_state_bytes(session.state_bytes);
-  SetTime(session.create_time, message.mutable_create_time());
-  SetTime(session.last_used_time, message.mutable_last_used_time());
   if (session.expire_time != absl::InfiniteFuture()) {
     SetTime(session.expire_time, message.mutable_expire_time());
   }
-  message.mutable_labels()->insert(session.labels->begin(),
-                                   session.labels->end());
   return message;
 }
 
 v1::CheckpointInfo ToCheckpointMessage(const SessionInfo& checkpoint) {
   v1::CheckpointInfo message;
+  SetState(checkpoint, &message);
   message.set_checkpoint_id(checkpoint.session_id);
-  message.set_model(checkpoint.model);
-  message.set_version(checkpoint.version);
-  message.set_position(checkpoint.position);
-  message.set_pending_token(checkpoint.pending_token);
-  message.set_state_bytes(checkpoint.state_bytes);
-  SetTime(checkpoint.create_time, message.mutable_create_time());
-  SetTime(checkpoint.last_used_time, message.mutable_last_used_time());
-  message.mutable_labels()->insert(checkpoint.labels->begin(),
-                                   checkpoint.labels->end());
   return message;
 }
 
