@@ -77,6 +77,21 @@ class EngineCopies : public ::testing::Test {
     }
     EXPECT_EQ(backend_.waits(), 0) << "the engine waits for a copy";
   }
+  // A turn of session "p" beside the stream that is kept as far as it gets, and
+  // has stopped, since nobody reads.
+  Reader SubmitPausedTurn() {
+    Request request = TestEngine::Turn("p", "r", {5, 6}, 40);
+    request.keep_partial = true;
+    Reader paused = engine_->Submit(request);
+    ExpectTheStreamGoesOn();
+    return paused;
+  }
+  // Of its session, once it has ended.
+  static Tokens HistoryOfPaused(const Reader& paused) {
+    Tokens history = {5, 6};
+    for (int32_t id : paused.ids()) history.push_back(id);
+    return history;
+  }
   // Until it has ended.
   void RunToTheEndOf(Reader* reader) {
     for (int i = 0; i < 200 && !reader->ended(); ++i) {
@@ -233,10 +248,7 @@ TEST_P(EngineCopiesOfBothKinds, WhatIsBeingParkedCanStayInItsSlot) {
 TEST_P(EngineCopiesOfBothKinds, CommitsWhatIsBeingParkedInItsSlot) {
   Start(2);
   StartStream();
-  Request request = TestEngine::Turn("p", "r", {5, 6}, 40);
-  request.keep_partial = true;
-  Reader slow = engine_->Submit(request);
-  ExpectTheStreamGoesOn();
+  Reader slow = SubmitPausedTurn();
   backend_.Hold();
   Reader turn = engine_->Submit(TurnOf("a"));
   RunOnce();
@@ -249,8 +261,7 @@ TEST_P(EngineCopiesOfBothKinds, CommitsWhatIsBeingParkedInItsSlot) {
   backend_.LetGo();
   RunToTheEndOf(&turn);
   ExpectTurn("a", turn);
-  histories_["p"] = {5, 6};
-  for (int32_t id : slow.ids()) histories_["p"].push_back(id);
+  histories_["p"] = HistoryOfPaused(slow);
   EndStream();
   RunTurn("p");
 }
@@ -258,10 +269,7 @@ TEST_P(EngineCopiesOfBothKinds, CommitsWhatIsBeingParkedInItsSlot) {
 TEST_P(EngineCopiesOfBothKinds, WhatIsCommittedOnItsWayIsReadWhenItHasCome) {
   Start(3);
   StartStream();
-  Request request = TestEngine::Turn("p", "r", {5, 6}, 40);
-  request.keep_partial = true;
-  Reader slow = engine_->Submit(request);
-  ExpectTheStreamGoesOn();
+  Reader slow = SubmitPausedTurn();
   Reader first = engine_->Submit(TestEngine::Generate({1}, 40));
   Reader second = engine_->Submit(TestEngine::Generate({2}, 40));
   ExpectTheStreamGoesOn();
@@ -278,8 +286,7 @@ TEST_P(EngineCopiesOfBothKinds, WhatIsCommittedOnItsWayIsReadWhenItHasCome) {
   RunOnce();
   slow.Read();
   EXPECT_EQ(TierOf("p"), "slot");
-  histories_["p"] = {5, 6};
-  for (int32_t id : slow.ids()) histories_["p"].push_back(id);
+  histories_["p"] = HistoryOfPaused(slow);
   Reader turn = engine_->Submit(TurnOf("p"));
   ExpectTheStreamGoesOn();
   turn.Read();
@@ -340,10 +347,7 @@ TEST_P(EngineCopiesOfBothKinds, ASlotThatIsRestoredIsNobodysBefore) {
 TEST_P(EngineCopiesOfBothKinds, WhatOnlyAReaderHasIsCopiedToItWhenItHasCome) {
   Start(4);
   StartStream();
-  Request request = TestEngine::Turn("p", "r", {5, 6}, 40);
-  request.keep_partial = true;
-  Reader slow = engine_->Submit(request);
-  ExpectTheStreamGoesOn();
+  Reader slow = SubmitPausedTurn();
   std::vector<Reader> others;
   for (int32_t i = 1; i <= 3; ++i) {
     others.push_back(engine_->Submit(TestEngine::Generate({i}, 40)));
@@ -360,8 +364,7 @@ TEST_P(EngineCopiesOfBothKinds, WhatOnlyAReaderHasIsCopiedToItWhenItHasCome) {
   RunOnce();
   slow.Read();
   ASSERT_EQ(TierOf("p"), "slot");
-  Tokens history = {5, 6};
-  for (int32_t id : slow.ids()) history.push_back(id);
+  const Tokens history = HistoryOfPaused(slow);
   Reader score = engine_->Submit(TestEngine::Score("p", {3, 4}));
   RunOnce();
   ASSERT_TRUE(engine_->sessions.Delete(Named("p")).ok());
