@@ -67,8 +67,8 @@ struct HostNorm {
     return sum / static_cast<double>(weight.size());
   }
   // What the rest is divided by.
-  double Scale(const float* x) const {
-    const double mean = Mean(x);
+  double Scale(const float* x) const { return ScaleAbout(Mean(x), x); }
+  double ScaleAbout(double mean, const float* x) const {
     double squares = 0;
     for (size_t i = 0; i < weight.size(); ++i) {
       squares += (x[i] - mean) * (x[i] - mean);
@@ -76,7 +76,7 @@ struct HostNorm {
     return std::sqrt(squares / static_cast<double>(weight.size()) + epsilon);
   }
   void Apply(const float* x, float* normed) const {
-    const double mean = Mean(x), scale = Scale(x);
+    const double mean = Mean(x), scale = ScaleAbout(mean, x);
     for (size_t i = 0; i < weight.size(); ++i) {
       normed[i] = static_cast<float>((x[i] - mean) / scale * weight[i] +
                                      (bias.empty() ? 0 : bias[i]));
