@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/server/store_test.h"
 #include "tests/server/test_engine.h"
 #include "tools/status/retry_after.h"
 
@@ -15,27 +16,16 @@ namespace engram {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 using Code = absl::StatusCode;
 
-constexpr size_t kStateBytes = 10000;
 // What a checkpoint or a session takes at most, its own fields included.
 constexpr size_t kCheckpointBytes = kStateBytes + 2048;
 
 // A store without an engine, whose checkpoints are of sessions at version 3.
-class SessionCheckpointsTest : public ::testing::Test {
+class SessionCheckpointsTest : public StoreTest {
  protected:
-  SessionStore& store() {
-    if (store_ == nullptr) {
-      store_ = std::make_unique<SessionStore>(limits_, &clock_);
-      store_->AddModel("m", {.state_bytes = kStateBytes});
-      store_->AddModel("other", {.state_bytes = kStateBytes});
-    }
-    return *store_;
-  }
-
   static CommittedTurns ThreeTurns() {
     CommittedTurns turns;
     turns.version = 3;
@@ -86,17 +76,8 @@ class SessionCheckpointsTest : public ::testing::Test {
     return Begin(request, model).status().code();
   }
 
-  static void ExpectRefused(const absl::Status& status, Code code,
-                            const std::string& why) {
-    EXPECT_EQ(status.code(), code) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr(why));
-  }
-
   const TenantHandle ann_ = std::make_shared<Tenant>("ann", 1);
   const TenantHandle bob_ = std::make_shared<Tenant>("bob", 2);
-  FakeClock clock_;
-  SessionLimits limits_;
-  std::unique_ptr<SessionStore> store_;
 };
 
 TEST_F(SessionCheckpointsTest, TellWhatTheyHold) {
@@ -119,13 +100,13 @@ TEST_F(SessionCheckpointsTest, TellWhatTheyHold) {
 
 TEST_F(SessionCheckpointsTest, NeverChange) {
   ASSERT_TRUE(Make(nullptr, "c").ok());
-  ExpectRefused(Make(nullptr, "c").status(), Code::kAlreadyExists,
-                "checkpoint \"c\" exists");
+  ExpectCode(Make(nullptr, "c").status(), Code::kAlreadyExists,
+             "checkpoint \"c\" exists");
 }
 
 TEST_F(SessionCheckpointsTest, NeedAState) {
-  ExpectRefused(Make(nullptr, "c", nullptr).status(), Code::kFailedPrecondition,
-                "has read nothing yet");
+  ExpectCode(Make(nullptr, "c", nullptr).status(), Code::kFailedPrecondition,
+             "has read nothing yet");
 }
 
 TEST_F(SessionCheckpointsTest, AreNoSessions) {
@@ -244,8 +225,8 @@ TEST_F(SessionCheckpointsTest, GiveForksNoLabelsOfTheirOwn) {
 TEST_F(SessionCheckpointsTest, BeginNoSessionThatExists) {
   ASSERT_TRUE(Make(nullptr, "c").ok());
   ASSERT_TRUE(store().Create({.name = {nullptr, "a"}}).ok());
-  ExpectRefused(Begin(TurnFrom("c", "a")).status(), Code::kFailedPrecondition,
-                "session \"a\" exists, at version 0; only a new one can start");
+  ExpectCode(Begin(TurnFrom("c", "a")).status(), Code::kFailedPrecondition,
+             "session \"a\" exists, at version 0; only a new one can start");
   // A turn that runs is told of before.
   ASSERT_TRUE(Begin(TurnFrom("c", "b")).ok());
   EXPECT_EQ(CodeOfBegin(TurnFrom("c", "b", "r2")), Code::kAborted);
@@ -285,8 +266,8 @@ TEST_F(SessionCheckpointsTest, AreOfOneModel) {
             .Create(
                 {.name = {nullptr, "a"}, .model = 1, .from_checkpoint = "c"})
             .status()}) {
-    ExpectRefused(status, Code::kInvalidArgument,
-                  "checkpoint \"c\" belongs to model \"m\", not \"other\"");
+    ExpectCode(status, Code::kInvalidArgument,
+               "checkpoint \"c\" belongs to model \"m\", not \"other\"");
   }
 }
 
@@ -298,10 +279,10 @@ TEST_F(SessionCheckpointsTest, GoWithoutWhatHasStartedFromThem) {
   const SessionHandle held = *store().UseCheckpoint({nullptr, "c"}, 0);
   ASSERT_TRUE(store().DeleteCheckpoint({nullptr, "c"}).ok());
   EXPECT_EQ(store().Locate(*store().Find({nullptr, "a"}))->block, block);
-  ExpectRefused(store().Locate(held).status(), Code::kNotFound,
-                "checkpoint \"c\" was deleted");
-  ExpectRefused(store().DeleteCheckpoint({nullptr, "c"}), Code::kNotFound,
-                "there is no checkpoint \"c\"");
+  ExpectCode(store().Locate(held).status(), Code::kNotFound,
+             "checkpoint \"c\" was deleted");
+  ExpectCode(store().DeleteCheckpoint({nullptr, "c"}), Code::kNotFound,
+             "there is no checkpoint \"c\"");
   EXPECT_EQ(store().Counts().models[0].checkpoints, 0);
   EXPECT_EQ(store().Counts().models[0].checkpoint_state_bytes, 0);
 }
@@ -343,8 +324,8 @@ TEST_F(SessionCheckpointsTest, TakeHalfOfTheSessionMemoryAtMost) {
   for (int i = 0; i < 4; ++i) {
     ASSERT_TRUE(Make(nullptr, absl::StrCat("c", i)).ok());
   }
-  ExpectRefused(Make(nullptr, "more").status(), Code::kResourceExhausted,
-                "which is part of --session-memory; delete some");
+  ExpectCode(Make(nullptr, "more").status(), Code::kResourceExhausted,
+             "which is part of --session-memory; delete some");
   ASSERT_TRUE(store().DeleteCheckpoint({nullptr, "c0"}).ok());
   EXPECT_TRUE(Make(nullptr, "more").ok());
   // Nothing stays taken of those that were deleted.
@@ -385,8 +366,8 @@ TEST_F(SessionCheckpointsTest, LeaveWhatTurnsHaveReserved) {
   ASSERT_TRUE(Begin(TurnFrom("c", "b")).ok());
   // The checkpoint's and two turns' are all there is.
   for (int tries = 0; tries < 2; ++tries) {
-    ExpectRefused(Begin(TurnFrom("c", "d")).status(), Code::kResourceExhausted,
-                  "is reserved for turns");
+    ExpectCode(Begin(TurnFrom("c", "d")).status(), Code::kResourceExhausted,
+               "is reserved for turns");
   }
 }
 
@@ -394,8 +375,8 @@ TEST_F(SessionCheckpointsTest, AreOnlySoMany) {
   limits_.checkpoints = 2;
   ASSERT_TRUE(Make(nullptr, "a").ok());
   ASSERT_TRUE(Make(nullptr, "b").ok());
-  ExpectRefused(Make(nullptr, "c").status(), Code::kResourceExhausted,
-                "there are 2 checkpoints, limit 2 (--max-checkpoints)");
+  ExpectCode(Make(nullptr, "c").status(), Code::kResourceExhausted,
+             "there are 2 checkpoints, limit 2 (--max-checkpoints)");
   ASSERT_TRUE(store().DeleteCheckpoint({nullptr, "a"}).ok());
   EXPECT_TRUE(Make(nullptr, "c").ok());
 }
@@ -403,9 +384,9 @@ TEST_F(SessionCheckpointsTest, AreOnlySoMany) {
 TEST_F(SessionCheckpointsTest, LeaveAPartToOtherTenants) {
   limits_.checkpoints = 4;
   for (const char* id : {"a", "b"}) ASSERT_TRUE(Make(ann_, id).ok());
-  ExpectRefused(Make(ann_, "c").status(), Code::kResourceExhausted,
-                "there are 2 checkpoints of tenant \"ann\", limit 2 beside "
-                "other tenants (--max-checkpoints)");
+  ExpectCode(Make(ann_, "c").status(), Code::kResourceExhausted,
+             "there are 2 checkpoints of tenant \"ann\", limit 2 beside "
+             "other tenants (--max-checkpoints)");
   EXPECT_TRUE(Make(bob_, "a").ok());
 }
 
@@ -417,13 +398,12 @@ TEST_F(SessionCheckpointsTest, CountInWhatTheirTenantMayHold) {
   const std::vector<TenantUse> uses = store().UsesOfTenants();
   ASSERT_EQ(uses.size(), 1);
   EXPECT_GT(uses[0].bytes, kStateBytes);
-  ExpectRefused(Make(ann_, "b").status(), Code::kResourceExhausted,
-                "(session_bytes)");
+  ExpectCode(Make(ann_, "b").status(), Code::kResourceExhausted,
+             "(session_bytes)");
   // A session that starts from one adds a state only when its turn may.
   Request turn = TurnFrom("a", "new");
   turn.tenant = ann_;
-  ExpectRefused(Begin(turn).status(), Code::kResourceExhausted,
-                "(session_bytes)");
+  ExpectCode(Begin(turn).status(), Code::kResourceExhausted, "(session_bytes)");
   for (int i = 0; i < 3; ++i) {
     ASSERT_TRUE(store()
                     .Create({.name = {ann_, absl::StrCat("s", i)},

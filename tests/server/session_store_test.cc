@@ -11,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/slot_number.h"
+#include "tests/server/store_test.h"
 #include "tests/server/test_engine.h"
 #include "tests/support/named.h"
 
@@ -19,27 +20,16 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 using Code = absl::StatusCode;
 
-constexpr size_t kStateBytes = 10000;
 // What a session in RAM takes at most, its own fields included.
 constexpr size_t kSessionBytes = kStateBytes + 2048;
 
 // A store and the slots that its engine would have.
-class SessionStoreTest : public ::testing::Test {
+class SessionStoreTest : public StoreTest {
  protected:
-  SessionStore& store() {
-    if (store_ == nullptr) {
-      store_ = std::make_unique<SessionStore>(limits_, &clock_);
-      store_->AddModel("m", {.state_bytes = kStateBytes});
-      store_->AddModel("other", {.state_bytes = kStateBytes});
-    }
-    return *store_;
-  }
-
   absl::StatusOr<SessionStore::TurnOrRecord> Begin(Request request,
                                                    int model = 0) {
     return store().BeginTurn(model, request, [this](absl::Status status) {
@@ -100,15 +90,6 @@ class SessionStoreTest : public ::testing::Test {
     return ids;
   }
 
-  void ExpectCode(const absl::Status& status, Code code,
-                  const std::string& part) {
-    EXPECT_EQ(status.code(), code) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr(part));
-  }
-
-  FakeClock clock_;
-  SessionLimits limits_;
-  std::unique_ptr<SessionStore> store_;
   std::vector<absl::Status> cancelled_;
   int next_slot_ = 0;
 };

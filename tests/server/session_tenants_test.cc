@@ -10,6 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/session_store.h"
+#include "tests/server/store_test.h"
 #include "tests/server/test_engine.h"
 #include "tools/status/retry_after.h"
 
@@ -21,19 +22,8 @@ using ::testing::HasSubstr;
 
 using Code = absl::StatusCode;
 
-constexpr size_t kStateBytes = 10000;
-
-class SessionTenantsTest : public ::testing::Test {
+class SessionTenantsTest : public StoreTest {
  protected:
-  SessionStore& store() {
-    if (store_ == nullptr) {
-      store_ = std::make_unique<SessionStore>(limits_, &clock_);
-      store_->AddModel("m", {.state_bytes = kStateBytes});
-      store_->AddModel("other", {.state_bytes = kStateBytes});
-    }
-    return *store_;
-  }
-
   static Request Turn(const TenantHandle& tenant, const std::string& id,
                       const std::string& request_id) {
     Request request = TestEngine::Turn(id, request_id, {1}, 1);
@@ -74,9 +64,6 @@ class SessionTenantsTest : public ::testing::Test {
 
   const TenantHandle ann_ = std::make_shared<Tenant>("ann", 1);
   const TenantHandle bob_ = std::make_shared<Tenant>("bob", 2);
-  FakeClock clock_;
-  SessionLimits limits_;
-  std::unique_ptr<SessionStore> store_;
   int next_slot_ = 0;
 };
 
