@@ -1,5 +1,7 @@
 #include "clients/cpp/program.h"
 
+#include <openssl/crypto.h>
+
 #include <cstdio>
 #include <cstdlib>
 
@@ -45,6 +47,9 @@ int RunClientProgram(
     const std::function<int(const std::vector<std::string>&)>& run) {
   // What gRPC has to say of broken connections we say ourselves, in words.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
+  // Threads of gRPC's may still be in the middle of a handshake when the
+  // program ends: OpenSSL must not clean up under them.
+  OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr);
   return RunProgram(program, [&] {
     if (argc > 1 && absl::string_view(argv[1]) == "--version") {
       Print(absl::StrCat(program, " " ENGRAM_VERSION "\n"));
