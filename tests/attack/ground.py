@@ -5,7 +5,6 @@ import contextlib
 import json
 import pathlib
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -41,18 +40,15 @@ class Server:
 
     def __init__(self, ground, *flags, models=(RECALL, ENGLISH), read_log=True, descriptors=None, address_space=None,
                  key=None):
-        def limit():
-            if descriptors:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-            if address_space:
-                resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
-
+        limits = [f"--nofile={descriptors}"] if descriptors else []
+        limits += [f"--as={address_space}"] if address_space else []
         self.ground = ground
         # What a call shows of who makes it.
         self.metadata = [("authorization", f"Bearer {key}")] if key else []
         served = [f"--model={model}" if "=" in model else f"--model={model}={ground.zoo / model}" for model in models]
         self.process, self.address, self.metrics_address = start_server(
-            ground.binaries, "--threads", "1", *flags, *served, stderr=subprocess.PIPE, preexec_fn=limit)
+            ground.binaries, "--threads", "1", *flags, *served, under=("prlimit", *limits) if limits else (),
+            stderr=subprocess.PIPE)
         self.log = bytearray()
         self.reader = threading.Thread(target=self._read_log, daemon=True)
         if read_log:

@@ -60,12 +60,18 @@ class Server(generation_pb2_grpc.GenerationServicer, sessions_pb2_grpc.SessionsS
         yield generation_pb2.GenerateResponse(started=generation_pb2.Started(session_id=request.session_id))
         if request.text.strip() == "hang":
             self.hangs = True
-            yield generation_pb2.GenerateResponse(token=generation_pb2.Token(index=0, id=7, text="begun"))
             ended = threading.Event()
-            context.add_callback(ended.set)
+
+            def keep():
+                self.version += 1
+                self.hangs = False
+                ended.set()
+
+            # Asked for before the client can know of the turn: a call that has been cancelled takes no callback,
+            # and of its generator nothing more is run.
+            context.add_callback(keep)
+            yield generation_pb2.GenerateResponse(token=generation_pb2.Token(index=0, id=7, text="begun"))
             ended.wait()
-            self.version += 1
-            self.hangs = False
             return
         yield generation_pb2.GenerateResponse(
             token=generation_pb2.Token(index=0, id=7, text=f"answer {len(self.requests)}"))

@@ -4,7 +4,7 @@ import os
 import pty
 import re
 import select
-import signal
+import subprocess
 import time
 
 ESCAPE = re.compile("\x1b\\[[0-9;?]*[A-Za-z]|\x1b[=>]")  # Colours and movements of the cursor.
@@ -15,12 +15,16 @@ class Terminal:
     """Runs a command on a pty of 80 columns. Close it in the end."""
 
     def __init__(self, command, environment):
-        self.pid, self.descriptor = pty.fork()
-        if self.pid == 0:
-            os.execvpe(command[0], command, dict(environment, TERM="xterm", COLUMNS="80", LINES="24"))
+        self.descriptor, theirs = pty.openpty()
+        # Not pty.fork(): a fork runs what gRPC has registered for it, which aborts where another thread is just
+        # ending gRPC. setsid becomes the command, with the same process id.
+        self.process = subprocess.Popen(
+            ["setsid", "--ctty", *command], stdin=theirs, stdout=theirs, stderr=theirs,
+            env=dict(environment, TERM="xterm", COLUMNS="80", LINES="24"))
+        os.close(theirs)
+        self.pid = self.process.pid
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")  # A read may end within a character.
         self.seen = ""
-        self.exit_code = None
 
     def type(self, text):
         os.write(self.descriptor, text.encode())
@@ -54,11 +58,9 @@ class Terminal:
         while self._read(1):
             if time.monotonic() > end:
                 raise AssertionError(f"the program goes on; seen: {self.seen!r}")
-        self.exit_code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return self.exit_code
+        return self.process.wait()
 
     def close(self):
-        if self.exit_code is None:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+        self.process.kill()
+        self.process.wait()
         os.close(self.descriptor)

@@ -45,11 +45,12 @@ def private_file(path, text):
     return path
 
 
-def start_server(binaries, *flags, **arguments):
+def start_server(binaries, *flags, under=(), **arguments):
     """Starts it; its process, and the addresses of its gRPC port and its metrics port once it serves: both None if it
-    ended before. `arguments` are those of Popen besides."""
-    process = subprocess.Popen([binaries / "engram-server", "--grpc-address", "127.0.0.1:0", "--metrics-address",
-                                "127.0.0.1:0", *flags], stdout=subprocess.PIPE, **arguments)
+    ended before. `under` is a command that becomes the server, `arguments` are those of Popen besides."""
+    addresses = ("--grpc-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0")
+    process = subprocess.Popen([*under, binaries / "engram-server", *addresses, *flags], stdout=subprocess.PIPE,
+                               **arguments)
     listening = re.match(rb"listening grpc=(\S+) metrics=(\S+)", process.stdout.readline())
     addresses = (address.decode() for address in listening.groups()) if listening else (None, None)
     return process, *addresses
