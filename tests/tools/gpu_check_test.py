@@ -13,7 +13,7 @@ import unittest
 SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / "scripts"
 OPERATIONS = ["backend_test", "blocks_test", "ssd_scan_test", "diagonal_scan_test", "attention_test", "slots_test"]
 TESTS = OPERATIONS + ["cuda_product_test", "device_facts_test", "outcomes_test", "cuda_outcomes_test",
-                      "cuda_ssd_chunks_test", "cuda_update_test", "cuda_golden_test", "cuda_int8_divergence_test",
+                      "cuda_ssd_chunks_test", "cuda_update_test", "cuda_golden_test", "cuda_format_divergence_test",
                       "cuda_model_equivalence_test", "engine_steps_test", "cuda_equivalence_integration_test",
                       "devices_integration_test", "faulty_device_integration_test", "lost_device_integration_test",
                       "cuda_overlap_test"]
