@@ -41,29 +41,75 @@ class AttentionProbe final : public MixerProbe {
         block_.qkv, rows.rows, rows.normed, block_.d_model(), qkv.data()));
     std::vector<float> all(rows.rows * q_width), before(rows.rows * q_width);
     std::vector<float> convolved(width);
+    std::vector<TokenContribution> contributions;
+    if (rows.is_asked) reading_ = {std::vector<Softmax>(block_.heads), {}};
     for (int64_t row = 0; row < rows.rows; ++row) {
-      float* const own = &qkv[row * width];
+      float* const own = convolved.data();
+      const float* const input = &qkv[row * width];
       if (block_.convolution.taps > 0) {
-        convolution_.Apply(own, convolved.data());
-        if (rows.in_sequence) convolution_.Append(own);
-        std::copy(convolved.begin(), convolved.end(), own);
+        convolution_.Apply(input, own);
+      } else {
+        std::copy_n(input, width, own);
       }
       for (int64_t head = 0; head < block_.heads + block_.kv_heads; ++head) {
         Rotate(own + head * block_.head_dim);
       }
       for (int64_t head = 0; head < block_.heads; ++head) {
         const int64_t at = row * q_width + head * block_.head_dim;
-        Attend(own, head, &all[at], &before[at]);
+        const Softmax softmax = Attend(own, head, &all[at], &before[at]);
+        if (rows.is_asked) reading_.softmax[head] = softmax;
       }
-      if (rows.in_sequence) {
-        keys_values_.insert(keys_values_.end(), own + q_width, own + width);
+      if (rows.is_asked) reading_.q.assign(own, own + q_width);
+      if (!rows.in_sequence) continue;
+      if (!direction_.empty()) {
+        contributions.push_back(Contribution(input, own));
+      }
+      if (block_.convolution.taps > 0) convolution_.Append(input);
+      keys_values_.insert(keys_values_.end(), own + q_width, own + width);
+    }
+    ENGRAM_ASSIGN_OR_RETURN(ProbedOutputs outputs,
+                            Project(block_.output, rows.rows, all,
+                                    {std::move(before)}, &products_));
+    if (!contributions.empty()) outputs.contributions = {contributions};
+    return outputs;
+  }
+
+  const LinearWeights& last_product() const override { return block_.output; }
+
+  std::vector<double> Attribute(const std::vector<double>& direction,
+                                bool through_convolution) override {
+    if (block_.convolution.taps > 0) {
+      convolution_.Restart(saved_.components[0]);
+    }
+    keys_values_.clear();
+    through_convolution_ = through_convolution && block_.convolution.taps > 0;
+    direction_ = direction;
+    double before = 0;
+    for (int64_t token = 0; token < saved_.position; ++token) {
+      for (int64_t kv_head = 0; kv_head < block_.kv_heads; ++kv_head) {
+        const std::vector<double> weights =
+            ValueWeights(kv_head, Key(token, kv_head));
+        const Vector value = Value(token, kv_head);
+        for (int64_t i = 0; i < block_.head_dim; ++i) {
+          before += weights[i] * value[i];
+        }
       }
     }
-    return Project(block_.output, rows.rows, all, {std::move(before)},
-                   &products_);
+    return {before};
   }
 
  private:
+  // What the asked token's scores become weights by, in one head.
+  struct Softmax {
+    double largest = 0;
+    double sum = 0;
+  };
+  // How the asked token reads.
+  struct Reading {
+    std::vector<Softmax> softmax;  // [heads]
+    std::vector<float> q;          // [q_width], rotated
+  };
+
   // Tokens before the next one.
   int64_t tokens() const {
     return saved_.position +
@@ -111,9 +157,60 @@ class AttentionProbe final : public MixerProbe {
                          kv_head * block_.head_dim];
   }
 
-  void Attend(const float* qkv, int64_t head, float* all, float* before) const {
+  int64_t group() const { return block_.heads / block_.kv_heads; }
+
+  double Score(const float* q, const Vector& key) const {
+    double score = 0;
+    for (int64_t i = 0; i < block_.head_dim; ++i)
+      score += double{q[i]} * key[i];
+    return score * block_.scale;
+  }
+
+  // What the asked token multiplies each dimension of a value by, over all
+  // heads that read it, on the way to what is looked at.
+  std::vector<double> ValueWeights(int64_t kv_head, const Vector& key) const {
+    const int64_t head_dim = block_.head_dim;
+    std::vector<double> weights(head_dim);
+    for (int64_t head = kv_head * group(); head < (kv_head + 1) * group();
+         ++head) {
+      const Softmax& softmax = reading_.softmax[head];
+      const double weight =
+          std::exp(Score(&reading_.q[head * head_dim], key) - softmax.largest) /
+          softmax.sum;
+      for (int64_t i = 0; i < head_dim; ++i) {
+        weights[i] += direction_[head * head_dim + i] * weight;
+      }
+    }
+    return weights;
+  }
+
+  // Of a token whose input is not yet in the window.
+  TokenContribution Contribution(const float* input, const float* qkv) const {
+    const float* const keys = qkv + block_.q_width();
+    const float* const values = keys + block_.kv_width();
+    std::vector<double> weights;
+    for (int64_t kv_head = 0; kv_head < block_.kv_heads; ++kv_head) {
+      const std::vector<double> own =
+          ValueWeights(kv_head, {keys + kv_head * block_.head_dim, 1});
+      weights.insert(weights.end(), own.begin(), own.end());
+    }
+    TokenContribution contribution;
+    if (through_convolution_) {
+      convolution_.Divide(input, values - qkv, block_.kv_width(),
+                          weights.data(), &contribution);
+      return contribution;
+    }
+    contribution.by_lag = {0};
+    for (size_t i = 0; i < weights.size(); ++i) {
+      contribution.by_lag[0] += weights[i] * values[i];
+    }
+    return contribution;
+  }
+
+  Softmax Attend(const float* qkv, int64_t head, float* all,
+                 float* before) const {
     const int64_t head_dim = block_.head_dim, count = tokens();
-    const int64_t kv_head = head / (block_.heads / block_.kv_heads);
+    const int64_t kv_head = head / group();
     const float* const q = qkv + head * head_dim;
     const float* const own_key = qkv + block_.q_width() + kv_head * head_dim;
     const float* const own_value = own_key + block_.kv_width();
@@ -121,9 +218,7 @@ class AttentionProbe final : public MixerProbe {
     for (int64_t token = 0; token <= count; ++token) {
       const Vector key =
           token < count ? Key(token, kv_head) : Vector{own_key, 1};
-      double score = 0;
-      for (int64_t i = 0; i < head_dim; ++i) score += double{q[i]} * key[i];
-      weights[token] = score * block_.scale;
+      weights[token] = Score(q, key);
     }
     const double largest = *std::max_element(weights.begin(), weights.end());
     double sum = 0;
@@ -143,6 +238,7 @@ class AttentionProbe final : public MixerProbe {
       all[i] =
           static_cast<float>((values[i] + weights[count] * own_value[i]) / sum);
     }
+    return {largest, sum};
   }
 
   const AttentionBlockArguments block_;
@@ -152,6 +248,10 @@ class AttentionProbe final : public MixerProbe {
   std::vector<double> frequencies_;
   // Keys (rotated) and values of what was fed since: [tokens, 2, kv_width].
   std::vector<float> keys_values_;
+
+  Reading reading_;
+  std::vector<double> direction_;  // [q_width]; empty: none is looked in
+  bool through_convolution_ = false;
 };
 
 }  // namespace

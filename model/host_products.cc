@@ -1,6 +1,7 @@
 #include "model/host_products.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "kernels/status.h"
 
@@ -38,6 +39,25 @@ absl::Status HostProducts::Multiply(const LinearWeights& linear, int64_t rows,
   backend_->MatMul(*linear.weight, rows, {x_->floats(), inputs}, options,
                    {y_->floats(), outputs});
   return backend_->CopyToHost(y, y_->floats(), rows * outputs * sizeof(float));
+}
+
+// A row of a weight is read as one of a table of tokens is.
+absl::Status HostProducts::AddTransposed(const PackedWeight& weight,
+                                         int64_t first, int64_t rows,
+                                         const double* x, double* y) {
+  const int64_t inputs = weight.inputs();
+  std::vector<float> some(rows_ * inputs);
+  for (int64_t done = 0; done < rows; done += rows_) {
+    std::vector<int32_t> ids(std::min(rows_, rows - done));
+    std::iota(ids.begin(), ids.end(), static_cast<int32_t>(first + done));
+    ENGRAM_RETURN_IF_ERROR(Embed(weight, ids, some.data()));
+    for (size_t row = 0; row < ids.size(); ++row) {
+      for (int64_t i = 0; i < inputs; ++i) {
+        y[i] += x[done + row] * some[row * inputs + i];
+      }
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status HostProducts::Embed(const PackedWeight& table,

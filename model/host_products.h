@@ -43,6 +43,11 @@ class HostProducts {
   // The same with the bias, if there is one.
   absl::Status Multiply(const LinearWeights& linear, int64_t rows,
                         const float* x, int64_t stride, float* y);
+  // y += Wᵀ x by `rows` rows of W from `first` on.
+  //   x  [rows]
+  //   y  [inputs]
+  absl::Status AddTransposed(const PackedWeight& weight, int64_t first,
+                             int64_t rows, const double* x, double* y);
   // The rows of a table of tokens. REQUIRES: as Backend::Embed; ids within
   // rows().
   absl::Status Embed(const PackedWeight& table, absl::Span<const int32_t> ids,

@@ -1,16 +1,20 @@
 // Inspection: a look into a state that was saved: what each layer keeps there,
-// and what the model, and each layer's state alone, would answer if one token
-// or another came next. No state is changed, no slot is taken.
+// what the model, and each layer's state alone, would answer if one token or
+// another came next, and what each token of a text has added to an answer. No
+// state is changed, no slot is taken.
 //
 // It is done in parts, so that steps can run between them: each is the work of
 // one layer on a few tokens (kInspectedRows), less than a step of a large
 // model takes on the same back end, but for attention, whose part grows with
 // the tokens that are looked back on. In memory it takes d_model floats of the
 // host's for each token and query, as many for each query and each state that
-// answers, and a copy of one layer's state.
+// answers, and a copy of one layer's state. An attribution takes a copy of all
+// layers' states, what attention keeps of each token, and a float for each
+// token and state.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +23,15 @@
 #include "kernels/outcomes.h"
 
 namespace engram {
+
+// What each token adds to the logit of `target` at the last one.
+struct AttributionQuestion {
+  std::optional<int32_t> target;  // without: the likeliest
+  // Whose mean logit is taken from the target's.
+  std::vector<int32_t> against;
+  // What a token does through a convolution is told of the tokens that it read.
+  bool through_convolution = false;
+};
 
 struct InspectionQuestion {
   // A state in host memory as StatePool::Save wrote it, which must outlive the
@@ -35,6 +48,8 @@ struct InspectionQuestion {
   // depends on the token in models whose decay does: it is told of the first
   // query, without one of the likeliest token to come next.
   bool describe = false;
+  // Of `tokens`, of which there is at least one; nothing else is asked then.
+  std::optional<AttributionQuestion> attribution;
 };
 
 // How many tokens it takes until what is in a value has faded to 1/e, over all
@@ -78,11 +93,33 @@ struct QueryAnswer {
   std::vector<LayerAnswer> layers;
 };
 
+// By the direct way, without the bias of the layer's last product: direct is
+// the sum of all the rest.
+struct LayerAttribution {
+  int64_t layer = 0;
+  const char* mixer = "";
+  const char* state = "";            // MixerProbe::shares()
+  std::vector<float> contributions;  // of each token but the last
+  float before = 0;                  // of the state as it was saved
+  float local = 0;                   // of the last token
+  float bias = 0;                    // of convolutions, if gone through
+  float direct = 0;
+};
+
+struct Attribution {
+  std::vector<int32_t> tokens;  // as asked
+  int32_t target = 0;
+  float logit = 0;
+  float against = 0;  // the mean; 0 without any
+  std::vector<LayerAttribution> layers;
+};
+
 struct InspectionAnswer {
   std::vector<StateSummary> states;  // if they were to be described
   // The token that fading was told of; -1: none.
   int32_t fading_token = -1;
-  std::vector<QueryAnswer> queries;  // if answers were asked for
+  std::vector<QueryAnswer> queries;        // if answers were asked for
+  std::optional<Attribution> attribution;  // likewise
 };
 
 // Engine thread only, like the model that made it and must outlive it, while no

@@ -11,6 +11,7 @@
 #include "model/begun_step.h"
 #include "model/block_stack.h"
 #include "model/embedding.h"
+#include "model/model_attribution.h"
 #include "model/model_inspection.h"
 #include "model/modules.h"
 
@@ -467,6 +468,9 @@ absl::StatusOr<std::unique_ptr<Inspection>> LanguageModel::Inspect(
   inspected.d_model = d_model_;
   inspected.known_ids = known_ids_;
   inspected.max_positions = info_.max_positions;
+  if (question.attribution.has_value()) {
+    return MakeAttribution(inspected, std::move(question), products_.get());
+  }
   return MakeInspection(inspected, std::move(question), products_.get());
 }
 

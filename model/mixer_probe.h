@@ -20,6 +20,20 @@
 // B, C and Δ of the token. Biases of the last product belong to no share.
 // Source: Ali et al., arXiv 2403.01590; each sums to what the layer's block
 // gives (tests/model/inspection_test.cc).
+//
+// A share falls further into what each position s before t put into the state.
+// Of a number that is linear in what the mixer adds, such as a logit by the
+// direct way, with `a` the direction W_outᵀ g that it looks in, times the gates
+// of t as above, and σ_s = Δ_1 + ... + Δ_s, position s adds
+//   Mamba      the sum over channels e of a[e] x_s[e]
+//              Δ_s[e] Σ_n C_t[n] B_s[n] exp(A[e,n] (σ_t[e] - σ_s[e]))
+//   Mamba-2    the same, Δ, A and σ by head
+//   H3, S4D    Σ_c a[c] p_s[c] Re(Σ_n read decay^(t-s)), p of S4D its input;
+//              H3's shift_state Σ_c a[c] (Re(read) + D) v_t κ[t-s] k_s
+//   attention  Σ over heads of a · the weight of s times its value
+// Source: Ali et al., arXiv 2403.01590, equations of "hidden attention" for
+// Mamba; Dao and Gu, arXiv 2405.21060, equation 3, for Mamba-2; Fu et al.,
+// arXiv 2212.14052, section 3, for H3.
 #pragma once
 
 #include <cstdint>
@@ -51,6 +65,17 @@ struct ProbedRows {
   // One after the other, and the copy goes on with them; else each of them
   // comes next, and the copy stays.
   bool in_sequence = false;
+  // One row that comes next: the probe keeps how this token reads the state,
+  // for MixerProbe::Attribute().
+  bool is_asked = false;
+};
+
+// What one token that was fed adds to the number that is attributed, by one
+// state: lag 0 is what it adds itself, lag l what it adds by having read the
+// token l before it through a convolution.
+struct TokenContribution {
+  std::vector<double> by_lag;
+  double bias = 0;  // of the convolution
 };
 
 struct ProbedOutputs {
@@ -59,8 +84,11 @@ struct ProbedOutputs {
   std::vector<std::vector<float>> shares;
   // Tokens after which what is in a value of the state has faded to 1/e, if all
   // were as the first row: 1 / -log of the decay; infinite if it does not fade.
-  // Of all values, in no order; none where nothing fades.
+  // Of all values, in no order; none where nothing fades, and of rows in
+  // sequence.
   std::vector<float> memory_tokens;
+  // [states, rows] once there is something to attribute, else empty.
+  std::vector<std::vector<TokenContribution>> contributions;
 };
 
 class MixerProbe {
@@ -71,6 +99,18 @@ class MixerProbe {
   virtual std::vector<const char*> shares() const = 0;
   // INTERNAL: the device failed.
   virtual absl::StatusOr<ProbedOutputs> Feed(const ProbedRows& rows) = 0;
+
+  // --- What each position adds to a number that looks at the asked token.
+
+  // Whose columns a direction has: the mixer's last product.
+  virtual const LinearWeights& last_product() const = 0;
+  // Goes back to the state as it was saved. Tokens that are fed in sequence
+  // from now on, up to the asked one, tell their contributions; the asked one's
+  // own has its direct way past the state in it. Returns what the saved state
+  // adds, of each of shares(). REQUIRES: a token was asked.
+  //   direction  [inputs of last_product()]
+  virtual std::vector<double> Attribute(const std::vector<double>& direction,
+                                        bool through_convolution) = 0;
 };
 
 // Each copies what it changes of `saved`, whose memory must outlive it, as must

@@ -4,13 +4,12 @@
 #include "model/model_inspection.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "kernels/status.h"
+#include "model/host_layer.h"
 #include "model/probe_math.h"
 #include "model/state_values.h"
 
@@ -19,33 +18,6 @@ namespace {
 
 // Values that are summed up in one part.
 constexpr int64_t kValuesAtATime = int64_t{1} << 20;
-
-// The likeliest of `count` ids, as Outcome::top has them.
-std::vector<LogProbability> Likeliest(const float* logits, int64_t ids,
-                                      int64_t count) {
-  double largest = -std::numeric_limits<double>::infinity();
-  std::vector<int32_t> order;
-  for (int64_t id = 0; id < ids; ++id) {
-    if (!std::isfinite(logits[id])) continue;
-    largest = std::max<double>(largest, logits[id]);
-    order.push_back(static_cast<int32_t>(id));
-  }
-  double sum = 0;
-  for (const int32_t id : order) sum += std::exp(logits[id] - largest);
-  const auto end = order.begin() +
-                   std::min<int64_t>(count, static_cast<int64_t>(order.size()));
-  std::partial_sort(
-      order.begin(), end, order.end(), [logits](int32_t left, int32_t right) {
-        return logits[left] != logits[right] ? logits[left] > logits[right]
-                                             : left < right;
-      });
-  std::vector<LogProbability> top;
-  for (auto id = order.begin(); id != end; ++id) {
-    top.push_back(
-        {*id, static_cast<float>(logits[*id] - largest - std::log(sum))});
-  }
-  return top;
-}
 
 class ModelInspection final : public Inspection {
  public:
@@ -95,8 +67,6 @@ class ModelInspection final : public Inspection {
   absl::Status Answer();
 
   void BeginLayer(int64_t layer);
-  absl::Status AddMlp(const MlpBlockArguments& mlp, int64_t first,
-                      int64_t rows);
   void TakeShares(const ProbedOutputs& outputs, int64_t first, int64_t rows);
   void TellFading(const ProbedOutputs& outputs);
   // What the head says of these vectors.
@@ -112,9 +82,7 @@ class ModelInspection final : public Inspection {
   std::vector<float> residual_;  // [tokens + queries, d_model]
   int64_t row_ = 0;              // the next one to be fed, or embedded
   int64_t layer_ = 0;
-  std::optional<BlockStack::ProbedLayer> probed_;
-  HostNorm norm_;  // before the layer's mixer
-  std::optional<HostNorm> mlp_norm_;
+  std::optional<HostLayer> host_layer_;
   std::vector<Share> shares_;
   // Of keys and values that are being summed up.
   std::vector<const float*> blocks_;
@@ -177,27 +145,17 @@ absl::Status ModelInspection::Begin() {
 }
 
 absl::Status ModelInspection::Embed() {
-  const int64_t d_model = model_.d_model;
   const int64_t all = tokens() + queries();
   std::vector<int32_t> ids;
+  std::vector<int64_t> positions;
   for (int64_t row = row_; row < std::min(all, row_ + products_.rows());
        ++row) {
     ids.push_back(row < tokens() ? question_.tokens[row]
                                  : question_.queries[row - tokens()]);
+    positions.push_back(question_.position + std::min(row, tokens()));
   }
   ENGRAM_RETURN_IF_ERROR(
-      products_.Embed(*model_.embedding->tokens, ids, Residual(row_)));
-  for (size_t i = 0; i < ids.size() && model_.embedding->positions != nullptr;
-       ++i) {
-    const int64_t row = row_ + static_cast<int64_t>(i);
-    const int64_t position = question_.position + std::min(row, tokens());
-    ENGRAM_ASSIGN_OR_RETURN(
-        const std::vector<float> learned,
-        products_.Read(
-            model_.embedding->positions->floats() + position * d_model,
-            d_model));
-    for (int64_t j = 0; j < d_model; ++j) Residual(row)[j] += learned[j];
-  }
+      model_.Embed(ids, positions, &products_, Residual(row_)));
   row_ += static_cast<int64_t>(ids.size());
   if (row_ == all) BeginLayer(0);
   return absl::OkStatus();
@@ -206,7 +164,7 @@ absl::Status ModelInspection::Embed() {
 void ModelInspection::BeginLayer(int64_t layer) {
   layer_ = layer;
   row_ = 0;
-  probed_.reset();
+  host_layer_.reset();
   if (layer == model_.layers->layers()) {
     next_ = question_.alternatives > 0 && queries() > 0 ? Next::kAnswer
                                                         : Next::kDone;
@@ -284,70 +242,26 @@ void ModelInspection::SummariseKeyValues() {
 }
 
 absl::Status ModelInspection::FeedLayer() {
-  const int64_t d_model = model_.d_model;
   if (residual_.empty()) {
     BeginLayer(layer_ + 1);
     return absl::OkStatus();
   }
-  if (!probed_.has_value()) {
+  if (!host_layer_.has_value()) {
     ENGRAM_ASSIGN_OR_RETURN(
-        probed_, model_.layers->Probe(layer_, *model_.states, question_.state,
-                                      question_.position, &products_));
-    ENGRAM_ASSIGN_OR_RETURN(norm_,
-                            HostNorm::Read(probed_->norm, d_model, products_));
-    mlp_norm_.reset();
-    if (probed_->mlp.has_value()) {
-      ENGRAM_ASSIGN_OR_RETURN(
-          mlp_norm_, HostNorm::Read(probed_->mlp->norm, d_model, products_));
-    }
+        host_layer_, HostLayer::Open(model_, question_.state,
+                                     question_.position, layer_, &products_));
   }
   const int64_t first = row_;
   ProbedRows rows;
   rows.in_sequence = first < tokens();
   const int64_t end = rows.in_sequence ? tokens() : tokens() + queries();
   rows.rows = std::min(end - first, products_.rows());
-  std::vector<float> normed(rows.rows * d_model);
-  for (int64_t row = 0; row < rows.rows; ++row) {
-    norm_.Apply(Residual(first + row), &normed[row * d_model]);
-  }
-  rows.normed = normed.data();
   ENGRAM_ASSIGN_OR_RETURN(const ProbedOutputs outputs,
-                          probed_->probe->Feed(rows));
-  for (int64_t i = 0; i < rows.rows * d_model; ++i) {
-    Residual(first)[i] += outputs.all[i];
-  }
+                          host_layer_->Feed(rows, Residual(first)));
   if (first == tokens()) TellFading(outputs);
   if (!rows.in_sequence) TakeShares(outputs, first - tokens(), rows.rows);
-  if (probed_->mlp.has_value()) {
-    ENGRAM_RETURN_IF_ERROR(AddMlp(*probed_->mlp, first, rows.rows));
-  }
   row_ += rows.rows;
   if (row_ == tokens() + queries()) BeginLayer(layer_ + 1);
-  return absl::OkStatus();
-}
-
-absl::Status ModelInspection::AddMlp(const MlpBlockArguments& mlp,
-                                     int64_t first, int64_t rows) {
-  const int64_t d_model = model_.d_model, width = mlp.width();
-  std::vector<float> normed(rows * d_model);
-  for (int64_t row = 0; row < rows; ++row) {
-    mlp_norm_->Apply(Residual(first + row), &normed[row * d_model]);
-  }
-  const int64_t hidden_width = mlp.fc1.weight->outputs();
-  std::vector<float> hidden(rows * hidden_width);
-  ENGRAM_RETURN_IF_ERROR(
-      products_.Multiply(mlp.fc1, rows, normed.data(), d_model, hidden.data()));
-  for (int64_t row = 0; row < rows; ++row) {
-    float* const own = &hidden[row * hidden_width];
-    for (int64_t i = 0; i < width; ++i) {
-      own[i] = static_cast<float>(mlp.gated ? own[i] * Silu(own[width + i])
-                                            : GeluTanh(own[i]));
-    }
-  }
-  std::vector<float> added(rows * d_model);
-  ENGRAM_RETURN_IF_ERROR(products_.Multiply(mlp.fc2, rows, hidden.data(),
-                                            hidden_width, added.data()));
-  for (int64_t i = 0; i < rows * d_model; ++i) Residual(first)[i] += added[i];
   return absl::OkStatus();
 }
 
@@ -363,10 +277,10 @@ void ModelInspection::TellFading(const ProbedOutputs& outputs) {
 void ModelInspection::TakeShares(const ProbedOutputs& outputs, int64_t first,
                                  int64_t rows) {
   if (question_.alternatives == 0) return;
-  const std::vector<const char*> names = probed_->probe->shares();
+  const std::vector<const char*> names = host_layer_->probe().shares();
   for (const char* const name : names) {
     if (first > 0) break;
-    shares_.push_back({layer_, probed_->mixer, name,
+    shares_.push_back({layer_, host_layer_->mixer(), name,
                        std::vector<float>(queries() * model_.d_model)});
   }
   const size_t of_layer = shares_.size() - names.size();
@@ -379,14 +293,12 @@ void ModelInspection::TakeShares(const ProbedOutputs& outputs, int64_t first,
 
 absl::StatusOr<std::vector<std::vector<LogProbability>>> ModelInspection::Head(
     const std::vector<float>& hidden, int64_t rows, int64_t count) {
-  const PackedWeight& head = model_.embedding->head();
-  std::vector<float> logits(rows * head.outputs());
-  ENGRAM_RETURN_IF_ERROR(products_.Multiply(head, rows, hidden.data(),
-                                            model_.d_model, logits.data()));
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<float> logits,
+                          model_.Logits(hidden, rows, &products_));
+  const auto width = static_cast<int64_t>(logits.size()) / rows;
   std::vector<std::vector<LogProbability>> likeliest;
   for (int64_t row = 0; row < rows; ++row) {
-    likeliest.push_back(
-        Likeliest(&logits[row * head.outputs()], model_.known_ids, count));
+    likeliest.push_back(model_.Likeliest(&logits[row * width], count));
   }
   return likeliest;
 }

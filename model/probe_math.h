@@ -16,7 +16,8 @@
 
 namespace engram {
 
-inline double Silu(double value) { return value / (1 + std::exp(-value)); }
+inline double Logistic(double value) { return 1 / (1 + std::exp(-value)); }
+inline double Silu(double value) { return value * Logistic(value); }
 inline double SoftPlus(double value) {
   return value > 20 ? value : std::log1p(std::exp(value));
 }
@@ -120,6 +121,30 @@ class HostConvolution {
       sum += double{weight_[(taps_ - 1) * channels_ + channel]} * x[channel];
       y[channel] = static_cast<float>(sum);
     }
+  }
+  // Of the sum over the `count` channels from `first` on of weight by output:
+  // adds what each input in it has, that of x to by_lag[0] and of the one l
+  // before to by_lag[l], and the bias.
+  void Divide(const float* x, int64_t first, int64_t count,
+              const double* weights, TokenContribution* shares) const {
+    shares->by_lag.resize(taps_);
+    for (int64_t lag = 0; lag < taps_; ++lag) {
+      const int64_t tap = taps_ - 1 - lag;
+      const float* const input = lag == 0 ? x : &window_[tap * channels_];
+      double sum = 0;
+      for (int64_t i = 0; i < count; ++i) {
+        sum += weights[i] * weight_[tap * channels_ + first + i] *
+               input[first + i];
+      }
+      shares->by_lag[lag] += sum;
+    }
+    for (int64_t i = 0; i < count && !bias_.empty(); ++i) {
+      shares->bias += weights[i] * bias_[first + i];
+    }
+  }
+  // The window is what it was when something was saved; nullptr: zeros.
+  void Restart(const float* window) {
+    window_ = CopyOf(window, (taps_ - 1) * channels_);
   }
   // The window goes on by x.
   void Append(const float* x) {

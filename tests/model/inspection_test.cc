@@ -149,6 +149,13 @@ class GoldenInspection : public testing::TestWithParam<const char*> {
 
   size_t ids() const { return golden_.at("logits").size() / queries(); }
   size_t queries() const { return golden_.at("queries").size(); }
+  int32_t LikeliestAfter(const std::vector<int32_t>& text) {
+    const int slot = model_.get()->states().Take();
+    const std::vector<float> logits = model_.Feed(slot, text);
+    model_.get()->states().Free(slot);
+    return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) -
+                                logits.begin());
+  }
 
   const std::string folder_;
   std::map<std::string, std::vector<float>> golden_;
@@ -224,6 +231,93 @@ TEST_P(GoldenInspection, WhatWasFedAndWhatIsFedOnACopyMakeNoDifference) {
   ExpectAnswer(answer.queries[0].top, &golden_["logits"][0], ids());
 }
 
+// What is told of one state, in the order of the golden file.
+std::vector<float> InOrder(const LayerAttribution& layer) {
+  std::vector<float> all = {layer.before};
+  all.insert(all.end(), layer.contributions.begin(), layer.contributions.end());
+  all.insert(all.end(), {layer.local, layer.bias, layer.direct});
+  return all;
+}
+
+// All together are what the layer adds, to 1e-4 of what adds and takes.
+void ExpectSum(const LayerAttribution& layer) {
+  double sum = layer.before + layer.local + layer.bias;
+  double all =
+      std::abs(layer.before) + std::abs(layer.local) + std::abs(layer.bias);
+  for (const float share : layer.contributions) {
+    sum += share;
+    all += std::abs(share);
+  }
+  EXPECT_NEAR(sum, layer.direct, 1e-4 * all);
+}
+
+TEST_P(GoldenInspection, EachPositionAddsItsPartOfThePapersSums) {
+  question_.tokens.push_back(question_.queries[0]);
+  question_.queries.clear();
+  const int32_t target = Ids(golden_["target"])[0];
+  const std::vector<int32_t> against = Ids(golden_["against"]);
+  size_t states = 0;
+  for (const auto& [name, values] : golden_) {
+    states += name.rfind("attribution.", 0) == 0 ? 1 : 0;
+  }
+  for (const bool through : {false, true}) {
+    question_.attribution = {target, against, through};
+    const Attribution found = *model_.Look(question_).attribution;
+    EXPECT_EQ(found.tokens, question_.tokens);
+    EXPECT_EQ(found.target, target);
+    EXPECT_NEAR(found.logit, golden_["logits"][target], 1e-3);
+    float mean = 0;
+    for (const int32_t id : against) mean += golden_["logits"][id];
+    EXPECT_NEAR(found.against, mean / static_cast<float>(against.size()), 1e-3);
+    EXPECT_EQ(found.layers.size(), states);
+    for (const LayerAttribution& layer : found.layers) {
+      const std::string name =
+          absl::StrCat("attribution.", layer.layer, ".", layer.state);
+      SCOPED_TRACE(absl::StrCat(name, through ? " through" : ""));
+      const std::vector<float> told = InOrder(layer);
+      ASSERT_EQ(golden_[name].size(), 2 * told.size());
+      const float* const expected = &golden_[name][through ? told.size() : 0];
+      for (size_t i = 0; i < told.size(); ++i) {
+        EXPECT_NEAR(told[i], expected[i], 1e-3) << "place " << i;
+      }
+    }
+  }
+}
+
+// However the text is cut into what was fed before and what is attributed.
+TEST_P(GoldenInspection, WhatPositionsAddIsAllThatTheLayerAdds) {
+  std::vector<int32_t> text = ReadExpectedLogits(SourceFile(folder_)).tokens;
+  text.push_back(question_.queries[0]);
+  for (const size_t before : {size_t{0}, size_t{1}, text.size() - 1}) {
+    std::vector<char> state;
+    InspectionQuestion question;
+    if (before > 0) {
+      state = model_.StateAfter(
+          std::vector<int32_t>(text.begin(), text.begin() + before));
+      question.state = state.data();
+    }
+    question.position = static_cast<int64_t>(before);
+    question.tokens.assign(text.begin() + before, text.end());
+    for (const bool through : {false, true}) {
+      question.attribution = {std::nullopt, {}, through};
+      const Attribution found = *model_.Look(question).attribution;
+      EXPECT_EQ(found.target, LikeliestAfter(text));
+      for (const LayerAttribution& layer : found.layers) {
+        SCOPED_TRACE(absl::StrCat("after ", before, " layer ", layer.layer, " ",
+                                  layer.state));
+        ASSERT_EQ(layer.contributions.size(), text.size() - 1 - before);
+        ExpectSum(layer);
+        if (!through) {
+          EXPECT_EQ(layer.bias, 0);
+        }
+        if (before == 0) {
+          EXPECT_EQ(layer.before, 0);
+        }
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Models, GoldenInspection,
     testing::Values("mamba/odd", "mamba/usual", "mamba/biased_untied",
@@ -267,42 +361,84 @@ INSTANTIATE_TEST_SUITE_P(
                     WeightFormat::kFloat16, WeightFormat::kInt8),
     [](const auto& test) { return WeightFormatName(test.param); });
 
-TEST(Inspection, StepsBetweenItsPartsAreAsWithoutIt) {
-  ModelUnderLook model("tests/golden/h3/hybrid_rotary");
-  const std::vector<int32_t> text = {3, 1, 4, 1, 5, 9, 2, 6};
-  const std::vector<int32_t> stream = {7, 1, 8, 2, 8, 1, 8, 2, 8, 4, 5, 9};
-  const std::vector<char> state = model.StateAfter(text);
-  const std::vector<char> before = state;
-  std::vector<std::vector<float>> alone;
-  int slot = model->states().Take();
-  for (const int32_t id : stream) alone.push_back(model.Feed(slot, {id}));
-  const std::vector<char> end = model.Save(slot);
-  model->states().Free(slot);
-
+TEST_P(InspectedFormat, WhatPositionsAddIsOfTheWeightsThatAreServed) {
+  ModelUnderLook model(kSmall, GetParam());
+  const std::vector<char> state = model.StateAfter({3, 1, 4, 1, 5});
   InspectionQuestion question;
   question.state = state.data();
-  question.position = static_cast<int64_t>(text.size());
-  question.queries = {1, 2, 3, 4, 5};
-  question.alternatives = 3;
-  question.describe = true;
-  const InspectionAnswer undisturbed = model.Look(question);
-  const auto inspection = model->Inspect(question).value();
-  slot = model->states().Take();
+  question.position = 5;
+  question.tokens = {9, 2, 6, 5, 3, 5};
+  question.attribution.emplace();
+  const Attribution found = *model.Look(question).attribution;
+  for (const LayerAttribution& layer : found.layers) {
+    SCOPED_TRACE(layer.layer);
+    ExpectSum(layer);
+  }
+}
+
+// Looks while a stream runs, a part after each of its steps: these and the
+// states must be as without it.
+InspectionAnswer LookDuringAStream(ModelUnderLook* model,
+                                   const std::vector<char>& state,
+                                   const InspectionQuestion& question) {
+  const std::vector<int32_t> stream = {7, 1, 8, 2, 8, 1, 8, 2, 8, 4, 5, 9};
+  const std::vector<char> before = state;
+  StatePool& states = model->get()->states();
+  std::vector<std::vector<float>> alone;
+  int slot = states.Take();
+  for (const int32_t id : stream) alone.push_back(model->Feed(slot, {id}));
+  const std::vector<char> end = model->Save(slot);
+  states.Free(slot);
+
+  const auto inspection = model->get()->Inspect(question).value();
+  slot = states.Take();
   bool done = false;
   for (size_t i = 0; i < stream.size(); ++i) {
     if (!done) done = inspection->Advance().value();
-    EXPECT_EQ(model.Feed(slot, {stream[i]}), alone[i]);
+    EXPECT_EQ(model->Feed(slot, {stream[i]}), alone[i]);
   }
   EXPECT_FALSE(done) << "it had no part for each of the steps";
   while (!done) done = inspection->Advance().value();
-  const InspectionAnswer answer = inspection->TakeAnswer();
+  EXPECT_EQ(model->Save(slot), end);
+  EXPECT_EQ(state, before);
+  return inspection->TakeAnswer();
+}
+
+class LookBetweenSteps : public testing::Test {
+ protected:
+  LookBetweenSteps() {
+    question_.state = state_.data();
+    question_.position = 8;
+  }
+
+  ModelUnderLook model_{"tests/golden/h3/hybrid_rotary"};
+  const std::vector<char> state_ = model_.StateAfter({3, 1, 4, 1, 5, 9, 2, 6});
+  InspectionQuestion question_;
+};
+
+TEST_F(LookBetweenSteps, ReadsOutAsWithoutThem) {
+  question_.queries = {1, 2, 3, 4, 5};
+  question_.alternatives = 3;
+  question_.describe = true;
+  const InspectionAnswer undisturbed = model_.Look(question_);
+  const InspectionAnswer answer = LookDuringAStream(&model_, state_, question_);
   ASSERT_EQ(answer.queries.size(), undisturbed.queries.size());
   for (size_t i = 0; i < answer.queries.size(); ++i) {
     EXPECT_EQ(answer.queries[i].top[0].value,
               undisturbed.queries[i].top[0].value);
   }
-  EXPECT_EQ(model.Save(slot), end);
-  EXPECT_EQ(state, before);
+}
+
+TEST_F(LookBetweenSteps, AttributesAsWithoutThem) {
+  question_.tokens = {1, 2, 3, 4, 5};
+  question_.attribution.emplace();
+  const Attribution undisturbed = *model_.Look(question_).attribution;
+  const Attribution answer =
+      *LookDuringAStream(&model_, state_, question_).attribution;
+  ASSERT_EQ(answer.layers.size(), undisturbed.layers.size());
+  for (size_t i = 0; i < answer.layers.size(); ++i) {
+    EXPECT_EQ(InOrder(answer.layers[i]), InOrder(undisturbed.layers[i]));
+  }
 }
 
 TEST(Inspection, TakesTheLikeliestTokenWhereNoneIsAskedFor) {

@@ -14,9 +14,14 @@ The file has, all in float32: `position`, tokens of expected.safetensors that
 the state is after; `tokens`, those that follow; `queries`; `logits` [queries,
 vocab] after each query; `share.LAYER.STATE` [queries, vocab], the logits of
 what that state alone answers; `fading.LAYER` [4], tokens to 1/e at the first
-query: 10 %, 50 % and 90 % of the values of the state, and the longest; and
+query: 10 %, 50 % and 90 % of the values of the state, and the longest;
 `values.LAYER.STATE` [3]: norm, median of magnitudes and the share above ten
-times that. Needs numpy; the tests need none of it.
+times that; `target` [1] and `against`, ids whose logits after the first query
+are attributed, and `attribution.LAYER.STATE` [2, 4 + tokens]: of the tokens
+before `position`, of each of `tokens`, of the query itself, of their biases
+of convolutions, and of all by what the layer adds; then the same with what went
+through a convolution told of the tokens that it read. Needs numpy; the tests
+need none of it.
 """
 
 import argparse
@@ -73,8 +78,12 @@ def write_tensors(path, tensors):
 # --- what all models share ---
 
 
+def logistic(x):
+    return 1 / (1 + np.exp(-x))
+
+
 def silu(x):
-    return x / (1 + np.exp(-x))
+    return x * logistic(x)
 
 
 def softplus(x):
@@ -93,6 +102,16 @@ def convolve(tensors, name, x):
     padded = np.pad(x, ((taps.shape[1] - 1, 0), (0, 0)))
     return sum(padded[j:j + len(x)] * taps[:, j] for j in range(
         taps.shape[1])) + tensors.get(name + ".bias", 0)
+
+
+def taken_apart(tensors, name, x, factor):
+    """What convolve() sums up, times factor: one array for each token back,
+    then the bias."""
+    taps = tensors[name + ".weight"][:, 0].T[::-1]
+    parts = [np.pad(x, ((lag, 0), (0, 0)))[:len(x)] * weight
+             for lag, weight in enumerate(taps)]
+    bias = tensors.get(name + ".bias", np.zeros(x.shape[1]))
+    return [part * factor for part in [*parts, np.ones_like(x) * bias]]
 
 
 class Norm:
@@ -120,13 +139,19 @@ class Mixed:
     """What a mixer adds to all tokens, and of the last one where it is from.
 
     `shares` {state: [sources, d_model]}, one for each token before the last;
-    `own` [d_model] is the last one's own. `values` {state: f(position)}: what
-    is kept after so many tokens. `fading`: tokens to 1/e of all values.
+    `own` [d_model] is the last one's own, with the bias of the last product,
+    `bias`. `values` {state: f(position)}: what is kept after so many tokens.
+    `fading`: tokens to 1/e of all values. `apart` {state: list of [sources,
+    d_model]}: the shares and the last one's own by how far back the
+    convolution read, and of its bias, which is last; without a state in it, all
+    is each token's own.
     """
 
-    def __init__(self, added, shares, own, values, fading=None):
+    def __init__(self, added, shares, own, bias, values, fading=None,
+                 apart=None):
         self.added, self.shares, self.own = added, shares, own
-        self.values, self.fading = values, fading
+        self.values, self.fading, self.bias = values, fading, bias
+        self.apart = apart or {}
         whole = own + sum(share.sum(0) for share in shares.values())
         assert np.abs(whole - added[-1]).max() < SHARES_AGREE * max(
             1, np.abs(added[-1]).max())
@@ -146,25 +171,29 @@ def mamba(tensors, config, u):
     a = -np.exp(tensors["A_log"])
     passed = np.cumsum(delta, 0)
 
-    def written(end, source):  # [sources, d_inner, d_state], at time `end`
+    def written(end, source, x=x):  # [sources, d_inner, d_state], at `end`
         decay = np.exp(a * (passed[end] - passed[source])[:, :, None])
         return decay * (delta[source] * x[source])[:, :, None] * b[source][
             :, None]
+
+    def to_last(x):  # [sources, d_model]
+        parts = written(last, slice(0, last + 1), x) @ c[last]
+        parts[last] += tensors["D"] * x[last]
+        return (parts * silu(z[last])) @ tensors["out_proj.weight"].T
 
     y = np.stack([(written(t, slice(0, t + 1)) @ c[t]).sum(0)
                   for t in range(len(u))]) + tensors["D"] * x
     added = linear(tensors, "out_proj", y * silu(z))
     last = len(u) - 1
-    parts = (written(last, slice(0, last + 1)) @ c[last]) * silu(z[last])
-    out = parts @ tensors["out_proj.weight"].T
-    own = (out[-1] + tensors.get("out_proj.bias", 0)
-           + tensors["out_proj.weight"] @ (tensors["D"] * x[last]
-                                           * silu(z[last])))
+    out, bias = to_last(x), tensors.get("out_proj.bias", 0)
     window = tensors["conv1d.weight"].shape[2] - 1
-    return Mixed(added, {"ssm_state": out[:-1]}, own, {
+    return Mixed(added, {"ssm_state": out[:-1]}, out[-1] + bias, bias, {
         "conv_state": lambda n: fed[n - window:n],
         "ssm_state": lambda n: written(n - 1, slice(0, n)).sum(0)},
-        1 / (-a * delta[last][:, None]))
+        1 / (-a * delta[last][:, None]),
+        {"ssm_state": [to_last(part) for part in taken_apart(
+            tensors, "conv1d", fed,
+            logistic(convolve(tensors, "conv1d", fed)))]})
 
 
 def mamba2(tensors, config, u):
@@ -184,7 +213,7 @@ def mamba2(tensors, config, u):
     a = -np.exp(tensors["A_log"])
     passed = np.cumsum(delta, 0)
 
-    def written(end, source):  # [sources, heads, head_dim]: x, faded
+    def written(end, source, x=x):  # [sources, heads, head_dim]: x, faded
         decay = np.exp(a * (passed[end] - passed[source]))
         return (decay * delta[source])[:, :, None] * x[source]
 
@@ -197,6 +226,14 @@ def mamba2(tensors, config, u):
                         + config["epsilon"])
         return parts / scale.repeat(d_inner // groups) * tensors["norm.weight"]
 
+    def to_last(x):  # [sources, d_model]
+        x = x[:, :d_inner].reshape(-1, heads, head_dim)
+        parts = matches[last, :, :, None] * written(
+            last, slice(0, last + 1), x)
+        parts[last] += tensors["D"][:, None] * x[last]
+        return gated(parts.reshape(len(u), d_inner), last) @ tensors[
+            "out_proj.weight"].T
+
     matches = np.einsum("thn,shn->tsh", c, b)
     skip = tensors["D"][:, None] * x
     whole = np.stack([(matches[t, :t + 1, :, None] * written(
@@ -205,16 +242,16 @@ def mamba2(tensors, config, u):
     added = linear(tensors, "out_proj", np.stack(
         [gated(whole[t], t) for t in range(len(u))]))
     last = len(u) - 1
-    parts = (matches[last, :, :, None] * written(last, slice(0, last + 1)))
-    out = gated(parts.reshape(len(u), d_inner), last) @ tensors[
-        "out_proj.weight"].T
-    own = (out[-1] + tensors.get("out_proj.bias", 0) + tensors[
-        "out_proj.weight"] @ gated(skip[last].reshape(-1), last))
+    out = to_last(x.reshape(len(u), d_inner))
+    bias = tensors.get("out_proj.bias", 0)
     window = tensors["conv1d.weight"].shape[2] - 1
-    return Mixed(added, {"ssm_state": out[:-1]}, own, {
+    return Mixed(added, {"ssm_state": out[:-1]}, out[-1] + bias, bias, {
         "conv_state": lambda n: xbc[n - window:n],
         "ssm_state": lambda n: np.einsum("shp,shn->hnp", written(
-            n - 1, slice(0, n)), b[:n])}, 1 / (-a * delta[last]))
+            n - 1, slice(0, n)), b[:n])}, 1 / (-a * delta[last]),
+        {"ssm_state": [to_last(part) for part in taken_apart(
+            tensors, "conv1d", xbc,
+            logistic(convolve(tensors, "conv1d", xbc)))]})
 
 
 def complex_of(pairs):
@@ -273,14 +310,25 @@ def h3(tensors, config, u):
     # What the last token's p is multiplied by, whatever p is made of.
     decay, read = diagonal(tensors, config["zoh"])
     direct = q[-1] * (read.real.sum(1) + d) * v[-1]
+
+    def back(lag):  # [sources, d_model]: what p has of the token so far back
+        part = np.zeros_like(p)
+        part[lag:] = shifted[np.arange(lag, len(u)), np.arange(len(u) - lag)]
+        to_last = filtered(tensors, config["zoh"], part * v)[0][-1]
+        to_last[-1] = 0
+        return (q[-1] * to_last) @ out
+
+    bias = tensors["output_linear.bias"]
     return Mixed(added, {
         "shift_state": (direct * shifted[-1][:-1]) @ out,
         "diagonal_state": (q[-1] * parts[-1][:-1]) @ out,
-    }, (direct * shifted[-1][-1]) @ out + tensors["output_linear.bias"], {
+    }, (direct * shifted[-1][-1]) @ out + bias, bias, {
         "shift_state": lambda n: np.concatenate(
             [np.zeros((max(0, taps - 1 - n), k.shape[1])),
              k[max(0, n - taps + 1):n]]),
-        "diagonal_state": state}, fading)
+        "diagonal_state": state}, fading,
+        {"diagonal_state": [back(lag) for lag in range(min(taps, len(u)))]
+         + [np.zeros((len(u), len(bias)))]})
 
 
 def s4d(tensors, config, u):
@@ -289,9 +337,9 @@ def s4d(tensors, config, u):
     added = linear(tensors, "output_linear", y * normal_share(y))
     out = normal_share(y[-1])[:, None] * tensors["output_linear.weight"].T
     own = (parts[-1][-1] + tensors["D"] * u[-1]) @ out
-    return Mixed(added, {"diagonal_state": parts[-1][:-1] @ out},
-                 own + tensors["output_linear.bias"],
-                 {"diagonal_state": state}, fading)
+    bias = tensors["output_linear.bias"]
+    return Mixed(added, {"diagonal_state": parts[-1][:-1] @ out}, own + bias,
+                 bias, {"diagonal_state": state}, fading)
 
 
 def rotated(x, dims, base):
@@ -326,12 +374,22 @@ def attention(tensors, config, u):
         len(u), len(u), -1)
     out = parts[-1] @ tensors["out_proj.weight"].T
     state = {"keys_values": lambda n: np.concatenate([k[:n], v[:n]])}
+    bias, apart = tensors.get("out_proj.bias", 0), {}
     if "conv1d.weight" in tensors:
         window = tensors["conv1d.weight"].shape[2] - 1
         state["attention_conv_state"] = lambda n: fed[n - window:n]
+
+        def to_last(part):  # [sources, d_model]
+            part = part[:, (heads + kv_heads) * head_dim:].reshape(
+                len(u), kv_heads, head_dim).repeat(heads // kv_heads, axis=1)
+            return (weights[-1].T[:, :, None] * part).reshape(
+                len(u), -1) @ tensors["out_proj.weight"].T
+
+        apart["keys_values"] = [to_last(part) for part in taken_apart(
+            tensors, "conv1d", fed, 1)]
     return Mixed(linear(tensors, "out_proj", parts.sum(1)),
-                 {"keys_values": out[:-1]},
-                 out[-1] + tensors.get("out_proj.bias", 0), state)
+                 {"keys_values": out[:-1]}, out[-1] + bias, bias, state,
+                 apart=apart)
 
 
 # --- models ---
@@ -384,7 +442,8 @@ class Model:
                 self.tensors.items() if name.startswith(prefix)}
 
     def run(self, ids):
-        """Logits of all tokens, Mixed of each layer, shares' logits."""
+        """Logits of all tokens, Mixed of each layer, shares' logits, and a
+        function that gives what a share adds to each logit."""
         config, residual = self.config, self.embedding[ids]
         positions = self.tensors.get(
             "backbone.embeddings.position_embeddings.weight")
@@ -409,10 +468,15 @@ class Model:
                     part, "mlp.fc2", self.activated(hidden, part))
             index += 1
         scale = self.final_norm.scale(residual[-1])
-        answers = {(layer, state): self.head @ self.final_norm.of_share(
-            share.sum(0), scale) for layer, mixed in enumerate(all_mixed)
-            for state, share in mixed.shares.items()}
-        return self.final_norm(residual) @ self.head.T, all_mixed, answers
+
+        def logits_of(share):
+            return self.final_norm.of_share(share, scale) @ self.head.T
+
+        answers = {(layer, state): logits_of(share.sum(0))
+                   for layer, mixed in enumerate(all_mixed)
+                   for state, share in mixed.shares.items()}
+        return (self.final_norm(residual) @ self.head.T, all_mixed, answers,
+                logits_of)
 
     @staticmethod
     def activated(hidden, part):
@@ -435,6 +499,34 @@ def summary(values):
             (magnitudes > OUTLIER_MEDIANS * median).mean()]
 
 
+def attribute(mixed, state, position, number):
+    """attribution.LAYER.STATE; `number` [..., d_model] is one of a share."""
+    is_first = state == next(iter(mixed.shares))
+    rest = mixed.own - mixed.bias if is_first else 0 * mixed.own
+    plain = number(np.vstack([mixed.shares[state], rest]))
+    others = sum(share.sum(0) for other, share in mixed.shares.items()
+                 if other != state)
+    # Of the last one's own, all is the first state's.
+    direct = number(mixed.added[-1] - mixed.bias - others
+                    if is_first else mixed.shares[state].sum(0))
+    apart = mixed.apart.get(state)
+    if apart is None:
+        through, biases = plain, np.zeros_like(plain)
+    else:
+        through, biases = np.zeros_like(plain), number(apart[-1])
+        for lag, part in enumerate(apart[:-1]):
+            through[:len(plain) - lag] += number(part)[lag:]
+
+    def row(of_tokens, biases):  # what is before is told as one
+        told = [(of_tokens + biases)[:position].sum(), *of_tokens[position:],
+                biases[position:].sum()]
+        assert abs(sum(told) - direct) < SHARES_AGREE * max(
+            1, np.abs(told).sum())
+        return [*told, direct]
+
+    return [row(plain, np.zeros_like(plain)), row(through, biases)]
+
+
 def write(folder):
     model = Model(folder)
     expected = read_tensors(folder / "expected.safetensors")
@@ -449,16 +541,25 @@ def write(folder):
     golden = {"position": [position], "tokens": text[position:],
               "queries": queries}
     after = [model.run(np.append(text, query)) for query in queries]
-    golden["logits"] = [logits[-1] for logits, _, _ in after]
+    golden["logits"] = [logits[-1] for logits, *_ in after]
     for layer, state in after[0][2]:
         golden[f"share.{layer}.{state}"] = [
-            answers[layer, state] for _, _, answers in after]
+            answers[layer, state] for _, _, answers, _ in after]
+    golden["target"], golden["against"] = queries[1:2], queries[2:4]
+
+    def number(share):
+        logits = after[0][3](share)
+        return logits[..., queries[1]] - logits[..., queries[2:4]].mean(-1)
+
     for layer, mixed in enumerate(after[0][1]):
         if mixed.fading is not None:
             golden[f"fading.{layer}"] = [quantile(mixed.fading, part)
                                          for part in (0.1, 0.5, 0.9, 1)]
         for state, values in mixed.values.items():
             golden[f"values.{layer}.{state}"] = summary(values(position))
+        for state in mixed.shares:
+            golden[f"attribution.{layer}.{state}"] = attribute(
+                mixed, state, position, number)
     write_tensors(folder / "inspection.safetensors", golden)
 
 
