@@ -27,11 +27,19 @@ constexpr int64_t kAlternativeBytes = 80;
 // Of a layer, the most there are: H3's two, attention's keys and window.
 constexpr int64_t kStatesOfALayer = 2;
 
+// Of an attribution: a float of a token and a state, as it is found and as it
+// is sent; a token's id and piece.
+constexpr int64_t kContributionBytes = 8;
+constexpr int64_t kPieceBytes = 60;
+
 using Methods = v1::Inspection::WithRawCallbackMethod_Describe<
-    v1::Inspection::WithRawCallbackMethod_ReadOut<v1::Inspection::Service>>;
+    v1::Inspection::WithRawCallbackMethod_ReadOut<
+        v1::Inspection::WithRawCallbackMethod_Attribute<
+            v1::Inspection::Service>>>;
 
 using DescribeCall = UnaryCall<v1::DescribeRequest, v1::DescribeResponse>;
 using ReadOutCall = UnaryCall<v1::ReadOutRequest, v1::ReadOutResponse>;
+using AttributeCall = UnaryCall<v1::AttributeRequest, v1::AttributeResponse>;
 
 class InspectionService final : public Methods {
  public:
@@ -60,6 +68,17 @@ class InspectionService final : public Methods {
         });
   }
 
+  grpc::ServerUnaryReactor* Attribute(grpc::CallbackServerContext* context,
+                                      const grpc::ByteBuffer* message,
+                                      grpc::ByteBuffer* reply) override {
+    return StartUnaryCall<v1::AttributeRequest, v1::AttributeResponse>(
+        around_, context, message, reply, "Inspection.Attribute",
+        [this](const std::shared_ptr<AttributeCall>& call) {
+          const absl::Status refused = Attribute(call);
+          if (!refused.ok()) call->Finish(refused);
+        });
+  }
+
  private:
   SessionStore& sessions() const { return *models_.sessions(); }
 
@@ -82,10 +101,42 @@ class InspectionService final : public Methods {
   }
 
   absl::Status ReadOut(const std::shared_ptr<ReadOutCall>& call) const {
-    const v1::ReadOutRequest& request = call->request();
+    SessionQuestion question;
+    ENGRAM_ASSIGN_OR_RETURN(const ServedModel* model, Read(call, &question));
+    const int64_t states = 1 + model->info().layers * kStatesOfALayer;
+    ENGRAM_RETURN_IF_ERROR(call->Reserve(
+        call->request().query_ids_size() * states *
+        (kStateBytes + question.asked.alternatives * kAlternativeBytes)));
+    Ask(call, *model, NameOf(call), std::move(question), Tell);
+    return absl::OkStatus();
+  }
+
+  absl::Status Attribute(const std::shared_ptr<AttributeCall>& call) const {
+    SessionQuestion question;
+    ENGRAM_ASSIGN_OR_RETURN(const ServedModel* model, Read(call, &question));
+    const int64_t states = model->info().layers * kStatesOfALayer;
+    const auto tokens =
+        static_cast<int64_t>(question.asked.tokens.size()) + 1;  // pending
+    ENGRAM_RETURN_IF_ERROR(
+        call->Reserve(states * kStateBytes +
+                      tokens * (states * kContributionBytes + kPieceBytes)));
+    Ask(call, *model, NameOf(call), std::move(question), Tell);
+    return absl::OkStatus();
+  }
+
+  template <typename Call>
+  static SessionName NameOf(const std::shared_ptr<Call>& call) {
+    return {call->caller().tenant, call->request().session_id()};
+  }
+
+  // What is asked of a session, of a text, or of both, and of which model.
+  template <typename Call>
+  absl::StatusOr<const ServedModel*> Read(const std::shared_ptr<Call>& call,
+                                          SessionQuestion* question) const {
+    const auto& request = call->request();
     const std::string& session_id = request.session_id();
     call->SetSubject({"", session_id});
-    const SessionName name(call->caller().tenant, session_id);
+    const SessionName name = NameOf(call);
     const SessionName no_checkpoint(call->caller().tenant, "");
     if (!session_id.empty()) {
       ENGRAM_RETURN_IF_ERROR(CheckId("session_id", session_id));
@@ -93,21 +144,15 @@ class InspectionService final : public Methods {
     }
     ENGRAM_ASSIGN_OR_RETURN(const ServedModel* model,
                             models_.Find(request.model(), name, no_checkpoint));
-    SessionQuestion question;
     if (!session_id.empty()) {
-      ENGRAM_ASSIGN_OR_RETURN(question.session,
+      ENGRAM_ASSIGN_OR_RETURN(question->session,
                               sessions().FindOfModel(name, model->number));
     }
     ENGRAM_ASSIGN_OR_RETURN(
-        question.asked,
+        question->asked,
         ToQuestion(request, *model, options_,
                    [call = call.get()] { return call->MayGoOn(); }));
-    const int64_t states = 1 + model->info().layers * kStatesOfALayer;
-    ENGRAM_RETURN_IF_ERROR(call->Reserve(
-        request.query_ids_size() * states *
-        (kStateBytes + question.asked.alternatives * kAlternativeBytes)));
-    Ask(call, *model, name, std::move(question), Tell);
-    return absl::OkStatus();
+    return model;
   }
 
   // Has an engine answer it: one whose device has the state, if any has.
@@ -157,6 +202,15 @@ class InspectionService final : public Methods {
     for (const QueryAnswer& answer : look.answer.queries) {
       *response.add_queries() = ToMessage(answer, model.tokenizer.get());
     }
+  }
+
+  static void Tell(const SessionLook& look, const ServedModel& model,
+                   AttributeCall* call) {
+    v1::AttributeResponse& response = *call->response();
+    response = ToMessage(*look.answer.attribution, model.tokenizer.get());
+    response.set_model(model.name);
+    response.set_version(look.turns.version);
+    response.set_position(look.turns.position);
   }
 
   const CallSurroundings& around_;

@@ -100,14 +100,15 @@ absl::Status Inspections::BeginInspection() {
                          (question.queries.empty() ? 0 : 1);
   if (most > 0 && length > most) {
     // A sequence that is as long as can be has nothing that comes next.
-    if (question.alternatives == 0) {
+    if (question.describe) {
       question.queries.clear();
       question.tokens.clear();
     } else {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "the session's ", snapshot.turns.tokens(), " tokens and ",
-          current_->question.asked.tokens.size(), " more and a query are ",
-          length, ", limit of the model ", most));
+      return absl::InvalidArgumentError(
+          absl::StrCat("the session's ", snapshot.turns.tokens(),
+                       " tokens and ", current_->question.asked.tokens.size(),
+                       " more", question.queries.empty() ? "" : " and a query",
+                       " are ", length, ", limit of the model ", most));
     }
   }
   ENGRAM_ASSIGN_OR_RETURN(current_->inspection,

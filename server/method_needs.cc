@@ -18,6 +18,7 @@ const std::vector<MethodNeed>& MethodNeeds() {
       {"Sessions.Export", Need::kSessions},
       {"Inspection.Describe", Need::kInspect},
       {"Inspection.ReadOut", Need::kInspect},
+      {"Inspection.Attribute", Need::kInspect},
       {"Models.List", Need::kKey},
       {"Models.Get", Need::kKey},
       {"Tokenize", Need::kKey},

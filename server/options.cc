@@ -427,12 +427,13 @@ void AddLimits(FlagList* list, ServerOptions* options) {
   list->Integer("max-inspections", 1, 1 << 20, &options->max_inspections,
                 "Inspections that wait, per model and device; of one tenant "
                 "half.");
-  list->Integer("max-inspected-tokens", 0, kMany,
-                &options->max_inspected_tokens,
-                "Tokens of a prompt that Inspection.ReadOut feeds.");
-  list->Integer("max-inspected-queries", 1, 1 << 20,
-                &options->max_inspected_queries,
-                "Tokens that Inspection.ReadOut is asked about at once.");
+  list->Integer(
+      "max-inspected-tokens", 0, kMany, &options->max_inspected_tokens,
+      "Tokens of a prompt that Inspection.ReadOut and Attribute feed.");
+  list->Integer(
+      "max-inspected-queries", 1, 1 << 20, &options->max_inspected_queries,
+      "Tokens that Inspection.ReadOut is asked about at once, and that "
+      "Inspection.Attribute compares with.");
   list->Bytes("max-tokenize-bytes", kMany, &options->max_tokenize_bytes,
               "A text to tokenise without running it.");
   list->Integer("max-detokenize-tokens", 1, kMany,

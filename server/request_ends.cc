@@ -47,23 +47,25 @@ std::vector<RequestEnd> MakeEndsWithoutModel() {
   Add({"Sessions.Create", "Sessions.Get", "Sessions.List", "Sessions.Delete",
        "Sessions.Fork", "Sessions.Checkpoint", "Sessions.ListCheckpoints",
        "Sessions.DeleteCheckpoint", "Sessions.Export", "Inspection.Describe",
-       "Inspection.ReadOut"},
+       "Inspection.ReadOut", "Inspection.Attribute"},
       "", {Code::kOk, Code::kInvalidArgument, Code::kNotFound}, &ends);
   Add({"Sessions.Create", "Sessions.Fork", "Sessions.Checkpoint"}, "",
       {Code::kAlreadyExists}, &ends);
   Add({"Sessions.Create", "Sessions.Fork", "Sessions.Checkpoint",
-       "Sessions.Export", "Inspection.ReadOut"},
+       "Sessions.Export", "Inspection.ReadOut", "Inspection.Attribute"},
       "", {Code::kFailedPrecondition}, &ends);
   Add({"Sessions.Create", "Sessions.Fork", "Sessions.Checkpoint",
-       "Sessions.Export", "Inspection.Describe", "Inspection.ReadOut"},
+       "Sessions.Export", "Inspection.Describe", "Inspection.ReadOut",
+       "Inspection.Attribute"},
       "", {Code::kResourceExhausted, Code::kUnavailable}, &ends);
   Add({"Sessions.Delete", "Sessions.Fork"}, "", {Code::kAborted}, &ends);
   Add({"Sessions.Fork"}, "", {Code::kUnimplemented}, &ends);
   Add({"Sessions.Fork", "Sessions.Checkpoint", "Sessions.Export",
-       "Inspection.Describe", "Inspection.ReadOut"},
+       "Inspection.Describe", "Inspection.ReadOut", "Inspection.Attribute"},
       "", {Code::kInternal}, &ends);
-  Add({"Sessions.Export", "Inspection.Describe", "Inspection.ReadOut"}, "",
-      {Code::kCancelled, Code::kDeadlineExceeded}, &ends);
+  Add({"Sessions.Export", "Inspection.Describe", "Inspection.ReadOut",
+       "Inspection.Attribute"},
+      "", {Code::kCancelled, Code::kDeadlineExceeded}, &ends);
   Add({"Models.List"}, "", {Code::kOk}, &ends);
   Add({"Models.Get"}, "", {Code::kOk, Code::kInvalidArgument, Code::kNotFound},
       &ends);

@@ -57,6 +57,9 @@ absl::StatusOr<InspectionQuestion> ToQuestion(const v1::ReadOutRequest& message,
                                               const ServedModel& model,
                                               const ServerOptions& limits,
                                               const WorkCheck::Ask& may_go_on);
+absl::StatusOr<InspectionQuestion> ToQuestion(
+    const v1::AttributeRequest& message, const ServedModel& model,
+    const ServerOptions& limits, const WorkCheck::Ask& may_go_on);
 // What a turn starts with that never became a request; without version and
 // position.
 StartedEvent ToStarted(const v1::GenerateRequest& message);
@@ -85,6 +88,9 @@ v1::StateSummary ToMessage(const StateSummary& summary);
 // `tokenizer` may be nullptr: then there are no texts.
 v1::ReadOutQuery ToMessage(const QueryAnswer& answer,
                            const Tokenizer* tokenizer);
+// All but the model, and the state's version and position.
+v1::AttributeResponse ToMessage(const Attribution& attribution,
+                                const Tokenizer* tokenizer);
 
 // The event in a GenerateResponse or a ConverseResponse, which are alike.
 template <typename Response>

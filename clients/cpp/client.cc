@@ -254,6 +254,15 @@ absl::StatusOr<v1::ReadOutResponse> Client::ReadOut(
       });
 }
 
+absl::StatusOr<v1::AttributeResponse> Client::Attribute(
+    const v1::AttributeRequest& request, const CallOptions& options) {
+  return Unary<v1::AttributeResponse>(
+      request, request.session_id(), options, options_.retries,
+      [&](auto* context, auto* response) {
+        return stubs_->inspection->Attribute(context, request, response);
+      });
+}
+
 // What makes or deletes something is not repeated: the first attempt may have
 // been carried out, and the second would then fail and say something untrue.
 

@@ -125,6 +125,8 @@ class Client {
       const v1::DescribeRequest& request, const CallOptions& options = {});
   absl::StatusOr<v1::ReadOutResponse> ReadOut(const v1::ReadOutRequest& request,
                                               const CallOptions& options = {});
+  absl::StatusOr<v1::AttributeResponse> Attribute(
+      const v1::AttributeRequest& request, const CallOptions& options = {});
 
   absl::StatusOr<v1::ListModelsResponse> ListModels(
       const CallOptions& options = {});

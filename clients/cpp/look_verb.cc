@@ -1,6 +1,8 @@
-// engram look: what a session's state holds, and what it answers.
+// engram look: what a session's state holds, what it answers, and where an
+// answer comes from.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -17,19 +19,26 @@ namespace engram::client {
 namespace {
 
 constexpr VerbHelp kHelp = {
-    "engram look (SESSION | --prompt TEXT | --tokens 1,2,3) [--query 1,2,3] "
-    "[flags]",
+    "engram look (SESSION | --prompt TEXT | --tokens 1,2,3) "
+    "[--query 1,2,3 | --target 7] [flags]",
     "Prints what each layer keeps in a session's state and how long it keeps\n"
     "it. With --query: what the model would answer if each of these tokens\n"
-    "came next, and what each layer's state alone says of that. Changes no\n"
-    "session.",
+    "came next, and what each layer's state alone says of that. With a prompt\n"
+    "and no --query: what each of its positions adds to the answer to it, by\n"
+    "each layer's state, the strongest first. Changes no session.",
     "  engram look mine\n"
     "  engram look mine --query 1,2,3 --top 3\n"
     "  engram look --model mamba-induction --prompt '1 => 7 4 3' --query 15\n"
+    "  engram look --model mamba-induction --prompt '1 => 7 4 3 =>'\n"
+    "  engram look mine --prompt ' and' --target 7 --against 5,6\n"
     "  engram look mine --json"};
 
 // Of the part of values that are far above the median.
 constexpr int kBarWidth = 10;
+// Of what a position adds.
+constexpr int kContributionWidth = 24;
+// Positions of each state that are printed unless --top says otherwise.
+constexpr int32_t kPositions = 8;
 
 struct LookFlags {
   void AddTo(FlagSet* flags) {
@@ -41,7 +50,21 @@ struct LookFlags {
     flags->Add("model", "NAME",
                "Which model. Default: the session's, or the only one served.",
                &model);
-    flags->Add("top", "K", "Likeliest tokens of each answer, 1 to 20.", &top);
+    flags->Add("top", "K",
+               "Likeliest tokens of each answer, 1 to 20. Default: 1. Or "
+               "strongest positions of each state. Default: 8.",
+               &top);
+    flags->Add("target", "ID",
+               "The token whose logit the prompt's positions add to. Default: "
+               "the likeliest.",
+               &target);
+    flags->AddTokenIds("against", "5,6",
+                       "Tokens whose mean logit is taken from the target's.",
+                       &against);
+    flags->AddSwitch("through-convolution",
+                     "Tell what a token does through a convolution of the "
+                     "tokens that it read.",
+                     &through_convolution);
     flags->AddSwitch("parse-special-tokens",
                      "Recognise special tokens such as <|endoftext|>.",
                      &parse_special_tokens);
@@ -49,18 +72,26 @@ struct LookFlags {
 
   bool has_prompt() const { return prompt.has_value() || tokens.has_value(); }
 
-  v1::ReadOutRequest MakeRequest(const std::string& session) const {
-    v1::ReadOutRequest request;
-    request.set_model(model);
-    request.set_session_id(session);
+  // Of what only an attribution has.
+  bool has_attribution() const {
+    return target.has_value() || against.has_value() || through_convolution;
+  }
+
+  v1::ReadOutRequest MakeReadOut(const std::string& session) const {
+    auto request = MakeRequest<v1::ReadOutRequest>(session);
     request.set_top(top);
-    request.set_parse_special_tokens(parse_special_tokens);
     request.mutable_query_ids()->Add(query->begin(), query->end());
-    if (prompt.has_value()) request.set_text(*prompt);
-    if (tokens.has_value()) {
-      request.mutable_token_ids()->mutable_ids()->Add(tokens->begin(),
-                                                      tokens->end());
+    return request;
+  }
+  v1::AttributeRequest MakeAttribute(const std::string& session) const {
+    auto request = MakeRequest<v1::AttributeRequest>(session);
+    if (target.has_value()) {
+      request.set_target_id(static_cast<int32_t>(*target));
     }
+    if (against.has_value()) {
+      request.mutable_against_ids()->Add(against->begin(), against->end());
+    }
+    request.set_through_convolution(through_convolution);
     return request;
   }
 
@@ -68,8 +99,26 @@ struct LookFlags {
   std::optional<std::string> prompt;
   std::optional<std::vector<int32_t>> tokens;
   std::string model;
-  int32_t top = 1;
+  int32_t top = 0;
   bool parse_special_tokens = false;
+  std::optional<int64_t> target;
+  std::optional<std::vector<int32_t>> against;
+  bool through_convolution = false;
+
+ private:
+  template <typename Request>
+  Request MakeRequest(const std::string& session) const {
+    Request request;
+    request.set_model(model);
+    request.set_session_id(session);
+    request.set_parse_special_tokens(parse_special_tokens);
+    if (prompt.has_value()) request.set_text(*prompt);
+    if (tokens.has_value()) {
+      request.mutable_token_ids()->mutable_ids()->Add(tokens->begin(),
+                                                      tokens->end());
+    }
+    return request;
+  }
 };
 
 std::string TokensText(double tokens) {
@@ -153,6 +202,64 @@ void PrintReadOut(const v1::ReadOutResponse& response) {
   }
 }
 
+// A line of what adds to a logit, with a bar of pluses or minuses.
+void PrintContribution(const std::string& what, float added, float largest) {
+  const float part = largest > 0 ? std::abs(added) / largest : 0;
+  const auto filled = static_cast<int>(std::lround(part * kContributionWidth));
+  Print(absl::StrFormat("  %-24s %+10.4f %s\n", what, added,
+                        std::string(filled, added < 0 ? '-' : '+')));
+}
+
+// Positions by how much they add or take, the most first.
+std::vector<int> Strongest(const v1::LayerAttribution& layer, int32_t count) {
+  std::vector<int> order(layer.contributions_size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int left, int right) {
+    return std::abs(layer.contributions(left)) >
+           std::abs(layer.contributions(right));
+  });
+  order.resize(std::min<size_t>(order.size(), count));
+  return order;
+}
+
+void PrintState(const v1::AttributeResponse& response,
+                const v1::LayerAttribution& layer, int32_t count) {
+  Print(absl::StrFormat("\nlayer %d %s: %+.4f\n", layer.layer(), layer.state(),
+                        layer.direct()));
+  const std::vector<int> strongest = Strongest(layer, count);
+  float largest = std::max({std::abs(layer.before()), std::abs(layer.local()),
+                            std::abs(layer.bias())});
+  if (!strongest.empty()) {
+    largest = std::max(largest, std::abs(layer.contributions(strongest[0])));
+  }
+  for (const int position : strongest) {
+    const std::string piece =
+        position < response.pieces_size() ? response.pieces(position) : "";
+    PrintContribution(
+        absl::StrCat("position ", position, " '", absl::CHexEscape(piece), "'"),
+        layer.contributions(position), largest);
+  }
+  PrintContribution("before", layer.before(), largest);
+  PrintContribution("the last token itself", layer.local(), largest);
+  if (layer.bias() != 0) {
+    PrintContribution("biases of convolutions", layer.bias(), largest);
+  }
+}
+
+void PrintAttribution(const v1::AttributeResponse& response, int32_t count) {
+  Print(absl::StrFormat(
+      "model %s, %d tokens; logit of %d '%s' %.4f", response.model(),
+      response.token_ids_size(), response.target_id(),
+      absl::CHexEscape(response.target_piece()), response.logit()));
+  if (response.against() != 0) {
+    Print(absl::StrFormat(", less %.4f", response.against()));
+  }
+  Print("\n");
+  for (const v1::LayerAttribution& layer : response.layers()) {
+    PrintState(response, layer, count);
+  }
+}
+
 }  // namespace
 
 int RunLook(Invocation invocation) {
@@ -173,9 +280,11 @@ int RunLook(Invocation invocation) {
   if (sessions.empty() && !flags.has_prompt()) {
     return arguments.Refuse("look at what? give a SESSION or --prompt TEXT");
   }
-  if (!flags.query.has_value() && (sessions.empty() || flags.has_prompt())) {
+  if (flags.has_attribution() &&
+      (flags.query.has_value() || !flags.has_prompt())) {
     return arguments.Refuse(
-        "give --query 1,2,3: what is asked after the prompt");
+        "--target, --against and --through-convolution are of the answer to a "
+        "prompt: give --prompt TEXT and no --query");
   }
 
   const GlobalFlags& global = invocation.global;
@@ -184,7 +293,15 @@ int RunLook(Invocation invocation) {
   const CallOptions call = {.deadline = global.deadline};
   if (flags.query.has_value()) {
     return ShowResponse<v1::ReadOutResponse>(
-        global, client.ReadOut(flags.MakeRequest(session), call), PrintReadOut);
+        global, client.ReadOut(flags.MakeReadOut(session), call), PrintReadOut);
+  }
+  if (flags.has_prompt()) {
+    const int32_t count = flags.top > 0 ? flags.top : kPositions;
+    return ShowResponse<v1::AttributeResponse>(
+        global, client.Attribute(flags.MakeAttribute(session), call),
+        [count](const v1::AttributeResponse& response) {
+          PrintAttribution(response, count);
+        });
   }
   v1::DescribeRequest request;
   request.set_session_id(session);

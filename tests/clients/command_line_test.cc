@@ -184,14 +184,67 @@ TEST(CommandLine, LooksAtWhatAStateAnswers) {
   EXPECT_THAT(request.token_ids().ids(), ElementsAre(1, 2));
 
   for (const char* const wrong :
-       {"", "--prompt x", "a b", "a --prompt x", "a --prompt x --tokens 1",
-        "--query 1", "a --query x"}) {
+       {"", "a b", "a --prompt x --tokens 1", "--query 1", "a --query x",
+        "a --target 1", "a --query 1 --target 1", "a --prompt x --target y",
+        "a --prompt x --query 1 --through-convolution"}) {
     outcome = RunEngram(absl::StrCat(program, wrong));
     EXPECT_EQ(outcome.exit_code, 2) << wrong;
     EXPECT_EQ(outcome.out, "") << wrong;
   }
   EXPECT_EQ(RunEngram(absl::StrCat(program, "--prompt x --query 1")).exit_code,
             0);
+}
+
+TEST(CommandLine, LooksAtWhereAnAnswerComesFrom) {
+  ScriptedServer server(0, {});
+  v1::AttributeResponse attribution;
+  attribution.set_model("m");
+  attribution.set_target_id(7);
+  attribution.set_target_piece(" 7");
+  attribution.set_logit(12.5f);
+  attribution.set_against(2);
+  for (const char* const piece : {"a", "\n", " c"}) {
+    attribution.add_token_ids(1);
+    attribution.add_pieces(piece);
+  }
+  v1::LayerAttribution* const layer = attribution.add_layers();
+  layer->set_layer(1);
+  layer->set_state("ssm_state");
+  layer->add_contributions(-0.5f);
+  layer->add_contributions(4);
+  layer->set_before(1);
+  layer->set_direct(4.75f);
+  server.SetAttribution(attribution);
+  const std::string program =
+      absl::StrCat("look --server ", server.address(), " ");
+  Outcome outcome =
+      RunEngram(absl::StrCat(program,
+                             "mine --prompt x --target 7 --against 5,6 "
+                             "--through-convolution --model m"));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out,
+            "model m, 3 tokens; logit of 7 ' 7' 12.5000, less 2.0000\n"
+            "\n"
+            "layer 1 ssm_state: +4.7500\n"
+            "  position 1 '\\n'             +4.0000 "
+            "++++++++++++++++++++++++\n"
+            "  position 0 'a'              -0.5000 ---\n"
+            "  before                      +1.0000 ++++++\n"
+            "  the last token itself       +0.0000 \n");
+  const v1::AttributeRequest request = server.attribute_request();
+  EXPECT_EQ(request.session_id(), "mine");
+  EXPECT_EQ(request.model(), "m");
+  EXPECT_EQ(request.text(), "x");
+  EXPECT_EQ(request.target_id(), 7);
+  EXPECT_THAT(request.against_ids(), ElementsAre(5, 6));
+  EXPECT_TRUE(request.through_convolution());
+
+  outcome = RunEngram(absl::StrCat(program, "--tokens 1,2,3 --top 1"));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, Not(HasSubstr("position 0")));
+  EXPECT_FALSE(server.attribute_request().has_target_id());
+  outcome = RunEngram(absl::StrCat(program, "--prompt x --json"));
+  EXPECT_THAT(outcome.out, HasSubstr("\"contributions\":[-0.5,4]"));
 }
 
 TEST(CommandLine, ExpectsTheVersionThatASessionHas) {

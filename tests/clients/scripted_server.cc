@@ -161,9 +161,19 @@ void ScriptedServer::SetReadOut(v1::ReadOutResponse read_out) {
   read_out_ = std::move(read_out);
 }
 
+void ScriptedServer::SetAttribution(v1::AttributeResponse attribution) {
+  absl::MutexLock lock(&mutex_);
+  attribution_ = std::move(attribution);
+}
+
 v1::ReadOutRequest ScriptedServer::read_out_request() const {
   absl::MutexLock lock(&mutex_);
   return read_out_request_;
+}
+
+v1::AttributeRequest ScriptedServer::attribute_request() const {
+  absl::MutexLock lock(&mutex_);
+  return attribute_request_;
 }
 
 grpc::Status ScriptedServer::Inspection::Describe(
@@ -182,6 +192,16 @@ grpc::Status ScriptedServer::Inspection::ReadOut(
   absl::MutexLock lock(&server_->mutex_);
   server_->read_out_request_ = *request;
   *response = server_->read_out_;
+  return grpc::Status::OK;
+}
+
+grpc::Status ScriptedServer::Inspection::Attribute(
+    grpc::ServerContext* context, const v1::AttributeRequest* request,
+    v1::AttributeResponse* response) {
+  server_->RecordSession("Attribute", *context);
+  absl::MutexLock lock(&server_->mutex_);
+  server_->attribute_request_ = *request;
+  *response = server_->attribution_;
   return grpc::Status::OK;
 }
 

@@ -64,8 +64,11 @@ class ScriptedServer final : public v1::Generation::Service {
   // What Inspection answers.
   void SetDescription(v1::DescribeResponse description);
   void SetReadOut(v1::ReadOutResponse read_out);
+  void SetAttribution(v1::AttributeResponse attribution);
   // What ReadOut was asked last.
   v1::ReadOutRequest read_out_request() const;
+  // What Attribute was asked last.
+  v1::AttributeRequest attribute_request() const;
   // Of every call: its method and the metadata x-session-id, "Get mine".
   std::vector<std::string> told_sessions() const;
 
@@ -126,6 +129,9 @@ class ScriptedServer final : public v1::Generation::Service {
     grpc::Status ReadOut(grpc::ServerContext* context,
                          const v1::ReadOutRequest* request,
                          v1::ReadOutResponse* response) override;
+    grpc::Status Attribute(grpc::ServerContext* context,
+                           const v1::AttributeRequest* request,
+                           v1::AttributeResponse* response) override;
 
    private:
     ScriptedServer* const server_;
@@ -147,6 +153,8 @@ class ScriptedServer final : public v1::Generation::Service {
   v1::DescribeResponse description_ ABSL_GUARDED_BY(mutex_);
   v1::ReadOutResponse read_out_ ABSL_GUARDED_BY(mutex_);
   v1::ReadOutRequest read_out_request_ ABSL_GUARDED_BY(mutex_);
+  v1::AttributeResponse attribution_ ABSL_GUARDED_BY(mutex_);
+  v1::AttributeRequest attribute_request_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, int64_t> versions_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::Session> sessions_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> told_sessions_ ABSL_GUARDED_BY(mutex_);

@@ -107,6 +107,13 @@ std::vector<Row> Table() {
     request.add_query_ids(3);
     return request.SerializeAsString();
   };
+  const auto attribute = [](const std::string& id) {
+    v1::AttributeRequest request;
+    request.set_model(kInduction);
+    request.set_session_id(id);
+    request.mutable_token_ids()->add_ids(3);
+    return request.SerializeAsString();
+  };
   const auto tokenize = [](const std::string&) {
     v1::TokenizeRequest request;
     request.set_model(kInduction);
@@ -153,6 +160,8 @@ std::vector<Row> Table() {
        OfSession<v1::DescribeRequest>, true},
       {"/engram.v1.Inspection/ReadOut", "Inspection.ReadOut", kInspect,
        read_out, true},
+      {"/engram.v1.Inspection/Attribute", "Inspection.Attribute", kInspect,
+       attribute, true},
       {"/engram.v1.Models/List", "Models.List", kAnyKey, Empty},
       {"/engram.v1.Models/Get", "Models.Get", kAnyKey, Empty},
       {"/engram.v1.Models/Tokenize", "Tokenize", kAnyKey, tokenize},

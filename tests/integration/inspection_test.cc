@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -18,6 +19,7 @@ using ::testing::HasSubstr;
 
 constexpr char kDescribe[] = "/engram.v1.Inspection/Describe";
 constexpr char kReadOut[] = "/engram.v1.Inspection/ReadOut";
+constexpr char kAttribute[] = "/engram.v1.Inspection/Attribute";
 // "=>" of kInduction, and the symbols around it.
 constexpr char kPrompt[] = "3 1 => 7 0 12 13 5";
 
@@ -55,9 +57,24 @@ class InspectionTest : public ::testing::Test {
     if (!status.ok()) return status;
     return response;
   }
+  absl::StatusOr<v1::AttributeResponse> Attribute(
+      const v1::AttributeRequest& request) {
+    v1::AttributeResponse response;
+    const absl::Status status =
+        CallOnce(server_.address(), kAttribute, request, &response);
+    if (!status.ok()) return status;
+    return response;
+  }
   void ExpectRefused(const v1::ReadOutRequest& request, absl::StatusCode code,
                      const std::string& words) {
-    const absl::Status status = ReadOut(request).status();
+    ExpectRefusal(ReadOut(request).status(), code, words);
+  }
+  void ExpectRefused(const v1::AttributeRequest& request, absl::StatusCode code,
+                     const std::string& words) {
+    ExpectRefusal(Attribute(request).status(), code, words);
+  }
+  static void ExpectRefusal(const absl::Status& status, absl::StatusCode code,
+                            const std::string& words) {
     EXPECT_EQ(status.code(), code) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr(words));
   }
@@ -228,6 +245,107 @@ TEST_F(InspectionTest, RefusesWhatIsHostileWithValueAndLimit) {
   EXPECT_EQ(Describe("").status().code(), invalid);
 }
 
+// The answer to the second "=>" is lifted most by what the last layer's
+// convolution read at the position after the first, and wrote a little later.
+TEST_F(InspectionTest, AttributesAnAnswerToThePositionThatItComesFrom) {
+  v1::AttributeRequest request;
+  request.set_model(kInduction);
+  request.set_text(absl::StrCat(kPrompt, " =>"));
+  for (int32_t id = 0; id < 15; ++id) {
+    if (id != Id("7")) request.add_against_ids(id);
+  }
+  for (const bool through : {false, true}) {
+    SCOPED_TRACE(through);
+    request.set_through_convolution(through);
+    const auto response = Attribute(request);
+    ASSERT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->model(), kInduction);
+    EXPECT_EQ(response->target_id(), Id("7"));
+    EXPECT_THAT(response->target_piece(), HasSubstr("7"));
+    EXPECT_GT(response->logit(), response->against());
+    const int positions = response->token_ids_size();
+    ASSERT_EQ(response->pieces_size(), positions);
+    EXPECT_EQ(response->pieces(0), "3");
+    EXPECT_EQ(response->token_ids(positions - 1), Id("=>"));
+    ASSERT_EQ(response->layers_size(), 2);
+    for (const v1::LayerAttribution& layer : response->layers()) {
+      EXPECT_EQ(layer.mixer(), "mamba");
+      EXPECT_EQ(layer.state(), "ssm_state");
+      ASSERT_EQ(layer.contributions_size(), positions - 1);
+      double sum = layer.before() + layer.local() + layer.bias();
+      for (const float one : layer.contributions()) sum += one;
+      EXPECT_NEAR(sum, layer.direct(), 1e-4 * std::abs(layer.direct()));
+    }
+    const auto& last = response->layers(1).contributions();
+    EXPECT_EQ(std::max_element(last.begin(), last.end()) - last.begin(),
+              through ? 3 : 5);
+  }
+}
+
+// What a session has read is told as one number, and it stays as it is.
+TEST_F(InspectionTest, AttributesToTheStateWhatWasReadBefore) {
+  const v1::Session before = MakeSession("a", 1);
+  ASSERT_TRUE(before.pending_token());
+  v1::AttributeRequest request;
+  request.set_session_id("a");
+  request.set_text("4 =>");
+  request.set_target_id(Id("7"));
+  request.set_through_convolution(true);
+  const auto response = Attribute(request);
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->version(), before.version());
+  EXPECT_EQ(response->position(), before.position());
+  EXPECT_EQ(response->token_ids_size(), 3);  // the pending one first
+  EXPECT_EQ(response->against(), 0);
+  const v1::LayerAttribution& last = response->layers(1);
+  EXPECT_NE(last.before(), 0);
+  EXPECT_NE(last.bias(), 0);
+  EXPECT_NEAR(last.before() + last.contributions(0) + last.contributions(1) +
+                  last.local() + last.bias(),
+              last.direct(), 1e-4 * std::abs(last.direct()));
+  const v1::Session after = client_.GetSession("a").value();
+  EXPECT_EQ(after.version(), before.version());
+  EXPECT_EQ(after.position(), before.position());
+}
+
+TEST_F(InspectionTest, RefusesAHostileAttributionWithValueAndLimit) {
+  MakeSession("a");
+  v1::AttributeRequest request;
+  request.set_session_id("a");
+  const auto invalid = absl::StatusCode::kInvalidArgument;
+  ExpectRefused(request, invalid, "the prompt is empty");
+  request.mutable_token_ids()->add_ids(99);
+  ExpectRefused(request, invalid, "prompt token[0] is 99, limit 0 to 15");
+  request.mutable_token_ids()->set_ids(0, 3);
+  for (const int32_t id : {-1, 16}) {
+    request.set_target_id(id);
+    ExpectRefused(request, invalid,
+                  absl::StrCat("target_id is ", id, ", limit 0 to 15"));
+  }
+  request.set_target_id(3);
+  for (int i = 0; i < 16; ++i) request.add_against_ids(4);
+  EXPECT_TRUE(Attribute(request).ok());
+  request.add_against_ids(4);
+  ExpectRefused(
+      request, invalid,
+      "against_ids has 17 entries, limit 16 (--max-inspected-queries)");
+  request.clear_against_ids();
+  request.add_against_ids(16);
+  ExpectRefused(request, invalid, "against_ids[0] is 16, limit 0 to 15");
+  request.clear_against_ids();
+  for (int i = 0; i < 64; ++i) request.mutable_token_ids()->add_ids(3);
+  ExpectRefused(request, invalid,
+                "the prompt has 65 tokens, limit 64 (--max-inspected-tokens)");
+  request.mutable_token_ids()->mutable_ids()->Truncate(1);
+  request.set_session_id("unknown");
+  ExpectRefused(request, absl::StatusCode::kNotFound, "unknown");
+  request.set_session_id("bad id");
+  ExpectRefused(request, invalid, "session_id");
+  request.clear_session_id();
+  request.set_model("other");
+  ExpectRefused(request, absl::StatusCode::kNotFound, "other");
+}
+
 TEST_F(InspectionTest, CallsAreCountedByMethod) {
   MakeSession("a");
   const std::vector<std::string> labels = {"method=\"Inspection.Describe\"",
@@ -291,6 +409,14 @@ TEST(InspectionOfFamilies, IsOfEachLayerByItsOwnStates) {
     status = CallOnce(server.address(), kReadOut, read_out, &read);
     ASSERT_TRUE(status.ok()) << status;
     EXPECT_GE(read.queries(0).states_size(), 2);
+    v1::AttributeRequest attribute;
+    attribute.set_session_id(family.name);
+    attribute.mutable_token_ids()->add_ids(7);
+    v1::AttributeResponse attributed;
+    status = CallOnce(server.address(), kAttribute, attribute, &attributed);
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_EQ(attributed.layers_size(), read.queries(0).states_size());
+    EXPECT_EQ(attributed.pieces_size(), 0);  // there is no tokenizer
   }
 }
 

@@ -300,7 +300,7 @@ TEST_F(StandardServices, EveryMethodIsReflected) {
        {"engram.v1.Sessions",
         {"Create", "Get", "List", "Delete", "Fork", "Checkpoint",
          "ListCheckpoints", "DeleteCheckpoint", "Export"}},
-       {"engram.v1.Inspection", {"Describe", "ReadOut"}},
+       {"engram.v1.Inspection", {"Describe", "ReadOut", "Attribute"}},
        {"engram.v1.Models", {"List", "Get", "Tokenize", "Detokenize"}},
        {"grpc.health.v1.Health", {"Check", "Watch"}}};
   for (const auto& [service, methods] : expected) {

@@ -119,6 +119,19 @@ TEST_F(InspectionsTest, DescribesByTheTokenThatComesNext) {
   EXPECT_EQ(answer.states[0].window_tokens, 4);
 }
 
+TEST_F(InspectionsTest, AttributesTheAnswerToAPromptAfterThePendingToken) {
+  const Reader turn = engine_.Run(TestEngine::Turn("a", "r1", {1, 2, 3}, 2));
+  InspectionQuestion question;
+  question.tokens = {7, 8};
+  question.attribution.emplace();
+  const AskedHandle asked = Ask("a", question);
+  RunUntilAnswered(asked);
+  ASSERT_TRUE(asked->status().ok()) << asked->status();
+  const Attribution& found = *(*asked->look)->answer.attribution;
+  EXPECT_EQ(found.tokens, With({turn.ids().back()}, {7, 8}));
+  EXPECT_EQ(found.target, After(With(With({1, 2, 3}, turn.ids()), {7, 8})));
+}
+
 TEST_F(InspectionsTest, ChangesNoSessionAndTakesNoSlot) {
   const Reader first = engine_.Run(TestEngine::Turn("a", "r1", {1, 2, 3}, 4));
   RunUntilAnswered(Ask("a", {5}, {6, 7}));
@@ -274,6 +287,12 @@ TEST_F(InspectionsTest, TellsWhatIsLongerThanTheModelCanRead) {
   EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(refused.message()),
               HasSubstr("6 more and a query are 7, limit of the model 6"));
+  question.queries.clear();
+  question.attribution.emplace();
+  EXPECT_TRUE(run(question).ok());
+  question.tokens.push_back(7);
+  EXPECT_THAT(std::string(run(question).status().message()),
+              HasSubstr("7 more are 7, limit of the model 6"));
 }
 
 TEST_F(InspectionsTest, ADeviceThatFailsEndsItAndAllElse) {

@@ -338,6 +338,12 @@ class ScriptedInspection final : public Inspection {
 
 }  // namespace
 
+int32_t ScriptedModel::LikeliestAfter(const Script::Sequence& sequence) const {
+  const std::vector<float> logits = script_->LogitsAfter(sequence);
+  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) -
+                              logits.begin());
+}
+
 absl::StatusOr<std::unique_ptr<Inspection>> ScriptedModel::Inspect(
     InspectionQuestion question) {
   const auto answer = [this, question]() -> absl::StatusOr<InspectionAnswer> {
@@ -353,14 +359,19 @@ absl::StatusOr<std::unique_ptr<Inspection>> ScriptedModel::Inspect(
       found.states.push_back(summary);
       if (!question.queries.empty()) found.fading_token = question.queries[0];
     }
+    if (question.attribution.has_value()) {
+      EXPECT_FALSE(question.tokens.empty());
+      found.attribution.emplace();
+      found.attribution->tokens = question.tokens;
+      Script::Sequence sequence = saved;
+      for (const int32_t id : question.tokens) sequence.Feed(id);
+      found.attribution->target = LikeliestAfter(sequence);
+    }
     for (const int32_t query : question.queries) {
       Script::Sequence sequence = saved;
       for (const int32_t id : question.tokens) sequence.Feed(id);
       sequence.Feed(query);
-      const std::vector<float> logits = script_->LogitsAfter(sequence);
-      const auto best = std::max_element(logits.begin(), logits.end());
-      found.queries.push_back(
-          {query, {{static_cast<int32_t>(best - logits.begin()), 0}}, {}});
+      found.queries.push_back({query, {{LikeliestAfter(sequence), 0}}, {}});
     }
     return found;
   };

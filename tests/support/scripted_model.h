@@ -86,8 +86,9 @@ class ScriptedModel final : public Model {
   std::vector<float> LogitsForTest() const override { return logits_; }
   // In kInspectionParts parts. Each query is answered with the likeliest id
   // after the state, the tokens and the query, and by no layer; a state is
-  // described by how many tokens it has, as its window. Fails the test if the
-  // state is not what StatePool::Save writes, or a step is begun.
+  // described by how many tokens it has, as its window; an attribution has the
+  // likeliest id after the tokens as its target, and no layer. Fails the test
+  // if the state is not what StatePool::Save writes, or a step is begun.
   absl::StatusOr<std::unique_ptr<Inspection>> Inspect(
       InspectionQuestion question) override;
   static constexpr int kInspectionParts = 4;
@@ -141,6 +142,7 @@ class ScriptedModel final : public Model {
   absl::Status AddKeys(int slot_in, int slot_out,
                        absl::Span<const int32_t> tokens);
   float* Key(int slot, int64_t position);
+  int32_t LikeliestAfter(const Script::Sequence& sequence) const;
 
   const Script* const script_;
   const ModelLimits limits_;
