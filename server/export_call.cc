@@ -16,6 +16,7 @@
 #include "server/clock.h"
 #include "server/request_id.h"
 #include "server/state_file.h"
+#include "server/state_file_model.h"
 #include "server/wire.h"
 #include "server/wire_message.h"
 
@@ -26,16 +27,6 @@ constexpr char kMethod[] = "Sessions.Export";
 
 // Of a part: some of them fill a connection, and none is long to make.
 constexpr size_t kPartBytes = 256 << 10;
-
-StateFileModel FileModelOf(const ServedModel& model) {
-  const ModelInfo& info = model.info();
-  return {.name = model.name,
-          .family = info.family,
-          .weight_hash = info.weight_hash,
-          .weight_format = info.weight_format,
-          .vocabulary_size = info.vocabulary_size,
-          .layout = model.layout};
-}
 
 // The state is found first, whoever has it; then its checksum is made, on the
 // threads for long requests; then it is written, part by part as the client

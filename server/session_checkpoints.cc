@@ -38,10 +38,14 @@ SessionCheckpoints::SessionCheckpoints(const SessionLimits& limits,
       bytes_(limits.memory_bytes / kShareOfCheckpoints),
       places_(limits.checkpoints) {}
 
+SessionHandle SessionCheckpoints::Find(const SessionName& name) const {
+  const auto found = by_name_.find(KeyOf(name));
+  return found != by_name_.end() ? found->second.checkpoint : nullptr;
+}
+
 absl::StatusOr<SessionHandle> SessionCheckpoints::Get(
     const SessionName& name) const {
-  const auto found = by_name_.find(KeyOf(name));
-  if (found != by_name_.end()) return found->second.checkpoint;
+  if (SessionHandle found = Find(name)) return found;
   return absl::NotFoundError(
       absl::StrCat("there is no checkpoint ", Quoted(name.id)));
 }
@@ -63,10 +67,6 @@ absl::StatusOr<SessionHandle> SessionCheckpoints::Use(const SessionName& name,
 absl::StatusOr<SessionCheckpoints::Room> SessionCheckpoints::FindRoom(
     const Session& checkpoint) {
   const SessionName& name = checkpoint.name;
-  if (by_name_.contains(KeyOf(name))) {
-    return absl::AlreadyExistsError(
-        absl::StrCat("checkpoint ", Quoted(name.id), " exists"));
-  }
   TenantBudget::Shortage shortage;
   auto place = places_.Take(name.tenant.get(), 1, &shortage);
   if (!place.has_value()) {
@@ -87,7 +87,7 @@ absl::StatusOr<SessionCheckpoints::Room> SessionCheckpoints::FindRoom(
 }
 
 absl::Status SessionCheckpoints::Add(const SessionHandle& checkpoint, Room room,
-                                     absl::Time now) {
+                                     const SessionHandle& old, absl::Time now) {
   if (!table_->ledger().Reserve(
           checkpoint.get(), table_->BytesKeptFrom(checkpoint->name.tenant))) {
     return absl::ResourceExhaustedError(absl::StrCat(
@@ -95,6 +95,7 @@ absl::Status SessionCheckpoints::Add(const SessionHandle& checkpoint, Room room,
         "turns that are running and other checkpoints, and for what sessions ",
         "of others may need; try again later or raise --session-memory"));
   }
+  if (old != nullptr) ENGRAM_RETURN_IF_ERROR(Remove(old->name));
   checkpoint->create_time = checkpoint->last_used = now;
   table_->AddCheckpoint(checkpoint.get());
   by_name_.emplace(KeyOf(checkpoint->name),

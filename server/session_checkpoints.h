@@ -31,7 +31,9 @@ class SessionCheckpoints {
   // `table` must outlive this.
   SessionCheckpoints(const SessionLimits& limits, SessionTable* table);
 
-  // NOT_FOUND. What other tenants have makes no difference.
+  // nullptr if there is none. What other tenants have makes no difference.
+  SessionHandle Find(const SessionName& name) const;
+  // The same; NOT_FOUND.
   absl::StatusOr<SessionHandle> Get(const SessionName& name) const;
   // The same, and INVALID_ARGUMENT if it is another model's. It is used now.
   absl::StatusOr<SessionHandle> Use(const SessionName& name, int model,
@@ -42,12 +44,14 @@ class SessionCheckpoints {
     TenantBudget::Share bytes;
     TenantBudget::Share place;
   };
-  // Whether there may be one more. ALREADY_EXISTS; RESOURCE_EXHAUSTED: too many
-  // of them, or too many bytes.
+  // Whether there may be one more. RESOURCE_EXHAUSTED: too many of them, or too
+  // many bytes.
   absl::StatusOr<Room> FindRoom(const Session& checkpoint);
+  // In place of `old`, which has its name, unless that is null.
   // RESOURCE_EXHAUSTED: its state cannot be reserved. REQUIRES: its bytes are
-  // within the memory, and there is none of its name.
-  absl::Status Add(const SessionHandle& checkpoint, Room room, absl::Time now);
+  // within the memory, and there is no other of its name.
+  absl::Status Add(const SessionHandle& checkpoint, Room room,
+                   const SessionHandle& old, absl::Time now);
   // NOT_FOUND.
   absl::Status Remove(const SessionName& name);
 

@@ -88,6 +88,15 @@ size_t SessionLedger::BytesToHold(const StateBlock* block) const {
   return block == nullptr || holders_.contains(block) ? 0 : block->bytes();
 }
 
+SessionLedger::Holding SessionLedger::HeldAlone(const Session& session) const {
+  size_t ram = session.counted_bytes;
+  const auto holders = holders_.find(session.block.get());
+  if (holders != holders_.end() && holders->second == 1) {
+    ram += session.block->bytes();
+  }
+  return {.ram = ram, .held = ram + BytesOnlyInSlot(session)};
+}
+
 size_t SessionLedger::GrowthTo(const Session& session, int64_t tokens) const {
   const size_t after = capacity(session.model).StateBytes(tokens);
   size_t before = BytesOnlyInSlot(session);

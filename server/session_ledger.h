@@ -52,6 +52,13 @@ class SessionLedger {
 
   // What it takes of RAM that one more session holds `block`; 0 of nullptr.
   size_t BytesToHold(const StateBlock* block) const;
+  // What is free when the session is gone: of RAM, and of what its tenant
+  // holds.
+  struct Holding {
+    size_t ram = 0;
+    size_t held = 0;
+  };
+  Holding HeldAlone(const Session& session) const;
   // Of the tenant of that number.
   const TenantBytes& bytes_of(int tenant) const { return tenants_.Get(tenant); }
   // Whether states of all sessions fit beside what is reserved, and so many

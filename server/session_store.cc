@@ -19,6 +19,38 @@
 #include "server/turn_checks.h"
 
 namespace engram {
+namespace {
+
+const char* KindOf(const Session& session) {
+  return session.is_checkpoint ? "checkpoint" : "session";
+}
+
+absl::Status Exists(const Session& session) {
+  return absl::AlreadyExistsError(
+      absl::StrCat(KindOf(session), " ", Quoted(session.name.id), " exists"));
+}
+
+// What `bytes` are more than those that are freed.
+size_t Beyond(size_t bytes, size_t freed) {
+  return bytes > freed ? bytes - freed : 0;
+}
+
+SessionHandle MakeCheckpoint(const TenantHandle& tenant, int model,
+                             NewCheckpoint created, const CommittedTurns& turns,
+                             std::shared_ptr<const StateBlock> block) {
+  NewSession made = {
+      .name = SessionName(tenant, std::move(created.id)),
+      .model = model,
+      .labels = std::move(created.labels),
+  };
+  const SessionHandle checkpoint =
+      MakeSession(std::move(made), absl::InfiniteDuration());
+  checkpoint->is_checkpoint = true;
+  checkpoint->StartFrom(turns, std::move(block));
+  return checkpoint;
+}
+
+}  // namespace
 
 class ABSL_SCOPED_LOCKABLE SessionStore::Lock {
  public:
@@ -146,10 +178,10 @@ std::string SessionStore::MakeRequestId(const SessionName& name) const {
 
 absl::Status SessionStore::CheckModel(const Session& session, int model) const {
   if (session.model == model) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("session ", Quoted(session.name.id), " belongs to model ",
-                   Quoted(table_->model_name(session.model)), ", not ",
-                   Quoted(table_->model_name(model))));
+  return absl::InvalidArgumentError(absl::StrCat(
+      KindOf(session), " ", Quoted(session.name.id), " belongs to model ",
+      Quoted(table_->model_name(session.model)), ", not ",
+      Quoted(table_->model_name(model))));
 }
 
 bool SessionStore::Commit(const SessionHandle& session, CommittedTurns turns,
@@ -223,9 +255,8 @@ absl::StatusOr<SessionStore::Location> SessionStore::Locate(
     const SessionHandle& session) const {
   absl::MutexLock lock(&mutex_);
   if (session->deleted) {
-    return absl::NotFoundError(
-        absl::StrCat(session->is_checkpoint ? "checkpoint " : "session ",
-                     Quoted(session->name.id), " was deleted"));
+    return absl::NotFoundError(absl::StrCat(
+        KindOf(*session), " ", Quoted(session->name.id), " was deleted"));
   }
   return Location{session->turns, session->slot, session->block};
 }
@@ -296,10 +327,7 @@ absl::StatusOr<SessionInfo> SessionStore::Create(NewSession created) {
   SessionInfo info;
   {
     Lock lock(this);
-    if (table_->Find(session->name) != nullptr) {
-      return absl::AlreadyExistsError(
-          absl::StrCat("session ", Quoted(session->name.id), " exists"));
-    }
+    if (table_->Find(session->name) != nullptr) return Exists(*session);
     ENGRAM_RETURN_IF_ERROR(StartFromCheckpoint(from_checkpoint, session.get()));
     ENGRAM_RETURN_IF_ERROR(CheckTenant(*session, /*is_new=*/true, 0));
     ENGRAM_RETURN_IF_ERROR(Insert(session));
@@ -327,23 +355,102 @@ absl::StatusOr<SessionInfo> SessionStore::InstallFork(
 
   while (true) {
     Lock lock(this);
-    if (table_->Find(session->name) != nullptr) {
-      return absl::AlreadyExistsError(
-          absl::StrCat("session ", Quoted(session->name.id), " exists"));
-    }
-    const size_t state = table_->ledger().BytesToHold(session->block.get());
-    ENGRAM_RETURN_IF_ERROR(CheckTenant(*session, /*is_new=*/true, state));
-    const size_t bytes = session->own_bytes() + state;
-    const SessionRoom::Found room = room_->FindBytes(bytes, source.get());
-    if (room == SessionRoom::Found::kNotYet) continue;
-    if (room == SessionRoom::Found::kNone) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("session memory of ", limits_.memory_bytes,
-                       " bytes has no room for a fork of ", bytes, " bytes"));
-    }
-    ENGRAM_RETURN_IF_ERROR(Insert(session));
+    if (table_->Find(session->name) != nullptr) return Exists(*session);
+    ENGRAM_ASSIGN_OR_RETURN(
+        const bool inserted,
+        TryInsertWithState(session, nullptr, source.get(), "a fork"));
+    if (!inserted) continue;
     ++table_->ledger().counts(session->model).forks;
     return DescribeSession(*table_, *session);
+  }
+}
+
+absl::StatusOr<bool> SessionStore::TryInsertWithState(
+    const SessionHandle& session, const SessionHandle& old, const Session* keep,
+    const char* what) {
+  SessionLedger& ledger = table_->ledger();
+  const size_t bytes =
+      session->own_bytes() + ledger.BytesToHold(session->block.get());
+  const SessionLedger::Holding freed =
+      old == nullptr ? SessionLedger::Holding() : ledger.HeldAlone(*old);
+  ENGRAM_RETURN_IF_ERROR(CheckQuota(
+      *table_, session->name.tenant,
+      {.sessions = old == nullptr ? 1 : 0, .bytes = Beyond(bytes, freed.held)},
+      clock_));
+  const SessionRoom::Found room =
+      room_->FindBytes(Beyond(bytes, freed.ram), keep);
+  if (room == SessionRoom::Found::kNotYet) return false;
+  if (room == SessionRoom::Found::kNone) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("session memory of ", limits_.memory_bytes,
+                     " bytes has no room for ", what, " of ", bytes, " bytes"));
+  }
+  if (old != nullptr) table_->Remove(old);
+  ENGRAM_RETURN_IF_ERROR(Insert(session));
+  return true;
+}
+
+// --- States from elsewhere.
+
+absl::StatusOr<SessionStore::Replaced> SessionStore::BeginImport(
+    const SessionName& name, bool may_replace) const {
+  absl::MutexLock lock(&mutex_);
+  return CheckReplaced(table_->Find(name), may_replace);
+}
+
+absl::StatusOr<SessionStore::Replaced> SessionStore::BeginCheckpointImport(
+    const SessionName& name, bool may_replace) const {
+  absl::MutexLock lock(&mutex_);
+  return CheckReplaced(checkpoints_->Find(name), may_replace);
+}
+
+absl::StatusOr<SessionStore::Replaced> SessionStore::CheckReplaced(
+    const SessionHandle& found, bool may_replace) const {
+  if (found == nullptr) return Replaced();
+  if (!may_replace) return Exists(*found);
+  if (found->running) {
+    return absl::AbortedError(
+        absl::StrCat("session ", Quoted(found->name.id),
+                     " has a running turn; replace it when that has ended"));
+  }
+  return Replaced{.session = found, .version = found->turns.version};
+}
+
+absl::Status SessionStore::CheckUnchanged(const SessionHandle& found,
+                                          const Replaced& replaced,
+                                          const Session& session) const {
+  if (found != nullptr && replaced.session == nullptr) return Exists(*found);
+  if (found != replaced.session) {
+    return absl::AbortedError(
+        absl::StrCat(KindOf(session), " ", Quoted(session.name.id), " was ",
+                     found == nullptr ? "deleted or evicted" : "replaced",
+                     " while its new state came"));
+  }
+  if (found == nullptr) return absl::OkStatus();
+  ENGRAM_RETURN_IF_ERROR(CheckModel(*found, session.model));
+  ENGRAM_RETURN_IF_ERROR(CheckReplaced(found, true).status());
+  if (found->turns.version == replaced.version) return absl::OkStatus();
+  return absl::AbortedError(
+      absl::StrCat("session ", Quoted(session.name.id), " is at version ",
+                   found->turns.version, " and was at ", replaced.version,
+                   " when its new state began to come"));
+}
+
+absl::StatusOr<SessionInfo> SessionStore::Import(
+    NewSession imported, const Replaced& replaced, const CommittedTurns& turns,
+    std::shared_ptr<const StateBlock> block) {
+  const SessionHandle session =
+      MakeSession(std::move(imported), limits_.time_to_live);
+  session->StartFrom(turns, std::move(block));
+  while (true) {
+    Lock lock(this);
+    const SessionHandle old = table_->Find(session->name);
+    ENGRAM_RETURN_IF_ERROR(CheckUnchanged(old, replaced, *session));
+    const Session* const keep = old == nullptr ? session.get() : old.get();
+    ENGRAM_ASSIGN_OR_RETURN(
+        const bool inserted,
+        TryInsertWithState(session, old, keep, "an imported state"));
+    if (inserted) return DescribeSession(*table_, *session);
   }
 }
 
@@ -425,36 +532,55 @@ absl::StatusOr<SessionInfo> SessionStore::InstallCheckpoint(
         absl::StrCat("session ", Quoted(source->name.id),
                      " has read nothing yet: there is no state to keep"));
   }
-  NewSession made = {
-      .name = SessionName(source->name.tenant, std::move(created.id)),
-      .model = source->model,
-      .time_to_live = absl::InfiniteDuration(),
-      .labels = std::move(created.labels),
-  };
   const SessionHandle checkpoint =
-      MakeSession(std::move(made), limits_.time_to_live);
-  checkpoint->is_checkpoint = true;
-  checkpoint->StartFrom(turns, std::move(block));
-
+      MakeCheckpoint(source->name.tenant, source->model, std::move(created),
+                     turns, std::move(block));
   while (true) {
     Lock lock(this);
-    ENGRAM_ASSIGN_OR_RETURN(SessionCheckpoints::Room place,
-                            checkpoints_->FindRoom(*checkpoint));
-    const size_t state = table_->ledger().BytesToHold(checkpoint->block.get());
-    const size_t bytes = checkpoint->own_bytes() + state;
-    ENGRAM_RETURN_IF_ERROR(
-        CheckQuota(*table_, checkpoint->name.tenant, {.bytes = bytes}, clock_));
-    const SessionRoom::Found room = room_->FindBytes(bytes, source.get());
-    if (room == SessionRoom::Found::kNotYet) continue;
-    if (room == SessionRoom::Found::kNone) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "session memory of ", limits_.memory_bytes,
-          " bytes has no room for a checkpoint of ", bytes, " bytes"));
+    if (checkpoints_->Find(checkpoint->name) != nullptr) {
+      return Exists(*checkpoint);
     }
-    ENGRAM_RETURN_IF_ERROR(
-        checkpoints_->Add(checkpoint, std::move(place), clock_->Now()));
-    return DescribeSession(*table_, *checkpoint);
+    ENGRAM_ASSIGN_OR_RETURN(
+        const bool added, TryAddCheckpoint(checkpoint, nullptr, source.get()));
+    if (added) return DescribeSession(*table_, *checkpoint);
   }
+}
+
+absl::StatusOr<SessionInfo> SessionStore::ImportCheckpoint(
+    const TenantHandle& tenant, int model, NewCheckpoint created,
+    const Replaced& replaced, const CommittedTurns& turns,
+    std::shared_ptr<const StateBlock> block) {
+  const SessionHandle checkpoint = MakeCheckpoint(
+      tenant, model, std::move(created), turns, std::move(block));
+  while (true) {
+    Lock lock(this);
+    const SessionHandle old = checkpoints_->Find(checkpoint->name);
+    ENGRAM_RETURN_IF_ERROR(CheckUnchanged(old, replaced, *checkpoint));
+    ENGRAM_ASSIGN_OR_RETURN(
+        const bool added, TryAddCheckpoint(checkpoint, old, checkpoint.get()));
+    if (added) return DescribeSession(*table_, *checkpoint);
+  }
+}
+
+absl::StatusOr<bool> SessionStore::TryAddCheckpoint(
+    const SessionHandle& checkpoint, const SessionHandle& old,
+    const Session* keep) {
+  ENGRAM_ASSIGN_OR_RETURN(SessionCheckpoints::Room place,
+                          checkpoints_->FindRoom(*checkpoint));
+  const size_t bytes = checkpoint->own_bytes() +
+                       table_->ledger().BytesToHold(checkpoint->block.get());
+  ENGRAM_RETURN_IF_ERROR(
+      CheckQuota(*table_, checkpoint->name.tenant, {.bytes = bytes}, clock_));
+  const SessionRoom::Found room = room_->FindBytes(bytes, keep);
+  if (room == SessionRoom::Found::kNotYet) return false;
+  if (room == SessionRoom::Found::kNone) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "session memory of ", limits_.memory_bytes,
+        " bytes has no room for a checkpoint of ", bytes, " bytes"));
+  }
+  ENGRAM_RETURN_IF_ERROR(
+      checkpoints_->Add(checkpoint, std::move(place), old, clock_->Now()));
+  return true;
 }
 
 std::vector<SessionInfo> SessionStore::ListCheckpoints(

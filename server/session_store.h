@@ -256,6 +256,30 @@ class SessionStore {
   absl::StatusOr<SessionInfo> InstallFork(
       const SessionHandle& source, const std::string& new_session_id,
       const CommittedTurns& turns, std::shared_ptr<const StateBlock> block);
+  // --- States from elsewhere, as sessions and checkpoints. What has the name
+  // when an import begins is what it may replace when it ends.
+  struct Replaced {
+    SessionHandle session;  // or checkpoint; nullptr: there is none
+    int64_t version = 0;
+  };
+  // ALREADY_EXISTS, unless it may be replaced; ABORTED: it has a running turn.
+  absl::StatusOr<Replaced> BeginImport(const SessionName& name,
+                                       bool may_replace) const;
+  absl::StatusOr<Replaced> BeginCheckpointImport(const SessionName& name,
+                                                 bool may_replace) const;
+  // Nothing has changed after an error. INVALID_ARGUMENT: what is replaced is
+  // another model's; ABORTED: it has changed or runs a turn; ALREADY_EXISTS: it
+  // was made meanwhile; RESOURCE_EXHAUSTED.
+  absl::StatusOr<SessionInfo> Import(NewSession session,
+                                     const Replaced& replaced,
+                                     const CommittedTurns& turns,
+                                     std::shared_ptr<const StateBlock> block);
+  // The same; the one that is replaced takes its room until then.
+  absl::StatusOr<SessionInfo> ImportCheckpoint(
+      const TenantHandle& tenant, int model, NewCheckpoint checkpoint,
+      const Replaced& replaced, const CommittedTurns& turns,
+      std::shared_ptr<const StateBlock> block);
+
   // NOT_FOUND (which says so if it has departed).
   absl::StatusOr<SessionHandle> Find(const SessionName& name) const;
   // The same, and INVALID_ARGUMENT if it belongs to another model.
@@ -311,12 +335,33 @@ class SessionStore {
       uint64_t digest) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckModel(const Session& session, int model) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether what has the name now, if it is not null, may be replaced.
+  absl::StatusOr<Replaced> CheckReplaced(const SessionHandle& found,
+                                         bool may_replace) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether `found` is still what was to be replaced by `session`.
+  absl::Status CheckUnchanged(const SessionHandle& found,
+                              const Replaced& replaced,
+                              const Session& session) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // A new session begins with the checkpoint of that id, if one is named.
   absl::Status StartFromCheckpoint(const std::string& id,
                                    Session* session) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Another one leaves if there are too many.
   absl::Status Insert(const SessionHandle& session)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The same of one that has a state, in place of `old` unless that is null;
+  // nothing of `keep`'s leaves. False: to be tried again, with the lock let go
+  // of between. RESOURCE_EXHAUSTED: there is no room for `what`.
+  absl::StatusOr<bool> TryInsertWithState(const SessionHandle& session,
+                                          const SessionHandle& old,
+                                          const Session* keep, const char* what)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The same of a checkpoint, for which checkpoints_ has that room.
+  absl::StatusOr<bool> TryAddCheckpoint(const SessionHandle& checkpoint,
+                                        const SessionHandle& old,
+                                        const Session* keep)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether the session's tenant may have it, if it is new, and grow by so many
   // bytes.

@@ -3,8 +3,8 @@
 // that were seen, and in its metadata, all as text:
 //
 //   format           "engram-state"
-//   format_version   "1"
-//   model            its name where the state was written
+//   format_version   "1"; another one is not read
+//   model            its name where the state was written; only told
 //   family           of the model, "mamba"
 //   weight_hash      of all its tensors
 //   weight_format    that they are kept in, "f32"
@@ -18,6 +18,8 @@
 //                    then of each tensor in order of name as NAME, a line feed
 //                    and its bytes
 //
+// Who writes one may lay the tensors in any order, and add metadata.
+//
 // Source: the safetensors format, as model/safetensors_file.h.
 #pragma once
 
@@ -30,19 +32,9 @@
 #include "absl/strings/string_view.h"
 #include "server/session_store.h"
 #include "server/state_block.h"
-#include "server/state_layout.h"
+#include "server/state_file_format.h"
 
 namespace engram {
-
-// The model that a state is of.
-struct StateFileModel {
-  std::string name;
-  std::string family;
-  std::string weight_hash;
-  std::string weight_format;
-  int64_t vocabulary_size = 0;
-  StateLayout layout;
-};
 
 // Thread-compatible.
 class StateFileWriter {
