@@ -16,6 +16,7 @@ const std::vector<MethodNeed>& MethodNeeds() {
       {"Sessions.ListCheckpoints", Need::kSessions},
       {"Sessions.DeleteCheckpoint", Need::kSessions},
       {"Sessions.Export", Need::kSessions},
+      {"Sessions.Import", Need::kSessions},
       {"Inspection.Describe", Need::kInspect},
       {"Inspection.ReadOut", Need::kInspect},
       {"Inspection.Attribute", Need::kInspect},

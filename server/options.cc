@@ -403,14 +403,17 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
   list->Integer("max-checkpoints", 1, kMany, &options->max_checkpoints,
                 "Checkpoints in all; where there are keys, a tenant has its "
                 "part of them by weight.");
+  list->Switch("import-unchecked-weights", &options->import_unchecked_weights,
+               "Import a state though other weights made it. It must fit the "
+               "model all the same; what is made of it nobody has promised.");
   list->Integer("max-departed", 1, kMany, &options->max_departed,
                 "Ids of evicted and expired sessions that are remembered.");
   list->Integer("stream-tokens", 1, 1 << 20, &options->stream_tokens,
                 "Tokens that a slow reader may be behind before it is paused.");
   list->Duration(
       "slow-reader-timeout", &options->slow_reader_timeout,
-      "How long a reader may be paused, or an answer unread, before its "
-      "request ends.");
+      "How long a reader may be paused, an answer unread, or the next part of "
+      "an imported state not sent, before the request ends.");
 }
 
 void AddLimits(FlagList* list, ServerOptions* options) {

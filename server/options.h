@@ -37,6 +37,8 @@ struct ServerOptions {
   std::string metrics_address = "127.0.0.1:8002";
   // Other machines may reach the ports without TLS or keys (exposure.h).
   bool insecure = false;
+  // States that other weights made are imported.
+  bool import_unchecked_weights = false;
   std::string keys;  // the name of their file; empty: everybody is let in
   ReflectionMode reflection = ReflectionMode::kOn;
   TlsFiles tls;  // names; without a certificate nothing is encrypted

@@ -46,25 +46,27 @@ std::vector<RequestEnd> MakeEndsWithoutModel() {
       &ends);
   Add({"Sessions.Create", "Sessions.Get", "Sessions.List", "Sessions.Delete",
        "Sessions.Fork", "Sessions.Checkpoint", "Sessions.ListCheckpoints",
-       "Sessions.DeleteCheckpoint", "Sessions.Export", "Inspection.Describe",
-       "Inspection.ReadOut", "Inspection.Attribute"},
+       "Sessions.DeleteCheckpoint", "Sessions.Export", "Sessions.Import",
+       "Inspection.Describe", "Inspection.ReadOut", "Inspection.Attribute"},
       "", {Code::kOk, Code::kInvalidArgument, Code::kNotFound}, &ends);
-  Add({"Sessions.Create", "Sessions.Fork", "Sessions.Checkpoint"}, "",
-      {Code::kAlreadyExists}, &ends);
+  Add({"Sessions.Create", "Sessions.Fork", "Sessions.Checkpoint",
+       "Sessions.Import"},
+      "", {Code::kAlreadyExists}, &ends);
   Add({"Sessions.Create", "Sessions.Fork", "Sessions.Checkpoint",
        "Sessions.Export", "Inspection.ReadOut", "Inspection.Attribute"},
       "", {Code::kFailedPrecondition}, &ends);
   Add({"Sessions.Create", "Sessions.Fork", "Sessions.Checkpoint",
-       "Sessions.Export", "Inspection.Describe", "Inspection.ReadOut",
-       "Inspection.Attribute"},
+       "Sessions.Export", "Sessions.Import", "Inspection.Describe",
+       "Inspection.ReadOut", "Inspection.Attribute"},
       "", {Code::kResourceExhausted, Code::kUnavailable}, &ends);
-  Add({"Sessions.Delete", "Sessions.Fork"}, "", {Code::kAborted}, &ends);
+  Add({"Sessions.Delete", "Sessions.Fork", "Sessions.Import"}, "",
+      {Code::kAborted}, &ends);
   Add({"Sessions.Fork"}, "", {Code::kUnimplemented}, &ends);
   Add({"Sessions.Fork", "Sessions.Checkpoint", "Sessions.Export",
        "Inspection.Describe", "Inspection.ReadOut", "Inspection.Attribute"},
       "", {Code::kInternal}, &ends);
-  Add({"Sessions.Export", "Inspection.Describe", "Inspection.ReadOut",
-       "Inspection.Attribute"},
+  Add({"Sessions.Export", "Sessions.Import", "Inspection.Describe",
+       "Inspection.ReadOut", "Inspection.Attribute"},
       "", {Code::kCancelled, Code::kDeadlineExceeded}, &ends);
   Add({"Models.List"}, "", {Code::kOk}, &ends);
   Add({"Models.Get"}, "", {Code::kOk, Code::kInvalidArgument, Code::kNotFound},

@@ -13,6 +13,7 @@
 #include "engram/v1/sessions.grpc.pb.h"
 #include "kernels/status.h"
 #include "server/export_call.h"
+#include "server/import_call.h"
 #include "server/request_id.h"
 #include "server/service.h"
 #include "server/unary_call.h"
@@ -42,7 +43,8 @@ using OfSessions = v1::Sessions::WithRawCallbackMethod_Create<
 using OfCheckpoints = v1::Sessions::WithRawCallbackMethod_Checkpoint<
     v1::Sessions::WithRawCallbackMethod_ListCheckpoints<
         v1::Sessions::WithRawCallbackMethod_DeleteCheckpoint<OfSessions>>>;
-using Methods = v1::Sessions::WithRawCallbackMethod_Export<OfCheckpoints>;
+using Methods = v1::Sessions::WithRawCallbackMethod_Export<
+    v1::Sessions::WithRawCallbackMethod_Import<OfCheckpoints>>;
 
 using CreateCall = UnaryCall<v1::CreateSessionRequest, v1::Session>;
 using GetCall = UnaryCall<v1::GetSessionRequest, v1::Session>;
@@ -179,6 +181,11 @@ class SessionsService final : public Methods {
       grpc::CallbackServerContext* context,
       const grpc::ByteBuffer* message) override {
     return StartExportCall(around_, context, message);
+  }
+
+  grpc::ServerReadReactor<grpc::ByteBuffer>* Import(
+      grpc::CallbackServerContext* context, grpc::ByteBuffer* reply) override {
+    return StartImportCall(around_, context, reply);
   }
 
  private:

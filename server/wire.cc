@@ -436,6 +436,30 @@ absl::StatusOr<NewCheckpoint> ToNewCheckpoint(
   return checkpoint;
 }
 
+absl::StatusOr<ImportTarget> ToImportTarget(const v1::ImportHeader& message,
+                                            const TenantHandle& tenant,
+                                            const ServerOptions& limits) {
+  const bool is_checkpoint = message.has_checkpoint_id();
+  const std::string& id =
+      is_checkpoint ? message.checkpoint_id() : message.session_id();
+  ENGRAM_RETURN_IF_ERROR(
+      CheckId(is_checkpoint ? "checkpoint_id" : "session_id", id));
+  ImportTarget target = {.name = SessionName(tenant, id),
+                         .is_checkpoint = is_checkpoint,
+                         .model = message.model(),
+                         .may_replace = message.replace()};
+  ENGRAM_ASSIGN_OR_RETURN(target.labels, ReadLabels(message.labels(), limits));
+  if (!message.has_time_to_live()) return target;
+  if (is_checkpoint) {
+    return absl::InvalidArgumentError(
+        "time_to_live is set, but a checkpoint stays until it is deleted");
+  }
+  ENGRAM_ASSIGN_OR_RETURN(
+      target.time_to_live,
+      ReadTimeToLive(message.time_to_live(), limits.max_session_ttl));
+  return target;
+}
+
 absl::Status CheckSessionMetadata(const grpc::CallbackServerContext& context,
                                   absl::string_view session_id) {
   if (session_id.empty()) return absl::OkStatus();

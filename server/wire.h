@@ -7,11 +7,13 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/status.h>
 
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "engram/v1/generation.pb.h"
 #include "engram/v1/inspection.pb.h"
 #include "engram/v1/models.pb.h"
@@ -22,6 +24,7 @@
 #include "server/options.h"
 #include "server/request.h"
 #include "server/served_model.h"
+#include "server/session_name.h"
 #include "server/session_store.h"
 
 namespace grpc {
@@ -69,6 +72,18 @@ absl::StatusOr<NewSession> ToNewSession(const v1::CreateSessionRequest& message,
                                         const ServerOptions& limits);
 absl::StatusOr<NewCheckpoint> ToNewCheckpoint(
     const v1::CheckpointSessionRequest& message, const ServerOptions& limits);
+// Where an imported state goes, and as what.
+struct ImportTarget {
+  SessionName name;
+  bool is_checkpoint = false;
+  std::string model;  // empty: it was left open
+  SessionLabels labels = {};
+  std::optional<absl::Duration> time_to_live = std::nullopt;  // of a session
+  bool may_replace = false;
+};
+absl::StatusOr<ImportTarget> ToImportTarget(const v1::ImportHeader& message,
+                                            const TenantHandle& tenant,
+                                            const ServerOptions& limits);
 
 // A proxy in front of several servers may route by the metadata x-session-id.
 // INVALID_ARGUMENT if a call has it and it is not its session's id: then the

@@ -6,6 +6,7 @@
 #include "absl/time/time.h"
 #include "clients/cpp/export_state.h"
 #include "clients/cpp/human.h"
+#include "clients/cpp/import_state.h"
 #include "clients/cpp/session_text.h"
 #include "clients/cpp/verb.h"
 
@@ -14,14 +15,15 @@ namespace {
 
 constexpr VerbHelp kHelp = {
     "engram checkpoints (list | create NAME --session ID | export NAME FILE | "
-    "delete NAME...) [flags]",
+    "import FILE --checkpoint NAME | delete NAME...) [flags]",
     "Keeps what a session has read under a name, for any number of sessions\n"
     "and requests to start from (--from-checkpoint), at the cost of one "
     "state.\n"
     "A checkpoint never changes and stays until it is deleted; sessions that\n"
     "started from it stay too. The list cuts long names; --wide and --json do\n"
-    "not. An exported state is a safetensors file; FILE may be - for standard\n"
-    "output.",
+    "not. An exported state is a safetensors file, and import makes a "
+    "checkpoint of\n"
+    "one; FILE may be - for standard output or input.",
     "  engram generate --session reader --prompt-file preface.txt --max-tokens "
     "0\n"
     "  engram checkpoints create preface --session reader\n"
@@ -29,15 +31,23 @@ constexpr VerbHelp kHelp = {
     "'And'\n"
     "  engram score --from-checkpoint preface --text ' the end'\n"
     "  engram checkpoints list\n"
+    "  engram checkpoints export preface preface.safetensors\n"
+    "  engram checkpoints import preface.safetensors --checkpoint again\n"
     "  engram checkpoints delete preface",
-    "list create export delete"};
+    "list create export import delete"};
 
 struct CheckpointsFlags {
   void AddTo(FlagSet* flags) {
     flags->Add("session", "ID", "create: of this session's last whole turn.",
                &session);
-    flags->Add("label", "KEY=VALUE", "create: a label; repeatable.", &labels);
-    flags->Add("model", "NAME", "list: this model's.", &model);
+    flags->Add("checkpoint", "NAME", "import: as this checkpoint.",
+               &checkpoint);
+    flags->Add("label", "KEY=VALUE", "create, import: a label; repeatable.",
+               &labels);
+    flags->Add("model", "NAME", "list, import: this model's.", &model);
+    flags->AddSwitch("replace",
+                     "import: in place of the checkpoint of that name.",
+                     &replace);
     flags->AddSwitch("wide",
                      "list: names, times and sizes in full, whatever the "
                      "width.",
@@ -45,8 +55,10 @@ struct CheckpointsFlags {
   }
 
   std::string session;
+  std::string checkpoint;
   std::vector<std::string> labels;
   std::string model;
+  bool replace = false;
   bool wide = false;
 };
 
@@ -139,6 +151,17 @@ class CheckpointsVerb {
     return ExportState(invocation, request, file, &client_);
   }
 
+  int Import(const Invocation& invocation, v1::ImportHeader header,
+             const std::string& file) {
+    header.set_checkpoint_id(flags_.checkpoint);
+    header.set_model(flags_.model);
+    header.set_replace(flags_.replace);
+    return ImportState(invocation, header, file, &client_,
+                       [](const v1::ImportResponse& response) {
+                         PrintCheckpoint(response.checkpoint());
+                       });
+  }
+
   int Delete(absl::Span<const std::string> names) {
     return ShowOfEach<v1::DeleteCheckpointResponse>(
         global_, names, [this](const std::string& name) {
@@ -181,6 +204,14 @@ int RunCheckpoints(Invocation invocation) {
   }
   if (action == "export" && names.size() == 2) {
     return verb.Export(invocation, names[0], names[1]);
+  }
+  if (action == "import" && names.size() == 1) {
+    if (flags.checkpoint.empty()) {
+      return arguments.Refuse("as which checkpoint? Give --checkpoint NAME");
+    }
+    v1::ImportHeader header;
+    *header.mutable_labels() = create.labels();
+    return verb.Import(invocation, std::move(header), names[0]);
   }
   if (action == "delete" && !names.empty()) return verb.Delete(names);
 

@@ -59,6 +59,20 @@ const std::string& RouteOf(const Request& request) {
                                       : request.session_id();
 }
 
+// Until there are no more, or the call has ended. Errors: those of `next`.
+absl::Status WriteParts(absl::FunctionRef<absl::StatusOr<std::string>()> next,
+                        grpc::ClientWriter<v1::ImportRequest>* stream) {
+  while (true) {
+    ENGRAM_ASSIGN_OR_RETURN(std::string part, next());
+    if (part.empty()) break;
+    v1::ImportRequest request;
+    request.set_data(std::move(part));
+    if (!stream->Write(request)) return absl::OkStatus();
+  }
+  stream->WritesDone();
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::string DefaultServer() {
@@ -365,6 +379,38 @@ absl::Status Client::Export(
     if (!taken.ok()) return taken;
     if (repeats == 0) status = ExplainByTls(status, *address_, options_.tls);
     if (status.ok() || has_begun || !IsTransportFailure(status) ||
+        repeats >= options_.retries) {
+      return status;
+    }
+    ENGRAM_RETURN_IF_ERROR(call.Wait(status, /*made_progress=*/false));
+  }
+}
+
+absl::StatusOr<v1::ImportResponse> Client::Import(
+    const v1::ImportHeader& header,
+    absl::FunctionRef<absl::StatusOr<std::string>()> next,
+    const CallOptions& options) {
+  ENGRAM_RETURN_IF_ERROR(Check(header));
+  Call call(options_, stubs_->opened->get(), options);
+  for (int repeats = 0;; ++repeats) {
+    CancellableContext context(call.cancellation(), call.deadline(),
+                               header.has_checkpoint_id()
+                                   ? header.checkpoint_id()
+                                   : header.session_id());
+    v1::ImportResponse response;
+    auto stream = stubs_->sessions->Import(context.get(), &response);
+    v1::ImportRequest first;
+    *first.mutable_header() = header;
+    // False: the call has ended, and Finish() says why.
+    const bool has_begun = stream->Write(first);
+    const absl::Status given =
+        has_begun ? WriteParts(next, stream.get()) : absl::OkStatus();
+    if (!given.ok()) context.get()->TryCancel();
+    absl::Status status = ToStatus(stream->Finish(), *context.get());
+    if (!given.ok()) return given;
+    if (status.ok()) return response;
+    if (repeats == 0) status = ExplainByTls(status, *address_, options_.tls);
+    if (has_begun || !IsTransportFailure(status) ||
         repeats >= options_.retries) {
       return status;
     }

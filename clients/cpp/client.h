@@ -121,6 +121,15 @@ class Client {
       absl::FunctionRef<absl::Status(absl::string_view)> on_data,
       const CallOptions& options = {});
 
+  // The other way round (Sessions.Import): asks `next` in this thread for each
+  // part of the file, an empty one at the end, and ends with its error if it
+  // has one: the server then keeps nothing. Not repeated once a part was asked
+  // for.
+  absl::StatusOr<v1::ImportResponse> Import(
+      const v1::ImportHeader& header,
+      absl::FunctionRef<absl::StatusOr<std::string>()> next,
+      const CallOptions& options = {});
+
   absl::StatusOr<v1::DescribeResponse> Describe(
       const v1::DescribeRequest& request, const CallOptions& options = {});
   absl::StatusOr<v1::ReadOutResponse> ReadOut(const v1::ReadOutRequest& request,

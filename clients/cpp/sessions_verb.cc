@@ -7,6 +7,7 @@
 #include "absl/time/time.h"
 #include "clients/cpp/export_state.h"
 #include "clients/cpp/human.h"
+#include "clients/cpp/import_state.h"
 #include "clients/cpp/session_text.h"
 #include "clients/cpp/verb.h"
 
@@ -15,27 +16,38 @@ namespace {
 
 constexpr VerbHelp kHelp = {
     "engram sessions (list | get ID | create [ID] | fork ID [NEW_ID] | export "
-    "ID FILE | delete ID...) [flags]",
-    "Lists, shows, makes, copies, exports and deletes sessions. A fork starts\n"
-    "from the last turn that the other session completed. An id that is left\n"
-    "out is made up. The list cuts long ids; --wide and --json do not. An\n"
-    "exported state is a safetensors file; FILE may be - for standard output.",
+    "ID FILE | import FILE --session ID | delete ID...) [flags]",
+    "Lists, shows, makes, copies, exports, imports and deletes sessions. A "
+    "fork\n"
+    "starts from the last turn that the other session completed. An id that "
+    "is\n"
+    "left out is made up. The list cuts long ids; --wide and --json do not. "
+    "An\n"
+    "exported state is a safetensors file, and import makes a session of one,\n"
+    "of this server or another, that goes on as the exported one would have;\n"
+    "FILE may be - for standard output or input.",
     "  engram sessions list\n"
     "  engram sessions create mine --model mamba-english --label owner=me "
     "--ttl 2h\n"
     "  engram sessions fork mine another\n"
     "  engram sessions fork --from-checkpoint preface another\n"
     "  engram sessions export mine mine.safetensors\n"
+    "  engram --server there sessions import mine.safetensors --session mine\n"
     "  engram sessions delete mine another",
-    "list get create fork export delete"};
+    "list get create fork export import delete"};
 
 struct SessionsFlags {
   void AddTo(FlagSet* flags) {
-    flags->Add("model", "NAME", "list, create: this model's.", &model);
-    flags->Add("label", "KEY=VALUE", "create: a label; repeatable.", &labels);
+    flags->Add("model", "NAME", "list, create, import: this model's.", &model);
+    flags->Add("label", "KEY=VALUE", "create, import: a label; repeatable.",
+               &labels);
     flags->AddLimit("ttl",
-                    "create: forget the session when it was idle for so long.",
+                    "create, import: forget the session when it was idle for "
+                    "so long.",
                     &time_to_live);
+    flags->Add("session", "ID", "import: as this session.", &session);
+    flags->AddSwitch("replace", "import: in place of the session of that id.",
+                     &replace);
     flags->Add("from-checkpoint", "NAME",
                "create, fork: start from a checkpoint.", &from_checkpoint);
     flags->AddSwitch("wide",
@@ -47,6 +59,8 @@ struct SessionsFlags {
   std::vector<std::string> labels;
   absl::Duration time_to_live = absl::InfiniteDuration();
   std::string from_checkpoint;
+  std::string session;
+  bool replace = false;
   bool wide = false;
 };
 
@@ -153,12 +167,7 @@ class SessionsVerb {
     request.set_session_id(id);
     request.set_model(flags_.model);
     request.set_from_checkpoint(flags_.from_checkpoint);
-    if (flags_.time_to_live != absl::InfiniteDuration()) {
-      absl::Duration rest = flags_.time_to_live;
-      google::protobuf::Duration& life = *request.mutable_time_to_live();
-      life.set_seconds(absl::IDivDuration(rest, absl::Seconds(1), &rest));
-      life.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
-    }
+    SetTimeToLive(&request);
     return Show(client_.CreateSession(request, call_));
   }
 
@@ -177,6 +186,18 @@ class SessionsVerb {
     return ExportState(invocation, request, file, &client_);
   }
 
+  int Import(const Invocation& invocation, v1::ImportHeader header,
+             const std::string& file) {
+    header.set_session_id(flags_.session);
+    header.set_model(flags_.model);
+    header.set_replace(flags_.replace);
+    SetTimeToLive(&header);
+    return ImportState(invocation, header, file, &client_,
+                       [](const v1::ImportResponse& response) {
+                         PrintSession(response.session());
+                       });
+  }
+
   int Delete(absl::Span<const std::string> ids) {
     return ShowOfEach<v1::DeleteSessionResponse>(
         global_, ids, [this](const std::string& id) {
@@ -187,6 +208,16 @@ class SessionsVerb {
   }
 
  private:
+  // Of a session that is made, if it was given.
+  template <typename Request>
+  void SetTimeToLive(Request* request) const {
+    absl::Duration rest = flags_.time_to_live;
+    if (rest == absl::InfiniteDuration()) return;
+    google::protobuf::Duration& life = *request->mutable_time_to_live();
+    life.set_seconds(absl::IDivDuration(rest, absl::Seconds(1), &rest));
+    life.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
+  }
+
   int Show(const absl::StatusOr<v1::Session>& session) {
     return ShowResponse<v1::Session>(global_, session, PrintSession);
   }
@@ -228,6 +259,14 @@ int RunSessions(Invocation invocation) {
   }
   if (action == "export" && ids.size() == 2) {
     return verb.Export(invocation, ids[0], ids[1]);
+  }
+  if (action == "import" && ids.size() == 1) {
+    if (flags.session.empty()) {
+      return arguments.Refuse("as which session? Give --session ID");
+    }
+    v1::ImportHeader header;
+    *header.mutable_labels() = create.labels();
+    return verb.Import(invocation, std::move(header), ids[0]);
   }
   if (action == "delete" && !ids.empty()) return verb.Delete(ids);
 

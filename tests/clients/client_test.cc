@@ -447,6 +447,32 @@ TEST(Client, HandsAnExportedStateOnPartByPart) {
   EXPECT_THAT(server.told_sessions(), ElementsAre("Export s", "Export g:c"));
 }
 
+TEST(Client, SendsAStateToImportPartByPart) {
+  ScriptedServer server(kAnswerTokens, {});
+  ClientOptions options;
+  options.server = server.address();
+  Client client(options);
+  v1::ImportHeader header;
+  header.set_session_id("s");
+  std::vector<std::string> parts = {"", "two", "one"};
+  const auto next = [&]() -> absl::StatusOr<std::string> {
+    std::string part = parts.back();
+    parts.pop_back();
+    return part;
+  };
+  const auto imported = client.Import(header, next);
+  ASSERT_TRUE(imported.ok()) << imported.status();
+  EXPECT_EQ(imported->session().session_id(), "s");
+  EXPECT_EQ(imported->session().model(), "one+two");
+  header.set_checkpoint_id("g:c");
+  const absl::Status unreadable = absl::InvalidArgumentError("no such file");
+  const auto refused = client.Import(
+      header, [&]() -> absl::StatusOr<std::string> { return unreadable; });
+  EXPECT_EQ(refused.status(), unreadable);
+  // Whoever gives up at once may not have reached the server.
+  EXPECT_EQ(server.told_sessions()[0], "Import s");
+}
+
 TEST(Client, MakesUpTheIdOfANewSessionSoThatItCanTellIt) {
   ScriptedServer server(kAnswerTokens, {});
   ClientOptions options;

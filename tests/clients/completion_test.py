@@ -35,7 +35,7 @@ class BashTest(unittest.TestCase):
         self.assertEqual(self.complete("--server", "=", "host", "cha"), ["chat"])
 
     def test_words_of_verbs(self):
-        self.assertEqual(self.complete("sessions", ""), ["list", "get", "create", "fork", "export", "delete"])
+        self.assertEqual(self.complete("sessions", ""), ["list", "get", "create", "fork", "export", "import", "delete"])
         self.assertEqual(self.complete("sessions", "f"), ["fork"])
         self.assertEqual(self.complete("completion", "z"), ["zsh"])
 

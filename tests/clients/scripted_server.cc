@@ -143,6 +143,24 @@ grpc::Status ScriptedServer::Sessions::Export(
   return grpc::Status::OK;
 }
 
+grpc::Status ScriptedServer::Sessions::Import(
+    grpc::ServerContext* context, grpc::ServerReader<v1::ImportRequest>* reader,
+    v1::ImportResponse* response) {
+  server_->RecordSession("Import", *context);
+  v1::ImportRequest request;
+  std::string parts;
+  while (reader->Read(&request)) {
+    if (request.has_header()) {
+      response->mutable_session()->set_session_id(
+          request.header().session_id());
+      continue;
+    }
+    parts += (parts.empty() ? "" : "+") + request.data();
+  }
+  response->mutable_session()->set_model(parts);
+  return grpc::Status::OK;
+}
+
 grpc::Status ScriptedServer::Score(grpc::ServerContext* context,
                                    const v1::ScoreRequest* request,
                                    v1::ScoreResponse* response) {

@@ -115,6 +115,10 @@ class ScriptedServer final : public v1::Generation::Service {
     grpc::Status Export(
         grpc::ServerContext* context, const v1::ExportRequest* request,
         grpc::ServerWriter<v1::ExportResponse>* writer) override;
+    // A session whose model is all that was sent: "one+two".
+    grpc::Status Import(grpc::ServerContext* context,
+                        grpc::ServerReader<v1::ImportRequest>* reader,
+                        v1::ImportResponse* response) override;
 
    private:
     ScriptedServer* const server_;

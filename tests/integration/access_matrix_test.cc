@@ -100,6 +100,12 @@ std::vector<Row> Table() {
     request.set_checkpoint_id(id);
     return request.SerializeAsString();
   };
+  // Without a state, where the id is free.
+  const auto import = [](const std::string& id) {
+    v1::ImportRequest request;
+    request.mutable_header()->set_session_id(id);
+    return request.SerializeAsString();
+  };
   const auto read_out = [](const std::string& id) {
     v1::ReadOutRequest request;
     request.set_model(kInduction);
@@ -154,6 +160,8 @@ std::vector<Row> Table() {
        kSessions, delete_checkpoint, true},
       {"/engram.v1.Sessions/Export", "Sessions.Export", kSessions,
        OfSession<v1::ExportRequest>, true},
+      {"/engram.v1.Sessions/Import", "Sessions.Import", kSessions, import, true,
+       absl::StatusCode::kAlreadyExists, absl::StatusCode::kInvalidArgument},
       {"/engram.v1.Sessions/Delete", "Sessions.Delete", kSessions,
        OfSession<v1::DeleteSessionRequest>, true},
       {"/engram.v1.Inspection/Describe", "Inspection.Describe", kInspect,

@@ -67,6 +67,8 @@ TEST_F(Calls, ATextThatIsNotUtf8IsRefusedByTheNameOfItsField) {
     ExpectInvalid(absl::StrCat("Sessions/", method), "\x0a\x01\xff",
                   HasSubstr("is not UTF-8"));
   }
+  ExpectInvalid("Sessions/Import", "\x0a\x03\x0a\x01\xff",
+                HasSubstr("ImportRequest.header.session_id is not UTF-8"));
 }
 
 TEST_F(Calls, AMessageThatIsNoneIsRefusedAndTheReasonTold) {

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/integration/child_process.h"
+#include "tests/integration/moved_states.h"
 #include "tests/support/folders.h"
 #include "tests/support/test_server.h"
 
@@ -155,6 +156,30 @@ TEST_F(EmulatedDevice, ThatFailsBesideAnotherEndsStreamsAndProcess) {
               AllOf(HasSubstr("\"devices\":2"),
                     ContainsRegex("engine_failed.*\"device\":0"),
                     ContainsRegex("engine_failed.*\"device\":1")));
+}
+
+TEST_F(EmulatedDevice, GoesOnWithStatesOfACpuAndTheOtherWayRound) {
+  ServerProcess device = Serve({"--backend", "cuda"});
+  ASSERT_NE(device.grpc_address(), "") << device.process().ErrorOutput();
+  const TestClient on_device(device.grpc_address());
+  ServerOptions options = ZooOptions({kInduction});
+  options.backend = BackendKind::kCpu;
+  const TestServer cpu(options);
+  const TestClient& on_cpu = cpu.client();
+
+  const auto turn = [](const std::string& text, const std::string& session) {
+    return OnSession(TextTurn(kInduction, text, 1), session);
+  };
+  ASSERT_TRUE(on_cpu.Generate(turn("3 11 0 => 7 5 12 2 9", "s")).status.ok());
+  const auto there =
+      Import(device.grpc_address(), HeaderFor("s"), Export(cpu.address(), "s"));
+  ASSERT_TRUE(there.ok()) << there.status();
+  EXPECT_EQ(on_device.Generate(turn("=>", "s")).text(), "7");
+  const auto back = Import(cpu.address(), HeaderFor("back"),
+                           Export(device.grpc_address(), "s"));
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->session().version(), 2);
+  EXPECT_EQ(on_cpu.Generate(turn("8 1 =>", "back")).text(), "7");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""States as files: written by the command line, read here with nothing but the format's own description.
+"""States as files: written and taken back by the command line, read and changed here with nothing but the format's own description.
 
 Usage: export_test.py SOURCE_FOLDER BINARY_FOLDER
 """
@@ -43,12 +43,24 @@ class StateFile:
         assert covered == len(data)
         self.values = {name: array.array(TYPES[header[name]["dtype"]], bytes_) for name, bytes_ in self.bytes.items()}
 
+    def content(self):
+        """The file of what is held now, with the checksum that belongs to it."""
+        metadata = dict(self.metadata, checksum=self.checksum())
+        header, data = {"__metadata__": metadata}, b""
+        for name, values in sorted(self.values.items()):
+            part = values.tobytes()
+            kind = next(kind for kind, code in TYPES.items() if code == values.typecode)
+            header[name] = {"dtype": kind, "shape": self.shapes[name], "data_offsets": [len(data), len(data) + len(part)]}
+            data += part
+        text = json.dumps(header).encode()
+        return struct.pack("<Q", len(text)) + text + data
+
     def checksum(self):
         digest = hashlib.sha256()
         for key in sorted(self.metadata.keys() - {"checksum"}):
             digest.update(f"{key}\n{self.metadata[key]}\n".encode())
-        for name in sorted(self.bytes):
-            digest.update(f"{name}\n".encode() + self.bytes[name])
+        for name in sorted(self.values):
+            digest.update(f"{name}\n".encode() + self.values[name].tobytes())
         return digest.hexdigest()
 
 
@@ -132,6 +144,62 @@ class ExportTest(unittest.TestCase):
         self.assertEqual(one.bytes, same.bytes)
         self.assertEqual(one.metadata["pending_token"], "")
         self.assertNotEqual(one.bytes["ssm_state.0"], other.bytes["ssm_state.0"])
+
+    def answer(self, session):
+        lines = self.engram("generate", "--session", session, "--prompt", "=>", "--max-tokens", 4, "--json").splitlines()
+        return [json.loads(line)["token"] for line in lines if "token" in json.loads(line)]
+
+    def test_a_file_of_every_family_goes_on_as_its_session(self):
+        for model in MODELS:
+            with self.subTest(model):
+                source, moved = f"{model}-source", f"{model}-moved"
+                self.read(model, source, SECRETS[0], 2)
+                path = pathlib.Path(self.folder.name, source)
+                self.engram("sessions", "export", source, path)
+                told = self.engram("sessions", "import", path, "--session", moved, "--label", "of=a friend", "--ttl", "2h")
+                self.assertIn("label    of=a friend", told)
+                self.engram("checkpoints", "import", path, "--checkpoint", moved)
+                self.engram("sessions", "fork", "--from-checkpoint", moved, f"{moved}-fork")
+                said = self.answer(source)
+                self.assertEqual(len(said), 4)
+                self.assertEqual(self.answer(moved), said)
+                self.assertEqual(self.answer(f"{moved}-fork"), said)
+
+    def test_a_state_that_was_changed_is_taken_with_its_checksum_alone(self):
+        self.read("mamba-induction", "plain", SECRETS[0], 1)
+        state = self.export("sessions", "plain")
+        state.values["ssm_state.1"] = array.array("f", bytes(4 * len(state.values["ssm_state.1"])))
+        path = pathlib.Path(self.folder.name, "changed")
+        path.write_bytes(state.content())
+        self.engram("sessions", "import", path, "--session", "changed")
+        self.assertNotEqual(self.answer("changed"), self.answer("plain"), "the second layer keeps the secret")
+        path.write_bytes(state.content()[:-1] + b"x")
+        self.refuse("is damaged", "sessions", "import", path, "--session", "damaged")
+
+    def refuse(self, why, *words):
+        done = run(BIN / "engram", "--server", self.address, *words)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(why, done.stderr)
+
+    def test_from_standard_input_and_in_place_of_what_is_there(self):
+        self.read("mamba-induction", "origin", SECRETS[0], 1)
+        done = run("bash", "-c", f"{BIN}/engram --server {self.address} sessions export origin - | "
+                                 f"{BIN}/engram --server {self.address} sessions import - --session copy")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        path = pathlib.Path(self.folder.name, "origin")
+        self.engram("sessions", "export", "origin", path)
+        self.refuse('session "copy" exists', "sessions", "import", path, "--session", "copy")
+        self.answer("copy")
+        self.engram("sessions", "import", path, "--session", "copy", "--replace")
+        self.assertEqual(json.loads(self.engram("sessions", "get", "copy", "--json"))["version"], "1")
+
+    def test_files_that_are_none(self):
+        self.refuse("it is no engram-state", "sessions", "import", ROOT / "README.md", "--session", "none")
+        self.refuse("cannot read '/no/such/file'", "sessions", "import", "/no/such/file", "--session", "none")
+        for verb, flag in (("sessions", "--session"), ("checkpoints", "--checkpoint")):
+            done = run(BIN / "engram", "--server", self.address, verb, "import", ROOT / "README.md")
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(f"Give {flag}", done.stderr)
 
     def test_to_standard_output(self):
         self.read("mamba-induction", "piped", SECRETS[0], 1)

@@ -299,7 +299,7 @@ TEST_F(StandardServices, EveryMethodIsReflected) {
       {{"engram.v1.Generation", {"Generate", "Converse", "Score"}},
        {"engram.v1.Sessions",
         {"Create", "Get", "List", "Delete", "Fork", "Checkpoint",
-         "ListCheckpoints", "DeleteCheckpoint", "Export"}},
+         "ListCheckpoints", "DeleteCheckpoint", "Export", "Import"}},
        {"engram.v1.Inspection", {"Describe", "ReadOut", "Attribute"}},
        {"engram.v1.Models", {"List", "Get", "Tokenize", "Detokenize"}},
        {"grpc.health.v1.Health", {"Check", "Watch"}}};
