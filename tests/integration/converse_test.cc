@@ -75,8 +75,7 @@ TEST_F(Converse, RunsTurnsOneAfterTheOtherOnOneSession) {
   EXPECT_EQ(client().GetSession("s")->version(), 4);
 }
 
-// Long enough that gRPC's threads leave it to others (RequestThreads), and short
-// enough that an emulated device reads it several times within a call's time.
+// Long enough that gRPC's threads leave it to others (RequestThreads).
 std::string LongText() { return Words(17000); }
 
 TEST_F(Converse, LongTextsAreTokenisedAndAnsweredLikeShortOnes) {

@@ -41,6 +41,11 @@ Shown Time(absl::Duration ServerOptions::*field) {
     return absl::FormatDuration(options.*field);
   };
 }
+Shown Switch(bool ServerOptions::*field) {
+  return [=](const ServerOptions& options) {
+    return options.*field ? "on" : "off";
+  };
+}
 Shown Text(std::string ServerOptions::*field) {
   return [=](const ServerOptions& options) { return options.*field; };
 }
@@ -144,9 +149,12 @@ std::vector<FlagCase> FlagsOfTheProgram() {
        {{"off", "off"}, {"keyed", "keyed"}, {"on", "on"}},
        {"", "yes"}},
       {"insecure",
-       [](const ServerOptions& options) {
-         return options.insecure ? "on" : "off";
-       },
+       Switch(&ServerOptions::insecure),
+       "off",
+       {{"on", "on"}, {"off", "off"}},
+       {"", "yes", "true"}},
+      {"import-unchecked-weights",
+       Switch(&ServerOptions::import_unchecked_weights),
        "off",
        {{"on", "on"}, {"off", "off"}},
        {"", "yes", "true"}},
@@ -156,16 +164,12 @@ std::vector<FlagCase> FlagsOfTheProgram() {
        {{"0", "0"}, {"90s", "1m30s"}, {"5", "5s"}, {"inf", "inf"}},
        NoDuration()},
       {"request-log",
-       [](const ServerOptions& options) {
-         return options.request_log ? "on" : "off";
-       },
+       Switch(&ServerOptions::request_log),
        "on",
        {{"off", "off"}, {"on", "on"}},
        {"", "yes", "true"}},
       {"deterministic",
-       [](const ServerOptions& options) {
-         return options.deterministic ? "on" : "off";
-       },
+       Switch(&ServerOptions::deterministic),
        "off",
        {{"on", "on"}, {"off", "off"}},
        {"", "yes", "1"}},
