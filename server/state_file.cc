@@ -4,6 +4,8 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "kernels/status.h"
+
 namespace engram {
 namespace {
 
@@ -23,6 +25,7 @@ StateFileWriter::StateFileWriter(const StateFileModel& model,
                                  const CommittedTurns& turns,
                                  std::shared_ptr<const StateBlock> block)
     : block_(std::move(block)), seen_(IdsOf(turns.seen.get())) {
+  ENGRAM_CHECK(block_->size() >= model.layout.BytesAfter(turns.position));
   const auto* const data = reinterpret_cast<const char*>(block_->data());
   struct Part {
     const char* type;

@@ -410,17 +410,19 @@ TEST_F(StateFileReaderTest, HasTheKeysAndValuesOfAttentionLayersToo) {
   model_.layout = StateLayout(pool_->components(), info);
   model_.capacity = CapacityOf(info);
   turns_.position = kKeyValueBlockTokens + 1;
-  const auto with_keys =
-      MakeBlock(pool_->state_bytes() + 2 * 64 * sizeof(float));
-  std::memset(with_keys->data(), 1, with_keys->size());
-  std::memcpy(with_keys->data(), block_->data(), block_->size());
-  block_ = with_keys;
+  const auto block = block_;
+  const auto keep_keys_of = [&](int blocks) {
+    block_ = MakeBlock(block->size() + blocks * info.kv_block_bytes);
+    std::memset(block_->data(), 1, block_->size());
+    std::memcpy(block_->data(), block->data(), block->size());
+  };
+  keep_keys_of(2);
   const auto state = Read(Written(), 50);
   ASSERT_TRUE(state.ok()) << state.status();
   EXPECT_TRUE(HoldsTheState(*state));
   turns_.position = 2 * kKeyValueBlockTokens + 1;
-  const std::string longer = WithMetadata("position", "65");
-  ExpectRefused(longer, HasSubstr("limit 1 to 64"));
+  keep_keys_of(3);
+  ExpectRefused(Written(), HasSubstr("limit 1 to 64"));
 }
 
 // One of some kinds of damage, at a place by chance.
