@@ -34,38 +34,25 @@ class HostDiagonalSsm {
 
   // What the state alone gives a channel at the next token.
   double Remembered(int64_t channel) const {
-    double sum = 0;
-    for (int64_t n = 0; n < pairs_; ++n) {
-      sum += (At(read_, n, channel) * At(decay_, n, channel) *
-              At(state_, n, channel))
-                 .real();
-    }
-    return sum;
+    return SumRead(channel, [&](int64_t n) {
+      return At(decay_, n, channel) * At(state_, n, channel);
+    });
   }
   // What the state gives a channel `lag` tokens later, without what is fed in
   // between.
   double RememberedAfter(int64_t lag, int64_t channel) const {
-    double sum = 0;
-    for (int64_t n = 0; n < pairs_; ++n) {
-      sum += (At(read_, n, channel) * Decay(lag, n, channel) *
-              At(state_, n, channel))
-                 .real();
-    }
-    return sum;
+    return SumRead(channel, [&](int64_t n) {
+      return Decay(lag, n, channel) * At(state_, n, channel);
+    });
   }
   // What an input gives `lag` tokens later, without D, for each unit of it.
   double Kernel(int64_t lag, int64_t channel) const {
-    double sum = 0;
-    for (int64_t n = 0; n < pairs_; ++n) {
-      sum += (At(read_, n, channel) * Decay(lag, n, channel)).real();
-    }
-    return sum;
+    return SumRead(channel, [&](int64_t n) { return Decay(lag, n, channel); });
   }
   // What an input gives at its own token, for each unit of it.
   double Direct(int64_t channel) const {
-    double sum = d_[channel];
-    for (int64_t n = 0; n < pairs_; ++n) sum += At(read_, n, channel).real();
-    return sum;
+    return d_[channel] +
+           SumRead(channel, [](int64_t) { return std::complex<double>(1); });
   }
   void MoveOn(int64_t channel, double p) {
     for (int64_t n = 0; n < pairs_; ++n) {
@@ -88,6 +75,15 @@ class HostDiagonalSsm {
   }
 
  private:
+  // What the channel reads of one value for each of its pairs.
+  template <typename Value>
+  double SumRead(int64_t channel, const Value& value) const {
+    double sum = 0;
+    for (int64_t n = 0; n < pairs_; ++n) {
+      sum += (At(read_, n, channel) * value(n)).real();
+    }
+    return sum;
+  }
   std::complex<double> Decay(int64_t lag, int64_t n, int64_t channel) const {
     return std::exp(static_cast<double>(lag) *
                     log_decay_[n * channels_ + channel]);
