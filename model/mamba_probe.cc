@@ -33,7 +33,9 @@ class MambaProbe final : public MixerProbe {
     ENGRAM_RETURN_IF_ERROR(products_.Multiply(block_.in_proj, count,
                                               rows.normed, block_.d_model(),
                                               projected.data()));
-    HostConvolution convolution_before = convolution_;
+    // What each row's contribution is divided by, once there are any.
+    HostConvolution convolution_before;
+    if (!direction_.empty()) convolution_before = convolution_;
     std::vector<float> convolved(count * d_inner), x;
     for (int64_t row = 0; row < count; ++row) {
       const float* const input = &projected[row * 2 * d_inner];
@@ -60,8 +62,9 @@ class MambaProbe final : public MixerProbe {
       Scan(rows.in_sequence, &x[row * d_inner], own_dt, b, b + block_.d_state,
            input + d_inner, &all[row * d_inner], &remembered[row * d_inner],
            row == 0 && !rows.in_sequence ? &memory_tokens : nullptr);
-      if (rows.is_asked)
+      if (rows.is_asked) {
         KeepReading(own_dt, b + block_.d_state, input + d_inner);
+      }
       if (!rows.in_sequence) continue;
       if (!direction_.empty()) {
         contributions.push_back(Contribution(
