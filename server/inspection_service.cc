@@ -16,6 +16,7 @@
 #include "server/turn_text.h"
 #include "server/unary_call.h"
 #include "server/wire.h"
+#include "server/wire_inspection.h"
 
 namespace engram {
 namespace {

@@ -3,7 +3,6 @@
 #include <grpcpp/server_context.h>
 #include <xxhash.h>
 
-#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -14,24 +13,11 @@
 #include "model/quoted.h"
 #include "server/request_id.h"
 #include "server/turn_text.h"
+#include "server/wire_fields.h"
 #include "tools/status/retry_after.h"
 
 namespace engram {
 namespace {
-
-absl::Status CheckRange(absl::string_view field, int64_t value, int64_t least,
-                        int64_t most) {
-  if (value >= least && value <= most) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(field, " is ", value, ", limit ", least, " to ", most));
-}
-
-absl::Status CheckCount(absl::string_view field, int64_t count, int64_t most,
-                        absl::string_view flag) {
-  if (count <= most) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      field, " has ", count, " entries, limit ", most, " (", flag, ")"));
-}
 
 absl::Status CheckOptionalId(absl::string_view field, const std::string& id) {
   return id.empty() ? absl::OkStatus() : CheckId(field, id);
@@ -70,28 +56,6 @@ absl::StatusOr<absl::Duration> ReadTimeToLive(
                      absl::FormatDuration(limit), " (--max-session-ttl)"));
   }
   return time_to_live;
-}
-
-// The prompt of a GenerateRequest or a ScoreRequest.
-template <typename Message>
-absl::StatusOr<std::vector<int32_t>> ReadPrompt(
-    const Message& message, const ServedModel& model,
-    const WorkCheck::Ask& may_go_on) {
-  if (message.has_token_ids()) {
-    return std::vector<int32_t>(message.token_ids().ids().begin(),
-                                message.token_ids().ids().end());
-  }
-  if (!message.has_text() || message.text().empty()) {
-    return std::vector<int32_t>();
-  }
-  if (model.tokenizer == nullptr) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("model ", Quoted(model.name),
-                     " has no tokenizer: send token_ids instead of text"));
-  }
-  WorkCheck check(may_go_on);
-  return model.tokenizer->Encode(message.text(), message.parse_special_tokens(),
-                                 &check);
 }
 
 SamplingParameters ReadSampling(const v1::Sampling& message) {
@@ -178,17 +142,6 @@ void SetDevice(const ServedDevice& device, v1::Device* message) {
   message->set_memory_limit(memory.limit.value_or(0));
   message->set_memory_taken(memory.taken);
   message->set_memory_used(memory.used);
-}
-
-void AddAlternatives(
-    const std::vector<LogProbability>& top, const Tokenizer* tokenizer,
-    google::protobuf::RepeatedPtrField<v1::Alternative>* alternatives) {
-  for (const LogProbability& one : top) {
-    v1::Alternative& alternative = *alternatives->Add();
-    alternative.set_id(one.id);
-    alternative.set_text(TextOf(tokenizer, one.id));
-    alternative.set_logprob(one.value);
-  }
 }
 
 // What sessions and checkpoints have in common.
@@ -315,93 +268,6 @@ absl::StatusOr<Request> ToRequest(const v1::ScoreRequest& message,
       CheckRange("logprobs", message.logprobs(), 0, limits.max_logprobs));
   request.logprobs = message.logprobs();
   return request;
-}
-
-namespace {
-
-absl::Status CheckIds(const std::string& field, absl::Span<const int32_t> ids,
-                      const ServedModel& model) {
-  const int64_t known = model.info().vocabulary_size;
-  for (size_t i = 0; i < ids.size(); ++i) {
-    ENGRAM_RETURN_IF_ERROR(
-        CheckRange(absl::StrCat(field, "[", i, "]"), ids[i], 0, known - 1));
-  }
-  return absl::OkStatus();
-}
-
-template <typename Message>
-absl::StatusOr<std::vector<int32_t>> ReadInspectedPrompt(
-    const Message& message, const ServedModel& model,
-    const ServerOptions& limits, const WorkCheck::Ask& may_go_on) {
-  ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> prompt,
-                          ReadPrompt(message, model, may_go_on));
-  const auto tokens = static_cast<int64_t>(prompt.size());
-  if (tokens > limits.max_inspected_tokens) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the prompt has ", tokens, " tokens, limit ",
-        limits.max_inspected_tokens,
-        " (--max-inspected-tokens); feed a longer one to a session by Generate "
-        "with max_tokens 0 and look at that"));
-  }
-  ENGRAM_RETURN_IF_ERROR(CheckIds("prompt token", prompt, model));
-  return prompt;
-}
-
-}  // namespace
-
-absl::StatusOr<InspectionQuestion> ToQuestion(const v1::ReadOutRequest& message,
-                                              const ServedModel& model,
-                                              const ServerOptions& limits,
-                                              const WorkCheck::Ask& may_go_on) {
-  ENGRAM_RETURN_IF_ERROR(CheckCount("query_ids", message.query_ids_size(),
-                                    limits.max_inspected_queries,
-                                    "--max-inspected-queries"));
-  if (message.query_ids_size() == 0) {
-    return absl::InvalidArgumentError(
-        "query_ids is empty; name the tokens that may come next");
-  }
-  ENGRAM_RETURN_IF_ERROR(
-      CheckRange("top", message.top(), 0, limits.max_logprobs));
-  InspectionQuestion question;
-  question.alternatives = std::max(message.top(), 1);
-  ENGRAM_ASSIGN_OR_RETURN(
-      question.tokens, ReadInspectedPrompt(message, model, limits, may_go_on));
-  if (question.tokens.empty() && message.session_id().empty()) {
-    return absl::InvalidArgumentError(
-        "there is nothing to look at: name a session_id or give a prompt");
-  }
-  question.queries.assign(message.query_ids().begin(),
-                          message.query_ids().end());
-  ENGRAM_RETURN_IF_ERROR(CheckIds("query_ids", question.queries, model));
-  return question;
-}
-
-absl::StatusOr<InspectionQuestion> ToQuestion(
-    const v1::AttributeRequest& message, const ServedModel& model,
-    const ServerOptions& limits, const WorkCheck::Ask& may_go_on) {
-  ENGRAM_RETURN_IF_ERROR(CheckCount("against_ids", message.against_ids_size(),
-                                    limits.max_inspected_queries,
-                                    "--max-inspected-queries"));
-  AttributionQuestion attribution;
-  if (message.has_target_id()) {
-    ENGRAM_RETURN_IF_ERROR(CheckRange("target_id", message.target_id(), 0,
-                                      model.info().vocabulary_size - 1));
-    attribution.target = message.target_id();
-  }
-  attribution.against.assign(message.against_ids().begin(),
-                             message.against_ids().end());
-  ENGRAM_RETURN_IF_ERROR(CheckIds("against_ids", attribution.against, model));
-  attribution.through_convolution = message.through_convolution();
-  InspectionQuestion question;
-  ENGRAM_ASSIGN_OR_RETURN(
-      question.tokens, ReadInspectedPrompt(message, model, limits, may_go_on));
-  if (question.tokens.empty()) {
-    return absl::InvalidArgumentError(
-        "the prompt is empty; its last token is the one whose answer is "
-        "attributed");
-  }
-  question.attribution = std::move(attribution);
-  return question;
 }
 
 absl::StatusOr<NewSession> ToNewSession(const v1::CreateSessionRequest& message,
@@ -578,72 +444,6 @@ v1::ModelInfo ToMessage(const ServedModel& model) {
   message.set_chunk_tokens(info.chunk_tokens);
   for (const ServedDevice& device : model.devices) {
     SetDevice(device, message.add_devices());
-  }
-  return message;
-}
-
-v1::StateSummary ToMessage(const StateSummary& summary) {
-  v1::StateSummary message;
-  message.set_layer(static_cast<int32_t>(summary.layer));
-  message.set_mixer(summary.mixer);
-  message.set_state(summary.state);
-  message.set_values(summary.values);
-  message.set_norm(summary.norm);
-  message.set_median(summary.median);
-  message.set_largest(summary.largest);
-  message.set_share_above(summary.share_above);
-  message.set_window_tokens(summary.window_tokens);
-  if (summary.fading.longest > 0) {
-    v1::FadingTime& fading = *message.mutable_fading();
-    fading.set_tenth(summary.fading.tenth);
-    fading.set_median(summary.fading.median);
-    fading.set_nine_tenths(summary.fading.nine_tenths);
-    fading.set_longest(summary.fading.longest);
-  }
-  return message;
-}
-
-v1::ReadOutQuery ToMessage(const QueryAnswer& answer,
-                           const Tokenizer* tokenizer) {
-  v1::ReadOutQuery message;
-  message.set_id(answer.id);
-  message.set_text(TextOf(tokenizer, answer.id));
-  AddAlternatives(answer.top, tokenizer, message.mutable_answer());
-  for (const LayerAnswer& layer : answer.layers) {
-    v1::StateReadOut& state = *message.add_states();
-    state.set_layer(static_cast<int32_t>(layer.layer));
-    state.set_mixer(layer.mixer);
-    state.set_state(layer.state);
-    AddAlternatives(layer.top, tokenizer, state.mutable_answer());
-  }
-  return message;
-}
-
-v1::AttributeResponse ToMessage(const Attribution& attribution,
-                                const Tokenizer* tokenizer) {
-  v1::AttributeResponse message;
-  message.set_target_id(attribution.target);
-  message.set_logit(attribution.logit);
-  message.set_against(attribution.against);
-  message.mutable_token_ids()->Add(attribution.tokens.begin(),
-                                   attribution.tokens.end());
-  if (tokenizer != nullptr) {
-    message.set_target_piece(tokenizer->Bytes(attribution.target, false));
-    for (const int32_t id : attribution.tokens) {
-      message.add_pieces(tokenizer->Bytes(id, message.pieces_size() == 0));
-    }
-  }
-  for (const LayerAttribution& layer : attribution.layers) {
-    v1::LayerAttribution& one = *message.add_layers();
-    one.set_layer(static_cast<int32_t>(layer.layer));
-    one.set_mixer(layer.mixer);
-    one.set_state(layer.state);
-    one.mutable_contributions()->Add(layer.contributions.begin(),
-                                     layer.contributions.end());
-    one.set_before(layer.before);
-    one.set_local(layer.local);
-    one.set_bias(layer.bias);
-    one.set_direct(layer.direct);
   }
   return message;
 }

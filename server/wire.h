@@ -15,7 +15,6 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "engram/v1/generation.pb.h"
-#include "engram/v1/inspection.pb.h"
 #include "engram/v1/models.pb.h"
 #include "engram/v1/sessions.pb.h"
 #include "model/inspection.h"
@@ -55,14 +54,6 @@ absl::StatusOr<Request> ToRequest(const v1::ScoreRequest& message,
                                   const ServedModel& model,
                                   const ServerOptions& limits,
                                   const WorkCheck::Ask& may_go_on);
-// What is to be looked into, without the session's state; errors likewise.
-absl::StatusOr<InspectionQuestion> ToQuestion(const v1::ReadOutRequest& message,
-                                              const ServedModel& model,
-                                              const ServerOptions& limits,
-                                              const WorkCheck::Ask& may_go_on);
-absl::StatusOr<InspectionQuestion> ToQuestion(
-    const v1::AttributeRequest& message, const ServedModel& model,
-    const ServerOptions& limits, const WorkCheck::Ask& may_go_on);
 // What a turn starts with that never became a request; without version and
 // position.
 StartedEvent ToStarted(const v1::GenerateRequest& message);
@@ -99,13 +90,6 @@ v1::Timing ToMessage(const Timing& timing);
 v1::Session ToMessage(const SessionInfo& session);
 v1::CheckpointInfo ToCheckpointMessage(const SessionInfo& checkpoint);
 v1::ModelInfo ToMessage(const ServedModel& model);
-v1::StateSummary ToMessage(const StateSummary& summary);
-// `tokenizer` may be nullptr: then there are no texts.
-v1::ReadOutQuery ToMessage(const QueryAnswer& answer,
-                           const Tokenizer* tokenizer);
-// All but the model, and the state's version and position.
-v1::AttributeResponse ToMessage(const Attribution& attribution,
-                                const Tokenizer* tokenizer);
 
 // The event in a GenerateResponse or a ConverseResponse, which are alike.
 template <typename Response>
