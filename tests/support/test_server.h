@@ -34,8 +34,12 @@ constexpr int Scaled(int full, int sanitized) {
 }
 
 // No call or wait of a test may take longer: a hang becomes a failure.
+#ifdef ENGRAM_ALL_TESTS_ON_EMULATED_DEVICE
+inline constexpr absl::Duration kTestLimit = absl::Seconds(400);
+#else
 inline constexpr absl::Duration kTestLimit =
     absl::Seconds(kSanitized ? 400 : 120);
+#endif
 
 inline constexpr char kEnglish[] = "mamba-english";
 inline constexpr char kInduction[] = "mamba-induction";
