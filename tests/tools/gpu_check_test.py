@@ -178,6 +178,13 @@ class GpuCheck(unittest.TestCase):
         self.assertEqual(code, 1, text)
         self.assertIn("2 tests passed, 1 failed; new_test failed: Suite.Breaks", steps["others"]["detail"])
 
+    def test_programs_of_steps_have_the_arguments_of_ctest_too(self):
+        self.program("tests/cuda_model_equivalence_test", f'[[ "$*" = "--gtest_filter=-A b*" ]] && {PASSES}')
+        (self.bundle / "arguments").mkdir()
+        (self.bundle / "arguments/cuda_model_equivalence_test").write_text("--gtest_filter=-A b*\n")
+        code, text, steps = self.check("--only", "models")
+        self.assertEqual((code, steps["models"]["result"]), (0, "ok"), text)
+
     def test_what_no_step_names_has_the_arguments_of_ctest(self):
         self.program("tests/new_test", f'[[ "$*" = "--gtest_filter=A b*" ]] && {PASSES}')
         (self.bundle / "arguments").mkdir()
