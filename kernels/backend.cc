@@ -65,8 +65,13 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> Backend::Pack(
         absl::StrCat("a weight is a matrix [outputs, inputs], this tensor is ",
                      ShapeToString(weight.shape)));
   }
-  ENGRAM_RETURN_IF_ERROR(CheckFormat(format));
-  return DoPack(weight, format);
+  return Pack(WeightSource(weight, format));
+}
+
+absl::StatusOr<std::unique_ptr<PackedWeight>> Backend::Pack(
+    const WeightSource& weight) {
+  ENGRAM_RETURN_IF_ERROR(CheckFormat(weight.format()));
+  return DoPack(weight);
 }
 
 absl::Status Backend::CheckFormat(WeightFormat format) const {

@@ -74,6 +74,7 @@
 #include "kernels/outcomes.h"
 #include "kernels/step_rows.h"
 #include "kernels/tensor.h"
+#include "kernels/weight_source.h"
 
 namespace engram {
 
@@ -200,6 +201,9 @@ class Backend {
   // finite number for. FAILED_PRECONDITION: as CheckFormat().
   absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(const Tensor& weight,
                                                      WeightFormat format);
+  // The same of what has its format already, or is to get it.
+  absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(
+      const WeightSource& weight);
 
   // Whether weights can be packed in this format.
   virtual bool HasFormat(WeightFormat) const { return true; }
@@ -433,7 +437,7 @@ class Backend {
   // What a back end implements; arguments have been checked. Those without a
   // body here have the contract of their namesakes above.
   virtual absl::StatusOr<std::unique_ptr<PackedWeight>> DoPack(
-      const Tensor& weight, WeightFormat format) = 0;
+      const WeightSource& weight) = 0;
   // What there is to take beside Scratch(). `largest` is nowhere less than what
   // was reserved before.
   virtual absl::Status DoReserveSteps(const LargestStep&) {

@@ -49,9 +49,14 @@ class SafetensorsCheckpoint final : public Checkpoint {
   absl::StatusOr<Tensor> Get(std::string_view name) const override;
   absl::StatusOr<Tensor> Get(std::string_view name,
                              const std::vector<int64_t>& shape) const override;
+  absl::StatusOr<const void*> Data(
+      std::string_view name, std::string_view type,
+      const std::vector<int64_t>& shape) const override;
   std::string Hash() const override;
 
  private:
+  absl::StatusOr<const StoredTensor*> Find(std::string_view name) const;
+
   const std::string folder_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   StoredTensors tensors_;
@@ -137,30 +142,48 @@ std::vector<std::string> SafetensorsCheckpoint::Names() const {
   return names;
 }
 
-absl::StatusOr<Tensor> SafetensorsCheckpoint::Get(std::string_view name) const {
+absl::StatusOr<const StoredTensor*> SafetensorsCheckpoint::Find(
+    std::string_view name) const {
   const auto found = tensors_.find(name);
-  if (found == tensors_.end()) {
-    return absl::DataLossError(
-        absl::StrCat(folder_, ": tensor ", Quoted(name), " is missing"));
-  }
-  const StoredTensor& stored = found->second;
-  const std::optional<DataType> type = ToDataType(stored.type);
-  if (!type.has_value()) {
-    return stored.file->Damaged(
-        name, absl::StrCat("is ", stored.type, ", expected F32, BF16 or F16"));
-  }
-  return Tensor{*type, stored.shape, stored.data};
+  if (found != tensors_.end()) return &found->second;
+  return absl::DataLossError(
+      absl::StrCat(folder_, ": tensor ", Quoted(name), " is missing"));
+}
+
+absl::Status WrongType(const StoredTensor& stored, std::string_view name,
+                       const std::string& expected) {
+  return stored.file->Damaged(
+      name, absl::StrCat("is ", stored.type, ", expected ", expected));
+}
+
+absl::Status WrongShape(const StoredTensor& stored, std::string_view name,
+                        const std::vector<int64_t>& expected) {
+  return stored.file->Damaged(
+      name, absl::StrCat("has shape ", ShapeToString(stored.shape),
+                         ", expected ", ShapeToString(expected)));
+}
+
+absl::StatusOr<Tensor> SafetensorsCheckpoint::Get(std::string_view name) const {
+  ENGRAM_ASSIGN_OR_RETURN(const StoredTensor* const stored, Find(name));
+  const std::optional<DataType> type = ToDataType(stored->type);
+  if (!type.has_value()) return WrongType(*stored, name, "F32, BF16 or F16");
+  return Tensor{*type, stored->shape, stored->data};
 }
 
 absl::StatusOr<Tensor> SafetensorsCheckpoint::Get(
     std::string_view name, const std::vector<int64_t>& shape) const {
   ENGRAM_ASSIGN_OR_RETURN(Tensor tensor, Get(name));
-  if (tensor.shape != shape) {
-    return tensors_.find(name)->second.file->Damaged(
-        name, absl::StrCat("has shape ", ShapeToString(tensor.shape),
-                           ", expected ", ShapeToString(shape)));
-  }
-  return tensor;
+  if (tensor.shape == shape) return tensor;
+  return WrongShape(tensors_.find(name)->second, name, shape);
+}
+
+absl::StatusOr<const void*> SafetensorsCheckpoint::Data(
+    std::string_view name, std::string_view type,
+    const std::vector<int64_t>& shape) const {
+  ENGRAM_ASSIGN_OR_RETURN(const StoredTensor* const stored, Find(name));
+  if (stored->type != type) return WrongType(*stored, name, std::string(type));
+  if (stored->shape != shape) return WrongShape(*stored, name, shape);
+  return static_cast<const void*>(stored->data);
 }
 
 std::string SafetensorsCheckpoint::Hash() const {

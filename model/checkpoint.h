@@ -35,6 +35,12 @@ class Checkpoint {
   // The same, and its shape must be `shape`.
   virtual absl::StatusOr<Tensor> Get(
       std::string_view name, const std::vector<int64_t>& shape) const = 0;
+  // The data of a tensor of any dtype, row-major and maybe unaligned, which
+  // must have this one, as safetensors calls it, and this shape. DATA_LOSS
+  // likewise.
+  virtual absl::StatusOr<const void*> Data(
+      std::string_view name, std::string_view type,
+      const std::vector<int64_t>& shape) const = 0;
   // XXH3-128 over the names, dtypes, shapes and bytes of all tensors in order
   // of name, as 32 hexadecimal digits: the same weights in other shards have
   // the same hash.

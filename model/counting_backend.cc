@@ -98,8 +98,8 @@ class CountingBackend final : public Backend {
 
  private:
   absl::StatusOr<std::unique_ptr<PackedWeight>> DoPack(
-      const Tensor& weight, WeightFormat format) override {
-    const WeightShape shape = {weight.shape[0], weight.shape[1], format};
+      const WeightSource& weight) override {
+    const WeightShape shape = weight.shape();
     weights_.push_back(shape);
     auto packed = std::make_unique<CountedWeight>(
         shape, like_.PackedBytes(shape), &memory_);

@@ -57,12 +57,6 @@ void CheckLimits(const ModelLimits& limits) {
                limits.max_logits_rows >= 1);
 }
 
-// Before a tensor is looked at.
-absl::Status CheckFormat(const Backend& backend, const ModelLimits& limits) {
-  if (!limits.weight_format.has_value()) return absl::OkStatus();
-  return backend.CheckFormat(*limits.weight_format);
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelFolder>> ModelFolder::Open(
@@ -85,15 +79,45 @@ std::unique_ptr<ModelFolder> ModelFolder::Of(
   return folder;
 }
 
-absl::StatusOr<MemoryPlan> ModelFolder::Plan(const Backend& backend,
-                                             const ModelLimits& limits) const {
-  CheckLimits(limits);
-  ENGRAM_RETURN_IF_ERROR(CheckFormat(backend, limits));
+absl::StatusOr<MatrixFormat> ModelFolder::FormatFor(
+    const Backend& backend, const ModelLimits& limits) const {
+  const std::optional<WeightFormat>& quantised = config_.quantised;
+  const std::optional<WeightFormat> wanted =
+      limits.weight_format.has_value() ? limits.weight_format : quantised;
+  if (quantised.has_value() && wanted != quantised) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        path_, ": the weights are quantised to ", WeightFormatName(*quantised),
+        " already (config.json, quantization_config), and ",
+        WeightFormatName(*wanted), " is asked for; ask for none, or load the ",
+        "folder that they were made of"));
+  }
+  if (wanted.has_value()) ENGRAM_RETURN_IF_ERROR(backend.CheckFormat(*wanted));
+  return MatrixFormat{wanted, quantised.has_value()};
+}
+
+absl::StatusOr<std::map<std::string, std::optional<WeightFormat>>>
+ModelFolder::TensorFormats(const Backend& backend,
+                           const ModelLimits& limits) const {
+  ENGRAM_ASSIGN_OR_RETURN(const MatrixFormat format,
+                          FormatFor(backend, limits));
   CountedMemory counted;
   const std::unique_ptr<Backend> counting =
       MakeCountingBackend(&backend, &counted);
-  WeightLoader loader(path_, checkpoint_.get(), counting.get(),
-                      limits.weight_format);
+  WeightLoader loader(path_, checkpoint_.get(), counting.get(), format);
+  ENGRAM_RETURN_IF_ERROR(
+      PlanLanguageModel(config_, limits, counting.get(), &loader).status());
+  return loader.formats_by_name();
+}
+
+absl::StatusOr<MemoryPlan> ModelFolder::Plan(const Backend& backend,
+                                             const ModelLimits& limits) const {
+  CheckLimits(limits);
+  ENGRAM_ASSIGN_OR_RETURN(const MatrixFormat format,
+                          FormatFor(backend, limits));
+  CountedMemory counted;
+  const std::unique_ptr<Backend> counting =
+      MakeCountingBackend(&backend, &counted);
+  WeightLoader loader(path_, checkpoint_.get(), counting.get(), format);
   loader.SkipValues();
   ENGRAM_ASSIGN_OR_RETURN(
       MemoryPlan plan,
@@ -107,13 +131,14 @@ absl::StatusOr<std::unique_ptr<Model>> ModelFolder::LoadModel(
     Backend* backend, const ModelLimits& limits, int64_t known_ids) const {
   CheckLimits(limits);
   ENGRAM_CHECK(known_ids >= 0);
-  ENGRAM_RETURN_IF_ERROR(CheckFormat(*backend, limits));
+  ENGRAM_ASSIGN_OR_RETURN(const MatrixFormat format,
+                          FormatFor(*backend, limits));
   if (known_ids > config_.vocab) {
     return absl::DataLossError(
         absl::StrCat(path_, ": the tokenizer has ids up to ", known_ids - 1,
                      ", the model only ", config_.vocab, " rows for them"));
   }
-  WeightLoader loader(path_, checkpoint_.get(), backend, limits.weight_format);
+  WeightLoader loader(path_, checkpoint_.get(), backend, format);
   return LoadLanguageModel(config_, limits, known_ids, backend, &loader);
 }
 

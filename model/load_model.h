@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +17,7 @@
 #include "model/model.h"
 #include "model/model_config.h"
 #include "model/tokenizer.h"
+#include "model/weight_loader.h"
 
 namespace engram {
 
@@ -45,6 +48,16 @@ class ModelFolder {
       std::string name, ModelConfig config,
       std::unique_ptr<Checkpoint> checkpoint);
 
+  // The format that its matrices are quantised in already (model_config.h).
+  std::optional<WeightFormat> quantised() const { return config_.quantised; }
+  // Under the names that models know them by.
+  const Checkpoint& checkpoint() const { return *checkpoint_; }
+  // What Load() would make of each tensor that the model has, copies left out:
+  // the format of a matrix, nothing for others. Errors are those of
+  // LoadModel().
+  absl::StatusOr<std::map<std::string, std::optional<WeightFormat>>>
+  TensorFormats(const Backend& backend, const ModelLimits& limits) const;
+
   // What Load() takes of `backend` with these limits: the same code runs with a
   // back end that takes nothing and counts. Errors are those of LoadModel(),
   // which may still find more: whether values are finite is not looked at.
@@ -62,13 +75,19 @@ class ModelFolder {
   // another shape or is not finite, one that is not understood, or fewer ids
   // than are known; UNIMPLEMENTED: a variant of a tensor that Engram does not
   // have. The message names file, tensor, found and expected.
-  // RESOURCE_EXHAUSTED: memory is short.
+  // RESOURCE_EXHAUSTED: memory is short. FAILED_PRECONDITION: another format is
+  // asked for than the one that the weights are quantised in, or one that the
+  // back end does not have.
   absl::StatusOr<std::unique_ptr<Model>> LoadModel(Backend* backend,
                                                    const ModelLimits& limits,
                                                    int64_t known_ids) const;
 
  private:
   explicit ModelFolder(std::string path) : path_(std::move(path)) {}
+
+  // Before a tensor is looked at.
+  absl::StatusOr<MatrixFormat> FormatFor(const Backend& backend,
+                                         const ModelLimits& limits) const;
 
   const std::string path_;
   std::unique_ptr<Checkpoint> checkpoint_;

@@ -25,11 +25,6 @@ constexpr char kSupported[] =
 
 absl::StatusOr<ModelConfig> ReadLayout(const ConfigFields& fields,
                                        const std::string& file) {
-  if (fields.Find("quantization_config") != nullptr) {
-    return fields.Unsupported("quantization_config",
-                              "the model before it was quantised, as float32, "
-                              "bfloat16 or float16");
-  }
   // Hugging Face's files may carry d_model and n_layer too: model_type first.
   if (const json* type = fields.Find("model_type"); type != nullptr) {
     if (*type == "mamba") return ReadHuggingFaceMamba(fields);
@@ -45,6 +40,28 @@ absl::StatusOr<ModelConfig> ReadLayout(const ConfigFields& fields,
   }
   return absl::UnimplementedError(absl::StrCat(
       file, ": neither model_type nor d_model and n_layer; ", kSupported));
+}
+
+// How matrices are quantised already: by our own rule, or not at all.
+absl::StatusOr<std::optional<WeightFormat>> ReadQuantised(
+    const ConfigFields& fields) {
+  constexpr char kField[] = "quantization_config";
+  const json* const method = fields.Find(kField);
+  if (method == nullptr) return std::nullopt;
+  if (!method->is_object() ||
+      method->value("quant_method", json()) != "engram") {
+    return fields.Unsupported(
+        kField,
+        "the model before it was quantised, as float32, bfloat16 or float16, "
+        "or what engram-server --quantize made of it");
+  }
+  ENGRAM_ASSIGN_OR_RETURN(const ConfigFields quantised, fields.Object(kField));
+  for (const WeightFormat format : kWeightFormats) {
+    const json* const name = quantised.Find("format");
+    if (name == nullptr || *name != WeightFormatName(format)) continue;
+    if (IsQuantised(format)) return format;
+  }
+  return quantised.Bad("format", "\"int8\" or \"int4\"");
 }
 
 // Both files may name ends of sequence, and a token that either names ends one.
@@ -97,7 +114,10 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_text,
   ENGRAM_ASSIGN_OR_RETURN(const json object,
                           ParseConfigObject(config_text, file));
   const ConfigFields fields(file, object);
+  ENGRAM_ASSIGN_OR_RETURN(const std::optional<WeightFormat> quantised,
+                          ReadQuantised(fields));
   ENGRAM_ASSIGN_OR_RETURN(ModelConfig config, ReadLayout(fields, file));
+  config.quantised = quantised;
   config.trained_tokens = TrainedTokens(fields);
 
   const std::string generation_file =

@@ -107,6 +107,11 @@ struct ModelConfig {
   bool zero_order_hold = false;
   AttentionConfig attention;
 
+  // The format that matrices are quantised in already, kInt8 or kInt4, by
+  // `quantization_config: {"quant_method": "engram", "format": "int8"}`;
+  // nothing: they are floats.
+  std::optional<WeightFormat> quantised;
+
   // Of the longest text that it was trained on: our own field trained_tokens,
   // else max_position_embeddings; 0: neither is there.
   int64_t trained_tokens = 0;

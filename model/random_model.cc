@@ -347,6 +347,14 @@ class RandomCheckpoint final : public Checkpoint {
         name_, ": tensor ", std::string(name), " has shape ",
         ShapeToString(tensor.shape), ", expected ", ShapeToString(shape)));
   }
+  absl::StatusOr<const void*> Data(
+      std::string_view name, std::string_view type,
+      const std::vector<int64_t>& shape) const override {
+    ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, Get(name, shape));
+    if (type == DataTypeName(tensor.type)) return tensor.data;
+    return absl::DataLossError(absl::StrCat(
+        name_, ": tensor ", std::string(name), " is no ", std::string(type)));
+  }
   std::string Hash() const override { return "random"; }
 
  private:

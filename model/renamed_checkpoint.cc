@@ -70,6 +70,11 @@ class RenamedCheckpoint final : public Checkpoint {
                              const std::vector<int64_t>& shape) const override {
     return checkpoint_->Get(StoredName(name), shape);
   }
+  absl::StatusOr<const void*> Data(
+      std::string_view name, std::string_view type,
+      const std::vector<int64_t>& shape) const override {
+    return checkpoint_->Data(StoredName(name), type, shape);
+  }
   std::string Hash() const override { return checkpoint_->Hash(); }
 
  private:

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "kernels/status.h"
+#include "model/quantised_tensors.h"
 #include "model/quoted.h"
 
 namespace engram {
@@ -102,6 +103,7 @@ absl::StatusOr<Tensor> WeightLoader::Use(const std::string& name,
                                          const std::vector<int64_t>& shape) {
   ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, checkpoint_->Get(name, shape));
   if (used_.insert(name).second) {
+    formats_by_name_[name] = std::nullopt;
     if (checks_values_) {
       ENGRAM_RETURN_IF_ERROR(CheckFinite(folder_, name, tensor));
     }
@@ -110,32 +112,67 @@ absl::StatusOr<Tensor> WeightLoader::Use(const std::string& name,
   return tensor;
 }
 
+absl::StatusOr<QuantisedMatrix> WeightLoader::UseQuantised(
+    const std::string& name, const WeightShape& shape) {
+  ENGRAM_ASSIGN_OR_RETURN(const QuantisedMatrix matrix,
+                          FindQuantisedMatrix(*checkpoint_, name, shape));
+  if (!used_.insert(name).second) return matrix;
+  for (const QuantisedTensor& tensor : QuantisedTensors(name, shape)) {
+    used_.insert(tensor.name);
+  }
+  if (checks_values_) {
+    const absl::Status status = CheckQuantised(matrix);
+    if (!status.ok()) {
+      return absl::DataLossError(absl::StrCat(folder_, ": tensor ", name, ": ",
+                                              status.message(),
+                                              "; the file is damaged"));
+    }
+  }
+  parameters_ += shape.outputs * shape.inputs;
+  return matrix;
+}
+
+absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::MatrixIn(
+    std::optional<WeightFormat> format, const std::string& name,
+    int64_t outputs, int64_t inputs) {
+  if (format_.is_quantised && format.has_value()) {
+    ENGRAM_ASSIGN_OR_RETURN(const QuantisedMatrix matrix,
+                            UseQuantised(name, {outputs, inputs, *format}));
+    return Pack(name, WeightSource(matrix));
+  }
+  ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, Use(name, {outputs, inputs}));
+  const WeightFormat stored = FormatOf(tensor.type);
+  const WeightFormat wanted = format.value_or(stored);
+  if (wanted != stored && wanted != WeightFormat::kFloat32) rounded_ = true;
+  return Pack(name, WeightSource(tensor, wanted));
+}
+
 absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::Matrix(
     const std::string& name, int64_t outputs, int64_t inputs) {
-  ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, Use(name, {outputs, inputs}));
-  return Pack(name, tensor, format_.value_or(FormatOf(tensor.type)));
+  return MatrixIn(format_.wanted, name, outputs, inputs);
 }
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::SmallMatrix(
     const std::string& name, int64_t outputs, int64_t inputs) {
-  ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, Use(name, {outputs, inputs}));
-  const WeightFormat stored = FormatOf(tensor.type);
-  const WeightFormat format = format_.value_or(stored);
-  return Pack(name, tensor, IsQuantised(format) ? stored : format);
+  const bool is_stored =
+      format_.wanted.has_value() && IsQuantised(*format_.wanted);
+  return MatrixIn(is_stored ? std::nullopt : format_.wanted, name, outputs,
+                  inputs);
+}
+
+std::optional<WeightFormat> WeightLoader::VocabularyFormat() const {
+  return format_.wanted == WeightFormat::kInt4 ? WeightFormat::kInt8
+                                               : format_.wanted;
 }
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::VocabularyMatrix(
     const std::string& name, int64_t outputs, int64_t inputs) {
-  ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor, Use(name, {outputs, inputs}));
-  const WeightFormat format = format_.value_or(FormatOf(tensor.type));
-  return Pack(name, tensor,
-              format == WeightFormat::kInt4 ? WeightFormat::kInt8 : format);
+  return MatrixIn(VocabularyFormat(), name, outputs, inputs);
 }
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::Pack(
-    const std::string& name, const Tensor& tensor, WeightFormat format) {
-  absl::StatusOr<std::unique_ptr<PackedWeight>> packed =
-      backend_->Pack(tensor, format);
+    const std::string& name, const WeightSource& source) {
+  absl::StatusOr<std::unique_ptr<PackedWeight>> packed = backend_->Pack(source);
   if (!packed.ok()) {
     return absl::Status(packed.status().code(),
                         absl::StrCat(folder_, ": tensor ", name, ": ",
@@ -143,10 +180,7 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::Pack(
   }
   widest_inputs_ = std::max(widest_inputs_, (*packed)->inputs());
   widest_outputs_ = std::max(widest_outputs_, (*packed)->outputs());
-  formats_.insert(format);
-  if (format != FormatOf(tensor.type) && format != WeightFormat::kFloat32) {
-    rounded_ = true;
-  }
+  formats_by_name_[name] = source.format();
   return packed;
 }
 
@@ -217,21 +251,43 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> WeightLoader::SharedMatrix(
 absl::StatusOr<bool> WeightLoader::IsCopy(const std::string& name,
                                           const std::string& original,
                                           int64_t outputs, int64_t inputs) {
-  ENGRAM_ASSIGN_OR_RETURN(const Tensor tensor,
-                          checkpoint_->Get(name, {outputs, inputs}));
-  ENGRAM_ASSIGN_OR_RETURN(const Tensor other,
-                          checkpoint_->Get(original, {outputs, inputs}));
-  if (!SameValues(tensor, other)) return false;
+  ENGRAM_ASSIGN_OR_RETURN(const bool same,
+                          SameMatrices(name, original, outputs, inputs));
+  if (!same) return false;
   used_.insert(name);
+  if (format_.is_quantised) {
+    for (const QuantisedTensor& tensor :
+         QuantisedTensors(name, {outputs, inputs, *VocabularyFormat()})) {
+      used_.insert(tensor.name);
+    }
+  }
   return true;
 }
 
-std::string WeightLoader::WeightFormats() const {
-  std::vector<std::string> names;
-  for (const WeightFormat format : formats_) {
-    names.push_back(WeightFormatName(format));
+absl::StatusOr<bool> WeightLoader::SameMatrices(const std::string& name,
+                                                const std::string& other,
+                                                int64_t outputs,
+                                                int64_t inputs) const {
+  if (format_.is_quantised) {
+    const WeightShape shape = {outputs, inputs, *VocabularyFormat()};
+    ENGRAM_ASSIGN_OR_RETURN(const QuantisedMatrix a,
+                            FindQuantisedMatrix(*checkpoint_, name, shape));
+    ENGRAM_ASSIGN_OR_RETURN(const QuantisedMatrix b,
+                            FindQuantisedMatrix(*checkpoint_, other, shape));
+    return SameValues(a, b);
   }
-  std::sort(names.begin(), names.end());
+  ENGRAM_ASSIGN_OR_RETURN(const Tensor a,
+                          checkpoint_->Get(name, {outputs, inputs}));
+  ENGRAM_ASSIGN_OR_RETURN(const Tensor b,
+                          checkpoint_->Get(other, {outputs, inputs}));
+  return SameValues(a, b);
+}
+
+std::string WeightLoader::WeightFormats() const {
+  std::set<std::string> names;
+  for (const auto& [name, format] : formats_by_name_) {
+    if (format.has_value()) names.insert(WeightFormatName(*format));
+  }
   return absl::StrJoin(names, " and ");
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -16,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/backend.h"
+#include "kernels/weight_source.h"
 #include "model/checkpoint.h"
 
 namespace engram {
@@ -24,15 +26,24 @@ namespace engram {
 std::vector<float> Transposed(const std::vector<float>& matrix, int64_t rows,
                               int64_t columns);
 
+// What matrices are to be, and what they are.
+struct MatrixFormat {
+  // If there is none, each stays as it is stored.
+  std::optional<WeightFormat> wanted;
+  // The checkpoint has them in `wanted`, kInt8 or kInt4, by the rule of
+  // model/quantised_tensors.h: those that would be left as they are stored are
+  // floats in it too.
+  bool is_quantised = false;
+};
+
 // Used while a model is loaded, on one thread. `folder` is for messages only.
 // `checkpoint` and `backend` must outlive it; what it returns needs only the
 // back end. Every method that takes a name fails with DATA_LOSS if the tensor
 // is missing, has another shape, or an element that is NaN or infinite.
 class WeightLoader {
  public:
-  // `format` is that of matrices; if there is none, each stays as it is stored.
   WeightLoader(std::string folder, const Checkpoint* checkpoint,
-               Backend* backend, std::optional<WeightFormat> format)
+               Backend* backend, const MatrixFormat& format)
       : folder_(std::move(folder)),
         checkpoint_(checkpoint),
         backend_(backend),
@@ -108,6 +119,12 @@ class WeightLoader {
   // The most inputs and the most outputs that a matrix loaded so far has.
   int64_t widest_inputs() const { return widest_inputs_; }
   int64_t widest_outputs() const { return widest_outputs_; }
+  // The tensors loaded so far, copies left out: the format of those that are
+  // matrices, nothing for the others.
+  const std::map<std::string, std::optional<WeightFormat>>& formats_by_name()
+      const {
+    return formats_by_name_;
+  }
   // The format of the matrices loaded so far, "f32"; "bf16 and f32" if they
   // have several.
   std::string WeightFormats() const;
@@ -119,18 +136,29 @@ class WeightLoader {
   absl::Status CheckAllUsed(absl::Span<const std::string> prefixes) const;
 
  private:
+  // A matrix in `format`; if there is none, as it is stored.
+  absl::StatusOr<std::unique_ptr<PackedWeight>> MatrixIn(
+      std::optional<WeightFormat> format, const std::string& name,
+      int64_t outputs, int64_t inputs);
+  // The matrix of a checkpoint that is quantised.
+  absl::StatusOr<QuantisedMatrix> UseQuantised(const std::string& name,
+                                               const WeightShape& shape);
+  // In the format of an embedding or head.
+  std::optional<WeightFormat> VocabularyFormat() const;
+  absl::StatusOr<bool> SameMatrices(const std::string& name,
+                                    const std::string& other, int64_t outputs,
+                                    int64_t inputs) const;
   absl::StatusOr<Tensor> Use(const std::string& name,
                              const std::vector<int64_t>& shape);
-  absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(const std::string& name,
-                                                     const Tensor& tensor,
-                                                     WeightFormat format);
+  absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(
+      const std::string& name, const WeightSource& source);
 
   const std::string folder_;
   const Checkpoint* const checkpoint_;
   Backend* const backend_;
-  const std::optional<WeightFormat> format_;
+  const MatrixFormat format_;
   std::set<std::string> used_;
-  std::set<WeightFormat> formats_;
+  std::map<std::string, std::optional<WeightFormat>> formats_by_name_;
   bool rounded_ = false;
   int64_t parameters_ = 0;
   int64_t widest_inputs_ = 0;

@@ -8,9 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "model/quantised_folder.h"
 #include "server/log.h"
 #include "server/make_key.h"
 #include "server/options.h"
+#include "server/quantize.h"
 #include "server/server.h"
 #include "tools/shell/environment.h"
 #include "tools/shell/standard_output.h"
@@ -71,6 +73,17 @@ int PrintKeyAndEnd(const std::vector<std::string>& arguments) {
   return PrintAndEnd(made->key + "\n" + made->entry + "\n");
 }
 
+int QuantizeAndEnd(const std::vector<std::string>& arguments) {
+  const auto task = engram::ReadQuantizeTask(arguments);
+  if (!task.ok()) return RefuseUse(task.status());
+  const absl::Status status =
+      engram::WriteQuantisedFolder(task->source, task->format, task->target);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "engram-server: %s\n",
+               std::string(status.message()).c_str());
+  return 1;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -84,6 +97,7 @@ int main(int argc, char** argv) {
     }
   }
   if (engram::AsksForKey(arguments)) return PrintKeyAndEnd(arguments);
+  if (engram::AsksToQuantize(arguments)) return QuantizeAndEnd(arguments);
   // A reader of the log that goes away must not take the server with it.
   signal(SIGPIPE, SIG_IGN);
   const sigset_t signals = BlockSignals();

@@ -4,22 +4,21 @@
 
 #include <array>
 #include <cerrno>
-#include <map>
-#include <utility>
 
 #include "absl/strings/escaping.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "kernels/status.h"
 #include "nlohmann/json.hpp"
+#include "server/flag_values.h"
 #include "server/keys.h"
 
 namespace engram {
 namespace {
 
 constexpr char kUse[] =
-    "--make-key NAME --tenant TENANT [--roles ROLE,...] [--expires TIME]";
+    "a key is made by --make-key NAME --tenant TENANT [--roles ROLE,...] "
+    "[--expires TIME]";
 
 // So that a key which has got lost somewhere is known for what it is.
 constexpr char kPrefix[] = "engram-";
@@ -36,49 +35,18 @@ absl::StatusOr<std::string> RandomKey() {
   return absl::StrCat(kPrefix, absl::WebSafeBase64Escape(View(bytes)));
 }
 
-absl::Status BadUse(absl::string_view what) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(what, "; a key is made by ", kUse));
-}
-
-// By flag, without its dashes.
-absl::StatusOr<std::map<std::string, std::string>> ReadFlags(
-    const std::vector<std::string>& arguments) {
-  std::map<std::string, std::string> values;
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    const size_t equals = arguments[i].find('=');
-    const std::string flag = arguments[i].substr(0, equals);
-    if (flag != "--make-key" && flag != "--tenant" && flag != "--roles" &&
-        flag != "--expires") {
-      return BadUse(absl::StrCat("unknown argument \"", arguments[i], "\""));
-    }
-    std::string value;
-    if (equals != std::string::npos) {
-      value = arguments[i].substr(equals + 1);
-    } else if (++i < arguments.size()) {
-      value = arguments[i];
-    }
-    if (value.empty()) return BadUse(absl::StrCat(flag, " needs a value"));
-    if (!values.emplace(flag.substr(2), std::move(value)).second) {
-      return BadUse(absl::StrCat(flag, " is there twice"));
-    }
-  }
-  return values;
-}
-
 }  // namespace
 
 bool AsksForKey(const std::vector<std::string>& arguments) {
-  for (const std::string& argument : arguments) {
-    if (argument == "--make-key" || absl::StartsWith(argument, "--make-key="))
-      return true;
-  }
-  return false;
+  return HasFlag(arguments, "--make-key");
 }
 
 absl::StatusOr<MadeKey> MakeKey(const std::vector<std::string>& arguments) {
-  ENGRAM_ASSIGN_OR_RETURN(auto flags, ReadFlags(arguments));
-  if (!flags.contains("tenant")) return BadUse("--tenant is missing");
+  ENGRAM_ASSIGN_OR_RETURN(
+      auto flags,
+      ReadFlagValues(arguments,
+                     {"--make-key", "--tenant", "--roles", "--expires"}, kUse));
+  if (!flags.contains("tenant")) return BadUse("--tenant is missing", kUse);
   MadeKey made;
   ENGRAM_ASSIGN_OR_RETURN(made.key, RandomKey());
   nlohmann::ordered_json entry;
@@ -93,7 +61,7 @@ absl::StatusOr<MadeKey> MakeKey(const std::vector<std::string>& arguments) {
                           nlohmann::ordered_json::error_handler_t::replace);
   const auto checked =
       KeySet::Parse(absl::StrCat("{\"keys\": [", made.entry, "]}"), "the key");
-  if (!checked.ok()) return BadUse(checked.status().message());
+  if (!checked.ok()) return BadUse(checked.status().message(), kUse);
   return made;
 }
 

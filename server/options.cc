@@ -343,7 +343,8 @@ void AddCapacity(FlagList* list, ServerOptions* options) {
       "quarter, int4 a sixth, and decode faster; sums are float32 in any case. "
       "int8 has a scale for each 64 values, and leaves a Mamba's dt_proj as "
       "stored. int4 has a scale and a minimum for each 32 values, keeps "
-      "embedding and head in int8, and is for a CPU only.");
+      "embedding and head in int8, and is for a CPU only. A folder that "
+      "--quantize made is in its own format, and in no other.");
   list->Integer("max-batch-tokens", 1, 1 << 20, &options->max_batch_tokens,
                 "Tokens of one step at most, per model and device.");
   list->Duration("target-step-time", &options->target_step_time,
@@ -593,6 +594,11 @@ std::string HelpText() {
       "generate,sessions --expires 2027-01-31T00:00:00Z\n"
       "                                                a key and its entry for "
       "--keys\n"
+      "  engram-server --quantize /path/to/folder --into /path/to/new "
+      "--weights int8\n"
+      "                                                a folder that takes "
+      "less "
+      "and loads at once\n"
       "\n"
       "Flags, each also an environment variable (--max-queue is "
       "ENGRAM_MAX_QUEUE).\nA DURATION without a unit counts seconds.\n\n";

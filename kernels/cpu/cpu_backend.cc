@@ -140,12 +140,11 @@ class CpuBackend : public Backend {
 
  private:
   absl::StatusOr<std::unique_ptr<PackedWeight>> DoPack(
-      const Tensor& weight, WeightFormat format) override {
-    const int64_t outputs = weight.shape[0];
-    const int64_t inputs = weight.shape[1];
+      const WeightSource& weight) override {
+    const auto [outputs, inputs, format] = weight.shape();
     const int64_t panels = PackedMatrix::PanelCount(outputs);
     ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
-                            Allocate(PackedBytes({outputs, inputs, format})));
+                            Allocate(PackedBytes(weight.shape())));
     auto packed = std::make_unique<PackedMatrix>(outputs, inputs, format,
                                                  std::move(buffer));
     std::vector<absl::Status> filled(panels);

@@ -605,29 +605,26 @@ int64_t PackedMatrix::PanelBytes(int64_t inputs, WeightFormat format) {
   return WeightBytes(format, kPanelWidth, inputs);
 }
 
-absl::Status PackedMatrix::FillPanel(const Tensor& weight, int64_t index) {
+absl::Status PackedMatrix::FillPanel(const WeightSource& weight,
+                                     int64_t index) {
   const int64_t first = index * kPanelWidth;
   const int64_t columns = std::min(kPanelWidth, outputs_ - first);
   auto* const target = static_cast<std::byte*>(panels_->data()) +
                        index * PanelBytes(inputs_, format_);
   if (format_ == WeightFormat::kFloat32) {
-    std::vector<float> rows(columns * inputs_);
-    WidenToFloat32(weight, first * inputs_, absl::MakeSpan(rows));
-    Interleave(format_, rows, columns, inputs_, target);
+    Interleave(format_, weight.Float32(first, columns), columns, inputs_,
+               target);
   } else if (format_ == WeightFormat::kInt8) {
-    ENGRAM_ASSIGN_OR_RETURN(const Int8Rows rows,
-                            QuantiseToInt8(weight, first, columns));
+    ENGRAM_ASSIGN_OR_RETURN(const Int8Rows rows, weight.Int8(first, columns));
     Interleave(format_, rows.values, columns, inputs_, target);
     Interleave(format_, rows.scales, columns, Int8Units(inputs_),
                target + kPanelWidth * inputs_);
   } else if (format_ == WeightFormat::kInt4) {
-    ENGRAM_ASSIGN_OR_RETURN(const Int4Rows rows,
-                            QuantiseToInt4(weight, first, columns));
+    ENGRAM_ASSIGN_OR_RETURN(const Int4Rows rows, weight.Int4(first, columns));
     Interleave(rows, columns, inputs_, reinterpret_cast<Int4Group*>(target));
   } else {
-    ENGRAM_ASSIGN_OR_RETURN(
-        const std::vector<uint16_t> rows,
-        NarrowValues(weight, first * inputs_, columns * inputs_, format_));
+    ENGRAM_ASSIGN_OR_RETURN(const std::vector<uint16_t> rows,
+                            weight.Halves(first, columns));
     Interleave(format_, rows, columns, inputs_, target);
   }
   return absl::OkStatus();

@@ -44,10 +44,10 @@ class PackedMatrix : public PackedWeight {
            index * PanelBytes(inputs_, format_);
   }
 
-  // Lays out panel `index` of `weight`, a tensor [outputs, inputs].
-  // INVALID_ARGUMENT if a value has no number in this format. A last panel's
+  // Lays out panel `index` of `weight`, which has this shape and format.
+  // INVALID_ARGUMENT if a value has no number in the format. A last panel's
   // missing outputs stay as they are.
-  absl::Status FillPanel(const Tensor& weight, int64_t index);
+  absl::Status FillPanel(const WeightSource& weight, int64_t index);
 
   // output [inputs] = the weight's row `row`, for embedding tables.
   void CopyRow(int64_t row, float* output) const;

@@ -200,11 +200,9 @@ class CudaBackend final : public Backend {
   }
 
   absl::StatusOr<std::unique_ptr<PackedWeight>> DoPack(
-      const Tensor& weight, WeightFormat format) override {
-    ENGRAM_ASSIGN_OR_RETURN(
-        std::unique_ptr<cuda::PackedMatrix> packed,
-        cuda::PackedMatrix::Make({weight.shape[0], weight.shape[1], format},
-                                 stream()));
+      const WeightSource& weight) override {
+    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<cuda::PackedMatrix> packed,
+                            cuda::PackedMatrix::Make(weight.shape(), stream()));
     // In its memory, before that has its values.
     ENGRAM_RETURN_IF_ERROR(large_products_.Learn(packed->view(), stream()));
     ENGRAM_RETURN_IF_ERROR(packed->Fill(weight));

@@ -59,8 +59,9 @@ std::vector<float> Interleaved(const std::vector<float>& scales, int64_t count,
 }
 
 // Rows [first, first + count) of `weight`, in the format.
-absl::StatusOr<PackedRows> Rows(const Tensor& weight, const WeightView& view,
-                                int64_t first, int64_t count) {
+absl::StatusOr<PackedRows> Rows(const WeightSource& weight,
+                                const WeightView& view, int64_t first,
+                                int64_t count) {
   const size_t value_bytes = ValueBytes(view.format);
   PackedRows packed;
   std::vector<std::byte>& rows = packed.values;
@@ -73,19 +74,16 @@ absl::StatusOr<PackedRows> Rows(const Tensor& weight, const WeightView& view,
                   view.inputs * value_bytes);
     }
   };
-  const int64_t begin = first * view.inputs, values = count * view.inputs;
   if (view.format == WeightFormat::kFloat32) {
-    std::vector<float> floats(values);
-    WidenToFloat32(weight, begin, absl::MakeSpan(floats));
-    place(floats.data());
+    place(weight.Float32(first, count).data());
   } else if (view.format == WeightFormat::kInt8) {
     ENGRAM_ASSIGN_OR_RETURN(const Int8Rows quantised,
-                            QuantiseToInt8(weight, first, count));
+                            weight.Int8(first, count));
     place(quantised.values.data());
     packed.scales = Interleaved(quantised.scales, count, view);
   } else {
     ENGRAM_ASSIGN_OR_RETURN(const std::vector<uint16_t> bits,
-                            NarrowValues(weight, begin, values, view.format));
+                            weight.Halves(first, count));
     place(bits.data());
   }
   return packed;
@@ -127,7 +125,7 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Make(
       new PackedMatrix(view, stream, std::move(buffer)));
 }
 
-absl::Status PackedMatrix::Fill(const Tensor& weight) {
+absl::Status PackedMatrix::Fill(const WeightSource& weight) {
   auto* const values = static_cast<std::byte*>(values_->data());
   ENGRAM_RETURN_IF_ERROR(
       DeviceStatus(cudaMemsetAsync(values, 0, values_->bytes(), stream_),

@@ -28,7 +28,7 @@ class PackedMatrix : public PackedWeight {
       const WeightShape& shape, cudaStream_t stream);
   // Lays `weight`, which has the shape, out in it and copies it by the stream;
   // returns when that is done. Errors likewise.
-  absl::Status Fill(const Tensor& weight);
+  absl::Status Fill(const WeightSource& weight);
 
   // Waits for the stream, which may still read it.
   ~PackedMatrix() override;

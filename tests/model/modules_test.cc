@@ -51,7 +51,7 @@ class ModulesTest : public testing::Test {
     auto checkpoint = Checkpoint::Open(folder_.path());
     ENGRAM_CHECK_OK(checkpoint.status());
     WeightLoader loader("folder", checkpoint->get(), backend_.get(),
-                        std::nullopt);
+                        MatrixFormat());
     return load(&loader);
   }
 

@@ -90,8 +90,8 @@ class ForwardingBackend : public Backend {
 
  private:
   absl::StatusOr<std::unique_ptr<PackedWeight>> DoPack(
-      const Tensor& weight, WeightFormat format) override {
-    return inner_.Pack(weight, format);
+      const WeightSource& weight) override {
+    return inner_.Pack(weight);
   }
   void DoPrepareStep(const StepRows& step) override {
     const auto all = static_cast<int64_t>(step.rows().size());

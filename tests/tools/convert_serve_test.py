@@ -77,6 +77,20 @@ class ServeTest(ConvertCase):
                 self.assertEqual(model["family"], "h3")
                 self.assertEqual(model["kv_bytes_per_token"], str(2 * width * 4))
 
+    def test_a_converted_folder_that_was_quantised(self):
+        self.convert(DATA / "mamba.bin", target=self.target)
+        quantised = self.folder / "quantised"
+        command = [SERVER, "--quantize", self.target, "--into", quantised, "--weights", "int8"]
+        subprocess.run(command, check=True, timeout=LIMIT_S)
+        self.assertEqual(self.assert_answers(quantised)["weight_format"], "f32 and int8")
+        again = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=LIMIT_S)
+        self.assertEqual(again.returncode, 1)
+        self.assertIn("is there, and is left as it is", again.stderr)
+        other = subprocess.run([SERVER, "--model", f"m={quantised}", "--weights", "f16"], stderr=subprocess.PIPE,
+                               text=True, timeout=LIMIT_S)
+        self.assertEqual(other.returncode, 1)
+        self.assertIn("quantised to int8 already", other.stderr)
+
     def test_a_config_that_came_with_the_weights(self):
         config = {"d_model": 8, "n_layer": 2, "vocab_size": 21, "ssm_cfg": {"d_state": 4}}
         self.convert(self.source("mamba.bin", config=config))
