@@ -22,6 +22,7 @@
 #include "kernels/cuda/graphs.h"
 #include "kernels/cuda/h3_block.h"
 #include "kernels/cuda/large_products.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/mamba2_block.h"
 #include "kernels/cuda/mamba_block.h"
 #include "kernels/cuda/mlp_block.h"
@@ -237,6 +238,7 @@ class CudaBackend final : public Backend {
     if (!status.ok()) queue_.Fail(status);
     if (moved) graphs_.Forget();
     is_laid_out_ = status.ok();
+    cuda::AllowOverlap(tables_.table().longest_row <= 1);
     any_follows_ = std::any_of(step.rows().begin(), step.rows().end(),
                                [](const Row& row) { return row.follows >= 0; });
   }

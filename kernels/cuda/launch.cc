@@ -19,7 +19,11 @@ Known& Knowledge() {
   return *known;
 }
 
+thread_local bool may_overlap = true;
+
 }  // namespace
+
+void AllowOverlap(bool allowed) { may_overlap = allowed; }
 
 cudaError_t AllowSharedBytes(const void* kernel, size_t bytes) {
   int device = 0;
@@ -37,6 +41,10 @@ cudaError_t AllowSharedBytes(const void* kernel, size_t bytes) {
 }
 
 cudaError_t CanOverlap(bool* can) {
+  if (!may_overlap) {
+    *can = false;
+    return cudaSuccess;
+  }
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;

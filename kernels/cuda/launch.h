@@ -21,7 +21,13 @@ struct LaunchShape {
 // on the current device; what was allowed before is remembered.
 cudaError_t AllowSharedBytes(const void* kernel, size_t bytes);
 
-// Whether the current device's blocks can begin early.
+// Whether blocks that this thread launches from now on may begin early, which
+// they may at first. Short kernels, as of decode, gain by it. Kernels of a
+// prompt lose: their blocks, if few, are dealt to the few multiprocessors that
+// the kernel in front has left, and stay there.
+void AllowOverlap(bool allowed);
+
+// Whether blocks begin early on the current device, and may.
 cudaError_t CanOverlap(bool* can);
 
 // Puts `kernel` into `stream`; its arguments are copied. An error of the launch
