@@ -6,6 +6,7 @@
 //   device-facts bits             how tensor cores, products and cuBLASLt add
 //   device-facts workloads        kernels of 200 MB, as shares of copies' rate
 //   device-facts once             these once each, for a profiler
+//   device-facts step SHAPE ROWS TOKENS   a step of two layers, for a profiler
 //
 // The last line is the result in short. Ends with 0; 1 if something failed, or
 // a kernel has local memory; 2 after wrong use; 77 without a device.
@@ -22,6 +23,7 @@
 #include "kernels/cuda/device_status.h"
 #include "tests/device_facts/bits.h"
 #include "tests/device_facts/kernels_of_a_program.h"
+#include "tests/device_facts/profiled_step.h"
 #include "tests/device_facts/rates.h"
 #include "tests/device_facts/workload_rates.h"
 
@@ -100,10 +102,12 @@ int Run(const std::vector<std::string>& arguments) {
       {"workloads", TellWorkloads},
       {"once", RunWorkloadsOnce}};
   const bool kernels = arguments.size() == 2 && arguments[0] == "kernels";
-  if (!kernels && !(arguments.size() == 1 && facts.count(arguments[0]) > 0)) {
+  const bool step = arguments.size() == 4 && arguments[0] == "step";
+  if (!kernels && !step &&
+      !(arguments.size() == 1 && facts.count(arguments[0]) > 0)) {
     std::fprintf(stderr,
                  "usage: device-facts count PROGRAM | kernels PROGRAM | "
-                 "rates | bits | workloads | once\n");
+                 "rates | bits | workloads | once | step SHAPE ROWS TOKENS\n");
     return kWrongUse;
   }
   int devices = 0;
@@ -113,6 +117,7 @@ int Run(const std::vector<std::string>& arguments) {
                 std::string(cuda::NoDevice(error).message()).c_str());
     return kNoDevice;
   }
+  if (step) return RunStepOnce({arguments.begin() + 1, arguments.end()});
   return kernels ? TellKernels(arguments[1]) : facts.at(arguments[0])();
 }
 

@@ -90,7 +90,8 @@ cudaError_t LoadKernels(const std::string& fat_binary,
   if (error != cudaSuccess) return error;
   unsigned count = 0;
   error = cudaLibraryGetKernelCount(&count, library);
-  if (error != cudaSuccess) return error;
+  // Some pieces hold none, and to be asked for none is an error.
+  if (error != cudaSuccess || count == 0) return error;
   std::vector<cudaKernel_t> handles(count);
   error = cudaLibraryEnumerateKernels(handles.data(), count, library);
   for (unsigned i = 0; i < count && error == cudaSuccess; ++i) {

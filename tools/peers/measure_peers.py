@@ -76,6 +76,11 @@ class MambaSsm(Transformers):
         # written in Triton can still be measured.
         if importlib.util.find_spec("selective_scan_cuda") is None:
             sys.modules["selective_scan_cuda"] = types.ModuleType("selective_scan_cuda")
+        # Names that it imports and newer transformers have no longer.
+        generation = importlib.import_module("transformers.generation")
+        for name in ("GreedySearchDecoderOnlyOutput", "SampleDecoderOnlyOutput"):
+            if not hasattr(generation, name):
+                setattr(generation, name, generation.GenerateDecoderOnlyOutput)
         self.library = importlib.import_module("mamba_ssm")
         self.models = importlib.import_module("mamba_ssm.models.mixer_seq_simple")
 
