@@ -137,6 +137,8 @@ def mamba(d_model, step, states=16):
                       multiply_adds=2 * d_inner * rank * tokens, **scan)
         update.weights += 2 * d_inner * padded(rank)
         return [norm(d_model, step), convolved(first, d_inner, step), x_proj, update, last]
+    # Two lanes share a quarter of the states: both do the sums of both.
+    scan["fused_adds"] = tokens * d_inner * 3 * states
     return [norm(d_model, step), first, *convolution(d_inner, step), x_proj, product("dt_proj", d_inner, rank, step),
             Work("", "scan", ("ScanInRegisters",), read=4 * tokens * (3 * d_inner + 2 * states), **scan), last]
 
