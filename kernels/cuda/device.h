@@ -117,6 +117,14 @@ __device__ __forceinline__ void StoreStream(T* global, T value) {
   __stcs(reinterpret_cast<Word<T>*>(global), SameBits<Word<T>>(value));
 }
 
+// Begins to bring the 128 bytes around an address, which memory has, to the
+// second-level cache, for a load of later.
+template <class T>
+__device__ __forceinline__ void Prefetch(const T* global) {
+  asm volatile(
+      "prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(global)));
+}
+
 // --- Copies of 16 bytes from global to shared memory that a thread begins and
 // goes on. A commit closes a group of them; AsyncWait<n> waits until at most
 // the newest n groups of this thread are still on their way. Others see the

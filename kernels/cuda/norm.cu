@@ -12,11 +12,12 @@ namespace {
 
 __global__ void __launch_bounds__(kNormThreads)
     NormKernel(RowNorm norm, Matrix normed, bool y_aligned) {
+  PrefetchNorm(norm);
   GridWait();
   GridTrigger();
   const NormRange range = {int64_t{blockIdx.x}, 1, int64_t{blockIdx.y}, 1};
   NormRows(norm, range, DynamicShared<float>(),
-           [&](int, int64_t column, const FewValues& few) {
+           [&](int, int64_t column, const FewValues& few, auto) {
              float* const y = At(normed, range.first_token, column);
              if (y_aligned) {
                Store(reinterpret_cast<float4*>(y),

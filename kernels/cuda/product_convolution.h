@@ -31,7 +31,7 @@ class TokenWindow {
     // A row without tokens moves its state, by the token of its number.
     const StepRow same = RowAt(step, token);
     keeps_ = same.tokens == 0 && same.slot_in != same.slot_out;
-    token_ = token;
+    token_ = static_cast<int>(token);
     row_ = Load(step.row_of_token + token);
   }
 
@@ -125,7 +125,7 @@ class TokenWindow {
 
   bool keeps_ = false;
   bool has_token_ = false;
-  int64_t token_ = 0;
+  int token_ = 0;
   int32_t row_ = 0;
   const float* in_ = nullptr;
   float* out_ = nullptr;

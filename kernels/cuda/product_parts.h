@@ -21,7 +21,9 @@ __device__ inline ProductArguments ThisPart(const ProductArguments& product) {
 #pragma unroll
   for (int i = 0; i + 1 < ProductArguments::kPartsMax; ++i) {
     if (static_cast<int>(blockIdx.z) != i + 1) continue;
-    part.weight = product.others[i].weight;
+    // Its shape is the first one's, which is no copy in registers.
+    part.weight.values = product.others[i].weight.values;
+    part.weight.scales = product.others[i].weight.scales;
     part.options.bias = product.others[i].bias;
     part.y = product.others[i].y;
   }
@@ -49,10 +51,10 @@ class Ending {
   __device__ Ending(const ProductArguments& product, int64_t token,
                     int64_t output)
       : product_(product),
-        token_(token),
-        output_(output),
+        token_(static_cast<int>(token)),
+        output_(static_cast<int>(output)),
         exists_(token < product.tokens && output < product.weight.outputs),
-        channel_(output - product.convolution.first),
+        channel_(static_cast<int>(output - product.convolution.first)),
         are_together_(AreTogether(product, output)),
         is_convolved_(exists_ && are_together_ && channel_ >= 0 &&
                       channel_ < product.convolution.channels) {
@@ -112,10 +114,11 @@ class Ending {
   }
 
   const ProductArguments& product_;
-  const int64_t token_;
-  const int64_t output_;
+  // There are less than 2^31 of each; they are kept for long.
+  const int token_;
+  const int output_;
   const bool exists_;
-  const int64_t channel_;  // of the convolution
+  const int channel_;  // of the convolution
   const bool are_together_;
   const bool is_convolved_;
   TokenWindow<kOutputs> window_;

@@ -1,14 +1,18 @@
-// Norms of rows by a block of any number of warps, in one order whatever that
-// number is: as if 256 threads had each group.
+// Norms of rows by a block of 256 threads, in one order.
 //
-// Thread t of 256 sums the elements 4 i, ..., 4 i + 3 of all i = t modulo 256
-// in ascending order, squares by fused multiply-add; the sums of each 32 are
-// added by WarpSum, and these 8 in ascending order. LayerNorm finds the mean
-// first, and squares what differs from it.
+// Thread t sums the elements 4 i, ..., 4 i + 3 of all i = t modulo 256 in
+// ascending order, squares by fused multiply-add; the sums of each 32 threads
+// are added by WarpSum, and these 8 in ascending order. LayerNorm finds the
+// mean first, and squares what differs from it.
+//
+// Memory is far for a block that has little to do until it answers: a thread
+// loads what it has of several rows, or all that it has of one, before it waits
+// for any of it, and keeps that from one pass to the next where it can.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/device.h"
@@ -55,28 +59,6 @@ __device__ inline FewValues LoadFew(const float* source, int64_t count,
   return few;
 }
 
-// Calls `visit(column, v)` for the elements of a token's group that thread
-// `thread` of `threads` has, which it keeps to however many there are.
-template <class Visit>
-__device__ void ForEachFew(const RowNorm& norm, int64_t token, int64_t group,
-                           int thread, int threads, const Visit& visit) {
-  for (int64_t i = int64_t{4} * thread; i < norm.width;
-       i += int64_t{4} * threads) {
-    const int64_t column = group * norm.width + i;
-    FewValues few =
-        LoadFew(At(norm.x, token, column), norm.width - i, norm.aligned);
-    if (norm.z.data != nullptr) {
-      const FewValues gate =
-          LoadFew(At(norm.z, token, column), norm.width - i, norm.aligned);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        few.values[j] = few.values[j] * Silu(gate.values[j]);
-      }
-    }
-    visit(column, few);
-  }
-}
-
 __device__ inline float SumOfWarps(const float* sums) {
   float sum = sums[0];
 #pragma unroll
@@ -84,116 +66,250 @@ __device__ inline float SumOfWarps(const float* sums) {
   return sum;
 }
 
-// What becomes of v: ((v - mean) scale) weight, and + bias.
-struct Scaling {
-  float mean;
-  float scale;
-};
+// Brings what a norm takes beside its rows closer, before it can begin. By a
+// block's threads.
+__device__ inline void PrefetchNorm(const RowNorm& norm) {
+  constexpr int64_t kLine = 128 / sizeof(float);
+  for (int64_t i = threadIdx.x * kLine; i < norm.groups * norm.width;
+       i += kNormThreads * kLine) {
+    if (norm.weight != nullptr) Prefetch(norm.weight + i);
+    if (norm.bias != nullptr) Prefetch(norm.bias + i);
+  }
+}
 
-// The sums of all pairs of a range, and what follows from them.
-class NormSums {
+// The norms of a range, kPairs pairs and kSteps of each thread's fours of them
+// at a time. REQUIRES: with more than one pair at a time, range.groups == 1;
+// norm.aligned is kAligned.
+template <int kPairs, int kSteps, bool kAligned>
+class PairNorms {
  public:
   // `shared` has NormSumFloats.
-  __device__ NormSums(const RowNorm& norm, const NormRange& range,
-                      float* shared)
+  __device__ PairNorms(const RowNorm& norm, const NormRange& range,
+                       float* shared)
       : norm_(norm),
         range_(range),
+        pairs_(range.Pairs()),
+        width_(static_cast<int>(norm.width)),
+        is_kept_(pairs_ <= kPairs && width_ <= kSteps * kFours),
         means_(shared),
-        squares_(shared + range.Pairs() * kNormWarps) {}
+        squares_(shared + pairs_ * kNormWarps) {}
 
-  // By all threads of the block, which has full warps. The block's threads see
-  // the sums when it returns.
-  __device__ void Find() const {
-    if (norm_.weight == nullptr) return;
-    if (norm_.kind == NormKind::kLayer) {
-      Sum(means_, [](int) {
-        return [](float value, float sum) { return sum + value; };
-      });
+  // By all threads of the block, see NormRows.
+  template <class Visit>
+  __device__ void Norm(const Visit& visit) {
+    if (norm_.weight != nullptr) FindScalings();
+    for (int first = 0; first < pairs_; first += kPairs) {
+      for (int i = threadIdx.x * 4; i < width_; i += kSteps * kFours) {
+        Fetch(first, i);
+        NormFetched(first, i, visit);
+      }
     }
-    Sum(squares_, [&](int pair) {
-      return [mean = Mean(pair)](float value, float sum) {
-        const float centred = value - mean;
-        return fmaf(centred, centred, sum);
-      };
-    });
-  }
-
-  __device__ Scaling Of(int pair) const {
-    if (norm_.weight == nullptr) return {0.0f, 1.0f};
-    const float variance = SumOfWarps(squares_ + pair * kNormWarps) /
-                           static_cast<float>(norm_.width);
-    return {Mean(pair), 1.0f / sqrtf(variance + norm_.epsilon)};
   }
 
  private:
-  __device__ float Mean(int pair) const {
-    return norm_.kind == NormKind::kRms
-               ? 0.0f
-               : SumOfWarps(means_ + pair * kNormWarps) /
-                     static_cast<float>(norm_.width);
+  static constexpr int kFours = kNormThreads * 4;  // values of all threads
+
+  __device__ static int CountOf(int left) {
+    return kAligned || left >= 4 ? 4 : left;
+  }
+  __device__ static FewValues Load(const float* source, int left) {
+    return LoadFew(source, CountOf(left), kAligned);
+  }
+  __device__ int64_t TokenOf(int pair) const {
+    return kPairs > 1 ? pair : pair / range_.groups;
+  }
+  __device__ int64_t FirstColumn(int pair) const {
+    const int group = kPairs > 1 ? 0 : pair % range_.groups;
+    return (range_.first_group + group) * norm_.width;
+  }
+  __device__ FewValues Few(const ConstMatrix& matrix, int pair, int i) const {
+    return Load(
+        At(matrix, range_.first_token + TokenOf(pair), FirstColumn(pair) + i),
+        width_ - i);
   }
 
-  // Warps take the eighths of pairs in turn.
-  template <class AddOf>
-  __device__ void Sum(float* sums, const AddOf& add_of) const {
-    const int lane = threadIdx.x % 32;
-    for (int i = threadIdx.x / 32; i < range_.Pairs() * kNormWarps;
-         i += blockDim.x / 32) {
-      const int pair = i / kNormWarps;
-      const auto add = add_of(pair);
-      float sum = 0.0f;
-      ForEachFew(norm_, range_.first_token + pair / range_.groups,
-                 range_.first_group + pair % range_.groups,
-                 i % kNormWarps * 32 + lane, kNormThreads,
-                 [&](int64_t, const FewValues& few) {
+  // This thread's values from place `i` of the pairs from `first` on, unless it
+  // has them.
+  __device__ void Fetch(int first, int i) {
+    if (is_kept_ && is_fetched_) return;
+    is_fetched_ = true;
 #pragma unroll
-                   for (int j = 0; j < 4; ++j) {
-                     if (j < few.count) sum = add(few.values[j], sum);
-                   }
-                 });
-      sum = WarpSum(sum);
-      if (lane == 0) sums[i] = sum;
+    for (int step = 0; step < kSteps; ++step) {
+      const int place = i + step * kFours;
+#pragma unroll
+      for (int pair = 0; pair < kPairs; ++pair) {
+        values_[pair][step] = {};
+        if (place < width_ && first + pair < pairs_) {
+          values_[pair][step] = Few(norm_.x, first + pair, place);
+        }
+      }
+    }
+    if (norm_.z.data != nullptr) Gate(first, i);
+  }
+  // Four gates at a time: more would take registers that there are not.
+  __device__ void Gate(int first, int i) {
+#pragma unroll
+    for (int begin = 0; begin < kPairs * kSteps; begin += 4) {
+      FewValues gates[4] = {};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int at = begin + j;
+        if (at >= kPairs * kSteps) continue;
+        const int pair = first + at / kSteps;
+        const int place = i + at % kSteps * kFours;
+        if (place < width_ && pair < pairs_) {
+          gates[j] = Few(norm_.z, pair, place);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int at = begin + j;
+        if (at >= kPairs * kSteps) continue;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          float& value = values_[at / kSteps][at % kSteps].values[k];
+          value = value * Silu(gates[j].values[k]);
+        }
+      }
+    }
+  }
+
+  // Then means_ has at the beginning of each pair's sums its Scaling.
+  __device__ void FindScalings() {
+    const float width = static_cast<float>(norm_.width);
+    const bool is_centred = norm_.kind == NormKind::kLayer;
+    if (is_centred) {
+      Sum<false>(means_);
+      ForEachOwnPair([&](float* means, const float*) {
+        means[0] = SumOfWarps(means) / width;
+      });
+    }
+    Sum<true>(squares_);
+    ForEachOwnPair([&](float* means, const float* squares) {
+      const float variance = SumOfWarps(squares) / width;
+      if (!is_centred) means[0] = 0.0f;
+      means[1] = 1.0f / sqrtf(variance + norm_.epsilon);
+    });
+  }
+  // What follows from a pair's sums is for one thread to find: a division takes
+  // all of them as long as many pairs.
+  template <class Find>
+  __device__ void ForEachOwnPair(const Find& find) const {
+    for (int pair = threadIdx.x; pair < pairs_; pair += kNormThreads) {
+      find(means_ + pair * kNormWarps, squares_ + pair * kNormWarps);
     }
     BlockBarrier();
   }
 
+  // Of the values, or of the squares of what differs from the means.
+  template <bool kSquares>
+  __device__ void Sum(float* sums) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    for (int first = 0; first < pairs_; first += kPairs) {
+      float own[kPairs] = {}, means[kPairs] = {};
+      if (kSquares && norm_.kind == NormKind::kLayer) {
+#pragma unroll
+        for (int pair = 0; pair < kPairs; ++pair) {
+          if (first + pair < pairs_) {
+            means[pair] = means_[(first + pair) * kNormWarps];
+          }
+        }
+      }
+      for (int i = threadIdx.x * 4; i < width_; i += kSteps * kFours) {
+        Fetch(first, i);
+        AddFetched<kSquares>(i, means, own);
+      }
+#pragma unroll
+      for (int pair = 0; pair < kPairs; ++pair) own[pair] = WarpSum(own[pair]);
+#pragma unroll
+      for (int pair = 0; pair < kPairs; ++pair) {
+        if (lane == 0 && first + pair < pairs_) {
+          sums[(first + pair) * kNormWarps + warp] = own[pair];
+        }
+      }
+    }
+    BlockBarrier();
+  }
+  template <bool kSquares>
+  __device__ void AddFetched(int i, const float (&means)[kPairs],
+                             float (&sums)[kPairs]) const {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      const int place = i + step * kFours;
+      if (place >= width_) continue;
+#pragma unroll
+      for (int pair = 0; pair < kPairs; ++pair) {
+        const FewValues& few = values_[pair][step];
+        float& sum = sums[pair];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          if (j >= CountOf(width_ - place)) continue;
+          const float centred = few.values[j] - means[pair];
+          sum = kSquares ? fmaf(centred, centred, sum) : sum + few.values[j];
+        }
+      }
+    }
+  }
+
+  template <class Visit>
+  __device__ void NormFetched(int first, int i, const Visit& visit) const {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      const int place = i + step * kFours;
+      if (place >= width_) continue;
+      const int64_t column = FirstColumn(first) + place;
+      FewValues weight = {}, bias = {};
+      if (norm_.weight != nullptr) {
+        weight = Load(norm_.weight + column, width_ - place);
+      }
+      if (norm_.bias != nullptr) {
+        bias = Load(norm_.bias + column, width_ - place);
+      }
+#pragma unroll
+      for (int pair = 0; pair < kPairs; ++pair) {
+        if (first + pair >= pairs_) continue;
+        const float* const scaling = means_ + (first + pair) * kNormWarps;
+        FewValues few = values_[pair][step];
+        few.count = CountOf(width_ - place);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          float& value = few.values[j];
+          if (norm_.weight != nullptr) {
+            value = (value - scaling[0]) * scaling[1] * weight.values[j];
+          }
+          if (norm_.bias != nullptr) value += bias.values[j];
+        }
+        visit(static_cast<int>(TokenOf(first + pair)),
+              FirstColumn(first + pair) + place, few,
+              std::bool_constant<kAligned>());
+      }
+    }
+  }
+
   const RowNorm& norm_;
   const NormRange range_;
+  const int pairs_;
+  const int width_;
+  const bool is_kept_;  // from one pass to the next
+  bool is_fetched_ = false;
   float* const means_;
   float* const squares_;
+  FewValues values_[kPairs][kSteps];
 };
 
-// Calls `visit(token of the range, column, values)` for this thread's share of
-// what the norm of the range is. By all threads of the block; `shared` as
-// above.
+// Calls `visit(token of the range, column, values, aligned)` for this thread's
+// share of what the norm of the range is; `aligned` is a std::bool_constant:
+// norm.aligned, so that there are four values of a multiple of four. By all
+// kNormThreads of the block; `shared` has NormSumFloats.
 template <class Visit>
 __device__ void NormRows(const RowNorm& norm, const NormRange& range,
                          float* shared, const Visit& visit) {
-  const NormSums sums(norm, range, shared);
-  sums.Find();
-  for (int pair = 0; pair < range.Pairs(); ++pair) {
-    const Scaling scaling = sums.Of(pair);
-    const int token = pair / range.groups;
-    ForEachFew(norm, range.first_token + token,
-               range.first_group + pair % range.groups, threadIdx.x, blockDim.x,
-               [&](int64_t column, FewValues few) {
-                 if (norm.weight != nullptr) {
-                   const FewValues weight =
-                       LoadFew(norm.weight + column, few.count, norm.aligned);
-#pragma unroll
-                   for (int j = 0; j < 4; ++j) {
-                     few.values[j] = (few.values[j] - scaling.mean) *
-                                     scaling.scale * weight.values[j];
-                   }
-                 }
-                 if (norm.bias != nullptr) {
-                   const FewValues bias =
-                       LoadFew(norm.bias + column, few.count, norm.aligned);
-#pragma unroll
-                   for (int j = 0; j < 4; ++j) few.values[j] += bias.values[j];
-                 }
-                 visit(token, column, few);
-               });
+  if (!norm.aligned) {
+    PairNorms<1, 1, false>(norm, range, shared).Norm(visit);
+  } else if (range.Pairs() == 1 || range.groups > 1) {
+    PairNorms<1, 3, true>(norm, range, shared).Norm(visit);
+  } else {
+    PairNorms<4, 1, true>(norm, range, shared).Norm(visit);
   }
 }
 

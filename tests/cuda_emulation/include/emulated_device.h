@@ -183,6 +183,12 @@ void StoreStream(T* global, T value, const Site& site = Site::current()) {
   Store(global, value, site);
 }
 
+// Nothing comes of it but that the address is somebody's.
+template <class T>
+void Prefetch(const T* global, const Site& site = Site::current()) {
+  emulation::DataAt(global, sizeof(T), site);
+}
+
 inline void AsyncCopy16(void* shared, const void* global,
                         const Site& site = Site::current()) {
   emulation::BeginCopy16(shared, global, site);

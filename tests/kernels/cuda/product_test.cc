@@ -19,6 +19,7 @@
 #include "gtest/gtest.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/packed_matrix.h"
+#include "kernels/large_weights.h"
 #include "kernels/status.h"
 #include "kernels/weight_values.h"
 #include "tests/kernels/kernel_test_case.h"
@@ -41,7 +42,7 @@ struct Shape {
 // Around the edges of steps, units, warps and tiles; of both orders.
 constexpr Shape kShapes[] = {{1, 1},    {7, 15},   {8, 16},   {9, 17},
                              {63, 65},  {64, 128}, {65, 256}, {70, 300},
-                             {33, 511}, {24, 576}, {5, 1100}};
+                             {33, 511}, {24, 576}, {5, 1100}, {9, 4700}};
 #if defined(ENGRAM_CUDA_EMULATION)
 constexpr WeightFormat kKnownOrders[] = {
     WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kFloat16,
@@ -274,6 +275,27 @@ TEST_F(CudaProductTest, TheNarrowKernelAndTheTilesGiveTheSameBits) {
       }
     }
   }
+}
+
+TEST_F(CudaProductTest, LargeWeightsAreOneSumOfAnyNumberOfUnits) {
+  const int64_t before = SetLargeWeightBytesForTest(1);
+  for (const Shape& shape : {Shape{9, 300}, Shape{20, 2340}}) {
+    EXPECT_EQ(cuda::OrderOf(shape.outputs, shape.inputs), ProductOrder::kPlain);
+    for (const WeightFormat format : kNarrowFormats) {
+      SCOPED_TRACE(testing::Message()
+                   << WeightFormatName(format) << " " << shape.outputs << " x "
+                   << shape.inputs);
+      const auto packed =
+          PackFloats(backend(), RandomFloats(1, shape.outputs * shape.inputs),
+                     shape.outputs, shape.inputs, format);
+      for (const int64_t tokens : {1, 3, 8}) {
+        const Floats x = RandomFloats(2, tokens * shape.inputs);
+        ExpectSameBits(Run(&cuda::NarrowProduct, *packed, x),
+                       Run(&cuda::TileProduct, *packed, x));
+      }
+    }
+  }
+  SetLargeWeightBytesForTest(before);
 }
 
 template <cuda::TileSize kSize>
