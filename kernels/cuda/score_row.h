@@ -2,6 +2,7 @@
 // block, and the order of its ids: by descending score, then by ascending id.
 #pragma once
 
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -69,8 +70,58 @@ struct ScoreSurvey {
   bool is_finite;      // all scores are, also before they were clean
 };
 
-__device__ inline ScoreSurvey SurveyOf(const ScoreRow& row,
-                                       BlockExchange& exchange) {
+// No order of an id: what a thread tells that has seen a score that is not
+// finite.
+inline constexpr uint64_t kNotFinite = ~uint64_t{0};
+
+// The order of the first of this thread's ids (0: it has none), or kNotFinite.
+// As a row is read for this alone most of the time, it takes four ids at once
+// and few instructions for each.
+__device__ inline uint64_t BestOfFinite(const ScoreRow& row) {
+  constexpr int32_t kAhead = 4;
+  float best = -HUGE_VALF;
+  int32_t best_id = -1;
+  bool is_finite = true;
+  // Ids come ascending.
+  const auto visit = [&](int32_t id, float score) {
+    is_finite = std::fabs(score) < HUGE_VALF && is_finite;
+    score = std::fabs(score) < FLT_MIN ? 0.0f : score;
+    if (score > best) {
+      best = score;
+      best_id = id;
+    }
+  };
+  const auto thread = static_cast<int32_t>(threadIdx.x);
+  const auto threads = static_cast<int32_t>(blockDim.x);
+  const bool aligned = reinterpret_cast<uintptr_t>(row.scores) % 16 == 0;
+  const int32_t fours = aligned ? row.ids / 4 : 0;
+  const auto* const source = reinterpret_cast<const float4*>(row.scores);
+  for (int32_t first = thread; first < fours; first += kAhead * threads) {
+    float4 scores[kAhead];
+#pragma unroll
+    for (int32_t i = 0; i < kAhead; ++i) {
+      const int32_t four = first + i * threads;
+      scores[i] = {0.0f, 0.0f, 0.0f, 0.0f};
+      if (four < fours) scores[i] = Load(source + four);
+    }
+#pragma unroll
+    for (int32_t i = 0; i < kAhead; ++i) {
+      const int32_t four = first + i * threads;
+      if (four >= fours) continue;
+      visit(four * 4, scores[i].x);
+      visit(four * 4 + 1, scores[i].y);
+      visit(four * 4 + 2, scores[i].z);
+      visit(four * 4 + 3, scores[i].w);
+    }
+  }
+  VisitScores(row.scores, fours * 4 + thread, row.ids, threads, visit);
+  if (!is_finite) return kNotFinite;
+  return best_id < 0 ? 0 : OrderOf(best, best_id);
+}
+
+// Of any row.
+__device__ inline ScoreSurvey SurveyOfAny(const ScoreRow& row,
+                                          BlockExchange& exchange) {
   constexpr uint64_t kInfinite = uint64_t{1} << 32;
   uint64_t best = 0;
   uint64_t counts = 0;  // of those that are infinite, and of candidates
@@ -83,6 +134,13 @@ __device__ inline ScoreSurvey SurveyOf(const ScoreRow& row,
   best = BlockMax(best, exchange);
   counts = BlockSum(counts, exchange);
   return {best, static_cast<int32_t>(counts % kInfinite), counts < kInfinite};
+}
+
+__device__ inline ScoreSurvey SurveyOf(const ScoreRow& row,
+                                       BlockExchange& exchange) {
+  const uint64_t best = BlockMax(BestOfFinite(row), exchange);
+  if (best != kNotFinite) return {best, row.ids, true};
+  return SurveyOfAny(row, exchange);
 }
 
 }  // namespace engram::cuda
