@@ -3,6 +3,7 @@
 // that is read for the last time where the next is written gives it its place.
 #include "kernels/blocks.h"
 
+#include <algorithm>
 #include <cstddef>
 
 #include "kernels/backend.h"
@@ -150,8 +151,11 @@ void Backend::DoMambaBlock(const StepRows& step,
 // --- Mamba-2.
 
 int64_t Mamba2BlockArguments::ScratchFloats() const {
-  return AlignedFloats(d_model()) + AlignedFloats(projected()) +
+  return AlignedFloats(normed_floats()) + AlignedFloats(projected()) +
          AlignedFloats(convolved());
+}
+int64_t Mamba2BlockArguments::normed_floats() const {
+  return std::max(d_model(), SsdRoomFloats(groups, d_state));
 }
 
 void Backend::Mamba2Block(const StepRows& step,
@@ -171,7 +175,8 @@ void Backend::DoMamba2Block(const StepRows& step,
                             const Mamba2BlockArguments& block,
                             float* residual) {
   BlockScratch parts(Scratch(step, block.ScratchFloats()), step.tokens());
-  const Matrix normed = parts.Take(block.d_model());
+  const Matrix room = parts.Take(block.normed_floats());
+  const Matrix normed = {room.data, block.d_model()};
   const Matrix projected = parts.Take(block.projected());
   const Matrix convolved = parts.Take(block.convolved());
 
@@ -181,7 +186,9 @@ void Backend::DoMamba2Block(const StepRows& step,
   composition.Convolution(block.convolution, block.convolved(),
                           Activation::kSilu, block.conv_state,
                           ColumnsFrom(projected, block.d_inner()), convolved);
-  SsdScan(step, ScanOf(block, projected, convolved));
+  SsdScanArguments scan = ScanOf(block, projected, convolved);
+  scan.room = room.floats();
+  SsdScan(step, scan);
   GatedNorm(GatedNormOf(block, step.tokens(), convolved, projected));
   composition.AddProduct(block.out_proj, convolved);
 }

@@ -96,6 +96,8 @@ struct Mamba2BlockArguments {
   // z, x, b, c and dt side by side.
   int64_t projected() const { return d_inner() + convolved() + heads; }
   int64_t ScratchFloats() const;
+  // What is normed, and then the scan's room.
+  int64_t normed_floats() const;
 };
 
 // Norm; q, k and v by a product each; ShiftMultiply of k and v; DiagonalScan

@@ -169,7 +169,17 @@ struct SsdScanArguments {
   // starts from slot_in and leaves its last state in slot_out.
   LayerShares ssm_state;
   Matrix y;  // [tokens, heads head_dim] out; may be the same as x
+  // Memory of SsdRoomFloats() for each token, at a multiple of 16 bytes, for
+  // what a back end keeps of a scan while it runs. Needed where
+  // ssd_chunk_tokens() is more than 1 and a row holds a whole chunk.
+  float* room = nullptr;
 };
+
+// Both factors of a token, each with as many states as tensor cores take, and
+// their products with those of the chunk.
+inline int64_t SsdRoomFloats(int64_t groups, int64_t d_state) {
+  return groups * (2 * ((d_state + 15) / 16 * 16) + 40);
+}
 
 struct GatedNormArguments {
   int64_t tokens = 0;

@@ -346,6 +346,7 @@ class CudaBackend final : public Backend {
     if (deterministic_ || !parts.chunks || !cuda::CanScanChunks(arguments)) {
       return scan(cuda::RowPart::kAll);
     }
+    ENGRAM_CHECK(arguments.room != nullptr);
     if (parts.heads) scan(cuda::RowPart::kHead);
     Note(cuda::SsdChunks(stream(), tables_.table(), arguments), "SsdScan");
     if (parts.tails) scan(cuda::RowPart::kTail);

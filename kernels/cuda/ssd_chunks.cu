@@ -1,31 +1,36 @@
-// A block has a row by 32 channels of a head and goes through the row's whole
-// chunks of 64 tokens. With L(t) = Σ Δ a up to token t of the chunk, S the
+// Two kernels. With L(t) = Σ Δ a up to token t of a chunk of 64 tokens, S the
 // states [channel, state] before it, and products of matrices:
-//   y(t)  = exp(L(t)) C(t) Sᵀ + Σ_{u <= t} C(t)·B(u) exp(L(t) - L(u)) Δ(u) x(u)
-//           + d x(t)
+//   y(t)  = exp(L(t)) C(t) Sᵀ + d x(t)
+//           + Σ_{u <= t} C(t)·B(u) exp(L(t) - L(u)) Δ(u) x(u)
 //   S    <- exp(L(63)) S + Σ_u exp(L(63) - L(u)) Δ(u) x(u) B(u)ᵀ
 // Source: Mamba-2, arXiv 2405.21060, section 6.
 //
-// Four warps: each has 16 tokens of y, and a quarter of 128 states, all
-// channels, of S, which stays in registers from chunk to chunk. B, x and S lie
-// in shared memory; C goes from global memory into the registers of the one
-// warp that multiplies its tokens; the masked products of C and B go from one
-// product's sums into the next one's factors. dt and x of a chunk are fetched
-// while the one before is multiplied, B by eights of loads when it is through.
+// PrepareChunks does for all chunks at once what heads of a group share: B and
+// C as factors of tensor cores, and C Bᵀ, into the scan's room. ScanChunks goes
+// through a row's chunks one after the other. A block has a row by 64 channels
+// of a head. Four of its warps multiply: each has 16 channels and all states,
+// 64 tokens of y at a time, and needs nothing of the others; S stays in its
+// registers, whose sums are laid out as factors are, and x is fetched for the
+// next chunk while S takes this one's. The other four prepare the next chunk
+// beside them: they fetch B and C into shared memory, and weight C Bᵀ. One
+// barrier a chunk. All factors lie as lanes load them, 16 bytes a lane.
 //
 // Order. Products are those of halves_product.h, by steps of 16 of what is
-// summed over, ascending. C Sᵀ is scaled in float32 before the sum over u goes
-// on in it, S before its sum. L is summed in float64, pairs of tokens as a tree
-// over lanes, and kept as the nearest float32 and what is left, so that
-// differences are exact however far a head decays; a weight is exp of a
-// difference, 0 below -87. Products above the diagonal are not computed by
-// steps of 16, and are 0 within them: what is not finite in a token reaches
-// those before it in its chunk, whose row is broken anyway.
+// summed over, ascending. Sums over S are scaled in float32, get d x, and then
+// the sum over u goes on in them; S is scaled before its sum. L is summed in
+// float64, pairs of tokens as a tree over lanes, and kept as the nearest
+// float32 and what is left, so that differences are exact however far a head
+// decays; a weight is exp of a difference, 0 below -87. Products above the
+// diagonal are not computed by steps of 16, and are 0 within them: what is not
+// finite in a token reaches those before it in its chunk, whose row is broken
+// anyway.
 //
-// Memory: as ssd_scan.cu, the state once per row, and once more C Bᵀ for each
-// 32 channels. Tensor-core steps of a chunk of 32 channels and 128 states:
-// 1,824, against 512 K fused multiply-adds of the recurrence.
+// Memory: as ssd_scan.cu, the state once per row; B, C and their products twice
+// more, and once for each 64 channels from the second-level cache. Tensor-core
+// steps of a chunk of 64 channels and 128 states: 1,776, against 1 M fused
+// multiply-adds of the recurrence.
 #include "kernels/cuda/activations.h"
+#include "kernels/cuda/alignment.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/halves_product.h"
 #include "kernels/cuda/launch.h"
@@ -37,446 +42,599 @@
 namespace engram::cuda {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kWarps = kThreads / 32;
-constexpr int kWarpTokens = kChunkTokens / kWarps;
-constexpr int kChannels = 32;  // of a block
 constexpr int kMostStates = 128;
-constexpr int kWarpStates = kMostStates / kWarps;
 constexpr int kStep = 16;  // of a product, in what it sums over
-// Values from one row to the next in shared memory. Eight-byte loads of rows of
-// states and turned loads of rows of channels meet all banks alike.
-constexpr int kStateStride = kMostStates + 16;
-constexpr int kChannelStride = kChannels + 8;
+constexpr int kTile = 8;   // columns of a right factor
+constexpr int kTokenSteps = kChunkTokens / kStep;
+constexpr int kTokenTiles = kChunkTokens / kTile;
 
-static_assert(kWarpTokens == kStep);
+// --- The room: of each chunk and group, right factors of 32 lanes. For each 16
+// states, 8 factors of B (states by 16 tokens: 2 for each) and 8 of C (tokens
+// by these states); and the products C Bᵀ in float32, where factors of tokens t
+// by 16 tokens u have theirs, of all tiles that are not above the diagonal.
+constexpr int kStepFactors = 8;
+static_assert(kStepFactors == kTokenTiles && kStepFactors == 2 * kTokenSteps);
+constexpr int kProductTiles = kTokenSteps * (kTokenSteps + 1);
 
-struct TokenStep {
-  float delta;
-  float log_decay;       // of the chunk's tokens up to this one
-  float log_decay_rest;  // what float32 leaves of it
-};
-
-struct SharedChunk {
-  Halves<kChunkTokens, kStateStride> b;        // [token, state]
-  Halves<kChannels, kStateStride> states;      // [channel, state]
-  Halves<kChunkTokens, kChannelStride> x;      // [token, channel]
-  Halves<kChunkTokens, kChannelStride> added;  // x as the states take it
-  TokenStep steps[kChunkTokens];
-};
-
-// Which part of a row a thread has.
-struct Part {
-  int64_t head;
-  int64_t first_channel;  // of the block, in the head
-  int channels;           // of the block
-  int64_t first_state;    // of the head's group, in b and c
-  int states;             // of the head
-  int state_steps;
-  int warp;
-  int group;  // of the lane: its row of factors and sums
-  int quad;
-};
-
-__device__ Part ThisPart(const SsdScanArguments& arguments) {
-  const int64_t blocks = (arguments.head_dim + kChannels - 1) / kChannels;
-  const int thread = static_cast<int>(threadIdx.x);
-  Part part;
-  part.head = blockIdx.x / blocks;
-  part.first_channel = blockIdx.x % blocks * kChannels;
-  const int64_t left = arguments.head_dim - part.first_channel;
-  part.channels = left < kChannels ? static_cast<int>(left) : kChannels;
-  part.first_state = GroupOf(arguments, part.head) * arguments.d_state;
-  part.states = static_cast<int>(arguments.d_state);
-  part.state_steps = (part.states + kStep - 1) / kStep;
-  part.warp = thread / 32;
-  part.group = thread % 32 / 4;
-  part.quad = thread % 4;
-  return part;
+// Of 8 tokens t and 16 tokens u <= t.
+__device__ constexpr int ProductTile(int tile, int step) {
+  const int half = tile / 2 + 1;
+  return tile / 2 * half + tile % 2 * half + step;
 }
 
-// How b, c and x lie: whether four values at a multiple of four from where a
-// head's or group's begin can be loaded at once.
-struct Alignment {
-  bool states;
-  bool channels;
+__host__ __device__ int StateSteps(const SsdScanArguments& arguments) {
+  return static_cast<int>((arguments.d_state + kStep - 1) / kStep);
+}
+
+struct Room {
+  RightFactor* b;
+  RightFactor* c;
+  float4* products;
 };
 
-__device__ float2 LoadSteps(const SsdScanArguments& arguments, const Part& part,
+// Of the chunk that begins within the 64 tokens `window`.
+__device__ Room RoomOf(const SsdScanArguments& arguments, int64_t window,
+                       int64_t group) {
+  const int64_t factors = StateSteps(arguments) * kStepFactors * 32;
+  const int64_t all = 2 * factors + kProductTiles * 32;
+  RightFactor* const first = reinterpret_cast<RightFactor*>(arguments.room) +
+                             (window * arguments.groups + group) * all;
+  return {first, first + factors,
+          reinterpret_cast<float4*>(first + 2 * factors)};
+}
+
+// A lane's place in factors and sums.
+struct Place {
+  int lane, group, quad;
+};
+__device__ Place ThisPlace() {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  return {lane, lane / 4, lane % 4};
+}
+
+// --- PrepareChunks: a block has a chunk, a group and 16 tokens.
+
+constexpr int kPrepareThreads = 32 * kTokenSteps;
+
+// The first token of the chunk that begins among the 64 from 64 `window` on,
+// or -1. There is at most one.
+__device__ int64_t ChunkWithin(const StepTable& step, int64_t window) {
+  unsigned found[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int64_t token =
+        window * kChunkTokens + half * 32 + static_cast<int>(threadIdx.x) % 32;
+    bool begins = false;
+    if (token < step.token_count) {
+      const StepRow row = RowAt(step, Load(step.row_of_token + token));
+      const RowChunks cut = ChunksOf(row.position, row.tokens);
+      const int64_t behind = token - row.offset - cut.head;
+      begins = behind >= 0 && behind % kChunkTokens == 0 &&
+               behind / kChunkTokens < cut.chunks;
+    }
+    found[half] = Ballot(begins);
+  }
+  for (int i = 0; i < kChunkTokens; ++i) {
+    if ((found[i / 32] >> (i % 32) & 1) != 0) return window * kChunkTokens + i;
+  }
+  return -1;
+}
+
+// b and c at a token of the chunk; zero where there is no such state.
+struct GroupStates {
+  const SsdScanArguments& arguments;
+  int64_t token, first_state;
+  bool aligned;
+
+  __device__ float At(const ConstMatrix& matrix, int row, int state) const {
+    return state < arguments.d_state
+               ? Load(cuda::At(matrix, token + row, first_state + state))
+               : 0.0f;
+  }
+  // At an even state. `aligned`: both at a multiple of 8 bytes.
+  __device__ float2 TwoAt(const ConstMatrix& matrix, int row, int state) const {
+    if (aligned && state + 1 < arguments.d_state) {
+      return Load(reinterpret_cast<const float2*>(
+          cuda::At(matrix, token + row, first_state + state)));
+    }
+    return {At(matrix, row, state), At(matrix, row, state + 1)};
+  }
+};
+
+// Factors of B and C of 16 tokens, by all warps.
+__device__ void PrepareFactors(const GroupStates& states, const Room& room,
+                               int token_step) {
+  const Place place = ThisPlace();
+  const SsdScanArguments& arguments = states.arguments;
+  for (int step = static_cast<int>(threadIdx.x) / 32;
+       step < StateSteps(arguments); step += kPrepareThreads / 32) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int at =
+          (step * kStepFactors + token_step * 2 + half) * 32 + place.lane;
+      const int row = token_step * kStep + half * kTile + place.group;
+      const int state = step * kStep + place.quad * 2;
+      Store(room.c + at,
+            RightOf(states.TwoAt(arguments.c, row, state),
+                    states.TwoAt(arguments.c, row, state + kTile)));
+      const int own_state = step * kStep + half * kTile + place.group;
+      const auto two = [&](int first) {
+        const int own_row = token_step * kStep + first + place.quad * 2;
+        return float2{states.At(arguments.b, own_row, own_state),
+                      states.At(arguments.b, own_row + 1, own_state)};
+      };
+      Store(room.b + at, RightOf(two(0), two(kTile)));
+    }
+  }
+}
+
+// Of 16 tokens with the 16 of each warp.
+__device__ void PrepareProducts(const GroupStates& states, const Room& room,
+                                int token_step) {
+  const Place place = ThisPlace();
+  const SsdScanArguments& arguments = states.arguments;
+  const int source_step = static_cast<int>(threadIdx.x) / 32;
+  if (source_step > token_step) return;
+  float sums[2][4] = {};
+#pragma unroll 4
+  for (int step = 0; step < StateSteps(arguments); ++step) {
+    const int state = step * kStep + place.quad * 2;
+    LeftFactor c;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      c.Set(i, states.TwoAt(arguments.c,
+                            token_step * kStep + place.group + i % 2 * kTile,
+                            state + i / 2 * kTile));
+    }
+    RightFactor b[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = source_step * kStep + half * kTile + place.group;
+      b[half] = RightOf(states.TwoAt(arguments.b, row, state),
+                        states.TwoAt(arguments.b, row, state + kTile));
+    }
+    AddProducts(sums, 0, c, b);
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int tile = ProductTile(token_step * 2 + half, source_step);
+    Store(room.products + tile * 32 + place.lane,
+          float4{sums[0][half * 2], sums[0][half * 2 + 1], sums[1][half * 2],
+                 sums[1][half * 2 + 1]});
+  }
+}
+
+__global__ void __launch_bounds__(kPrepareThreads)
+    PrepareChunks(StepTable step, SsdScanArguments arguments, bool aligned) {
+  GridWait();
+  GridTrigger();
+  const int64_t token = ChunkWithin(step, blockIdx.x);
+  if (token < 0) return;
+  const int64_t group = blockIdx.y / kTokenSteps;
+  const int token_step = static_cast<int>(blockIdx.y) % kTokenSteps;
+  const Room room = RoomOf(arguments, blockIdx.x, group);
+  const GroupStates states = {arguments, token, group * arguments.d_state,
+                              aligned};
+  PrepareFactors(states, room, token_step);
+  PrepareProducts(states, room, token_step);
+}
+
+// --- ScanChunks.
+
+constexpr int kMultiplyWarps = 4;
+constexpr int kPrepareWarps = 4;
+constexpr int kThreads = 32 * (kMultiplyWarps + kPrepareWarps);
+constexpr int kChannels = kMultiplyWarps * kStep;  // of a block
+
+// What a head does to a chunk's tokens.
+struct ChunkSteps {
+  float delta[kChunkTokens];
+  float log_decay[kChunkTokens];       // of the chunk's tokens up to this one
+  float log_decay_rest[kChunkTokens];  // what float32 leaves of it
+  float of_states[kChunkTokens];    // what is left of states before the chunk
+  float into_states[kChunkTokens];  // of x, what states have in the end
+};
+
+template <int kStateSteps>
+struct SharedChunks {
+  static constexpr int kFactors = kStateSteps * kStepFactors * 32;
+  struct Chunk {
+    RightFactor b[kFactors];
+    RightFactor c[kFactors];
+    // C Bᵀ, weighted.
+    RightFactor products[kProductTiles * 32];
+  };
+  Chunk chunks[2];  // in turn: this one and the next
+  // Theirs, and those of the one behind.
+  static constexpr int kSteps = 3;
+  ChunkSteps steps[kSteps];
+};
+
+// What is left, at the token `to`, of what came in at `from`.
+__device__ float DecayBetween(const ChunkSteps& steps, int from, int to) {
+  return Exp((steps.log_decay[to] - steps.log_decay[from]) +
+             (steps.log_decay_rest[to] - steps.log_decay_rest[from]));
+}
+
+// What one warp has fetched for ChunkSteps: two tokens a lane.
+__device__ float2 LoadSteps(const SsdScanArguments& arguments, int64_t head,
                             int64_t token) {
   const int64_t own = token + threadIdx.x % 32 * 2;
-  return {Load(At(arguments.dt, own, part.head)),
-          Load(At(arguments.dt, own + 1, part.head))};
+  return {Load(At(arguments.dt, own, head)),
+          Load(At(arguments.dt, own + 1, head))};
 }
 
-__device__ TokenStep StepOf(float delta, double log_decay) {
-  const float nearest = static_cast<float>(log_decay);
-  return {delta, nearest, static_cast<float>(log_decay - nearest)};
-}
-
-// By one warp, two tokens a lane.
-__device__ void PutSteps(const SsdScanArguments& arguments, const Part& part,
-                         float2 dt, SharedChunk& chunk) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const float first = SsdDelta(arguments, dt.x, part.head);
-  const float second = SsdDelta(arguments, dt.y, part.head);
-  const double a = LoadConstant(arguments.a + part.head);
-  const double of_second = a * static_cast<double>(second);
-  double sum = a * static_cast<double>(first) + of_second;
-  for (int delta = 1; delta < 32; delta *= 2) {
-    const double before = ShuffleUp(sum, delta);
-    if (lane >= delta) sum = before + sum;
+__device__ void PutSteps(const SsdScanArguments& arguments, int64_t head,
+                         float2 dt, ChunkSteps& steps) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const float delta[2] = {SsdDelta(arguments, dt.x, head),
+                          SsdDelta(arguments, dt.y, head)};
+  const double a = LoadConstant(arguments.a + head);
+  const double of_second = a * static_cast<double>(delta[1]);
+  double sum = a * static_cast<double>(delta[0]) + of_second;
+  for (int lanes = 1; lanes < 32; lanes *= 2) {
+    const double before = ShuffleUp(sum, lanes);
+    if (lane >= lanes) sum = before + sum;
   }
-  chunk.steps[2 * lane] = StepOf(first, sum - of_second);
-  chunk.steps[2 * lane + 1] = StepOf(second, sum);
-}
-
-// What is left at token `to` of what came in at `from`, or before the chunk.
-__device__ float DecayBetween(const TokenStep& from, const TokenStep& to) {
-  return Exp((to.log_decay - from.log_decay) +
-             (to.log_decay_rest - from.log_decay_rest));
-}
-
-__device__ void PutStates(const SsdScanArguments& arguments, const Part& part,
-                          int64_t token, bool aligned, SharedChunk& chunk) {
-  constexpr int kRowFours = kMostStates / 4;
-  constexpr int kTogether = 8;
-  const int column = static_cast<int>(threadIdx.x) % kRowFours * 4;
-  if (column >= part.state_steps * kStep) return;
-  for (int first = static_cast<int>(threadIdx.x) / kRowFours;
-       first < kChunkTokens; first += kTogether * kThreads / kRowFours) {
-    const auto row = [first](int i) {
-      return first + i * (kThreads / kRowFours);
-    };
-    float4 b[kTogether];
+  const double sums[2] = {sum - of_second, sum};
 #pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
-      b[i] =
-          LoadFour(At(arguments.b, token + row(i), part.first_state + column),
-                   part.states - column, aligned);
-    }
+  for (int i = 0; i < 2; ++i) {
+    const int token = 2 * lane + i;
+    const float nearest = static_cast<float>(sums[i]);
+    steps.delta[token] = delta[i];
+    steps.log_decay[token] = nearest;
+    steps.log_decay_rest[token] = static_cast<float>(sums[i] - nearest);
+    steps.of_states[token] = Exp(nearest + steps.log_decay_rest[token]);
+  }
+  WarpBarrier();
 #pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
-      chunk.b.Put(row(i), column, HalvesOf(b[i].x, b[i].y));
-      chunk.b.Put(row(i), column + 2, HalvesOf(b[i].z, b[i].w));
-    }
+  for (int i = 0; i < 2; ++i) {
+    const int token = 2 * lane + i;
+    steps.into_states[token] =
+        DecayBetween(steps, token, kChunkTokens - 1) * delta[i];
   }
 }
 
-// A thread's share of x of a chunk: four channels of each of its places.
-struct FetchedChannels {
-  static constexpr int kRowFours = kChannels / 4;
-  static constexpr int kFours = kChunkTokens * kRowFours / kThreads;
-  float4 x[kFours];
+// Begins to fetch B and C of a chunk. What there is no state for stays zero.
+template <int kStateSteps>
+__device__ void FetchFactors(const SsdScanArguments& arguments,
+                             const Room& room,
+                             typename SharedChunks<kStateSteps>::Chunk& chunk) {
+  const int factors = StateSteps(arguments) * kStepFactors * 32;
+  for (int i = static_cast<int>(threadIdx.x) - 32 * kMultiplyWarps; i < factors;
+       i += 32 * kPrepareWarps) {
+    AsyncCopy16(chunk.c + i, room.c + i);
+    AsyncCopy16(chunk.b + i, room.b + i);
+  }
+  AsyncCommit();
+}
 
-  __device__ static int Row(int i) {
-    return (i * kThreads + static_cast<int>(threadIdx.x)) / kRowFours;
+// Products of a tile of 8 tokens and the 16 of `step`, weighted.
+__device__ RightFactor Weighted(float4 products, const ChunkSteps& steps,
+                                const Place& place, int tile, int step) {
+  const int to = tile * kTile + place.group;
+  const auto weigh = [&](float product, int index) {
+    const int from =
+        step * kStep + index % 2 + index / 2 * kTile + place.quad * 2;
+    return from <= to
+               ? product * (DecayBetween(steps, from, to) * steps.delta[from])
+               : 0.0f;
+  };
+  return RightOf({weigh(products.x, 0), weigh(products.y, 1)},
+                 {weigh(products.z, 2), weigh(products.w, 3)});
+}
+
+// By each warp that prepares, of two tiles of tokens t, so that all have as
+// many.
+__device__ void WeighProducts(const Room& room, const ChunkSteps& steps,
+                              RightFactor* target) {
+  const Place place = ThisPlace();
+  const int warp = static_cast<int>(threadIdx.x) / 32 - kMultiplyWarps;
+  static_assert(2 * kPrepareWarps == kTokenTiles);
+  constexpr int kTiles = kProductTiles / kPrepareWarps;
+  // Of the early tile first.
+  const int early = warp / 2 + 1;
+  const auto tile_of = [&](int i) {
+    return i < early ? warp : kTokenTiles - 1 - warp;
+  };
+  const auto step_of = [&](int i) { return i < early ? i : i - early; };
+  float4 products[kTiles];
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) {
+    products[i] = Load(room.products +
+                       ProductTile(tile_of(i), step_of(i)) * 32 + place.lane);
   }
-  __device__ static int Column() {
-    return static_cast<int>(threadIdx.x) % kRowFours * 4;
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) {
+    target[ProductTile(tile_of(i), step_of(i)) * 32 + place.lane] =
+        Weighted(products[i], steps, place, tile_of(i), step_of(i));
   }
+}
+
+// Which channels of a head a lane multiplies: two, 8 apart.
+struct Channels {
+  int64_t first;  // in the head
+  bool exist[2];
+};
+__device__ Channels ThisChannels(const SsdScanArguments& arguments,
+                                 int64_t first) {
+  const int64_t own = first + threadIdx.x / 32 * kStep + ThisPlace().group;
+  return {own, {own < arguments.head_dim, own + kTile < arguments.head_dim}};
+}
+
+// x of a chunk as a left factor, channels by tokens, has it: [i % 2] of the
+// channels, pairs of tokens from 2 quad + 8 (i / 2) on.
+struct Inputs {
+  float2 x[kTokenSteps][4];
 };
 
-__device__ FetchedChannels LoadChannels(const SsdScanArguments& arguments,
-                                        const Part& part, int64_t token,
-                                        bool aligned) {
-  const int column = FetchedChannels::Column();
-  const int64_t channel =
-      part.head * arguments.head_dim + part.first_channel + column;
-  FetchedChannels fetched;
-#pragma unroll
-  for (int i = 0; i < FetchedChannels::kFours; ++i) {
-    fetched.x[i] =
-        LoadFour(At(arguments.x, token + FetchedChannels::Row(i), channel),
-                 part.channels - column, aligned);
-  }
-  return fetched;
-}
-
-__device__ void PutChannels(const FetchedChannels& fetched,
-                            SharedChunk& chunk) {
-  const TokenStep last = chunk.steps[kChunkTokens - 1];
-  const int column = FetchedChannels::Column();
-#pragma unroll
-  for (int i = 0; i < FetchedChannels::kFours; ++i) {
-    const int row = FetchedChannels::Row(i);
-    const float4 x = fetched.x[i];
-    chunk.x.Put(row, column, HalvesOf(x.x, x.y));
-    chunk.x.Put(row, column + 2, HalvesOf(x.z, x.w));
-    const TokenStep step = chunk.steps[row];
-    const float weight = DecayBetween(step, last) * step.delta;
-    chunk.added.Put(row, column, HalvesOf(weight * x.x, weight * x.y));
-    chunk.added.Put(row, column + 2, HalvesOf(weight * x.z, weight * x.w));
-  }
-}
-
-// A warp's states of all channels of the block, as sums of a product: channels
-// 16 m + group (and 8 further), states 8 n + 2 quad (and 1 further).
-struct WarpStates {
-  static constexpr int kRowTiles = kChannels / 16;
-  static constexpr int kColumnTiles = kWarpStates / 8;
-  float sums[kRowTiles][kColumnTiles][4];
-};
-
-// Calls body(value, channel of the block, state of the head) for all values
-// that exist.
+// Calls body(of_step, i, e, token, channel) for each of a lane's values.
 template <class Body>
-__device__ void EachState(const Part& part, WarpStates& states,
-                          const Body& body) {
+__device__ void EachInput(const Channels& channels, const Body& body) {
+  const int quad = ThisPlace().quad;
 #pragma unroll
-  for (int m = 0; m < WarpStates::kRowTiles; ++m) {
+  for (int step = 0; step < kTokenSteps; ++step) {
 #pragma unroll
-    for (int n = 0; n < WarpStates::kColumnTiles; ++n) {
+    for (int i = 0; i < 4; ++i) {
+      if (!channels.exist[i % 2]) continue;
+      body(step, i, step * kStep + i / 2 * kTile + quad * 2,
+           channels.first + i % 2 * kTile);
+    }
+  }
+}
+
+__device__ Inputs LoadInputs(const SsdScanArguments& arguments, int64_t head,
+                             const Channels& channels, int64_t token) {
+  Inputs inputs = {};
+  const int64_t first = head * arguments.head_dim;
+  EachInput(channels, [&](int step, int i, int row, int64_t channel) {
+    inputs.x[step][i] = {
+        Load(At(arguments.x, token + row, first + channel)),
+        Load(At(arguments.x, token + row + 1, first + channel))};
+  });
+  return inputs;
+}
+
+// A warp's states, 16 channels by all: sums of products, 8 states a tile.
+template <int kStateSteps>
+struct WarpStates {
+  static constexpr int kTiles = 2 * kStateSteps;
+  static constexpr int kTogether = kTiles < 8 ? kTiles : 8;
+  float sums[kTiles / kTogether][kTogether][4];
+
+  __device__ float (&Tile(int tile))[4] {
+    return sums[tile / kTogether][tile % kTogether];
+  }
+
+  // Calls body(value, state, channel) for all values that exist.
+  template <class Body>
+  __device__ void Each(const SsdScanArguments& arguments,
+                       const Channels& channels, const Body& body) {
+    const int quad = ThisPlace().quad;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int channel = m * 16 + part.group + i / 2 * 8;
-        const int state =
-            part.warp * kWarpStates + n * 8 + part.quad * 2 + i % 2;
-        if (channel < part.channels && state < part.states) {
-          body(states.sums[m][n][i], channel, state);
+        const int state = tile * kTile + quad * 2 + i % 2;
+        if (channels.exist[i / 2] && state < arguments.d_state) {
+          body(Tile(tile)[i], state, channels.first + i / 2 * kTile);
         }
       }
     }
   }
-}
-
-__device__ void PutWarpStates(const Part& part, const WarpStates& states,
-                              SharedChunk& chunk) {
-#pragma unroll
-  for (int m = 0; m < WarpStates::kRowTiles; ++m) {
-#pragma unroll
-    for (int n = 0; n < WarpStates::kColumnTiles; ++n) {
-      const float(&sums)[4] = states.sums[m][n];
-      const int channel = m * 16 + part.group;
-      const int state = part.warp * kWarpStates + n * 8 + part.quad * 2;
-      chunk.states.Put(channel, state, HalvesOf(sums[0], sums[1]));
-      chunk.states.Put(channel + 8, state, HalvesOf(sums[2], sums[3]));
-    }
-  }
-}
-
-// c of a step of states and of the lane's two tokens. Lane q of four has the
-// states 4 q to 4 q + 3 of it, as it has of b and of the scan's states.
-__device__ LeftFactor LoadC(const SsdScanArguments& arguments, const Part& part,
-                            int64_t token, int step, bool aligned) {
-  const int column = step * kStep + part.quad * 4;
-  LeftFactor c;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const float4 four = LoadFour(
-        At(arguments.c, token + part.warp * kWarpTokens + part.group + half * 8,
-           part.first_state + column),
-        part.states - column, aligned);
-    const PairHalves first = HalvesOf(four.x, four.y),
-                     second = HalvesOf(four.z, four.w);
-    c.high[half] = first.high;
-    c.low[half] = first.low;
-    c.high[half + 2] = second.high;
-    c.low[half + 2] = second.low;
-  }
-  return c;
-}
-
-// A step of states of rows first + group in shared memory.
-template <int kRows>
-__device__ RightFactor StatesOf(const Halves<kRows, kStateStride>& rows,
-                                const Part& part, int first, int step) {
-  const int at =
-      (first + part.group) * kStateStride + step * kStep + part.quad * 4;
-  const uint2 high = *reinterpret_cast<const uint2*>(rows.high + at);
-  const uint2 low = *reinterpret_cast<const uint2*>(rows.low + at);
-  return {{high.x, high.y}, {low.x, low.y}};
-}
-
-// y of a warp's 16 tokens, and their products with b of the chunk's.
-struct WarpOutputs {
-  static constexpr int kChannelTiles = kChannels / 8;
-  static constexpr int kTokenTiles = kChunkTokens / 8;
-  float y[kChannelTiles][4];
-  float products[kTokenTiles][4];
 };
 
-// y = C Sᵀ, products = C Bᵀ up to the warp's last token.
-__device__ void MultiplyC(const SsdScanArguments& arguments, const Part& part,
-                          int64_t token, bool aligned, const SharedChunk& chunk,
-                          WarpOutputs& outputs) {
+// yᵀ of a warp's channels: 8 tokens a tile.
+struct WarpOutputs {
+  float y[kTokenTiles][4];
+};
+
+template <int kStateSteps>
+__device__ void MultiplyStates(WarpStates<kStateSteps>& states,
+                               const RightFactor* c, WarpOutputs& outputs) {
+  const int lane = ThisPlace().lane;
   outputs = {};
-  LeftFactor c = LoadC(arguments, part, token, 0, aligned);
-  for (int step = 0; step < part.state_steps; ++step) {
-    const LeftFactor next =
-        step + 1 < part.state_steps
-            ? LoadC(arguments, part, token, step + 1, aligned)
-            : c;
 #pragma unroll
-    for (int tile = 0; tile < WarpOutputs::kChannelTiles; ++tile) {
-      AddProduct(outputs.y[tile], c,
-                 StatesOf(chunk.states, part, tile * 8, step));
-    }
-#pragma unroll
-    for (int tile = 0; tile < WarpOutputs::kTokenTiles; ++tile) {
-      if (tile > 2 * part.warp + 1) continue;
-      AddProduct(outputs.products[tile], c,
-                 StatesOf(chunk.b, part, tile * 8, step));
-    }
-    c = next;
-  }
-}
-
-// Scales y and weights the products, which are 0 of tokens that come later.
-__device__ void Decay(const Part& part, const SharedChunk& chunk,
-                      WarpOutputs& outputs) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int token = part.warp * kWarpTokens + part.group + half * 8;
-    const TokenStep to = chunk.steps[token];
-    const float from_before = DecayBetween({}, to);
-#pragma unroll
-    for (int tile = 0; tile < WarpOutputs::kChannelTiles; ++tile) {
-      outputs.y[tile][half * 2] *= from_before;
-      outputs.y[tile][half * 2 + 1] *= from_before;
-    }
-#pragma unroll
-    for (int tile = 0; tile < WarpOutputs::kTokenTiles; ++tile) {
-      if (tile > 2 * part.warp + 1) continue;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int source = tile * 8 + part.quad * 2 + i;
-        float& product = outputs.products[tile][half * 2 + i];
-        const TokenStep from = chunk.steps[source];
-        product = source <= token
-                      ? product * (DecayBetween(from, to) * from.delta)
-                      : 0.0f;
-      }
-    }
-  }
-}
-
-// y += products x, whose sums are laid out as factors are.
-__device__ void AddTokens(const Part& part, const SharedChunk& chunk,
-                          WarpOutputs& outputs) {
-#pragma unroll
-  for (int step = 0; step < kChunkTokens / kStep; ++step) {
-    if (step > part.warp) continue;
-    LeftFactor products;
+  for (int step = 0; step < kStateSteps; ++step) {
+    LeftFactor left;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float(&sums)[4] = outputs.products[step * 2 + i / 2];
-      const PairHalves pair = HalvesOf(sums[i % 2 * 2], sums[i % 2 * 2 + 1]);
-      products.high[i] = pair.high;
-      products.low[i] = pair.low;
+      const float(&sums)[4] = states.Tile(step * 2 + i / 2);
+      left.Set(i, {sums[i % 2 * 2], sums[i % 2 * 2 + 1]});
     }
+    RightFactor right[kTokenTiles];
 #pragma unroll
-    for (int tile = 0; tile < WarpOutputs::kChannelTiles; tile += 2) {
-      RightFactor x[2];
-      LoadRight(chunk.x, step * kStep, tile * 8, x);
-      AddProduct(outputs.y[tile], products, x[0]);
-      AddProduct(outputs.y[tile + 1], products, x[1]);
+    for (int tile = 0; tile < kTokenTiles; ++tile) {
+      right[tile] = c[(step * kStepFactors + tile) * 32 + lane];
     }
+    AddProducts(outputs.y, 0, left, right);
   }
 }
 
-__device__ void StoreOutputs(const SsdScanArguments& arguments,
-                             const Part& part, int64_t token,
+__device__ float2 TwoOf(const float* values, int first) {
+  return *reinterpret_cast<const float2*>(values + first);
+}
+
+// y <- exp(L) y + d x + the products with x.
+__device__ void AddTokens(const Inputs& inputs, const ChunkSteps& steps,
+                          const RightFactor* products, float d,
+                          WarpOutputs& outputs) {
+  const Place place = ThisPlace();
+#pragma unroll
+  for (int tile = 0; tile < kTokenTiles; ++tile) {
+    const float2 left = TwoOf(steps.of_states, tile * kTile + place.quad * 2);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float2 x = inputs.x[tile / 2][tile % 2 * 2 + half];
+      float(&y)[4] = outputs.y[tile];
+      y[half * 2] = fmaf(d, x.x, y[half * 2] * left.x);
+      y[half * 2 + 1] = fmaf(d, x.y, y[half * 2 + 1] * left.y);
+    }
+  }
+#pragma unroll
+  for (int step = 0; step < kTokenSteps; ++step) {
+    LeftFactor left;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) left.Set(i, inputs.x[step][i]);
+    RightFactor right[kTokenTiles] = {};
+#pragma unroll
+    for (int tile = 0; tile < kTokenTiles; ++tile) {
+      if (tile < 2 * step) continue;
+      right[tile] = products[ProductTile(tile, step) * 32 + place.lane];
+    }
+    AddProducts(outputs.y, 2 * step, left, right);
+  }
+}
+
+__device__ void StoreOutputs(const SsdScanArguments& arguments, int64_t head,
+                             const Channels& channels, int64_t token,
                              const WarpOutputs& outputs) {
-  const float d = LoadConstant(arguments.d + part.head);
-  const int64_t first = part.head * arguments.head_dim + part.first_channel;
+  const int64_t first = head * arguments.head_dim;
+  EachInput(channels, [&](int step, int i, int row, int64_t channel) {
+    const float(&y)[4] = outputs.y[step * 2 + i / 2];
+    Store(At(arguments.y, token + row, first + channel), y[i % 2 * 2]);
+    Store(At(arguments.y, token + row + 1, first + channel), y[i % 2 * 2 + 1]);
+  });
+}
+
+template <int kStateSteps>
+__device__ void AdvanceStates(const Inputs& inputs, const ChunkSteps& steps,
+                              const RightFactor* b,
+                              WarpStates<kStateSteps>& states) {
+  using States = WarpStates<kStateSteps>;
+  const Place place = ThisPlace();
+  const float decay = steps.of_states[kChunkTokens - 1];
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int64_t own = token + part.warp * kWarpTokens + part.group + half * 8;
+  for (int tile = 0; tile < States::kTiles; ++tile) {
 #pragma unroll
-    for (int tile = 0; tile < WarpOutputs::kChannelTiles; ++tile) {
+    for (int i = 0; i < 4; ++i) states.Tile(tile)[i] *= decay;
+  }
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int channel = tile * 8 + part.quad * 2 + i;
-        if (channel >= part.channels) continue;
-        // y may be x, of which this is the last use.
-        const float x = Load(At(arguments.x, own, first + channel));
-        Store(At(arguments.y, own, first + channel),
-              SsdOutput(x, d, outputs.y[tile][half * 2 + i]));
+  for (int step = 0; step < kTokenSteps; ++step) {
+    LeftFactor added;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 weight = TwoOf(
+          steps.into_states, step * kStep + i / 2 * kTile + place.quad * 2);
+      const float2 x = inputs.x[step][i];
+      added.Set(i, {weight.x * x.x, weight.y * x.y});
+    }
+#pragma unroll
+    for (int part = 0; part < States::kTiles / States::kTogether; ++part) {
+      RightFactor right[States::kTogether];
+#pragma unroll
+      for (int i = 0; i < States::kTogether; ++i) {
+        const int tile = part * States::kTogether + i;
+        right[i] = b[(tile / 2 * kStepFactors + step * 2 + tile % 2) * 32 +
+                     place.lane];
       }
+      AddProducts(states.sums[part], 0, added, right);
     }
   }
 }
 
-__device__ void AdvanceStates(const Part& part, const SharedChunk& chunk,
-                              WarpStates& states) {
-  const float decay = DecayBetween({}, chunk.steps[kChunkTokens - 1]);
-#pragma unroll
-  for (int m = 0; m < WarpStates::kRowTiles; ++m) {
-#pragma unroll
-    for (int n = 0; n < WarpStates::kColumnTiles; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) states.sums[m][n][i] *= decay;
-    }
-  }
-  const int first_state = part.warp * kWarpStates;
-  for (int step = 0; step < kChunkTokens / kStep; ++step) {
-    LeftFactor added[WarpStates::kRowTiles];
-#pragma unroll
-    for (int m = 0; m < WarpStates::kRowTiles; ++m) {
-      added[m] = LoadLeft(chunk.added, step * kStep, m * 16);
-    }
-#pragma unroll
-    for (int n = 0; n < WarpStates::kColumnTiles; n += 2) {
-      if (first_state + n * 8 >= part.states) continue;
-      RightFactor b[2];
-      LoadRight(chunk.b, step * kStep, first_state + n * 8, b);
-#pragma unroll
-      for (int m = 0; m < WarpStates::kRowTiles; ++m) {
-        AddProduct(states.sums[m][n], added[m], b[0]);
-        AddProduct(states.sums[m][n + 1], added[m], b[1]);
-      }
-    }
-  }
-}
-
-__global__ void __launch_bounds__(kThreads)
-    ScanChunks(StepTable step, SsdScanArguments arguments, Alignment aligned) {
+template <int kStateSteps>
+__global__ void __launch_bounds__(kThreads, 1)
+    ScanChunks(StepTable step, SsdScanArguments arguments) {
   GridWait();
   GridTrigger();
   const StepRow row = RowAt(step, blockIdx.y);
   const RowChunks cut = ChunksOf(row.position, row.tokens);
   if (cut.chunks == 0) return;
-  const Part part = ThisPart(arguments);
-  auto& chunk = *DynamicShared<SharedChunk>();
-  const int64_t first_state =
-      part.head * arguments.d_state * arguments.head_dim + part.first_channel;
-  const auto place = [&](int channel, int state) {
+  using Shared = SharedChunks<kStateSteps>;
+  auto& shared = *DynamicShared<Shared>();
+  const int64_t blocks = (arguments.head_dim + kChannels - 1) / kChannels;
+  const int64_t head = blockIdx.x / blocks;
+  const int64_t group = GroupOf(arguments, head);
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int64_t first_token = row.offset + cut.head;
+  const int chunks = static_cast<int>(cut.chunks);
+  const auto token_of = [&](int i) {
+    return first_token + int64_t{i} * kChunkTokens;
+  };
+  const auto steps_of = [&](int i) -> ChunkSteps& {
+    return shared.steps[i % Shared::kSteps];
+  };
+
+  const Channels channels =
+      ThisChannels(arguments, blockIdx.x % blocks * kChannels);
+  const int64_t first_state = head * arguments.d_state * arguments.head_dim;
+  const auto place_of = [&](int state, int64_t channel) {
     return first_state + state * arguments.head_dim + channel;
   };
-  // A head has left its state in slot_out.
-  const float* const in =
-      ShareAt(arguments.ssm_state, cut.head > 0 ? row.slot_out : row.slot_in);
-  WarpStates states = {};
-  EachState(part, states, [&](float& value, int channel, int state) {
-    value = LoadStream(in + place(channel, state));
-  });
-  int64_t token = row.offset + cut.head;
-  float2 dt = LoadSteps(arguments, part, token);
-  FetchedChannels x = LoadChannels(arguments, part, token, aligned.channels);
-  for (int64_t i = 0; i < cut.chunks; ++i, token += kChunkTokens) {
-    if (part.warp == 0) PutSteps(arguments, part, dt, chunk);
-    PutWarpStates(part, states, chunk);
-    PutStates(arguments, part, token, aligned.states, chunk);
-    BlockBarrier();
-    PutChannels(x, chunk);
-    if (i + 1 < cut.chunks) {
-      dt = LoadSteps(arguments, part, token + kChunkTokens);
-      x = LoadChannels(arguments, part, token + kChunkTokens, aligned.channels);
+  const float d = LoadConstant(arguments.d + head);
+  WarpStates<kStateSteps> states = {};
+  Inputs inputs = {};
+  float2 dt = {};
+  if (warp < kMultiplyWarps) {
+    // A head has left its state in slot_out.
+    const float* const in =
+        ShareAt(arguments.ssm_state, cut.head > 0 ? row.slot_out : row.slot_in);
+    states.Each(arguments, channels,
+                [&](float& value, int state, int64_t channel) {
+                  value = LoadStream(in + place_of(state, channel));
+                });
+    inputs = LoadInputs(arguments, head, channels, first_token);
+  }
+  for (int i = StateSteps(arguments) * kStepFactors * 32 +
+               static_cast<int>(threadIdx.x);
+       i < Shared::kFactors; i += kThreads) {
+    for (auto& chunk : shared.chunks) chunk.b[i] = chunk.c[i] = RightFactor{};
+  }
+  if (warp == kMultiplyWarps) {
+    PutSteps(arguments, head, LoadSteps(arguments, head, first_token),
+             steps_of(0));
+    if (chunks > 1) dt = LoadSteps(arguments, head, token_of(1));
+  }
+  BlockBarrier();
+  for (int i = -1; i < chunks; ++i) {
+    if (warp >= kMultiplyWarps) {
+      if (i + 1 < chunks) {
+        auto& chunk = shared.chunks[(i + 1) % 2];
+        const Room room =
+            RoomOf(arguments, token_of(i + 1) / kChunkTokens, group);
+        FetchFactors<kStateSteps>(arguments, room, chunk);
+        WeighProducts(room, steps_of(i + 1), chunk.products);
+      }
+      if (warp == kMultiplyWarps && i + 2 < chunks) {
+        PutSteps(arguments, head, dt, steps_of(i + 2));
+        if (i + 3 < chunks) {
+          dt = LoadSteps(arguments, head, token_of(i + 3));
+        }
+      }
+      AsyncWait<0>();
+    } else if (i >= 0) {
+      const auto& chunk = shared.chunks[i % 2];
+      const ChunkSteps& steps = steps_of(i);
+      WarpOutputs outputs;
+      MultiplyStates(states, chunk.c, outputs);
+      AddTokens(inputs, steps, chunk.products, d, outputs);
+      StoreOutputs(arguments, head, channels, token_of(i), outputs);
+      const Inputs next = i + 1 < chunks ? LoadInputs(arguments, head, channels,
+                                                      token_of(i + 1))
+                                         : Inputs{};
+      AdvanceStates(inputs, steps, chunk.b, states);
+      inputs = next;
     }
     BlockBarrier();
-    WarpOutputs outputs;
-    MultiplyC(arguments, part, token, aligned.states, chunk, outputs);
-    Decay(part, chunk, outputs);
-    AddTokens(part, chunk, outputs);
-    StoreOutputs(arguments, part, token, outputs);
-    AdvanceStates(part, chunk, states);
-    BlockBarrier();
   }
+  if (warp >= kMultiplyWarps) return;
   float* const out = ShareAt(arguments.ssm_state, row.slot_out);
-  EachState(part, states, [&](float& value, int channel, int state) {
-    StoreStream(out + place(channel, state), value);
-  });
+  states.Each(arguments, channels,
+              [&](float& value, int state, int64_t channel) {
+                StoreStream(out + place_of(state, channel), value);
+              });
+}
+
+template <int kStateSteps>
+cudaError_t Scan(cudaStream_t stream, const StepTable& step,
+                 const SsdScanArguments& arguments) {
+  const int64_t blocks = (arguments.head_dim + kChannels - 1) / kChannels;
+  const LaunchShape shape = {
+      dim3(static_cast<unsigned>(arguments.heads * blocks),
+           static_cast<unsigned>(step.row_count)),
+      dim3(kThreads), sizeof(SharedChunks<kStateSteps>)};
+  return Launch(shape, stream, ScanChunks<kStateSteps>, step, arguments);
 }
 
 }  // namespace
@@ -487,16 +645,22 @@ bool CanScanChunks(const SsdScanArguments& arguments) {
 
 cudaError_t SsdChunks(cudaStream_t stream, const StepTable& step,
                       const SsdScanArguments& arguments) {
-  const int64_t blocks = (arguments.head_dim + kChannels - 1) / kChannels;
+  static_assert(kProductTiles * 32 * 4 == 40 * kChunkTokens,
+                "what SsdRoomFloats has for each token");
+  const int64_t windows = (step.token_count + kChunkTokens - 1) / kChunkTokens;
   const LaunchShape shape = {
-      dim3(static_cast<unsigned>(arguments.heads * blocks),
-           static_cast<unsigned>(step.row_count)),
-      dim3(kThreads), sizeof(SharedChunk)};
-  const Alignment aligned = {
-      arguments.d_state % 4 == 0 && AreFoursAligned(arguments.b) &&
-          AreFoursAligned(arguments.c),
-      arguments.head_dim % 4 == 0 && AreFoursAligned(arguments.x)};
-  return Launch(shape, stream, ScanChunks, step, arguments, aligned);
+      dim3(static_cast<unsigned>(windows),
+           static_cast<unsigned>(arguments.groups * kTokenSteps)),
+      dim3(kPrepareThreads), 0};
+  const bool aligned = arguments.d_state % 2 == 0 &&
+                       ArePairsAligned(arguments.b) &&
+                       ArePairsAligned(arguments.c);
+  const cudaError_t error =
+      Launch(shape, stream, PrepareChunks, step, arguments, aligned);
+  if (error != cudaSuccess) return error;
+  return StateSteps(arguments) <= 2
+             ? Scan<2>(stream, step, arguments)
+             : Scan<kMostStates / kStep>(stream, step, arguments);
 }
 
 }  // namespace engram::cuda

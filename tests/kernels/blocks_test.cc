@@ -284,6 +284,7 @@ TEST_P(BlocksTest, OfMamba2AreTheirOperations) {
       scan.dt_max = 2.0f;
       scan.ssm_state = changed.states[1];
       scan.y = y;
+      scan.room = call.NewMatrix(SsdRoomFloats(groups, d_state)).floats();
       backend().SsdScan(step, scan);
       const Matrix gated =
           call.Gate(d_inner, groups, y, projected, block.gated_norm, 1e-2f);

@@ -423,6 +423,8 @@ struct SsdScanCase {
       arguments.ssm_state = {device_dense_states.data(), StateFloats()};
     }
     arguments.y = {y.data() + kMargin, stride};
+    DeviceFloats room(backend, Floats(tokens * SsdRoomFloats(groups, d_state)));
+    arguments.room = room.data();
     backend.SsdScan(Prepare(backend, rows), arguments);
     states =
         dense_states ? device_dense_states.ToHost() : device_states.ToHost();

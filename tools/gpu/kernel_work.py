@@ -143,17 +143,21 @@ def mamba(d_model, step, states=16):
             Work("", "scan", ("ScanInRegisters",), read=4 * tokens * (3 * d_inner + 2 * states), **scan), last]
 
 
-def chunk_multiply_adds(heads, head_dim, states, step, chunk=64):
-    """Of kernels/cuda/ssd_chunks.cu: products of float32 factors are four of bfloat16, what is above the diagonal is
+def chunks(heads, head_dim, states, step, scan, chunk=64):
+    """Of kernels/cuda/ssd_chunks.cu: products of float32 factors are three of bfloat16, what is above the diagonal is
     left out by 16 tokens."""
     steps = -(-states // 16)
-    warps = chunk // 16
-    c_state = steps * 4
-    c_b = sum(2 * warp + 2 for warp in range(warps)) * steps
-    y = sum(warp + 1 for warp in range(warps)) * 4
-    advance = chunk // 16 * 2 * steps * 2
-    of_32_channels = 4 * (warps * c_state + c_b + y + advance)
-    return 2048 * of_32_channels * heads * -(-head_dim // 32) * step.rows * (step.tokens // chunk)
+    count = step.rows * (step.tokens // chunk)
+    factors, products = 2 * 16 * steps, sum(range(1, chunk // 16 + 1)) * 16 * 16 // chunk
+    room = 4 * count * chunk * (factors + products)
+    tiles = 2 * sum(range(1, chunk // 16 + 1))
+    of_64_channels = 3 * 4 * (chunk // 8 * steps + tiles + chunk // 16 * 2 * steps)
+    return [
+        Work("", "chunks, prepared", ("PrepareChunks",), read=4 * count * chunk * 2 * states, written=room,
+             multiply_adds=2048 * 3 * tiles * steps * count),
+        Work("", "chunks", ("ScanChunks",), read=4 * step.all_tokens * heads * (head_dim + 1) + room,
+             multiply_adds=2048 * of_64_channels * heads * -(-head_dim // 64) * count, **scan),
+    ]
 
 
 def mamba2(d_model, step, states=128, head_dim=64):
@@ -168,9 +172,7 @@ def mamba2(d_model, step, states=128, head_dim=64):
                       fused_adds=tokens * d_inner * 2 * states, others=tokens * d_inner * states, **scan)
         return [norm(d_model, step), convolved(first, channels, step), update, gated_norm(d_inner, step), last]
     return [norm(d_model, step), first, *convolution(channels, step),
-            Work("", "chunks", ("ScanChunks",), read=4 * tokens * (d_inner + 2 * states + heads),
-                 multiply_adds=chunk_multiply_adds(heads, head_dim, states, step), **scan),
-            gated_norm(d_inner, step), last]
+            *chunks(heads, head_dim, states, step, scan), gated_norm(d_inner, step), last]
 
 
 def mlp(d_model, step):
@@ -213,9 +215,9 @@ def attention(d_model, step):
     seen = sum(step.before + token + 1 for token in range(step.tokens))
     return [norm(d_model, step, bias=True), product("q, k, v", 3 * d_model, d_model, step, bias=True),
             Work("", "append", ("AppendKeysAndValues",), states_written=written, read=8 * tokens * d_model),
-            Work("", "attend", ("AttendTokens",), states_read=4 * rows * d_model * (-(-last // 32) * 32 + last),
-                 read=4 * tokens * d_model, written=4 * tokens * d_model, fused_adds=2 * rows * d_model * seen,
-                 others=rows * seen * EXP),
+            Work("", "attend", ("AttendTokens", "AttendLongRows"),
+                 states_read=4 * rows * d_model * (-(-last // 32) * 32 + last), read=4 * tokens * d_model,
+                 written=4 * tokens * d_model, fused_adds=2 * rows * d_model * seen, others=rows * seen * EXP),
             product("output", d_model, d_model, step, bias=True, adds=True), *mlp(d_model, step)]
 
 
