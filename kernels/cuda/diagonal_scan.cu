@@ -68,9 +68,10 @@ struct Registers {
   Complex h[kLanePairs];
 };
 
-// kCount of a tile's tokens, from its t-th on; the tile begins with `token`. Of
-// several, one's instructions fill the time that another waits for its sums,
-// and each quarter stores what one of them comes to.
+// kCount of a tile's tokens, from its t-th on; the tile begins with `token`. A
+// pair takes all of them before the next pair does, so that their sums, which
+// each take what pairs give one after the other, don't wait for each other; nor
+// do the exchanges. Each quarter stores what one of them comes to.
 template <int kCount, int kTileTokens>
 __device__ void ScanTokens(const DiagonalScanArguments& arguments,
                            const SharedTile<kTileTokens>& tile, int t,
@@ -80,23 +81,30 @@ __device__ void ScanTokens(const DiagonalScanArguments& arguments,
   const auto place = [&](int i) {
     return (t + i) * kScanBlockChannels + lane.block_channel;
   };
-  float own = 0.0f;
+  float p[kCount], sums[kCount] = {};
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) p[i] = tile.p[place(i)];
+#pragma unroll
+  for (int n = 0; n < kLanePairs; ++n) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      AdvanceDiagonal(p[i], pairs.decay[n], pairs.read[n], pairs.h[n], sums[i]);
+    }
+  }
+  SumQuarters(sums);
+  float own = 0.0f, own_p = 0.0f;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    float sum = 0.0f;
-#pragma unroll
-    for (int n = 0; n < kLanePairs; ++n) {
-      AdvanceDiagonal(tile.p[place(i)], pairs.decay[n], pairs.read[n],
-                      pairs.h[n], sum);
+    if (lane.quarter == i) {
+      own = sums[i];
+      own_p = p[i];
     }
-    sum = SumOfQuarters(sum);
-    if (lane.quarter == i) own = sum;
   }
   if (lane.quarter < kCount && channel < arguments.channels) {
-    const int own_place = place(lane.quarter);
-    const float y = DiagonalOutput(arguments, tile.p[own_place], d, own);
+    const float y = DiagonalOutput(arguments, own_p, d, own);
     Store(At(arguments.y, token + t + lane.quarter, channel),
-          arguments.gate.data == nullptr ? y : y * tile.gate[own_place]);
+          arguments.gate.data == nullptr ? y
+                                         : y * tile.gate[place(lane.quarter)]);
   }
 }
 

@@ -54,6 +54,18 @@ __device__ inline float SumOfQuarters(float quarter) {
   const float half = quarter + ShuffleXor(quarter, kScanWarpChannels);
   return half + ShuffleXor(half, 2 * kScanWarpChannels);
 }
+// The same of several, whose exchanges are on their way together.
+template <int kCount>
+__device__ inline void SumQuarters(float (&quarters)[kCount]) {
+#pragma unroll
+  for (int lanes = kScanWarpChannels; lanes < 32; lanes *= 2) {
+    float others[kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) others[i] = ShuffleXor(quarters[i], lanes);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) quarters[i] += others[i];
+  }
+}
 
 inline unsigned ScanBlocks(int64_t channels) {
   return static_cast<unsigned>((channels + kScanBlockChannels - 1) /
