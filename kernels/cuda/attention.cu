@@ -11,21 +11,22 @@
 // mod 32 in ascending order, which are added by exchanges 16, 8, 4, 2 and 1
 // apart; values over the keys in ascending order by fused multiply-adds.
 //
-// A block of threads has a head and a few neighbouring tokens of a row, or one
-// token where no row has more; its warps have a segment each. In the scores a
-// lane has a key of 32, in the sums of values a channel of 32, as the blocks of
-// keys and values lie.
+// Rows of many tokens attend in long_attention.cu. Here a block of threads has
+// a head and a few neighbouring tokens of a row, or one token where no row has
+// more; its warps have a segment each. In the scores a lane has a key of 32, in
+// the sums of values a channel of 32, as the blocks of keys and values lie.
 //
 // Memory per token and head: 8 head_dim bytes of keys and values are written,
 // and 8 head_dim bytes per token of the history are read, once per block of
 // threads.
-#include <cmath>
-#include <limits>
+#include <cstdint>
 
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_parts.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/long_attention.h"
 #include "kernels/cuda/rotation.h"
 #include "kernels/cuda/row_data.h"
 #include "kernels/cuda/warp_sum.h"
@@ -33,27 +34,7 @@
 namespace engram::cuda {
 namespace {
 
-constexpr int kBlockTokens = static_cast<int>(kKeyValueBlockTokens);
-static_assert(kBlockTokens == 32, "a lane has a token of a block");
-constexpr int kSegmentBlocks = 8;
-constexpr int kSegmentKeys = kSegmentBlocks * kBlockTokens;
 constexpr int kAppendThreads = 128;
-constexpr float kNone = -std::numeric_limits<float>::infinity();
-
-// The keys [head_dim, kBlockTokens] and values [kBlockTokens, head_dim] of a
-// head in block `index` of a row's sequence.
-__device__ float* KeysOf(const StepTable& step,
-                         const AttentionArguments& arguments,
-                         const StepRow& row, int64_t index, int64_t kv_head) {
-  const int32_t block = Load(step.block_ids + row.first_block + index);
-  return ShareAt(arguments.blocks, block) +
-         kv_head * arguments.head_dim * kBlockTokens;
-}
-__device__ float* ValuesOf(const StepTable& step,
-                           const AttentionArguments& arguments,
-                           const StepRow& row, int64_t index, int64_t kv_head) {
-  return KeysOf(step, arguments, row, index, arguments.kv_heads + kv_head);
-}
 
 // A block of threads has a token.
 __global__ void __launch_bounds__(kAppendThreads)
@@ -82,26 +63,6 @@ __global__ void __launch_bounds__(kAppendThreads)
           Load(At(arguments.v, token, i)));
   }
 }
-
-// kTokens tokens of a row, by one head. Where there are fewer tokens, those
-// behind are computed from zeros and lost.
-struct Queries {
-  StepRow row;
-  int64_t token;     // the first, in the concatenation
-  int64_t position;  // of the first
-  int tokens;
-  int64_t head, kv_head;
-
-  // How many keys from `first_key` on token i sees, at most `most`.
-  __device__ int Seen(int i, int64_t first_key, int most) const {
-    const int64_t seen = position + i + 1 - first_key;
-    return static_cast<int>(seen < 0 ? 0 : seen < most ? seen : most);
-  }
-  // So many segments have a key that the last token sees.
-  __device__ int64_t Segments() const {
-    return (position + tokens - 1) / kSegmentKeys + 1;
-  }
-};
 
 template <int kTokens, int kWarps>
 struct Block {
@@ -139,12 +100,6 @@ struct Block {
   __device__ float* Weights() const {
     return shared.weights + warp * kSegmentKeys * kTokens;
   }
-  // Of a segment the blocks that the last token sees.
-  __device__ int BlocksOf(int64_t segment) const {
-    const int64_t last = (queries.position + queries.tokens - 1) / kBlockTokens;
-    const int64_t blocks = last + 1 - segment * kSegmentBlocks;
-    return static_cast<int>(blocks < kSegmentBlocks ? blocks : kSegmentBlocks);
-  }
 
   // Leaves the rotated queries, and nothing in the sums.
   __device__ void Begin() const {
@@ -170,8 +125,8 @@ struct Block {
   // token does not see as -infinity, and the largest ones in `maximum`.
   __device__ void Score(int64_t segment, float (&maximum)[kTokens]) const {
 #pragma unroll
-    for (int i = 0; i < kTokens; ++i) maximum[i] = kNone;
-    for (int b = 0; b < BlocksOf(segment); ++b) {
+    for (int i = 0; i < kTokens; ++i) maximum[i] = kNoScore;
+    for (int b = 0; b < queries.BlocksOf(segment); ++b) {
       const int64_t block = segment * kSegmentBlocks + b;
       const float* const keys =
           KeysOf(step, arguments, queries.row, block, queries.kv_head) + lane;
@@ -190,7 +145,7 @@ struct Block {
       for (int i = 0; i < kTokens; ++i) {
         const bool is_seen =
             lane < queries.Seen(i, block * kBlockTokens, kBlockTokens);
-        const float score = is_seen ? scores[i] * arguments.scale : kNone;
+        const float score = is_seen ? scores[i] * arguments.scale : kNoScore;
         weights[i] = score;
         // A comparison: NaN, which has no order, is passed over here and comes
         // back in the exponentials.
@@ -211,7 +166,7 @@ struct Block {
   __device__ void Weigh(int64_t segment,
                         const float (&maximum)[kTokens]) const {
     float sums[kTokens] = {};
-    for (int b = 0; b < BlocksOf(segment); ++b) {
+    for (int b = 0; b < queries.BlocksOf(segment); ++b) {
       float* const weights = Weights() + (b * kBlockTokens + lane) * kTokens;
 #pragma unroll
       for (int i = 0; i < kTokens; ++i) {
@@ -235,7 +190,7 @@ struct Block {
     const int64_t head_dim = arguments.head_dim;
     for (int64_t channel = lane; channel < head_dim; channel += 32) {
       float sums[kTokens] = {};
-      for (int b = 0; b < BlocksOf(segment); ++b) {
+      for (int b = 0; b < queries.BlocksOf(segment); ++b) {
         const int64_t block = segment * kSegmentBlocks + b;
         const float* const values =
             ValuesOf(step, arguments, queries.row, block, queries.kv_head) +
@@ -296,7 +251,7 @@ struct Block {
   __device__ void Attend() const {
     Begin();
     BlockBarrier();
-    float total_maximum = kNone, total_sum = 0.0f;
+    float total_maximum = kNoScore, total_sum = 0.0f;
     for (int64_t first = 0; first < queries.Segments(); first += kWarps) {
       const int64_t segment = first + warp;
       if (segment < queries.Segments()) {
@@ -333,14 +288,8 @@ __global__ void __launch_bounds__(kWarps * 32, 4)
   const StepRow row = RowAt(step, Load(step.row_of_token + token));
   const int64_t time = token - row.offset;
   if (time >= row.tokens || time % kTokens != 0) return;
-  const int64_t left = row.tokens - time;
-  const int64_t head = blockIdx.y;
-  const Queries queries = {row,
-                           token,
-                           row.position + time,
-                           static_cast<int>(left < kTokens ? left : kTokens),
-                           head,
-                           head / (arguments.heads / arguments.kv_heads)};
+  const Queries queries =
+      QueriesFrom(arguments, row, time, kTokens, blockIdx.y);
   using ThisBlock = Block<kTokens, kWarps>;
   const ThisBlock block = {step,
                            arguments,
@@ -370,6 +319,9 @@ cudaError_t Attention(cudaStream_t stream, const StepTable& step,
       {dim3(static_cast<unsigned>(step.token_count)), dim3(kAppendThreads), 0},
       stream, AppendKeysAndValues, step, arguments);
   if (error != cudaSuccess) return error;
+  if (IsForLongAttention(step, arguments)) {
+    return LongAttention(stream, step, arguments);
+  }
   return step.longest_row <= 1 ? Attend<1, 8>(stream, step, arguments)
                                : Attend<8, 4>(stream, step, arguments);
 }

@@ -24,6 +24,9 @@ struct AttentionShape {
   int64_t width() const { return heads * head_dim; }
   int64_t kv_width() const { return kv_heads() * head_dim; }
   int64_t BlockFloats() const { return 2 * kv_width() * kKeyValueBlockTokens; }
+  // Heads of a width that kernels take by fours have their blocks where these
+  // may: one behind the other, from an aligned address on.
+  bool HasDenseBlocks() const { return head_dim % 4 == 0; }
   float Scale() const {
     return scale == 0 ? 1.0f / std::sqrt(static_cast<float>(head_dim)) : scale;
   }
@@ -111,6 +114,7 @@ inline void AttentionStep(Backend& backend,
   DeviceFloats device_v(backend, ToWide(v, kv_width));
   DeviceFloats device_y(backend, ToWide(Floats(q.size()), width));
   DeviceShares device_blocks(backend, blocks, shape.BlockFloats());
+  DeviceFloats dense_blocks(backend, blocks);
   DeviceFloats& y = in_place ? device_q : device_y;
   const std::vector<double> frequencies = shape.Frequencies();
   const auto device_frequencies =
@@ -130,10 +134,13 @@ inline void AttentionStep(Backend& backend,
   arguments.q = {device_q.data() + kMargin, stride};
   arguments.k = {device_k.data() + kMargin, kv_stride};
   arguments.v = {device_v.data() + kMargin, kv_stride};
-  arguments.blocks = device_blocks.shares();
+  arguments.blocks = shape.HasDenseBlocks()
+                         ? LayerShares{dense_blocks.data(), shape.BlockFloats()}
+                         : device_blocks.shares();
   arguments.y = {y.data() + kMargin, stride};
   backend.Attention(Prepare(backend, rows, lists), arguments);
-  blocks = device_blocks.ToHost();
+  blocks =
+      shape.HasDenseBlocks() ? dense_blocks.ToHost() : device_blocks.ToHost();
   const Floats all = FromWide(y.ToHost(), width);
   // Queries that are not written over, keys and values are left alone.
   if (!in_place) ExpectSameBits(FromWide(device_q.ToHost(), width), q);

@@ -256,19 +256,22 @@ class AttentionInOrder {
 };
 
 TEST_F(CudaOrderTest, OfAttentionIsBySegmentsOf256Keys) {
-  const AttentionShape shape{1, 5, 0};
-  const int64_t tokens = 600;
-  std::vector<int32_t> blocks(tokens / kKeyValueBlockTokens + 1);
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    blocks[i] = static_cast<int32_t>(i);
-  }
-  AttentionSequence sequence(shape, 60, tokens, blocks);
-  Floats memory(blocks.size() * shape.BlockFloats());
-  AttentionStep(backend(), {{&sequence, tokens}}, memory);
-  for (int64_t t = 0; t < tokens; ++t) {
-    SCOPED_TRACE(testing::Message() << "token " << t);
-    ExpectSameBits(Slice(sequence.y, t, 1, 5),
-                   AttentionInOrder(sequence, t).values());
+  // By kernels for heads of any width, and for those of a multiple of four.
+  for (const int64_t head_dim : {5, 20}) {
+    const AttentionShape shape{1, head_dim, 0};
+    const int64_t tokens = 600;
+    std::vector<int32_t> blocks(tokens / kKeyValueBlockTokens + 1);
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      blocks[i] = static_cast<int32_t>(i);
+    }
+    AttentionSequence sequence(shape, 60, tokens, blocks);
+    Floats memory(blocks.size() * shape.BlockFloats());
+    AttentionStep(backend(), {{&sequence, tokens}}, memory);
+    for (int64_t t = 0; t < tokens; ++t) {
+      SCOPED_TRACE(testing::Message() << "token " << t << ", " << head_dim);
+      ExpectSameBits(Slice(sequence.y, t, 1, head_dim),
+                     AttentionInOrder(sequence, t).values());
+    }
   }
 }
 
