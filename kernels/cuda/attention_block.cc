@@ -6,13 +6,14 @@
 
 namespace engram::cuda {
 
-cudaError_t AttentionBlock(cudaStream_t stream, const StepTable& step,
+cudaError_t AttentionBlock(cudaStream_t stream, const LargeProducts& products,
+                           const StepTable& step,
                            const AttentionBlockArguments& block,
                            BlockScratch scratch, float* residual) {
   const Matrix normed = scratch.Take(block.d_model());
   const Matrix qkv = scratch.Take(block.qkv_width());
 
-  BlockOperations operations(stream, step, block.d_model(), residual);
+  BlockOperations operations(stream, products, step, block.d_model(), residual);
   ProductConvolution convolution;
   if (block.convolution.taps > 0) {
     convolution = ConvolutionOf(step, block.convolution, 0, block.qkv_width(),

@@ -103,7 +103,7 @@ ProductArguments BlockOperations::AdditionOf(const LinearWeights& linear,
 }
 
 void BlockOperations::Begin(const ProductArguments& product) {
-  Note(cuda::Product(stream_, product));
+  Note(products_.Begin(stream_, product));
 }
 
 ProductConvolution ConvolutionOf(const StepTable& step,

@@ -8,6 +8,7 @@
 
 #include "absl/types/span.h"
 #include "kernels/blocks.h"
+#include "kernels/cuda/large_products.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/product_fusions.h"
 #include "kernels/cuda/step_table.h"
@@ -18,9 +19,13 @@ namespace engram::cuda {
 // The operations of one block, begun one after the other.
 class BlockOperations {
  public:
-  BlockOperations(cudaStream_t stream, const StepTable& step, int64_t d_model,
-                  float* residual)
-      : stream_(stream), step_(step), d_model_(d_model), residual_(residual) {}
+  BlockOperations(cudaStream_t stream, const LargeProducts& products,
+                  const StepTable& step, int64_t d_model, float* residual)
+      : stream_(stream),
+        products_(products),
+        step_(step),
+        d_model_(d_model),
+        residual_(residual) {}
 
   // A matrix that is projected from inputs which others may be projected from,
   // too: by one kernel if all weights have the same shape.
@@ -59,6 +64,7 @@ class BlockOperations {
   void Begin(const ProductArguments& product);
 
   const cudaStream_t stream_;
+  const LargeProducts& products_;
   const StepTable& step_;
   const int64_t d_model_;
   float* const residual_;

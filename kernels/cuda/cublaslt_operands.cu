@@ -1,6 +1,6 @@
-// A block has one token's row, or 1,024 numbers beside each other. Bound by
-// memory: RoundInputs reads 4 bytes an input and writes 2, FinishSums reads and
-// writes 4 an output.
+// A block has one token's row, or 1,024 numbers beside each other, of a row or
+// of all. Bound by memory: RoundInputs reads 4 bytes an input and writes 2,
+// FinishSums reads and writes 4 an output.
 #include <cstring>
 
 #include "kernels/cuda/cublaslt_operands.h"
@@ -28,16 +28,28 @@ __global__ void RoundInputsKernel(ProductArguments product, void* rounded) {
   }
 }
 
-__global__ void FinishSumsKernel(ProductArguments product, ConstMatrix sums) {
+// Of the outputs from `first`, an even one, to before `end`. A thread has two
+// pairs, whose loads are on their way together.
+__global__ void FinishSumsKernel(ProductArguments product, ConstMatrix sums,
+                                 int64_t first, int64_t end) {
   GridWait();
   GridTrigger();
   const int64_t token = blockIdx.x;
-  for (int64_t output = threadIdx.x; output < product.weight.outputs;
-       output += kThreads) {
-    Ending<1> ending(product, token, output);
-    ending.Fetch();
-    ending.Finish({Load(At(sums, token, output))});
-  }
+  const int64_t output = first + blockIdx.y * kBlockValues + threadIdx.x * 2;
+  const int64_t other = output + kBlockValues / 2;
+  const auto tokens = [&](int64_t of) {
+    return of < end ? token : product.tokens;
+  };
+  const auto load = [&](int64_t of) {
+    return of < end ? Load(ValuesAt<2>(At(sums, token, of))) : Values<2>{};
+  };
+  Ending<2> ending(product, tokens(output), output);
+  Ending<2> other_ending(product, tokens(other), other);
+  const Values<2> values = load(output), other_values = load(other);
+  ending.Fetch();
+  other_ending.Fetch();
+  ending.Finish(values);
+  other_ending.Finish(other_values);
 }
 
 // Of the bits of its input each of the result's depends on many.
@@ -117,8 +129,19 @@ cudaError_t RoundInputs(cudaStream_t stream, const ProductArguments& product,
 
 cudaError_t FinishSums(cudaStream_t stream, const ProductArguments& product,
                        ConstMatrix sums) {
-  return Launch(Blocks(product.tokens), stream, FinishSumsKernel, product,
-                sums);
+  const MatMulOptions& options = product.options;
+  // All but those that are convolved may be where they belong already.
+  const bool all = sums.data != product.y.data || options.bias != nullptr ||
+                   options.activation != Activation::kNone;
+  const ProductConvolution& convolution = product.convolution;
+  const int64_t first = all ? 0 : convolution.first / 2 * 2;
+  const int64_t end =
+      all ? product.weight.outputs : convolution.first + convolution.channels;
+  if (end == first) return cudaSuccess;
+  LaunchShape shape = Blocks(product.tokens);
+  shape.grid.y =
+      static_cast<unsigned>((end - first + kBlockValues - 1) / kBlockValues);
+  return Launch(shape, stream, FinishSumsKernel, product, sums, first, end);
 }
 
 cudaError_t FillWithOdd(cudaStream_t stream, WeightFormat format, void* values,

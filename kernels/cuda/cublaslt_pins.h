@@ -31,8 +31,8 @@ WeightShape ShapeOf(const WeightView& weight);
 // Of one shape. A pin serves products of so many tokens and of more, up to the
 // next number; one that adds to y, as `accumulate` does, is another one.
 struct ShapePins {
-  static constexpr int kBuckets = 4;
-  static constexpr int64_t kTokens[kBuckets] = {256, 512, 1024, 2048};
+  static constexpr int kBuckets = 6;
+  static constexpr int64_t kTokens[kBuckets] = {64, 128, 256, 512, 1024, 2048};
   struct Pin {
     std::optional<cublasLtMatmulAlgo_t> algorithm;
     int tried = 0;  // up to it

@@ -317,11 +317,7 @@ class CudaBackend final : public Backend {
                 const MatMulOptions& options, Matrix y) override {
     const cuda::ProductArguments product =
         cuda::ArgumentsOf(cuda::ViewOf(weight), tokens, x, options, y);
-    // Decode is recorded, and its steps have few tokens.
-    Note(tables_.table().HasOneTokenARow()
-             ? cuda::Product(stream(), product)
-             : large_products_.Begin(stream(), product),
-         "MatMul");
+    Note(large_products_.Begin(stream(), product), "MatMul");
   }
 
   void DoCausalConv1d(const StepRows&,
@@ -381,7 +377,7 @@ class CudaBackend final : public Backend {
     if (!tables_.table().HasOneTokenARow()) {
       return Backend::DoMambaBlock(step, block, residual);
     }
-    Note(cuda::MambaBlock(stream(), tables_.table(), block,
+    Note(cuda::MambaBlock(stream(), large_products_, tables_.table(), block,
                           ScratchOf(step, block), residual),
          "MambaBlock");
   }
@@ -391,7 +387,7 @@ class CudaBackend final : public Backend {
     if (!tables_.table().HasOneTokenARow()) {
       return Backend::DoMamba2Block(step, block, residual);
     }
-    Note(cuda::Mamba2Block(stream(), tables_.table(), block,
+    Note(cuda::Mamba2Block(stream(), large_products_, tables_.table(), block,
                            ScratchOf(step, block), residual),
          "Mamba2Block");
   }
@@ -401,8 +397,8 @@ class CudaBackend final : public Backend {
     if (!tables_.table().HasOneTokenARow()) {
       return Backend::DoH3Block(step, block, residual);
     }
-    Note(cuda::H3Block(stream(), tables_.table(), block, ScratchOf(step, block),
-                       residual),
+    Note(cuda::H3Block(stream(), large_products_, tables_.table(), block,
+                       ScratchOf(step, block), residual),
          "H3Block");
   }
 
@@ -412,7 +408,7 @@ class CudaBackend final : public Backend {
     if (!tables_.table().HasOneTokenARow()) {
       return Backend::DoAttentionBlock(step, block, residual);
     }
-    Note(cuda::AttentionBlock(stream(), tables_.table(), block,
+    Note(cuda::AttentionBlock(stream(), large_products_, tables_.table(), block,
                               ScratchOf(step, block), residual),
          "AttentionBlock");
   }
@@ -422,7 +418,7 @@ class CudaBackend final : public Backend {
     if (!tables_.table().HasOneTokenARow()) {
       return Backend::DoMlpBlock(step, block, residual);
     }
-    Note(cuda::MlpBlock(stream(), tables_.table(), block,
+    Note(cuda::MlpBlock(stream(), large_products_, tables_.table(), block,
                         ScratchOf(step, block), residual),
          "MlpBlock");
   }

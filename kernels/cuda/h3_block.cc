@@ -6,16 +6,16 @@
 
 namespace engram::cuda {
 
-cudaError_t H3Block(cudaStream_t stream, const StepTable& step,
-                    const H3BlockArguments& block, BlockScratch scratch,
-                    float* residual) {
+cudaError_t H3Block(cudaStream_t stream, const LargeProducts& products,
+                    const StepTable& step, const H3BlockArguments& block,
+                    BlockScratch scratch, float* residual) {
   const int64_t d_model = block.d_model();
   const Matrix normed = scratch.Take(d_model);
   const Matrix q = scratch.Take(d_model);
   const Matrix k = scratch.Take(d_model);
   const Matrix v = scratch.Take(d_model);
 
-  BlockOperations operations(stream, step, d_model, residual);
+  BlockOperations operations(stream, products, step, d_model, residual);
   operations.NormedProducts(
       block.norm, normed,
       {{block.q_proj, q}, {block.k_proj, k}, {block.v_proj, v}});

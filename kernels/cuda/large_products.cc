@@ -80,7 +80,9 @@ bool LargeProducts::BeginByLibrary(cudaStream_t stream,
   const MatMulOptions& options = product.options;
   const std::optional<int> bucket = ShapePins::BucketOf(product.tokens);
   const auto known = shapes_.find(ShapeOf(weight));
-  if (!bucket.has_value() || known == shapes_.end()) return false;
+  if (!bucket.has_value() || known == shapes_.end() || product.parts > 1) {
+    return false;
+  }
   const auto& pins = known->second->pins;
   // The bias comes before what was there.
   const bool library_adds = options.accumulate && options.bias == nullptr &&
@@ -105,10 +107,7 @@ bool LargeProducts::BeginByLibrary(cudaStream_t stream,
                                  room_->data(), sums, library_adds)) {
     return false;
   }
-  if (!library_adds && (apart || options.bias != nullptr ||
-                        options.activation != Activation::kNone)) {
-    *error = FinishSums(stream, product, sums);
-  }
+  if (!library_adds) *error = FinishSums(stream, product, sums);
   return true;
 }
 

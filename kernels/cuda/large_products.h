@@ -43,7 +43,7 @@ class LargeProducts {
   size_t room() const { return room_ == nullptr ? 0 : room_->bytes(); }
   void SetRoom(std::unique_ptr<Buffer> room) { room_ = std::move(room); }
 
-  // As Product(), to the bit. Not to be recorded in a graph.
+  // As Product(), to the bit.
   cudaError_t Begin(cudaStream_t stream, const ProductArguments& product) const;
 
   ProductLibrary Tell() const;

@@ -6,14 +6,15 @@
 
 namespace engram::cuda {
 
-cudaError_t Mamba2Block(cudaStream_t stream, const StepTable& step,
+cudaError_t Mamba2Block(cudaStream_t stream, const LargeProducts& products,
+                        const StepTable& step,
                         const Mamba2BlockArguments& block, BlockScratch scratch,
                         float* residual) {
   const int64_t d_inner = block.d_inner();
   const Matrix normed = scratch.Take(block.d_model());
   const Matrix projected = scratch.Take(block.projected());
 
-  BlockOperations operations(stream, step, block.d_model(), residual);
+  BlockOperations operations(stream, products, step, block.d_model(), residual);
   operations.NormedProducts(
       block.norm, normed, {{block.in_proj, projected}}, Activation::kNone,
       ConvolutionOf(step, block.convolution, d_inner, block.convolved(),

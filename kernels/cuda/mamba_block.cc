@@ -6,15 +6,15 @@
 
 namespace engram::cuda {
 
-cudaError_t MambaBlock(cudaStream_t stream, const StepTable& step,
-                       const MambaBlockArguments& block, BlockScratch scratch,
-                       float* residual) {
+cudaError_t MambaBlock(cudaStream_t stream, const LargeProducts& products,
+                       const StepTable& step, const MambaBlockArguments& block,
+                       BlockScratch scratch, float* residual) {
   const Matrix normed = scratch.Take(block.d_model());
   const Matrix projected = scratch.Take(2 * block.d_inner);
   const Matrix scan_inputs = scratch.Take(block.scan_inputs());
   const Matrix dt = scratch.Take(block.d_inner);
 
-  BlockOperations operations(stream, step, block.d_model(), residual);
+  BlockOperations operations(stream, products, step, block.d_model(), residual);
   operations.NormedProducts(
       block.norm, normed, {{block.in_proj, projected}}, Activation::kNone,
       ConvolutionOf(step, block.convolution, 0, block.d_inner,

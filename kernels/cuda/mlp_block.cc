@@ -5,13 +5,13 @@
 
 namespace engram::cuda {
 
-cudaError_t MlpBlock(cudaStream_t stream, const StepTable& step,
-                     const MlpBlockArguments& block, BlockScratch scratch,
-                     float* residual) {
+cudaError_t MlpBlock(cudaStream_t stream, const LargeProducts& products,
+                     const StepTable& step, const MlpBlockArguments& block,
+                     BlockScratch scratch, float* residual) {
   const Matrix normed = scratch.Take(block.d_model());
   const Matrix hidden = scratch.Take(block.fc1.weight->outputs());
 
-  BlockOperations operations(stream, step, block.d_model(), residual);
+  BlockOperations operations(stream, products, step, block.d_model(), residual);
   operations.NormedProducts(
       block.norm, normed, {{block.fc1, hidden}},
       block.gated ? Activation::kNone : Activation::kGeluTanh);

@@ -16,9 +16,11 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/packed_matrix.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/step_table.h"
 #include "kernels/large_weights.h"
 #include "kernels/status.h"
 #include "tests/cuda_emulation/device/emulation.h"
+#include "tests/device_facts/device_array.h"
 #include "tests/kernels/kernel_test_case.h"
 
 namespace engram {
@@ -143,14 +145,14 @@ TEST_F(LargeProductsTest, TheFirstAlgorithmIsPinnedThatHasAllBits) {
   EXPECT_EQ(backend().product_library()->name, "cuBLASLt 13.1.0");
   // One that splits inside, one that refuses, one that adds in another order:
   // to write with it is right.
-  EXPECT_EQ(Tried(), (std::vector<int>{3, 3, 3, 3, 4, 4, 4, 4}));
+  EXPECT_EQ(Tried(), (std::vector<int>{3, 3, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4}));
   EXPECT_EQ(emulation::runs(Algorithm::kSplit), split);
   EXPECT_EQ(emulation::runs(Algorithm::kNeedsAligned), aligned);
   const std::vector<ProductLibrary::Choice> choices = Choices();
   EXPECT_EQ(choices.front().outputs, kOutputs);
   EXPECT_EQ(choices.front().inputs, kInputs);
   EXPECT_EQ(choices.front().format, WeightFormat::kBFloat16);
-  EXPECT_EQ(choices.front().tokens, 256);
+  EXPECT_EQ(choices.front().tokens, 64);
   EXPECT_FALSE(choices.front().accumulates);
   EXPECT_EQ(choices.back().tokens, 2048);
   EXPECT_TRUE(choices.back().accumulates);
@@ -175,7 +177,7 @@ TEST_F(LargeProductsTest, EveryNumberOfTokensHasTheBitsOfTile) {
     const Floats before = RandomFloats(3, kTokensMax * kOutputs);
     for (const MatMulOptions& options : all) {
       const Floats expected = ByTile(*weight, x, options, before);
-      for (const int64_t tokens : {255, 256, 300, 511, 513, 1025, 2100}) {
+      for (const int64_t tokens : {63, 64, 127, 300, 513, 1025, 2100}) {
         SCOPED_TRACE(tokens);
         const int64_t runs = emulation::runs(Algorithm::kPlain) +
                              emulation::runs(Algorithm::kAddsFirst);
@@ -184,7 +186,7 @@ TEST_F(LargeProductsTest, EveryNumberOfTokensHasTheBitsOfTile) {
                        Slice(expected, 0, tokens, kOutputs));
         EXPECT_EQ(emulation::runs(Algorithm::kPlain) +
                       emulation::runs(Algorithm::kAddsFirst) - runs,
-                  tokens >= 256 ? 1 : 0);
+                  tokens >= 64 ? 1 : 0);
       }
     }
   }
@@ -193,7 +195,7 @@ TEST_F(LargeProductsTest, EveryNumberOfTokensHasTheBitsOfTile) {
 TEST_F(LargeProductsTest, WithoutAnEqualAlgorithmTilesComputeAll) {
   Offer({Algorithm::kSplitsInside, Algorithm::kRefuses});
   const auto weight = Pack();
-  EXPECT_EQ(Tried(), std::vector<int>(8, -2));
+  EXPECT_EQ(Tried(), std::vector<int>(12, -2));
   const int64_t runs = emulation::runs(Algorithm::kSplitsInside);
   ExpectBitsOfTile(*weight, 300);
   EXPECT_EQ(emulation::runs(Algorithm::kSplitsInside), runs);
@@ -203,7 +205,8 @@ TEST_F(LargeProductsTest, WithoutAnEqualAlgorithmTilesComputeAll) {
 TEST_F(LargeProductsTest, WhereOnlyWritingIsEqualWhatIsAddedIsAddedBehindIt) {
   Offer({Algorithm::kAddsFirst});
   const auto weight = Pack();
-  EXPECT_EQ(Tried(), (std::vector<int>{1, 1, 1, 1, -1, -1, -1, -1}));
+  EXPECT_EQ(Tried(),
+            (std::vector<int>{1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1}));
   MatMulOptions options;
   options.accumulate = true;
   const Floats x = RandomFloats(2, 260 * kInputs);
@@ -214,10 +217,78 @@ TEST_F(LargeProductsTest, WhereOnlyWritingIsEqualWhatIsAddedIsAddedBehindIt) {
   EXPECT_EQ(emulation::runs(Algorithm::kAddsFirst), runs + 1);
 }
 
+// Of rows with a token each, as decode has them.
+TEST_F(LargeProductsTest, ColumnsAreConvolvedBehindTheLibraryAsByTiles) {
+  constexpr int64_t kRows = 70, kFirst = 4, kChannels = 14, kTaps = 4;
+  const auto weight = Pack();
+  std::vector<cuda::StepRow> rows(kRows);
+  std::vector<int32_t> row_of_token(kRows);
+  for (int32_t i = 0; i < kRows; ++i) {
+    rows[i].slot_in = rows[i].slot_out = i;
+    rows[i].tokens = 1;
+    rows[i].offset = row_of_token[i] = i;
+  }
+  // Without a token, its state moves on.
+  rows[9].tokens = 0;
+  rows[9].slot_out = 70;
+  const DeviceArray<cuda::StepRow> device_rows(rows);
+  const DeviceArray<int32_t> device_row_of_token(row_of_token);
+  DeviceFloats x(backend(), RandomFloats(2, kRows * kInputs));
+  DeviceFloats taps(backend(), RandomFloats(5, kTaps * kChannels));
+  const Floats before = RandomFloats(6, (kRows + 1) * (kTaps - 1) * kChannels);
+  ENGRAM_CHECK_OK(backend().Synchronize());
+  const auto run = [&](const auto& begin, Floats* state_after) {
+    DeviceFloats state(backend(), before);
+    DeviceFloats y(backend(), Floats(kRows * kOutputs, -1.0f));
+    ENGRAM_CHECK_OK(backend().Synchronize());
+    cuda::ProductArguments product =
+        cuda::ArgumentsOf(cuda::ViewOf(*weight), kRows, {x.data(), kInputs}, {},
+                          {y.data(), kOutputs});
+    product.convolution.step.rows = device_rows.data();
+    product.convolution.step.row_of_token = device_row_of_token.data();
+    product.convolution.first = kFirst;
+    product.convolution.channels = kChannels;
+    product.convolution.taps = kTaps;
+    product.convolution.weight = taps.data();
+    product.convolution.activation = Activation::kSilu;
+    product.convolution.state = {state.data(), (kTaps - 1) * kChannels};
+    product.convolution.by_pairs = true;
+    EXPECT_EQ(begin(product), cudaSuccess);
+    EXPECT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
+    *state_after = state.ToHost();
+    return y.ToHost();
+  };
+  cuda::LargeProducts products(0);
+  ENGRAM_CHECK_OK(products.Learn(cuda::ViewOf(*Pack()), nullptr));
+  auto room = backend().Allocate(products.RoomFor(kRows));
+  ENGRAM_CHECK_OK(room.status());
+  products.SetRoom(*std::move(room));
+  const int64_t runs = emulation::runs(Algorithm::kAddsFirst);
+  Floats state, expected_state;
+  const Floats y = run(
+      [&](const cuda::ProductArguments& product) {
+        return products.Begin(nullptr, product);
+      },
+      &state);
+  EXPECT_EQ(emulation::runs(Algorithm::kAddsFirst), runs + 1);
+  const Floats expected = run(
+      [](const cuda::ProductArguments& product) {
+        return cuda::TileProduct(nullptr, product);
+      },
+      &expected_state);
+  // Nothing reads what stands for a token that is not there.
+  const auto without_row_9 = [](Floats values) {
+    std::fill_n(values.begin() + 9 * kOutputs, kOutputs, 0.0f);
+    return values;
+  };
+  ExpectSameBits(without_row_9(y), without_row_9(expected));
+  ExpectSameBits(state, expected_state);
+}
+
 TEST_F(LargeProductsTest, WhatTheLibraryRefusesLaterTilesCompute) {
   Offer({Algorithm::kRefusesMany});
   const auto weight = Pack();
-  EXPECT_EQ(Tried(), std::vector<int>(8, 1)) << "of trials, which are small";
+  EXPECT_EQ(Tried(), std::vector<int>(12, 1)) << "of trials, which are small";
   const int64_t runs = emulation::runs(Algorithm::kRefusesMany);
   ExpectBitsOfTile(*weight, 300);
   EXPECT_EQ(emulation::runs(Algorithm::kRefusesMany), runs + 1);
@@ -240,7 +311,7 @@ TEST_F(LargeProductsTest, TrialsAreOfTheirOwnNumbersAndNotOfTheWeights) {
   Offer({Algorithm::kSplitsInside, Algorithm::kPlain});
   const auto zeros = PackFloats(backend(), Floats(kOutputs * kInputs), kOutputs,
                                 kInputs, WeightFormat::kBFloat16);
-  EXPECT_EQ(Tried(), std::vector<int>(8, 2));
+  EXPECT_EQ(Tried(), std::vector<int>(12, 2));
   const Floats x = RandomFloats(2, 9 * kInputs);
   ExpectSameBits(MatMul(*zeros, x, {}, Floats(9 * kOutputs, -1.0f)),
                  Floats(9 * kOutputs));
