@@ -84,10 +84,13 @@ cudaError_t Float32Product(cudaStream_t stream,
 // Weights of 16 bits: any number of tokens, of which narrow products are meant
 // for the few that `NarrowTokens` says.
 cudaError_t TileProduct(cudaStream_t stream, const ProductArguments& product);
-// By tiles of so many rows, which are tokens or their terms, or by large ones:
-// a choice that is seen in the time alone.
-enum class TileSize { k16, k32, k64, kLarge };
-TileSize TileSizeOf(const WeightView& weight, int64_t tokens);
+// By tiles of so many rows, which are tokens or their terms, and of 64 outputs
+// or, OfFew, half as many; or by large ones, unless x has no whole fours. A
+// choice that is seen in the time alone.
+enum class TileSize { k16OfFew, k32OfFew, k16, k32, k64, kLarge };
+// What takes the least time by a count of bytes and cycles, of a product of so
+// many parts.
+TileSize TileSizeOf(const WeightView& weight, int64_t tokens, int parts = 1);
 cudaError_t TileProduct(cudaStream_t stream, TileSize size,
                         const ProductArguments& product);
 cudaError_t NarrowProduct(cudaStream_t stream, const ProductArguments& product);

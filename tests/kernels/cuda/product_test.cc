@@ -306,7 +306,8 @@ cudaError_t ProductByTiles(cudaStream_t stream,
 
 TEST_F(CudaProductTest, TilesOfEverySizeGiveTheSameBits) {
   constexpr int64_t kTokens = 130;
-  for (const Shape& shape : {Shape{67, 100}, Shape{130, 590}}) {
+  // Of whole fours of inputs and not.
+  for (const Shape& shape : {Shape{67, 100}, Shape{130, 588}, Shape{64, 590}}) {
     for (const WeightFormat format : kNarrowFormats) {
       SCOPED_TRACE(testing::Message()
                    << WeightFormatName(format) << " " << shape.outputs << " x "
@@ -317,7 +318,9 @@ TEST_F(CudaProductTest, TilesOfEverySizeGiveTheSameBits) {
       const Floats x = RandomFloats(2, kTokens * shape.inputs);
       const Floats expected =
           Run(&ProductByTiles<cuda::TileSize::k16>, *packed, x);
-      for (const Kernel kernel : {&ProductByTiles<cuda::TileSize::k32>,
+      for (const Kernel kernel : {&ProductByTiles<cuda::TileSize::k16OfFew>,
+                                  &ProductByTiles<cuda::TileSize::k32OfFew>,
+                                  &ProductByTiles<cuda::TileSize::k32>,
                                   &ProductByTiles<cuda::TileSize::k64>,
                                   &ProductByTiles<cuda::TileSize::kLarge>}) {
         ExpectSameBits(Run(kernel, *packed, x), expected);
@@ -326,7 +329,7 @@ TEST_F(CudaProductTest, TilesOfEverySizeGiveTheSameBits) {
   }
 }
 
-TEST_F(CudaProductTest, TilesAreLargeWhereThereAreEnoughOfThem) {
+TEST_F(CudaProductTest, TilesAreLargeWhereThereAreEnoughAndSmallWhereFew) {
   const auto size = [](int64_t outputs, int64_t inputs, int64_t tokens) {
     cuda::WeightView weight = {};
     weight.outputs = outputs;
@@ -337,9 +340,14 @@ TEST_F(CudaProductTest, TilesAreLargeWhereThereAreEnoughOfThem) {
   EXPECT_EQ(size(10240, 2560, 9), TileSize::k16);
   EXPECT_EQ(size(10240, 2560, 17), TileSize::k32);
   EXPECT_EQ(size(10240, 2560, 33), TileSize::k64);
-  EXPECT_EQ(size(10240, 2560, 65), TileSize::k64);
+  EXPECT_EQ(size(10240, 2560, 65), TileSize::kLarge);
   EXPECT_EQ(size(10240, 2560, 256), TileSize::kLarge);
+  EXPECT_EQ(size(3072, 768, 2048), TileSize::kLarge);
   EXPECT_EQ(size(192, 5120, 2048), TileSize::k64);
+  // A multiprocessor for each 32 outputs, of which tiles of 64 leave most idle.
+  EXPECT_EQ(size(2560, 5120, 9), TileSize::k16OfFew);
+  EXPECT_EQ(size(2560, 5120, 32), TileSize::k32OfFew);
+  EXPECT_EQ(size(768, 1536, 32), TileSize::k16OfFew);
   // A token is two rows.
   EXPECT_EQ(size(5120, 160, 9), TileSize::k32);
 }
