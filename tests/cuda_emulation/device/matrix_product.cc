@@ -65,14 +65,17 @@ void SumInOrder(Matrices& m) {
   }
 }
 
-bool AllFinite(const Matrices& m) {
-  const auto finite = [](const float* values, int count) {
-    return std::all_of(values, values + count,
-                       [](float x) { return std::isfinite(x); });
-  };
-  return finite(&m.a[0][0], kRows * kDepth) &&
-         finite(&m.b[0][0], kDepth * kColumns) &&
-         finite(&m.acc[0][0], kRows * kColumns);
+// What is not finite stays so in any order. It is nothing to other rows and
+// columns.
+float SumOfFinite(bool is_float16, const float (&a)[kDepth],
+                  const float (&b)[kDepth], float acc) {
+  const auto finite = [](float x) { return std::isfinite(x); };
+  if (std::isfinite(acc) && std::all_of(a, a + kDepth, finite) &&
+      std::all_of(b, b + kDepth, finite)) {
+    return FusedSum(is_float16, a, b, acc);
+  }
+  for (int k = 0; k < kDepth; ++k) acc += a[k] * b[k];
+  return acc;
 }
 
 void SumFused(bool is_float16, Matrices& m) {
@@ -81,7 +84,7 @@ void SumFused(bool is_float16, Matrices& m) {
     for (int k = 0; k < kDepth; ++k) b[k] = m.b[k][column];
     for (int row = 0; row < kRows; ++row) {
       float& acc = m.acc[row][column];
-      acc = FusedSum(is_float16, m.a[row], b, acc);
+      acc = SumOfFinite(is_float16, m.a[row], b, acc);
     }
   }
 }
@@ -91,7 +94,7 @@ void SumFused(bool is_float16, Matrices& m) {
 void MultiplyAdd(bool is_float16, bool fused, MatrixOperands* lanes) {
   Matrices m;
   Gather(is_float16, lanes, m);
-  if (fused && AllFinite(m)) {
+  if (fused) {
     SumFused(is_float16, m);
   } else {
     SumInOrder(m);
