@@ -112,6 +112,7 @@ class Attention final : public Mixers {
   }
   const char* name() const override { return "attention"; }
   const char* fading_state() const override { return ""; }
+  int64_t taps() const override { return config_.d_conv; }
   absl::StatusOr<std::unique_ptr<MixerProbe>> Probe(
       int64_t index, const SavedLayer& saved,
       HostProducts* products) const override {

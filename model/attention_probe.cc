@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "model/mixer_probe.h"
@@ -60,16 +61,18 @@ class AttentionProbe final : public MixerProbe {
         if (rows.is_asked) reading_.softmax[head] = softmax;
       }
       if (rows.is_asked) reading_.q.assign(own, own + q_width);
+      if (rows.keeps_write) kept_.assign(own + q_width, own + width);
       if (!rows.in_sequence) continue;
       if (!direction_.empty()) {
         contributions.push_back(Contribution(input, own));
       }
       if (block_.convolution.taps > 0) convolution_.Append(input);
-      keys_values_.insert(keys_values_.end(), own + q_width, own + width);
+      Leave(rows.writes == nullptr ? StateWrite::kOwn : rows.writes[row],
+            own + q_width);
     }
-    ENGRAM_ASSIGN_OR_RETURN(ProbedOutputs outputs,
-                            Project(block_.output, rows.rows, all,
-                                    {std::move(before)}, &products_));
+    ENGRAM_ASSIGN_OR_RETURN(
+        ProbedOutputs outputs,
+        Project(block_.output, rows, all, {std::move(before)}, &products_));
     if (!contributions.empty()) outputs.contributions = {contributions};
     return outputs;
   }
@@ -82,6 +85,7 @@ class AttentionProbe final : public MixerProbe {
       convolution_.Restart(saved_.components[0]);
     }
     keys_values_.clear();
+    is_there_.clear();
     through_convolution_ = through_convolution && block_.convolution.taps > 0;
     direction_ = direction;
     double before = 0;
@@ -96,6 +100,13 @@ class AttentionProbe final : public MixerProbe {
       }
     }
     return {before};
+  }
+
+  void CutTap(int64_t tap) override { convolution_.CutTap(tap); }
+  void ReadOwnWriteOnly() override { reads_state_ = false; }
+  void Forget() override {
+    has_saved_ = false;
+    std::fill(is_there_.begin(), is_there_.end(), false);
   }
 
  private:
@@ -114,6 +125,19 @@ class AttentionProbe final : public MixerProbe {
   int64_t tokens() const {
     return saved_.position +
            static_cast<int64_t>(keys_values_.size()) / (2 * block_.kv_width());
+  }
+
+  // What a token leaves of itself; its place is taken in any case.
+  void Leave(StateWrite write, const float* own) {
+    const float* const left = write == StateWrite::kKept ? kept_.data() : own;
+    keys_values_.insert(keys_values_.end(), left, left + 2 * block_.kv_width());
+    is_there_.push_back(write != StateWrite::kNothing);
+  }
+  // Whether the tokens after it read it.
+  bool IsRead(int64_t token) const {
+    if (!reads_state_) return false;
+    return token < saved_.position ? has_saved_
+                                   : is_there_[token - saved_.position];
   }
 
   void Rotate(float* head) const {
@@ -215,11 +239,11 @@ class AttentionProbe final : public MixerProbe {
     const float* const own_key = qkv + block_.q_width() + kv_head * head_dim;
     const float* const own_value = own_key + block_.kv_width();
     std::vector<double> weights(count + 1);
-    for (int64_t token = 0; token <= count; ++token) {
-      const Vector key =
-          token < count ? Key(token, kv_head) : Vector{own_key, 1};
-      weights[token] = Score(q, key);
+    for (int64_t token = 0; token < count; ++token) {
+      weights[token] = IsRead(token) ? Score(q, Key(token, kv_head))
+                                     : -std::numeric_limits<double>::infinity();
     }
+    weights[count] = Score(q, {own_key, 1});
     const double largest = *std::max_element(weights.begin(), weights.end());
     double sum = 0;
     for (double& weight : weights) {
@@ -248,6 +272,11 @@ class AttentionProbe final : public MixerProbe {
   std::vector<double> frequencies_;
   // Keys (rotated) and values of what was fed since: [tokens, 2, kv_width].
   std::vector<float> keys_values_;
+  std::vector<bool> is_there_;  // of each of these: it was not edited away
+
+  bool reads_state_ = true;
+  bool has_saved_ = true;    // what was saved is still read
+  std::vector<float> kept_;  // [2, kv_width]
 
   Reading reading_;
   std::vector<double> direction_;  // [q_width]; empty: none is looked in

@@ -154,6 +154,11 @@ std::vector<BlockStack::LayerState> BlockStack::StatesOf(
   return all;
 }
 
+BlockStack::MixerOfLayer BlockStack::MixerOf(int64_t layer) const {
+  const Mixers& mixers = *kinds_[layers_[layer].kind].mixers;
+  return {mixers.name(), mixers.taps()};
+}
+
 absl::StatusOr<BlockStack::ProbedLayer> BlockStack::Probe(
     int64_t layer, const StatePool& states, const void* saved, int64_t position,
     HostProducts* products) const {

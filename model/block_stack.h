@@ -64,6 +64,12 @@ class BlockStack {
                                     const void* saved, int64_t position,
                                     HostProducts* products) const;
 
+  struct MixerOfLayer {
+    const char* name = "";  // Mixers::name()
+    int64_t taps = 0;       // Mixers::taps()
+  };
+  MixerOfLayer MixerOf(int64_t layer) const;
+
   // A component of one layer's.
   struct LayerState {
     const char* mixer = "";

@@ -1,4 +1,5 @@
 // The probes of H3 and S4D.
+#include <algorithm>
 #include <complex>
 #include <utility>
 
@@ -101,6 +102,15 @@ class HostDiagonalSsm {
   std::vector<float> d_;
 };
 
+// What a row leaves in a channel of the state, of what it would write itself.
+double Left(const ProbedRows& rows, int64_t row, double own,
+            const std::vector<double>& kept, int64_t channel) {
+  const StateWrite write =
+      rows.writes == nullptr ? StateWrite::kOwn : rows.writes[row];
+  if (write == StateWrite::kOwn) return own;
+  return write == StateWrite::kKept ? kept[channel] : 0;
+}
+
 class H3Probe final : public MixerProbe {
  public:
   H3Probe(const H3BlockArguments& block, HostProducts* products)
@@ -131,6 +141,7 @@ class H3Probe final : public MixerProbe {
                                                 d_model, y->data()));
     }
     std::vector<float> all(floats), shift(floats), diagonal(floats);
+    if (rows.keeps_write) kept_.resize(d_model);
     std::vector<std::vector<TokenContribution>> contributions;
     for (int64_t row = 0; row < rows.rows; ++row) {
       if (rows.in_sequence && !direction_.empty()) {
@@ -145,19 +156,22 @@ class H3Probe final : public MixerProbe {
             double{filter_[(block_.taps - 1) * d_model + channel]} * k[at];
         const double before = Shifted(channel);
         const double direct = ssm_.Direct(channel) * v[at] * q[at];
-        const double remembered = ssm_.Remembered(channel) * q[at];
+        const double remembered =
+            reads_state_ ? ssm_.Remembered(channel) * q[at] : 0;
+        const double written = (before + newest) * v[at];
         shift[at] = static_cast<float>(direct * before);
         diagonal[at] = static_cast<float>(remembered);
         all[at] = static_cast<float>(direct * (before + newest) + remembered);
+        if (rows.keeps_write) kept_[channel] = written;
         if (rows.in_sequence) {
-          ssm_.MoveOn(channel, (before + newest) * v[at]);
+          ssm_.MoveOn(channel, Left(rows, row, written, kept_, channel));
         }
       }
       if (rows.in_sequence) MoveOn(&k[row * d_model]);
     }
     ENGRAM_ASSIGN_OR_RETURN(
         ProbedOutputs outputs,
-        Project(block_.output, rows.rows, all,
+        Project(block_.output, rows, all,
                 {std::move(shift), std::move(diagonal)}, &products_));
     if (!rows.in_sequence) outputs.memory_tokens = ssm_.MemoryOfAll();
     outputs.contributions = std::move(contributions);
@@ -186,6 +200,13 @@ class H3Probe final : public MixerProbe {
     }
     return {shift, diagonal};
   }
+
+  void CutTap(int64_t tap) override {
+    std::fill_n(filter_.begin() + tap * block_.d_model(), block_.d_model(),
+                0.0f);
+  }
+  void ReadOwnWriteOnly() override { reads_state_ = false; }
+  void Forget() override { ssm_.Restart(nullptr); }
 
  private:
   // How the asked token reads.
@@ -269,6 +290,9 @@ class H3Probe final : public MixerProbe {
   std::vector<float> window_;  // [taps - 1, d_model]
   HostDiagonalSsm ssm_;
 
+  bool reads_state_ = true;
+  std::vector<double> kept_;  // [d_model]: p
+
   Reading reading_;
   std::vector<double> direction_;  // with q; empty: none is looked in
   bool through_convolution_ = false;
@@ -300,18 +324,22 @@ class S4dProbe final : public MixerProbe {
       }
       for (int64_t channel = 0; channel < d_model; ++channel) {
         const int64_t at = row * d_model + channel;
-        const double before = ssm_.Remembered(channel);
+        const double before = reads_state_ ? ssm_.Remembered(channel) : 0;
         const double y = before + ssm_.Direct(channel) * rows.normed[at];
         const double share = shares[channel] = NormalShare(y);
         remembered[at] = static_cast<float>(before * share);
         all[at] = static_cast<float>(y * share);
-        if (rows.in_sequence) ssm_.MoveOn(channel, rows.normed[at]);
+        if (rows.in_sequence) {
+          ssm_.MoveOn(channel,
+                      Left(rows, row, rows.normed[at], kept_, channel));
+        }
       }
+      if (rows.keeps_write) kept_.assign(rows.normed, rows.normed + d_model);
       if (rows.in_sequence) ++fed_;
     }
-    ENGRAM_ASSIGN_OR_RETURN(ProbedOutputs outputs,
-                            Project(block_.output, rows.rows, all,
-                                    {std::move(remembered)}, &products_));
+    ENGRAM_ASSIGN_OR_RETURN(
+        ProbedOutputs outputs,
+        Project(block_.output, rows, all, {std::move(remembered)}, &products_));
     if (!rows.in_sequence) outputs.memory_tokens = ssm_.MemoryOfAll();
     if (!contributions.empty()) outputs.contributions = {contributions};
     if (rows.is_asked) reading_ = {std::move(shares), fed_};
@@ -334,6 +362,12 @@ class S4dProbe final : public MixerProbe {
     }
     return {before};
   }
+
+  void CutTap(int64_t /*tap*/) override {
+    ENGRAM_CHECK(false);  // there is no convolution
+  }
+  void ReadOwnWriteOnly() override { reads_state_ = false; }
+  void Forget() override { ssm_.Restart(nullptr); }
 
  private:
   // How the asked token reads.
@@ -358,6 +392,9 @@ class S4dProbe final : public MixerProbe {
   SavedLayer saved_;
   HostDiagonalSsm ssm_;
   int64_t fed_ = 0;  // since what was saved
+
+  bool reads_state_ = true;
+  std::vector<double> kept_;  // [d_model]
 
   Reading reading_;
   std::vector<double> direction_;  // with the gate; empty: none is looked in

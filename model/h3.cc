@@ -113,6 +113,7 @@ class H3 final : public Mixers {
   }
   const char* name() const override { return "h3"; }
   const char* fading_state() const override { return "diagonal_state"; }
+  int64_t taps() const override { return taps_; }
   absl::StatusOr<std::unique_ptr<MixerProbe>> Probe(
       int64_t index, const SavedLayer& saved,
       HostProducts* products) const override {

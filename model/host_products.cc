@@ -76,6 +76,27 @@ absl::Status HostProducts::Embed(const PackedWeight& table,
                               rows * width * sizeof(float));
 }
 
+absl::StatusOr<Outcome> HostProducts::Draw(const PackedWeight& head,
+                                           const float* hidden, int64_t ids,
+                                           const OutcomeRequest& request) {
+  // What a back end lays out before it draws are rows of a step.
+  Row row;
+  row.tokens = 1;
+  const int32_t any_id = 0;
+  backend_->PrepareStep({&row, 1}, /*blocks=*/{}, {&any_id, 1},
+                        /*most_rows=*/0);
+  ENGRAM_RETURN_IF_ERROR(backend_->CopyFromHost(x_->floats(), hidden,
+                                                head.inputs() * sizeof(float)));
+  backend_->MatMul(head, 1, {x_->floats(), head.inputs()}, {},
+                   {y_->floats(), head.outputs()});
+  Outcome outcome;
+  backend_->Outcomes({y_->floats(), head.outputs()}, ids, {&request, 1},
+                     {&outcome, 1});
+  ENGRAM_ASSIGN_OR_RETURN(const auto drawn, backend_->RecordEvent());
+  if (drawn != nullptr) ENGRAM_RETURN_IF_ERROR(drawn->Wait());
+  return outcome;
+}
+
 absl::StatusOr<std::vector<float>> HostProducts::Read(const float* source,
                                                       int64_t count) const {
   std::vector<float> values;

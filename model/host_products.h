@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "kernels/blocks.h"
+#include "kernels/outcomes.h"
 #include "kernels/step_rows.h"
 
 namespace engram {
@@ -52,6 +53,11 @@ class HostProducts {
   // rows().
   absl::Status Embed(const PackedWeight& table, absl::Span<const int32_t> ids,
                      float* embedded);
+  // What the head makes of a vector that went through the final norm, of which
+  // ids below `ids` may be drawn. REQUIRES: as Backend::Outcomes.
+  //   hidden  [inputs of the head]
+  absl::StatusOr<Outcome> Draw(const PackedWeight& head, const float* hidden,
+                               int64_t ids, const OutcomeRequest& request);
   // Floats of the back end's memory; none of nullptr.
   absl::StatusOr<std::vector<float>> Read(const float* source,
                                           int64_t count) const;

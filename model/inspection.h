@@ -1,7 +1,8 @@
 // Inspection: a look into a state that was saved: what each layer keeps there,
 // what the model, and each layer's state alone, would answer if one token or
-// another came next, and what each token of a text has added to an answer. No
-// state is changed, no slot is taken.
+// another came next, what each token of a text has added to an answer, and what
+// the answer would be if a layer worked otherwise. No state is changed, no slot
+// is taken.
 //
 // It is done in parts, so that steps can run between them: each is the work of
 // one layer on a few tokens (kInspectedRows), less than a step of a large
@@ -10,10 +11,11 @@
 // host's for each token and query, as many for each query and each state that
 // answers, and a copy of one layer's state. An attribution takes a copy of all
 // layers' states, what attention keeps of each token, and a float for each
-// token and state.
+// token and state; an ablation the same without these floats.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -33,6 +35,39 @@ struct AttributionQuestion {
   bool through_convolution = false;
 };
 
+// A change of how one layer works on `tokens` and what comes after. "The state"
+// is ssm_state, diagonal_state or keys_values (model/mixer_probe.h); what it
+// writes and reads is edited, what its decay and gates are is not.
+struct LayerEdit {
+  enum class Kind {
+    kCutTap,        // the convolution no longer reads by a tap
+    kLocalScan,     // each token reads its own write only
+    kRemoveWrite,   // the others don't read what a token writes
+    kReplaceWrite,  // they read what another token would have written there
+    kKeepOnly,      // of `tokens`, they read the writes of these only
+  };
+  Kind kind = Kind::kCutTap;
+  int64_t layer = 0;
+  int64_t tap = 0;       // kCutTap; 0 is the oldest
+  int64_t position = 0;  // kRemoveWrite, kReplaceWrite: in `tokens`
+  int32_t token = 0;     // kReplaceWrite
+  std::vector<int64_t> positions = {};  // kKeepOnly: in `tokens`
+  bool keeps_before = false;            // kKeepOnly: also what was saved
+};
+
+// What the model answers to `tokens` with edits, and what without.
+struct AblationQuestion {
+  std::vector<LayerEdit> edits;
+  SamplingParameters sampling;
+  const TokenSet* seen = nullptr;  // before `tokens`; outlives the inspection
+  int64_t max_tokens = 1;          // of each answer, at least 1
+  std::vector<int32_t> stop_ids;   // an answer ends with one of these
+  int32_t alternatives = 0;        // as OutcomeRequest::alternatives
+  // Makes, for each of the two answers, what is told its tokens as they are
+  // drawn and says if it ends with one. Empty: nothing else ends it.
+  std::function<std::function<bool(int32_t id)>()> reader;
+};
+
 struct InspectionQuestion {
   // A state in host memory as StatePool::Save wrote it, which must outlive the
   // inspection; nullptr if nothing was fed.
@@ -50,6 +85,7 @@ struct InspectionQuestion {
   bool describe = false;
   // Of `tokens`, of which there is at least one; nothing else is asked then.
   std::optional<AttributionQuestion> attribution;
+  std::optional<AblationQuestion> ablation;  // likewise
 };
 
 // How many tokens it takes until what is in a value has faded to 1/e, over all
@@ -114,12 +150,28 @@ struct Attribution {
   std::vector<LayerAttribution> layers;
 };
 
+// A token of an answer; `log_probability` and `top` as in Outcome.
+struct AnsweredToken {
+  int32_t id = 0;
+  bool stops = false;  // one of stop_ids
+  float log_probability = 0;
+  std::vector<LogProbability> top;
+};
+
+// An answer is cut short where a logit is not finite.
+struct Ablation {
+  std::vector<int32_t> tokens;  // as asked
+  std::vector<AnsweredToken> edited;
+  std::vector<AnsweredToken> untouched;
+};
+
 struct InspectionAnswer {
   std::vector<StateSummary> states;  // if they were to be described
   // The token that fading was told of; -1: none.
   int32_t fading_token = -1;
   std::vector<QueryAnswer> queries;        // if answers were asked for
   std::optional<Attribution> attribution;  // likewise
+  std::optional<Ablation> ablation;        // likewise
 };
 
 // Engine thread only, like the model that made it and must outlive it, while no

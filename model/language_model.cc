@@ -11,6 +11,7 @@
 #include "model/begun_step.h"
 #include "model/block_stack.h"
 #include "model/embedding.h"
+#include "model/model_ablation.h"
 #include "model/model_attribution.h"
 #include "model/model_inspection.h"
 #include "model/modules.h"
@@ -468,6 +469,9 @@ absl::StatusOr<std::unique_ptr<Inspection>> LanguageModel::Inspect(
   inspected.d_model = d_model_;
   inspected.known_ids = known_ids_;
   inspected.max_positions = info_.max_positions;
+  if (question.ablation.has_value()) {
+    return MakeAblation(inspected, std::move(question), products_.get());
+  }
   if (question.attribution.has_value()) {
     return MakeAttribution(inspected, std::move(question), products_.get());
   }

@@ -141,6 +141,7 @@ class Mamba2 final : public Mixers {
   }
   const char* name() const override { return "mamba2"; }
   const char* fading_state() const override { return "ssm_state"; }
+  int64_t taps() const override { return dimensions_.d_conv; }
   absl::StatusOr<std::unique_ptr<MixerProbe>> Probe(
       int64_t index, const SavedLayer& saved,
       HostProducts* products) const override {

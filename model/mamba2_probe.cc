@@ -48,9 +48,16 @@ class Mamba2Probe final : public MixerProbe {
       for (int64_t i = 0; i < convolved; ++i) {
         xbc[i] = static_cast<float>(Silu(raw[i]));
       }
-      Scan(rows.in_sequence, xbc.data(), dt, &all[row * d_inner],
-           &remembered[row * d_inner],
+      const Write write = {xbc.data(), dt};
+      Scan(rows.in_sequence, write,
+           Left(rows.writes == nullptr ? StateWrite::kOwn : rows.writes[row],
+                write),
+           &all[row * d_inner], &remembered[row * d_inner],
            row == 0 && !rows.in_sequence ? &memory_tokens : nullptr);
+      if (rows.keeps_write) {
+        kept_xbc_ = xbc;
+        kept_dt_.assign(dt, dt + block_.heads);
+      }
       const std::vector<double> gate = GateOf(z, &all[row * d_inner]);
       for (int64_t i = 0; i < d_inner; ++i) {
         for (std::vector<float>* const gated : {&all, &remembered}) {
@@ -68,7 +75,7 @@ class Mamba2Probe final : public MixerProbe {
       ++fed_;
     }
     ENGRAM_ASSIGN_OR_RETURN(ProbedOutputs outputs,
-                            Project(block_.out_proj, count, all,
+                            Project(block_.out_proj, rows, all,
                                     {std::move(remembered)}, &products_));
     outputs.memory_tokens = std::move(memory_tokens);
     if (!contributions.empty()) outputs.contributions = {contributions};
@@ -101,6 +108,10 @@ class Mamba2Probe final : public MixerProbe {
     return {before};
   }
 
+  void CutTap(int64_t tap) override { convolution_.CutTap(tap); }
+  void ReadOwnWriteOnly() override { reads_state_ = false; }
+  void Forget() override { std::fill(state_.begin(), state_.end(), 0.0f); }
+
  private:
   // How the asked token reads.
   struct Reading {
@@ -109,6 +120,21 @@ class Mamba2Probe final : public MixerProbe {
     std::vector<double> passed;  // [heads]: σ_t
     int64_t tokens_before = 0;
   };
+
+  // What makes up what a token writes.
+  struct Write {
+    const float* xbc = nullptr;  // [convolved]; nullptr: it writes nothing
+    const float* dt = nullptr;   // [heads]
+  };
+  Write Left(StateWrite left, const Write& own) const {
+    if (left == StateWrite::kOwn) return own;
+    if (left == StateWrite::kNothing) return {};
+    return {kept_xbc_.data(), kept_dt_.data()};
+  }
+  // B of a head's group.
+  const float* InputOf(int64_t head, const float* xbc) const {
+    return xbc + block_.d_inner() + GroupOf(head) * block_.d_state;
+  }
 
   int64_t GroupOf(int64_t head) const {
     return head / (block_.heads / block_.groups);
@@ -170,16 +196,21 @@ class Mamba2Probe final : public MixerProbe {
     return contribution;
   }
 
-  // One token, before the gate.
-  void Scan(bool moves_on, const float* xbc, const float* dt, float* all,
+  // One token, before the gate, which leaves `left` in the state if it moves
+  // on.
+  void Scan(bool moves_on, const Write& write, const Write& left, float* all,
             float* remembered, std::vector<float>* memory_tokens) {
     const int64_t head_dim = block_.head_dim, d_state = block_.d_state;
     std::vector<double> before(head_dim), own(head_dim);
     for (int64_t head = 0; head < block_.heads; ++head) {
-      const float* const b = xbc + block_.d_inner() + GroupOf(head) * d_state;
+      const float* const b = InputOf(head, write.xbc);
       const float* const c = b + block_.group_states();
-      const float* const x = xbc + head * head_dim;
-      const double step = Step(dt, head);
+      const float* const x = write.xbc + head * head_dim;
+      const double step = Step(write.dt, head);
+      const bool leaves = left.xbc != nullptr;
+      const float* const left_b = leaves ? InputOf(head, left.xbc) : b;
+      const float* const left_x = leaves ? left.xbc + head * head_dim : x;
+      const double left_step = leaves ? Step(left.dt, head) : 0;
       if (moves_on) passed_[head] += step;
       const double decay = std::exp(step * a_[head]);
       std::fill(before.begin(), before.end(), 0);
@@ -188,12 +219,15 @@ class Mamba2Probe final : public MixerProbe {
         float* const h = &state_[(head * d_state + n) * head_dim];
         for (int64_t p = 0; p < head_dim; ++p) {
           const double kept = decay * h[p];
-          const double written = b[n] * (step * x[p]);
           before[p] += c[n] * kept;
-          own[p] += c[n] * written;
-          if (moves_on) h[p] = static_cast<float>(kept + written);
+          own[p] += c[n] * (b[n] * (step * x[p]));
+          if (moves_on) {
+            h[p] =
+                static_cast<float>(kept + left_b[n] * (left_step * left_x[p]));
+          }
         }
       }
+      if (!reads_state_) std::fill(before.begin(), before.end(), 0);
       for (int64_t p = 0; p < head_dim; ++p) {
         remembered[head * head_dim + p] = static_cast<float>(before[p]);
         all[head * head_dim + p] = static_cast<float>(before[p] + own[p]);
@@ -234,6 +268,9 @@ class Mamba2Probe final : public MixerProbe {
   std::vector<float> state_;    // [heads, d_state, head_dim]
   std::vector<double> passed_;  // [heads]: σ, since what was saved
   int64_t fed_ = 0;             // likewise
+
+  bool reads_state_ = true;
+  std::vector<float> kept_xbc_, kept_dt_;
 
   Reading reading_;
   std::vector<double> direction_;  // with the gate; empty: none is looked in

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <utility>
 
 #include "model/mixer_probe.h"
@@ -59,9 +60,14 @@ class MambaProbe final : public MixerProbe {
       const float* const b = &inputs[row * width + block_.dt_rank];
       const float* const input = &projected[row * 2 * d_inner];  // x | z
       const float* const own_dt = &dt[row * d_inner];
-      Scan(rows.in_sequence, &x[row * d_inner], own_dt, b, b + block_.d_state,
-           input + d_inner, &all[row * d_inner], &remembered[row * d_inner],
+      const Write write = {&x[row * d_inner], own_dt, b};
+      Scan(rows.in_sequence, write,
+           Left(rows.writes == nullptr ? StateWrite::kOwn : rows.writes[row],
+                write),
+           b + block_.d_state, input + d_inner, &all[row * d_inner],
+           &remembered[row * d_inner],
            row == 0 && !rows.in_sequence ? &memory_tokens : nullptr);
+      if (rows.keeps_write) Keep(write);
       if (rows.is_asked) {
         KeepReading(own_dt, b + block_.d_state, input + d_inner);
       }
@@ -74,7 +80,7 @@ class MambaProbe final : public MixerProbe {
       ++fed_;
     }
     ENGRAM_ASSIGN_OR_RETURN(ProbedOutputs outputs,
-                            Project(block_.out_proj, count, all,
+                            Project(block_.out_proj, rows, all,
                                     {std::move(remembered)}, &products_));
     outputs.memory_tokens = std::move(memory_tokens);
     if (!contributions.empty()) outputs.contributions = {contributions};
@@ -102,6 +108,10 @@ class MambaProbe final : public MixerProbe {
     return {before};
   }
 
+  void CutTap(int64_t tap) override { convolution_.CutTap(tap); }
+  void ReadOwnWriteOnly() override { reads_state_ = false; }
+  void Forget() override { std::fill(state_.begin(), state_.end(), 0.0f); }
+
  private:
   // How the asked token reads.
   struct Reading {
@@ -110,6 +120,24 @@ class MambaProbe final : public MixerProbe {
     std::vector<double> passed;  // [d_inner]: σ_t
     int64_t tokens_before = 0;
   };
+
+  // What makes up what a token writes.
+  struct Write {
+    const float* x = nullptr;  // [d_inner]; nullptr: it writes nothing
+    const float* dt = nullptr;
+    const float* b = nullptr;
+  };
+
+  void Keep(const Write& write) {
+    kept_x_.assign(write.x, write.x + block_.d_inner);
+    kept_dt_.assign(write.dt, write.dt + block_.d_inner);
+    kept_b_.assign(write.b, write.b + block_.d_state);
+  }
+  Write Left(StateWrite left, const Write& own) const {
+    if (left == StateWrite::kOwn) return own;
+    if (left == StateWrite::kNothing) return {};
+    return {kept_x_.data(), kept_dt_.data(), kept_b_.data()};
+  }
 
   double Step(const float* dt, int64_t channel) const {
     return SoftPlus(double{dt[channel]} + dt_bias_[channel]);
@@ -163,26 +191,34 @@ class MambaProbe final : public MixerProbe {
     return contribution;
   }
 
-  // One token.
-  void Scan(bool moves_on, const float* x, const float* dt, const float* b,
+  // One token, which leaves `left` in the state if it moves on.
+  void Scan(bool moves_on, const Write& write, const Write& left,
             const float* c, const float* z, float* all, float* remembered,
             std::vector<float>* memory_tokens) {
     const int64_t d_inner = block_.d_inner;
     for (int64_t channel = 0; channel < d_inner; ++channel) {
-      const double step = Step(dt, channel);
+      const double step = Step(write.dt, channel);
+      const double left_step = left.x == write.x   ? step
+                               : left.x == nullptr ? 0
+                                                   : Step(left.dt, channel);
       if (moves_on) passed_[channel] += step;
-      double before = 0, own = double{d_[channel]} * x[channel];
+      double before = 0, own = double{d_[channel]} * write.x[channel];
       for (int64_t n = 0; n < block_.d_state; ++n) {
         const int64_t at = n * d_inner + channel;
         const double kept = std::exp(step * a_[at]) * state_[at];
-        const double written = step * b[n] * x[channel];
+        const double written = step * write.b[n] * write.x[channel];
         before += c[n] * kept;
         own += c[n] * written;
-        if (moves_on) state_[at] = static_cast<float>(kept + written);
+        if (moves_on) {
+          state_[at] = static_cast<float>(
+              left_step == 0 ? kept
+                             : kept + left_step * left.b[n] * left.x[channel]);
+        }
         if (memory_tokens != nullptr) {
           memory_tokens->push_back(MemoryTokens(-step * a_[at]));
         }
       }
+      if (!reads_state_) before = 0;
       const double gate = Silu(z[channel]);
       remembered[channel] = static_cast<float>(before * gate);
       all[channel] = static_cast<float>((before + own) * gate);
@@ -197,6 +233,9 @@ class MambaProbe final : public MixerProbe {
   std::vector<float> state_;    // [d_state, d_inner]
   std::vector<double> passed_;  // [d_inner]: σ, since what was saved
   int64_t fed_ = 0;             // likewise
+
+  bool reads_state_ = true;
+  std::vector<float> kept_x_, kept_dt_, kept_b_;
 
   Reading reading_;
   std::vector<double> direction_;  // with the gate; empty: none is looked in

@@ -57,6 +57,8 @@ class Mixers {
   // The component that fades, by its name: the others keep their last tokens
   // whole, as many as the first number of their shapes. Empty: none.
   virtual const char* fading_state() const = 0;
+  // Of the convolution of each layer, or of H3's shift SSM; 0: there is none.
+  virtual int64_t taps() const { return 0; }
   // One layer on the host, on a copy of what was saved, whose memory must
   // outlive it. INTERNAL: the device failed.
   virtual absl::StatusOr<std::unique_ptr<MixerProbe>> Probe(

@@ -58,6 +58,13 @@ struct SavedLayer {
   std::vector<const float*> blocks;
 };
 
+// What a token that is fed in sequence leaves in the state of its layer.
+enum class StateWrite {
+  kOwn,
+  kNothing,  // what was there fades as ever
+  kKept,     // what the row that was fed last with keeps_write would have left
+};
+
 // Tokens that a layer is fed.
 struct ProbedRows {
   int64_t rows = 0;               // 1 to HostProducts::rows()
@@ -68,6 +75,10 @@ struct ProbedRows {
   // One row that comes next: the probe keeps how this token reads the state,
   // for MixerProbe::Attribute().
   bool is_asked = false;
+  // One row that comes next: the probe keeps what it would write.
+  bool keeps_write = false;
+  // [rows] of rows in sequence; nullptr: each its own.
+  const StateWrite* writes = nullptr;
 };
 
 // What one token that was fed adds to the number that is attributed, by one
@@ -80,7 +91,8 @@ struct TokenContribution {
 
 struct ProbedOutputs {
   std::vector<float> all;  // [rows, d_model]: what the mixer adds
-  // [rows, d_model] of each state, as in MixerProbe::shares().
+  // [rows, d_model] of each state, as in MixerProbe::shares(); none of rows in
+  // sequence.
   std::vector<std::vector<float>> shares;
   // Tokens after which what is in a value of the state has faded to 1/e, if all
   // were as the first row: 1 / -log of the decay; infinite if it does not fade.
@@ -111,6 +123,21 @@ class MixerProbe {
   //   direction  [inputs of last_product()]
   virtual std::vector<double> Attribute(const std::vector<double>& direction,
                                         bool through_convolution) = 0;
+
+  // --- Edits of how the layer works, of all that is fed from then on. "The
+  // state" is the one that a sum over positions goes through: "ssm_state",
+  // "diagonal_state" or "keys_values". Windows of convolutions, and H3's shift
+  // SSM, which is one, are edited by their taps only. Attention reads what is
+  // left as though nothing else had ever been in its cache: weights of the
+  // softmax come to 1.
+
+  // A tap of the convolution counts as 0; 0 is the oldest. REQUIRES: it has one
+  // (Mixers::taps()).
+  virtual void CutTap(int64_t tap) = 0;
+  // A token reads of the state what it writes itself, and nothing else.
+  virtual void ReadOwnWriteOnly() = 0;
+  // What was written before is gone from the copy.
+  virtual void Forget() = 0;
 };
 
 // Each copies what it changes of `saved`, whose memory must outlive it, as must

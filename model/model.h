@@ -97,8 +97,9 @@ class Model {
 
   // Looks into a state that was saved. REQUIRES: ids below vocabulary_size; no
   // sequence beyond max_positions, a query counted; queries if answers are
-  // asked for, tokens if an answer is attributed. UNIMPLEMENTED: this model
-  // cannot be looked into.
+  // asked for, tokens if an answer is attributed or edited, valid sampling
+  // parameters. INVALID_ARGUMENT: an edit of what there is not. UNIMPLEMENTED:
+  // this model cannot be looked into.
   virtual absl::StatusOr<std::unique_ptr<Inspection>> Inspect(
       InspectionQuestion) {
     return absl::UnimplementedError("this model cannot be looked into");

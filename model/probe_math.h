@@ -2,6 +2,7 @@
 // norms in double, copies of states, windows of convolutions.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -142,6 +143,10 @@ class HostConvolution {
       shares->bias += weights[i] * bias_[first + i];
     }
   }
+  // A tap counts as 0 from now on; 0 is the oldest.
+  void CutTap(int64_t tap) {
+    std::fill_n(weight_.begin() + tap * channels_, channels_, 0.0f);
+  }
   // The window is what it was when something was saved; nullptr: zeros.
   void Restart(const float* window) {
     window_ = CopyOf(window, (taps_ - 1) * channels_);
@@ -161,18 +166,21 @@ class HostConvolution {
 };
 
 // What is told of rows whose last product is `output`: of all of each, with the
-// bias, and of each share without.
+// bias, and of each share without, unless they are in sequence.
 //   all     [rows, output.inputs]
 //   shares  the same of each state
 inline absl::StatusOr<ProbedOutputs> Project(
-    const LinearWeights& output, int64_t rows, const std::vector<float>& all,
+    const LinearWeights& output, const ProbedRows& fed,
+    const std::vector<float>& all,
     const std::vector<std::vector<float>>& shares, HostProducts* products) {
+  const int64_t rows = fed.rows;
   const int64_t inputs = output.weight->inputs();
   const int64_t outputs = output.weight->outputs();
   ProbedOutputs projected;
   projected.all.resize(rows * outputs);
   ENGRAM_RETURN_IF_ERROR(products->Multiply(output, rows, all.data(), inputs,
                                             projected.all.data()));
+  if (fed.in_sequence) return projected;
   for (const std::vector<float>& share : shares) {
     std::vector<float>& own = projected.shares.emplace_back(rows * outputs);
     ENGRAM_RETURN_IF_ERROR(products->Multiply(

@@ -1,6 +1,7 @@
 // What a look into a state finds, compared with an independent computation: the
 // files inspection.safetensors of tests/golden were written by
-// tools/golden/make_inspection_golden.py. And that a look changes nothing.
+// tools/golden/make_inspection_golden.py, ablation.safetensors by
+// tools/golden/make_ablation_golden.py. And that a look changes nothing.
 #include "model/inspection.h"
 
 #include <gmock/gmock.h>
@@ -12,6 +13,8 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <numeric>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -33,11 +36,11 @@ using testing::Not;
 
 constexpr char kSmall[] = "tests/golden/mamba/odd";
 
-// inspection.safetensors of a golden folder.
+// A file of a golden folder.
 std::map<std::string, std::vector<float>> ReadGolden(
-    const std::string& folder) {
+    const std::string& folder, const char* file = "inspection.safetensors") {
   TemporaryFolder copy;
-  std::filesystem::copy(folder + "/inspection.safetensors",
+  std::filesystem::copy(absl::StrCat(folder, "/", file),
                         copy.path() + "/model.safetensors");
   const auto checkpoint = Checkpoint::Open(copy.path());
   ENGRAM_CHECK_OK(checkpoint.status());
@@ -318,6 +321,102 @@ TEST_P(GoldenInspection, WhatPositionsAddIsAllThatTheLayerAdds) {
   }
 }
 
+// A row of edits.CASE.
+LayerEdit ReadEdit(const float* row, size_t width) {
+  LayerEdit edit;
+  edit.kind = static_cast<LayerEdit::Kind>(row[0]);
+  edit.layer = static_cast<int64_t>(row[1]);
+  edit.tap = edit.position = static_cast<int64_t>(row[2]);
+  edit.keeps_before = row[2] == 1;
+  edit.token = static_cast<int32_t>(row[3]);
+  for (size_t i = 3; i < width && row[i] >= 0; ++i) {
+    edit.positions.push_back(static_cast<int64_t>(row[i]));
+  }
+  return edit;
+}
+
+TEST_P(GoldenInspection, EachEditChangesTheAnswerAsThePapersSumsDo) {
+  auto golden = ReadGolden(SourceFile(folder_), "ablation.safetensors");
+  ASSERT_EQ(Ids(golden["tokens"]), question_.tokens);
+  question_.queries.clear();
+  AblationQuestion asked;
+  asked.alternatives = static_cast<int32_t>(ids());
+  asked.sampling.logit_bias = {{Ids(golden["forced"])[0], 100}};
+  size_t number = 0;
+  for (; golden.contains(absl::StrCat("edits.", number)); ++number) {
+    SCOPED_TRACE(absl::StrCat("case ", number));
+    const std::vector<float>& rows = golden[absl::StrCat("edits.", number)];
+    const std::vector<float>& logits = golden[absl::StrCat("logits.", number)];
+    const size_t width = golden[absl::StrCat("width.", number)][0];
+    asked.edits.clear();
+    for (size_t at = 0; at < rows.size(); at += width) {
+      asked.edits.push_back(ReadEdit(&rows[at], width));
+    }
+    asked.max_tokens = static_cast<int64_t>(logits.size() / ids());
+    question_.ablation = asked;
+    const Ablation found = *model_.Look(question_).ablation;
+    EXPECT_EQ(found.tokens, question_.tokens);
+    ASSERT_EQ(found.edited.size(), asked.max_tokens);
+    ASSERT_EQ(found.untouched.size(), asked.max_tokens);
+    for (int64_t i = 0; i < asked.max_tokens; ++i) {
+      ExpectAnswer(found.edited[i].top, &logits[i * ids()], ids());
+    }
+    const std::vector<float> expected =
+        ReadExpectedLogits(SourceFile(folder_)).logits;
+    ExpectAnswer(found.untouched[0].top, &*(expected.end() - ids()), ids());
+  }
+  EXPECT_GE(number, 8u);
+}
+
+// What is taken away and put back leaves nothing behind: the sums are the same,
+// to the bit.
+TEST_P(GoldenInspection, WhatIsAblatedAndRestoredIsUntouchedToTheBit) {
+  question_.queries.clear();
+  AblationQuestion asked;
+  asked.max_tokens = 3;
+  asked.alternatives = static_cast<int32_t>(ids());
+  const auto count = static_cast<int64_t>(question_.tokens.size());
+  for (int64_t layer = 0; layer < model_->info().layers; ++layer) {
+    for (int64_t position = 0; position < count; ++position) {
+      LayerEdit edit;
+      edit.kind = LayerEdit::Kind::kReplaceWrite;
+      edit.layer = layer;
+      edit.position = position;
+      edit.token = question_.tokens[position];
+      asked.edits.push_back(edit);
+    }
+    LayerEdit all;
+    all.kind = LayerEdit::Kind::kKeepOnly;
+    all.layer = layer;
+    all.positions.resize(count);
+    std::iota(all.positions.begin(), all.positions.end(), 0);
+    all.keeps_before = true;
+    asked.edits.push_back(all);
+  }
+  question_.ablation = asked;
+  const std::vector<char> before = state_;
+  const Ablation found = *model_.Look(question_).ablation;
+  ASSERT_EQ(found.edited.size(), 3u);
+  ASSERT_EQ(found.untouched.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(found.edited[i].id, found.untouched[i].id);
+    ASSERT_EQ(found.edited[i].top.size(), ids());
+    for (size_t j = 0; j < ids(); ++j) {
+      EXPECT_EQ(found.edited[i].top[j].id, found.untouched[i].top[j].id);
+      EXPECT_EQ(found.edited[i].top[j].value, found.untouched[i].top[j].value);
+    }
+  }
+  EXPECT_EQ(state_, before);
+  // And an answer beside edits is that of a question without any.
+  question_.ablation->edits = {LayerEdit{LayerEdit::Kind::kLocalScan}};
+  const Ablation edited = *model_.Look(question_).ablation;
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(edited.untouched[i].id, found.untouched[i].id);
+    EXPECT_EQ(edited.untouched[i].top[0].value,
+              found.untouched[i].top[0].value);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Models, GoldenInspection,
     testing::Values("mamba/odd", "mamba/usual", "mamba/biased_untied",
@@ -438,6 +537,165 @@ TEST_F(LookBetweenSteps, AttributesAsWithoutThem) {
   ASSERT_EQ(answer.layers.size(), undisturbed.layers.size());
   for (size_t i = 0; i < answer.layers.size(); ++i) {
     EXPECT_EQ(InOrder(answer.layers[i]), InOrder(undisturbed.layers[i]));
+  }
+}
+
+TEST_F(LookBetweenSteps, AblatesAsWithoutThem) {
+  question_.tokens = {1, 2, 3, 4, 5};
+  AblationQuestion asked;
+  asked.edits = {LayerEdit{LayerEdit::Kind::kLocalScan, 2}};
+  asked.alternatives = 1;
+  asked.max_tokens = 4;
+  question_.ablation = asked;
+  const Ablation undisturbed = *model_.Look(question_).ablation;
+  const Ablation answer =
+      *LookDuringAStream(&model_, state_, question_).ablation;
+  ASSERT_EQ(answer.edited.size(), 4u);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(answer.edited[i].id, undisturbed.edited[i].id);
+    EXPECT_EQ(answer.edited[i].top[0].value,
+              undisturbed.edited[i].top[0].value);
+    EXPECT_EQ(answer.untouched[i].top[0].value,
+              undisturbed.untouched[i].top[0].value);
+  }
+}
+
+class AblationTest : public testing::Test {
+ protected:
+  AblationTest() {
+    question_.tokens = {3, 1, 4, 1, 5, 9};
+    question_.ablation.emplace();
+  }
+
+  Ablation Answer() { return *model_.Look(question_).ablation; }
+  static std::vector<int32_t> IdsOf(const std::vector<AnsweredToken>& answer) {
+    std::vector<int32_t> ids;
+    for (const AnsweredToken& token : answer) ids.push_back(token.id);
+    return ids;
+  }
+  // What the model draws by itself.
+  std::vector<int32_t> Drawn(size_t count) {
+    const int slot = model_->states().Take();
+    std::vector<int32_t> text = question_.tokens, drawn;
+    while (drawn.size() < count) {
+      Batch batch;
+      batch.rows.push_back({.slot = slot, .tokens = text});
+      BatchRow& row = batch.rows[0];
+      row.wanted = Wanted::kToken;
+      row.draw.parameters = &question_.ablation->sampling;
+      row.draw.index = question_.tokens.size() + drawn.size();
+      ENGRAM_CHECK_OK(model_->Begin(batch));
+      const auto result = model_->Finish();
+      ENGRAM_CHECK_OK(result.status());
+      text = {result->rows[0].outcomes[0].token};
+      drawn.push_back(text[0]);
+    }
+    model_->states().Free(slot);
+    return drawn;
+  }
+  void ExpectRefused(const LayerEdit& edit, const std::string& words) {
+    question_.ablation->edits = {LayerEdit{LayerEdit::Kind::kLocalScan}, edit};
+    const absl::Status refused = model_->Inspect(question_).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(refused.message(), words);
+  }
+
+  ModelUnderLook model_{kSmall};
+  InspectionQuestion question_;
+};
+
+TEST_F(AblationTest, DrawsTheUntouchedAnswerAsTheModelDoes) {
+  question_.ablation->max_tokens = 12;
+  question_.ablation->sampling.temperature = 1.5f;
+  question_.ablation->sampling.seed = 7;
+  const Ablation found = Answer();
+  EXPECT_EQ(IdsOf(found.untouched), Drawn(12));
+  EXPECT_EQ(IdsOf(found.edited), IdsOf(found.untouched));  // there is no edit
+}
+
+TEST_F(AblationTest, PenaltiesAreOfWhatWasReadAndSaid) {
+  AblationQuestion& asked = *question_.ablation;
+  asked.max_tokens = 8;
+  TokenSet seen(model_->info().vocabulary_size);
+  for (int32_t id = 0; id < 20; ++id) seen.Insert(id);
+  asked.seen = &seen;
+  asked.sampling.repetition_penalty = 100;
+  asked.sampling.frequency_penalty = 100;
+  const std::vector<int32_t> answer = IdsOf(Answer().untouched);
+  EXPECT_EQ(std::set<int32_t>(answer.begin(), answer.end()).size(), 8u);
+}
+
+TEST_F(AblationTest, EndsWhereItIsToldTo) {
+  AblationQuestion& asked = *question_.ablation;
+  asked.max_tokens = 8;
+  const std::vector<int32_t> all = IdsOf(Answer().untouched);
+  asked.stop_ids = {all[3]};
+  const Ablation found = Answer();
+  const auto first = std::find(all.begin(), all.end(), all[3]) - all.begin();
+  ASSERT_EQ(found.untouched.size(), first + 1);
+  EXPECT_TRUE(found.untouched.back().stops);
+  asked.stop_ids.clear();
+  int readers = 0;
+  asked.reader = [&readers] {
+    ++readers;
+    return [read = 0](int32_t) mutable { return ++read == 5; };
+  };
+  const Ablation read = Answer();
+  EXPECT_EQ(readers, 2);
+  EXPECT_EQ(IdsOf(read.untouched),
+            std::vector<int32_t>(all.begin(), all.begin() + 5));
+  EXPECT_EQ(read.edited.size(), 5u);
+}
+
+TEST_F(AblationTest, RefusesWhatTheModelHasNotByTheEditsPlace) {
+  LayerEdit edit;
+  edit.layer = 2;
+  ExpectRefused(edit, "edits[1]: layer is 2, limit 0 to 1");
+  edit.layer = -1;
+  ExpectRefused(edit, "edits[1]: layer is -1, limit 0 to 1");
+  edit.layer = 1;
+  for (const int64_t tap : {-1, 3}) {
+    edit.tap = tap;
+    ExpectRefused(edit, absl::StrCat("edits[1]: tap is ", tap,
+                                     ", limit 0 to 2, of the oldest to the "
+                                     "token's own"));
+  }
+  for (const auto kind :
+       {LayerEdit::Kind::kRemoveWrite, LayerEdit::Kind::kReplaceWrite}) {
+    edit.kind = kind;
+    for (const int64_t position : {int64_t{-1}, int64_t{6}}) {
+      edit.position = position;
+      ExpectRefused(edit,
+                    absl::StrCat("edits[1]: position is ", position,
+                                 ", limit 0 to 5, positions of the tokens that "
+                                 "are fed"));
+    }
+  }
+  edit.kind = LayerEdit::Kind::kKeepOnly;
+  edit.positions = {0, 6};
+  ExpectRefused(edit,
+                "edits[1]: positions is 6, limit 0 to 5, positions of the "
+                "tokens that are fed");
+  edit.kind = LayerEdit::Kind::kReplaceWrite;
+  edit.position = 3;
+  question_.ablation->edits = {edit, edit};
+  EXPECT_EQ(model_->Inspect(question_).status().message(),
+            "edits[1]: another edit replaces the write of position 3 in layer "
+            "1; leave one of them out");
+}
+
+TEST(AblationOfFamilies, RefusesATapWhereThereIsNoConvolution) {
+  const std::vector<std::pair<std::string, std::string>> models = {
+      {"s4d/plain", "s4d"}, {"attention/rotary", "attention"}};
+  for (const auto& [folder, mixer] : models) {
+    ModelUnderLook model("tests/golden/" + folder);
+    InspectionQuestion question;
+    question.tokens = {1};
+    question.ablation.emplace();
+    question.ablation->edits = {LayerEdit{LayerEdit::Kind::kCutTap}};
+    EXPECT_EQ(model->Inspect(question).status().message(),
+              absl::StrCat("edits[0]: layer 0 is ", mixer,
+                           " without a convolution, which has no tap to cut"));
   }
 }
 
