@@ -32,15 +32,19 @@ constexpr int64_t kStatesOfALayer = 2;
 // is sent; a token's id and piece.
 constexpr int64_t kContributionBytes = 8;
 constexpr int64_t kPieceBytes = 60;
+// A token of an answer, as it is drawn and as it is sent.
+constexpr int64_t kAnsweredBytes = 200;
 
 using Methods = v1::Inspection::WithRawCallbackMethod_Describe<
     v1::Inspection::WithRawCallbackMethod_ReadOut<
         v1::Inspection::WithRawCallbackMethod_Attribute<
-            v1::Inspection::Service>>>;
+            v1::Inspection::WithRawCallbackMethod_Ablate<
+                v1::Inspection::Service>>>>;
 
 using DescribeCall = UnaryCall<v1::DescribeRequest, v1::DescribeResponse>;
 using ReadOutCall = UnaryCall<v1::ReadOutRequest, v1::ReadOutResponse>;
 using AttributeCall = UnaryCall<v1::AttributeRequest, v1::AttributeResponse>;
+using AblateCall = UnaryCall<v1::AblateRequest, v1::AblateResponse>;
 
 class InspectionService final : public Methods {
  public:
@@ -76,6 +80,17 @@ class InspectionService final : public Methods {
         around_, context, message, reply, "Inspection.Attribute",
         [this](const std::shared_ptr<AttributeCall>& call) {
           const absl::Status refused = Attribute(call);
+          if (!refused.ok()) call->Finish(refused);
+        });
+  }
+
+  grpc::ServerUnaryReactor* Ablate(grpc::CallbackServerContext* context,
+                                   const grpc::ByteBuffer* message,
+                                   grpc::ByteBuffer* reply) override {
+    return StartUnaryCall<v1::AblateRequest, v1::AblateResponse>(
+        around_, context, message, reply, "Inspection.Ablate",
+        [this](const std::shared_ptr<AblateCall>& call) {
+          const absl::Status refused = Ablate(call);
           if (!refused.ok()) call->Finish(refused);
         });
   }
@@ -121,6 +136,21 @@ class InspectionService final : public Methods {
     ENGRAM_RETURN_IF_ERROR(
         call->Reserve(states * kStateBytes +
                       tokens * (states * kContributionBytes + kPieceBytes)));
+    Ask(call, *model, NameOf(call), std::move(question), Tell);
+    return absl::OkStatus();
+  }
+
+  absl::Status Ablate(const std::shared_ptr<AblateCall>& call) const {
+    SessionQuestion question;
+    ENGRAM_ASSIGN_OR_RETURN(const ServedModel* model, Read(call, &question));
+    const AblationQuestion& ablation = *question.asked.ablation;
+    const auto tokens =
+        static_cast<int64_t>(question.asked.tokens.size()) + 1;  // pending
+    ENGRAM_RETURN_IF_ERROR(call->Reserve(
+        tokens * kPieceBytes +
+        2 * ablation.max_tokens *
+            (kAnsweredBytes + ablation.alternatives * kAlternativeBytes)));
+    call->response()->set_seed(static_cast<int64_t>(ablation.sampling.seed));
     Ask(call, *model, NameOf(call), std::move(question), Tell);
     return absl::OkStatus();
   }
@@ -212,6 +242,21 @@ class InspectionService final : public Methods {
     response.set_model(model.name);
     response.set_version(look.turns.version);
     response.set_position(look.turns.position);
+  }
+
+  static void Tell(const SessionLook& look, const ServedModel& model,
+                   AblateCall* call) {
+    const v1::AblateRequest& request = call->request();
+    v1::AblateResponse& response = *call->response();
+    const int64_t seed = response.seed();
+    response = ToMessage(
+        *look.answer.ablation,
+        {request.stopping().stop().begin(), request.stopping().stop().end()},
+        request.logprobs() > 0, model.tokenizer.get());
+    response.set_model(model.name);
+    response.set_version(look.turns.version);
+    response.set_position(look.turns.position);
+    response.set_seed(seed);
   }
 
   const CallSurroundings& around_;

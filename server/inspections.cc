@@ -88,27 +88,41 @@ absl::Status Inspections::BeginInspection() {
   question.position = snapshot.turns.position;
   if (snapshot.block != nullptr) question.state = snapshot.block->data();
   if (const auto pending = snapshot.turns.pending; pending.has_value()) {
-    if (question.queries.empty() && question.tokens.empty()) {
+    if (question.queries.empty() && question.tokens.empty() &&
+        !question.ablation.has_value()) {
       question.queries = {*pending};
     } else {
       question.tokens.insert(question.tokens.begin(), *pending);
     }
   }
+  int64_t answered = 0;  // and fed
+  if (question.ablation.has_value()) {
+    if (question.tokens.empty()) {
+      return absl::InvalidArgumentError(
+          "there is nothing to feed: the session has no pending token; give a "
+          "prompt");
+    }
+    question.ablation->seen = snapshot.turns.seen.get();
+    answered = question.ablation->max_tokens - 1;
+  }
   const int64_t most = model_.info().max_positions;
   const int64_t length = question.position +
                          static_cast<int64_t>(question.tokens.size()) +
-                         (question.queries.empty() ? 0 : 1);
+                         (question.queries.empty() ? 0 : 1) + answered;
   if (most > 0 && length > most) {
     // A sequence that is as long as can be has nothing that comes next.
     if (question.describe) {
       question.queries.clear();
       question.tokens.clear();
     } else {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the session's ", snapshot.turns.tokens(),
-                       " tokens and ", current_->question.asked.tokens.size(),
-                       " more", question.queries.empty() ? "" : " and a query",
-                       " are ", length, ", limit of the model ", most));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the session's ", snapshot.turns.tokens(), " tokens and ",
+          current_->question.asked.tokens.size(), " more",
+          question.queries.empty() ? "" : " and a query",
+          answered == 0
+              ? ""
+              : absl::StrCat(" and ", answered, " of an answer that are fed"),
+          " are ", length, ", limit of the model ", most));
     }
   }
   ENGRAM_ASSIGN_OR_RETURN(current_->inspection,

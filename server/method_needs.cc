@@ -20,6 +20,7 @@ const std::vector<MethodNeed>& MethodNeeds() {
       {"Inspection.Describe", Need::kInspect},
       {"Inspection.ReadOut", Need::kInspect},
       {"Inspection.Attribute", Need::kInspect},
+      {"Inspection.Ablate", Need::kInspect},
       {"Models.List", Need::kKey},
       {"Models.Get", Need::kKey},
       {"Tokenize", Need::kKey},

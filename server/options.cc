@@ -433,11 +433,14 @@ void AddLimits(FlagList* list, ServerOptions* options) {
                 "half.");
   list->Integer(
       "max-inspected-tokens", 0, kMany, &options->max_inspected_tokens,
-      "Tokens of a prompt that Inspection.ReadOut and Attribute feed.");
+      "Tokens of a prompt that Inspection.ReadOut, Attribute and Ablate feed, "
+      "and of each answer of Ablate.");
   list->Integer(
       "max-inspected-queries", 1, 1 << 20, &options->max_inspected_queries,
       "Tokens that Inspection.ReadOut is asked about at once, and that "
       "Inspection.Attribute compares with.");
+  list->Integer("max-edits", 1, 1 << 20, &options->max_edits,
+                "Edits of layers in one Inspection.Ablate.");
   list->Bytes("max-tokenize-bytes", kMany, &options->max_tokenize_bytes,
               "A text to tokenise without running it.");
   list->Integer("max-detokenize-tokens", 1, kMany,

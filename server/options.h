@@ -91,6 +91,7 @@ struct ServerOptions {
   int64_t max_inspections = 32;
   int64_t max_inspected_tokens = 4096;
   int64_t max_inspected_queries = 256;
+  int64_t max_edits = 256;
 
   bool request_log = true;
   int64_t log_memory = int64_t{8} << 20;

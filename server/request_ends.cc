@@ -47,26 +47,29 @@ std::vector<RequestEnd> MakeEndsWithoutModel() {
   Add({"Sessions.Create", "Sessions.Get", "Sessions.List", "Sessions.Delete",
        "Sessions.Fork", "Sessions.Checkpoint", "Sessions.ListCheckpoints",
        "Sessions.DeleteCheckpoint", "Sessions.Export", "Sessions.Import",
-       "Inspection.Describe", "Inspection.ReadOut", "Inspection.Attribute"},
+       "Inspection.Describe", "Inspection.ReadOut", "Inspection.Attribute",
+       "Inspection.Ablate"},
       "", {Code::kOk, Code::kInvalidArgument, Code::kNotFound}, &ends);
   Add({"Sessions.Create", "Sessions.Fork", "Sessions.Checkpoint",
        "Sessions.Import"},
       "", {Code::kAlreadyExists}, &ends);
   Add({"Sessions.Create", "Sessions.Fork", "Sessions.Checkpoint",
-       "Sessions.Export", "Inspection.ReadOut", "Inspection.Attribute"},
+       "Sessions.Export", "Inspection.ReadOut", "Inspection.Attribute",
+       "Inspection.Ablate"},
       "", {Code::kFailedPrecondition}, &ends);
   Add({"Sessions.Create", "Sessions.Fork", "Sessions.Checkpoint",
        "Sessions.Export", "Sessions.Import", "Inspection.Describe",
-       "Inspection.ReadOut", "Inspection.Attribute"},
+       "Inspection.ReadOut", "Inspection.Attribute", "Inspection.Ablate"},
       "", {Code::kResourceExhausted, Code::kUnavailable}, &ends);
   Add({"Sessions.Delete", "Sessions.Fork", "Sessions.Import"}, "",
       {Code::kAborted}, &ends);
   Add({"Sessions.Fork"}, "", {Code::kUnimplemented}, &ends);
   Add({"Sessions.Fork", "Sessions.Checkpoint", "Sessions.Export",
-       "Inspection.Describe", "Inspection.ReadOut", "Inspection.Attribute"},
+       "Inspection.Describe", "Inspection.ReadOut", "Inspection.Attribute",
+       "Inspection.Ablate"},
       "", {Code::kInternal}, &ends);
   Add({"Sessions.Export", "Sessions.Import", "Inspection.Describe",
-       "Inspection.ReadOut", "Inspection.Attribute"},
+       "Inspection.ReadOut", "Inspection.Attribute", "Inspection.Ablate"},
       "", {Code::kCancelled, Code::kDeadlineExceeded}, &ends);
   Add({"Models.List"}, "", {Code::kOk}, &ends);
   Add({"Models.Get"}, "", {Code::kOk, Code::kInvalidArgument, Code::kNotFound},

@@ -15,6 +15,8 @@
 #include "model/quoted.h"
 #include "model/sampling.h"
 #include "model/tokenizer.h"
+#include "server/options.h"
+#include "server/request.h"
 #include "server/served_model.h"
 
 namespace engram {
@@ -25,6 +27,16 @@ absl::Status CheckRange(absl::string_view field, int64_t value, int64_t least,
 // The same; `flag` is the one that sets the limit.
 absl::Status CheckCount(absl::string_view field, int64_t count, int64_t most,
                         absl::string_view flag);
+
+// What is too much is INVALID_ARGUMENT; the seed is left at 0, and whether the
+// numbers are within their limits is Validate()'s affair (model/sampling.h).
+absl::StatusOr<SamplingParameters> ReadSampling(const v1::Sampling& message,
+                                                const ServerOptions& limits);
+// INVALID_ARGUMENT; FAILED_PRECONDITION: stop strings to a model without
+// tokenizer.
+absl::StatusOr<Stopping> ReadStopping(const v1::Stopping& message,
+                                      const ServedModel& model,
+                                      const ServerOptions& limits);
 
 // Ids of the likeliest tokens; without texts if `tokenizer` is nullptr.
 void AddAlternatives(

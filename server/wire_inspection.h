@@ -3,6 +3,9 @@
 // Thread-safe: pure functions.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "absl/status/statusor.h"
 #include "engram/v1/inspection.pb.h"
 #include "model/inspection.h"
@@ -23,6 +26,12 @@ absl::StatusOr<InspectionQuestion> ToQuestion(
     const v1::AttributeRequest& message, const ServedModel& model,
     const ServerOptions& limits, const WorkCheck::Ask& may_go_on);
 
+// The seed is that of the message, or drawn.
+absl::StatusOr<InspectionQuestion> ToQuestion(const v1::AblateRequest& message,
+                                              const ServedModel& model,
+                                              const ServerOptions& limits,
+                                              const WorkCheck::Ask& may_go_on);
+
 v1::StateSummary ToMessage(const StateSummary& summary);
 // `tokenizer` may be nullptr: then there are no texts.
 v1::ReadOutQuery ToMessage(const QueryAnswer& answer,
@@ -30,5 +39,10 @@ v1::ReadOutQuery ToMessage(const QueryAnswer& answer,
 // All but the model, and the state's version and position.
 v1::AttributeResponse ToMessage(const Attribution& attribution,
                                 const Tokenizer* tokenizer);
+// Likewise, and all but the seed. `stop` are the strings that end an answer;
+// `has_logprobs`: they were asked for.
+v1::AblateResponse ToMessage(const Ablation& ablation,
+                             const std::vector<std::string>& stop,
+                             bool has_logprobs, const Tokenizer* tokenizer);
 
 }  // namespace engram

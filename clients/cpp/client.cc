@@ -277,6 +277,15 @@ absl::StatusOr<v1::AttributeResponse> Client::Attribute(
       });
 }
 
+absl::StatusOr<v1::AblateResponse> Client::Ablate(
+    const v1::AblateRequest& request, const CallOptions& options) {
+  return Unary<v1::AblateResponse>(
+      request, request.session_id(), options, options_.retries,
+      [&](auto* context, auto* response) {
+        return stubs_->inspection->Ablate(context, request, response);
+      });
+}
+
 // What makes or deletes something is not repeated: the first attempt may have
 // been carried out, and the second would then fail and say something untrue.
 

@@ -136,6 +136,8 @@ class Client {
                                               const CallOptions& options = {});
   absl::StatusOr<v1::AttributeResponse> Attribute(
       const v1::AttributeRequest& request, const CallOptions& options = {});
+  absl::StatusOr<v1::AblateResponse> Ablate(const v1::AblateRequest& request,
+                                            const CallOptions& options = {});
 
   absl::StatusOr<v1::ListModelsResponse> ListModels(
       const CallOptions& options = {});

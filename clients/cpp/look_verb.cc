@@ -1,5 +1,5 @@
-// engram look: what a session's state holds, what it answers, and where an
-// answer comes from.
+// engram look: what a session's state holds, what it answers, where an answer
+// comes from, and what it would be if a layer worked otherwise.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -11,6 +11,8 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
+#include "clients/cpp/edit_flags.h"
 #include "clients/cpp/human.h"
 #include "clients/cpp/verb.h"
 #include "tools/status/early_return.h"
@@ -20,17 +22,22 @@ namespace {
 
 constexpr VerbHelp kHelp = {
     "engram look (SESSION | --prompt TEXT | --tokens 1,2,3) "
-    "[--query 1,2,3 | --target 7] [flags]",
+    "[--query 1,2,3 | --target 7 | --ablate EDIT] [flags]",
     "Prints what each layer keeps in a session's state and how long it keeps\n"
     "it. With --query: what the model would answer if each of these tokens\n"
     "came next, and what each layer's state alone says of that. With a prompt\n"
     "and no --query: what each of its positions adds to the answer to it, by\n"
-    "each layer's state, the strongest first. Changes no session.",
+    "each layer's state, the strongest first. With --ablate: what the model\n"
+    "answers with layers edited, beside what it answers without. Changes no\n"
+    "session.",
     "  engram look mine\n"
     "  engram look mine --query 1,2,3 --top 3\n"
     "  engram look --model mamba-induction --prompt '1 => 7 4 3' --query 15\n"
     "  engram look --model mamba-induction --prompt '1 => 7 4 3 =>'\n"
     "  engram look mine --prompt ' and' --target 7 --against 5,6\n"
+    "  engram look --model mamba-induction --prompt '1 => 7 4 3 =>' \\\n"
+    "    --ablate 1:cut-tap:2\n"
+    "  engram look mine --prompt ' and' --ablate 0:local-scan --max-tokens 9\n"
     "  engram look mine --json"};
 
 // Of the part of values that are far above the median.
@@ -65,6 +72,28 @@ struct LookFlags {
                      "Tell what a token does through a convolution of the "
                      "tokens that it read.",
                      &through_convolution);
+    flags->Add(
+        "ablate", "EDIT",
+        "Answer with a layer edited; repeatable. LAYER:cut-tap:TAP (0 is "
+        "the oldest), LAYER:local-scan, LAYER:remove-write:POSITION, "
+        "LAYER:replace-write:POSITION:TOKEN, "
+        "LAYER:keep-only:POSITION+POSITION (or +before: the session's "
+        "past). Positions are those that --target tells of.",
+        [this](absl::string_view text) {
+          const auto edit = ParseEdit(text);
+          if (edit.ok()) edits.push_back(*edit);
+          return edit.status();
+        });
+    flags->AddCount("max-tokens",
+                    "With --ablate: tokens of each answer. Default: 1.", 1,
+                    1 << 20, &max_tokens);
+    flags->Add("temperature", "T",
+               "With --ablate: 0 takes the likeliest token always. Default: 0.",
+               &temperature);
+    flags->Add("seed", "N",
+               "With --ablate: the same seed draws the same. Default: the "
+               "server chooses.",
+               &seed);
     flags->AddSwitch("parse-special-tokens",
                      "Recognise special tokens such as <|endoftext|>.",
                      &parse_special_tokens);
@@ -75,6 +104,11 @@ struct LookFlags {
   // Of what only an attribution has.
   bool has_attribution() const {
     return target.has_value() || against.has_value() || through_convolution;
+  }
+
+  // Of what only an ablation has.
+  bool has_answer_flags() const {
+    return max_tokens.has_value() || temperature != 0 || seed.has_value();
   }
 
   v1::ReadOutRequest MakeReadOut(const std::string& session) const {
@@ -95,6 +129,17 @@ struct LookFlags {
     return request;
   }
 
+  v1::AblateRequest MakeAblate(const std::string& session) const {
+    auto request = MakeRequest<v1::AblateRequest>(session);
+    request.mutable_edits()->Add(edits.begin(), edits.end());
+    request.mutable_sampling()->set_temperature(temperature);
+    if (seed.has_value()) request.mutable_sampling()->set_seed(*seed);
+    request.mutable_stopping()->set_max_tokens(
+        static_cast<int32_t>(max_tokens.value_or(1)));
+    request.set_logprobs(std::max(top, 1));
+    return request;
+  }
+
   std::optional<std::vector<int32_t>> query;
   std::optional<std::string> prompt;
   std::optional<std::vector<int32_t>> tokens;
@@ -104,6 +149,10 @@ struct LookFlags {
   std::optional<int64_t> target;
   std::optional<std::vector<int32_t>> against;
   bool through_convolution = false;
+  std::vector<v1::Edit> edits;
+  std::optional<int64_t> max_tokens;
+  float temperature = 0;
+  std::optional<int64_t> seed;
 
  private:
   template <typename Request>
@@ -260,6 +309,28 @@ void PrintAttribution(const v1::AttributeResponse& response, int32_t count) {
   }
 }
 
+// The tokens of an answer, a line each: with how likely the model held it, and
+// if more are asked for the others that it held likely.
+void PrintAnswer(const char* name,
+                 const google::protobuf::RepeatedPtrField<v1::Token>& answer) {
+  Print(absl::StrCat(name, "\n"));
+  for (const v1::Token& token : answer) {
+    Print(absl::StrFormat("  %5d %5.1f%% %d '%s'%s\n", token.index(),
+                          100 * std::exp(token.logprob()), token.id(),
+                          absl::CHexEscape(token.bytes()),
+                          token.top_size() > 1
+                              ? absl::StrCat("   of ", AnswerText(token.top()))
+                              : ""));
+  }
+}
+
+void PrintAblation(const v1::AblateResponse& response) {
+  Print(absl::StrFormat("model %s, %d tokens, seed %d\n\n", response.model(),
+                        response.token_ids_size(), response.seed()));
+  PrintAnswer("edited", response.edited());
+  PrintAnswer("untouched", response.untouched());
+}
+
 }  // namespace
 
 int RunLook(Invocation invocation) {
@@ -280,11 +351,20 @@ int RunLook(Invocation invocation) {
   if (sessions.empty() && !flags.has_prompt()) {
     return arguments.Refuse("look at what? give a SESSION or --prompt TEXT");
   }
+  const bool has_edits = !flags.edits.empty();
   if (flags.has_attribution() &&
-      (flags.query.has_value() || !flags.has_prompt())) {
+      (flags.query.has_value() || has_edits || !flags.has_prompt())) {
     return arguments.Refuse(
         "--target, --against and --through-convolution are of the answer to a "
-        "prompt: give --prompt TEXT and no --query");
+        "prompt: give --prompt TEXT, no --query and no --ablate");
+  }
+  if (has_edits && flags.query.has_value()) {
+    return arguments.Refuse("give one of --query 1,2,3 and --ablate EDIT");
+  }
+  if (flags.has_answer_flags() && !has_edits) {
+    return arguments.Refuse(
+        "--max-tokens, --temperature and --seed are of answers with layers "
+        "edited: give --ablate EDIT, or use engram generate");
   }
 
   const GlobalFlags& global = invocation.global;
@@ -294,6 +374,10 @@ int RunLook(Invocation invocation) {
   if (flags.query.has_value()) {
     return ShowResponse<v1::ReadOutResponse>(
         global, client.ReadOut(flags.MakeReadOut(session), call), PrintReadOut);
+  }
+  if (has_edits) {
+    return ShowResponse<v1::AblateResponse>(
+        global, client.Ablate(flags.MakeAblate(session), call), PrintAblation);
   }
   if (flags.has_prompt()) {
     const int32_t count = flags.top > 0 ? flags.top : kPositions;

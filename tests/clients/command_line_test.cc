@@ -247,6 +247,69 @@ TEST(CommandLine, LooksAtWhereAnAnswerComesFrom) {
   EXPECT_THAT(outcome.out, HasSubstr("\"contributions\":[-0.5,4]"));
 }
 
+TEST(CommandLine, LooksAtWhatAnEditedLayerMakesOfTheAnswer) {
+  ScriptedServer server(0, {});
+  v1::AblateResponse ablation;
+  ablation.set_model("m");
+  ablation.add_token_ids(1);
+  ablation.set_seed(5);
+  v1::Token* const token = ablation.add_edited();
+  token->set_id(7);
+  token->set_bytes("\n");
+  token->set_logprob(std::log(0.25f));
+  *ablation.add_untouched() = *token;
+  for (const int32_t id : {7, 8}) {
+    v1::Alternative* const top = ablation.mutable_untouched(0)->add_top();
+    top->set_id(id);
+    top->set_text("x");
+    top->set_logprob(std::log(0.25f));
+  }
+  server.SetAblation(ablation);
+  const std::string program =
+      absl::StrCat("look --server ", server.address(), " ");
+  Outcome outcome = RunEngram(absl::StrCat(
+      program,
+      "mine --prompt x --model m --top 2 --ablate 1:cut-tap:2 --ablate "
+      "0:local-scan --ablate 2:remove-write:3 --ablate 2:replace-write:4:9 "
+      "--ablate 1:keep-only:0+5+before --max-tokens 3 --temperature 0.5 --seed "
+      "5"));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out,
+            "model m, 1 tokens, seed 5\n"
+            "\n"
+            "edited\n"
+            "      0  25.0% 7 '\\n'\n"
+            "untouched\n"
+            "      0  25.0% 7 '\\n'   of  25.0% 7 'x'   25.0% 8 'x'\n");
+  const v1::AblateRequest request = server.ablate_request();
+  EXPECT_EQ(request.session_id(), "mine");
+  EXPECT_EQ(request.text(), "x");
+  EXPECT_EQ(request.logprobs(), 2);
+  EXPECT_EQ(request.stopping().max_tokens(), 3);
+  EXPECT_EQ(request.sampling().temperature(), 0.5f);
+  EXPECT_EQ(request.sampling().seed(), 5);
+  ASSERT_EQ(request.edits_size(), 5);
+  EXPECT_EQ(request.edits(0).layer(), 1);
+  EXPECT_EQ(request.edits(0).cut_tap().tap(), 2);
+  EXPECT_TRUE(request.edits(1).has_local_scan());
+  EXPECT_EQ(request.edits(2).remove_write().position(), 3);
+  EXPECT_EQ(request.edits(3).replace_write().position(), 4);
+  EXPECT_EQ(request.edits(3).replace_write().token_id(), 9);
+  EXPECT_THAT(request.edits(4).keep_only().positions(), ElementsAre(0, 5));
+  EXPECT_TRUE(request.edits(4).keep_only().before());
+  for (const char* const wrong :
+       {"mine --ablate 1", "mine --ablate x:local-scan",
+        "mine --ablate 1:cut-tap", "mine --ablate 1:cut-tap:-1",
+        "mine --ablate 1:local-scan:3", "mine --ablate 1:replace-write:3",
+        "mine --ablate 1:keep-only:3+x", "mine --max-tokens 3", "mine --seed 3",
+        "mine --ablate 0:local-scan --query 1",
+        "mine --prompt x --ablate 0:local-scan --target 1"}) {
+    outcome = RunEngram(absl::StrCat(program, wrong));
+    EXPECT_EQ(outcome.exit_code, 2) << wrong;
+    EXPECT_EQ(outcome.out, "") << wrong;
+  }
+}
+
 TEST(CommandLine, ExpectsTheVersionThatASessionHas) {
   ScriptedServer server(kAnswerTokens, {});
   const std::string program =

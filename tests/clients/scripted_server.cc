@@ -184,6 +184,11 @@ void ScriptedServer::SetAttribution(v1::AttributeResponse attribution) {
   attribution_ = std::move(attribution);
 }
 
+void ScriptedServer::SetAblation(v1::AblateResponse ablation) {
+  absl::MutexLock lock(&mutex_);
+  ablation_ = std::move(ablation);
+}
+
 v1::ReadOutRequest ScriptedServer::read_out_request() const {
   absl::MutexLock lock(&mutex_);
   return read_out_request_;
@@ -192,6 +197,11 @@ v1::ReadOutRequest ScriptedServer::read_out_request() const {
 v1::AttributeRequest ScriptedServer::attribute_request() const {
   absl::MutexLock lock(&mutex_);
   return attribute_request_;
+}
+
+v1::AblateRequest ScriptedServer::ablate_request() const {
+  absl::MutexLock lock(&mutex_);
+  return ablate_request_;
 }
 
 grpc::Status ScriptedServer::Inspection::Describe(
@@ -220,6 +230,16 @@ grpc::Status ScriptedServer::Inspection::Attribute(
   absl::MutexLock lock(&server_->mutex_);
   server_->attribute_request_ = *request;
   *response = server_->attribution_;
+  return grpc::Status::OK;
+}
+
+grpc::Status ScriptedServer::Inspection::Ablate(
+    grpc::ServerContext* context, const v1::AblateRequest* request,
+    v1::AblateResponse* response) {
+  server_->RecordSession("Ablate", *context);
+  absl::MutexLock lock(&server_->mutex_);
+  server_->ablate_request_ = *request;
+  *response = server_->ablation_;
   return grpc::Status::OK;
 }
 

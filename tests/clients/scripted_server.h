@@ -65,10 +65,12 @@ class ScriptedServer final : public v1::Generation::Service {
   void SetDescription(v1::DescribeResponse description);
   void SetReadOut(v1::ReadOutResponse read_out);
   void SetAttribution(v1::AttributeResponse attribution);
+  void SetAblation(v1::AblateResponse ablation);
   // What ReadOut was asked last.
   v1::ReadOutRequest read_out_request() const;
   // What Attribute was asked last.
   v1::AttributeRequest attribute_request() const;
+  v1::AblateRequest ablate_request() const;
   // Of every call: its method and the metadata x-session-id, "Get mine".
   std::vector<std::string> told_sessions() const;
 
@@ -136,6 +138,9 @@ class ScriptedServer final : public v1::Generation::Service {
     grpc::Status Attribute(grpc::ServerContext* context,
                            const v1::AttributeRequest* request,
                            v1::AttributeResponse* response) override;
+    grpc::Status Ablate(grpc::ServerContext* context,
+                        const v1::AblateRequest* request,
+                        v1::AblateResponse* response) override;
 
    private:
     ScriptedServer* const server_;
@@ -159,6 +164,8 @@ class ScriptedServer final : public v1::Generation::Service {
   v1::ReadOutRequest read_out_request_ ABSL_GUARDED_BY(mutex_);
   v1::AttributeResponse attribution_ ABSL_GUARDED_BY(mutex_);
   v1::AttributeRequest attribute_request_ ABSL_GUARDED_BY(mutex_);
+  v1::AblateResponse ablation_ ABSL_GUARDED_BY(mutex_);
+  v1::AblateRequest ablate_request_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, int64_t> versions_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::Session> sessions_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> told_sessions_ ABSL_GUARDED_BY(mutex_);

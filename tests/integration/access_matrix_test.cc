@@ -120,6 +120,14 @@ std::vector<Row> Table() {
     request.mutable_token_ids()->add_ids(3);
     return request.SerializeAsString();
   };
+  const auto ablate = [](const std::string& id) {
+    v1::AblateRequest request;
+    request.set_model(kInduction);
+    request.set_session_id(id);
+    request.mutable_token_ids()->add_ids(3);
+    request.add_edits()->mutable_local_scan();
+    return request.SerializeAsString();
+  };
   const auto tokenize = [](const std::string&) {
     v1::TokenizeRequest request;
     request.set_model(kInduction);
@@ -170,6 +178,8 @@ std::vector<Row> Table() {
        read_out, true},
       {"/engram.v1.Inspection/Attribute", "Inspection.Attribute", kInspect,
        attribute, true},
+      {"/engram.v1.Inspection/Ablate", "Inspection.Ablate", kInspect, ablate,
+       true},
       {"/engram.v1.Models/List", "Models.List", kAnyKey, Empty},
       {"/engram.v1.Models/Get", "Models.Get", kAnyKey, Empty},
       {"/engram.v1.Models/Tokenize", "Tokenize", kAnyKey, tokenize},

@@ -16,10 +16,12 @@ namespace engram {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr char kDescribe[] = "/engram.v1.Inspection/Describe";
 constexpr char kReadOut[] = "/engram.v1.Inspection/ReadOut";
 constexpr char kAttribute[] = "/engram.v1.Inspection/Attribute";
+constexpr char kAblate[] = "/engram.v1.Inspection/Ablate";
 // "=>" of kInduction, and the symbols around it.
 constexpr char kPrompt[] = "3 1 => 7 0 12 13 5";
 
@@ -31,6 +33,7 @@ class InspectionTest : public ::testing::Test {
     ServerOptions options = ZooOptions({kInduction});
     options.max_inspected_tokens = 64;
     options.max_inspected_queries = 16;
+    options.max_edits = 16;
     return options;
   }
 
@@ -64,6 +67,17 @@ class InspectionTest : public ::testing::Test {
         CallOnce(server_.address(), kAttribute, request, &response);
     if (!status.ok()) return status;
     return response;
+  }
+  absl::StatusOr<v1::AblateResponse> Ablate(const v1::AblateRequest& request) {
+    v1::AblateResponse response;
+    const absl::Status status =
+        CallOnce(server_.address(), kAblate, request, &response);
+    if (!status.ok()) return status;
+    return response;
+  }
+  void ExpectRefused(const v1::AblateRequest& request, absl::StatusCode code,
+                     const std::string& words) {
+    ExpectRefusal(Ablate(request).status(), code, words);
   }
   void ExpectRefused(const v1::ReadOutRequest& request, absl::StatusCode code,
                      const std::string& words) {
@@ -346,6 +360,161 @@ TEST_F(InspectionTest, RefusesAHostileAttributionWithValueAndLimit) {
   ExpectRefused(request, absl::StatusCode::kNotFound, "other");
 }
 
+// The first layer's convolution binds a token to those before, its state
+// carries that to the second "=>". Each of them cut, the answer is another;
+// what another position wrote is not missed, nor is what the second layer
+// wrote.
+TEST_F(InspectionTest, AnswersWithLayersEditedBesideTheAnswerWithout) {
+  v1::AblateRequest request;
+  request.set_model(kInduction);
+  request.set_text(absl::StrCat(kPrompt, " =>"));
+  request.set_logprobs(3);
+  v1::Edit* const edit = request.add_edits();
+  const auto edited = [&] {
+    const auto response = Ablate(request);
+    EXPECT_TRUE(response.ok()) << response.status();
+    EXPECT_EQ(response->untouched_size(), 1);
+    EXPECT_EQ(response->untouched(0).id(), Id("7"));
+    EXPECT_THAT(response->untouched(0).text(), HasSubstr("7"));
+    EXPECT_EQ(response->untouched(0).top_size(), 3);
+    EXPECT_EQ(response->untouched(0).top(0).logprob(),
+              response->untouched(0).logprob());
+    EXPECT_EQ(response->edited_size(), 1);
+    EXPECT_EQ(response->token_ids_size(), 9);
+    EXPECT_EQ(response->pieces(0), "3");
+    return response->edited(0).id();
+  };
+  edit->set_layer(0);
+  edit->mutable_local_scan();
+  EXPECT_NE(edited(), Id("7"));
+  edit->mutable_cut_tap()->set_tap(0);
+  EXPECT_NE(edited(), Id("7"));
+  edit->mutable_remove_write()->set_position(5);
+  EXPECT_NE(edited(), Id("7"));
+  edit->mutable_remove_write()->set_position(0);
+  EXPECT_EQ(edited(), Id("7"));
+  edit->mutable_keep_only()->add_positions(5);
+  EXPECT_EQ(edited(), Id("7"));
+  edit->set_layer(1);
+  edit->mutable_local_scan();
+  EXPECT_EQ(edited(), Id("7"));
+  request.clear_edits();
+  EXPECT_EQ(edited(), Id("7"));
+}
+
+// The answer without edits is the one that Generate gives, drawn by the same
+// seed; and the session goes on as if nobody had looked.
+TEST_F(InspectionTest, TheUntouchedAnswerIsWhatTheSessionWouldSay) {
+  const v1::Session before = MakeSession("a", 1);
+  ASSERT_TRUE(before.pending_token());
+  v1::AblateRequest request;
+  request.set_session_id("a");
+  request.set_text("4 5");
+  request.mutable_edits()->Add()->mutable_cut_tap()->set_tap(3);
+  request.mutable_sampling()->set_temperature(2);
+  request.mutable_sampling()->set_seed(11);
+  request.mutable_stopping()->set_max_tokens(8);
+  const auto response = Ablate(request);
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->seed(), 11);
+  EXPECT_EQ(response->version(), before.version());
+  EXPECT_EQ(response->position(), before.position());
+  EXPECT_EQ(response->token_ids_size(), 3);
+  EXPECT_EQ(client_.GetSession("a")->position(), before.position());
+  v1::GenerateRequest turn = OnSession(TextTurn(kInduction, "4 5", 8), "a");
+  *turn.mutable_sampling() = request.sampling();
+  const Answer answer = client_.Generate(turn);
+  ASSERT_TRUE(answer.status.ok()) << answer.status;
+  std::vector<int32_t> untouched, edited;
+  for (const v1::Token& token : response->untouched()) {
+    untouched.push_back(token.id());
+    EXPECT_FALSE(token.has_logprob());
+  }
+  for (const v1::Token& token : response->edited()) {
+    edited.push_back(token.id());
+  }
+  EXPECT_EQ(untouched, answer.ids());
+  EXPECT_NE(edited, untouched);
+}
+
+TEST_F(InspectionTest, AnAblatedAnswerEndsAsATurnDoes) {
+  v1::AblateRequest request;
+  request.set_model(kInduction);
+  request.set_text(absl::StrCat(kPrompt, " =>"));
+  request.mutable_stopping()->set_max_tokens(5);
+  request.mutable_stopping()->add_stop("7");
+  auto response = Ablate(request);
+  ASSERT_TRUE(response.ok()) << response.status();
+  ASSERT_EQ(response->untouched_size(), 1);
+  EXPECT_THAT(response->untouched(0).text(), Not(HasSubstr("7")));
+  request.mutable_stopping()->clear_stop();
+  request.mutable_stopping()->add_stop_token_ids(Id("7"));
+  response = Ablate(request);
+  ASSERT_TRUE(response.ok()) << response.status();
+  ASSERT_EQ(response->untouched_size(), 1);
+  EXPECT_EQ(response->untouched(0).text(), "");
+  request.mutable_stopping()->clear_stop_token_ids();
+  response = Ablate(request);
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->untouched_size(), 5);
+}
+
+TEST_F(InspectionTest, RefusesAHostileAblationWithValueAndLimit) {
+  MakeSession("a");
+  v1::AblateRequest request;
+  request.set_session_id("a");
+  const auto invalid = absl::StatusCode::kInvalidArgument;
+  ExpectRefused(request, invalid, "there is nothing to feed");
+  request.mutable_token_ids()->add_ids(99);
+  ExpectRefused(request, invalid, "prompt token[0] is 99, limit 0 to 15");
+  request.mutable_token_ids()->set_ids(0, 3);
+  v1::Edit* const edit = request.add_edits();
+  ExpectRefused(request, invalid, "edits[0] says nothing to do");
+  for (const int32_t layer : {-1, 2}) {
+    edit->set_layer(layer);
+    ExpectRefused(request, invalid,
+                  absl::StrCat("edits[0].layer is ", layer, ", limit 0 to 1"));
+  }
+  edit->set_layer(1);
+  edit->mutable_cut_tap()->set_tap(4);
+  ExpectRefused(request, invalid, "edits[0]: tap is 4, limit 0 to 3");
+  edit->mutable_remove_write()->set_position(int64_t{1} << 62);
+  ExpectRefused(request, invalid,
+                "edits[0]: position is 4611686018427387904, limit 0 to 0");
+  edit->mutable_replace_write()->set_token_id(16);
+  ExpectRefused(request, invalid,
+                "edits[0].replace_write.token_id is 16, limit 0 to 15");
+  edit->mutable_keep_only()->add_positions(-1);
+  ExpectRefused(request, invalid, "edits[0]: positions is -1, limit 0 to 0");
+  for (int i = 0; i < 64; ++i) edit->mutable_keep_only()->add_positions(0);
+  ExpectRefused(request, invalid,
+                "edits[0].keep_only.positions has 65 entries, limit 64");
+  edit->mutable_local_scan();
+  for (int i = 0; i < 15; ++i) *request.add_edits() = *edit;
+  EXPECT_TRUE(Ablate(request).ok());
+  for (int i = 16; i < 10000; ++i) *request.add_edits() = *edit;
+  ExpectRefused(request, invalid,
+                "edits has 10000 entries, limit 16 (--max-edits)");
+  request.clear_edits();
+  request.mutable_stopping()->set_max_tokens(65);
+  ExpectRefused(request, invalid, "max_tokens is 65, limit 0 to 64");
+  request.clear_stopping();
+  request.mutable_sampling()->set_temperature(-1);
+  ExpectRefused(request, invalid, "temperature is -1");
+  request.clear_sampling();
+  request.set_logprobs(21);
+  ExpectRefused(request, invalid, "logprobs is 21, limit 0 to 20");
+  request.clear_logprobs();
+  EXPECT_TRUE(Ablate(request).ok());
+  request.set_session_id("unknown");
+  ExpectRefused(request, absl::StatusCode::kNotFound, "unknown");
+  request.set_session_id("bad id");
+  ExpectRefused(request, invalid, "session_id");
+  request.clear_session_id();
+  request.set_model("other");
+  ExpectRefused(request, absl::StatusCode::kNotFound, "other");
+}
+
 TEST_F(InspectionTest, CallsAreCountedByMethod) {
   MakeSession("a");
   const std::vector<std::string> labels = {"method=\"Inspection.Describe\"",
@@ -417,6 +586,17 @@ TEST(InspectionOfFamilies, IsOfEachLayerByItsOwnStates) {
     ASSERT_TRUE(status.ok()) << status;
     EXPECT_EQ(attributed.layers_size(), read.queries(0).states_size());
     EXPECT_EQ(attributed.pieces_size(), 0);  // there is no tokenizer
+    v1::AblateRequest ablate;
+    ablate.set_session_id(family.name);
+    ablate.mutable_token_ids()->add_ids(7);
+    ablate.add_edits()->mutable_local_scan();
+    v1::AblateResponse ablated;
+    status = CallOnce(server.address(), kAblate, ablate, &ablated);
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_EQ(ablated.edited_size(), 1);
+    EXPECT_EQ(ablated.untouched_size(), 1);
+    EXPECT_EQ(ablated.pieces_size(), 0);
+    EXPECT_EQ(ablated.untouched(0).bytes(), "");
   }
 }
 

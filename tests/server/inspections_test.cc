@@ -132,6 +132,35 @@ TEST_F(InspectionsTest, AttributesTheAnswerToAPromptAfterThePendingToken) {
   EXPECT_EQ(found.target, After(With(With({1, 2, 3}, turn.ids()), {7, 8})));
 }
 
+TEST_F(InspectionsTest, AblatesWithThePendingTokenFirst) {
+  const Reader turn = engine_.Run(TestEngine::Turn("a", "r1", {1, 2, 3}, 2));
+  InspectionQuestion question;
+  question.ablation.emplace();
+  const AskedHandle alone = Ask("a", question);
+  question.tokens = {7};
+  const AskedHandle asked = Ask("a", question);
+  RunUntilAnswered(asked);
+  ASSERT_TRUE(alone->status().ok()) << alone->status();
+  ASSERT_TRUE(asked->status().ok()) << asked->status();
+  EXPECT_EQ((*alone->look)->answer.ablation->tokens,
+            Tokens({turn.ids().back()}));
+  const Ablation& found = *(*asked->look)->answer.ablation;
+  EXPECT_EQ(found.tokens, Tokens({turn.ids().back(), 7}));
+  EXPECT_EQ(found.untouched[0].id,
+            After(With(With({1, 2, 3}, turn.ids()), {7})));
+}
+
+TEST_F(InspectionsTest, AblatesNothingWhereNothingIsToBeFed) {
+  engine_.Run(TestEngine::Turn("a", "r1", {1, 2, 3}, 0));
+  InspectionQuestion question;
+  question.ablation.emplace();
+  const AskedHandle asked = Ask("a", question);
+  RunUntilAnswered(asked);
+  EXPECT_EQ(asked->status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(asked->status().message()),
+              HasSubstr("there is nothing to feed"));
+}
+
 TEST_F(InspectionsTest, ChangesNoSessionAndTakesNoSlot) {
   const Reader first = engine_.Run(TestEngine::Turn("a", "r1", {1, 2, 3}, 4));
   RunUntilAnswered(Ask("a", {5}, {6, 7}));
@@ -293,6 +322,14 @@ TEST_F(InspectionsTest, TellsWhatIsLongerThanTheModelCanRead) {
   question.tokens.push_back(7);
   EXPECT_THAT(std::string(run(question).status().message()),
               HasSubstr("7 more are 7, limit of the model 6"));
+  question.attribution.reset();
+  question.tokens = {1, 2, 3, 4, 5};
+  question.ablation.emplace();
+  question.ablation->max_tokens = 2;  // of which one is fed
+  EXPECT_TRUE(run(question).ok());
+  question.ablation->max_tokens = 3;
+  EXPECT_THAT(std::string(run(question).status().message()),
+              HasSubstr("5 more and 2 of an answer that are fed are 7, limit"));
 }
 
 TEST_F(InspectionsTest, ADeviceThatFailsEndsItAndAllElse) {

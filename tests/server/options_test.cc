@@ -290,6 +290,8 @@ std::vector<FlagCase> FlagsOfSessions() {
                 "1048576", "0", "1048577"),
       CountCase("max-inspected-tokens", &ServerOptions::max_inspected_tokens,
                 "4096", "0", kMany, "-1", kTooMany),
+      CountCase("max-edits", &ServerOptions::max_edits, "256", "1", "1048576",
+                "0", "1048577"),
       CountCase("max-inspected-queries", &ServerOptions::max_inspected_queries,
                 "256", "1", "1048576", "0", "1048577"),
       CountCase("max-departed", &ServerOptions::max_departed, "10000", "1",

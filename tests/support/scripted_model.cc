@@ -367,6 +367,17 @@ absl::StatusOr<std::unique_ptr<Inspection>> ScriptedModel::Inspect(
       for (const int32_t id : question.tokens) sequence.Feed(id);
       found.attribution->target = LikeliestAfter(sequence);
     }
+    if (question.ablation.has_value()) {
+      EXPECT_FALSE(question.tokens.empty());
+      found.ablation.emplace();
+      found.ablation->tokens = question.tokens;
+      Script::Sequence sequence = saved;
+      for (const int32_t id : question.tokens) sequence.Feed(id);
+      AnsweredToken token;
+      token.id = LikeliestAfter(sequence);
+      found.ablation->untouched.push_back(token);
+      found.ablation->edited = found.ablation->untouched;
+    }
     for (const int32_t query : question.queries) {
       Script::Sequence sequence = saved;
       for (const int32_t id : question.tokens) sequence.Feed(id);
