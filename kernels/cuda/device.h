@@ -204,13 +204,6 @@ __device__ __forceinline__ uint16_t NarrowF16Saturated(float x) {
   return y;
 }
 
-// 2^x, within a few units in the last place; exactly 1 at 0, 0 below -126.
-__device__ __forceinline__ float Exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // Four float16 of four signed bytes, lowest first: exact. With 128 added a byte
 // becomes the low bits of 1024 and more.
 __device__ __forceinline__ uint2 WidenInt8(uint32_t bytes) {

@@ -1,8 +1,8 @@
 // A block has 32 channels of one row, or of four from nine rows on, and 128
 // threads (update_lanes.h). Weights come before the kernels in front are done;
 // then the states of all rows are asked for, 16 loads of a thread, and while
-// they are on their way dt_proj, softplus and silu are computed. 7 blocks have
-// a multiprocessor: 56 KB of states on their way.
+// they are on their way dt_proj, softplus and silu are computed. 7 or 8
+// blocks have a multiprocessor: 56 KB of states on their way at least.
 #include <cmath>
 
 #include "kernels/cuda/activations.h"
@@ -41,20 +41,19 @@ struct Shared {
 template <int kRows>
 struct States {
   QuarterStates part;
-  int64_t first;            // place of the first in a slot's share
-  float rate[kLaneStates];  // DecayRate
+  int64_t first;  // place of the first in a slot's share
+  float a[kLaneStates];
   float h[kRows][kLaneStates];
 };
 
 template <int kRows>
-__device__ void LoadRates(const SelectiveScanArguments& scan,
-                          States<kRows>& states) {
+__device__ void LoadA(const SelectiveScanArguments& scan,
+                      States<kRows>& states) {
 #pragma unroll
   for (int i = 0; i < kLaneStates; ++i) {
-    states.rate[i] =
-        i < states.part.count
-            ? DecayRate(LoadConstant(scan.a + states.first + i * scan.d_inner))
-            : 0.0f;
+    states.a[i] = i < states.part.count
+                      ? LoadConstant(scan.a + states.first + i * scan.d_inner)
+                      : 0.0f;
   }
 }
 
@@ -121,7 +120,7 @@ __device__ void Advance(const UpdateRows<kRows>& rows, const UpdateLane& lane,
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < kLaneStates; ++i) {
-      AdvanceSelective(inputs, states.rate[i], shared.b[line + i],
+      AdvanceSelective(inputs, states.a[i], shared.b[line + i],
                        states.h[row][i]);
       sum = fmaf(shared.c[line + i], states.h[row][i], sum);
     }
@@ -130,10 +129,15 @@ __device__ void Advance(const UpdateRows<kRows>& rows, const UpdateLane& lane,
 }
 
 // Of a multiprocessor at once. More would have too few registers.
-constexpr int kBlocks = 7;
+template <class Step>
+constexpr int kBlocks = 8;
+template <>
+constexpr int kBlocks<Float32Step> = 7;
+template <>
+constexpr int kBlocks<Float16Step> = 7;
 
 template <class Step, int kRows>
-__global__ void __launch_bounds__(kUpdateThreads, kBlocks)
+__global__ void __launch_bounds__(kUpdateThreads, kBlocks<Step>)
     UpdateKernel(StepTable step, MambaUpdateArguments arguments) {
   using Product = BlockProductOf<Step>;
   const SelectiveScanArguments& scan = arguments.scan;
@@ -150,7 +154,7 @@ __global__ void __launch_bounds__(kUpdateThreads, kBlocks)
   states.part =
       QuarterStatesOf(scan.d_state, lane.quarter, channel < scan.d_inner);
   states.first = states.part.first * scan.d_inner + channel;
-  LoadRates(scan, states);
+  LoadA(scan, states);
   GridWait();
   GridTrigger();
   const UpdateRows<kRows>& rows = shared.rows;

@@ -51,7 +51,7 @@ struct Lanes {
   int quarter;
   QuarterStates part;  // this lane's
   float h[kStates];
-  float rate[kStates];  // DecayRate
+  float a[kStates];
 
   __device__ Lanes() {
     const int thread = static_cast<int>(threadIdx.x);
@@ -62,8 +62,8 @@ struct Lanes {
   __device__ int FirstLine() const {
     return quarter * kQuarterStates + helper * kStates;
   }
-  __device__ void LoadRates(const SelectiveScanArguments& arguments,
-                            int64_t channel) {
+  __device__ void LoadA(const SelectiveScanArguments& arguments,
+                        int64_t channel) {
     part = QuarterStatesOf(arguments.d_state, quarter,
                            channel < arguments.d_inner);
     part.first += helper * kStates;
@@ -71,8 +71,7 @@ struct Lanes {
 #pragma unroll
     for (int i = 0; i < kStates; ++i) {
       const int64_t place = (part.first + i) * arguments.d_inner + channel;
-      rate[i] =
-          i < part.count ? DecayRate(LoadConstant(arguments.a + place)) : 0.0f;
+      a[i] = i < part.count ? LoadConstant(arguments.a + place) : 0.0f;
     }
   }
   // c h, added up over the quarter's states in ascending order; of the last
@@ -179,7 +178,7 @@ __device__ void ScanTokens(const SelectiveScanArguments& arguments,
     const float* const b = tile.b + (t + i) * Lanes::kLines + lanes.FirstLine();
 #pragma unroll
     for (int n = 0; n < Lanes::kStates; ++n) {
-      AdvanceSelective(inputs, lanes.rate[n], b[n], lanes.h[n]);
+      AdvanceSelective(inputs, lanes.a[n], b[n], lanes.h[n]);
       states[i][n] = lanes.h[n];
     }
   }
@@ -232,7 +231,7 @@ __global__ void __launch_bounds__(Lanes::kThreads,
   Lanes lanes;
   const int64_t first_channel = int64_t{blockIdx.x} * kScanBlockChannels;
   const int64_t channel = first_channel + lanes.block_channel;
-  lanes.LoadRates(arguments, channel);
+  lanes.LoadA(arguments, channel);
   const float d =
       channel < arguments.d_inner ? LoadConstant(arguments.d + channel) : 0.0f;
   GridWait();
@@ -295,8 +294,7 @@ __global__ void __launch_bounds__(kScanThreads)
         const int64_t place = n * arguments.d_inner;
         float h = Load(in + place);
         const float a = LoadConstant(arguments.a + place + channel);
-        AdvanceSelective(inputs, DecayRate(a), Load(At(arguments.b, token, n)),
-                         h);
+        AdvanceSelective(inputs, a, Load(At(arguments.b, token, n)), h);
         sum = fmaf(Load(At(arguments.c, token, n)), h, sum);
         Store(out + place, h);
       }

@@ -21,16 +21,10 @@ __device__ inline float SelectiveDelta(const SelectiveScanArguments& arguments,
   return Softplus(dt + LoadConstant(arguments.dt_bias + channel));
 }
 
-// What a state of `a` keeps over a time of 1, as a power of two: kernels find
-// it once for all tokens. Then exponentials, of which a token has one for each
-// state, are an instruction of the device, where Exp has 18; how far they are
-// off is like the rounding of the state itself.
-__device__ inline float DecayRate(float a) { return a * 0x1.715476p+0f; }
-
-// A state of decay rate `rate` goes on by a token.
-__device__ inline void AdvanceSelective(const SelectiveInputs& inputs,
-                                        float rate, float b, float& h) {
-  h = fmaf(Exp2(inputs.delta * rate), h, b * (inputs.delta * inputs.x));
+// A state goes on by a token.
+__device__ inline void AdvanceSelective(const SelectiveInputs& inputs, float a,
+                                        float b, float& h) {
+  h = fmaf(Exp(inputs.delta * a), h, b * (inputs.delta * inputs.x));
 }
 
 // y, with the sum over all states and silu of the gate.

@@ -1,6 +1,5 @@
 // Conversions of 16-bit numbers, as the device's instructions do them.
 #include <algorithm>
-#include <cfloat>
 #include <cmath>
 #include <cstdint>
 
@@ -25,11 +24,6 @@ uint16_t NarrowF16Saturated(float x) {
   constexpr float kLargest = 65504;
   return std::isnan(x) ? kNoNumber
                        : NarrowToFloat16(std::clamp(x, -kLargest, kLargest));
-}
-
-float Exp2(float x) {
-  const float power = std::exp2(x);
-  return power < FLT_MIN ? 0.0f : power;
 }
 
 uint2 WidenInt8(uint32_t bytes) {

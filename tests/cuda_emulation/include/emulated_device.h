@@ -231,7 +231,6 @@ inline float WidenBf16(uint16_t x) {
 float WidenF16(uint16_t x);
 uint16_t NarrowBf16(float x);
 uint16_t NarrowF16Saturated(float x);
-float Exp2(float x);
 uint2 WidenInt8(uint32_t bytes);
 
 // The types that a device has them for.

@@ -14,7 +14,6 @@
 #include "gtest/gtest.h"
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/selective_step.h"
 #include "kernels/status.h"
 #include "tests/kernels/attention_test_case.h"
 #include "tests/kernels/kernel_test_case.h"
@@ -87,8 +86,7 @@ Floats SelectiveScanInOrder(const ScanCase& scan, Floats& state) {
       std::array<float, 4> quarters = {};
       for (int64_t n = 0; n < scan.d_state; ++n) {
         float& h = state[n * width + e];
-        const float rate = cuda::DecayRate(scan.a[n * width + e]);
-        h = std::fmaf(cuda::Exp2(delta * rate), h,
+        h = std::fmaf(cuda::Exp(delta * scan.a[n * width + e]), h,
                       scan.b[t * scan.d_state + n] * (delta * x));
         float& sum = quarters[n / share];
         sum = std::fmaf(scan.c[t * scan.d_state + n], h, sum);
